@@ -1,0 +1,244 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cycleqd_merge.journal.replay import Replay
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="cycleqd-merge",
+    help="Evolve merges of fine-tuned language models with CycleQD.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+class Rows(StrEnum):
+    """Which rows to score on."""
+
+    search = "search"
+    heldout = "heldout"
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks and debug messages.")] = False,
+) -> None:
+    """Options for every command."""
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("cycleqd_merge").setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+@app.command()
+def evolve(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    generations: Annotated[int | None, typer.Option(min=0, help="Children to evaluate in all.")] = None,
+    output: Annotated[str | None, typer.Option(help="Run directory.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew beside a run that is there.")] = False,
+    max_hours: Annotated[float | None, typer.Option(min=0, help="Stop after so many hours; go on later.")] = None,
+) -> None:
+    """Evolve a recipe: begin a run, or go on with the one in its output directory."""
+    from cycleqd_merge.recipe.loading import load_recipe
+    from cycleqd_merge.report.progress import Progress
+    from cycleqd_merge.run.session import output_folder, run_recipe
+
+    overrides = [*(settings or [])]
+    if generations is not None:
+        overrides.append(f"evolution.generations={generations}")
+    if output is not None:
+        overrides.append(f"output={json.dumps(output)}")
+    loaded = load_recipe(recipe, overrides)
+    out = output_folder(loaded, fresh)
+    loaded = loaded.model_copy(update={"output": str(out)})
+    with Progress(_console()) as progress:
+        replay = run_recipe(loaded, recipe.parent, progress, max_hours=max_hours, progress=progress.bases)
+    if replay is not None:
+        _print_archives(replay)
+        _finish(replay, out)
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    elite: Annotated[str | None, typer.Option(help="Show one model and its lineage.")] = None,
+    all_elites: Annotated[bool, typer.Option("--all", help="List every elite.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Summarise a run: archives, coverage, QD score, elites; or one elite's lineage."""
+    from cycleqd_merge.journal.replay import open_run
+    from cycleqd_merge.report.summary import lineage, summary
+    from cycleqd_merge.report.tables import elite_table, genome_table, lineage_table
+    from cycleqd_merge.run.elites import choose
+
+    replay = open_run(run)
+    if elite is not None:
+        chosen = choose(replay, elite)
+        line = [] if chosen.number is None else lineage(replay, chosen.number)
+        if as_json:
+            _print_json({"name": chosen.label, "genome": chosen.genome.to_json(), "lineage": line})
+        else:
+            _console().print(
+                genome_table(chosen.genome, replay.experts, replay.groups), lineage_table(line, replay.tasks)
+            )
+    elif as_json:
+        _print_json(summary(replay))
+    else:
+        facts = summary(replay)
+        console = _console()
+        console.print(
+            f"generation {facts['generation']} of {facts['generations']}, {facts['failed']} failed, "
+            f"best mean #{facts['best_mean']}",
+            highlight=False,
+        )
+        _print_archives(replay)
+        for archive in replay.archives:
+            console.print(elite_table(archive, replay.tasks, None if all_elites else 10))
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    models: Annotated[list[str] | None, typer.Argument(help="Models of the run, or model:REFERENCE.")] = None,
+    split: Annotated[Rows, typer.Option(help="Rows to score on.")] = Rows.heldout,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first rows of each task.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score models of a run, or any other model, on its tasks. Without names: base, experts, mean, elite, aggregate."""
+    from cycleqd_merge.journal.replay import open_run
+    from cycleqd_merge.run.measure import measure, usual_models
+
+    replay = open_run(run)
+    evaluations = measure(replay, models or usual_models(replay), split.value, limit)
+    if as_json:
+        _print_json(
+            {
+                name: {
+                    task: {
+                        "score": result.score,
+                        "truncated": result.truncated,
+                        "samples": {
+                            sample: outcome.score
+                            for sample, outcome in zip(result.samples, result.outcomes, strict=True)
+                        },
+                    }
+                    for task, result in evaluation.results.items()
+                }
+                for name, evaluation in evaluations.items()
+            }
+        )
+    else:
+        _print_scores(replay, split.value, {name: evaluation.scores for name, evaluation in evaluations.items()})
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    elite: Annotated[str, typer.Argument(help="best-mean, aggregate, best:TASK, TASK:CELL, #NUMBER ...")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+) -> None:
+    """Write a model of a run as a checkpoint that transformers loads."""
+    from cycleqd_merge.journal.replay import open_run
+    from cycleqd_merge.run.export import export as write
+
+    chosen = write(open_run(run), elite, out)
+    _console().print(f"{chosen.label} is in {out}", highlight=False)
+
+
+class SchemaOf(StrEnum):
+    """What has a JSON Schema."""
+
+    recipe = "recipe"
+    task = "task"
+
+
+@app.command()
+def schema(of: Annotated[SchemaOf, typer.Argument(help="What to describe.")] = SchemaOf.recipe) -> None:
+    """Print the JSON Schema of recipes or task files, for editors."""
+    from cycleqd_merge.recipe.schema import json_schema
+
+    _print_json(json_schema(of.value))
+
+
+def main() -> None:
+    """Run the command line; an error becomes one line and an exit code, a traceback only with `--debug`."""
+    try:
+        app()
+    except UserError as error:
+        _fail(error, str(error), WRONG_INPUT)
+    except RunFailed as error:
+        _fail(error, str(error), FAILED)
+    except Interrupted as error:
+        typer.echo(f"{error}; go on with: {shlex.join([app.info.name or '', *sys.argv[1:]])}", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        _fail(error, f"{type(error).__name__}: {error} (a fault of this program; --debug shows where)", FAILED)
+
+
+def _fail(error: Exception, message: str, code: int) -> None:
+    if "--debug" in sys.argv:
+        raise error
+    for line in message.splitlines():
+        typer.echo(f"error: {line}", err=True)
+    sys.exit(code)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1))
+
+
+def _print_archives(replay: Replay) -> None:
+    from cycleqd_merge.report.tables import heatmaps, overview
+
+    if replay.archives:
+        _console().print(overview(replay.archives, replay.objectives), heatmaps(replay.archives, replay.objectives))
+
+
+def _print_scores(replay: Replay, split: str, scores: dict[str, tuple[float, ...]]) -> None:
+    from cycleqd_merge.report.tables import score_table
+
+    title = f"Scores on {split} rows"
+    _console().print(score_table(title, replay.tasks, scores, len(replay.objectives)))
+
+
+def _finish(replay: Replay, out: Path) -> None:
+    """What the recipe wants done after the last generation; not done again where it was done before."""
+    from cycleqd_merge.run.export import export as write
+    from cycleqd_merge.run.measure import measure, usual_models
+
+    for name in replay.recipe.finish.export:
+        folder = out / "models" / f"{name.replace(':', '-')}-gen-{replay.generation}"
+        if not folder.exists():
+            write(replay, name, folder)
+            _console().print(f"{name} is in {folder}", highlight=False)
+    if replay.recipe.finish.heldout:
+        evaluations = measure(replay, usual_models(replay), "heldout")
+        _print_scores(replay, "heldout", {name: evaluation.scores for name, evaluation in evaluations.items()})

@@ -1,0 +1,34 @@
+"""What evaluates: an engine holds one model, takes a candidate's weights in place, and answers prompts."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cycleqd_merge.evolution.strategy import Candidate
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import Engine as EngineOptions
+from cycleqd_merge.tasks.protocol import LanguageModel
+
+
+class Engine(LanguageModel, Protocol):
+    """A resident model whose weights are exchanged between candidates. It starts with the base model's weights."""
+
+    def load(self, candidate: Candidate) -> None:
+        """Make the resident model the candidate's.
+
+        Raises:
+            ValueError: a tensor of the candidate holds NaN or infinite values; the weights are then undefined
+                until the next load.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...
+
+
+def open_engine(options: EngineOptions, materialiser: Materialiser) -> Engine:
+    """The engine that a recipe asks for, over the materialiser's family."""
+    from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+
+    return TransformersEngine(options, materialiser)

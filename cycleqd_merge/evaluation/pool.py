@@ -1,0 +1,69 @@
+"""Where candidates are evaluated: submitted in order, answered as they end."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
+from cycleqd_merge.evolution.strategy import Proposal
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One submitted proposal's end: an evaluation, or the error that was its last."""
+
+    number: int
+    evaluation: Evaluation | None
+    error: str | None = None
+
+
+class Pool(Protocol):
+    """Evaluates proposals on one or many workers."""
+
+    def submit(self, proposal: Proposal) -> None:
+        """Hand in a proposal; returns at once."""
+        ...
+
+    def next(self) -> Finished:
+        """Wait for any submitted proposal to end.
+
+        Raises:
+            EnvironmentFailed: the surroundings of an evaluation failed; its proposal counts as not evaluated.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop the workers."""
+        ...
+
+
+class LocalPool:
+    """A pool of one worker in this process."""
+
+    def __init__(self, worker: Worker, attempts: int = 2) -> None:
+        self._worker, self._attempts = worker, attempts
+        self._queue: deque[Proposal] = deque()
+
+    def submit(self, proposal: Proposal) -> None:
+        self._queue.append(proposal)
+
+    def next(self) -> Finished:
+        proposal = self._queue.popleft()
+        error = ""
+        for _ in range(self._attempts):
+            try:
+                return Finished(proposal.number, self._worker.evaluate(proposal.candidate))
+            except Exception as raised:
+                cause = single_cause(raised)
+                if isinstance(cause, EnvironmentFailed | UserError):
+                    raise cause from raised
+                if isinstance(cause, OSError):
+                    raise EnvironmentFailed(f"an evaluation failed: {cause}") from raised
+                error = f"{type(cause).__name__}: {cause}"
+        return Finished(proposal.number, None, error)
+
+    def close(self) -> None:
+        self._worker.close()

@@ -1,0 +1,210 @@
+"""The engine on transformers: one resident model, tensors copied in place, batches of prompts of like length."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.strategy import Candidate
+from cycleqd_merge.merging.checks import family_tokenizer
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import TransformersEngine as Options
+from cycleqd_merge.tasks.protocol import Completion, Message, Sampling
+
+
+@dataclass(eq=False)
+class _Request:
+    """A waiting request: token ids, and either how to continue them or how many at the end to score."""
+
+    tokens: list[int]
+    sampling: Sampling | None
+    scored: int
+    answer: asyncio.Future[Any]
+
+
+class TransformersEngine:
+    """See `Engine`. Requests that are waiting together share batches, whichever task they come from.
+
+    Raises:
+        UserError: the model cannot be loaded, or its weights cannot be exchanged in place.
+    """
+
+    def __init__(self, options: Options, materialiser: Materialiser) -> None:
+        family = materialiser.family
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self._batch_size = options.batch_size
+        self._materialiser = materialiser
+        self.device = torch.device(options.device or PartialState().device)
+        self._tokenizer: Any = family_tokenizer(family)
+        self._tokenizer.padding_side = "left"
+        try:
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                family.base.path, dtype=options.dtype, trust_remote_code=family.models.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"engine: {family.base.reference} cannot be loaded: {error}") from error
+        self.model.to(self.device).eval()
+        pad = self._tokenizer.pad_token_id
+        self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
+        self._targets = self._match_names()
+        self._waiting: list[_Request] = []
+        self._drainer: asyncio.Task[None] | None = None
+
+    def _match_names(self) -> dict[str, torch.Tensor]:
+        """Checkpoint name -> tensor of the resident model."""
+        resident = self.model.state_dict()
+        targets = {}
+        for weight in self._materialiser.family.weights:
+            name = next((name for name in (weight.name, *weight.aliases) if name in resident), None)
+            if name is not None:
+                targets[weight.name] = resident[name]
+            elif weight.dtype.is_floating_point and weight.is_matrix:
+                raise UserError(
+                    f"engine: {weight.name} has no counterpart in the transformers model; "
+                    "this architecture's weights cannot be exchanged in place by engine `transformers`"
+                )
+        return targets
+
+    def load(self, candidate: Candidate) -> None:
+        for name, tensor in self._materialiser.tensors(candidate):
+            if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
+                raise ValueError(f"tensor {name} of the child holds NaN or infinite values")
+            if name in self._targets:
+                self._targets[name].copy_(tensor)
+
+    def close(self) -> None:
+        self.model = None
+        self._targets = {}
+
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+        return await self._submit(self.encode(self._render(messages, template)), sampling)
+
+    async def complete(self, prompt: str, sampling: Sampling) -> Completion:
+        return await self._submit(self.encode(prompt), sampling)
+
+    async def logprobs(
+        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
+    ) -> list[float]:
+        text = prompt if isinstance(prompt, str) else self._render(prompt, template)
+        before = self.encode(text)
+        tokens = self.encode(text + continuation)
+        return await self._submit(tokens, None, max(len(tokens) - len(before), 1))
+
+    def _render(self, messages: Sequence[Message], template: str | None) -> _Rendered:
+        if template is None and not self._tokenizer.chat_template:
+            raise UserError("the model has no chat template; give the task a `chat_template` or a plain prompt")
+        text = self._tokenizer.apply_chat_template(
+            list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+        return _Rendered(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a plain or rendered prompt."""
+        special = not isinstance(text, _Rendered)  # a chat template writes its special tokens itself
+        return list(self._tokenizer(text, add_special_tokens=special).input_ids)
+
+    async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
+        loop = asyncio.get_running_loop()
+        request = _Request(tokens, sampling, scored, loop.create_future())
+        self._waiting.append(request)
+        if self._drainer is None or self._drainer.done():
+            self._drainer = loop.create_task(self._drain())
+        return await request.answer
+
+    async def _drain(self) -> None:
+        """Answer batch after batch, always of the longest prompts, until nobody waits."""
+        try:
+            while self._waiting:
+                await asyncio.sleep(0)  # let everybody who can ask do so before a batch is cut
+                batch = self._take_batch()
+                work = self._generate if batch[0].sampling is not None else self._score
+                answers = await asyncio.to_thread(work, batch)
+                for request, answer in zip(batch, answers, strict=True):
+                    if not request.answer.done():
+                        request.answer.set_result(answer)
+        except Exception as error:
+            self._fail([*batch, *self._waiting], error)
+
+    def _fail(self, requests: list[_Request], error: Exception) -> None:
+        self._waiting = []
+        for request in requests:
+            if not request.answer.done():
+                request.answer.set_exception(error)
+
+    def _take_batch(self) -> list[_Request]:
+        self._waiting.sort(key=lambda request: -len(request.tokens))
+        sampling = self._waiting[0].sampling
+        batch = [request for request in self._waiting if request.sampling == sampling][: self._batch_size]
+        taken = {id(request) for request in batch}
+        self._waiting = [request for request in self._waiting if id(request) not in taken]
+        return batch
+
+    def _pad_left(self, batch: list[_Request]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask, both (batch, longest)."""
+        width = max(len(request.tokens) for request in batch)
+        ids = torch.full((len(batch), width), self._pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, request in enumerate(batch):
+            ids[row, width - len(request.tokens) :] = torch.tensor(request.tokens)
+            mask[row, width - len(request.tokens) :] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    @torch.inference_mode()
+    def _generate(self, batch: list[_Request]) -> list[Completion]:
+        sampling = batch[0].sampling
+        assert sampling is not None
+        ids, mask = self._pad_left(batch)
+        options: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            torch.manual_seed(sampling.seed)
+            options = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        if sampling.stop:
+            options |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=sampling.max_new_tokens,
+            pad_token_id=self._pad,
+            **options,
+        )
+        return [self._read(row, sampling) for row in output[:, ids.shape[1] :].tolist()]
+
+    def _read(self, tokens: list[int], sampling: Sampling) -> Completion:
+        """An answer up to the first end-of-sequence token or stop string."""
+        configured = self.model.generation_config.eos_token_id
+        ends = set(configured) if isinstance(configured, list) else {configured}
+        end = next((place for place, token in enumerate(tokens) if token in ends), None)
+        ended = end is not None
+        tokens = tokens[:end]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        cuts = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
+        if cuts:
+            text, ended = text[: min(cuts)], True
+        return Completion(text, len(tokens), truncated=not ended)
+
+    @torch.inference_mode()
+    def _score(self, batch: list[_Request]) -> list[list[float]]:
+        """Log-probabilities of the last `scored` tokens of each request."""
+        ids, mask = self._pad_left(batch)
+        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+        answers = []
+        for row, request in enumerate(batch):
+            scores = torch.log_softmax(logits[row, -request.scored - 1 : -1].float(), dim=-1)
+            chosen = ids[row, -request.scored :]
+            answers.append(scores.gather(1, chosen[:, None])[:, 0].tolist())
+        return answers
+
+
+class _Rendered(str):
+    """Text that a chat template has rendered, special tokens included."""
+
+    __slots__ = ()

@@ -1,0 +1,100 @@
+"""A worker: one engine, all tasks. It turns a candidate into scores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cycleqd_merge.evaluation.engine import Engine
+from cycleqd_merge.evolution.strategy import Candidate
+from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
+from cycleqd_merge.tasks.suite import Suite, SuiteTask
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model did on one task: an outcome per sample, in the order of the samples."""
+
+    samples: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def score(self) -> float:
+        """The mean of the samples' scores."""
+        return sum(outcome.score for outcome in self.outcomes) / len(self.outcomes)
+
+    @property
+    def truncated(self) -> float:
+        """The share of answers that the token limit cut."""
+        return sum(outcome.truncated for outcome in self.outcomes) / len(self.outcomes)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A scored candidate: results by task name, seconds to load the weights and to score them."""
+
+    results: Mapping[str, TaskResult]
+    load_seconds: float
+    score_seconds: float
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Scores in the order of the tasks."""
+        return tuple(result.score for result in self.results.values())
+
+
+class Worker:
+    """Evaluates one candidate after another on one engine."""
+
+    def __init__(self, engine: Engine, suite: Suite) -> None:
+        self._engine, self._suite = engine, suite
+        self._loop = asyncio.Runner()
+
+    def evaluate(self, candidate: Candidate | None, split: Split = "search", limit: int | None = None) -> Evaluation:
+        """Load a candidate (None: the weights that the engine holds) and score it on all tasks.
+
+        limit: score only the first samples of each task.
+        """
+        start = time.perf_counter()
+        if candidate is not None:
+            self._engine.load(candidate)
+        loaded = time.perf_counter()
+        results = self._loop.run(self._score(split, limit))
+        return Evaluation(results, loaded - start, time.perf_counter() - loaded)
+
+    async def _score(self, split: Split, limit: int | None) -> dict[str, TaskResult]:
+        """All samples of all tasks at once: no slow one holds up another."""
+        async with asyncio.TaskGroup() as group:
+            running = [
+                (task, samples, [group.create_task(self._sample(task, sample)) for sample in samples])
+                for task, samples in ((task, task.samples(split)[:limit]) for task in self._suite)
+            ]
+        return {
+            task.name: TaskResult(tuple(sample.id for sample in samples), tuple(done.result() for done in tasks))
+            for task, samples, tasks in running
+        }
+
+    async def _sample(self, task: SuiteTask, sample: Sample) -> Outcome:
+        outcome = await task.task.score(sample, self._engine)
+        if not 0.0 <= outcome.score <= 1.0:
+            raise ValueError(f"task {task.name}, sample {sample.id}: score {outcome.score} is not in [0, 1]")
+        return outcome
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._loop.close()
+        self._engine.close()
+
+
+def single_cause(error: BaseException) -> BaseException:
+    """The first error inside (nested) exception groups, such as those of an `asyncio.TaskGroup`."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def sample_counts(suite: Suite, split: Split) -> Sequence[int]:
+    """Samples per task."""
+    return [len(task.samples(split)) for task in suite]

@@ -1,0 +1,130 @@
+"""Archives: one per task, on ribs' GridArchive. Every task is the quality of its own archive and a behaviour
+characteristic of all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from ribs.archives import GridArchive
+
+Bounds = tuple[tuple[float, float], ...]
+Scores = tuple[float, ...]
+
+
+class EmptyRange(ValueError):
+    """A task's range of scores has no width, so its scores cannot be binned."""
+
+    def __init__(self, task: int, worst: float, best: float) -> None:
+        super().__init__(f"task {task}: scores from {worst} to {best} span no range")
+        self.task, self.worst, self.best = task, worst, best
+
+
+@dataclass(frozen=True, slots=True)
+class Elite:
+    """The best child of one cell. `number` is the evaluation's number in the run, `cell` its bin per other task."""
+
+    number: int
+    task: int
+    cell: tuple[int, ...]
+    scores: Scores
+
+
+def bounds_from(scores: Sequence[Scores], low: float, high: float) -> Bounds:
+    """Per task, `low` times the worst to `high` times the best of `scores` (paper: 0.85 and 1.15).
+
+    Raises:
+        EmptyRange: a task on which worst and best leave no width.
+    """
+    bounds = []
+    for task, column in enumerate(zip(*scores, strict=True)):
+        worst, best = min(column) * low, max(column) * high
+        if not best > worst:
+            raise EmptyRange(task, min(column), max(column))
+        bounds.append((worst, best))
+    return tuple(bounds)
+
+
+class Archive:
+    """The archive whose quality is `task`; the other tasks' scores, binned, tell the cell."""
+
+    def __init__(self, task: int, bounds: Bounds, bins: Sequence[int]) -> None:
+        self.task = task
+        self.others = tuple(other for other in range(len(bounds)) if other != task)
+        self.bounds = bounds
+        self._grid = GridArchive(
+            solution_dim=len(bounds),
+            dims=[bins[other] for other in self.others],
+            ranges=[bounds[other] for other in self.others],
+            extra_fields={"number": ((), np.int64)},
+        )
+        self._qualities: dict[int, float] = {}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Bins per other task."""
+        return tuple(int(n) for n in self._grid.dims)
+
+    def cell_of(self, scores: Scores) -> tuple[int, ...]:
+        """The cell that `scores` fall into; values outside the bounds belong to the edge cell."""
+        index = self._grid.index_of_single([scores[other] for other in self.others])
+        return tuple(int(i) for i in self._grid.int_to_grid_index(np.array([index]))[0])
+
+    def add(self, number: int, scores: Scores) -> bool:
+        """Offer a child; it enters if its cell is empty or its quality is strictly better. True if it entered."""
+        measures = [scores[other] for other in self.others]
+        index = int(self._grid.index_of_single(measures))
+        quality = scores[self.task]
+        if quality <= self._qualities.get(index, -np.inf):  # the common case, decided without the cost of an insertion
+            return False
+        self._grid.add_single(list(scores), quality, measures, number=number)
+        self._qualities[index] = quality
+        return True
+
+    def elites(self) -> list[Elite]:
+        """All elites, ordered by cell."""
+        data = self._grid.data(["solution", "number", "index"])
+        cells = self._grid.int_to_grid_index(data["index"])
+        rows = zip(data["solution"].tolist(), data["number"].tolist(), cells.tolist(), strict=True)
+        return sorted(
+            (Elite(number, self.task, tuple(cell), tuple(scores)) for scores, number, cell in rows),
+            key=lambda elite: elite.cell,
+        )
+
+    def table(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Numbers, shape (elites,), and scores, shape (elites, tasks), in the order of their cells."""
+        data = self._grid.data(["solution", "number", "index"])
+        order = np.argsort(data["index"])
+        return data["number"][order], data["solution"][order]
+
+    def best(self) -> Elite | None:
+        """The elite of the highest quality; of equals the earliest evaluation."""
+        return max(self.elites(), key=lambda elite: (elite.scores[self.task], -elite.number), default=None)
+
+    @property
+    def qd_score(self) -> float:
+        """Sum of the elites' qualities."""
+        return float(sum(self._qualities.values()))
+
+    @property
+    def reachable(self) -> int:
+        """Cells that a score in [0, 1] can fall into."""
+        counts = (
+            sum(edge <= 1.0 for edge in np.linspace(*self.bounds[other], n + 1)[:-1])
+            for other, n in zip(self.others, self.shape, strict=True)
+        )
+        return int(np.prod(list(counts)))
+
+    @property
+    def coverage(self) -> float:
+        """Share of the reachable cells that hold an elite."""
+        return len(self._qualities) / self.reachable
+
+    def heatmap(self) -> NDArray[np.float64]:
+        """Qualities by cell, shape `shape`; NaN where no elite stands."""
+        grid = np.full(self.shape, np.nan)
+        for elite in self.elites():
+            grid[elite.cell] = elite.scores[self.task]
+        return grid

@@ -1,0 +1,32 @@
+"""Random draws that depend on a key alone: the same in every process, on every machine, in any order of asking."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def generator(*key: int | str) -> np.random.Generator:
+    """A generator on numpy's counter-based Philox, keyed by `key`.
+
+    Keys that differ in any part, or in the order of their parts, give independent streams.
+    """
+    digest = blake2b("\x1f".join(f"{type(part).__name__}:{part}" for part in key).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def new_seed(*key: int | str) -> int:
+    """A 53-bit seed derived from `key` (53 bits survive any JSON reader)."""
+    return int(generator(*key).integers(2**53))
+
+
+def uniform(seed: int, tensor: str, size: int) -> NDArray[np.float64]:
+    """`size` draws of U(0, 1), shape (size,), for the tensor named `tensor` of the mutation seeded `seed`."""
+    return generator(seed, tensor).random(size)
+
+
+def normal(seed: int, tensor: str, size: int) -> NDArray[np.float32]:
+    """`size` draws of N(0, 1) in float32, shape (size,), for one tensor of a Gaussian mutation."""
+    return generator(seed, tensor).standard_normal(size, dtype=np.float32)

@@ -1,0 +1,157 @@
+"""The genome: what a child is made of, in kilobytes. Weights are built from it where they are scored.
+
+    child = base + sum_i c_i[g] tau_i + sum_e share_e[g] term_e
+
+for every tensor of group g, where tau_i is the task vector of expert i and term_e the change that mutation e makes.
+Both sums are linear in the genome, so crossover is a weighted sum of genomes and no ancestor is ever needed again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = 1
+NEGLIGIBLE = 1e-4  # a mutation whose share is smaller in every group lies below bfloat16 rounding and is dropped
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One seeded draw. Its values are never stored: they follow from (seed, tensor name).
+
+    kind `svd`: along the singular directions of `expert`'s task vector, w ~ U(0, scale) per direction
+    (U(-scale, scale) if `signed`). kind `gaussian`: N(0, scale^2) noise on the tensor; `expert` is None.
+    """
+
+    kind: Literal["svd", "gaussian"]
+    expert: int | None
+    seed: int
+    scale: float
+    signed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The mutation as JSON values; fields at their default are left out."""
+        record: dict[str, Any] = {"kind": self.kind, "seed": self.seed, "scale": self.scale}
+        if self.expert is not None:
+            record["expert"] = self.expert
+        if self.signed:
+            record["signed"] = True
+        return record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Mutation:
+        """Inverse of `to_json`."""
+        return cls(
+            kind=record["kind"],
+            expert=record.get("expert"),
+            seed=record["seed"],
+            scale=record["scale"],
+            signed=record.get("signed", False),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Genome:
+    """Coefficients and mutations of one child.
+
+    coefficients: shape (experts, groups): how much of each expert's task vector each group of tensors holds.
+    mutations: ordered by seed. shares: shape (mutations, groups): how much of each mutation is left in each group.
+    """
+
+    coefficients: Matrix
+    mutations: tuple[Mutation, ...]
+    shares: Matrix
+
+    @cached_property
+    def seeds(self) -> NDArray[np.int64]:
+        """Seeds of the mutations, ascending, shape (mutations,)."""
+        return np.array([mutation.seed for mutation in self.mutations], dtype=np.int64)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Genome)
+            and self.mutations == other.mutations
+            and np.array_equal(self.coefficients, other.coefficients)
+            and np.array_equal(self.shares, other.shares)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The genome as JSON values, with the version of the format."""
+        return {
+            "format": FORMAT,
+            "coefficients": self.coefficients.tolist(),
+            "mutations": [
+                {**mutation.to_json(), "share": share}
+                for mutation, share in zip(self.mutations, self.shares.tolist(), strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Genome:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: the record is of another version of the format.
+        """
+        if record.get("format") != FORMAT:
+            raise ValueError(f"genome format {record.get('format')!r} is not {FORMAT}, the one this version reads")
+        coefficients = np.array(record["coefficients"], dtype=np.float64)
+        mutations = tuple(Mutation.from_json(entry) for entry in record["mutations"])
+        shares = np.array([entry["share"] for entry in record["mutations"]], dtype=np.float64)
+        return cls(coefficients, mutations, shares.reshape(len(mutations), coefficients.shape[1]))
+
+    def dumps(self) -> str:
+        """Canonical JSON text: equal genomes give equal text."""
+        return json.dumps(self.to_json(), separators=(",", ":"))
+
+
+def expert_genome(expert: int, experts: int, groups: int) -> Genome:
+    """The genome of expert number `expert`: its own task vector in every group, nothing else."""
+    coefficients = np.zeros((experts, groups))
+    coefficients[expert] = 1.0
+    return Genome(coefficients, (), np.zeros((0, groups)))
+
+
+def combine(genomes: Sequence[Genome], weights: Matrix) -> Genome:
+    """The weighted sum of genomes; `weights` has shape (genomes, groups). Negligible mutations are dropped."""
+    coefficients = sum(w * genome.coefficients for w, genome in zip(weights, genomes, strict=True))
+    seeds = np.concatenate([genome.seeds for genome in genomes])
+    union, first, position = np.unique(seeds, return_index=True, return_inverse=True)
+    shares = np.zeros((len(union), weights.shape[1]))
+    offset = 0
+    for w, genome in zip(weights, genomes, strict=True):
+        shares[position[offset : offset + len(genome.mutations)]] += w * genome.shares
+        offset += len(genome.mutations)
+    kept = np.flatnonzero(np.abs(shares).max(axis=1, initial=0.0) >= NEGLIGIBLE)
+    pool = [mutation for genome in genomes for mutation in genome.mutations]
+    return Genome(np.asarray(coefficients), tuple(pool[first[i]] for i in kept), shares[kept])
+
+
+def crossover(a: Genome, b: Genome, weights: Matrix) -> Genome:
+    """Model-merging crossover (paper, section 4.2): per group (w1 a + w2 b) / (w1 + w2).
+
+    weights: shape (2, groups): w1 and w2 as drawn from N(mu, sigma^2).
+    """
+    return combine((a, b), weights / weights.sum(axis=0))
+
+
+def mutate(genome: Genome, mutation: Mutation) -> Genome:
+    """The genome with one more mutation, in full in every group."""
+    at = int(np.searchsorted(genome.seeds, mutation.seed))
+    mutations = (*genome.mutations[:at], mutation, *genome.mutations[at:])
+    return Genome(genome.coefficients, mutations, np.insert(genome.shares, at, 1.0, axis=0))
+
+
+def aggregate(genomes: Sequence[Genome], scores: Sequence[float]) -> Genome:
+    """One model from the best elite of each task (paper, section 4.4), weighted by the softmax of their own scores."""
+    exponents = np.exp(np.asarray(scores, dtype=np.float64) - max(scores))
+    groups = genomes[0].coefficients.shape[1]
+    return combine(genomes, np.tile((exponents / exponents.sum())[:, None], (1, groups)))

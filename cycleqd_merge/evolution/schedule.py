@@ -1,0 +1,66 @@
+"""The order of ask and tell with several evaluations in flight: the same whatever the timing."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from cycleqd_merge.evolution.strategy import Proposal, Result, Strategy
+
+Item = TypeVar("Item")
+
+
+class InOrder(Generic[Item]):
+    """Holds what came early until its turn has come; turns are the numbers from `first` on."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+        self._early: dict[int, Item] = {}
+
+    def take(self, number: int, item: Item) -> list[Item]:
+        """Take an item; returns those whose turn this makes, in order."""
+        self._early[number] = item
+        due = []
+        while self._next in self._early:
+            due.append(self._early.pop(self._next))
+            self._next += 1
+        return due
+
+
+class Schedule:
+    """Asks a strategy ahead and tells it in order.
+
+    With `in_flight` = W, number n is asked once n - W was told, never earlier and never later, so a run depends on
+    its seed, W and the scores, not on which evaluation ended first.
+    """
+
+    def __init__(self, strategy: Strategy, in_flight: int, total: int) -> None:
+        self._strategy, self._in_flight, self._total = strategy, in_flight, total
+        self._asked = 0
+        self._told = 0
+
+    @property
+    def told(self) -> int:
+        """How many results the strategy has taken."""
+        return self._told
+
+    @property
+    def done(self) -> bool:
+        """Whether every number below the total was told."""
+        return self._told >= self._total
+
+    def ready(self) -> list[Proposal]:
+        """The proposals that may be asked now, each given out once."""
+        proposals = []
+        while self._asked < min(self._total, self._told + self._in_flight):
+            proposal = self._strategy.ask(self._asked)
+            if proposal is None:
+                break
+            self._asked += 1
+            proposals.append(proposal)
+        return proposals
+
+    def tell(self, result: Result) -> list[Proposal]:
+        """Tell the result whose turn it is and ask what its telling has opened."""
+        self._strategy.tell(result)
+        self._told += 1
+        return self.ready()

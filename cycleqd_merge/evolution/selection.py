@@ -1,0 +1,34 @@
+"""Choosing parents from an archive."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def elite_weights(scores: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """Elite sampling's weights (paper, section 4.3).
+
+    Every task's column of `scores` (elites, tasks) is min-max normalised over the elites to [low, high] and the
+    columns are multiplied; a column without spread counts `high` for all. Returns probabilities, shape (elites,).
+    """
+    worst, best = scores.min(axis=0), scores.max(axis=0)
+    spread = best - worst
+    unit = np.where(spread > 0, (scores - worst) / np.where(spread > 0, spread, 1.0), 1.0)
+    weights = np.prod(low + (high - low) * unit, axis=1)
+    return np.asarray(weights / weights.sum())
+
+
+def uniform_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every elite with equal probability, shape (elites,)."""
+    return np.full(len(scores), 1.0 / len(scores))
+
+
+def choose_parents(
+    numbers: NDArray[np.int64], weights: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[int, int]:
+    """Two distinct parents by their probabilities; one elite alone is its own mate."""
+    if len(numbers) == 1:
+        return int(numbers[0]), int(numbers[0])
+    first, second = rng.choice(numbers, size=2, replace=False, p=weights)
+    return int(first), int(second)

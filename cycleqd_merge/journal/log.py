@@ -1,0 +1,118 @@
+"""The journal: one JSON value per line, appended and synced to disk before it counts. A run's only state on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cycleqd_merge.errors import EnvironmentFailed, UserError
+
+FILE = "journal.jsonl"
+FORMAT = 1
+Event = dict[str, Any]
+
+
+def read_events(folder: Path) -> list[Event]:
+    """All events of a run's journal, without a torn last line.
+
+    Raises:
+        UserError: there is no journal, it is of another format, or a line before the last cannot be read.
+    """
+    events, _ = _read(folder / FILE)
+    return events
+
+
+def _read(path: Path) -> tuple[list[Event], int]:
+    """Events, and how many bytes of the file they take."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: holds no run (no {FILE})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    lines = data.splitlines(keepends=True)
+    events: list[Event] = []
+    size = 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+            if not line.endswith(b"\n") or not isinstance(event, dict) or "event" not in event:
+                raise ValueError("not a whole event")
+        except ValueError:
+            if number == len(lines):  # cut off while it was written: it never counted
+                break
+            raise UserError(f"{path}:{number}: damaged: this line is no event; restore the file from a copy") from None
+        events.append(event)
+        size += len(line)
+    if events and events[0].get("format") != FORMAT:
+        raise UserError(f"{path}:1: journal format {events[0].get('format')!r}; this version reads {FORMAT}")
+    return events, size
+
+
+class Journal:
+    """A run's journal opened for appending; one process at a time.
+
+    Raises:
+        UserError: the folder cannot be written, another process holds it, or the journal is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / "lock")
+            self._lock.acquire(timeout=0)
+            self._file = path.open("ab")
+        except Timeout:
+            raise UserError(f"{folder}: another process is working on this run") from None
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+        try:
+            self.events, size = _read(path)
+        except UserError:
+            self.close()
+            raise
+        self._file.truncate(size)
+        _sync_folder(folder)
+
+    def append(self, event: Event) -> None:
+        """Record an event; it is on disk when this returns.
+
+        Raises:
+            EnvironmentFailed: the disk is full or the file cannot be written; nothing counts as recorded.
+        """
+        try:
+            self._file.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise EnvironmentFailed(f"{self.folder / FILE}: cannot be written: {error.strerror}") from error
+        self.events.append(event)
+
+    def close(self) -> None:
+        """Let another process work on the run."""
+        try:
+            self._file.close()
+        except OSError:
+            pass  # a full disk was reported by `append` already
+        finally:
+            self._lock.release()
+
+
+def of_kind(events: Iterable[Event], kind: str) -> list[Event]:
+    """The events of one kind, in order."""
+    return [event for event in events if event["event"] == kind]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,146 @@
+"""A model's weights on disk, read one tensor at a time through mergekit's lazy loader."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from mergekit.architecture import WeightInfo, arch_info_for_config
+from mergekit.architecture.auto import infer_architecture_info
+from mergekit.common import ModelReference
+from mergekit.io import LazyTensorLoader, ShardedTensorIndex
+from mergekit.options import MergeOptions
+from safetensors import SafetensorError
+from transformers import PretrainedConfig
+
+from cycleqd_merge.errors import UserError
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of an architecture: mergekit's description plus shape and dtype in the base checkpoint."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    aliases: tuple[str, ...] = ()
+    vocabulary_axis: int | None = None
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has singular directions (flattened to output x rest) and is mutated."""
+        return len(self.shape) >= 2 and self.dtype.is_floating_point and self.shape[0] > 1 and prod(self.shape[1:]) > 1
+
+
+class Checkpoint:
+    """A full checkpoint: its folder, configuration and tensors.
+
+    Raises:
+        UserError: it cannot be found, holds no safetensors, or a shard is missing.
+    """
+
+    def __init__(self, reference: ModelReference, trust_remote_code: bool = False) -> None:
+        self.reference = reference
+        try:
+            self.path = Path(reference.local_path(ignore_lora=True))
+            self.config: PretrainedConfig = reference.config(trust_remote_code=trust_remote_code)
+            index = ShardedTensorIndex.from_disk(str(self.path))
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            raise UserError(f"model {reference.model}: cannot be opened: {_first_line(error)}") from error
+        if not index.is_safetensors:
+            raise UserError(f"model {reference.model}: holds pickles only; convert it to safetensors first")
+        missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
+        if missing:
+            raise UserError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
+        self._loader = LazyTensorLoader(index)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the stored tensors, shard by shard."""
+        return list(self._loader.index.tensor_paths)
+
+    def stored_name(self, weight: Weight) -> str | None:
+        """The name that `weight` bears in this checkpoint, or None if it is absent."""
+        paths = self._loader.index.tensor_paths
+        return next((name for name in (weight.name, *weight.aliases) if name in paths), None)
+
+    def read(self, name: str) -> torch.Tensor:
+        """A stored tensor, memory-mapped, in its own dtype.
+
+        Raises:
+            UserError: the file is truncated or damaged.
+        """
+        try:
+            return self._loader.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            shard = self.path / self._loader.index.tensor_paths[name]
+            raise UserError(f"{shard}: damaged or truncated: {_first_line(error)}") from error
+
+    @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """The tensors of this checkpoint in its own order, as mergekit's architecture describes them.
+
+        Nothing here knows an architecture by name: descriptions come from mergekit's definitions or its inference.
+        """
+        described: dict[str, WeightInfo] = {}
+        for info in _architecture(self.reference, self.config):
+            for name in (info.name, *(info.aliases or ())):
+                described[name] = info
+        weights = []
+        for name in self.names:
+            tensor = self.read(name)
+            described_as = described.get(name)
+            info = described_as or WeightInfo(name=name)
+            aliases = {name, *(info.aliases or ()), *(info.tied_names or ())} - {info.name}
+            weights.append(
+                Weight(info.name, tuple(tensor.shape), tensor.dtype, tuple(sorted(aliases)), info.vocabulary_axis)
+            )
+        return tuple(weights)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the safetensors files, in the order of their names."""
+        return digest_files(sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()}))
+
+
+def _architecture(reference: ModelReference, config: PretrainedConfig) -> list[WeightInfo]:
+    model = ModelReference(model=reference.model)
+    architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, MergeOptions())
+    return architecture.all_weights(config)
+
+
+def digest_files(paths: list[Path]) -> str:
+    """SHA-256 over the contents of `paths`; remembered per file beside the caches, by size and time of change."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(_digest_file(path).encode())
+    return total.hexdigest()
+
+
+def _digest_file(path: Path) -> str:
+    from cycleqd_merge.merging.cache import cache_folder
+
+    status = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode()).hexdigest()
+    remembered = cache_folder("digests") / key
+    if remembered.is_file():
+        return remembered.read_text()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    remembered.write_text(digest)
+    return digest
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value; None if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,64 @@
+"""Writing a child as a checkpoint that transformers loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mergekit.io import TensorWriter
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.merging.checks import family_tokenizer
+from cycleqd_merge.merging.family import Family
+
+SHARD_SIZE = 5 * 1000**3
+
+
+def write_checkpoint(
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    family: Family,
+    out: Path,
+    record: Mapping[str, Any],
+    check: Callable[[Path], None],
+) -> None:
+    """Write safetensors (sharded at 5 GB), configurations, tokenizer, chat template and `genome.json` to `out`.
+
+    The folder appears under its name only when it is complete and `check`, called with it, has raised nothing.
+
+    Raises:
+        UserError: `out` exists and is not empty, or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists already; name another folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        _write_tensors(tensors, unfinished)
+        family.base.config.save_pretrained(unfinished)
+        _copy(family.base.path / "generation_config.json", unfinished)
+        family_tokenizer(family).save_pretrained(unfinished)
+        (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        check(unfinished)
+        unfinished.chmod(0o755)
+        unfinished.replace(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_tensors(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:
+    with TensorWriter(str(folder), max_shard_size=SHARD_SIZE) as writer:
+        for name, tensor in tensors:
+            writer.save_tensor(name, tensor.cpu(), clone=True)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    if source.is_file():
+        shutil.copy(source, folder)

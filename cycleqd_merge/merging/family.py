@@ -1,0 +1,130 @@
+"""The base model and the experts fine-tuned from it, opened: where base tensors and task vectors come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import huggingface_hub
+import torch
+from mergekit.common import ModelReference
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
+from cycleqd_merge.recipe.schema import Models, Recipe
+
+TaskVector = torch.Tensor | LowRank
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert: a full checkpoint, or an adapter on the base model."""
+
+    name: str
+    reference: ModelReference
+    weights: Checkpoint | Adapter
+
+    @property
+    def folder(self) -> Path:
+        """Where its files, a tokenizer among them perhaps, lie."""
+        return self.weights.path
+
+    @property
+    def digest(self) -> str:
+        """A digest of its weights."""
+        return self.weights.digest
+
+
+class Family:
+    """Base and experts. Tensors are read when asked for; nothing is kept in memory."""
+
+    def __init__(self, base: Checkpoint, experts: tuple[Expert, ...], models: Models) -> None:
+        self.base, self.experts, self.models = base, experts, models
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """All tensors of a merged model, in the base checkpoint's order."""
+        return self.base.weights
+
+    @cached_property
+    def _stored(self) -> Mapping[str, str]:
+        return {weight.name: name for weight in self.weights if (name := self.base.stored_name(weight))}
+
+    def base_tensor(self, weight: Weight) -> torch.Tensor:
+        """The base's tensor in its own dtype, shape `weight.shape`."""
+        return self.base.read(self._stored[weight.name])
+
+    def task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
+        """tau = expert - base in float32 for one tensor, or None where the expert does not differ.
+
+        base: the base's tensor as `base_tensor` gives it.
+        """
+        if not weight.dtype.is_floating_point:
+            return None
+        weights = self.experts[expert].weights
+        if isinstance(weights, Adapter):
+            for name in (weight.name, *weight.aliases):
+                vector = weights.task_vector(name, base)
+                if vector is not None:
+                    return vector
+            return None
+        stored = weights.stored_name(weight)
+        if stored is None:
+            return None
+        tensor = fit_vocabulary(weights.read(stored), weight, self.models)
+        difference = tensor.float() - base.float()
+        return difference if torch.count_nonzero(difference) else None
+
+
+def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: Models) -> torch.Tensor:
+    """Under `vocabulary: base`, the tensor without the rows that an expert added behind the base's vocabulary."""
+    axis = weight.vocabulary_axis
+    if models.vocabulary == "base" and axis is not None and tensor.shape[axis] > weight.shape[axis]:
+        return tensor.narrow(axis, 0, weight.shape[axis])
+    return tensor
+
+
+def open_family(recipe: Recipe) -> Family:
+    """Open base and experts of a recipe.
+
+    Raises:
+        UserError: a model cannot be opened, or an adapter is paired with another base.
+    """
+    base_reference = ModelReference.parse(recipe.base)
+    if base_reference.lora is not None:
+        raise UserError(f"base: {recipe.base}: the base must be a full model, not an adapter")
+    base = open_checkpoint(base_reference, recipe.models)
+    experts = tuple(
+        Expert(name, reference, open_expert(reference, base, recipe.models))
+        for name, reference in ((name, ModelReference.parse(text)) for name, text in recipe.experts.items())
+    )
+    return Family(base, experts, recipe.models)
+
+
+def open_checkpoint(reference: ModelReference, models: Models) -> Checkpoint:
+    """A full model by its reference."""
+    return Checkpoint(reference, models.trust_remote_code)
+
+
+def open_expert(reference: ModelReference, base: Checkpoint, models: Models) -> Checkpoint | Adapter:
+    """An expert by its reference: a full model, or an adapter on `base`.
+
+    Raises:
+        UserError: it cannot be opened, or the adapter is paired with another base.
+    """
+    if reference.lora is None:
+        return open_checkpoint(reference, models)
+    if reference.model != base.reference.model:
+        raise UserError(
+            f"expert {reference}: its adapter sits on {reference.model}, not on the recipe's base {base.reference}"
+        )
+    path = Path(reference.lora.path)
+    if not path.exists():
+        try:
+            path = Path(huggingface_hub.snapshot_download(reference.lora.path, revision=reference.lora.revision))
+        except (OSError, ValueError) as error:
+            raise UserError(f"adapter {reference.lora}: {str(error).splitlines()[0]}") from error
+    return Adapter(str(reference.lora), path)

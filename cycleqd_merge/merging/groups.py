@@ -1,0 +1,52 @@
+"""Which coefficient group a tensor belongs to: the map g of the genome."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.recipe.schema import LayerGroups, PatternGroups
+
+_LAYER = re.compile(r"\.(\d+)\.")
+REST = "rest"
+
+
+class Groups:
+    """The groups of one architecture under one setting, numbered in order of first appearance."""
+
+    def __init__(self, weights: Sequence[Weight], setting: str | LayerGroups | PatternGroups) -> None:
+        labels = {weight.name: _label(weight, setting) for weight in weights}
+        self.labels = tuple(dict.fromkeys(labels.values()))
+        self._numbers = {name: self.labels.index(label) for name, label in labels.items()}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of(self, name: str) -> int:
+        """The group's number of the tensor `name`."""
+        return self._numbers[name]
+
+    def members(self, group: int) -> list[str]:
+        """Names of the group's tensors."""
+        return [name for name, number in self._numbers.items() if number == group]
+
+
+def _label(weight: Weight, setting: str | LayerGroups | PatternGroups) -> str:
+    if isinstance(setting, str):
+        return "all"
+    if isinstance(setting, PatternGroups):
+        return next((pattern for pattern in setting.patterns if re.search(pattern, weight.name)), REST)
+    layer = _LAYER.search(weight.name)
+    if layer is None:
+        return REST
+    parts = []
+    if setting.layers is not None:
+        start = int(layer.group(1)) // setting.layers * setting.layers
+        parts.append(f"layers {start}-{start + setting.layers - 1}")
+    if setting.modules:
+        module, _, inside = weight.name[layer.end() :].partition(".")
+        if len(weight.shape) < 2 and "." not in inside:  # a norm is its layer's own child, not a module with matrices
+            return REST
+        parts.append(module)
+    return " ".join(parts)

@@ -1,0 +1,76 @@
+"""Singular directions of task vectors: pure functions on tensors.
+
+For tau = U diag(s) V^T a mutation adds U diag(m s) V^T = tau V diag(m) V^T = U diag(m) U^T tau, so the singular
+vectors of the smaller side are all that need be kept, and any rotation of their signs gives the same change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from cycleqd_merge.merging.adapter import LowRank
+from cycleqd_merge.merging.family import TaskVector
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Singular vectors of one task vector, by descending singular value.
+
+    vectors: (n, r) right singular vectors for side `right`, (m, r) left ones for side `left`; float32.
+    values: (r,) singular values, float32.
+    """
+
+    vectors: torch.Tensor
+    values: torch.Tensor
+    side: Literal["left", "right"]
+
+    @property
+    def rank(self) -> int:
+        """Number of singular directions, r."""
+        return int(self.values.shape[0])
+
+
+def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of two or more dimensions flattened to output x rest."""
+    return tensor.reshape(tensor.shape[0], -1)
+
+
+def singular_basis(vector: TaskVector) -> Basis:
+    """The basis of a task vector: min(m, n) directions of a dense one, r of a low-rank one.
+
+    Dense task vectors go through an eigendecomposition of the float64 Gram matrix of the smaller side, low-rank ones
+    through QR of their factors.
+    """
+    if isinstance(vector, LowRank):
+        return _low_rank_basis(vector)
+    tau = as_matrix(vector)
+    side: Literal["left", "right"] = "right" if tau.shape[0] >= tau.shape[1] else "left"
+    wide = tau.double() if side == "right" else tau.double().T
+    eigenvalues, vectors = torch.linalg.eigh(wide.T @ wide)
+    values = eigenvalues.flip(0).clamp_min(0).sqrt()
+    return Basis(vectors.flip(1).float().contiguous(), values.float(), side)
+
+
+def _low_rank_basis(vector: LowRank) -> Basis:
+    left, left_r = torch.linalg.qr(vector.left.double())
+    right, right_r = torch.linalg.qr(vector.right.double().T)
+    u, values, vh = torch.linalg.svd(left_r @ right_r.T * vector.scale)
+    side: Literal["left", "right"] = "right" if left.shape[0] >= right.shape[0] else "left"
+    vectors = right @ vh.T if side == "right" else left @ u
+    return Basis(vectors.float().contiguous(), values.float(), side)
+
+
+def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> torch.Tensor:
+    """U diag(weights * s) V^T of the task vector, shape (m, n), float32; weights: (r,) float32."""
+    scaled = basis.vectors * weights
+    if isinstance(vector, LowRank):
+        if basis.side == "right":
+            return (vector.left @ ((vector.right @ scaled) @ basis.vectors.T)).mul_(vector.scale)
+        return ((scaled @ (basis.vectors.T @ vector.left)) @ vector.right).mul_(vector.scale)
+    tau = as_matrix(vector)
+    if basis.side == "right":
+        return (tau @ scaled) @ basis.vectors.T
+    return scaled @ (basis.vectors.T @ tau)

@@ -1,0 +1,257 @@
+"""What a recipe may say. Defaults are the paper's."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+
+from cycleqd_merge.recipe.task_file import Strict, TaskDefinition
+
+
+def _model_reference(value: str) -> str:
+    parts = value.split("+")
+    if len(parts) > 2 or any(part.count("@") > 1 or not part for part in parts):
+        raise ValueError("write a model as a Hub id or a path, with `@revision` and `+adapter` where needed")
+    return value
+
+
+def _regular_expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+ModelReference = Annotated[str, AfterValidator(_model_reference)]
+"""A model in mergekit's syntax: Hub id or local path, `@revision`, `base+adapter`."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class LayerGroups(Strict):
+    """Blocks of layers, optionally divided by the kind of module within a layer."""
+
+    layers: int | None = Field(None, ge=1)
+    """Layers per block; without it all layers make one block."""
+    modules: bool = False
+    """Divide by the module that holds a tensor inside its layer (attention, MLP ...); the rest is one more group."""
+
+    @model_validator(mode="after")
+    def _states_something(self) -> LayerGroups:
+        if self.layers is None and not self.modules:
+            raise ValueError("state `layers`, `modules: true` or both")
+        return self
+
+
+class PatternGroups(Strict):
+    """Groups by regular expressions over tensor names."""
+
+    patterns: list[Annotated[str, AfterValidator(_regular_expression)]] = Field(min_length=1)
+    """The first pattern found in a tensor's name names its group; tensors that none fits make one more."""
+
+
+class SvdMutation(Strict):
+    """Random strengthening along the singular directions of a task vector (paper, section 4.3)."""
+
+    kind: Literal["svd"] = "svd"
+    w_max: float = Field(0.3, gt=0)
+    """Upper end of the uniform draw per singular direction."""
+    signed: bool = False
+    """Draw from -w_max to w_max: directions may be lowered too."""
+
+
+class GaussianMutation(Strict):
+    """Gaussian noise on every matrix (the paper's ablation)."""
+
+    kind: Literal["gaussian"]
+    std: float = Field(0.0003, gt=0)
+    """Standard deviation of the noise."""
+
+
+class NoMutation(Strict):
+    """Crossover alone."""
+
+    kind: Literal["none"]
+
+
+Mutation = Annotated[SvdMutation | GaussianMutation | NoMutation, Field(discriminator="kind")]
+
+
+class BoundFactors(Strict):
+    """Archive bounds from generation 0, per task."""
+
+    low: float = Field(0.85, ge=0)
+    """Times the worst score of the tasks' experts."""
+    high: float = Field(1.15, gt=0)
+    """Times their best score."""
+
+
+class Evolution(Strict):
+    """The search: CycleQD's operators and its length."""
+
+    generations: int = Field(1200, ge=0)
+    """Children to evaluate; a run can be extended later."""
+    seed: int = Field(0, ge=0)
+    """Seed of the run."""
+    bins: int = Field(15, ge=1)
+    """Cells per task and axis."""
+    bounds: BoundFactors = BoundFactors()
+    """How archive bounds follow from the experts' scores."""
+    groups: Literal["one"] | LayerGroups | PatternGroups = "one"
+    """Groups of tensors that share a coefficient per expert."""
+    mu: float = Field(1.0, gt=0)
+    """Mean of the crossover weights."""
+    sigma: float = Field(0.03, ge=0)
+    """Standard deviation of the crossover weights."""
+    mutation: Mutation = SvdMutation()
+    """How children are mutated."""
+    sampling: Literal["elite", "random"] = "elite"
+    """How parents are chosen."""
+    alpha_low: float = Field(0.5, gt=0)
+    """Elite sampling: weight factor of the worst elite of a task."""
+    alpha_high: float = Field(0.8, gt=0)
+    """Elite sampling: weight factor of the best elite of a task."""
+    in_flight: int | None = Field(None, ge=1)
+    """Children evaluated at once; 2 per worker by default, 1 under `preset: paper`."""
+    preset: Literal["paper"] | None = None
+    """`paper`: one child at a time, as published."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Evolution:
+        if self.alpha_low > self.alpha_high:
+            raise ValueError(f"alpha_low ({self.alpha_low}) is above alpha_high ({self.alpha_high})")
+        if self.bounds.low >= self.bounds.high:
+            raise ValueError(f"bounds.low ({self.bounds.low}) is not below bounds.high ({self.bounds.high})")
+        return self
+
+    def flights(self, workers: int) -> int:
+        """Children in flight at once with `workers` workers."""
+        if self.in_flight is not None:
+            return self.in_flight
+        return 1 if self.preset == "paper" else 2 * workers
+
+
+class TaskUse(Strict):
+    """A task as this recipe uses it."""
+
+    task: str | TaskDefinition
+    """A definition shipped in `tasks/` by its name, a YAML file by its path, or the definition itself."""
+    name: Name | None = None
+    """Name in archives and reports; by default the definition's file name."""
+    expert: Name | None = None
+    """The expert whose task vector is mutated while this task is the quality; drawn from all if left out."""
+    role: Literal["optimise", "keep"] = "optimise"
+    """`optimise` gives the task an archive; `keep` only reports its score and holds its `floor`."""
+    floor: Unit | None = None
+    """`role: keep`: children below this score enter no archive."""
+    samples: int | None = Field(None, ge=1)
+    """Use only the first rows of the search split."""
+    bins: int | None = Field(None, ge=1)
+    """Cells along this task's axis, instead of `evolution.bins`."""
+    bounds: tuple[float, float] | None = None
+    """Explicit lowest and highest score of this task's axis, instead of `evolution.bounds`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskUse:
+        if not isinstance(self.task, str) and self.name is None:
+            raise ValueError("a task that is defined inline needs a `name`")
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds: {self.bounds[0]} is not below {self.bounds[1]}")
+        if self.floor is not None and self.role != "keep":
+            raise ValueError("`floor` needs `role: keep`")
+        return self
+
+
+class Models(Strict):
+    """How models are opened and compared."""
+
+    vocabulary: Literal["strict", "base"] = "strict"
+    """`base` drops the embedding rows that an expert added behind the base model's vocabulary."""
+    chat_template: str | None = None
+    """`base`, the name of an expert, or a file: which chat template counts where the models' differ."""
+    trust_remote_code: bool = False
+    """Run code that a model repository ships."""
+
+
+class TransformersEngine(Strict):
+    """Evaluation with transformers in this process."""
+
+    kind: Literal["transformers"] = "transformers"
+    device: str | None = None
+    """A torch device; by default what accelerate finds."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type to compute in; `auto` is the checkpoint's."""
+    batch_size: int = Field(64, ge=1)
+    """Prompts per batch."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; by default torch's."""
+
+
+Engine = TransformersEngine
+
+
+class Finish(Strict):
+    """What `evolve` does once the last generation is told."""
+
+    export: list[str] = Field(default_factory=list)
+    """Models of the run to write to `output`/models, by the names that `export` takes, such as `best-mean`."""
+    heldout: bool = False
+    """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out rows."""
+
+
+class Recipe(Strict):
+    """A recipe: base model, experts, tasks, and how to evolve them."""
+
+    base: ModelReference
+    """The model that every expert was fine-tuned from."""
+    experts: dict[Name, ModelReference] = Field(min_length=1)
+    """The experts by a name of your choice; all seed the archives and take part in crossover."""
+    tasks: list[TaskUse] = Field(min_length=1)
+    """What the merged models shall be able to do; at least two with `role: optimise`."""
+    evolution: Evolution = Evolution()
+    """The search."""
+    models: Models = Models()
+    """How models are opened."""
+    engine: Engine = TransformersEngine()
+    """What evaluates a child."""
+    output: str
+    """Directory of the run."""
+    finish: Finish = Finish()
+    """What happens after the last generation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if len(self.experts) < 2:
+            raise ValueError("experts: a merge needs at least 2 experts")
+        names = [task_name(use) for use in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tasks: two tasks are named {name!r}; give one another `name`")
+        for place, use in enumerate(self.tasks):
+            if use.expert is not None and use.expert not in self.experts:
+                known = ", ".join(self.experts)
+                raise ValueError(f"tasks.{place}.expert: no expert is named {use.expert!r}; there are {known}")
+        optimised = [use for use in self.tasks if use.role == "optimise"]
+        if len(optimised) < 2:
+            raise ValueError(
+                f"tasks: {len(optimised)} task with `role: optimise`; CycleQD needs at least 2, one archive each"
+            )
+        return self
+
+
+def task_name(use: TaskUse) -> str:
+    """The name of a task in archives and reports."""
+    if use.name is not None:
+        return use.name
+    assert isinstance(use.task, str)
+    return use.task.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+
+
+def json_schema(of: Literal["recipe", "task"]) -> dict[str, Any]:
+    """The JSON Schema of recipes or of task files, for editors."""
+    schema = Recipe.model_json_schema() if of == "recipe" else TypeAdapter(TaskDefinition).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,178 @@
+"""What a task definition may say. One file in `tasks/` holds one of these; a recipe may also state one inline."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    """Base of everything a user writes: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RowsFrom(Strict):
+    """Where rows come from: a local file (JSONL, JSON, CSV or Parquet, by its ending) or a Hub dataset."""
+
+    path: str | None = None
+    """A file; relative paths start at the file that names them."""
+    dataset: str | None = None
+    """A dataset id on the Hub, instead of `path`."""
+    config: str | None = None
+    """The dataset's configuration."""
+    split: str = "train"
+    """The dataset's split."""
+    revision: str | None = None
+    """Branch, tag or commit of the dataset."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RowsFrom:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("state either `path` (a file) or `dataset` (a Hub id)")
+        return self
+
+
+class SplitRows(Strict):
+    """One set of rows, divided in two even halves by the task's own seed."""
+
+    rows: RowsFrom
+    """All rows; half of them, drawn by `seed`, are searched on, the other half is held out."""
+    seed: int = 0
+    """Seed of the division; it belongs to the task, never to a run."""
+
+
+class TwoFiles(Strict):
+    """Rows that come divided already."""
+
+    search: RowsFrom
+    """Rows that the search may use."""
+    heldout: RowsFrom
+    """Rows that the search never touches."""
+
+
+class ExactScorer(Strict):
+    """1 if the answer equals the reference after normalisation, else 0."""
+
+    kind: Literal["exact"]
+    pattern: str | None = None
+    """A regular expression; its last match in the output (first group, if it has one) is the answer."""
+    lowercase: bool = False
+    """Compare in lower case."""
+    squeeze: bool = False
+    """Fold runs of white space to one space."""
+    replace: dict[str, str] = Field(default_factory=dict)
+    """Plain replacements made in both texts, in order."""
+    strip: str | None = None
+    """Characters stripped from both ends, besides white space."""
+    first_line: bool = False
+    """Read the first line of the output alone."""
+
+
+class TokenF1Scorer(Strict):
+    """F1 over white-space tokens, counted with multiplicity."""
+
+    kind: Literal["token_f1"]
+    lowercase: bool = False
+    """Compare in lower case."""
+    first_line: bool = False
+    """Read the first line of the output alone."""
+
+
+class NumberScorer(Strict):
+    """1 if a number read from the output equals the reference number, else 0."""
+
+    kind: Literal["number"]
+    pattern: str | None = None
+    """A regular expression whose last match holds the number; without it the last number of the output is read."""
+    tolerance: float = Field(0.0, ge=0)
+    """Largest absolute difference that still counts as equal."""
+
+
+class RegexScorer(Strict):
+    """1 if the reference, taken as a regular expression, is found in the output, else 0."""
+
+    kind: Literal["regex"]
+    full: bool = False
+    """The whole output must match."""
+
+
+class MultipleChoiceScorer(Strict):
+    """1 if the reference choice has the highest log-likelihood after the prompt, else 0."""
+
+    kind: Literal["multiple_choice"]
+    choices: str | list[str]
+    """The choices, or the column that holds a row's list of choices."""
+    normalise: Literal["none", "tokens", "characters"] = "none"
+    """Divide a choice's log-likelihood by its length in tokens or characters."""
+
+
+Scorer = Annotated[
+    ExactScorer | TokenF1Scorer | NumberScorer | RegexScorer | MultipleChoiceScorer, Field(discriminator="kind")
+]
+
+
+class Message(Strict):
+    """One turn of a chat prompt; `content` is a Jinja template over the row's columns."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class GenerateTask(Strict):
+    """Rows with a prompt and a reference answer, scored one by one."""
+
+    kind: Literal["generate"]
+    description: str = ""
+    """One line for reports."""
+    data: SplitRows | TwoFiles
+    """Rows and how they divide into search and held-out."""
+    prompt: str | None = None
+    """A Jinja template over the row's columns: a plain prompt, or with `chat: true` the user's turn."""
+    messages: list[Message] | None = None
+    """A chat prompt turn by turn, instead of `prompt`."""
+    chat: bool = False
+    """Put `prompt` into the model's chat template as one user turn."""
+    system: str | None = None
+    """A system turn before the others; needs a chat prompt."""
+    chat_template: str | None = None
+    """A Jinja chat template to use instead of the model's own."""
+    answer: str = "{{ answer }}"
+    """A Jinja template over the row's columns that gives the reference answer."""
+    scorer: Scorer
+    """How an output is scored."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest answer in tokens."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings that end an answer; they are cut off."""
+    temperature: float = Field(0.0, ge=0)
+    """0 decodes greedily."""
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> GenerateTask:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("state either `prompt` or `messages`")
+        if not self.is_chat and (self.system is not None or self.chat_template is not None):
+            raise ValueError("`system` and `chat_template` need `messages`, or `prompt` with `chat: true`")
+        return self
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether prompts go through a chat template."""
+        return self.chat or self.messages is not None
+
+
+class PythonTask(Strict):
+    """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""
+
+    kind: Literal["python"]
+    description: str = ""
+    """One line for reports."""
+    target: str = Field(pattern=r"^[\w./-]+:\w+$")
+    """`module:Class`, or `path/to/file.py:Class` relative to the file that names it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the class."""
+
+
+TaskDefinition = Annotated[GenerateTask | PythonTask, Field(discriminator="kind")]

@@ -1,0 +1,134 @@
+"""Archives and scores as tables and text heatmaps for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cycleqd_merge.evolution.archive import Archive
+from cycleqd_merge.evolution.genome import Genome
+
+_SHADES = " ░▒▓█"
+
+
+def overview(archives: Sequence[Archive], tasks: Sequence[str]) -> Table:
+    """One row per archive: elites, coverage, QD score, best quality."""
+    table = Table(title="Archives", title_justify="left")
+    for heading in ("quality", "elites", "coverage", "QD score", "best", "best elite"):
+        table.add_column(heading, justify="left" if heading == "quality" else "right")
+    for archive in archives:
+        best = archive.best()
+        table.add_row(
+            tasks[archive.task],
+            str(len(archive.elites())),
+            f"{archive.coverage:.1%}",
+            f"{archive.qd_score:.2f}",
+            "-" if best is None else f"{best.scores[archive.task]:.3f}",
+            "-" if best is None else cell_name(tasks[archive.task], best.cell),
+        )
+    return table
+
+
+def elite_table(archive: Archive, tasks: Sequence[str], most: int | None = None) -> Table:
+    """An archive's elites by quality, with every task's score; at most `most` of them."""
+    elites = sorted(archive.elites(), key=lambda elite: -elite.scores[archive.task])
+    shown = elites[:most]
+    title = f"Archive {tasks[archive.task]}: {len(shown)} of {len(elites)} elites"
+    table = Table(title=title, title_justify="left")
+    table.add_column("elite")
+    table.add_column("evaluation", justify="right")
+    for task in tasks:
+        table.add_column(task, justify="right")
+    for elite in shown:
+        scores = (f"{score:.3f}" for score in elite.scores)
+        table.add_row(cell_name(tasks[archive.task], elite.cell), f"#{elite.number}", *scores)
+    return table
+
+
+def heatmap(archive: Archive, tasks: Sequence[str]) -> RenderableType:
+    """A text heatmap of the first two behaviour characteristics; the best quality over all further ones."""
+    grid = archive.heatmap()
+    rows, columns = tasks[archive.others[0]], tasks[archive.others[1]] if grid.ndim > 1 else ""
+    flat = _best_over(grid.reshape(grid.shape[0], -1) if grid.ndim == 1 else grid)
+    low, high = archive.bounds[archive.task]
+    lines = [Text(f"{tasks[archive.task]}  (up: {rows}, right: {columns or 'all'})", style="bold")]
+    for row in reversed(range(flat.shape[0])):
+        lines.append(Text("│" + "".join(_shade(value, low, high) * 2 for value in flat[row]) + "│"))
+    lines.append(Text(f"· none  {_SHADES[1]} {low:.2f}  {_SHADES[-1]} {high:.2f}", style="dim"))
+    return Group(*lines)
+
+
+def heatmaps(archives: Sequence[Archive], tasks: Sequence[str]) -> RenderableType:
+    """The heatmaps of all archives side by side."""
+    grid = Table.grid(padding=(0, 3))
+    grid.add_row(*(heatmap(archive, tasks) for archive in archives))
+    return grid
+
+
+def score_table(title: str, tasks: Sequence[str], scores: Mapping[str, Sequence[float]], averaged: int) -> Table:
+    """One row per model: a score per task and the mean over the first `averaged` tasks; the best of each is marked."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    for task in (*tasks, "mean"):
+        table.add_column(task, justify="right")
+    rows = {name: (*row, float(np.mean(row[:averaged]))) for name, row in scores.items()}
+    best = [max(column) for column in zip(*rows.values(), strict=True)]
+    for name, row in rows.items():
+        cells = (
+            f"[bold]{score:.3f}[/bold]" if score == top else f"{score:.3f}"
+            for score, top in zip(row, best, strict=True)
+        )
+        table.add_row(name, *cells)
+    return table
+
+
+def genome_table(genome: Genome, experts: Sequence[str], groups: Sequence[str]) -> Table:
+    """What a model is made of: how much of each expert, per group, and how many mutations are left in it."""
+    table = Table(title=f"Genome: {len(genome.mutations)} mutations", title_justify="left")
+    table.add_column("group")
+    for expert in experts:
+        table.add_column(expert, justify="right")
+    for group, column in zip(groups, genome.coefficients.T, strict=True):
+        table.add_row(group, *(f"{coefficient:.4f}" for coefficient in column))
+    return table
+
+
+def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Table:
+    """An evaluation and its ancestors: parents, mutation and scores."""
+    table = Table(title="Lineage", title_justify="left")
+    for heading in ("evaluation", "parents", "mutation", *tasks):
+        table.add_column(heading)
+    for entry in line:
+        step, scores = entry["step"], entry["scores"]
+        parents = ", ".join(f"#{parent}" for parent in step.get("parents", [])) or f"expert {step.get('expert')}"
+        mutation = step.get("mutation", {})
+        kind = (
+            f"{mutation['kind']} of expert {mutation['expert']}" if "expert" in mutation else mutation.get("kind", "-")
+        )
+        table.add_row(f"#{entry['evaluation']}", parents, kind, *(f"{score:.3f}" for score in scores or ()))
+    return table
+
+
+def cell_name(task: str, cell: Sequence[int]) -> str:
+    """How an elite is named on the command line."""
+    return f"{task}:{','.join(map(str, cell))}"
+
+
+def _best_over(grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The highest quality over all axes but the first two; NaN where every cell is empty."""
+    flat = grid.reshape(*grid.shape[:2], -1)
+    filled = np.where(np.isnan(flat), -np.inf, flat).max(axis=2)
+    return np.where(np.isinf(filled), np.nan, filled)
+
+
+def _shade(value: float, low: float, high: float) -> str:
+    if np.isnan(value):
+        return "·"
+    level = (value - low) / (high - low)
+    return _SHADES[1 + min(int(max(level, 0.0) * (len(_SHADES) - 1)), len(_SHADES) - 2)]

@@ -1,0 +1,84 @@
+"""Naming a model of a run: an elite by archive and cell, the best of an archive, `best`, `best-mean`, `aggregate`,
+an expert, the base, or the plain mean of the experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.archive import Archive, Elite
+from cycleqd_merge.evolution.genome import Genome, expert_genome
+from cycleqd_merge.journal.replay import Replay
+
+FORMS = (
+    "`best-mean`, `aggregate`, `best:TASK`, `TASK:CELL` (such as `sql:3,12`), `#NUMBER`, `expert:NAME`, `base`, `mean`"
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model of a run by its name: `label` is the canonical one, `number` its evaluation's, if it has one."""
+
+    label: str
+    genome: Genome
+    number: int | None = None
+
+
+def choose(replay: Replay, name: str) -> Chosen:
+    """The model that `name` stands for; `best` alone is `best-mean`.
+
+    Raises:
+        UserError: there is no such model; the line lists the forms a name may have.
+    """
+    experts, groups = len(replay.experts), len(replay.groups)
+    if name == "aggregate":
+        return Chosen(name, replay.aggregate())
+    if name in ("base", "mean"):
+        level = 0.0 if name == "base" else 1.0 / experts
+        return Chosen(name, Genome(np.full((experts, groups), level), (), np.zeros((0, groups))))
+    if name in ("best", "best-mean"):
+        return _evaluated(replay, replay.best_mean(), "best-mean")
+    kind, separator, rest = name.partition(":")
+    if kind == "expert" and separator:
+        return Chosen(name, expert_genome(_index(replay.experts, rest, "expert"), experts, groups))
+    if kind == "best" and separator:
+        elite = _archive(replay, rest).best()
+        if elite is not None:
+            return _evaluated(replay, elite.number, name)
+        raise UserError(f"{name}: its archive is empty")
+    if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < len(replay.results):
+        return _evaluated(replay, int(name[1:]), name)
+    if separator and kind in replay.objectives:
+        return _evaluated(replay, _elite_at(replay, kind, rest).number, name)
+    raise UserError(f"{name!r} names no model of this run; a name is {FORMS}")
+
+
+def _evaluated(replay: Replay, number: int, label: str) -> Chosen:
+    return Chosen(label, replay.strategy.genome(number), number)
+
+
+def _archive(replay: Replay, task: str) -> Archive:
+    archive = _index(replay.objectives, task, "task")
+    if not replay.archives:
+        raise UserError(f"{task}: the run has no archive yet; its experts were not all scored")
+    return replay.archives[archive]
+
+
+def _elite_at(replay: Replay, task: str, cell: str) -> Elite:
+    archive = _archive(replay, task)
+    try:
+        place = tuple(int(part) for part in cell.split(","))
+    except ValueError:
+        raise UserError(f"{task}:{cell}: write the cell as numbers, such as {task}:3,12") from None
+    elite = next((elite for elite in archive.elites() if elite.cell == place), None)
+    if elite is None:
+        raise UserError(f"{task}:{cell}: no elite stands in this cell; `show` lists those that do")
+    return elite
+
+
+def _index(names: list[str], name: str, kind: str) -> int:
+    if name not in names:
+        raise UserError(f"no {kind} is named {name!r}; there are {', '.join(names)}")
+    return names.index(name)

@@ -1,0 +1,148 @@
+"""The main job: ask, evaluate, tell, each step through the journal, until the generations are done."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter
+
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError
+from cycleqd_merge.evaluation.pool import Finished, Pool
+from cycleqd_merge.evolution.schedule import InOrder
+from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind
+from cycleqd_merge.journal.replay import Replay, replay_events
+from cycleqd_merge.recipe.loading import parse
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.identity import differences
+
+log = logging.getLogger(__name__)
+MOST_FAILURES = 5
+"""So many evaluations failing one after another stop a run."""
+
+
+class Observer(Protocol):
+    """Told of a run's progress."""
+
+    def started(self, replay: Replay) -> None:
+        """The run stands where its journal left it and goes on now."""
+        ...
+
+    def told(self, replay: Replay, event: Event) -> None:
+        """One more result was recorded and told."""
+        ...
+
+
+def take_up(journal: Journal, start: Event, session: Event) -> Replay:
+    """Begin a run in an empty journal, or go on with the one that is there.
+
+    start: the run's identity. session: recipe, folder and bases that this process works with.
+
+    Raises:
+        UserError: the journal holds a run of another identity (the differences are listed), or is damaged.
+    """
+    where = str(journal.folder / FILE)
+    if not journal.events:
+        journal.append(start)
+    require_same(journal, start)
+    for earlier in of_kind(journal.events, "session")[-1:]:
+        for line in differences(earlier["bases"], session["bases"]):
+            log.warning("singular bases differ from the last session's (%s): children may differ slightly", line)
+    recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
+    replay = replay_events([*journal.events, session], recipe, where)
+    journal.append(session)
+    if replay.schedule.told >= len(replay.experts):
+        _record_bounds(journal, replay)
+    return replay
+
+
+def require_same(journal: Journal, start: Event) -> None:
+    """Check that the journal, if it holds a run, holds the one that `start` identifies.
+
+    Raises:
+        UserError: it is another; every difference is listed.
+    """
+    found = differences(journal.events[0], start) if journal.events else []
+    if found:
+        listed = "\n".join(f"  {line}" for line in found)
+        raise UserError(f"{journal.folder}: holds another run (--fresh starts anew beside it); it differs in\n{listed}")
+
+
+def evolve(journal: Journal, replay: Replay, pool: Pool, observer: Observer, deadline: float | None = None) -> None:
+    """Evaluate until the last generation is told. Closes neither journal nor pool.
+
+    deadline: a `time.monotonic()` instant after which no further evaluation is waited for.
+
+    Raises:
+        Interrupted: by Ctrl-C, SIGTERM or the deadline; everything told so far is recorded.
+        RunFailed: the surroundings failed, or too many evaluations in a row.
+    """
+    observer.started(replay)
+    in_order: InOrder[Finished] = InOrder(replay.schedule.told)
+    for proposal in replay.open:
+        pool.submit(proposal)
+    with _terminable():
+        while not replay.schedule.done:
+            if deadline is not None and time.monotonic() > deadline:
+                raise Interrupted("the time limit is reached")
+            finished = pool.next()
+            for due in in_order.take(finished.number, finished):
+                event = _event(due, replay.steps[due.number])
+                for opened in _record(journal, replay, event):
+                    pool.submit(opened)
+                observer.told(replay, event)
+                _stop_if_failing(replay)
+
+
+def _event(finished: Finished, step: dict[str, Any]) -> Event:
+    event: Event = {"event": "result", "number": finished.number, "step": step}
+    if finished.evaluation is None:
+        return {**event, "scores": None, "error": finished.error}
+    seconds = finished.evaluation.load_seconds, finished.evaluation.score_seconds
+    return {**event, "scores": list(finished.evaluation.scores), "seconds": [round(each, 3) for each in seconds]}
+
+
+def _record(journal: Journal, replay: Replay, event: Event) -> list[Proposal]:
+    """Journal a result, then tell it; the bounds are journaled once the last expert is told."""
+    journal.append(event)
+    opened = replay.tell(event)
+    if replay.schedule.told == len(replay.experts):
+        _record_bounds(journal, replay)
+    return opened
+
+
+def _record_bounds(journal: Journal, replay: Replay) -> None:
+    """Journal the archives' bounds, once."""
+    bounds = replay.strategy.bounds
+    if bounds is not None and not of_kind(journal.events, "bounds"):
+        journal.append({"event": "bounds", "bounds": [list(pair) for pair in bounds]})
+
+
+def _stop_if_failing(replay: Replay) -> None:
+    last = replay.results[-MOST_FAILURES:]
+    if len(last) == MOST_FAILURES and all(event["scores"] is None for event in last):
+        raise RunFailed(f"{MOST_FAILURES} evaluations in a row failed, the last with: {last[-1]['error']}")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a run like Ctrl-C; both surface as `Interrupted`."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, interrupt) if in_main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted") from None
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,93 @@
+"""Exporting a model of a run as a checkpoint, and proving that it is the model that was scored."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from cycleqd_merge.errors import RunFailed
+from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.merging.export import write_checkpoint
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import TransformersEngine as TransformersOptions
+from cycleqd_merge.run.elites import Chosen, choose
+from cycleqd_merge.run.session import Materials
+
+_PROBE = "The quick brown fox jumps over the lazy dog."
+
+
+def export(replay: Replay, name: str, out: Path) -> Chosen:
+    """Write the model that `name` stands for (see `elites.choose`) to the new folder `out`.
+
+    Raises:
+        UserError: no such model, or `out` cannot be written.
+        RunFailed: what was written does not load, or does not answer as the engine's weights do.
+    """
+    chosen = choose(replay, name)
+    materials = Materials.reopen(replay)
+    materialiser = materials.materialiser(needed_bases(chosen.genome))
+
+    def check(folder: Path) -> None:
+        _check_loads(folder, chosen.genome, materialiser)
+
+    tensors = materialiser.tensors(chosen.genome)
+    write_checkpoint(tensors, materials.family, out, _record(replay, chosen, materialiser), check)
+    return chosen
+
+
+def needed_bases(*genomes: Genome) -> set[int]:
+    """Numbers of the experts whose singular bases the genomes' mutations need."""
+    return {m.expert for genome in genomes for m in genome.mutations if m.expert is not None}
+
+
+def _record(replay: Replay, chosen: Chosen, materialiser: Materialiser) -> dict[str, Any]:
+    """All that is needed to build the model again, for `genome.json`."""
+    recipe, start = replay.recipe, replay.start
+    scores = None
+    if chosen.number is not None:
+        scores = dict(zip(replay.tasks, replay.scores(chosen.number), strict=True))
+    experts = materialiser.family.experts
+    return {
+        "made_by": f"cycleqd-merge {version('cycleqd-merge')}",
+        "name": chosen.label,
+        "evaluation": chosen.number,
+        "search_scores": scores,
+        "base": {"model": recipe.base, "sha256": start["base"]},
+        "experts": {
+            name: {"model": reference, "sha256": start["experts"][name]} for name, reference in recipe.experts.items()
+        },
+        "groups": recipe.evolution.model_dump(mode="json")["groups"],
+        "bases": {experts[number].name: bases.digest for number, bases in materialiser.bases.items()},
+        "genome": chosen.genome.to_json(),
+    }
+
+
+def _check_loads(folder: Path, genome: Genome, materialiser: Materialiser) -> None:
+    """Load the checkpoint as its users will and compare a forward pass with one on the engine's weights."""
+    engine = TransformersEngine(TransformersOptions(device="cpu"), materialiser)
+    engine.load(genome)
+    tokens = torch.tensor([engine.encode(_PROBE)])
+    with torch.inference_mode():
+        wanted = engine.model(tokens).logits
+        engine.close()
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto",
+            output_loading_info=True,
+            trust_remote_code=materialiser.family.models.trust_remote_code,
+        )
+        found = model(tokens).logits
+    absent = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
+    if absent:
+        raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, absent[:3]))}")
+    if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
+        difference = float((found - wanted).abs().max())
+        raise RunFailed(
+            f"the exported model answers otherwise than the engine's: logits differ by up to {difference:g}"
+        )

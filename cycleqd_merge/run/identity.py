@@ -1,0 +1,50 @@
+"""What makes two runs the same run: models, tasks with their rows, operators, seed and the number in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
+from cycleqd_merge.journal.log import Event
+from cycleqd_merge.merging.family import Family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.tasks.suite import Suite
+
+
+def start_event(recipe: Recipe, family: Family, suite: Suite, groups: Groups, in_flight: int) -> Event:
+    """The journal's first event. Everything in it belongs to the run's identity."""
+    operators = recipe.evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
+    return {
+        "event": "start",
+        "format": JOURNAL_FORMAT,
+        "base": family.base.digest,
+        "experts": {expert.name: expert.digest for expert in family.experts},
+        "models": recipe.models.model_dump(mode="json", exclude={"trust_remote_code"}),
+        "tasks": {
+            task.name: {
+                **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
+                "definition": task.loaded.definition.model_dump(mode="json", exclude={"description", "data"}),
+                "search": task.digest("search"),
+                "heldout": task.digest("heldout"),
+            }
+            for task in suite
+        },
+        "evolution": operators,
+        "groups": list(groups.labels),
+        "in_flight": in_flight,
+    }
+
+
+def differences(recorded: Event, wanted: Event) -> list[str]:
+    """One line for every value of the identity that differs, as `key: recorded -> wanted`."""
+    return [f"{key}: {old!r} -> {new!r}" for key, old, new in _walk("", recorded, wanted)]
+
+
+def _walk(prefix: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from _walk(f"{prefix}.{key}" if prefix else key, old.get(key), new.get(key))
+    elif old != new:
+        yield prefix, old, new

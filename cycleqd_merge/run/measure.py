@@ -1,0 +1,87 @@
+"""Scoring models of a run, or any other model, outside the search: on search or held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mergekit.common import ModelReference
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.engine import open_engine
+from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
+from cycleqd_merge.evolution.genome import Genome, expert_genome
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.merging.family import Expert, Family, open_checkpoint, open_expert
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.run.elites import choose
+from cycleqd_merge.run.export import needed_bases
+from cycleqd_merge.run.session import Materials
+from cycleqd_merge.tasks.protocol import Split
+
+Measured = Callable[[str, Evaluation], None]
+OTHER = "model:"
+"""Names that start so mean any model by its reference, not one of the run."""
+
+
+def usual_models(replay: Replay) -> list[str]:
+    """The models that a run is judged by: base, experts, their mean, the best-mean elite and the aggregate."""
+    return ["base", *(f"expert:{name}" for name in replay.experts), "mean", "best-mean", "aggregate"]
+
+
+def measure(
+    replay: Replay, names: Sequence[str], split: Split, limit: int | None = None, done: Measured | None = None
+) -> dict[str, Evaluation]:
+    """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
+
+    limit: score only the first samples of each task. done: called after each model.
+
+    Raises:
+        UserError: a name stands for no model, or a model cannot be opened.
+    """
+    own = {name: choose(replay, name).genome for name in names if not name.startswith(OTHER)}
+    materials = Materials.reopen(replay)
+    evaluations: dict[str, Evaluation] = {}
+
+    def score(name: str, worker: Worker, genome: Genome | None) -> None:
+        try:
+            evaluations[name] = worker.evaluate(genome, split, limit)
+        except ExceptionGroup as group:
+            raise single_cause(group) from group
+        if done is not None:
+            done(name, evaluations[name])
+
+    if own:
+        worker = _worker(materials, materials.materialiser(needed_bases(*own.values())))
+        try:
+            for name, genome in own.items():
+                score(name, worker, genome)
+        finally:
+            worker.close()
+    for name in names:
+        if name.startswith(OTHER):
+            family, genome = _other_model(name.removeprefix(OTHER), materials)
+            worker = _worker(materials, Materialiser(family, Groups(family.weights, "one"), {}))
+            try:
+                score(name, worker, genome)
+            finally:
+                worker.close()
+    return evaluations
+
+
+def _worker(materials: Materials, materialiser: Materialiser) -> Worker:
+    return Worker(open_engine(materials.recipe.engine, materialiser), materials.suite)
+
+
+def _other_model(text: str, materials: Materials) -> tuple[Family, Genome | None]:
+    """A family around a model that is not the run's: alone, or with its adapter as the only expert."""
+    models = materials.recipe.models
+    try:
+        reference = ModelReference.parse(text)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{OTHER}{text}: not a model reference: {error}") from error
+    base = open_checkpoint(ModelReference(model=reference.model), models)
+    if reference.lora is None:
+        return Family(base, (), models), None
+    adapter = Expert("adapter", reference, open_expert(reference, base, models))
+    return Family(base, (adapter,), models), expert_genome(0, 1, 1)

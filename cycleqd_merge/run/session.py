@@ -1,0 +1,170 @@
+"""One process working on one run: everything a recipe names, opened, and put together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.engine import open_engine
+from cycleqd_merge.evaluation.pool import LocalPool
+from cycleqd_merge.evaluation.worker import Worker
+from cycleqd_merge.journal.log import Event, Journal
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.merging.bases import Progress, prepare_bases
+from cycleqd_merge.merging.checks import require_mergeable
+from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.evolve import Observer, evolve, require_same, take_up
+from cycleqd_merge.run.identity import differences, start_event
+from cycleqd_merge.tasks.suite import Suite, open_suite
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a recipe names, opened: models, groups and tasks."""
+
+    recipe: Recipe
+    folder: Path
+    family: Family
+    groups: Groups
+    suite: Suite
+
+    @classmethod
+    def open(cls, recipe: Recipe, folder: Path) -> Materials:
+        """Open everything that a recipe names; relative paths start at `folder`.
+
+        Raises:
+            UserError: something cannot be opened.
+        """
+        suite = open_suite(recipe, folder)
+        family = open_family(recipe)
+        return cls(recipe, folder, family, Groups(family.weights, recipe.evolution.groups), suite)
+
+    @classmethod
+    def reopen(cls, replay: Replay) -> Materials:
+        """What a run on disk was made from.
+
+        Raises:
+            UserError: something cannot be opened, or the models are no longer those of the run.
+        """
+        materials = cls.open(replay.recipe, replay.folder)
+        now = start_event(materials.recipe, materials.family, materials.suite, materials.groups, 0)
+        changed = differences(
+            *({key: event[key] for key in ("base", "experts", "groups")} for event in (replay.start, now))
+        )
+        if changed:
+            raise UserError("the models are no longer those of the run: " + "; ".join(changed))
+        return materials
+
+    def mutated_experts(self) -> list[int]:
+        """Numbers of the experts whose singular bases the run needs."""
+        if self.recipe.evolution.mutation.kind != "svd":
+            return []
+        uses = [use for use in self.recipe.tasks if use.role == "optimise"]
+        if any(use.expert is None for use in uses):
+            return list(range(len(self.recipe.experts)))
+        names = list(self.recipe.experts)
+        return sorted({names.index(use.expert) for use in uses if use.expert is not None})
+
+    def materialiser(self, experts: Iterable[int], progress: Progress | None = None) -> Materialiser:
+        """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached)."""
+        bases = prepare_bases(self.family, sorted(experts), progress)
+        return Materialiser(self.family, self.groups, bases, self.recipe.engine.device or PartialState().device)
+
+
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    observer: Observer,
+    *,
+    fresh: bool = False,
+    max_hours: float | None = None,
+    progress: Progress | None = None,
+) -> Replay | None:
+    """Evolve a recipe to its last generation, from where its run directory stands.
+
+    Started under `accelerate launch`, the processes beside the first only share in the singular bases and return None.
+
+    Raises:
+        UserError: the recipe, its models, tasks or output are not fit; nothing was evaluated.
+        Interrupted: the run was ended early and can go on.
+        RunFailed: the run cannot go on.
+    """
+    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+    if not PartialState().is_main_process:
+        materials = Materials.open(recipe, folder)
+        materials.materialiser(materials.mutated_experts())
+        return None
+    out = output_folder(recipe, fresh)
+    with opened_journal(out) as journal, _logging_to(out / "run.log"):
+        materials = Materials.open(recipe, folder)
+        in_flight = recipe.evolution.flights(workers=1)
+        start = start_event(recipe, materials.family, materials.suite, materials.groups, in_flight)
+        require_same(journal, start)
+        if not journal.events:  # a run that goes on was checked when it began, on the same contents
+            for notice in require_mergeable(materials.family):
+                log.warning("%s", notice)
+        materialiser = materials.materialiser(materials.mutated_experts(), progress)
+        replay = take_up(journal, start, _session_event(materials, materialiser))
+        if replay.schedule.done:
+            observer.started(replay)
+            return replay
+        pool = LocalPool(Worker(open_engine(recipe.engine, materialiser), materials.suite))
+        try:
+            evolve(journal, replay, pool, observer, deadline)
+        finally:
+            pool.close()
+        return replay
+
+
+def _session_event(materials: Materials, materialiser: Materialiser) -> Event:
+    return {
+        "event": "session",
+        "recipe": materials.recipe.model_dump(mode="json", exclude_unset=True),
+        "folder": str(materials.folder.resolve()),
+        "bases": {materials.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
+        "time": round(time.time()),
+    }
+
+
+def output_folder(recipe: Recipe, fresh: bool = False) -> Path:
+    """The run directory; with `fresh`, the first free name beside it if it holds a run already."""
+    out = Path(recipe.output)
+    if not fresh or not out.exists():
+        return out
+    return next(folder for n in range(2, 10**6) if not (folder := out.with_name(f"{out.name}-{n}")).exists())
+
+
+@contextmanager
+def opened_journal(out: Path) -> Iterator[Journal]:
+    """The journal of the run in `out`, locked for this process."""
+    journal = Journal(out)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Keep the package's log in the run directory while the run goes on."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,107 @@
+"""Task kind `generate`: a prompt and a reference answer per row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import SandboxedEnvironment
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.recipe.task_file import GenerateTask, MultipleChoiceScorer
+from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.rows import divide
+from cycleqd_merge.tasks.scorers import text_scorer
+
+_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+
+class Generate:
+    """A `Task` built from its definition; `folder` is where relative data paths start.
+
+    Raises:
+        UserError: rows cannot be read, or a template names a column that the rows lack.
+    """
+
+    def __init__(self, definition: GenerateTask, folder: Path) -> None:
+        self._definition = definition
+        self._samples = divide(definition.data, folder)
+        self._prompt = _template(definition.prompt, "prompt") if definition.prompt is not None else None
+        self._messages = [(turn.role, _template(turn.content, "messages")) for turn in definition.messages or ()]
+        self._answer = _template(definition.answer, "answer")
+        self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
+        for samples in self._samples.values():
+            self.prompt_of(samples[0])
+            self.reference_of(samples[0])
+
+    def samples(self, split: Split) -> Sequence[Sample]:
+        return self._samples[split]
+
+    def prompt_of(self, sample: Sample) -> str | list[Message]:
+        """The rendered prompt: plain text, or chat turns."""
+        if not self._definition.is_chat:
+            assert self._prompt is not None
+            return _render(self._prompt, sample, "prompt")
+        turns = self._messages or [("user", self._prompt)]
+        messages: list[Message] = [{"role": role, "content": _render(text, sample, "prompt")} for role, text in turns]
+        if self._definition.system is not None:
+            messages.insert(0, {"role": "system", "content": self._definition.system})
+        return messages
+
+    def reference_of(self, sample: Sample) -> str:
+        """The reference answer."""
+        return _render(self._answer, sample, "answer")
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        scorer = self._definition.scorer
+        if isinstance(scorer, MultipleChoiceScorer):
+            return await self._choose(sample, model, scorer)
+        completion = await self._generate(sample, model)
+        score = text_scorer(scorer)(completion.text, self.reference_of(sample))
+        return Outcome(score, completion.text, completion.truncated)
+
+    async def _generate(self, sample: Sample, model: LanguageModel) -> Completion:
+        prompt = self.prompt_of(sample)
+        if isinstance(prompt, str):
+            return await model.complete(prompt, self._sampling)
+        return await model.chat(prompt, self._sampling, self._definition.chat_template)
+
+    async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorer) -> Outcome:
+        prompt = self.prompt_of(sample)
+        choices = _choices(scorer, sample)
+        template = self._definition.chat_template
+        scored = await asyncio.gather(*(model.logprobs(prompt, choice, template) for choice in choices))
+        lengths = {
+            "none": [1] * len(choices),
+            "tokens": [len(logprobs) for logprobs in scored],
+            "characters": [len(choice) for choice in choices],
+        }[scorer.normalise]
+        likelihoods = [sum(logprobs) / max(length, 1) for logprobs, length in zip(scored, lengths, strict=True)]
+        chosen = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
+        return Outcome(float(chosen.strip() == self.reference_of(sample).strip()), chosen)
+
+
+def _choices(scorer: MultipleChoiceScorer, sample: Sample) -> list[str]:
+    choices: Any = scorer.choices
+    if isinstance(choices, str):
+        if choices not in sample.row:
+            raise UserError(f"choices: rows have no column {choices!r}; they have {', '.join(sample.row)}")
+        choices = sample.row[choices]
+    return [str(choice) for choice in choices]
+
+
+def _template(text: str, field: str) -> jinja2.Template:
+    try:
+        return _JINJA.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"{field}: not a template: {error.message}") from None
+
+
+def _render(template: jinja2.Template, sample: Sample, field: str) -> str:
+    try:
+        return template.render(sample.row)
+    except jinja2.UndefinedError as error:
+        raise UserError(f"{field}: {error.message}; the rows have the columns {', '.join(sample.row)}") from None

@@ -1,0 +1,82 @@
+"""What a task is, and what it needs of a model. Engines implement `LanguageModel`; tasks never know which one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Split = Literal["search", "heldout"]
+
+Message = Mapping[str, Any]
+"""One turn of a chat: `role` and `content`, which is text or a list of content parts (text, image)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an answer is decoded. Temperature 0 is greedy; `stop` strings end the answer and are cut off."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer. `truncated`: the token limit ended it, not the model."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+class LanguageModel(Protocol):
+    """A loaded model that answers any number of requests at once."""
+
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+        """Answer a conversation through the model's chat template, or through `template`."""
+        ...
+
+    async def complete(self, prompt: str, sampling: Sampling) -> Completion:
+        """Continue a plain prompt."""
+        ...
+
+    async def logprobs(
+        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
+    ) -> list[float]:
+        """Log-probability (natural logarithm) of each token of `continuation` after `prompt`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a task. `id` is the same in every run over the same data."""
+
+    id: str
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A sample's score in [0, 1], with what the model said for reports."""
+
+    score: float
+    output: str = ""
+    truncated: bool = False
+
+
+class Task(Protocol):
+    """A set of samples, divided once and for all into search and held-out, and the way to score one.
+
+    Scoring may await the model and its surroundings as often as it likes; all samples of all tasks run at once.
+    It raises `EnvironmentFailed` if the surroundings fail; such a failure is never turned into a score.
+    """
+
+    def samples(self, split: Split) -> Sequence[Sample]:
+        """The samples of a split, always in the same order."""
+        ...
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        """Let the model work on a sample and grade it."""
+        ...

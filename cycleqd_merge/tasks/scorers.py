@@ -1,0 +1,89 @@
+"""Scoring one output against one reference. Pure functions of text; scores in [0, 1], higher is better."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from cycleqd_merge.recipe.task_file import ExactScorer, NumberScorer, RegexScorer, TokenF1Scorer
+
+TextScorer = Callable[[str, str], float]
+_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+def text_scorer(options: ExactScorer | TokenF1Scorer | NumberScorer | RegexScorer) -> TextScorer:
+    """The function (output, reference) -> score that `options` describe."""
+    functions: dict[str, Callable[..., float]] = {
+        "exact": exact,
+        "token_f1": token_f1,
+        "number": number,
+        "regex": regex,
+    }
+    return partial(functions[options.kind], options=options)
+
+
+def exact(output: str, reference: str, options: ExactScorer) -> float:
+    """1 if output and reference are equal after the options' normalisation."""
+
+    def normal(text: str) -> str:
+        if options.lowercase:
+            text = text.lower()
+        for old, new in options.replace.items():
+            text = text.replace(old, new)
+        if options.squeeze:
+            text = " ".join(text.split())
+        text = text.strip()
+        return text.strip(options.strip).strip() if options.strip else text
+
+    answer = _last_match(options.pattern, output) if options.pattern else output
+    if answer is None:
+        return 0.0
+    if options.first_line:
+        answer = _first_line(answer)
+    return float(normal(answer) == normal(reference))
+
+
+def token_f1(output: str, reference: str, options: TokenF1Scorer) -> float:
+    """F1 over white-space tokens: the harmonic mean of precision and recall, tokens counted with multiplicity."""
+    answer = _first_line(output) if options.first_line else output
+    if options.lowercase:
+        answer, reference = answer.lower(), reference.lower()
+    found, wanted = Counter(answer.split()), Counter(reference.split())
+    shared = (found & wanted).total()
+    if not shared:
+        return float(not found and not wanted)
+    precision, recall = shared / found.total(), shared / wanted.total()
+    return 2 * precision * recall / (precision + recall)
+
+
+def number(output: str, reference: str, options: NumberScorer) -> float:
+    """1 if the last number of the output (of the pattern's last match) is the reference, within the tolerance."""
+    text = _last_match(options.pattern, output) if options.pattern else output
+    found, wanted = _last_number(text or ""), _last_number(reference)
+    if found is None or wanted is None:
+        return 0.0
+    return float(abs(found - wanted) <= options.tolerance)
+
+
+def regex(output: str, reference: str, options: RegexScorer) -> float:
+    """1 if the reference, a regular expression, is found in the output (fits all of it, with `full`)."""
+    find = re.fullmatch if options.full else re.search
+    return float(find(reference, output.strip()) is not None)
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")
+
+
+def _last_match(pattern: str, text: str) -> str | None:
+    matches = list(re.finditer(pattern, text))
+    if not matches:
+        return None
+    return matches[-1].group(1 if matches[-1].re.groups else 0)
+
+
+def _last_number(text: str) -> float | None:
+    matches = _NUMBER.findall(text)
+    return float(matches[-1].replace(",", "")) if matches else None
