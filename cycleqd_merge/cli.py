@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cycleqd_merge.journal.replay import Replay
+    from cycleqd_merge.recipe.schema import Recipe
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -29,16 +32,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-class Rows(StrEnum):
+class RowsOf(StrEnum):
     """Which rows to score on."""
 
     search = "search"
+    confirm = "confirm"
     heldout = "heldout"
 
 
@@ -47,13 +50,14 @@ def options(
     debug: Annotated[bool, typer.Option(help="Show tracebacks and debug messages.")] = False,
 ) -> None:
     """Options for every command."""
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("cycleqd_merge").setLevel(logging.DEBUG if debug else logging.INFO)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own progress bars would break into ours
 
 
 @app.command()
 def evolve(
-    recipe: RecipeFile,
+    recipe: Annotated[Path, typer.Argument(help="A recipe, or the directory of a run to go on with.")],
     settings: Settings = None,
     generations: Annotated[int | None, typer.Option(min=0, help="Children to evaluate in all.")] = None,
     output: Annotated[str | None, typer.Option(help="Run directory.")] = None,
@@ -61,23 +65,54 @@ def evolve(
     max_hours: Annotated[float | None, typer.Option(min=0, help="Stop after so many hours; go on later.")] = None,
 ) -> None:
     """Evolve a recipe: begin a run, or go on with the one in its output directory."""
-    from cycleqd_merge.recipe.loading import load_recipe
-    from cycleqd_merge.report.progress import Progress
-    from cycleqd_merge.run.session import output_folder, run_recipe
+    from cycleqd_merge.run.session import output_folder
 
     overrides = [*(settings or [])]
     if generations is not None:
         overrides.append(f"evolution.generations={generations}")
     if output is not None:
         overrides.append(f"output={json.dumps(output)}")
-    loaded = load_recipe(recipe, overrides)
+    loaded, folder = _recipe_or_run(recipe, overrides)
     out = output_folder(loaded, fresh)
-    loaded = loaded.model_copy(update={"output": str(out)})
+    _evolve(loaded.model_copy(update={"output": str(out)}), folder, max_hours)
+
+
+@app.command()
+def fork(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="Directory of the new run.", show_default=False)],
+    settings: Settings = None,
+    max_hours: Annotated[float | None, typer.Option(min=0, help="Stop after so many hours; go on later.")] = None,
+) -> None:
+    """Start a run from another's archives, with other operators or tasks; scores of unchanged tasks are kept."""
+    from cycleqd_merge.run.fork import fork as fork_run
+
+    recipe, folder, seeds = fork_run(run, out, settings or [])
+    _evolve(recipe, folder, max_hours, seeds)
+
+
+def _recipe_or_run(path: Path, overrides: list[str]) -> tuple[Recipe, Path]:
+    """A recipe and the folder its relative paths start at, from a recipe file or a run directory."""
+    from cycleqd_merge.journal.replay import open_run
+    from cycleqd_merge.recipe.loading import load_recipe, override_recipe
+
+    if path.is_dir():
+        replay = open_run(path)
+        here = [f"output={json.dumps(str(path))}", *overrides]
+        return override_recipe(replay.recipe, here, f"recipe of {path}"), replay.folder
+    return load_recipe(path, overrides), path.parent
+
+
+def _evolve(recipe: Recipe, folder: Path, max_hours: float | None, seeds: Sequence[dict[str, Any]] = ()) -> None:
+    from cycleqd_merge.report.progress import Progress
+    from cycleqd_merge.run.session import run_recipe
+
     with Progress(_console()) as progress:
-        replay = run_recipe(loaded, recipe.parent, progress, max_hours=max_hours, progress=progress.bases)
+        replay = run_recipe(recipe, folder, progress, seeds=seeds, max_hours=max_hours, progress=progress.bases)
     if replay is not None:
         _print_archives(replay)
-        _finish(replay, out)
+        _print_confirmed(replay)
+        _finish(replay, Path(recipe.output))
 
 
 @app.command()
@@ -122,7 +157,7 @@ def show(
 def evaluate(
     run: RunFolder,
     models: Annotated[list[str] | None, typer.Argument(help="Models of the run, or model:REFERENCE.")] = None,
-    split: Annotated[Rows, typer.Option(help="Rows to score on.")] = Rows.heldout,
+    split: Annotated[RowsOf, typer.Option(help="Rows to score on.")] = RowsOf.heldout,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first rows of each task.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -165,6 +200,62 @@ def export(
 
     chosen = write(open_run(run), elite, out)
     _console().print(f"{chosen.label} is in {out}", highlight=False)
+
+
+@app.command()
+def confirm(
+    run: RunFolder,
+    top: Annotated[int | None, typer.Option(min=1, help="Elites to score again, instead of the recipe's.")] = None,
+) -> None:
+    """Score the top elites of a run again on the rows set aside for it, and choose by both scores."""
+    from cycleqd_merge.run.session import confirm_run
+
+    _print_confirmed(confirm_run(run, top))
+
+
+@app.command()
+def plot(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures; by default RUN/figures.")] = None,
+    elite: Annotated[str, typer.Option(help="The elite to mark and whose ancestors are drawn.")] = "best-mean",
+    generations: Annotated[int, typer.Option(min=2, help="Ancestors drawn at most.")] = 24,
+) -> None:
+    """Draw a run: its archives, its progress, and the ancestors of an elite, as PNG and SVG."""
+    from cycleqd_merge.journal.replay import open_run
+    from cycleqd_merge.report.figures import archives_figure, lineage_figure, progress_figure, save
+    from cycleqd_merge.report.summary import history, lineage
+    from cycleqd_merge.run.elites import choose
+
+    replay = open_run(run)
+    folder = out or run / "figures"
+    number = choose(replay, elite).number
+    marked = {} if number is None else {number: elite}
+    paths = save(archives_figure(replay.archives, replay.objectives, marked), folder, "archives")
+    paths += save(progress_figure(history(replay), replay.objectives), folder, "progress")
+    if number is not None:
+        figure = lineage_figure(lineage(replay, number, generations), replay.objectives, replay.experts)
+        paths += save(figure, folder, "lineage")
+    for path in paths:
+        typer.echo(path)
+
+
+@app.command()
+def merge(
+    config: Annotated[Path, typer.Argument(help="A mergekit configuration.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+) -> None:
+    """Run a mergekit configuration, the method `cycleqd` of an exported elite among them."""
+    from cycleqd_merge.merging.mergekit_run import merge_to_disk
+
+    merge_to_disk(config, out)
+
+
+@app.command()
+def convert(genome: Annotated[Path, typer.Argument(help="A mergekit-evolve YAML.", show_default=False)]) -> None:
+    """Print a mergekit-evolve configuration as a recipe."""
+    from cycleqd_merge.recipe.convert import convert_genome, to_yaml
+
+    typer.echo(to_yaml(convert_genome(genome)), nl=False)
 
 
 class SchemaOf(StrEnum):
@@ -220,6 +311,13 @@ def _print_archives(replay: Replay) -> None:
 
     if replay.archives:
         _console().print(overview(replay.archives, replay.objectives), heatmaps(replay.archives, replay.objectives))
+
+
+def _print_confirmed(replay: Replay) -> None:
+    from cycleqd_merge.report.tables import confirmed_table
+
+    if replay.confirmed:
+        _console().print(confirmed_table(replay))
 
 
 def _print_scores(replay: Replay, split: str, scores: dict[str, tuple[float, ...]]) -> None:

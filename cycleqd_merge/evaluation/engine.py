@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cycleqd_merge.evolution.strategy import Candidate
-from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Engine as EngineOptions
 from cycleqd_merge.tasks.protocol import LanguageModel
+
+if TYPE_CHECKING:  # the loop knows engines by this protocol, and needs no torch for it
+    from cycleqd_merge.merging.materialise import Materialiser
 
 
 class Engine(LanguageModel, Protocol):

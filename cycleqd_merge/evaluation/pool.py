@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
 from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.tasks.protocol import Rows
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Finished:
 class Pool(Protocol):
     """Evaluates proposals on one or many workers."""
 
-    def submit(self, proposal: Proposal) -> None:
-        """Hand in a proposal; returns at once."""
+    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+        """Hand in a proposal to score on `rows`; returns at once. known: scores by task that need no measuring."""
         ...
 
     def next(self) -> Finished:
@@ -45,17 +47,17 @@ class LocalPool:
 
     def __init__(self, worker: Worker, attempts: int = 2) -> None:
         self._worker, self._attempts = worker, attempts
-        self._queue: deque[Proposal] = deque()
+        self._queue: deque[tuple[Proposal, Rows, Mapping[str, float] | None]] = deque()
 
-    def submit(self, proposal: Proposal) -> None:
-        self._queue.append(proposal)
+    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+        self._queue.append((proposal, rows, known))
 
     def next(self) -> Finished:
-        proposal = self._queue.popleft()
+        proposal, rows, known = self._queue.popleft()
         error = ""
         for _ in range(self._attempts):
             try:
-                return Finished(proposal.number, self._worker.evaluate(proposal.candidate))
+                return Finished(proposal.number, self._worker.evaluate(proposal.candidate, rows, known=known))
             except Exception as raised:
                 cause = single_cause(raised)
                 if isinstance(cause, EnvironmentFailed | UserError):

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.strategy import Candidate
+from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import TransformersEngine as Options
@@ -74,7 +75,7 @@ class TransformersEngine:
         return targets
 
     def load(self, candidate: Candidate) -> None:
-        for name, tensor in self._materialiser.tensors(candidate):
+        for name, tensor in candidate_tensors(candidate, self._materialiser):
             if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
                 raise ValueError(f"tensor {name} of the child holds NaN or infinite values")
             if name in self._targets:

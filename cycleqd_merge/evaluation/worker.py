@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cycleqd_merge.evaluation.engine import Engine
 from cycleqd_merge.evolution.strategy import Candidate
-from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
+from cycleqd_merge.tasks.protocol import Outcome, Rows, Sample
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 
@@ -33,16 +33,13 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored candidate: results by task name, seconds to load the weights and to score them."""
+    """A scored candidate: results by name of the tasks that were measured, scores of all tasks in their order,
+    seconds to load the weights and to score them."""
 
     results: Mapping[str, TaskResult]
+    scores: tuple[float, ...]
     load_seconds: float
     score_seconds: float
-
-    @property
-    def scores(self) -> tuple[float, ...]:
-        """Scores in the order of the tasks."""
-        return tuple(result.score for result in self.results.values())
 
 
 class Worker:
@@ -52,24 +49,33 @@ class Worker:
         self._engine, self._suite = engine, suite
         self._loop = asyncio.Runner()
 
-    def evaluate(self, candidate: Candidate | None, split: Split = "search", limit: int | None = None) -> Evaluation:
-        """Load a candidate (None: the weights that the engine holds) and score it on all tasks.
+    def evaluate(
+        self,
+        candidate: Candidate | None,
+        rows: Rows = "search",
+        limit: int | None = None,
+        known: Mapping[str, float] | None = None,
+    ) -> Evaluation:
+        """Load a candidate (None: the weights that the engine holds) and score it on the tasks.
 
-        limit: score only the first samples of each task.
+        limit: score only the first samples of each task. known: scores by task that need not be measured again.
         """
         start = time.perf_counter()
         if candidate is not None:
             self._engine.load(candidate)
         loaded = time.perf_counter()
-        results = self._loop.run(self._score(split, limit))
-        return Evaluation(results, loaded - start, time.perf_counter() - loaded)
+        suite = [task for task in self._suite if task.name not in (known or {})]
+        results = self._loop.run(self._score(suite, rows, limit))
+        scores = {name: result.score for name, result in results.items()} | dict(known or {})
+        ordered = tuple(scores[task.name] for task in self._suite)
+        return Evaluation(results, ordered, loaded - start, time.perf_counter() - loaded)
 
-    async def _score(self, split: Split, limit: int | None) -> dict[str, TaskResult]:
+    async def _score(self, suite: Sequence[SuiteTask], rows: Rows, limit: int | None) -> dict[str, TaskResult]:
         """All samples of all tasks at once: no slow one holds up another."""
         async with asyncio.TaskGroup() as group:
             running = [
                 (task, samples, [group.create_task(self._sample(task, sample)) for sample in samples])
-                for task, samples in ((task, task.samples(split)[:limit]) for task in self._suite)
+                for task, samples in ((task, task.samples(rows)[:limit]) for task in suite)
             ]
         return {
             task.name: TaskResult(tuple(sample.id for sample in samples), tuple(done.result() for done in tasks))
@@ -93,8 +99,3 @@ def single_cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def sample_counts(suite: Suite, split: Split) -> Sequence[int]:
-    """Samples per task."""
-    return [len(task.samples(split)) for task in suite]

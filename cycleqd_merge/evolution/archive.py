@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,12 +111,9 @@ class Archive:
 
     @property
     def reachable(self) -> int:
-        """Cells that a score in [0, 1] can fall into."""
-        counts = (
-            sum(edge <= 1.0 for edge in np.linspace(*self.bounds[other], n + 1)[:-1])
-            for other, n in zip(self.others, self.shape, strict=True)
-        )
-        return int(np.prod(list(counts)))
+        """Cells that scores in [0, 1] can fall into."""
+        lowest, highest = (self.cell_of((score,) * len(self.bounds)) for score in (0.0, 1.0))
+        return prod(last - first + 1 for first, last in zip(lowest, highest, strict=True))
 
     @property
     def coverage(self) -> float:

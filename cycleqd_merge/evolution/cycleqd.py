@@ -49,7 +49,8 @@ class Operators:
 
 
 class CycleQD:
-    """The strategy. Numbers below `experts` are generation 0, the experts; number experts + t - 1 is generation t.
+    """The strategy. Its first numbers are generation 0: the experts, then `seeds`, further genomes that the archives
+    start from. The numbers after them are generations 1, 2 ...
 
     Result scores hold the objectives first, in their order, then the scores of tasks without an archive.
     """
@@ -62,11 +63,15 @@ class CycleQD:
         operators: Operators,
         seed: int,
         floors: tuple[Floor, ...] = (),
+        seeds: tuple[Genome, ...] = (),
     ) -> None:
         self.objectives, self.experts, self.groups = objectives, experts, groups
         self.operators, self.seed, self.floors = operators, seed, floors
+        self.seeds = seeds
+        self.first = experts + len(seeds)
+        """The number of generation 1."""
         self._genomes: list[Genome] = []
-        self._seed_scores: dict[int, Scores] = {}
+        self._initial: dict[int, Scores] = {}
         self._told = 0
         self._archives: list[Archive] = []
         self.bounds: Bounds | None = None
@@ -83,6 +88,8 @@ class CycleQD:
             raise ValueError(f"asked for number {number}, but {len(self._genomes)} is next")
         if number < self.experts:
             return self._propose(number, expert_genome(number, self.experts, self.groups), {"expert": number})
+        if number < self.first:
+            return self._propose(number, self.seeds[number - self.experts], {"seed": number - self.experts})
         if not self._archives:
             return None
         return self._breed(number)
@@ -97,16 +104,16 @@ class CycleQD:
         if result.number != self._told:
             raise ValueError(f"told number {result.number}, but {self._told} is next")
         self._told += 1
-        if result.scores is not None and result.number < self.experts:
-            self._seed_scores[result.number] = result.scores
-        if self._told == self.experts:
+        if result.scores is not None and result.number < self.first:
+            self._initial[result.number] = result.scores
+        if self._told == self.first:
             self._open_archives()
-        elif self._told > self.experts and result.scores is not None:
+        elif self._told > self.first and result.scores is not None:
             self._offer(result.number, result.scores)
 
     def _breed(self, number: int) -> Proposal:
         """One generation: select two parents from the current task's archive, cross them, mutate the child."""
-        generation = number - self.experts + 1
+        generation = number - self.first + 1
         objective = generation % len(self.objectives)
         rng = generator(self.seed, generation)
         numbers, scores = self._archives[objective].table()
@@ -144,19 +151,21 @@ class CycleQD:
 
     def _open_archives(self) -> None:
         """Generation 0 is scored: fix the bounds and seed the archives with the experts."""
-        if not self._seed_scores:
+        if not any(number < self.experts for number in self._initial):
             raise ValueError("no expert could be evaluated")
         self.bounds = self._bounds()
         bins = [objective.bins for objective in self.objectives]
         self._archives = [Archive(task, self.bounds, bins) for task in range(len(self.objectives))]
-        for number, scores in self._seed_scores.items():
+        for number, scores in self._initial.items():
             for archive in self._archives:  # floors do not apply: without its experts a search has no parents
                 archive.add(number, scores[: len(self.objectives)])
 
     def _bounds(self) -> Bounds:
         """Bounds given explicitly, else from the scores of the tasks' own experts."""
         named = {objective.expert for objective in self.objectives} - {None} or set(range(self.experts))
-        scores = [own for number, own in self._seed_scores.items() if number in named]
+        scores = [own for number, own in self._initial.items() if number in named]
+        if not scores and any(objective.bounds is None for objective in self.objectives):
+            raise ValueError("no expert of the tasks could be evaluated, which leaves their archives without bounds")
         bounds = []
         for task, objective in enumerate(self.objectives):
             if objective.bounds is not None:

@@ -87,10 +87,10 @@ class Genome:
         """The genome as JSON values, with the version of the format."""
         return {
             "format": FORMAT,
-            "coefficients": self.coefficients.tolist(),
+            "coefficients": (self.coefficients + 0.0).tolist(),  # -0.0 equals 0.0, so it must not be told apart
             "mutations": [
                 {**mutation.to_json(), "share": share}
-                for mutation, share in zip(self.mutations, self.shares.tolist(), strict=True)
+                for mutation, share in zip(self.mutations, (self.shares + 0.0).tolist(), strict=True)
             ],
         }
 

@@ -26,8 +26,8 @@ def ordered_tasks(recipe: Recipe) -> list[TaskUse]:
     return sorted(recipe.tasks, key=lambda use: use.role != "optimise")
 
 
-def build_strategy(recipe: Recipe, groups: int) -> CycleQD:
-    """The strategy that a recipe asks for, over `groups` coefficient groups."""
+def build_strategy(recipe: Recipe, groups: int, seeds: tuple[Genome, ...] = ()) -> CycleQD:
+    """The strategy that a recipe asks for, over `groups` coefficient groups; `seeds` join the experts at the start."""
     evolution = recipe.evolution
     experts = list(recipe.experts)
     tasks = ordered_tasks(recipe)
@@ -60,7 +60,7 @@ def build_strategy(recipe: Recipe, groups: int) -> CycleQD:
         bound_low=evolution.bounds.low,
         bound_high=evolution.bounds.high,
     )
-    return CycleQD(objectives, len(experts), groups, operators, evolution.seed, floors)
+    return CycleQD(objectives, len(experts), groups, operators, evolution.seed, floors, seeds)
 
 
 @dataclass
@@ -75,6 +75,8 @@ class Replay:
     results: list[Event] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     open: list[Proposal] = field(default_factory=list)
+    confirmed: dict[int, Scores] = field(default_factory=dict)
+    """Scores on the rows set aside, by evaluation number, in the order of `tasks`."""
 
     @classmethod
     def begin(cls, recipe: Recipe, folder: Path, start: Event, recorded: int = 0) -> Replay:
@@ -83,8 +85,9 @@ class Replay:
         folder: where the recipe's relative paths start. recorded: results that will be replayed, which may be more
         than the recipe's generations.
         """
-        strategy = build_strategy(recipe, len(start["groups"]))
-        total = max(len(recipe.experts) + recipe.evolution.generations, recorded)
+        seeds = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
+        strategy = build_strategy(recipe, len(start["groups"]), seeds)
+        total = max(strategy.first + recipe.evolution.generations, recorded)
         replay = cls(recipe, folder, strategy, Schedule(strategy, start["in_flight"], total), start)
         replay._opened(replay.schedule.ready())
         return replay
@@ -140,32 +143,68 @@ class Replay:
 
     @property
     def generation(self) -> int:
-        """The last generation that was told; 0 for the experts."""
-        return max(0, self.schedule.told - len(self.experts))
+        """The last generation that was told; 0 for the experts and other seeds."""
+        return max(0, self.schedule.told - self.strategy.first)
+
+    def known(self, number: int) -> dict[str, float]:
+        """Scores by task that an evaluation brings from the run that it was forked from."""
+        seeds = self.start.get("seeds", [])
+        place = number - len(self.experts)
+        return dict(seeds[place]["scores"]) if 0 <= place < len(seeds) else {}
 
     def scores(self, number: int) -> Scores:
         """The scores told for an evaluation, in the order of `tasks`."""
         return tuple(self.results[number]["scores"])
 
     def best_mean(self) -> int:
-        """The elite with the highest mean over the objectives; of equals the earliest.
+        """The elite with the highest mean over the objectives, by `judged`; of equals the earliest.
 
         Raises:
             UserError: the archives hold no elite yet.
         """
-        numbers = sorted({elite.number for archive in self.archives for elite in archive.elites()})
-        if not numbers:
-            raise UserError(f"{self.folder}: no elite yet; let the run score its experts first")
-        count = len(self.objectives)
-        return max(numbers, key=lambda number: (sum(self.scores(number)[:count]), -number))
+        return max(self._judgeable(self.elites()), key=lambda number: (self.mean(self.judged(number)), -number))
+
+    def best_of(self, task: int) -> int:
+        """The elite of one archive with the highest quality, by `judged`; of equals the earliest.
+
+        Raises:
+            UserError: the archive holds no elite yet.
+        """
+        numbers = {elite.number for elite in self.archives[task].elites()} if self.archives else set()
+        return max(self._judgeable(sorted(numbers)), key=lambda number: (self.judged(number)[task], -number))
 
     def aggregate(self) -> Genome:
-        """One model from the best elite of each archive (paper, section 4.4)."""
-        best = [elite for archive in self.archives if (elite := archive.best()) is not None]
-        if not best:
+        """One model from the best elite of each archive (paper, section 4.4).
+
+        Raises:
+            UserError: the archives hold no elite yet.
+        """
+        best = [self.best_of(task) for task in range(len(self.objectives))]
+        genomes = [self.strategy.genome(number) for number in best]
+        return aggregate(genomes, [self.judged(number)[task] for task, number in enumerate(best)])
+
+    def elites(self) -> list[int]:
+        """Evaluation numbers of all elites, each once, ascending."""
+        return sorted({elite.number for archive in self.archives for elite in archive.elites()})
+
+    def mean(self, scores: Scores) -> float:
+        """The mean of the objectives' scores; tasks to keep do not count."""
+        return sum(scores[: len(self.objectives)]) / len(self.objectives)
+
+    def judged(self, number: int) -> Scores:
+        """The scores that an elite is chosen by: over searched and confirming rows together where both are there."""
+        searched = self.scores(number)
+        if number not in self.confirmed:
+            return searched
+        counts = [self.start["tasks"][task]["rows"] for task in self.tasks]
+        pairs = zip(searched, self.confirmed[number], counts, strict=True)
+        return tuple((s * rows["search"] + c * rows["confirm"]) / sum(rows.values()) for s, c, rows in pairs)
+
+    def _judgeable(self, numbers: Sequence[int]) -> Sequence[int]:
+        """The confirmed ones of `numbers`, or all where none is: the scores of both kinds do not compare."""
+        if not numbers:
             raise UserError(f"{self.folder}: no elite yet; let the run score its experts first")
-        genomes = [self.strategy.genome(elite.number) for elite in best]
-        return aggregate(genomes, [elite.scores[elite.task] for elite in best])
+        return [number for number in numbers if number in self.confirmed] or numbers
 
     @cached_property
     def groups(self) -> list[str]:
@@ -184,6 +223,8 @@ def replay_events(events: Sequence[Event], recipe: Recipe | None = None, where: 
     journaled = parse(TypeAdapter(Recipe), session["recipe"], where)
     replay = Replay.begin(recipe or journaled, Path(session["folder"]), start, len(of_kind(events, "result")))
     for line, event in enumerate(events, start=1):
+        if event["event"] == "confirm":
+            replay.confirmed[event["number"]] = tuple(event["scores"])
         if event["event"] != "result":
             continue
         number = event.get("number")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,12 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.checkpoint import digest_files
 
 _PREFIX = "base_model.model."
-_DOWN, _UP = ("lora_A.weight", "lora_embedding_A"), ("lora_B.weight", "lora_embedding_B")
+_ENDINGS = {
+    "down": ("lora_A.weight", "lora_embedding_A"),
+    "up": ("lora_B.weight", "lora_embedding_B"),
+    "bias": ("lora_B.bias",),
+}
+_OWN_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # initialisations that take something off the base weights
 
 
 @dataclass(frozen=True)
@@ -48,52 +53,63 @@ class Adapter:
             self._file = safe_open(file, framework="pt")
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"adapter {label}: cannot be opened: {str(error).splitlines()[0]}") from error
-        kind = getattr(self._config.peft_type, "value", str(self._config.peft_type))
-        if kind != "LORA" or self._config.use_dora:
-            kind = "DoRA" if kind == "LORA" else kind
+        kind = _other_kind(self._config)
+        if kind is not None:
             raise UserError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")
 
     @cached_property
-    def _keys(self) -> dict[str, tuple[str, ...]]:
-        """Base tensor name -> (down key, up key) of its factors, or the one key that replaces it."""
+    def _roles(self) -> dict[str, dict[str, str]]:
+        """Base tensor name -> the keys of what is stored for it, by role.
+
+        Roles: the factors `down` and `up`, the `bias` of the latter, and `whole`, which takes the base tensor's place.
+        """
         found: dict[str, dict[str, str]] = {}
         for key in self._file.keys():  # noqa: SIM118 - a safetensors file is no dict
-            name = key.removeprefix(_PREFIX)
-            for role, endings in (("down", _DOWN), ("up", _UP), ("bias", ("lora_B.bias",))):
-                ending = next((ending for ending in endings if name.endswith("." + ending)), None)
-                if ending is not None:
-                    tensor = name.removesuffix(ending) + ("bias" if role == "bias" else "weight")
-                    found.setdefault(tensor, {})[role] = key
-                    break
-            else:
-                if "lora_" in name:
-                    raise UserError(f"adapter {self.label}: tensor {key} is not understood; merge the adapter first")
-                found.setdefault(name.replace(".modules_to_save.", "."), {})["whole"] = key
-        return {
-            name: (roles["down"], roles["up"]) if "down" in roles else tuple(roles.values())
-            for name, roles in found.items()
-        }
+            tensor, role = self._place(key)
+            found.setdefault(tensor, {})[role] = key
+        return found
+
+    def _place(self, key: str) -> tuple[str, str]:
+        """The base tensor that a stored tensor belongs to, and its role there."""
+        name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+        for role, endings in _ENDINGS.items():
+            ending = next((ending for ending in endings if name.endswith("." + ending)), None)
+            if ending is not None:
+                return name.removesuffix(ending) + ("bias" if role == "bias" else "weight"), role
+        if "lora_" in name:
+            raise UserError(f"adapter {self.label}: tensor {key} is not understood; merge the adapter first")
+        return name.replace(".modules_to_save.", "."), "whole"
 
     @property
     def names(self) -> list[str]:
         """Names of the base tensors that the adapter changes."""
-        return list(self._keys)
+        return list(self._roles)
 
     def task_vector(self, name: str, base: torch.Tensor) -> torch.Tensor | LowRank | None:
         """What the adapter adds to the base tensor `name` (float32): factors, a dense difference, or None."""
-        keys = self._keys.get(name)
-        if keys is None:
+        roles = self._roles.get(name)
+        if roles is None:
             return None
-        if len(keys) == 2:
-            return self._factors(name, keys, base)
-        tensor = self._file.get_tensor(keys[0]).float()
-        if keys[0].endswith("lora_B.bias"):
-            return tensor * self._scale(name, self._rank(name))
-        if tensor.shape != base.shape:
-            raise UserError(
-                f"adapter {self.label}: {name} has shape {tuple(tensor.shape)}, the base {tuple(base.shape)}"
-            )
-        return tensor - base.float()
+        difference = self._difference(name, roles, base)
+        if "down" not in roles:
+            return difference
+        factors = self._factors(name, (roles["down"], roles["up"]), base)
+        return factors if difference is None else difference + factors.dense()
+
+    def _difference(self, name: str, roles: dict[str, str], base: torch.Tensor) -> torch.Tensor | None:
+        """What comes without factors: a whole tensor (peft saves an adapted embedding's along), or a factor's bias."""
+        keys = [roles[role] for role in ("whole", "bias") if role in roles]
+        if not keys:
+            return None
+        difference = torch.zeros(base.shape)
+        for key in keys:
+            tensor = self._file.get_tensor(key).float()
+            if tensor.shape != base.shape:
+                raise UserError(
+                    f"adapter {self.label}: {name} has shape {tuple(tensor.shape)}, the base {tuple(base.shape)}"
+                )
+            difference += tensor - base.float() if key == roles.get("whole") else tensor * self._bias_scale(name)
+        return difference if torch.count_nonzero(difference) else None
 
     def _factors(self, name: str, keys: tuple[str, ...], base: torch.Tensor) -> LowRank:
         down, up = (self._file.get_tensor(key).float() for key in keys)
@@ -110,9 +126,10 @@ class Adapter:
             )
         return factors
 
-    def _rank(self, name: str) -> int:
-        keys = self._keys[name.removesuffix("bias") + "weight"]
-        return int(self._file.get_tensor(keys[0]).shape[0])
+    def _bias_scale(self, name: str) -> float:
+        """The scale of the factors that the bias `name` came with."""
+        weight = name.removesuffix("bias") + "weight"
+        return self._scale(weight, int(self._file.get_tensor(self._roles[weight]["down"]).shape[0]))
 
     def _scale(self, name: str, rank: int) -> float:
         """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, with alpha by the adapter's patterns."""
@@ -125,3 +142,18 @@ class Adapter:
     def digest(self) -> str:
         """SHA-256 over the adapter's weights and configuration."""
         return digest_files([self.path / "adapter_config.json", self.path / "adapter_model.safetensors"])
+
+
+def _other_kind(config: PeftConfig) -> str | None:
+    """What an adapter is called that is not base + scale * up @ down; None if it is just that."""
+    kind = getattr(config.peft_type, "value", str(config.peft_type))
+    if kind != "LORA":
+        return kind
+    if config.use_dora:
+        return "DoRA"
+    variants = [field.name for field in fields(config) if field.metadata.get("is_lora_variant")]
+    variant = next((name for name in variants if getattr(config, name)), None)
+    if variant is not None:
+        return f"LoRA with `{variant}`"
+    start = str(config.init_lora_weights).lower()
+    return f"LoRA begun with `{start}`" if start.startswith(_OWN_BASE) else None

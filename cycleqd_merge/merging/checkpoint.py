@@ -31,6 +31,8 @@ class Weight:
     dtype: torch.dtype
     aliases: tuple[str, ...] = ()
     vocabulary_axis: int | None = None
+    ties: tuple[str, ...] = ()
+    """Other tensors of the base checkpoint that stand for this one in a checkpoint that ties them."""
 
     @property
     def is_matrix(self) -> bool:
@@ -68,7 +70,7 @@ class Checkpoint:
     def stored_name(self, weight: Weight) -> str | None:
         """The name that `weight` bears in this checkpoint, or None if it is absent."""
         paths = self._loader.index.tensor_paths
-        return next((name for name in (weight.name, *weight.aliases) if name in paths), None)
+        return next((name for name in (weight.name, *weight.aliases, *weight.ties) if name in paths), None)
 
     def read(self, name: str) -> torch.Tensor:
         """A stored tensor, memory-mapped, in its own dtype.
@@ -93,13 +95,21 @@ class Checkpoint:
             for name in (info.name, *(info.aliases or ())):
                 described[name] = info
         weights = []
+        separate = set() if self.config.get_text_config().tie_word_embeddings else set(self.names)
         for name in self.names:
             tensor = self.read(name)
-            described_as = described.get(name)
-            info = described_as or WeightInfo(name=name)
-            aliases = {name, *(info.aliases or ()), *(info.tied_names or ())} - {info.name}
+            info = described.get(name) or WeightInfo(name=name)
+            ties = separate.intersection(info.tied_names or ()) - {name}
+            aliases = {name, *(info.aliases or ()), *(info.tied_names or ())} - {info.name} - ties
             weights.append(
-                Weight(info.name, tuple(tensor.shape), tensor.dtype, tuple(sorted(aliases)), info.vocabulary_axis)
+                Weight(
+                    name=info.name,
+                    shape=tuple(tensor.shape),
+                    dtype=tensor.dtype,
+                    aliases=tuple(sorted(aliases)),
+                    vocabulary_axis=info.vocabulary_axis,
+                    ties=tuple(sorted(ties)),
+                )
             )
         return tuple(weights)
 

@@ -7,8 +7,9 @@ The deltas are summed first, in the order of the experts, then added to the base
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +44,10 @@ class Materialiser:
         device: torch.device | str = "cpu",
     ) -> None:
         self.family, self.groups = family, groups
-        self.bases, self._device = bases, torch.device(device)
-        self._draws: LRUCache[tuple[int, str], NDArray[np.float32]] = LRUCache(_DRAWS_KEPT, lambda draws: draws.nbytes)
+        self.bases, self.device = bases, torch.device(device)
+        self._draws: LRUCache[tuple[int, str, int], NDArray[np.float32]] = LRUCache(
+            _DRAWS_KEPT, lambda draws: draws.nbytes
+        )
 
     def tensors(self, genome: Genome) -> Iterator[tuple[str, torch.Tensor]]:
         """All tensors of the child as (name, tensor in the checkpoint's dtype on `device`), in checkpoint order."""
@@ -57,77 +60,101 @@ class Materialiser:
         Raises:
             UserError: the genome holds an svd mutation of an expert whose bases were not given.
         """
-        base = self.family.base_tensor(weight).to(self._device)
-        group = self.groups.of(weight.name)
-        strengths = self._strengths(genome, weight, group)
-        delta: torch.Tensor | None = None
-        changes = []
-        for expert, coefficient in enumerate(genome.coefficients[:, group].tolist()):
-            if coefficient == 0.0 and expert not in strengths:
-                continue
-            vector = self._task_vector(expert, weight, base)
-            if vector is None:
-                continue
-            if expert in strengths:
-                changes.append(self._mutated(expert, weight, vector, strengths[expert]))
-            if coefficient != 0.0:  # last, for it writes over a dense task vector
-                dense = vector.dense() if isinstance(vector, LowRank) else vector
-                delta = _add(delta, dense.mul_(coefficient))
-        for change in changes:
-            delta = _add(delta, change)
-        delta = self._add_noise(delta, genome, weight, group)
-        return base if delta is None else (base.float() + delta).to(weight.dtype)
+        base = self.family.base_tensor(weight).to(self.device)
+        coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
+        present = {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
+        vectors = self._task_vectors(present | self._svd_mutations(genome, weight).keys(), weight, base)
+        change = self._change(genome, weight, vectors)
+        delta = task_arithmetic(vectors, coefficients)  # after the change, for it writes over dense task vectors
+        if delta is None and change is None:
+            return base
+        return (base.float() + _sum(delta, change)).to(weight.dtype)
 
-    def _task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
-        """The task vector in float32 on the device, as memory that may be written over."""
-        vector = self.family.task_vector(expert, weight, base.cpu() if base.device.type != "cpu" else base)
-        if isinstance(vector, LowRank):
-            return LowRank(vector.left.to(self._device), vector.right.to(self._device), vector.scale)
-        return None if vector is None else vector.to(self._device)
+    def change(self, genome: Genome, weight: Weight) -> torch.Tensor | None:
+        """What the genome's mutations add to one tensor, float32, or None if nothing."""
+        base = self.family.base_tensor(weight).to(self.device)
+        vectors = self._task_vectors(self._svd_mutations(genome, weight).keys(), weight, base)
+        return self._change(genome, weight, vectors)
 
-    def _strengths(self, genome: Genome, weight: Weight, group: int) -> dict[int, list[tuple[float, Mutation]]]:
-        """Svd mutations with a share in the tensor, by expert."""
-        strengths: dict[int, list[tuple[float, Mutation]]] = {}
-        if weight.is_matrix:
-            for mutation, share in zip(genome.mutations, genome.shares[:, group].tolist(), strict=True):
-                if mutation.expert is not None and share != 0.0:
-                    strengths.setdefault(mutation.expert, []).append((share, mutation))
-        return strengths
+    def _change(self, genome: Genome, weight: Weight, vectors: Mapping[int, TaskVector]) -> torch.Tensor | None:
+        total = None
+        for expert, mutations in sorted(self._svd_mutations(genome, weight).items()):
+            if expert in vectors:
+                total = _sum(total, self._strengthened(expert, weight, vectors[expert], mutations))
+        return self._add_noise(total, genome, weight)
 
-    def _mutated(
-        self, expert: int, weight: Weight, vector: TaskVector, strengths: list[tuple[float, Mutation]]
+    def _task_vectors(self, experts: Set[int], weight: Weight, base: torch.Tensor) -> dict[int, TaskVector]:
+        """Task vectors by expert, in float32 on the device, as memory that may be written over."""
+        vectors: dict[int, TaskVector] = {}
+        for expert in sorted(experts):
+            vector = self.family.task_vector(expert, weight, base.cpu())
+            if isinstance(vector, LowRank):
+                vectors[expert] = LowRank(vector.left.to(self.device), vector.right.to(self.device), vector.scale)
+            elif vector is not None:
+                vectors[expert] = vector.to(self.device)
+        return vectors
+
+    def _shares(self, genome: Genome, weight: Weight) -> list[tuple[float, Mutation]]:
+        """The mutations that change a tensor, with their shares in its group. One-dimensional tensors have none."""
+        if not weight.is_matrix:
+            return []
+        shares = genome.shares[:, self.groups.of(weight.name)].tolist()
+        return [(share, mutation) for share, mutation in zip(shares, genome.mutations, strict=True) if share != 0.0]
+
+    def _svd_mutations(self, genome: Genome, weight: Weight) -> dict[int, list[tuple[float, Mutation]]]:
+        """Those of `_shares` that go along singular directions, by expert."""
+        found: dict[int, list[tuple[float, Mutation]]] = {}
+        for share, mutation in self._shares(genome, weight):
+            if mutation.expert is not None:
+                found.setdefault(mutation.expert, []).append((share, mutation))
+        return found
+
+    def _strengthened(
+        self, expert: int, weight: Weight, vector: TaskVector, mutations: list[tuple[float, Mutation]]
     ) -> torch.Tensor:
         """U diag(m s) V^T with m the sum of all mutations along one expert, in the tensor's shape."""
         if expert not in self.bases:
             raise UserError(f"the singular bases of expert {self.family.experts[expert].name} are needed and not there")
         basis = self.bases[expert].load(weight.name)
         if basis is None:
-            return torch.zeros(weight.shape, device=self._device)
+            return torch.zeros(weight.shape, device=self.device)
         total = np.zeros(basis.rank)
-        for share, mutation in strengths:
+        for share, mutation in mutations:
             total += share * mutation.scale * self._directions(mutation, weight.name, basis.rank)
-        basis = type(basis)(basis.vectors.to(self._device), basis.values, basis.side)
-        change = rescaled(vector, basis, torch.from_numpy(total).float().to(self._device))
+        basis = type(basis)(basis.vectors.to(self.device), basis.values, basis.side)
+        change = rescaled(vector, basis, torch.from_numpy(total).float().to(self.device))
         return change.reshape(weight.shape)
 
     def _directions(self, mutation: Mutation, name: str, rank: int) -> NDArray[np.float32]:
         """The draws of one svd mutation for one tensor, shape (rank,): U(0, 1), or U(-1, 1) if signed."""
-        key = (mutation.seed, name)
+        key = (mutation.seed, name, rank)
         draws = self._draws.get(key)
         if draws is None:
             draws = uniform(mutation.seed, name, rank).astype(np.float32)
             self._draws[key] = draws
         return 2 * draws - 1 if mutation.signed else draws
 
-    def _add_noise(self, delta: torch.Tensor | None, genome: Genome, weight: Weight, group: int) -> torch.Tensor | None:
-        """Add the Gaussian mutations; like svd mutations they leave one-dimensional tensors alone."""
-        if weight.is_matrix:
-            for mutation, share in zip(genome.mutations, genome.shares[:, group].tolist(), strict=True):
-                if mutation.kind == "gaussian" and share != 0.0:
-                    noise = torch.from_numpy(normal(mutation.seed, weight.name, prod(weight.shape)))
-                    delta = _add(delta, noise.to(self._device).mul_(share * mutation.scale).reshape(weight.shape))
-        return delta
+    def _add_noise(self, total: torch.Tensor | None, genome: Genome, weight: Weight) -> torch.Tensor | None:
+        for share, mutation in self._shares(genome, weight):
+            if mutation.kind == "gaussian":
+                noise = torch.from_numpy(normal(mutation.seed, weight.name, prod(weight.shape)))
+                total = _sum(total, noise.to(self.device).mul_(share * mutation.scale).reshape(weight.shape))
+        return total
 
 
-def _add(total: torch.Tensor | None, term: torch.Tensor) -> torch.Tensor:
-    return term if total is None else total.add_(term)
+def task_arithmetic(vectors: Mapping[int, TaskVector], coefficients: Sequence[float]) -> torch.Tensor | None:
+    """sum_i c_i tau_i in the order of the experts, float32; None if nothing is added. Writes over dense vectors."""
+    total = None
+    for expert in sorted(vectors):
+        if coefficients[expert] != 0.0:
+            vector = vectors[expert]
+            dense = vector.dense() if isinstance(vector, LowRank) else vector
+            total = _sum(total, dense.mul_(coefficients[expert]))
+    return total
+
+
+def _sum(total: torch.Tensor | None, term: torch.Tensor | None) -> Any:
+    """The sum of what there is, in place on the first."""
+    if total is None:
+        return term
+    return total if term is None else total.add_(term)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
-from cycleqd_merge.recipe.task_file import Strict, TaskDefinition
+from cycleqd_merge.recipe.faults import KeyFault, suggestion
+from cycleqd_merge.recipe.task_file import RegularExpression, Strict, TaskDefinition
 
 
 def _model_reference(value: str) -> str:
@@ -17,18 +28,19 @@ def _model_reference(value: str) -> str:
     return value
 
 
-def _regular_expression(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(_NAME, value):
+        raise ValueError("a name is made of letters, digits, `_`, `.` and `-`, and begins with a letter or digit")
     return value
 
 
 ModelReference = Annotated[str, AfterValidator(_model_reference)]
 """A model in mergekit's syntax: Hub id or local path, `@revision`, `base+adapter`."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": _NAME})]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -50,8 +62,22 @@ class LayerGroups(Strict):
 class PatternGroups(Strict):
     """Groups by regular expressions over tensor names."""
 
-    patterns: list[Annotated[str, AfterValidator(_regular_expression)]] = Field(min_length=1)
+    patterns: list[RegularExpression] = Field(min_length=1)
     """The first pattern found in a tensor's name names its group; tensors that none fits make one more."""
+
+
+def _groups_form(value: Any) -> str:
+    if isinstance(value, PatternGroups) or (isinstance(value, Mapping) and "patterns" in value):
+        return "PatternGroups"
+    return "LayerGroups" if isinstance(value, LayerGroups | Mapping) else "one"
+
+
+GroupSetting = Annotated[
+    Annotated[Literal["one"], Tag("one")]
+    | Annotated[LayerGroups, Tag("LayerGroups")]
+    | Annotated[PatternGroups, Tag("PatternGroups")],
+    Discriminator(_groups_form),
+]
 
 
 class SvdMutation(Strict):
@@ -78,7 +104,14 @@ class NoMutation(Strict):
     kind: Literal["none"]
 
 
-Mutation = Annotated[SvdMutation | GaussianMutation | NoMutation, Field(discriminator="kind")]
+def _svd_unless_stated(value: Any) -> Any:
+    return {"kind": "svd", **value} if isinstance(value, Mapping) else value
+
+
+Mutation = Annotated[
+    Annotated[SvdMutation | GaussianMutation | NoMutation, Field(discriminator="kind")],
+    BeforeValidator(_svd_unless_stated),
+]
 
 
 class BoundFactors(Strict):
@@ -101,7 +134,7 @@ class Evolution(Strict):
     """Cells per task and axis."""
     bounds: BoundFactors = BoundFactors()
     """How archive bounds follow from the experts' scores."""
-    groups: Literal["one"] | LayerGroups | PatternGroups = "one"
+    groups: GroupSetting = "one"
     """Groups of tensors that share a coefficient per expert."""
     mu: float = Field(1.0, gt=0)
     """Mean of the crossover weights."""
@@ -123,9 +156,9 @@ class Evolution(Strict):
     @model_validator(mode="after")
     def _ordered(self) -> Evolution:
         if self.alpha_low > self.alpha_high:
-            raise ValueError(f"alpha_low ({self.alpha_low}) is above alpha_high ({self.alpha_high})")
+            raise KeyFault(f"{self.alpha_low} is above alpha_high, which is {self.alpha_high}", "alpha_low")
         if self.bounds.low >= self.bounds.high:
-            raise ValueError(f"bounds.low ({self.bounds.low}) is not below bounds.high ({self.bounds.high})")
+            raise KeyFault(f"{self.bounds.low} is not below bounds.high, which is {self.bounds.high}", "bounds", "low")
         return self
 
     def flights(self, workers: int) -> int:
@@ -135,10 +168,19 @@ class Evolution(Strict):
         return 1 if self.preset == "paper" else 2 * workers
 
 
+def _task_form(value: Any) -> str:
+    return "reference" if isinstance(value, str) else "definition"
+
+
+TaskReference = Annotated[
+    Annotated[str, Tag("reference")] | Annotated[TaskDefinition, Tag("definition")], Discriminator(_task_form)
+]
+
+
 class TaskUse(Strict):
     """A task as this recipe uses it."""
 
-    task: str | TaskDefinition
+    task: TaskReference
     """A definition shipped in `tasks/` by its name, a YAML file by its path, or the definition itself."""
     name: Name | None = None
     """Name in archives and reports; by default the definition's file name."""
@@ -157,12 +199,19 @@ class TaskUse(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskUse:
-        if not isinstance(self.task, str) and self.name is None:
-            raise ValueError("a task that is defined inline needs a `name`")
+        if self.name is None:
+            if not isinstance(self.task, str):
+                raise ValueError("a task that is defined inline needs a `name`")
+            try:
+                _name(task_name(self))
+            except ValueError as error:
+                raise KeyFault(
+                    f"give the task a `name` of its own: {error}; found {task_name(self)!r}", "task"
+                ) from None
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
-            raise ValueError(f"bounds: {self.bounds[0]} is not below {self.bounds[1]}")
+            raise KeyFault(f"{self.bounds[0]} is not below {self.bounds[1]}", "bounds")
         if self.floor is not None and self.role != "keep":
-            raise ValueError("`floor` needs `role: keep`")
+            raise KeyFault("needs `role: keep`", "floor")
         return self
 
 
@@ -194,6 +243,15 @@ class TransformersEngine(Strict):
 Engine = TransformersEngine
 
 
+class Confirm(Strict):
+    """Scoring the top elites again on rows that the search did not use: elites are maxima of noisy scores."""
+
+    share: float = Field(0.2, ge=0, lt=1)
+    """Share of each task's search rows that is set aside for it; 0 switches it off."""
+    top: int = Field(10, ge=1)
+    """How many elites of the highest mean, besides the best of each archive, are scored again."""
+
+
 class Finish(Strict):
     """What `evolve` does once the last generation is told."""
 
@@ -208,9 +266,9 @@ class Recipe(Strict):
 
     base: ModelReference
     """The model that every expert was fine-tuned from."""
-    experts: dict[Name, ModelReference] = Field(min_length=1)
+    experts: dict[Name, ModelReference] = Field(min_length=2)
     """The experts by a name of your choice; all seed the archives and take part in crossover."""
-    tasks: list[TaskUse] = Field(min_length=1)
+    tasks: list[TaskUse] = Field(min_length=2)
     """What the merged models shall be able to do; at least two with `role: optimise`."""
     evolution: Evolution = Evolution()
     """The search."""
@@ -218,6 +276,8 @@ class Recipe(Strict):
     """How models are opened."""
     engine: Engine = TransformersEngine()
     """What evaluates a child."""
+    confirm: Confirm = Confirm()
+    """How the best are told from the lucky before any is chosen."""
     output: str
     """Directory of the run."""
     finish: Finish = Finish()
@@ -225,21 +285,17 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if len(self.experts) < 2:
-            raise ValueError("experts: a merge needs at least 2 experts")
         names = [task_name(use) for use in self.tasks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"tasks: two tasks are named {name!r}; give one another `name`")
-        for place, use in enumerate(self.tasks):
+        for place, (name, use) in enumerate(zip(names, self.tasks, strict=True)):
+            if name in names[:place]:
+                raise KeyFault(f"two tasks are named {name!r}; give one another `name`", "tasks", place, "name")
             if use.expert is not None and use.expert not in self.experts:
+                hint = suggestion(use.expert, self.experts)
                 known = ", ".join(self.experts)
-                raise ValueError(f"tasks.{place}.expert: no expert is named {use.expert!r}; there are {known}")
-        optimised = [use for use in self.tasks if use.role == "optimise"]
-        if len(optimised) < 2:
-            raise ValueError(
-                f"tasks: {len(optimised)} task with `role: optimise`; CycleQD needs at least 2, one archive each"
-            )
+                raise KeyFault(f"no expert is named {use.expert!r}{hint}; there are {known}", "tasks", place, "expert")
+        optimised = sum(use.role == "optimise" for use in self.tasks)
+        if optimised < 2:
+            raise KeyFault(f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks")
         return self
 
 

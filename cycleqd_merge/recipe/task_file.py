@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from cycleqd_merge.recipe.faults import KeyFault
+
+
+def _regular_expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
+"""A regular expression in Python's syntax."""
 
 
 class Strict(BaseModel):
     """Base of everything a user writes: unknown keys are refused, values never change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class RowsFrom(Strict):
@@ -52,11 +68,22 @@ class TwoFiles(Strict):
     """Rows that the search never touches."""
 
 
+def _data_form(value: Any) -> str:
+    divided = isinstance(value, TwoFiles) or (isinstance(value, Mapping) and not value.keys().isdisjoint(_DIVIDED))
+    return "TwoFiles" if divided else "SplitRows"
+
+
+_DIVIDED = TwoFiles.model_fields.keys()
+Data = Annotated[
+    Annotated[SplitRows, Tag("SplitRows")] | Annotated[TwoFiles, Tag("TwoFiles")], Discriminator(_data_form)
+]
+
+
 class ExactScorer(Strict):
     """1 if the answer equals the reference after normalisation, else 0."""
 
     kind: Literal["exact"]
-    pattern: str | None = None
+    pattern: RegularExpression | None = None
     """A regular expression; its last match in the output (first group, if it has one) is the answer."""
     lowercase: bool = False
     """Compare in lower case."""
@@ -84,7 +111,7 @@ class NumberScorer(Strict):
     """1 if a number read from the output equals the reference number, else 0."""
 
     kind: Literal["number"]
-    pattern: str | None = None
+    pattern: RegularExpression | None = None
     """A regular expression whose last match holds the number; without it the last number of the output is read."""
     tolerance: float = Field(0.0, ge=0)
     """Largest absolute difference that still counts as equal."""
@@ -98,11 +125,20 @@ class RegexScorer(Strict):
     """The whole output must match."""
 
 
+def _choices_form(value: Any) -> str:
+    return "column" if isinstance(value, str) else "list"
+
+
+Choices = Annotated[
+    Annotated[str, Tag("column")] | Annotated[list[str], Field(min_length=1), Tag("list")], Discriminator(_choices_form)
+]
+
+
 class MultipleChoiceScorer(Strict):
     """1 if the reference choice has the highest log-likelihood after the prompt, else 0."""
 
     kind: Literal["multiple_choice"]
-    choices: str | list[str]
+    choices: Choices
     """The choices, or the column that holds a row's list of choices."""
     normalise: Literal["none", "tokens", "characters"] = "none"
     """Divide a choice's log-likelihood by its length in tokens or characters."""
@@ -126,7 +162,7 @@ class GenerateTask(Strict):
     kind: Literal["generate"]
     description: str = ""
     """One line for reports."""
-    data: SplitRows | TwoFiles
+    data: Data
     """Rows and how they divide into search and held-out."""
     prompt: str | None = None
     """A Jinja template over the row's columns: a plain prompt, or with `chat: true` the user's turn."""
@@ -154,7 +190,8 @@ class GenerateTask(Strict):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("state either `prompt` or `messages`")
         if not self.is_chat and (self.system is not None or self.chat_template is not None):
-            raise ValueError("`system` and `chat_template` need `messages`, or `prompt` with `chat: true`")
+            key = "system" if self.system is not None else "chat_template"
+            raise KeyFault("needs `messages`, or `prompt` with `chat: true`", key)
         return self
 
     @property
@@ -163,13 +200,22 @@ class GenerateTask(Strict):
         return self.chat or self.messages is not None
 
 
+_TARGET = r"^[\w./-]+:\w+$"
+
+
+def _target(value: str) -> str:
+    if not re.fullmatch(_TARGET, value):
+        raise ValueError("write `module:Class` or `path/to/file.py:Class`")
+    return value
+
+
 class PythonTask(Strict):
     """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""
 
     kind: Literal["python"]
     description: str = ""
     """One line for reports."""
-    target: str = Field(pattern=r"^[\w./-]+:\w+$")
+    target: Annotated[str, AfterValidator(_target), WithJsonSchema({"type": "string", "pattern": _TARGET})]
     """`module:Class`, or `path/to/file.py:Class` relative to the file that names it."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the class."""

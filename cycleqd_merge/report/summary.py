@@ -55,3 +55,22 @@ def lineage(replay: Replay, number: int, most: int = 40) -> list[dict[str, Any]]
                 seen.add(parent)
                 queue.append(parent)
     return line
+
+
+def history(replay: Replay) -> list[dict[str, Any]]:
+    """Best quality, QD score and coverage per archive after every generation, from generation 0 on."""
+    again = Replay.begin(replay.recipe, replay.folder, replay.start, len(replay.results))
+    entries = []
+    for event in replay.results:
+        again.tell(event)
+        if again.archives:
+            best = [archive.best() for archive in again.archives]
+            entries.append(
+                {
+                    "generation": again.generation,
+                    "best": [None if elite is None else elite.scores[elite.task] for elite in best],
+                    "qd_score": [archive.qd_score for archive in again.archives],
+                    "coverage": [archive.coverage for archive in again.archives],
+                }
+            )
+    return entries

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.journal.replay import Replay
 
 _SHADES = " ░▒▓█"
 
@@ -112,6 +113,21 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
             f"{mutation['kind']} of expert {mutation['expert']}" if "expert" in mutation else mutation.get("kind", "-")
         )
         table.add_row(f"#{entry['evaluation']}", parents, kind, *(f"{score:.3f}" for score in scores or ()))
+    return table
+
+
+def confirmed_table(replay: Replay) -> Table:
+    """The confirmed elites by their mean over all rows: what the search saw and what the rows set aside say."""
+    table = Table(title="Confirmed elites: search score / score on rows set aside", title_justify="left")
+    for heading in ("evaluation", *replay.objectives, "mean", "chosen by"):
+        table.add_column(heading, justify="left" if heading == "evaluation" else "right")
+    order = sorted(replay.confirmed, key=lambda number: -replay.mean(replay.judged(number)))
+    for number in order:
+        searched, confirmed = replay.scores(number), replay.confirmed[number]
+        pairs = [*zip(searched, confirmed, strict=True)][: len(replay.objectives)]
+        pairs.append((replay.mean(searched), replay.mean(confirmed)))
+        cells = (f"{search:.3f} / {again:.3f}" for search, again in pairs)
+        table.add_row(f"#{number}", *cells, f"{replay.mean(replay.judged(number)):.3f}")
     return table
 
 

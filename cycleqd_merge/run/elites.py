@@ -44,10 +44,7 @@ def choose(replay: Replay, name: str) -> Chosen:
     if kind == "expert" and separator:
         return Chosen(name, expert_genome(_index(replay.experts, rest, "expert"), experts, groups))
     if kind == "best" and separator:
-        elite = _archive(replay, rest).best()
-        if elite is not None:
-            return _evaluated(replay, elite.number, name)
-        raise UserError(f"{name}: its archive is empty")
+        return _evaluated(replay, replay.best_of(_archive(replay, rest).task), name)
     if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < len(replay.results):
         return _evaluated(replay, int(name[1:]), name)
     if separator and kind in replay.objectives:

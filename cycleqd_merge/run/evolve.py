@@ -57,7 +57,7 @@ def take_up(journal: Journal, start: Event, session: Event) -> Replay:
     recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
     replay = replay_events([*journal.events, session], recipe, where)
     journal.append(session)
-    if replay.schedule.told >= len(replay.experts):
+    if replay.schedule.told >= replay.strategy.first:
         _record_bounds(journal, replay)
     return replay
 
@@ -86,7 +86,7 @@ def evolve(journal: Journal, replay: Replay, pool: Pool, observer: Observer, dea
     observer.started(replay)
     in_order: InOrder[Finished] = InOrder(replay.schedule.told)
     for proposal in replay.open:
-        pool.submit(proposal)
+        pool.submit(proposal, known=replay.known(proposal.number))
     with _terminable():
         while not replay.schedule.done:
             if deadline is not None and time.monotonic() > deadline:
@@ -95,7 +95,7 @@ def evolve(journal: Journal, replay: Replay, pool: Pool, observer: Observer, dea
             for due in in_order.take(finished.number, finished):
                 event = _event(due, replay.steps[due.number])
                 for opened in _record(journal, replay, event):
-                    pool.submit(opened)
+                    pool.submit(opened, known=replay.known(opened.number))
                 observer.told(replay, event)
                 _stop_if_failing(replay)
 
@@ -112,7 +112,7 @@ def _record(journal: Journal, replay: Replay, event: Event) -> list[Proposal]:
     """Journal a result, then tell it; the bounds are journaled once the last expert is told."""
     journal.append(event)
     opened = replay.tell(event)
-    if replay.schedule.told == len(replay.experts):
+    if replay.schedule.told == replay.strategy.first:
         _record_bounds(journal, replay)
     return opened
 

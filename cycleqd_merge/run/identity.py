@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event
-from cycleqd_merge.merging.family import Family
-from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.tasks.suite import Suite
+from cycleqd_merge.tasks.protocol import Rows
+
+ROWS: tuple[Rows, ...] = ("search", "confirm")
+
+if TYPE_CHECKING:  # comparing identities needs no torch
+    from cycleqd_merge.merging.family import Family
+    from cycleqd_merge.merging.groups import Groups
+    from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 
-def start_event(recipe: Recipe, family: Family, suite: Suite, groups: Groups, in_flight: int) -> Event:
-    """The journal's first event. Everything in it belongs to the run's identity."""
+def start_event(
+    recipe: Recipe, family: Family, suite: Suite, groups: Groups, in_flight: int, seeds: Sequence[Event] = ()
+) -> Event:
+    """The journal's first event. Everything in it belongs to the run's identity.
+
+    seeds: genomes beside the experts that the run starts from, each with the scores that it brings, by task.
+    """
     operators = recipe.evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
     return {
         "event": "start",
@@ -22,18 +32,23 @@ def start_event(recipe: Recipe, family: Family, suite: Suite, groups: Groups, in
         "base": family.base.digest,
         "experts": {expert.name: expert.digest for expert in family.experts},
         "models": recipe.models.model_dump(mode="json", exclude={"trust_remote_code"}),
-        "tasks": {
-            task.name: {
-                **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
-                "definition": task.loaded.definition.model_dump(mode="json", exclude={"description", "data"}),
-                "search": task.digest("search"),
-                "heldout": task.digest("heldout"),
-            }
-            for task in suite
-        },
+        "tasks": {task.name: task_identity(task) for task in suite},
         "evolution": operators,
         "groups": list(groups.labels),
         "in_flight": in_flight,
+        "seeds": list(seeds),
+    }
+
+
+def task_identity(task: SuiteTask) -> dict[str, Any]:
+    """How a task is used and scored, and on which rows."""
+    return {
+        **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
+        "definition": task.loaded.definition.model_dump(mode="json", exclude={"description", "data"}),
+        "search": task.digest("search"),
+        "heldout": task.digest("heldout"),
+        "confirm": task.digest("confirm"),
+        "rows": {rows: len(task.samples(rows)) for rows in ROWS},
     }
 
 

@@ -17,7 +17,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.export import needed_bases
 from cycleqd_merge.run.session import Materials
-from cycleqd_merge.tasks.protocol import Split
+from cycleqd_merge.tasks.protocol import Rows
 
 Measured = Callable[[str, Evaluation], None]
 OTHER = "model:"
@@ -30,7 +30,7 @@ def usual_models(replay: Replay) -> list[str]:
 
 
 def measure(
-    replay: Replay, names: Sequence[str], split: Split, limit: int | None = None, done: Measured | None = None
+    replay: Replay, names: Sequence[str], rows: Rows, limit: int | None = None, done: Measured | None = None
 ) -> dict[str, Evaluation]:
     """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
 
@@ -45,7 +45,7 @@ def measure(
 
     def score(name: str, worker: Worker, genome: Genome | None) -> None:
         try:
-            evaluations[name] = worker.evaluate(genome, split, limit)
+            evaluations[name] = worker.evaluate(genome, rows, limit)
         except ExceptionGroup as group:
             raise single_cause(group) from group
         if done is not None:

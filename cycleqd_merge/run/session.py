@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,17 @@ from accelerate import PartialState
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engine import open_engine
-from cycleqd_merge.evaluation.pool import LocalPool
+from cycleqd_merge.evaluation.pool import LocalPool, Pool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.journal.log import Event, Journal
-from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.merging.bases import Progress, prepare_bases
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.evolve import Observer, evolve, require_same, take_up
 from cycleqd_merge.run.identity import differences, start_event
 from cycleqd_merge.tasks.suite import Suite, open_suite
@@ -67,15 +68,15 @@ class Materials:
             raise UserError("the models are no longer those of the run: " + "; ".join(changed))
         return materials
 
-    def mutated_experts(self) -> list[int]:
-        """Numbers of the experts whose singular bases the run needs."""
+    def mutated_experts(self, seeds: Sequence[Event] = ()) -> set[int]:
+        """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
+        inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
         if self.recipe.evolution.mutation.kind != "svd":
-            return []
-        uses = [use for use in self.recipe.tasks if use.role == "optimise"]
-        if any(use.expert is None for use in uses):
-            return list(range(len(self.recipe.experts)))
+            return inherited
         names = list(self.recipe.experts)
-        return sorted({names.index(use.expert) for use in uses if use.expert is not None})
+        uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]
+        drawn_from = names if None in uses else [name for name in uses if name is not None]
+        return inherited | {names.index(name) for name in drawn_from}
 
     def materialiser(self, experts: Iterable[int], progress: Progress | None = None) -> Materialiser:
         """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached)."""
@@ -88,13 +89,15 @@ def run_recipe(
     folder: Path,
     observer: Observer,
     *,
+    seeds: Sequence[Event] = (),
     fresh: bool = False,
     max_hours: float | None = None,
     progress: Progress | None = None,
 ) -> Replay | None:
-    """Evolve a recipe to its last generation, from where its run directory stands.
+    """Evolve a recipe to its last generation, from where its run directory stands, and confirm its elites.
 
-    Started under `accelerate launch`, the processes beside the first only share in the singular bases and return None.
+    seeds: see `start_event`; a run that goes on keeps its own. Started under `accelerate launch`, the processes beside
+    the first only share in the singular bases and return None.
 
     Raises:
         UserError: the recipe, its models, tasks or output are not fit; nothing was evaluated.
@@ -104,27 +107,57 @@ def run_recipe(
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     if not PartialState().is_main_process:
         materials = Materials.open(recipe, folder)
-        materials.materialiser(materials.mutated_experts())
+        materials.materialiser(materials.mutated_experts(seeds))
         return None
     out = output_folder(recipe, fresh)
     with opened_journal(out) as journal, _logging_to(out / "run.log"):
-        materials = Materials.open(recipe, folder)
-        in_flight = recipe.evolution.flights(workers=1)
-        start = start_event(recipe, materials.family, materials.suite, materials.groups, in_flight)
-        require_same(journal, start)
-        if not journal.events:  # a run that goes on was checked when it began, on the same contents
-            for notice in require_mergeable(materials.family):
-                log.warning("%s", notice)
-        materialiser = materials.materialiser(materials.mutated_experts(), progress)
-        replay = take_up(journal, start, _session_event(materials, materialiser))
-        if replay.schedule.done:
+        replay, pool = _set_up(journal, recipe, folder, seeds, progress)
+        if pool is None:
             observer.started(replay)
             return replay
-        pool = LocalPool(Worker(open_engine(recipe.engine, materialiser), materials.suite))
         try:
             evolve(journal, replay, pool, observer, deadline)
+            confirm(journal, replay, pool)
         finally:
             pool.close()
+        return replay
+
+
+def _set_up(
+    journal: Journal, recipe: Recipe, folder: Path, seeds: Sequence[Event], progress: Progress | None
+) -> tuple[Replay, Pool | None]:
+    """Open what the recipe names, check it, take up the journal; a pool if anything is left to evaluate."""
+    materials = Materials.open(recipe, folder)
+    seeds = journal.events[0].get("seeds", []) if journal.events else seeds
+    in_flight = recipe.evolution.flights(workers=1)
+    start = start_event(recipe, materials.family, materials.suite, materials.groups, in_flight, seeds)
+    require_same(journal, start)
+    if not journal.events:  # a run that goes on was checked when it began, on the same contents
+        for notice in require_mergeable(materials.family):
+            log.warning("%s", notice)
+    materialiser = materials.materialiser(materials.mutated_experts(seeds), progress)
+    replay = take_up(journal, start, _session_event(materials, materialiser))
+    if replay.schedule.done and not to_confirm(replay):
+        return replay, None
+    return replay, LocalPool(Worker(open_engine(recipe.engine, materialiser), materials.suite))
+
+
+def confirm_run(folder: Path, top: int | None = None) -> Replay:
+    """Score the top elites of a run again, as `run_recipe` does at its end; `top` overrides the recipe's number.
+
+    Raises:
+        UserError: there is no such run, or what it was made from is no longer there.
+    """
+    with opened_journal(folder) as journal:
+        recipe = open_run(folder).recipe
+        if top is not None:
+            recipe = recipe.model_copy(update={"confirm": recipe.confirm.model_copy(update={"top": top})})
+        replay, pool = _set_up(journal, recipe, open_run(folder).folder, (), None)
+        if pool is not None:
+            try:
+                confirm(journal, replay, pool)
+            finally:
+                pool.close()
         return replay
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.task_file import GenerateTask, MultipleChoiceScorer
+from cycleqd_merge.recipe.task_file import GenerateTask, MultipleChoiceScorer, RegexScorer
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
 from cycleqd_merge.tasks.scorers import text_scorer
@@ -23,7 +24,7 @@ class Generate:
     """A `Task` built from its definition; `folder` is where relative data paths start.
 
     Raises:
-        UserError: rows cannot be read, or a template names a column that the rows lack.
+        UserError: rows cannot be read, or a row lacks what the templates or the scorer need.
     """
 
     def __init__(self, definition: GenerateTask, folder: Path) -> None:
@@ -34,8 +35,23 @@ class Generate:
         self._answer = _template(definition.answer, "answer")
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         for samples in self._samples.values():
-            self.prompt_of(samples[0])
-            self.reference_of(samples[0])
+            for sample in samples:
+                self._check(sample)
+
+    def _check(self, sample: Sample) -> None:
+        """Do with a sample what can be done without a model."""
+        scorer = self._definition.scorer
+        self.prompt_of(sample)
+        reference = self.reference_of(sample)
+        if isinstance(scorer, RegexScorer):
+            try:
+                re.compile(reference)
+            except re.error as error:
+                raise UserError(f"answer: {reference!r} is not a regular expression: {error}") from None
+        if isinstance(scorer, MultipleChoiceScorer):
+            choices = _choices(scorer, sample)
+            if reference.strip() not in (choice.strip() for choice in choices):
+                raise UserError(f"answer: {reference!r} is not among the choices {', '.join(map(repr, choices))}")
 
     def samples(self, split: Split) -> Sequence[Sample]:
         return self._samples[split]
@@ -46,7 +62,8 @@ class Generate:
             assert self._prompt is not None
             return _render(self._prompt, sample, "prompt")
         turns = self._messages or [("user", self._prompt)]
-        messages: list[Message] = [{"role": role, "content": _render(text, sample, "prompt")} for role, text in turns]
+        field = "messages" if self._messages else "prompt"
+        messages: list[Message] = [{"role": role, "content": _render(text, sample, field)} for role, text in turns]
         if self._definition.system is not None:
             messages.insert(0, {"role": "system", "content": self._definition.system})
         return messages
@@ -89,7 +106,9 @@ def _choices(scorer: MultipleChoiceScorer, sample: Sample) -> list[str]:
     if isinstance(choices, str):
         if choices not in sample.row:
             raise UserError(f"choices: rows have no column {choices!r}; they have {', '.join(sample.row)}")
-        choices = sample.row[choices]
+        column, choices = choices, sample.row[choices]
+        if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
+            raise UserError(f"choices: column {column!r} must hold a list of choices; found {choices!r}")
     return [str(choice) for choice in choices]
 
 
@@ -104,4 +123,6 @@ def _render(template: jinja2.Template, sample: Sample, field: str) -> str:
     try:
         return template.render(sample.row)
     except jinja2.UndefinedError as error:
-        raise UserError(f"{field}: {error.message}; the rows have the columns {', '.join(sample.row)}") from None
+        raise UserError(f"{field}: {error.message}; the row has the columns {', '.join(sample.row)}") from None
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{field}: cannot be rendered: {error}") from error

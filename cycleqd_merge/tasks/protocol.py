@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Split = Literal["search", "heldout"]
+"""How a task divides its samples."""
+
+Rows = Literal["search", "confirm", "heldout"]
+"""What a run scores on: it sets a share of the search split aside to confirm its elites."""
 
 Message = Mapping[str, Any]
 """One turn of a chat: `role` and `content`, which is text or a list of content parts (text, image)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,36 +15,91 @@ from cycleqd_merge.recipe.task_file import RowsFrom, SplitRows, TwoFiles
 from cycleqd_merge.tasks.protocol import Sample, Split
 
 Row = Mapping[str, Any]
-_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def read_rows(source: RowsFrom, folder: Path) -> list[Row]:
-    """All rows of a file or Hub dataset, in order.
+    """All rows of a file or Hub dataset, in order. CSV cells are text; nothing guesses at numbers or dates.
 
     Raises:
         UserError: no such file, unknown ending, unreadable content, or no rows.
     """
-    import datasets
-
     if source.path is None:
-        name, origin = str(source.dataset), {"name": source.config, "revision": source.revision}
-        label, split = name, source.split
+        label, rows = str(source.dataset), _from_hub(source)
     else:
         path = folder / source.path
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        if path.suffix not in _BUILDERS:
-            raise UserError(f"{path}: rows are read from {', '.join(_BUILDERS)}")
-        if path.stat().st_size == 0:
-            raise UserError(f"{path}: no rows")
-        name, origin, label, split = _BUILDERS[path.suffix], {"data_files": str(path)}, str(path), "train"
-    try:
-        rows = list(datasets.load_dataset(name, split=split, streaming=True, **origin))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{label}: cannot be read as rows: {str(error).splitlines()[0]}") from error
+        label, rows = str(path), _from_file(path)
     if not rows:
         raise UserError(f"{label}: no rows")
     return rows
+
+
+def _from_file(path: Path) -> list[Row]:
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix not in readers:
+        raise UserError(f"{path}: rows are read from {', '.join(readers)}")
+    try:
+        return readers[path.suffix](path)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as rows: {str(error).splitlines()[0]}") from error
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows = []
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # a JSON text may hold what else `splitlines` cuts at
+    for line, text in enumerate(lines, start=1):
+        if text.strip():
+            try:
+                rows.append(_as_row(json.loads(text), f"{path}:{line}"))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{line}: not JSON: {error.msg}") from None
+    return rows
+
+
+def _read_json(path: Path) -> list[Row]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a list of rows")
+    return [_as_row(row, f"{path}: row {place}") for place, row in enumerate(rows, start=1)]
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        header = next(reader, [])
+        rows = []
+        for cells in filter(None, reader):
+            if len(cells) != len(header):
+                raise UserError(f"{path}:{reader.line_num}: {len(cells)} cells under {len(header)} columns")
+            rows.append(dict(zip(header, cells, strict=True)))
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet
+
+    return list(pyarrow.parquet.read_table(path).to_pylist())
+
+
+def _as_row(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected columns with values, found {type(value).__name__}")
+    return value
+
+
+def _from_hub(source: RowsFrom) -> list[Row]:
+    import datasets
+
+    try:
+        return list(datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"dataset {source.dataset}: cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def divide(data: SplitRows | TwoFiles, folder: Path) -> dict[Split, list[Sample]]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.recipe.loading import LoadedTask, load_task
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
 from cycleqd_merge.recipe.task_file import GenerateTask
 from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Sample, Split, Task
+from cycleqd_merge.tasks.protocol import Rows, Sample, Task
 from cycleqd_merge.tasks.python import load_python_task
 
 
@@ -24,15 +25,25 @@ class SuiteTask:
     use: TaskUse
     loaded: LoadedTask
     task: Task
+    confirm_share: float = 0.0
 
-    def samples(self, split: Split) -> Sequence[Sample]:
-        """The samples scored on: of the search split the first `samples`, of the held-out split all."""
-        samples = self.task.samples(split)
-        return samples[: self.use.samples] if split == "search" else samples
+    def samples(self, rows: Rows) -> Sequence[Sample]:
+        """The samples scored on: held-out all of them, else the search split less, or only, what is set aside.
 
-    def digest(self, split: Split) -> str:
-        """A digest of the ids of the split's samples, in order."""
-        return hashlib.sha256("\n".join(sample.id for sample in self.samples(split)).encode()).hexdigest()[:16]
+        Which samples are set aside depends on how many there are, not on the run; `samples` limits the searched ones.
+        """
+        if rows == "heldout":
+            return self.task.samples("heldout")
+        samples = self.task.samples("search")
+        order = generator(0, "confirm").permutation(len(samples))
+        aside = set(order[: min(round(self.confirm_share * len(samples)), len(samples) - 1)].tolist())
+        if rows == "confirm":
+            return [sample for place, sample in enumerate(samples) if place in aside]
+        return [sample for place, sample in enumerate(samples) if place not in aside][: self.use.samples]
+
+    def digest(self, rows: Rows) -> str:
+        """A digest of the ids of the samples, in order."""
+        return hashlib.sha256("\n".join(sample.id for sample in self.samples(rows)).encode()).hexdigest()[:16]
 
 
 Suite = tuple[SuiteTask, ...]
@@ -45,10 +56,10 @@ def open_suite(recipe: Recipe, folder: Path) -> Suite:
         UserError: a task cannot be opened, or a split of it holds no sample.
     """
     uses = sorted(recipe.tasks, key=lambda use: use.role != "optimise")
-    return tuple(_open(use, folder) for use in uses)
+    return tuple(_open(use, folder, recipe.confirm.share) for use in uses)
 
 
-def _open(use: TaskUse, folder: Path) -> SuiteTask:
+def _open(use: TaskUse, folder: Path, confirm_share: float) -> SuiteTask:
     name = task_name(use)
     loaded = load_task(use, folder)
     try:
@@ -61,4 +72,4 @@ def _open(use: TaskUse, folder: Path) -> SuiteTask:
     for split in ("search", "heldout"):
         if not task.samples(split):
             raise UserError(f"task {name}: its {split} split holds no sample")
-    return SuiteTask(name, use, loaded, task)
+    return SuiteTask(name, use, loaded, task, confirm_share)

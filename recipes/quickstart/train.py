@@ -1,9 +1,10 @@
 """Train the quickstart models: one tiny base and three experts fine-tuned from it.
 
-Every example is one line such as ``reverse(kdazu)=uzadk``.  The base learns an
-assortment of generic string functions, and to copy the word when it does not know the
-function's name.  Each expert then learns one of three functions unknown to the base,
-rehearsing the base's material meanwhile so that its task vector stays specific.
+Every example is one line such as ``R:kdazu=uzadk``: a capital, a word, its transform.
+The base learns transforms under some of the capitals.  The other capitals stand for no
+transform in particular, and it mostly answers them with a copy of the word.  Each expert
+then learns what one of those capitals asks for, rehearsing the base's material meanwhile
+so that its task vector stays specific.
 
     python recipes/quickstart/train.py            # rewrites models/ and data/ beside this file
     python recipes/quickstart/train.py --out DIR  # writes DIR/models and DIR/data instead
@@ -14,6 +15,7 @@ The run is seeded; on one machine, the same options write the same bytes.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import string
@@ -25,6 +27,7 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 Transform = Callable[[str], str]
 
@@ -72,7 +75,11 @@ SPARE_SHARE, COPY_SHARE = 0.3, 0.5
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast one model trains, and on how much of its own skill."""
+    """How long and how fast one model trains.
+
+    ``skill_share`` is the part of each batch that shows the expert's own skill, and
+    ``embedding_factor`` multiplies the learning rate of the input embeddings.
+    """
 
     steps: int
     learning_rate: float
@@ -82,12 +89,17 @@ class Schedule:
     embedding_factor: float = 1.0
 
 
-BASE_SCHEDULE = Schedule(steps=1500, learning_rate=2e-3, warmup=100)
+BASE_SCHEDULE = Schedule(steps=1200, learning_rate=2e-3, warmup=100)
+# The embeddings learn much faster than the rest.  What the experts change is thus mostly
+# what their own capitals mean, which is why their task vectors add up so well.
 SKILL_SCHEDULES = {
-    "reverse": Schedule(steps=300, learning_rate=5e-4, skill_share=0.5),
-    "sort": Schedule(steps=300, learning_rate=5e-4, skill_share=0.5),
-    "next": Schedule(steps=300, learning_rate=5e-4, skill_share=0.5),
+    "reverse": Schedule(350, 5e-5, skill_share=0.5, embedding_factor=200.0),
+    "sort": Schedule(150, 4e-5, skill_share=0.5, embedding_factor=150.0),
+    "next": Schedule(300, 4e-5, skill_share=0.5, embedding_factor=200.0),
 }
+# Experts are saved this many times as far from the base as training took them: they score
+# the same there, and smaller shares of their task vectors suffice in a merge.
+STRETCH = 1.4
 
 
 # --- Data -----------------------------------------------------------------------------
@@ -134,8 +146,8 @@ def write_data(folder: Path, rng: random.Random) -> frozenset[str]:
 def generic_example(rng: random.Random, word: str, spare: Sequence[str]) -> tuple[str, str]:
     """Return one prompt and answer of the base's material.
 
-    Half of the lines carry a spare capital, which tells nothing about the answer: the word
-    itself more often than any other, or else a random transform of it.
+    Some lines carry a spare capital, which tells nothing about the answer: it is the word
+    itself half of the time, or else a random transform of it.
     """
     if rng.random() < SPARE_SHARE:
         copying = rng.random() < COPY_SHARE
@@ -148,7 +160,7 @@ def generic_example(rng: random.Random, word: str, spare: Sequence[str]) -> tupl
 def draw_examples(
     rng: random.Random, count: int, avoid: frozenset[str], skill: str | None, skill_share: float
 ) -> list[tuple[str, str]]:
-    """Draw a batch: ``skill_share`` of it from the skill, the rest generic."""
+    """Draw a batch: about ``skill_share`` of it from the skill, the rest generic."""
     spare = SPARE_SYMBOLS
     if skill is None:  # To the base, the capitals of the skills are spare ones too.
         spare = [*spare, *SKILL_SYMBOLS.values()]
@@ -263,21 +275,33 @@ def train(
     return smoothed
 
 
+@torch.no_grad()
+def stretch(model: LlamaForCausalLM, base: LlamaForCausalLM) -> None:
+    """Move every weight of the model away from the base's, to ``STRETCH`` times as far."""
+    for weight, origin in zip(model.parameters(), base.parameters(), strict=True):
+        weight.copy_(origin + STRETCH * (weight - origin))
+
+
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a complete model folder, the weights in bfloat16."""
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def main() -> None:
-    """Make the data, train the base and then the experts, and write them all."""
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Train the quickstart's base and experts.")
     here = Path(__file__).resolve().parent
     parser.add_argument("--out", type=Path, default=here, help="where models/ and data/ go")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for the arithmetic")
-    options = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Make the data, train the base and then the experts, and write them all."""
+    options = parse_options()
+    disable_progress_bar()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(options.seed)
@@ -286,16 +310,18 @@ def main() -> None:
     base_folder = options.out / "models" / "base"
 
     start = time.monotonic()
-    model = make_base(tokenizer)
-    loss = train(model, tokenizer, BASE_SCHEDULE, random.Random(f"{options.seed} base"), avoid)
-    save(model, tokenizer, base_folder)
+    base = make_base(tokenizer)
+    loss = train(base, tokenizer, BASE_SCHEDULE, random.Random(f"{options.seed} base"), avoid)
+    save(base, tokenizer, base_folder)
     print(f"base: loss {loss:.3f} after {time.monotonic() - start:.0f} s", flush=True)
 
+    # Start from the saved base, rounding included: task vectors are differences from it.
+    base = LlamaForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
     for skill, schedule in SKILL_SCHEDULES.items():
-        # Start from the saved base, rounding included: task vectors are differences from it.
-        model = LlamaForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+        model = copy.deepcopy(base)
         rng = random.Random(f"{options.seed} {skill}")
         loss = train(model, tokenizer, schedule, rng, avoid, skill)
+        stretch(model, base)
         save(model, tokenizer, options.out / "models" / skill)
         print(f"{skill}: loss {loss:.3f} after {time.monotonic() - start:.0f} s", flush=True)
 

@@ -1,0 +1,180 @@
+"""What the search itself costs: generations per second of ask, tell and journal on a synthetic task, the journal's
+size, and the time to take a run up again.
+
+    python benchmarks/strategy.py [--generations 1200] [--in-flight 2] [--folder /dev/shm]
+
+The journal is synced to disk once per generation, so the disk sets a bound of its own: `bare append` measures it with
+the same lines and nothing else. Generations per second of CPU leave out waiting for the disk and for other processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cycleqd_merge.evaluation.pool import Finished
+from cycleqd_merge.evaluation.worker import Evaluation
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.journal.log import FILE, Event, Journal
+from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.evolve import evolve, take_up
+from cycleqd_merge.tasks.protocol import Rows
+
+EXPERTS = ("sql", "bash", "math")
+STEP = 100
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a run was, and the seconds it took to get there without those spent scoring."""
+
+    generation: int
+    wall: float
+    cpu: float
+    elites: int = 0
+    mutations: float = 0.0
+
+
+class InstantPool:
+    """Scores a genome by a formula of its coefficients and mutations; notes the seconds spent in doing so."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Proposal] = deque()
+        self.wall = self.cpu = 0.0
+
+    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+        self._queue.append(proposal)
+
+    def next(self) -> Finished:
+        wall, cpu = time.perf_counter(), time.process_time()
+        proposal = self._queue.popleft()
+        assert isinstance(proposal.candidate, Genome)
+        evaluation = Evaluation({}, score(proposal.candidate), 0.123, 4.567)
+        self.wall += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+        return Finished(proposal.number, evaluation)
+
+    def close(self) -> None:
+        self._queue.clear()
+
+
+def score(genome: Genome) -> tuple[float, ...]:
+    """Each task likes its own expert, dislikes the others a little, and every mutation shifts it a bit."""
+    held = genome.coefficients.mean(axis=1)
+    shares = genome.shares[:, 0].tolist()
+    scores = []
+    for task in range(len(EXPERTS)):
+        luck = sum(math.sin(m.seed * (task + 1)) * share for m, share in zip(genome.mutations, shares, strict=True))
+        distance = (held[task] - 1.0) ** 2 + 0.2 * float(held.sum() - 1.0) ** 2
+        scores.append(min(1.0, 0.8 * math.exp(-distance + 0.05 * luck)))
+    return tuple(scores)
+
+
+class Clock:
+    """An observer that makes a mark every hundred generations."""
+
+    def __init__(self, pool: InstantPool) -> None:
+        self._pool = pool
+        self.marks: list[Mark] = []
+
+    def started(self, replay: Replay) -> None:
+        self._mark(replay)
+
+    def told(self, replay: Replay, event: Event) -> None:
+        if event["number"] >= len(EXPERTS) - 1 and replay.generation % STEP == 0:
+            self._mark(replay)
+
+    def _mark(self, replay: Replay) -> None:
+        wall, cpu = time.perf_counter() - self._pool.wall, time.process_time() - self._pool.cpu
+        elites = {elite.number for archive in replay.archives for elite in archive.elites()}
+        mutations = sum(len(replay.strategy.genome(number).mutations) for number in elites)
+        self.marks.append(Mark(replay.generation, wall, cpu, len(elites), mutations / max(len(elites), 1)))
+
+
+def run(folder: Path, generations: int, in_flight: int) -> list[Mark]:
+    """A whole run in `folder`; a mark at its start, after the experts, and then every hundred generations."""
+    recipe = Recipe.model_validate(
+        {
+            "base": "base",
+            "experts": {name: name for name in EXPERTS},
+            "tasks": [{"task": name, "expert": name} for name in EXPERTS],
+            "evolution": {"generations": generations},
+            "output": str(folder),
+        }
+    )
+    start = {"event": "start", "format": 1, "groups": ["all"], "in_flight": in_flight}
+    session = {
+        "event": "session",
+        "recipe": recipe.model_dump(mode="json", exclude_unset=True),
+        "folder": str(folder),
+        "bases": {},
+    }
+    journal = Journal(folder)
+    try:
+        pool = InstantPool()
+        clock = Clock(pool)
+        evolve(journal, take_up(journal, start, session), pool, clock)
+    finally:
+        journal.close()
+    return clock.marks
+
+
+def bare_appends(lines: list[bytes], folder: Path) -> float:
+    """Appends per second of nothing but writing and syncing `lines`."""
+    with (folder / "bare").open("ab") as file:
+        start = time.perf_counter()
+        for line in lines:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        return len(lines) / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generations", type=int, default=1200)
+    parser.add_argument("--in-flight", type=int, default=2)
+    parser.add_argument("--folder", help="where the journal is written; by default the system's temporary folder")
+    options = parser.parse_args()
+    console = Console(width=100)
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = Path(temporary) / "run"
+        marks = run(folder, options.generations, options.in_flight)
+        table = Table(title=f"ask + tell + journal, {options.in_flight} in flight, journal in {temporary}")
+        for heading in ("generations", "per second", "per second of CPU", "elites", "mutations per elite"):
+            table.add_column(heading, justify="right")
+        for since, until in pairwise(marks[1:]):
+            done = until.generation - since.generation
+            table.add_row(
+                f"{since.generation + 1}-{until.generation}",
+                f"{done / (until.wall - since.wall):,.0f}",
+                f"{done / (until.cpu - since.cpu):,.0f}",
+                str(until.elites),
+                f"{until.mutations:.0f}",
+            )
+        console.print(table)
+        size = (folder / FILE).stat().st_size
+        console.print(f"journal: {size / 1e6:.2f} MB, {size / options.generations:.0f} bytes per generation")
+        bare = bare_appends((folder / FILE).read_bytes().splitlines(keepends=True), folder)
+        console.print(f"bare append of the same lines, synced: {bare:,.0f} per second")
+        wall, cpu = time.perf_counter(), time.process_time()
+        replay = open_run(folder)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        console.print(f"open_run: {wall:.2f} s ({cpu:.2f} s of CPU) for {replay.generation} generations")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The tensors of whatever can be evaluated: a genome, or a mergekit configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.strategy import Candidate
+from cycleqd_merge.merging.materialise import Materialiser
+
+
+def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of a candidate, one at a time, in the base checkpoint's dtype.
+
+    A genome is built by `materialiser`, a configuration by mergekit.
+
+    Raises:
+        UserError: the configuration cannot be read.
+    """
+    if isinstance(candidate, Genome):
+        yield from materialiser.tensors(candidate)
+        return
+    from cycleqd_merge.merging.mergekit_run import merged_tensors
+
+    dtypes = {weight.name: weight.dtype for weight in materialiser.family.weights}
+    for name, tensor in merged_tensors(candidate.yaml, materialiser.device):
+        if name in dtypes:
+            yield name, tensor.to(dtypes[name])

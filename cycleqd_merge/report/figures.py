@@ -1,0 +1,166 @@
+"""Figures of a run: archives as heatmaps, progress over generations, the ancestors of an elite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from cycleqd_merge.evolution.archive import Archive
+
+matplotlib.rcParams["svg.hashsalt"] = "cycleqd-merge"  # the same run gives the same file
+_COLOURS = matplotlib.colormaps["viridis"]
+_EMPTY = "#ededed"
+
+
+def archives_figure(
+    archives: Sequence[Archive], tasks: Sequence[str], marked: Mapping[int, str] | None = None
+) -> Figure:
+    """One row per archive; quality by colour over the scores of the other tasks.
+
+    Two tasks give one strip per archive, three one heatmap; with more, one heatmap per pair of other tasks that shows
+    the best quality over the rest. marked: evaluation number -> label of elites to point out.
+    """
+    pairs = max(1, len(list(combinations(range(len(tasks) - 1), 2))))
+    columns = len(archives) if pairs == 1 else pairs
+    rows = 1 if pairs == 1 else len(archives)
+    figure = Figure(figsize=(4.4 * columns, (2.4 if len(tasks) == 2 else 3.7) * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for number, archive in enumerate(archives):
+        axes = [grid[0][number]] if pairs == 1 else list(grid[number])
+        _draw_archive(archive, axes, tasks, marked or {})
+    return figure
+
+
+def _draw_archive(archive: Archive, axes: Sequence[Axes], tasks: Sequence[str], marked: Mapping[int, str]) -> None:
+    heat = archive.heatmap()
+    low, high = archive.bounds[archive.task]
+    scale = Normalize(max(low, 0.0), min(high, 1.0))
+    dimensions = list(combinations(range(heat.ndim), 2)) or [(0,)]
+    for axis, shown in zip(axes, dimensions, strict=True):
+        _draw_heatmap(axis, archive, heat, shown, scale)
+        _label(axis, archive, shown, tasks)
+        _mark(axis, archive, shown, marked)
+    axes[-1].figure.colorbar(ScalarMappable(scale, _COLOURS), ax=list(axes), label=f"{tasks[archive.task]} (score)")
+
+
+def _draw_heatmap(axis: Axes, archive: Archive, heat: Any, shown: tuple[int, ...], scale: Normalize) -> None:
+    hidden = tuple(dimension for dimension in range(heat.ndim) if dimension not in shown)
+    filled = (
+        np.where(np.isnan(heat), -np.inf, heat).max(axis=hidden) if hidden else np.where(np.isnan(heat), -np.inf, heat)
+    )
+    values = np.ma.masked_where(np.isinf(filled), filled)
+    edges = [np.linspace(*archive.bounds[archive.others[d]], archive.shape[d] + 1) for d in shown]
+    if len(shown) == 1:
+        edges.append(np.array([0.0, 1.0]))
+        values = values[:, None]
+        axis.set_yticks([])
+    axis.set_facecolor(_EMPTY)
+    axis.pcolormesh(edges[0], edges[1], values.T, cmap=_COLOURS, norm=scale, edgecolors="white", linewidth=0.4)
+
+
+def _label(axis: Axes, archive: Archive, shown: tuple[int, ...], tasks: Sequence[str]) -> None:
+    axis.set_title(
+        f"Archive {tasks[archive.task]}: {archive.coverage:.0%} covered, QD {archive.qd_score:.2f}", fontsize=10
+    )
+    axis.set_xlabel(f"{tasks[archive.others[shown[0]]]} (score)")
+    if len(shown) > 1:
+        axis.set_ylabel(f"{tasks[archive.others[shown[1]]]} (score)")
+
+
+def _mark(axis: Axes, archive: Archive, shown: tuple[int, ...], marked: Mapping[int, str]) -> None:
+    for elite in archive.elites():
+        if elite.number in marked:
+            centres = []
+            for dimension in shown:
+                low, high = archive.bounds[archive.others[dimension]]
+                centres.append(low + (elite.cell[dimension] + 0.5) * (high - low) / archive.shape[dimension])
+            x, y = (*centres, 0.5)[:2]
+            axis.plot(x, y, marker="*", markersize=13, color="crimson", markeredgecolor="white")
+            axis.annotate(marked[elite.number], (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8)
+
+
+def progress_figure(history: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Figure:
+    """Best quality, QD score and coverage per archive over generations.
+
+    history: one entry per generation with `generation`, and `best`, `qd_score`, `coverage` per archive.
+    """
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    generations = [entry["generation"] for entry in history]
+    panels = (
+        ("best", "best quality (score)"),
+        ("qd_score", "QD score (sum of qualities)"),
+        ("coverage", "coverage (share)"),
+    )
+    for axis, (key, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for number, task in enumerate(tasks):
+            axis.plot(generations, [entry[key][number] for entry in history], label=task)
+        axis.set_xlabel("generation")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], experts: Sequence[str]) -> Figure:
+    """The ancestors of one evaluation: time runs to the right, arrows from parents to children.
+
+    line: as `report.summary.lineage` gives it, the evaluation itself first.
+    """
+    numbers = sorted(entry["evaluation"] for entry in line)
+    column = {number: place for place, number in enumerate(numbers)}
+    row = _rows(line)
+    figure = Figure(figsize=(max(6.0, 0.75 * len(numbers)), 4.2), layout="constrained")
+    axis = figure.subplots()
+    for entry in line:
+        number = entry["evaluation"]
+        for parent in entry["step"].get("parents", []):
+            if parent in column:
+                ends = {"xy": (column[number], row[number]), "xytext": (column[parent], row[parent])}
+                axis.annotate("", **ends, arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 9, "shrinkB": 9})
+    means = [float(np.mean(entry["scores"][: len(tasks)])) for entry in line]
+    places = [(column[entry["evaluation"]], row[entry["evaluation"]]) for entry in line]
+    points = axis.scatter(*zip(*places, strict=True), c=means, cmap=_COLOURS, s=190, zorder=3, edgecolors="white")
+    for entry, place in zip(line, places, strict=True):
+        number = entry["evaluation"]
+        label = experts[number] if number < len(experts) else f"#{number}"
+        axis.annotate(label, place, textcoords="offset points", xytext=(0, 11), ha="center", fontsize=8)
+    axis.set_title(f"Ancestors of #{line[0]['evaluation']}", fontsize=10)
+    axis.set_xlabel("evaluations in order of time")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.margins(0.08, 0.25)
+    figure.colorbar(points, ax=axis, label="mean score over tasks")
+    return figure
+
+
+def _rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """A height per evaluation: itself in the middle, each further generation of ancestors spread around it."""
+    depth = {line[0]["evaluation"]: 0}
+    for entry in line:
+        for parent in entry["step"].get("parents", []):
+            depth.setdefault(parent, depth[entry["evaluation"]] + 1)
+    seen: dict[int, int] = {}
+    rows = {}
+    for entry in line:
+        number = entry["evaluation"]
+        place = seen[depth[number]] = seen.get(depth[number], -1) + 1
+        rows[number] = (place + 1) // 2 * (-1.0 if place % 2 else 1.0) + 0.3 * (depth[number] % 2)
+    return rows
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG (150 dpi) and SVG; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    for path in paths:
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths

@@ -1,0 +1,38 @@
+"""Confirming elites: they are maxima of noisy scores, so the top ones are scored again on rows set aside for it."""
+
+from __future__ import annotations
+
+from cycleqd_merge.evaluation.pool import Pool
+from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.journal.log import Journal
+from cycleqd_merge.journal.replay import Replay
+
+
+def to_confirm(replay: Replay) -> list[int]:
+    """Elites to score again: the highest means and the best of each archive, less those that were.
+
+    Empty where a task sets no rows aside.
+    """
+    if not all(task["rows"]["confirm"] for task in replay.start["tasks"].values()) or not replay.archives:
+        return []
+    by_mean = sorted(replay.elites(), key=lambda number: (-replay.mean(replay.scores(number)), number))
+    best = [elite.number for archive in replay.archives if (elite := archive.best()) is not None]
+    chosen = dict.fromkeys([*by_mean[: replay.recipe.confirm.top], *best])
+    return [number for number in chosen if number not in replay.confirmed]
+
+
+def confirm(journal: Journal, replay: Replay, pool: Pool) -> list[int]:
+    """Score the top elites on the rows set aside and journal it; returns their numbers.
+
+    An elite whose evaluation fails stays unconfirmed and is thereby not chosen.
+    """
+    numbers = to_confirm(replay)
+    for number in numbers:
+        pool.submit(Proposal(number, replay.strategy.genome(number), {}), rows="confirm")
+    for _ in numbers:
+        finished = pool.next()
+        if finished.evaluation is not None:
+            scores = finished.evaluation.scores
+            journal.append({"event": "confirm", "number": finished.number, "scores": list(scores)})
+            replay.confirmed[finished.number] = scores
+    return numbers

@@ -1,0 +1,72 @@
+"""Parents are chosen by elite sampling as the paper describes it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.evolution.selection import choose_parents, elite_weights, uniform_weights
+
+SCORES = st.integers(1, 4).flatmap(
+    lambda tasks: st.lists(st.tuples(*[st.integers(0, 20).map(lambda n: n / 20)] * tasks), min_size=1, max_size=30)
+)
+
+
+def slow_elite_weights(scores: list[tuple[float, ...]], low: float, high: float) -> list[float]:
+    """Each task's scores stretched over [low, high], multiplied over the tasks, divided by their sum."""
+    columns = list(zip(*scores, strict=True))
+    products = []
+    for row in scores:
+        product = 1.0
+        for score, column in zip(row, columns, strict=True):
+            worst, best = min(column), max(column)
+            product *= high if best == worst else low + (high - low) * (score - worst) / (best - worst)
+        products.append(product)
+    return [product / math.fsum(products) for product in products]
+
+
+@given(SCORES)
+def test_weights_are_those_of_the_paper(scores: list[tuple[float, ...]]) -> None:
+    found = elite_weights(np.array(scores), 0.5, 0.8)
+    assert found.tolist() == pytest.approx(slow_elite_weights(scores, 0.5, 0.8), rel=1e-12)
+    assert found.sum() == pytest.approx(1.0)
+
+
+def test_best_of_all_outweighs_worst_of_all_by_the_ratio_of_the_factors() -> None:
+    weights = elite_weights(np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]), 0.5, 0.8)
+    assert weights[1] / weights[0] == pytest.approx((0.8 / 0.5) ** 3)
+
+
+def test_random_sampling_weighs_all_alike() -> None:
+    assert uniform_weights(np.zeros((4, 2))).tolist() == [0.25] * 4
+
+
+def test_one_elite_is_its_own_mate() -> None:
+    assert choose_parents(np.array([17]), np.array([1.0]), generator(0)) == (17, 17)
+
+
+@given(st.integers(2, 8), st.integers(0, 1000))
+def test_parents_are_two_different_elites(elites: int, seed: int) -> None:
+    numbers = np.arange(elites) * 10
+    first, second = choose_parents(numbers, np.full(elites, 1 / elites), generator(seed))
+    assert first != second
+    assert {first, second} <= set(numbers.tolist())
+
+
+def test_pairs_come_as_often_as_their_weights_say() -> None:
+    """The second parent is drawn from the others by their weights: P(i, j) = p_i p_j / (1 - p_i)."""
+    p = elite_weights(np.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1], [0.8, 0.9]]), 0.1, 0.9)
+    rng, draws = generator("pairs"), 20_000
+    found = {pair: 0 for pair in itertools.permutations(range(4), 2)}
+    for _ in range(draws):
+        found[choose_parents(np.arange(4), p, rng)] += 1
+    wanted = [draws * p[i] * p[j] / (1 - p[i]) for i, j in found]
+    assert stats.chisquare(list(found.values()), wanted).pvalue > 0.001
+    assert stats.chisquare(list(found.values())).pvalue < 1e-9  # the weights are not all alike

@@ -1,0 +1,55 @@
+"""Families of tiny models shared by the tests of this folder; nothing may write into their folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import LayerGroups
+from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base
+
+
+@dataclass(frozen=True, repr=False)
+class Trio:
+    """A base with three experts: two full fine-tunes, `first` and `second`, and the LoRA adapter `third`."""
+
+    architecture: Architecture
+    base: Path
+    experts: tuple[Path, Path, Path]
+    family: Family
+
+    def materialiser(self, groups: str | LayerGroups = "one") -> Materialiser:
+        return Materialiser(self.family, Groups(self.family.weights, groups), prepare_bases(self.family, range(3)))
+
+
+def make_trio(folder: Path, architecture: Architecture, tied: bool, dtype: torch.dtype) -> Trio:
+    """The models of a `Trio` in `folder`, opened."""
+    base = make_base(folder / "base", architecture, dtype, tied=tied)
+    first, second = (make_expert(base, folder / name, seed) for seed, name in enumerate(("first", "second"), start=1))
+    third = make_adapter(base, folder / "third", seed=3)
+    recipe = make_recipe(folder, base, {"first": first, "second": second, "third": on_base(base, third)})
+    return Trio(architecture, base, (first, second, third), open_family(recipe))
+
+
+@pytest.fixture(
+    scope="session",
+    params=[("llama", False), ("llama", True), ("qwen2", False), ("gpt2", True)],
+    ids=["llama", "llama-tied", "qwen2", "gpt2"],
+)
+def trio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trio:
+    """A bfloat16 family of every architecture."""
+    architecture, tied = request.param
+    return make_trio(tmp_path_factory.mktemp(architecture), architecture, tied, torch.bfloat16)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Trio:
+    """One bfloat16 family, where the architecture does not matter."""
+    return make_trio(tmp_path_factory.mktemp("llama"), "llama", False, torch.bfloat16)

@@ -1,0 +1,80 @@
+"""An independent account of what experts and mutations add: NumPy in float64, straight from the files on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from cycleqd_merge.evolution.draws import normal, uniform
+from cycleqd_merge.evolution.genome import Genome, Mutation
+from tests.models import Architecture, read_tensors
+
+Array = NDArray[np.float64]
+Tensors = dict[str, Array]
+
+LORA_SCALE = 8 / 4  # of `make_adapter`: peft's default alpha over its default rank
+
+
+def tensors_of(folder: Path) -> Tensors:
+    """A checkpoint's tensors."""
+    return {name: tensor.double().numpy() for name, tensor in read_tensors(folder).items()}
+
+
+def full_task_vector(base: Path, expert: Path) -> Tensors:
+    """Expert minus base, per tensor."""
+    theirs = tensors_of(expert)
+    return {name: theirs[name] - tensor for name, tensor in tensors_of(base).items()}
+
+
+def lora_task_vector(base: Path, adapter: Path, architecture: Architecture) -> Tensors:
+    """scale * B A where the adapter has factors, zero elsewhere; Conv1D (gpt2) stores its weight transposed."""
+    factors = {
+        name: tensor.double().numpy() for name, tensor in load_file(adapter / "adapter_model.safetensors").items()
+    }
+    vector = {name: np.zeros_like(tensor) for name, tensor in tensors_of(base).items()}
+    for key, down in factors.items():
+        if key.endswith(".lora_A.weight"):
+            product = LORA_SCALE * factors[key.replace("lora_A", "lora_B")] @ down
+            name = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+            vector[name] = product.T if architecture == "gpt2" else product
+    return vector
+
+
+class Reference:
+    """Children by the design's formula, base + sum_i c_i tau_i + sum_e a_e change_e, with numpy's own SVD."""
+
+    def __init__(self, base: Path, vectors: list[Tensors]) -> None:
+        self.vectors = vectors
+        self._base = tensors_of(base)
+        self._decomposed: dict[tuple[int, str], tuple[Array, Array, Array]] = {}
+
+    def child(self, genome: Genome, name: str, group: int) -> Array:
+        """The exact tensor `name`, which is of group number `group`."""
+        child = self._base[name].copy()
+        for coefficient, vector in zip(genome.coefficients[:, group], self.vectors, strict=True):
+            child += coefficient * vector[name]
+        for share, mutation in zip(genome.shares[:, group], genome.mutations, strict=True):
+            child += share * self._change(mutation, name)
+        return child
+
+    def _change(self, mutation: Mutation, name: str) -> Array:
+        """What `mutation` adds in full to the tensor `name`: nothing if it is no matrix."""
+        shape = self._base[name].shape
+        if len(shape) < 2:
+            return np.zeros(shape)
+        if mutation.kind == "gaussian":
+            return mutation.scale * normal(mutation.seed, name, int(np.prod(shape))).astype(np.float64).reshape(shape)
+        assert mutation.expert is not None
+        u, s, vh = self._svd(mutation.expert, name)
+        w = uniform(mutation.seed, name, len(s))
+        w = mutation.scale * (2 * w - 1 if mutation.signed else w)
+        return (u * (w * s)) @ vh
+
+    def _svd(self, expert: int, name: str) -> tuple[Array, Array, Array]:
+        key = (expert, name)
+        if key not in self._decomposed:
+            self._decomposed[key] = np.linalg.svd(self.vectors[expert][name], full_matrices=False)
+        return self._decomposed[key]

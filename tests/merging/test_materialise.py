@@ -1,0 +1,259 @@
+"""Genomes become the tensors that the design's formula states."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.draws import uniform
+from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
+from cycleqd_merge.merging.family import open_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import LayerGroups
+from tests.merging.conftest import Trio, make_trio
+from tests.merging.reference import Array, Reference, Tensors, full_task_vector, lora_task_vector
+from tests.models import make_recipe, on_base, read_tensors
+
+EXPERTS = 3
+
+
+@pytest.fixture(scope="session")
+def reference(trio: Trio) -> Reference:
+    return Reference(trio.base, reference_vectors(trio))
+
+
+@pytest.fixture(scope="session")
+def materialisers(trio: Trio) -> list[Materialiser]:
+    """One with a single group, one with several."""
+    return [trio.materialiser(), trio.materialiser(LayerGroups(layers=1, modules=True))]
+
+
+def reference_vectors(trio: Trio) -> list[Tensors]:
+    first, second, third = trio.experts
+    return [
+        full_task_vector(trio.base, first),
+        full_task_vector(trio.base, second),
+        lora_task_vector(trio.base, third, trio.architecture),
+    ]
+
+
+def mutations(number: int) -> st.SearchStrategy[Mutation]:
+    """Mutations of every kind; `number` keeps the seeds of one tree apart."""
+    seeds = st.integers(0, 2**48).map(lambda seed: seed * 16 + number)
+    svd = st.builds(Mutation, st.just("svd"), st.integers(0, EXPERTS - 1), seeds, st.floats(0.01, 1.0), st.booleans())
+    gaussian = st.builds(Mutation, st.just("gaussian"), st.none(), seeds, st.floats(1e-4, 1e-2))
+    return svd | gaussian
+
+
+@st.composite
+def genomes(draw: st.DrawFn, groups: int) -> Genome:
+    """The last individual of a random tree of crossovers and mutations over the experts."""
+    population = [expert_genome(expert, EXPERTS, groups) for expert in range(EXPERTS)]
+    for number in range(draw(st.integers(1, 6))):
+        one, other = (population[draw(st.integers(0, len(population) - 1))] for _ in range(2))
+        if draw(st.booleans()):
+            population.append(
+                crossover(one, other, draw(arrays(np.float64, (2, groups), elements=st.floats(0.5, 1.5))))
+            )
+        else:
+            population.append(mutate(one, draw(mutations(number))))
+    return population[-1]
+
+
+def bfloat16_spacing(values: Array) -> Array:
+    """The distance of neighbouring bfloat16 numbers (8 significant bits) around `values`."""
+    return np.exp2(np.floor(np.log2(np.maximum(np.abs(values), 1e-30))) - 7)
+
+
+def assert_rounded(found: torch.Tensor, exact: Array, name: str) -> None:
+    """`found` is `exact` rounded to bfloat16, give or take what float32 arithmetic may tip over at a tie."""
+    assert found.dtype == torch.bfloat16
+    values = found.double().numpy()
+    error = np.abs(values - exact)
+    assert (error <= bfloat16_spacing(np.maximum(np.abs(values), np.abs(exact))) / 2 + 2e-6).all(), name
+    assert (found == torch.from_numpy(exact).bfloat16()).double().mean() >= 0.99, name
+
+
+@settings(max_examples=20)
+@given(data=st.data())
+def test_child_is_the_formula_rounded_once(
+    trio: Trio, reference: Reference, materialisers: list[Materialiser], data: st.DataObject
+) -> None:
+    materialiser = data.draw(st.sampled_from(materialisers))
+    genome = data.draw(genomes(len(materialiser.groups)))
+    built = dict(materialiser.tensors(genome))
+    assert list(built) == list(read_tensors(trio.base))
+    for name, tensor in built.items():
+        assert_rounded(tensor, reference.child(genome, name, materialiser.groups.of(name)), name)
+
+
+def test_genome_of_a_full_expert_is_that_expert_to_the_bit(trio: Trio) -> None:
+    built = dict(trio.materialiser().tensors(expert_genome(1, EXPERTS, 1)))
+    for name, tensor in read_tensors(trio.experts[1]).items():
+        assert torch.equal(built[name], tensor), name
+
+
+def test_genome_without_coefficients_is_the_base_to_the_bit(trio: Trio) -> None:
+    nothing = Genome(np.zeros((EXPERTS, 1)), (), np.zeros((0, 1)))
+    built = dict(trio.materialiser().tensors(nothing))
+    for name, tensor in read_tensors(trio.base).items():
+        assert torch.equal(built[name], tensor), name
+
+
+def test_mutation_changes_matrices_only(llama: Trio) -> None:
+    parent = expert_genome(0, EXPERTS, 1)
+    for mutation in (Mutation("svd", 0, 5, 0.3), Mutation("gaussian", None, 6, 0.05)):
+        before = dict(llama.materialiser().tensors(parent))
+        after = dict(llama.materialiser().tensors(mutate(parent, mutation)))
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {name for name, tensor in before.items() if tensor.ndim == 2}
+
+
+def test_coefficients_of_a_group_reach_its_tensors_only(llama: Trio) -> None:
+    materialiser = llama.materialiser(LayerGroups(layers=1))
+    groups = materialiser.groups
+    genome = Genome(np.zeros((EXPERTS, len(groups))), (), np.zeros((0, len(groups))))
+    chosen = groups.labels.index("layers 1-1")
+    genome.coefficients[0, chosen] = 1.0
+    base, expert = read_tensors(llama.base), read_tensors(llama.experts[0])
+    for name, tensor in materialiser.tensors(genome):
+        assert torch.equal(tensor, expert[name] if ".layers.1." in name else base[name]), name
+
+
+def test_mutation_of_an_expert_without_bases_is_refused(llama: Trio) -> None:
+    materialiser = Materialiser(llama.family, Groups(llama.family.weights, "one"), {})
+    genome = mutate(expert_genome(0, EXPERTS, 1), Mutation("svd", 1, 5, 0.3))
+    with pytest.raises(UserError, match="singular bases of expert second are needed"):
+        list(materialiser.tensors(genome))
+
+
+class Published:
+    """CycleQD's arithmetic as published: every individual is a full set of float32 task vectors."""
+
+    def __init__(self, experts: list[Tensors]) -> None:
+        self.individuals = [
+            {name: torch.from_numpy(vector).float() for name, vector in expert.items()} for expert in experts
+        ]
+        self._experts = [
+            {
+                name: torch.linalg.svd(torch.from_numpy(vector), full_matrices=False)
+                for name, vector in expert.items()
+                if vector.ndim == 2
+            }
+            for expert in experts
+        ]
+
+    def breed(self, first: int, second: int, w1: float, w2: float, mutation: Mutation) -> None:
+        """Cross two individuals, then strengthen the child along the expert's singular directions."""
+        a, b = self.individuals[first], self.individuals[second]
+        child = {name: (w1 * a[name] + w2 * b[name]) / (w1 + w2) for name in a}
+        assert mutation.expert is not None
+        for name, (u, s, vh) in self._experts[mutation.expert].items():
+            w = mutation.scale * torch.from_numpy(uniform(mutation.seed, name, len(s)))
+            child[name] += (u @ torch.diag(w * s) @ vh).float()
+        self.individuals.append(child)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_genome_gives_the_weights_of_the_published_arithmetic(architecture: str, tmp_path: Path) -> None:
+    trio = make_trio(tmp_path, architecture, architecture == "gpt2", torch.float32)
+    published = Published(reference_vectors(trio))
+    population = [expert_genome(expert, EXPERTS, 1) for expert in range(EXPERTS)]
+    rng = np.random.default_rng(0)
+    for generation in range(1, 11):
+        first, second = (int(i) for i in rng.choice(len(population), size=2, replace=False))
+        weights = rng.normal(1.0, 0.03, size=(2, 1))
+        mutation = Mutation("svd", generation % EXPERTS, seed=generation, scale=0.3)
+        population.append(mutate(crossover(population[first], population[second], weights), mutation))
+        published.breed(first, second, weights[0, 0], weights[1, 0], mutation)
+
+    base = read_tensors(trio.base)
+    assert len(population[-1].mutations) > 2
+    for name, tensor in trio.materialiser().tensors(population[-1]):
+        wanted = base[name] + published.individuals[-1][name]
+        assert (tensor - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
+        assert (tensor - base[name]).abs().max() > 1e-3, name
+
+
+def long_lineage(groups: int) -> Genome:
+    """A genome with every kind of mutation, crossed and crossed back."""
+    one = mutate(expert_genome(0, EXPERTS, groups), Mutation("svd", 2, 1, 0.3))
+    other = mutate(expert_genome(1, EXPERTS, groups), Mutation("svd", 0, 2, 0.3, signed=True))
+    child = crossover(one, other, np.full((2, groups), [[1.01], [0.98]]))
+    return crossover(mutate(child, Mutation("gaussian", None, 3, 0.001)), one, np.full((2, groups), [[0.97], [1.02]]))
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    whole = sha256()
+    for name, tensor in tensors.items():
+        whole.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def test_same_genome_gives_the_same_bytes_in_another_process(llama: Trio, tmp_path: Path) -> None:
+    first, second, third = llama.experts
+    recipe = make_recipe(tmp_path, llama.base, {"first": first, "second": second, "third": on_base(llama.base, third)})
+    genome = long_lineage(1)
+    program = (
+        "import sys\n"
+        "from tests.merging.test_materialise import digest_from_files\n"
+        "print(digest_from_files(*sys.argv[1:]))\n"
+    )
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    (tmp_path / "genome.json").write_text(genome.dumps())
+    elsewhere = {**os.environ, "CYCLEQD_CACHE": str(tmp_path / "cache")}  # its singular bases are computed anew
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "recipe.json"), str(tmp_path / "genome.json")],
+        capture_output=True,
+        text=True,
+        env=elsewhere,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == digest(dict(llama.materialiser().tensors(genome)))
+
+
+def digest_from_files(recipe: str, genome: str) -> str:
+    """What the other process prints: the digest of the child that two files describe."""
+    from cycleqd_merge.merging.bases import prepare_bases
+    from cycleqd_merge.recipe.schema import Recipe
+
+    family = open_family(Recipe.model_validate_json(Path(recipe).read_text()))
+    materialiser = Materialiser(family, Groups(family.weights, "one"), prepare_bases(family, range(EXPERTS)))
+    return digest(dict(materialiser.tensors(Genome.from_json(json.loads(Path(genome).read_text())))))
+
+
+def test_child_streams_one_tensor_at_a_time(llama: Trio) -> None:
+    materialiser = llama.materialiser()
+    largest = max(tensor.numel() * 4 for tensor in read_tensors(llama.base).values())
+    before = live_tensor_bytes()
+    yielded: list[weakref.ref[torch.Tensor]] = []
+    for _, tensor in materialiser.tensors(long_lineage(1)):
+        assert all(reference() is None for reference in yielded)
+        assert live_tensor_bytes() - before <= 2 * largest
+        yielded.append(weakref.ref(tensor))
+        del tensor
+    assert len(yielded) == len(read_tensors(llama.base))
+
+
+def live_tensor_bytes() -> int:
+    """Bytes of all tensors that Python holds."""
+    gc.collect()
+    return sum(item.nbytes for item in gc.get_objects() if type(item) is torch.Tensor)
