@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
@@ -55,9 +58,15 @@ class TransformersEngine:
         self.model.to(self.device).eval()
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
+        start = self._tokenizer.bos_token_id
+        self._start = start if start is not None else self._pad
         self._targets = self._match_names()
+        # of a prompt's logits only the last are wanted; all of them would take gigabytes under a large vocabulary
+        self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._waiting: list[_Request] = []
         self._drainer: asyncio.Task[None] | None = None
+        # a thread of its own: tasks may fill asyncio's pool with slow work, and a load waits for the batch that runs
+        self._thread = ThreadPoolExecutor(1, "engine")
 
     def _match_names(self) -> dict[str, torch.Tensor]:
         """Checkpoint name -> tensor of the resident model."""
@@ -75,6 +84,9 @@ class TransformersEngine:
         return targets
 
     def load(self, candidate: Candidate) -> None:
+        self._thread.submit(self._load, candidate).result()
+
+    def _load(self, candidate: Candidate) -> None:
         for name, tensor in candidate_tensors(candidate, self._materialiser):
             if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
                 raise ValueError(f"tensor {name} of the child holds NaN or infinite values")
@@ -82,6 +94,7 @@ class TransformersEngine:
                 self._targets[name].copy_(tensor)
 
     def close(self) -> None:
+        self._thread.shutdown()
         self.model = None
         self._targets = {}
 
@@ -96,21 +109,26 @@ class TransformersEngine:
     ) -> list[float]:
         text = prompt if isinstance(prompt, str) else self._render(prompt, template)
         before = self.encode(text)
-        tokens = self.encode(text + continuation)
+        tokens = self.encode(type(text)(text + continuation))
+        if not text and tokens[0] != before[0]:
+            tokens = [*before, *tokens]
         return await self._submit(tokens, None, max(len(tokens) - len(before), 1))
 
     def _render(self, messages: Sequence[Message], template: str | None) -> _Rendered:
         if template is None and not self._tokenizer.chat_template:
             raise UserError("the model has no chat template; give the task a `chat_template` or a plain prompt")
-        text = self._tokenizer.apply_chat_template(
-            list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
-        )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
+            )
+        except jinja2.TemplateError as error:
+            raise UserError(f"the chat template refuses these turns: {error}") from error
         return _Rendered(text)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain or rendered prompt."""
+        """Token ids of a plain or rendered prompt; of an empty one, a token to begin with."""
         special = not isinstance(text, _Rendered)  # a chat template writes its special tokens itself
-        return list(self._tokenizer(text, add_special_tokens=special).input_ids)
+        return list(self._tokenizer(text, add_special_tokens=special).input_ids) or [self._start]
 
     async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
         loop = asyncio.get_running_loop()
@@ -122,12 +140,15 @@ class TransformersEngine:
 
     async def _drain(self) -> None:
         """Answer batch after batch, always of the longest prompts, until nobody waits."""
+        loop, batch = asyncio.get_running_loop(), list[_Request]()
         try:
             while self._waiting:
                 await asyncio.sleep(0)  # let everybody who can ask do so before a batch is cut
                 batch = self._take_batch()
+                if not batch:
+                    break
                 work = self._generate if batch[0].sampling is not None else self._score
-                answers = await asyncio.to_thread(work, batch)
+                answers = await loop.run_in_executor(self._thread, work, batch)
                 for request, answer in zip(batch, answers, strict=True):
                     if not request.answer.done():
                         request.answer.set_result(answer)
@@ -141,6 +162,10 @@ class TransformersEngine:
                 request.answer.set_exception(error)
 
     def _take_batch(self) -> list[_Request]:
+        """The longest prompts that share their sampling; nothing if all who waited were cancelled."""
+        self._waiting = [request for request in self._waiting if not request.answer.done()]
+        if not self._waiting:
+            return []
         self._waiting.sort(key=lambda request: -len(request.tokens))
         sampling = self._waiting[0].sampling
         batch = [request for request in self._waiting if request.sampling == sampling][: self._batch_size]
@@ -196,7 +221,8 @@ class TransformersEngine:
         """Log-probabilities of the last `scored` tokens of each request."""
         ids, mask = self._pad_left(batch)
         positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
-        logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+        kept = {"logits_to_keep": 1 + max(request.scored for request in batch)} if self._keeps_logits else {}
+        logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, **kept).logits
         answers = []
         for row, request in enumerate(batch):
             scores = torch.log_softmax(logits[row, -request.scored - 1 : -1].float(), dim=-1)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cycleqd_merge.errors import EnvironmentFailed
 from cycleqd_merge.evaluation.engine import Engine
 from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.tasks.protocol import Outcome, Rows, Sample
@@ -95,7 +96,12 @@ class Worker:
 
 
 def single_cause(error: BaseException) -> BaseException:
-    """The first error inside (nested) exception groups, such as those of an `asyncio.TaskGroup`."""
+    """One error of (nested) exception groups, such as those of an `asyncio.TaskGroup`.
+
+    It is the first, unless the surroundings failed too: then whatever else went wrong may follow from that.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        error = error.subgroup((EnvironmentFailed, OSError)) or error
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

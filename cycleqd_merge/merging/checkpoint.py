@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mergekit.architecture import WeightInfo, arch_info_for_config
 from mergekit.architecture.auto import infer_architecture_info
-from mergekit.common import ModelReference
+from mergekit.common import ModelPath, ModelReference
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
 from mergekit.options import MergeOptions
 from safetensors import SafetensorError
@@ -49,14 +49,15 @@ class Checkpoint:
 
     def __init__(self, reference: ModelReference, trust_remote_code: bool = False) -> None:
         self.reference = reference
+        require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = Path(reference.local_path(ignore_lora=True))
             self.config: PretrainedConfig = reference.config(trust_remote_code=trust_remote_code)
+            if not any(self.path.glob("model.safetensors*")) and any(self.path.glob("pytorch_model.bin*")):
+                raise UserError(f"model {reference.model}: holds pickles only; convert it to safetensors first")
             index = ShardedTensorIndex.from_disk(str(self.path))
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise UserError(f"model {reference.model}: cannot be opened: {_first_line(error)}") from error
-        if not index.is_safetensors:
-            raise UserError(f"model {reference.model}: holds pickles only; convert it to safetensors first")
         missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
         if missing:
             raise UserError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
@@ -117,6 +118,16 @@ class Checkpoint:
     def digest(self) -> str:
         """SHA-256 over the safetensors files, in the order of their names."""
         return digest_files(sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()}))
+
+
+def require_folder(reference: ModelPath, label: str) -> None:
+    """Refuse a reference that can be a folder only, not an id on the Hub, and is none.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if reference.path.startswith(("/", "./", "../", "~")) and not Path(reference.path).is_dir():
+        raise UserError(f"{label}: no such folder")
 
 
 def _architecture(reference: ModelReference, config: PretrainedConfig) -> list[WeightInfo]:

@@ -13,7 +13,7 @@ from mergekit.common import ModelReference
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
-from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
+from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.recipe.schema import Models, Recipe
 
 TaskVector = torch.Tensor | LowRank
@@ -121,6 +121,7 @@ def open_expert(reference: ModelReference, base: Checkpoint, models: Models) -> 
         raise UserError(
             f"expert {reference}: its adapter sits on {reference.model}, not on the recipe's base {base.reference}"
         )
+    require_folder(reference.lora, f"adapter {reference.lora}")
     path = Path(reference.lora.path)
     if not path.exists():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -145,7 +146,8 @@ def _override(data: dict[str, Any], override: str) -> Location:
     location: Location = ()
     for step in steps[:-1]:
         key = _key(part, step, location, override)
-        part = part.setdefault(key, {}) if isinstance(part, dict) else part[key]
+        part[key] = copy.copy(part.setdefault(key, {}) if isinstance(part, dict) else part[key])  # an alias may share it
+        part = part[key]
         location = (*location, key)
     key = _key(part, steps[-1], location, override)
     part[key] = value

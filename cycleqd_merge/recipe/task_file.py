@@ -90,7 +90,7 @@ class ExactScorer(Strict):
     squeeze: bool = False
     """Fold runs of white space to one space."""
     replace: dict[str, str] = Field(default_factory=dict)
-    """Plain replacements made in both texts, in order."""
+    """Plain replacements made in both texts, in order, after `lowercase`."""
     strip: str | None = None
     """Characters stripped from both ends, besides white space."""
     first_line: bool = False

@@ -39,6 +39,16 @@ class Observer(Protocol):
         ...
 
 
+class Quiet:
+    """An observer that says nothing."""
+
+    def started(self, replay: Replay) -> None:
+        """See `Observer`."""
+
+    def told(self, replay: Replay, event: Event) -> None:
+        """See `Observer`."""
+
+
 def take_up(journal: Journal, start: Event, session: Event) -> Replay:
     """Begin a run in an empty journal, or go on with the one that is there.
 

@@ -41,6 +41,17 @@ def export(replay: Replay, name: str, out: Path) -> Chosen:
     return chosen
 
 
+def state_dict(replay: Replay, name: str) -> dict[str, torch.Tensor]:
+    """All tensors of the model that `name` stands for, in memory, in the checkpoint's dtype.
+
+    Raises:
+        UserError: no such model.
+    """
+    chosen = choose(replay, name)
+    materialiser = Materials.reopen(replay).materialiser(needed_bases(chosen.genome))
+    return dict(materialiser.tensors(chosen.genome))
+
+
 def needed_bases(*genomes: Genome) -> set[int]:
     """Numbers of the experts whose singular bases the genomes' mutations need."""
     return {m.expert for genome in genomes for m in genome.mutations if m.expert is not None}

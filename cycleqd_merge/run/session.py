@@ -24,7 +24,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.confirm import confirm, to_confirm
-from cycleqd_merge.run.evolve import Observer, evolve, require_same, take_up
+from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up
 from cycleqd_merge.run.identity import differences, start_event
 from cycleqd_merge.tasks.suite import Suite, open_suite
 
@@ -87,7 +87,7 @@ class Materials:
 def run_recipe(
     recipe: Recipe,
     folder: Path,
-    observer: Observer,
+    observer: Observer | None = None,
     *,
     seeds: Sequence[Event] = (),
     fresh: bool = False,
@@ -104,6 +104,7 @@ def run_recipe(
         Interrupted: the run was ended early and can go on.
         RunFailed: the run cannot go on.
     """
+    observer = observer or Quiet()
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     if not PartialState().is_main_process:
         materials = Materials.open(recipe, folder)

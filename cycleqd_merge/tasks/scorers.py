@@ -34,8 +34,8 @@ def exact(output: str, reference: str, options: ExactScorer) -> float:
             text = text.replace(old, new)
         if options.squeeze:
             text = " ".join(text.split())
-        text = text.strip()
-        return text.strip(options.strip).strip() if options.strip else text
+        blanks = "".join(character for character in text if character.isspace())
+        return text.strip(blanks + (options.strip or ""))
 
     answer = _last_match(options.pattern, output) if options.pattern else output
     if answer is None:
