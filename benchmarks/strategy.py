@@ -100,7 +100,7 @@ class Clock:
     def _mark(self, replay: Replay) -> None:
         wall, cpu = time.perf_counter() - self._pool.wall, time.process_time() - self._pool.cpu
         elites = {elite.number for archive in replay.archives for elite in archive.elites()}
-        mutations = sum(len(replay.strategy.genome(number).mutations) for number in elites)
+        mutations = sum(len(replay.space.genome(number).mutations) for number in elites)
         self.marks.append(Mark(replay.generation, wall, cpu, len(elites), mutations / max(len(elites), 1)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cycleqd_merge.evolution.archive import Archive, Scores
+from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome
 
 
@@ -49,12 +49,4 @@ class Strategy(Protocol):
 
     def tell(self, result: Result) -> None:
         """Take the result of an asked proposal. Results are told in ascending order of their numbers."""
-        ...
-
-    def genome(self, number: int) -> Candidate:
-        """The candidate of an asked proposal."""
-        ...
-
-    def archives(self) -> list[Archive]:
-        """One archive per objective; empty before the strategy can bin scores."""
         ...

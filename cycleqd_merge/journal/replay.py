@@ -12,64 +12,23 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
-from cycleqd_merge.evolution.cycleqd import CycleQD, Floor, Objective, Operators
 from cycleqd_merge.evolution.genome import Genome, aggregate
 from cycleqd_merge.evolution.schedule import Schedule
+from cycleqd_merge.evolution.space import SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 from cycleqd_merge.journal.log import Event, of_kind, read_events
+from cycleqd_merge.journal.search import build_space, build_strategy, ordered_tasks
 from cycleqd_merge.recipe.loading import parse
-from cycleqd_merge.recipe.schema import GaussianMutation, Recipe, SvdMutation, TaskUse, task_name
-
-
-def ordered_tasks(recipe: Recipe) -> list[TaskUse]:
-    """The tasks in the order of their scores: objectives first, tasks to keep after them."""
-    return sorted(recipe.tasks, key=lambda use: use.role != "optimise")
-
-
-def build_strategy(recipe: Recipe, groups: int, seeds: tuple[Genome, ...] = ()) -> CycleQD:
-    """The strategy that a recipe asks for, over `groups` coefficient groups; `seeds` join the experts at the start."""
-    evolution = recipe.evolution
-    experts = list(recipe.experts)
-    tasks = ordered_tasks(recipe)
-    objectives = tuple(
-        Objective(
-            task_name(use),
-            None if use.expert is None else experts.index(use.expert),
-            use.bins or evolution.bins,
-            use.bounds,
-        )
-        for use in tasks
-        if use.role == "optimise"
-    )
-    floors = tuple(Floor(column, use.floor) for column, use in enumerate(tasks) if use.floor is not None)
-    mutation = evolution.mutation
-    scale = 0.0
-    if isinstance(mutation, SvdMutation):
-        scale = mutation.w_max
-    elif isinstance(mutation, GaussianMutation):
-        scale = mutation.std
-    operators = Operators(
-        mu=evolution.mu,
-        sigma=evolution.sigma,
-        mutation=mutation.kind,
-        scale=scale,
-        signed=isinstance(mutation, SvdMutation) and mutation.signed,
-        sampling=evolution.sampling,
-        alpha_low=evolution.alpha_low,
-        alpha_high=evolution.alpha_high,
-        bound_low=evolution.bounds.low,
-        bound_high=evolution.bounds.high,
-    )
-    return CycleQD(objectives, len(experts), groups, operators, evolution.seed, floors, seeds)
+from cycleqd_merge.recipe.schema import Recipe, task_name
 
 
 @dataclass
 class Replay:
-    """A run's strategy and what it was told, in step with the journal."""
+    """A run's search and what it was told, in step with the journal."""
 
     recipe: Recipe
     folder: Path
-    strategy: CycleQD
+    space: SearchSpace
     schedule: Schedule
     start: Event
     results: list[Event] = field(default_factory=list)
@@ -86,9 +45,10 @@ class Replay:
         than the recipe's generations.
         """
         seeds = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
-        strategy = build_strategy(recipe, len(start["groups"]), seeds)
-        total = max(strategy.first + recipe.evolution.generations, recorded)
-        replay = cls(recipe, folder, strategy, Schedule(strategy, start["in_flight"], total), start)
+        space = build_space(recipe, len(start["groups"]), seeds)
+        total = max(space.first + recipe.evolution.generations, recorded)
+        schedule = Schedule(build_strategy(recipe, space, folder), start["in_flight"], total)
+        replay = cls(recipe, folder, space, schedule, start)
         replay._opened(replay.schedule.ready())
         return replay
 
@@ -124,7 +84,7 @@ class Replay:
     @property
     def objectives(self) -> list[str]:
         """Names of the tasks that have an archive, in the archives' order."""
-        return [objective.name for objective in self.strategy.objectives]
+        return [objective.name for objective in self.space.objectives]
 
     @property
     def tasks(self) -> list[str]:
@@ -139,12 +99,12 @@ class Replay:
     @property
     def archives(self) -> list[Archive]:
         """The archives, one per objective."""
-        return self.strategy.archives()
+        return self.space.archives
 
     @property
     def generation(self) -> int:
         """The last generation that was told; 0 for the experts and other seeds."""
-        return max(0, self.schedule.told - self.strategy.first)
+        return max(0, self.schedule.told - self.space.first)
 
     def known(self, number: int) -> dict[str, float]:
         """Scores by task that an evaluation brings from the run that it was forked from."""
@@ -180,7 +140,7 @@ class Replay:
             UserError: the archives hold no elite yet.
         """
         best = [self.best_of(task) for task in range(len(self.objectives))]
-        genomes = [self.strategy.genome(number) for number in best]
+        genomes = [self.space.genome(number) for number in best]
         return aggregate(genomes, [self.judged(number)[task] for task, number in enumerate(best)])
 
     def elites(self) -> list[int]:

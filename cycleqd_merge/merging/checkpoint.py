@@ -56,9 +56,9 @@ class Checkpoint:
             if not any(self.path.glob("model.safetensors*")) and any(self.path.glob("pytorch_model.bin*")):
                 raise UserError(f"model {reference.model}: holds pickles only; convert it to safetensors first")
             index = ShardedTensorIndex.from_disk(str(self.path))
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
+        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise UserError(f"model {reference.model}: cannot be opened: {_first_line(error)}") from error
-        missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
         if missing:
             raise UserError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
         self._loader = LazyTensorLoader(index)

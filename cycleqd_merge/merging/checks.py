@@ -163,8 +163,9 @@ def load_tokenizer(folder: Path, family: Family) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=family.models.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # tokenizers raises nothing more specific
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: no tokenizer can be loaded: {reason}") from error
     return tokenizer  # type: ignore[no-any-return]
 
 
@@ -210,7 +211,8 @@ def _check_tokenizer(family: Family, expert: Expert, findings: Findings) -> None
     if vocabulary != other:
         different = sorted(vocabulary.items() ^ other.items(), key=lambda item: item[1])
         token = different[0][0]
+        hint = "; `models.vocabulary: base` drops added tokens" if vocabulary.items() <= other.items() else ""
         findings.faults.append(
             f"expert {expert.name}: its tokenizer differs in {len({token for token, _ in different})} tokens; "
-            f"first {token!r}: id {other.get(token)}, in the base {vocabulary.get(token)}"
+            f"first {token!r}: id {other.get(token)}, in the base {vocabulary.get(token)}{hint}"
         )

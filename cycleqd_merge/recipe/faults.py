@@ -114,8 +114,8 @@ def _explain(location: Location, fault: ErrorDetails, data: Any, schema: Schema)
         if isinstance(location[-1], int):
             return _line(location[:-1], f"too few entries; found {shown(_at(data, location[:-1]))}")
         return _line(location, "this key is required")
-    if kind in ("union_tag_invalid", "union_tag_not_found") and isinstance(fault["input"], Mapping):
-        return _explain_kind(location, fault["input"], data, schema)
+    if _is_of_kind(fault):
+        return _explain_kind(location, data, schema)
     if kind == "value_error":
         return _line(location, f"{context['error']}{'' if isinstance(fault['input'], Mapping) else found}")
     if kind == "literal_error":
@@ -132,16 +132,19 @@ def _explain(location: Location, fault: ErrorDetails, data: Any, schema: Schema)
     return _line(location, f"{fault['msg'][0].lower()}{fault['msg'][1:]}{found}")
 
 
-def _explain_kind(location: Location, value: Mapping[str, Any], data: Any, schema: Schema) -> str:
-    """A union whose members are told apart by their `kind`, which is missing or unknown."""
-    alternatives = _schemas_at(schema, data, location, None)
+def _is_of_kind(fault: ErrorDetails) -> bool:
+    """Whether it is about the `kind` that tells a union's members apart: missing, or none of theirs."""
+    return fault["type"] in ("union_tag_invalid", "union_tag_not_found") and isinstance(fault["input"], Mapping)
+
+
+def _explain_kind(location: Location, data: Any, schema: Schema) -> str:
+    alternatives = _schemas_at(schema, data, location[:-1], None)
     kinds = [part["properties"]["kind"]["const"] for part in alternatives if "kind" in part.get("properties", {})]
+    value = _at(data, location[:-1])
     if "kind" not in value:
-        return _line((*location, "kind"), f"this key is required{_allowed(kinds)}")
+        return _line(location, f"this key is required{_allowed(kinds)}")
     stated = value["kind"]
-    return _line(
-        (*location, "kind"), f"no such kind{suggestion(stated, kinds)}{_allowed(kinds)}; found {shown(stated)}"
-    )
+    return _line(location, f"no such kind{suggestion(stated, kinds)}{_allowed(kinds)}; found {shown(stated)}")
 
 
 def _line(location: Location, message: str) -> str:
@@ -182,6 +185,8 @@ def _location_in(data: Any, fault: ErrorDetails) -> Location:
             data = data[step]
     if fault["type"] == "missing":
         steps.append(fault["loc"][-1])
+    elif _is_of_kind(fault):
+        steps.append("kind")
     error = fault.get("ctx", {}).get("error")
     return (*steps, *error.at) if isinstance(error, KeyFault) else tuple(steps)
 
@@ -228,7 +233,8 @@ def _nearest_to(value: Any, parts: list[Schema]) -> list[Schema]:
 
     def likeness(part: Schema) -> int:
         properties = part.get("properties", {})
-        if "kind" in value and properties.get("kind", {}).get("const") == value["kind"]:
+        kind = properties.get("kind", {})
+        if "const" in kind and value.get("kind", kind.get("default")) == kind["const"]:
             return len(value) + 1
         return sum(key in properties for key in value)
 

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from cycleqd_merge.recipe.faults import KeyFault, suggestion
-from cycleqd_merge.recipe.task_file import RegularExpression, Strict, TaskDefinition
+from cycleqd_merge.recipe.task_file import RegularExpression, Strict, Target, TaskDefinition
 
 
 def _model_reference(value: str) -> str:
@@ -252,6 +252,21 @@ class Confirm(Strict):
     """How many elites of the highest mean, besides the best of each archive, are scored again."""
 
 
+class CycleQDStrategy(Strict):
+    """CycleQD, as `evolution` sets it up."""
+
+    kind: Literal["cycleqd"] = "cycleqd"
+
+
+class PythonStrategy(Target):
+    """The user's own strategy: a class as docs/python.md shows, called with the search space, seed and options."""
+
+    kind: Literal["python"]
+
+
+Strategy = Annotated[CycleQDStrategy | PythonStrategy, Field(discriminator="kind")]
+
+
 class Finish(Strict):
     """What `evolve` does once the last generation is told."""
 
@@ -270,6 +285,8 @@ class Recipe(Strict):
     """The experts by a name of your choice; all seed the archives and take part in crossover."""
     tasks: list[TaskUse] = Field(min_length=2)
     """What the merged models shall be able to do; at least two with `role: optimise`."""
+    strategy: Strategy = CycleQDStrategy()
+    """What proposes children."""
     evolution: Evolution = Evolution()
     """The search."""
     models: Models = Models()

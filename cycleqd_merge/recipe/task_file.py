@@ -144,8 +144,33 @@ class MultipleChoiceScorer(Strict):
     """Divide a choice's log-likelihood by its length in tokens or characters."""
 
 
+_TARGET = r"^[\w./-]+:\w+$"
+
+
+def _target(value: str) -> str:
+    if not re.fullmatch(_TARGET, value):
+        raise ValueError("write `module:Class` or `path/to/file.py:Class`")
+    return value
+
+
+class Target(Strict):
+    """Something of the user's own in Python: a class or function by its place."""
+
+    target: Annotated[str, AfterValidator(_target), WithJsonSchema({"type": "string", "pattern": _TARGET})]
+    """`module:Name`, or `path/to/file.py:Name` relative to the file that names it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for it."""
+
+
+class PythonScorer(Target):
+    """The user's own function of the output and the reference answer, both text; its score lies in [0, 1]."""
+
+    kind: Literal["python"]
+
+
 Scorer = Annotated[
-    ExactScorer | TokenF1Scorer | NumberScorer | RegexScorer | MultipleChoiceScorer, Field(discriminator="kind")
+    ExactScorer | TokenF1Scorer | NumberScorer | RegexScorer | MultipleChoiceScorer | PythonScorer,
+    Field(discriminator="kind"),
 ]
 
 
@@ -200,25 +225,12 @@ class GenerateTask(Strict):
         return self.chat or self.messages is not None
 
 
-_TARGET = r"^[\w./-]+:\w+$"
-
-
-def _target(value: str) -> str:
-    if not re.fullmatch(_TARGET, value):
-        raise ValueError("write `module:Class` or `path/to/file.py:Class`")
-    return value
-
-
-class PythonTask(Strict):
+class PythonTask(Target):
     """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""
 
     kind: Literal["python"]
     description: str = ""
     """One line for reports."""
-    target: Annotated[str, AfterValidator(_target), WithJsonSchema({"type": "string", "pattern": _TARGET})]
-    """`module:Class`, or `path/to/file.py:Class` relative to the file that names it."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the class."""
 
 
 TaskDefinition = Annotated[GenerateTask | PythonTask, Field(discriminator="kind")]

@@ -59,8 +59,8 @@ class Progress:
         number = event["number"]
         if number < len(replay.experts):
             what = f"expert {replay.experts[number]}"
-        elif number < replay.strategy.first:
-            what = f"seed {number - len(replay.experts) + 1}/{len(replay.strategy.seeds)}"
+        elif number < replay.space.first:
+            what = f"seed {number - len(replay.experts) + 1}/{len(replay.space.seeds)}"
         else:
             task = replay.objectives[replay.generation % len(replay.objectives)]
             what = f"generation {replay.generation}/{replay.recipe.evolution.generations} ({task})"
@@ -84,7 +84,7 @@ class Progress:
         """Seconds per evaluation in this session, and seconds left."""
         done = max(replay.schedule.told - self._already, 1)
         each = (time.monotonic() - self._since) / done
-        total = replay.strategy.first + replay.recipe.evolution.generations
+        total = replay.space.first + replay.recipe.evolution.generations
         return each, each * (total - replay.schedule.told)
 
 

@@ -53,7 +53,7 @@ def choose(replay: Replay, name: str) -> Chosen:
 
 
 def _evaluated(replay: Replay, number: int, label: str) -> Chosen:
-    return Chosen(label, replay.strategy.genome(number), number)
+    return Chosen(label, replay.space.genome(number), number)
 
 
 def _archive(replay: Replay, task: str) -> Archive:

@@ -67,7 +67,7 @@ def take_up(journal: Journal, start: Event, session: Event) -> Replay:
     recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
     replay = replay_events([*journal.events, session], recipe, where)
     journal.append(session)
-    if replay.schedule.told >= replay.strategy.first:
+    if replay.schedule.told >= replay.space.first:
         _record_bounds(journal, replay)
     return replay
 
@@ -122,14 +122,14 @@ def _record(journal: Journal, replay: Replay, event: Event) -> list[Proposal]:
     """Journal a result, then tell it; the bounds are journaled once the last expert is told."""
     journal.append(event)
     opened = replay.tell(event)
-    if replay.schedule.told == replay.strategy.first:
+    if replay.schedule.told == replay.space.first:
         _record_bounds(journal, replay)
     return opened
 
 
 def _record_bounds(journal: Journal, replay: Replay) -> None:
     """Journal the archives' bounds, once."""
-    bounds = replay.strategy.bounds
+    bounds = replay.space.bounds
     if bounds is not None and not of_kind(journal.events, "bounds"):
         journal.append({"event": "bounds", "bounds": [list(pair) for pair in bounds]})
 

@@ -57,7 +57,7 @@ def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
 def _seed(replay: Replay, number: int, same: Sequence[str]) -> Event:
     scores = dict(zip(replay.tasks, replay.scores(number), strict=True))
     return {
-        "genome": replay.strategy.genome(number).to_json(),
+        "genome": replay.space.genome(number).to_json(),
         "scores": {task: scores[task] for task in same},
         "from": number,
     }

@@ -33,6 +33,7 @@ def start_event(
         "experts": {expert.name: expert.digest for expert in family.experts},
         "models": recipe.models.model_dump(mode="json", exclude={"trust_remote_code"}),
         "tasks": {task.name: task_identity(task) for task in suite},
+        "strategy": recipe.strategy.model_dump(mode="json"),
         "evolution": operators,
         "groups": list(groups.labels),
         "in_flight": in_flight,

@@ -33,6 +33,8 @@ class Generate:
         self._prompt = _template(definition.prompt, "prompt") if definition.prompt is not None else None
         self._messages = [(turn.role, _template(turn.content, "messages")) for turn in definition.messages or ()]
         self._answer = _template(definition.answer, "answer")
+        if not isinstance(definition.scorer, MultipleChoiceScorer):
+            self._scorer = text_scorer(definition.scorer, folder)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         for samples in self._samples.values():
             for sample in samples:
@@ -73,11 +75,10 @@ class Generate:
         return _render(self._answer, sample, "answer")
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
-        scorer = self._definition.scorer
-        if isinstance(scorer, MultipleChoiceScorer):
-            return await self._choose(sample, model, scorer)
+        if isinstance(self._definition.scorer, MultipleChoiceScorer):
+            return await self._choose(sample, model, self._definition.scorer)
         completion = await self._generate(sample, model)
-        score = text_scorer(scorer)(completion.text, self.reference_of(sample))
+        score = self._scorer(completion.text, self.reference_of(sample))
         return Outcome(score, completion.text, completion.truncated)
 
     async def _generate(self, sample: Sample, model: LanguageModel) -> Completion:

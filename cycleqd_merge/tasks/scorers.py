@@ -6,15 +6,25 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-from cycleqd_merge.recipe.task_file import ExactScorer, NumberScorer, RegexScorer, TokenF1Scorer
+from cycleqd_merge.recipe import target
+from cycleqd_merge.recipe.task_file import ExactScorer, NumberScorer, PythonScorer, RegexScorer, TokenF1Scorer
 
 TextScorer = Callable[[str, str], float]
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
-def text_scorer(options: ExactScorer | TokenF1Scorer | NumberScorer | RegexScorer) -> TextScorer:
-    """The function (output, reference) -> score that `options` describe."""
+def text_scorer(
+    options: ExactScorer | TokenF1Scorer | NumberScorer | RegexScorer | PythonScorer, folder: Path
+) -> TextScorer:
+    """The function (output, reference) -> score that `options` describe; a `python` scorer's path starts at `folder`.
+
+    Raises:
+        UserError: a `python` scorer cannot be found.
+    """
+    if isinstance(options, PythonScorer):
+        return partial(target.find(options.target, folder), **options.options)
     functions: dict[str, Callable[..., float]] = {
         "exact": exact,
         "token_f1": token_f1,

@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cycleqd_merge.evolution.archive import EmptyRange, Scores
-from cycleqd_merge.evolution.cycleqd import CycleQD, Floor, Objective, Operators
+from cycleqd_merge.evolution.cycleqd import CycleQD, Operators
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, mutate
+from cycleqd_merge.evolution.space import Floor, Objective, SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 from tests.evolution.references import SlowArchive, slow_snapshot, snapshot, synthetic_scores
 
 Scorer = Callable[[int, Genome], Scores | None]
+SPACE = {"objectives", "experts", "groups", "floors", "seeds", "factors"}
 NAMES = ("sql", "bash", "math", "chat")
 
 
-def strategy(tasks: int = 3, **settings: object) -> CycleQD:
-    """So many tasks with an expert each, six bins per task; `settings` are those of CycleQD or of its operators."""
-    own = {key: settings.pop(key) for key in ("objectives", "experts", "groups", "seed", "floors") if key in settings}
-    stated = {
+def strategy(tasks: int = 3, seed: int = 0, **settings: Any) -> CycleQD:
+    """So many tasks with an expert each, six bins per task; `settings` are those of the space or of CycleQD."""
+    of_space = {
         "objectives": tuple(Objective(NAMES[task], task, 6) for task in range(tasks)),
         "experts": tasks,
         "groups": 1,
-        "seed": 0,
-        **own,
+        **{key: settings.pop(key) for key in SPACE & settings.keys()},
     }
-    return CycleQD(operators=replace(Operators(), **settings), **stated)  # type: ignore[arg-type]
+    return CycleQD(SearchSpace(**of_space), replace(Operators(), **settings), seed)
 
 
 def play(search: CycleQD, generations: int, scorer: Scorer | None = None) -> list[Proposal]:
     """Ask, score and tell one after another; returns all proposals."""
     proposals = []
-    for number in range(search.first + generations):
+    for number in range(search.space.first + generations):
         proposal = search.ask(number)
         assert proposal is not None
         assert isinstance(proposal.candidate, Genome)
@@ -45,7 +46,7 @@ def play(search: CycleQD, generations: int, scorer: Scorer | None = None) -> lis
 
 def plain(search: CycleQD) -> Scorer:
     """Scores by the genome alone."""
-    return lambda _, genome: synthetic_scores(genome, len(search.objectives))
+    return lambda _, genome: synthetic_scores(genome, len(search.space.objectives))
 
 
 def elites_of(archives: Sequence[SlowArchive], task: int) -> set[int]:
@@ -72,16 +73,16 @@ def test_tasks_take_turns_as_the_quality(tasks: int) -> None:
         scores = synthetic_scores(proposal.candidate, tasks)
         search.tell(Result(number, scores))
         if number == tasks - 1:
-            assert search.bounds is not None
-            archives = [SlowArchive(task, search.bounds, [6] * tasks) for task in range(tasks)]
+            assert search.space.bounds is not None
+            archives = [SlowArchive(task, search.space.bounds, [6] * tasks) for task in range(tasks)]
             for expert in range(tasks):
-                told = synthetic_scores(search.genome(expert), tasks)  # type: ignore[arg-type]
+                told = synthetic_scores(search.space.genome(expert), tasks)  # type: ignore[arg-type]
                 for archive in archives:
                     archive.add(expert, told)
         elif number >= tasks:
             for archive in archives:
                 archive.add(number, scores)
-    assert snapshot(search.archives()) == slow_snapshot(archives)
+    assert snapshot(search.space.archives) == slow_snapshot(archives)
     assert picked_elsewhere  # the archives differ, so taking turns could be told from not doing so
 
 
@@ -133,17 +134,14 @@ def test_every_mutation_has_a_seed_of_its_own() -> None:
 
 def test_failed_evaluations_enter_no_archive() -> None:
     search = strategy()
-
-    def scorer(number: int, genome: Genome) -> Scores | None:
-        return None if number % 3 == 1 and number > 2 else synthetic_scores(genome, 3)
-
-    proposals = play(search, 90, scorer)
-    held = {elite.number for archive in search.archives() for elite in archive.elites()}
-    assert {number for number in held if number > 2}
-    assert not {number for number in held if number % 3 == 1 and number > 2}
-    assert not {parent for proposal in proposals[3:] for parent in proposal.step["parents"]} - set(range(93)[:3]) - {
-        number for number in range(3, 93) if number % 3 != 1
-    }
+    failing = set(range(4, 93, 3))
+    proposals = play(
+        search, 90, lambda number, genome: None if number in failing else synthetic_scores(genome, 3)
+    )
+    held = {elite.number for archive in search.space.archives for elite in archive.elites()}
+    parents = {parent for proposal in proposals[3:] for parent in proposal.step["parents"]}
+    assert held - {0, 1, 2}
+    assert not (held | parents) & failing
 
 
 def test_children_under_a_floor_enter_no_archive_but_experts_do() -> None:
@@ -154,11 +152,11 @@ def test_children_under_a_floor_enter_no_archive_but_experts_do() -> None:
         return (*synthetic_scores(genome, 2), kept, 0.3 if number % 4 else 0.2)
 
     play(search, 80, scorer)
-    held = {elite.number for archive in search.archives() for elite in archive.elites()}
+    held = {elite.number for archive in search.space.archives for elite in archive.elites()}
     assert held & {0, 1}
     assert held - {0, 1}
     assert all(number < 2 or (number % 10 >= 5 and number % 4) for number in held)
-    assert all(len(elite.scores) == 2 for archive in search.archives() for elite in archive.elites())
+    assert all(len(elite.scores) == 2 for archive in search.space.archives for elite in archive.elites())
 
 
 def scores_of_experts(*rows: Scores | None) -> Scorer:
@@ -169,21 +167,21 @@ def scores_of_experts(*rows: Scores | None) -> Scorer:
 def test_bounds_follow_from_the_experts_of_the_tasks_alone() -> None:
     search = strategy(tasks=2, experts=3)
     play(search, 1, scores_of_experts((0.8, 0.2), (0.1, 0.6), (1.0, 1.0)))
-    assert search.bounds == ((0.1 * 0.85, 0.8 * 1.15), (0.2 * 0.85, 0.6 * 1.15))
+    assert search.space.bounds == ((0.1 * 0.85, 0.8 * 1.15), (0.2 * 0.85, 0.6 * 1.15))
 
 
 def test_bounds_of_tasks_without_experts_follow_from_all_of_them() -> None:
     objectives = (Objective("sql", None, 6), Objective("bash", None, 6))
     search = strategy(objectives=objectives, experts=3)
     play(search, 1, scores_of_experts((0.8, 0.2), (0.1, 0.6), (1.0, 1.0)))
-    assert search.bounds == ((0.1 * 0.85, 1.15), (0.2 * 0.85, 1.15))
+    assert search.space.bounds == ((0.1 * 0.85, 1.15), (0.2 * 0.85, 1.15))
 
 
 def test_stated_bounds_take_precedence() -> None:
     objectives = (Objective("sql", 0, 6, bounds=(0.0, 1.0)), Objective("bash", 1, 6))
     search = strategy(objectives=objectives, experts=2)
     play(search, 1, scores_of_experts((0.0, 0.2), (0.0, 0.6)))
-    assert search.bounds == ((0.0, 1.0), (0.2 * 0.85, 0.6 * 1.15))
+    assert search.space.bounds == ((0.0, 1.0), (0.2 * 0.85, 0.6 * 1.15))
 
 
 def test_a_task_on_which_all_experts_score_nothing_is_named() -> None:
@@ -196,9 +194,9 @@ def test_a_task_on_which_all_experts_score_nothing_is_named() -> None:
 def test_a_failed_expert_leaves_the_search_to_the_others() -> None:
     search = strategy(tasks=3)
     play(search, 6, scores_of_experts((0.5, 0.2, 0.1), None, (0.3, 0.3, 0.9)))
-    assert search.bounds is not None
-    assert search.bounds[1] == (0.2 * 0.85, 0.3 * 1.15)
-    held = {elite.number for archive in search.archives() for elite in archive.elites()}
+    assert search.space.bounds is not None
+    assert search.space.bounds[1] == (0.2 * 0.85, 0.3 * 1.15)
+    held = {elite.number for archive in search.space.archives for elite in archive.elites()}
     assert 1 not in held
 
 
@@ -238,8 +236,26 @@ def test_a_search_is_a_function_of_its_seed() -> None:
     assert [proposal.step["weights"] for proposal in first[3:]] != [proposal.step["weights"] for proposal in other[3:]]
 
 
+def test_seeds_start_the_archives_beside_the_experts() -> None:
+    """Numbers after the experts are seeds; generation 1 is the number after them, and bounds are the experts' own."""
+    seed = mutate(expert_genome(1, 2, 1), Mutation("svd", 0, 99, 0.3))
+    search = strategy(tasks=2, seeds=(seed,))
+    proposals = play(search, 2, scores_of_experts((0.8, 0.2), (0.1, 0.6), (0.95, 0.9)))
+    assert [proposal.step for proposal in proposals[:3]] == [{"expert": 0}, {"expert": 1}, {"seed": 0}]
+    assert proposals[2].candidate == seed
+    assert search.space.bounds == ((0.1 * 0.85, 0.8 * 1.15), (0.2 * 0.85, 0.6 * 1.15))
+    assert [best.number for archive in search.space.archives if (best := archive.best())] == [2, 2]
+    assert [proposal.step["mutation"]["expert"] for proposal in proposals[3:]] == [1, 0]
+
+
+def test_factors_of_the_bounds_are_those_stated() -> None:
+    search = strategy(tasks=2, factors=(0.5, 2.0))
+    play(search, 1, scores_of_experts((0.4, 0.2), (0.1, 0.3)))
+    assert search.space.bounds == ((0.05, 0.8), (0.1, 0.6))
+
+
 def test_bins_are_those_of_the_other_tasks() -> None:
     objectives = (Objective("sql", 0, 3), Objective("bash", 1, 5), Objective("math", 2, 7))
     search = strategy(objectives=objectives, experts=3)
     play(search, 1)
-    assert [archive.shape for archive in search.archives()] == [(5, 7), (3, 7), (3, 5)]
+    assert [archive.shape for archive in search.space.archives] == [(5, 7), (3, 7), (3, 5)]

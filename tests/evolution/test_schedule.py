@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.evolution.schedule import InOrder, Schedule
-from cycleqd_merge.evolution.strategy import Candidate, Proposal, Result
+from cycleqd_merge.evolution.strategy import Proposal, Result
 from tests.evolution.references import snapshot, synthetic_scores
 from tests.evolution.test_cycleqd import strategy
 
@@ -24,6 +23,7 @@ class Watched:
 
     def __init__(self) -> None:
         self._inner = strategy(3)
+        self.space = self._inner.space
         self.calls: list[tuple[str, int]] = []
 
     def ask(self, number: int) -> Proposal | None:
@@ -35,12 +35,6 @@ class Watched:
     def tell(self, result: Result) -> None:
         self.calls.append(("tell", result.number))
         self._inner.tell(result)
-
-    def genome(self, number: int) -> Candidate:
-        return self._inner.genome(number)
-
-    def archives(self) -> list[Archive]:
-        return self._inner.archives()
 
 
 def run(in_flight: int, order: random.Random | None) -> Watched:
@@ -65,8 +59,8 @@ def run(in_flight: int, order: random.Random | None) -> Watched:
 def test_any_order_of_ending_gives_the_run_in_order(in_flight: int, order: random.Random) -> None:
     mixed, straight = run(in_flight, order), run(in_flight, None)
     assert mixed.calls == straight.calls
-    assert snapshot(mixed.archives()) == snapshot(straight.archives())
-    assert [mixed.genome(n) for n in range(TOTAL)] == [straight.genome(n) for n in range(TOTAL)]
+    assert snapshot(mixed.space.archives) == snapshot(straight.space.archives)
+    assert [mixed.space.genome(n) for n in range(TOTAL)] == [straight.space.genome(n) for n in range(TOTAL)]
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 4, 7])
@@ -80,7 +74,7 @@ def test_a_number_is_asked_as_soon_as_the_one_so_many_before_is_told(in_flight: 
 
 
 def test_in_flight_changes_the_run() -> None:
-    assert snapshot(run(1, None).archives()) != snapshot(run(4, None).archives())
+    assert snapshot(run(1, None).space.archives) != snapshot(run(4, None).space.archives)
 
 
 def test_every_number_is_asked_and_told_once() -> None:

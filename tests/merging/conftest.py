@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import LayerGroups
+from cycleqd_merge.recipe.schema import LayerGroups, Recipe
+from tests.merging.processes import Report, reports_of_two_processes
 from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base
 
 
@@ -23,6 +26,7 @@ class Trio:
     architecture: Architecture
     base: Path
     experts: tuple[Path, Path, Path]
+    recipe: Recipe
     family: Family
 
     def materialiser(self, groups: str | LayerGroups = "one") -> Materialiser:
@@ -35,7 +39,7 @@ def make_trio(folder: Path, architecture: Architecture, tied: bool, dtype: torch
     first, second = (make_expert(base, folder / name, seed) for seed, name in enumerate(("first", "second"), start=1))
     third = make_adapter(base, folder / "third", seed=3)
     recipe = make_recipe(folder, base, {"first": first, "second": second, "third": on_base(base, third)})
-    return Trio(architecture, base, (first, second, third), open_family(recipe))
+    return Trio(architecture, base, (first, second, third), recipe, open_family(recipe))
 
 
 @pytest.fixture(
@@ -53,3 +57,17 @@ def trio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Trio:
     """One bfloat16 family, where the architecture does not matter."""
     return make_trio(tmp_path_factory.mktemp("llama"), "llama", False, torch.bfloat16)
+
+
+def long_lineage(experts: int) -> Genome:
+    """A genome of one group with every kind of mutation, crossed and crossed back."""
+    one = mutate(expert_genome(0, experts, 1), Mutation("svd", 2, 1, 0.3))
+    other = mutate(expert_genome(1, experts, 1), Mutation("svd", 0, 2, 0.3, signed=True))
+    child = crossover(one, other, np.array([[1.01], [0.98]]))
+    return crossover(mutate(child, Mutation("gaussian", None, 3, 0.001)), one, np.array([[0.97], [1.02]]))
+
+
+@pytest.fixture(scope="session")
+def elsewhere(llama: Trio, tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
+    """What two other processes make of the `llama` family together, from an empty cache."""
+    return reports_of_two_processes(tmp_path_factory.mktemp("elsewhere"), llama.recipe, long_lineage(3))

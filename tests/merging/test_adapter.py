@@ -16,7 +16,16 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import Family, open_family
-from tests.models import Architecture, edit_json, make_adapter, make_base, make_recipe, on_base, read_tensors, write_tensors
+from tests.models import (
+    Architecture,
+    edit_json,
+    make_adapter,
+    make_base,
+    make_recipe,
+    on_base,
+    read_tensors,
+    write_tensors,
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,139 @@
+"""What every strategy searches in: the founders it starts from, the candidates proposed, the archives they fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Scores, bounds_from
+from cycleqd_merge.evolution.genome import Genome, expert_genome
+from cycleqd_merge.evolution.strategy import Candidate, Proposal, Result
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A task as the search sees it. `expert` is the index of its expert, None if it has none of its own."""
+
+    name: str
+    expert: int | None
+    bins: int
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A score that children must hold to enter an archive: `column` is its place in a result's scores."""
+
+    column: int
+    least: float
+
+
+class SearchSpace:
+    """Founders, candidates and archives of one search.
+
+    The first numbers are generation 0: the experts, then `seeds`, further genomes to start from. `first` is the number
+    of generation 1. Result scores hold the objectives first, in their order, then those of tasks without an archive.
+
+    factors: bounds of the archives, times the worst and times the best score of the tasks' experts (paper: 0.85, 1.15).
+    """
+
+    def __init__(
+        self,
+        objectives: tuple[Objective, ...],
+        experts: int,
+        groups: int,
+        floors: tuple[Floor, ...] = (),
+        seeds: tuple[Genome, ...] = (),
+        factors: tuple[float, float] = (0.85, 1.15),
+    ) -> None:
+        self.objectives, self.experts, self.groups = objectives, experts, groups
+        self.floors, self.seeds, self.factors = floors, seeds, factors
+        self.first = experts + len(seeds)
+        self.bounds: Bounds | None = None
+        self.archives: list[Archive] = []
+        """One per objective; empty until every founder was told."""
+        self._candidates: list[Candidate] = []
+        self._founders: dict[int, Scores] = {}
+        self._told = 0
+
+    def founder(self, number: int) -> Proposal:
+        """The proposal of a number below `first`: an expert, or a seed."""
+        if number < self.experts:
+            return self.propose(number, expert_genome(number, self.experts, self.groups), {"expert": number})
+        return self.propose(number, self.seeds[number - self.experts], {"seed": number - self.experts})
+
+    def propose(self, number: int, candidate: Candidate, step: dict[str, Any]) -> Proposal:
+        """A proposal, remembered under its number; `step` says how it came to be, as JSON values.
+
+        Raises:
+            ValueError: `number` is not the next one.
+        """
+        if number != len(self._candidates):
+            raise ValueError(f"asked for number {number}, but {len(self._candidates)} is next")
+        self._candidates.append(candidate)
+        return Proposal(number, candidate, step)
+
+    def candidate(self, number: int) -> Candidate:
+        """The candidate that was proposed under `number`."""
+        return self._candidates[number]
+
+    def genome(self, number: int) -> Genome:
+        """The same, where it is a genome.
+
+        Raises:
+            ValueError: it is a mergekit configuration.
+        """
+        candidate = self._candidates[number]
+        if not isinstance(candidate, Genome):
+            raise ValueError(f"evaluation {number} is a mergekit configuration and has no genome")
+        return candidate
+
+    def tell(self, result: Result) -> None:
+        """Offer a result to the archives; they open once every founder was told.
+
+        Raises:
+            EmptyRange: a task's scores cannot be binned and no bounds were given.
+            ValueError: no expert could be evaluated, or results come out of order.
+        """
+        if result.number != self._told:
+            raise ValueError(f"told number {result.number}, but {self._told} is next")
+        self._told += 1
+        if result.scores is not None and result.number < self.first:
+            self._founders[result.number] = result.scores
+        if self._told == self.first:
+            self._open()
+        elif self._told > self.first and result.scores is not None:
+            self._offer(result.number, result.scores)
+
+    def _open(self) -> None:
+        """Generation 0 is scored: fix the bounds and seed the archives."""
+        if not any(number < self.experts for number in self._founders):
+            raise ValueError("no expert could be evaluated")
+        self.bounds = self._bounds()
+        bins = [objective.bins for objective in self.objectives]
+        self.archives = [Archive(task, self.bounds, bins) for task in range(len(self.objectives))]
+        for number, scores in self._founders.items():
+            for archive in self.archives:  # floors do not apply: without its experts a search has no parents
+                archive.add(number, scores[: len(self.objectives)])
+
+    def _bounds(self) -> Bounds:
+        """Bounds given explicitly, else from the scores of the tasks' own experts."""
+        named = {objective.expert for objective in self.objectives} - {None} or set(range(self.experts))
+        scores = [own for number, own in self._founders.items() if number in named]
+        if not scores and any(objective.bounds is None for objective in self.objectives):
+            raise ValueError("no expert of the tasks could be evaluated, which leaves their archives without bounds")
+        bounds = []
+        for task, objective in enumerate(self.objectives):
+            if objective.bounds is not None:
+                bounds.append(objective.bounds)
+                continue
+            try:
+                bounds.extend(bounds_from([(own[task],) for own in scores], *self.factors))
+            except EmptyRange as error:
+                raise EmptyRange(task, error.worst, error.best) from None
+        return tuple(bounds)
+
+    def _offer(self, number: int, scores: Scores) -> None:
+        if all(scores[floor.column] >= floor.least for floor in self.floors):
+            for archive in self.archives:
+                archive.add(number, scores[: len(self.objectives)])

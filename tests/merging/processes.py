@@ -1,0 +1,103 @@
+"""What two processes started together make of a recipe: `python -m tests.merging.processes RECIPE GENOME`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from accelerate import PartialState
+
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.family import open_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import Recipe
+
+
+class Report(TypedDict):
+    """Digests of the bases of all experts and of a child, and how many tensors this process had a part in.
+
+    Only the first process is told of its part.
+    """
+
+    processes: int
+    part: int
+    bases: list[str]
+    child: str
+
+
+def report(recipe: Recipe, genome: Genome) -> Report:
+    """Prepare all bases of a recipe and build a child."""
+    family = open_family(recipe)
+    steps: list[int] = []
+    bases = prepare_bases(family, range(len(family.experts)), lambda name, done, total: steps.append(total))
+    child = Materialiser(family, Groups(family.weights, "one"), bases).tensors(genome)
+    return {
+        "processes": PartialState().num_processes,
+        "part": max(steps, default=0),
+        "bases": [expert.digest for expert in bases.values()],
+        "child": digest(child),
+    }
+
+
+def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256 over names and bytes."""
+    whole = sha256()
+    for name, tensor in tensors:
+        whole.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def reports_of_two_processes(folder: Path, recipe: Recipe, genome: Genome) -> list[Report]:
+    """The reports of two processes that share the work as under `accelerate launch`, with a cache in `folder`."""
+    (folder / "recipe.json").write_text(recipe.model_dump_json())
+    (folder / "genome.json").write_text(genome.dumps())
+    environment = {
+        **os.environ,
+        "CYCLEQD_CACHE": str(folder / "cache"),
+        "ACCELERATE_USE_CPU": "true",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, str(folder / "recipe.json"), str(folder / "genome.json")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(2)
+    ]
+    return [_read(process) for process in started]
+
+
+def _read(process: subprocess.Popen[str]) -> Report:
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    result: Report = json.loads(output.splitlines()[-1])
+    return result
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+if __name__ == "__main__":
+    stated = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+    built = Genome.from_json(json.loads(Path(sys.argv[2]).read_text()))
+    sys.stdout.write(json.dumps(report(stated, built)) + "\n")

@@ -1,0 +1,149 @@
+"""Whole runs without any model: a recipe, its identity, and a pool that scores genomes by a formula.
+
+A run takes a fraction of a second. Imported by child processes too, so it imports no more than a run needs.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from cycleqd_merge.errors import Interrupted
+from cycleqd_merge.evaluation.pool import Finished
+from cycleqd_merge.evaluation.worker import Evaluation
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.journal.log import Event, Journal, read_events
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.evolve import evolve, take_up
+from cycleqd_merge.tasks.protocol import Rows
+from tests.evolution.references import synthetic_scores
+
+EXPERTS = ("sql", "bash", "math")
+Failure = Callable[[int], str | Exception | None]
+
+
+def synthetic_recipe(generations: int = 20, **settings: Any) -> Recipe:
+    """Three experts and their tasks; `settings` are further keys of the recipe."""
+    stated = {
+        "base": "base",
+        "experts": {name: name for name in EXPERTS},
+        "tasks": [{"task": name, "expert": name, "bins": 6} for name in EXPERTS],
+        "output": "run",
+        **settings,
+    }
+    return Recipe.model_validate({**stated, "evolution": {**stated.get("evolution", {}), "generations": generations}})
+
+
+def start_of(recipe: Recipe, in_flight: int) -> Event:
+    """The identity of a synthetic run."""
+    operators = recipe.evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
+    return {
+        "event": "start",
+        "format": 1,
+        "base": "0123",
+        "experts": {name: f"{name}-digest" for name in recipe.experts},
+        "evolution": operators,
+        "groups": ["all"],
+        "in_flight": in_flight,
+    }
+
+
+def session_of(recipe: Recipe, bases: Mapping[str, str] | None = None) -> Event:
+    """What one process works with."""
+    return {
+        "event": "session",
+        "recipe": recipe.model_dump(mode="json", exclude_unset=True),
+        "folder": "/nowhere",
+        "bases": dict(bases or {}),
+    }
+
+
+class SyntheticPool:
+    """Scores genomes by `synthetic_scores`; evaluations end in an order drawn from `order`, after small sleeps.
+
+    seconds: the mean sleep. failure: by number, the error of an evaluation that fails, or what `next` shall raise.
+    """
+
+    def __init__(self, order: int = 0, seconds: float = 0.0, failure: Failure | None = None) -> None:
+        self._random, self._seconds, self._failure = random.Random(order), seconds, failure
+        self._waiting: list[Proposal] = []
+        self.submitted: list[int] = []
+        self.ended: list[int] = []
+
+    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+        self._waiting.append(proposal)
+        self.submitted.append(proposal.number)
+
+    def next(self) -> Finished:
+        proposal = self._waiting.pop(self._random.randrange(len(self._waiting)))
+        if self._seconds:
+            time.sleep(self._random.uniform(0, 2 * self._seconds))
+        self.ended.append(proposal.number)
+        failure = self._failure(proposal.number) if self._failure else None
+        if isinstance(failure, Exception):
+            raise failure
+        if failure is not None:
+            return Finished(proposal.number, None, failure)
+        assert isinstance(proposal.candidate, Genome)
+        scores = synthetic_scores(proposal.candidate, len(EXPERTS))
+        return Finished(proposal.number, Evaluation({}, scores, self._random.random(), self._random.random()))
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+class Watcher:
+    """An observer that keeps what it was told; `act` is called with each number told."""
+
+    def __init__(self, act: Callable[[int], object] | None = None) -> None:
+        self._act = act
+        self.began_at: int | None = None
+        self.told_events: list[Event] = []
+
+    def started(self, replay: Replay) -> None:
+        self.began_at = replay.schedule.told
+
+    def told(self, replay: Replay, event: Event) -> None:
+        self.told_events.append(event)
+        if self._act is not None:
+            self._act(event["number"])
+
+
+def run(
+    folder: Path,
+    recipe: Recipe | None = None,
+    in_flight: int = 1,
+    pool: SyntheticPool | None = None,
+    watcher: Watcher | None = None,
+    deadline: float | None = None,
+) -> Replay:
+    """Begin the run in `folder`, or take it up, and go on to its end."""
+    recipe = recipe or synthetic_recipe()
+    with closing(Journal(folder)) as journal:
+        replay = take_up(journal, start_of(recipe, in_flight), session_of(recipe))
+        evolve(journal, replay, pool or SyntheticPool(), watcher or Watcher(), deadline)
+    return replay
+
+
+def run_in_process(folder: Path, generations: int, in_flight: int, order: int, seconds: float) -> None:
+    """The same as the work of a child process, which ends as the command line does."""
+    try:
+        run(folder, synthetic_recipe(generations), in_flight, SyntheticPool(order, seconds))
+    except Interrupted:
+        sys.exit(130)
+
+
+def history(folder: Path) -> list[Event]:
+    """What a journal says of the search: its events without sessions and without seconds."""
+    return [
+        {key: value for key, value in event.items() if key != "seconds"}
+        for event in read_events(folder)
+        if event["event"] != "session"
+    ]

@@ -1,0 +1,66 @@
+"""A language model whose answers are written down, for tests of what tasks ask and how they grade."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cycleqd_merge.recipe.task_file import GenerateTask
+from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.tasks.protocol import Completion, Message, Outcome, Sample, Sampling
+
+
+@dataclass
+class Scripted:
+    """Answers by `answer`, scores continuations by `likelihoods`, and keeps what it was asked."""
+
+    answer: Callable[[Any], str] = lambda prompt: ""
+    likelihoods: Mapping[str, list[float]] = field(default_factory=dict)
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+        self.asked.append(("chat", list(messages), sampling, template))
+        return Completion(self.answer(messages), 1, truncated=False)
+
+    async def complete(self, prompt: str, sampling: Sampling) -> Completion:
+        self.asked.append(("complete", prompt, sampling))
+        return Completion(self.answer(prompt), 1, truncated=True)
+
+    async def logprobs(
+        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
+    ) -> list[float]:
+        self.asked.append(("logprobs", prompt, continuation, template))
+        return self.likelihoods[continuation]
+
+
+def write_rows(path: Path, *rows: Mapping[str, Any]) -> Path:
+    """A JSONL file of `rows`."""
+    import json
+
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> Generate:
+    """A `generate` task over `rows`, the same for both splits; by default it completes `{{ q }}`, scored exactly."""
+    write_rows(folder / "rows.jsonl", *rows)
+    stated = {
+        "kind": "generate",
+        "data": {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}},
+        "scorer": {"kind": "exact"},
+        **({} if "messages" in keys else {"prompt": "{{ q }}"}),
+        **keys,
+    }
+    return Generate(GenerateTask.model_validate(stated), folder)
+
+
+def outcomes(task: Generate, model: Scripted) -> list[Outcome]:
+    """What becomes of the task's search samples, one by one."""
+
+    async def score(samples: Sequence[Sample]) -> list[Outcome]:
+        return [await task.score(sample, model) for sample in samples]
+
+    return asyncio.run(score(task.samples("search")))
