@@ -21,7 +21,7 @@ from typing import Any, Literal
 import peft
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -38,7 +38,7 @@ Architecture = Literal["llama", "qwen2", "gpt2"]
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "qwen2", "gpt2")
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
-TOKENS = (*SPECIAL_TOKENS, "\n", *(chr(code) for code in range(32, 127)))
+TOKENS = (*SPECIAL_TOKENS, "Ċ", "Ġ", *(chr(code) for code in range(33, 127)))  # as byte-level BPE writes "\n" and " "
 VOCABULARY = len(TOKENS)
 LAYERS = 2
 HIDDEN = 32
@@ -98,9 +98,9 @@ def _config(architecture: Architecture, tied: bool) -> PretrainedConfig:
 def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """A tokenizer of one token per character; `added` tokens come behind the others."""
     vocabulary = {token: number for number, token in enumerate((*TOKENS, *added))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )

@@ -30,7 +30,15 @@ class Engine(LanguageModel, Protocol):
 
 
 def open_engine(options: EngineOptions, materialiser: Materialiser) -> Engine:
-    """The engine that a recipe asks for, over the materialiser's family."""
+    """The engine that a recipe asks for, over the materialiser's family.
+
+    Raises:
+        UserError: it cannot be started.
+    """
+    if options.kind == "vllm":
+        from cycleqd_merge.evaluation.vllm_engine import VllmEngine
+
+        return VllmEngine(options, materialiser)
     from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
 
     return TransformersEngine(options, materialiser)

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import torch
-from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.prompts import encode, render
 from cycleqd_merge.evolution.strategy import Candidate
+from cycleqd_merge.merging.bases import this_process
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.materialise import Materialiser
@@ -46,7 +46,7 @@ class TransformersEngine:
             torch.set_num_threads(options.threads)
         self._batch_size = options.batch_size
         self._materialiser = materialiser
-        self.device = torch.device(options.device or PartialState().device)
+        self.device = torch.device(options.device or this_process().device)
         self._tokenizer: Any = family_tokenizer(family)
         self._tokenizer.padding_side = "left"
         try:
@@ -99,7 +99,7 @@ class TransformersEngine:
         self._targets = {}
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        return await self._submit(self.encode(self._render(messages, template)), sampling)
+        return await self._submit(self.encode(render(self._tokenizer, messages, template)), sampling)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
         return await self._submit(self.encode(prompt), sampling)
@@ -107,28 +107,16 @@ class TransformersEngine:
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
-        text = prompt if isinstance(prompt, str) else self._render(prompt, template)
+        text = prompt if isinstance(prompt, str) else render(self._tokenizer, prompt, template)
         before = self.encode(text)
         tokens = self.encode(type(text)(text + continuation))
         if not text and tokens[0] != before[0]:
             tokens = [*before, *tokens]
         return await self._submit(tokens, None, max(len(tokens) - len(before), 1))
 
-    def _render(self, messages: Sequence[Message], template: str | None) -> _Rendered:
-        if template is None and not self._tokenizer.chat_template:
-            raise UserError("the model has no chat template; give the task a `chat_template` or a plain prompt")
-        try:
-            text = self._tokenizer.apply_chat_template(
-                list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
-            )
-        except jinja2.TemplateError as error:
-            raise UserError(f"the chat template refuses these turns: {error}") from error
-        return _Rendered(text)
-
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain or rendered prompt; of an empty one, a token to begin with."""
-        special = not isinstance(text, _Rendered)  # a chat template writes its special tokens itself
-        return list(self._tokenizer(text, add_special_tokens=special).input_ids) or [self._start]
+        return encode(self._tokenizer, text) or [self._start]
 
     async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
         loop = asyncio.get_running_loop()
@@ -229,9 +217,3 @@ class TransformersEngine:
             chosen = ids[row, -request.scored :]
             answers.append(scores.gather(1, chosen[:, None])[:, 0].tolist())
         return answers
-
-
-class _Rendered(str):
-    """Text that a chat template has rendered, special tokens included."""
-
-    __slots__ = ()

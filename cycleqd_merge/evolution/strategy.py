@@ -11,12 +11,34 @@ from cycleqd_merge.evolution.genome import Genome
 
 @dataclass(frozen=True)
 class MergeConfiguration:
-    """A candidate that mergekit itself builds: the text of a mergekit YAML configuration."""
+    """A candidate that mergekit itself builds: the text of a mergekit YAML configuration.
+
+    seed: what a random method (DARE, DELLA) draws from; mergekit's `--random-seed`.
+    """
 
     yaml: str
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        return {"mergekit": self.yaml, "seed": self.seed}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> MergeConfiguration:
+        """Inverse of `to_json`."""
+        return cls(record["mergekit"], record["seed"])
 
 
 Candidate = Genome | MergeConfiguration
+
+
+def candidate_from_json(record: dict[str, Any]) -> Candidate:
+    """Inverse of either candidate's `to_json`.
+
+    Raises:
+        ValueError: the record is a genome of another version of the format.
+    """
+    return MergeConfiguration.from_json(record) if "mergekit" in record else Genome.from_json(record)
 
 
 @dataclass(frozen=True)

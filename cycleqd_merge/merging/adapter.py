@@ -138,6 +138,16 @@ class Adapter:
         alpha = patterns.get(get_pattern_key(patterns.keys(), module), self._config.lora_alpha)
         return float(alpha) / (rank**0.5 if self._config.use_rslora else rank)
 
+    @property
+    def files(self) -> list[Path]:
+        """Its safetensors files."""
+        return [self.path / "adapter_model.safetensors"]
+
+    @property
+    def rank(self) -> int:
+        """The rank that its configuration states; single tensors may have another."""
+        return int(self._config.r)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the adapter's weights and configuration."""

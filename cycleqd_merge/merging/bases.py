@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -44,12 +45,17 @@ class ExpertBases:
             return Basis(file.get_tensor("vectors"), file.get_tensor("values"), side)
 
 
+def this_process() -> PartialState:
+    """This process among those started together; on the CPU where the launcher asked for it, as `Accelerator` does."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def prepare_bases(family: Family, experts: Sequence[int], progress: Progress | None = None) -> dict[int, ExpertBases]:
     """Bases of the experts with the given numbers, from the cache or computed now.
 
     Under `accelerate launch` every process computes its share; all of them return when the last is done.
     """
-    state = PartialState()
+    state = this_process()
     bases = {}
     for expert in experts:
         folder = basis_folder(family, expert)
@@ -74,15 +80,27 @@ def _compute(family: Family, expert: int, folder: Path, state: PartialState, pro
     matrices = [weight for weight in family.weights if weight.is_matrix]
     with state.split_between_processes(matrices) as share:
         for done, weight in enumerate(share, start=1):
-            _compute_one(family, expert, weight, folder, state)
+            compute_basis(family, expert, weight)
             if progress is not None and state.is_main_process:
                 progress(family.experts[expert].name, done, len(share))
 
 
-def _compute_one(family: Family, expert: int, weight: Weight, folder: Path, state: PartialState) -> None:
-    path = folder / f"{weight.name}.safetensors"
+def missing_bases(family: Family, expert: int) -> list[Weight]:
+    """The matrices of an expert whose bases a run would have to compute."""
+    folder = basis_folder(family, expert)
+    if (folder / "manifest.json").is_file():
+        return []
+    matrices = (weight for weight in family.weights if weight.is_matrix)
+    return [weight for weight in matrices if not (folder / f"{weight.name}.safetensors").is_file()]
+
+
+def compute_basis(family: Family, expert: int, weight: Weight) -> None:
+    """Compute one basis and store it in the cache, unless it is there or the expert does not differ."""
+    state = this_process()
+    path = basis_folder(family, expert) / f"{weight.name}.safetensors"
     if path.is_file():
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     vector = family.task_vector(expert, weight, family.base_tensor(weight))
     if vector is None:
         return

@@ -17,14 +17,11 @@ def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Itera
     A genome is built by `materialiser`, a configuration by mergekit.
 
     Raises:
-        UserError: the configuration cannot be read.
+        UserError: the configuration cannot be read or run, or makes a model of another form than the base.
     """
     if isinstance(candidate, Genome):
         yield from materialiser.tensors(candidate)
-        return
-    from cycleqd_merge.merging.mergekit_run import merged_tensors
+    else:
+        from cycleqd_merge.merging.mergekit_run import merged_tensors  # mergekit's planner is slow to import
 
-    dtypes = {weight.name: weight.dtype for weight in materialiser.family.weights}
-    for name, tensor in merged_tensors(candidate.yaml, materialiser.device):
-        if name in dtypes:
-            yield name, tensor.to(dtypes[name])
+        yield from merged_tensors(candidate, materialiser.family, materialiser.device)

@@ -117,7 +117,12 @@ class Checkpoint:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the safetensors files, in the order of their names."""
-        return digest_files(sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()}))
+        return digest_files(self.files)
+
+    @property
+    def files(self) -> list[Path]:
+        """Its safetensors files, in the order of their names."""
+        return sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()})
 
 
 def require_folder(reference: ModelPath, label: str) -> None:

@@ -24,11 +24,13 @@ def write_checkpoint(
     family: Family,
     out: Path,
     record: Mapping[str, Any],
+    configuration: str,
     check: Callable[[Path], None],
 ) -> None:
-    """Write safetensors (sharded at 5 GB), configurations, tokenizer, chat template and `genome.json` to `out`.
+    """Write safetensors (sharded at 5 GB), configurations, tokenizer and chat template to `out`.
 
-    The folder appears under its name only when it is complete and `check`, called with it, has raised nothing.
+    `record` becomes `genome.json`, `configuration` becomes `mergekit_config.yml`. The folder appears under its name
+    only when it is complete and `check`, called with it, has raised nothing.
 
     Raises:
         UserError: `out` exists and is not empty, or cannot be written.
@@ -46,6 +48,7 @@ def write_checkpoint(
         _copy(family.base.path / "generation_config.json", unfinished)
         family_tokenizer(family).save_pretrained(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (unfinished / "mergekit_config.yml").write_text(configuration, encoding="utf-8")
         check(unfinished)
         unfinished.chmod(0o755)
         unfinished.replace(out)

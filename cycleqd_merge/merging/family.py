@@ -17,6 +17,18 @@ from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.recipe.schema import Models, Recipe
 
 TaskVector = torch.Tensor | LowRank
+"""tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An expert's own tensor, in its own dtype."""
+
+    tensor: torch.Tensor
+
+    def task_vector(self, base: torch.Tensor) -> torch.Tensor:
+        """tensor - base in float32."""
+        return self.tensor.float() - base.float()
 
 
 @dataclass(frozen=True)
@@ -62,21 +74,26 @@ class Family:
 
         base: the base's tensor as `base_tensor` gives it.
         """
+        difference = self.difference(expert, weight, base)
+        return difference.task_vector(base) if isinstance(difference, Whole) else difference
+
+    def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole | TaskVector | None:
+        """What an expert has to say of one tensor, as it is stored: its own tensor, or an adapter's task vector.
+
+        None where the expert does not differ. base: the base's tensor as `base_tensor` gives it.
+        """
         if not weight.dtype.is_floating_point:
             return None
         weights = self.experts[expert].weights
         if isinstance(weights, Adapter):
-            for name in (weight.name, *weight.aliases):
-                vector = weights.task_vector(name, base)
-                if vector is not None:
-                    return vector
-            return None
+            vectors = (weights.task_vector(name, base) for name in (weight.name, *weight.aliases))
+            return next((vector for vector in vectors if vector is not None), None)
         stored = weights.stored_name(weight)
         if stored is None:
             return None
         tensor = fit_vocabulary(weights.read(stored), weight, self.models)
-        difference = tensor.float() - base.float()
-        return difference if torch.count_nonzero(difference) else None
+        same = torch.equal(tensor.float(), base.float()) if tensor.dtype != base.dtype else torch.equal(tensor, base)
+        return None if same else Whole(tensor)
 
 
 def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: Models) -> torch.Tensor:
@@ -93,15 +110,31 @@ def open_family(recipe: Recipe) -> Family:
     Raises:
         UserError: a model cannot be opened, or an adapter is paired with another base.
     """
-    base_reference = ModelReference.parse(recipe.base)
-    if base_reference.lora is not None:
-        raise UserError(f"base: {recipe.base}: the base must be a full model, not an adapter")
-    base = open_checkpoint(base_reference, recipe.models)
-    experts = tuple(
-        Expert(name, reference, open_expert(reference, base, recipe.models))
-        for name, reference in ((name, ModelReference.parse(text)) for name, text in recipe.experts.items())
-    )
+    base = open_base(recipe)
+    experts = tuple(open_named_expert(recipe, name, base) for name in recipe.experts)
     return Family(base, experts, recipe.models)
+
+
+def open_base(recipe: Recipe) -> Checkpoint:
+    """The base model of a recipe.
+
+    Raises:
+        UserError: it cannot be opened, or is an adapter.
+    """
+    reference = ModelReference.parse(recipe.base)
+    if reference.lora is not None:
+        raise UserError(f"base: {recipe.base}: the base must be a full model, not an adapter")
+    return open_checkpoint(reference, recipe.models)
+
+
+def open_named_expert(recipe: Recipe, name: str, base: Checkpoint) -> Expert:
+    """The expert that a recipe calls `name`.
+
+    Raises:
+        UserError: it cannot be opened, or is an adapter paired with another base.
+    """
+    reference = ModelReference.parse(recipe.experts[name])
+    return Expert(name, reference, open_expert(reference, base, recipe.models))
 
 
 def open_checkpoint(reference: ModelReference, models: Models) -> Checkpoint:
@@ -122,10 +155,21 @@ def open_expert(reference: ModelReference, base: Checkpoint, models: Models) -> 
             f"expert {reference}: its adapter sits on {reference.model}, not on the recipe's base {base.reference}"
         )
     require_folder(reference.lora, f"adapter {reference.lora}")
-    path = Path(reference.lora.path)
-    if not path.exists():
-        try:
-            path = Path(huggingface_hub.snapshot_download(reference.lora.path, revision=reference.lora.revision))
-        except (OSError, ValueError) as error:
-            raise UserError(f"adapter {reference.lora}: {str(error).splitlines()[0]}") from error
-    return Adapter(str(reference.lora), path)
+    return Adapter(str(reference.lora), adapter_folder(reference))
+
+
+def adapter_folder(reference: ModelReference) -> Path:
+    """The folder of a reference's adapter, downloaded if it is none on disk.
+
+    Raises:
+        UserError: it is neither on disk nor on the Hub.
+    """
+    adapter = reference.lora
+    assert adapter is not None
+    path = Path(adapter.path)
+    if path.exists():
+        return path
+    try:
+        return Path(huggingface_hub.snapshot_download(adapter.path, revision=adapter.revision))
+    except (OSError, ValueError) as error:
+        raise UserError(f"adapter {adapter}: {str(error).splitlines()[0]}") from error

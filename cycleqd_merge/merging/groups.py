@@ -17,6 +17,7 @@ class Groups:
 
     def __init__(self, weights: Sequence[Weight], setting: str | LayerGroups | PatternGroups) -> None:
         labels = {weight.name: _label(weight, setting) for weight in weights}
+        self.setting = setting
         self.labels = tuple(dict.fromkeys(labels.values()))
         self._numbers = {name: self.labels.index(label) for name, label in labels.items()}
 

@@ -16,7 +16,6 @@ import torch
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import normal, uniform
 from cycleqd_merge.evolution.genome import Genome, Mutation
 from cycleqd_merge.merging.adapter import LowRank
@@ -25,8 +24,9 @@ from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import Family, TaskVector
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.singular import rescaled
+from cycleqd_merge.merging.staging import Place, Staging
 
-_DRAWS_KEPT = 2**30  # bytes; children share most of their mutations with their parents, so draws are met again
+DRAWS_KEPT = 2**30  # bytes; children share most of their mutations with their parents, so draws are met again
 
 
 class Materialiser:
@@ -34,6 +34,7 @@ class Materialiser:
 
     bases: by expert number; needed for those experts only that svd mutations name.
     device: where the arithmetic happens; the same genome gives the same bytes on the same type of device.
+    place: where tensors are kept between children.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class Materialiser:
         groups: Groups,
         bases: Mapping[int, ExpertBases],
         device: torch.device | str = "cpu",
+        place: Place = "disk",
     ) -> None:
-        self.family, self.groups = family, groups
-        self.bases, self.device = bases, torch.device(device)
+        self.family, self.groups, self.bases, self.device = family, groups, bases, torch.device(device)
+        self.staging = Staging(family, bases, device, place)
         self._draws: LRUCache[tuple[int, str, int], NDArray[np.float32]] = LRUCache(
-            _DRAWS_KEPT, lambda draws: draws.nbytes
+            DRAWS_KEPT, lambda draws: draws.nbytes
         )
 
     def tensors(self, genome: Genome) -> Iterator[tuple[str, torch.Tensor]]:
@@ -60,19 +62,20 @@ class Materialiser:
         Raises:
             UserError: the genome holds an svd mutation of an expert whose bases were not given.
         """
-        base = self.family.base_tensor(weight).to(self.device)
+        base = self.staging.base(weight)
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
         present = {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
         vectors = self._task_vectors(present | self._svd_mutations(genome, weight).keys(), weight, base)
         change = self._change(genome, weight, vectors)
-        delta = task_arithmetic(vectors, coefficients)  # after the change, for it writes over dense task vectors
+        wide = base.float()
+        delta = task_arithmetic(wide, vectors, coefficients)  # after the change, for it writes over task vectors
         if delta is None and change is None:
             return base
-        return (base.float() + _sum(delta, change)).to(weight.dtype)
+        return (wide + _sum(delta, change)).to(weight.dtype)
 
     def change(self, genome: Genome, weight: Weight) -> torch.Tensor | None:
         """What the genome's mutations add to one tensor, float32, or None if nothing."""
-        base = self.family.base_tensor(weight).to(self.device)
+        base = self.staging.base(weight)
         vectors = self._task_vectors(self._svd_mutations(genome, weight).keys(), weight, base)
         return self._change(genome, weight, vectors)
 
@@ -85,14 +88,8 @@ class Materialiser:
 
     def _task_vectors(self, experts: Set[int], weight: Weight, base: torch.Tensor) -> dict[int, TaskVector]:
         """Task vectors by expert, in float32 on the device, as memory that may be written over."""
-        vectors: dict[int, TaskVector] = {}
-        for expert in sorted(experts):
-            vector = self.family.task_vector(expert, weight, base.cpu())
-            if isinstance(vector, LowRank):
-                vectors[expert] = LowRank(vector.left.to(self.device), vector.right.to(self.device), vector.scale)
-            elif vector is not None:
-                vectors[expert] = vector.to(self.device)
-        return vectors
+        vectors = {expert: self.staging.task_vector(expert, weight, base) for expert in sorted(experts)}
+        return {expert: vector for expert, vector in vectors.items() if vector is not None}
 
     def _shares(self, genome: Genome, weight: Weight) -> list[tuple[float, Mutation]]:
         """The mutations that change a tensor, with their shares in its group. One-dimensional tensors have none."""
@@ -113,15 +110,12 @@ class Materialiser:
         self, expert: int, weight: Weight, vector: TaskVector, mutations: list[tuple[float, Mutation]]
     ) -> torch.Tensor:
         """U diag(m s) V^T with m the sum of all mutations along one expert, in the tensor's shape."""
-        if expert not in self.bases:
-            raise UserError(f"the singular bases of expert {self.family.experts[expert].name} are needed and not there")
-        basis = self.bases[expert].load(weight.name)
+        basis = self.staging.basis(expert, weight.name)
         if basis is None:
             return torch.zeros(weight.shape, device=self.device)
         total = np.zeros(basis.rank)
         for share, mutation in mutations:
             total += share * mutation.scale * self._directions(mutation, weight.name, basis.rank)
-        basis = type(basis)(basis.vectors.to(self.device), basis.values, basis.side)
         change = rescaled(vector, basis, torch.from_numpy(total).float().to(self.device))
         return change.reshape(weight.shape)
 
@@ -142,13 +136,18 @@ class Materialiser:
         return total
 
 
-def task_arithmetic(vectors: Mapping[int, TaskVector], coefficients: Sequence[float]) -> torch.Tensor | None:
-    """sum_i c_i tau_i in the order of the experts, float32; None if nothing is added. Writes over dense vectors."""
+def task_arithmetic(
+    base: torch.Tensor, vectors: Mapping[int, TaskVector], coefficients: Sequence[float]
+) -> torch.Tensor | None:
+    """sum_i c_i tau_i in the order of the experts, float32; None if nothing is added. Writes over dense vectors.
+
+    base: float32. A low-rank tau is rounded as by an adapter's merge into the base, so that mergekit finds the same.
+    """
     total = None
     for expert in sorted(vectors):
         if coefficients[expert] != 0.0:
             vector = vectors[expert]
-            dense = vector.dense() if isinstance(vector, LowRank) else vector
+            dense = vector.dense().add_(base).sub_(base) if isinstance(vector, LowRank) else vector
             total = _sum(total, dense.mul_(coefficients[expert]))
     return total
 

@@ -1,78 +1,141 @@
 """A genome as a mergekit configuration.
 
 Without mutations it is plain `task_arithmetic`, which stock mergekit runs. With mutations it names the merge method
-`cycleqd` that `merging.mergekit_method` registers, and carries the genome along.
+`cycleqd` that `merging.mergekit_method` registers, and carries the mutations along.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import yaml
 from mergekit.config import MergeConfiguration
 
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Evolution
 
 METHOD = "cycleqd"
 
 
-def merge_configuration(genome: Genome, family: Family, groups: Groups, setting: Evolution) -> MergeConfiguration:
-    """The configuration that builds the genome's model; `setting` is where its groups come from."""
-    weights = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
+def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evolution) -> str:
+    """`mergekit_config.yml`: the configuration that builds the genome's model, below the command that runs it.
+
+    setting: where the materialiser's groups come from.
+    """
+    family = materialiser.family
+    configuration = merge_configuration(genome, materialiser, setting)
+    text = configuration.to_yaml() + "\n"
+    if MergeConfiguration.model_validate(yaml.safe_load(text)) != configuration:
+        raise AssertionError("mergekit reads its own configuration otherwise than it was written")
+    return f"# {_command(genome, family)}\n{text}"
+
+
+def _command(genome: Genome, family: Family) -> str:
+    """What rebuilds the model from its configuration."""
+    if genome.mutations:
+        return "cycleqd-merge merge mergekit_config.yml OUT"
+    options = ["--lora-merge-cache CACHE --lora-merge-dtype float32"] if _adapters(family) else []
+    if family.models.vocabulary == "base":
+        options.append("--unsafe-truncate-embeddings")
+    if family.models.trust_remote_code:
+        options.append("--trust-remote-code")
+    return " ".join(["mergekit-yaml mergekit_config.yml OUT", *options])
+
+
+def _adapters(family: Family) -> bool:
+    return any(expert.reference.lora is not None for expert in family.experts)
+
+
+def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evolution) -> MergeConfiguration:
+    """The configuration that builds the genome's model; `setting` is where the materialiser's groups come from."""
+    family, filters = materialiser.family, tensor_filters(materialiser.groups)
+    dtypes = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
     record: dict[str, Any] = {
         "merge_method": METHOD if genome.mutations else "task_arithmetic",
         "base_model": family.base.reference,
         "models": [
-            {"model": expert.reference, "parameters": {"weight": _weight(genome.coefficients[number], groups)}}
-            for number, expert in enumerate(family.experts)
+            {"model": expert.reference, "parameters": {"weight": _weight(coefficients, filters)}}
+            for expert, coefficients in zip(family.experts, genome.coefficients.tolist(), strict=True)
         ],
         "dtype": "float32",
     }
-    if len(weights) == 1:
-        record["out_dtype"] = str(weights.pop()).removeprefix("torch.")
+    if len(dtypes) == 1:  # mergekit writes one dtype; tensors of a mixed checkpoint stay float32
+        record["out_dtype"] = str(dtypes.pop()).removeprefix("torch.")
     if genome.mutations:
-        carried = {
-            "groups": setting.model_dump(mode="json")["groups"],
-            "vocabulary": family.models.vocabulary,
-            **genome.to_json(),
-        }
-        record["parameters"] = {"genome": json.dumps(carried, separators=(",", ":"))}
+        record["parameters"] = {"mutations": json.dumps(_carried(genome, materialiser, setting), separators=(",", ":"))}
     return MergeConfiguration.model_validate(record)
 
 
-def _weight(coefficients: Sequence[float], groups: Groups) -> Any:
-    """One number, or one per tensor filter; the largest group is the rest that no filter names."""
-    values = [float(coefficient) for coefficient in coefficients]
+def _carried(genome: Genome, materialiser: Materialiser, setting: Evolution) -> dict[str, Any]:
+    """What the method `cycleqd` needs beside the coefficients, which are its `weight`."""
+    needed = {mutation.expert for mutation in genome.mutations}
+    carried = genome.to_json()
+    del carried["coefficients"]
+    return {
+        **carried,
+        "groups": setting.model_dump(mode="json")["groups"],
+        "vocabulary": materialiser.family.models.vocabulary,
+        "bases": {str(number): bases.digest for number, bases in materialiser.bases.items() if number in needed},
+    }
+
+
+def _weight(values: list[float], filters: list[tuple[str | None, int]]) -> float | list[dict[str, Any]]:
+    """One number, or one per filter."""
     if len(set(values)) == 1:
         return values[0]
+    return [{"value": values[group]} | ({} if text is None else {"filter": text}) for text, group in filters]
+
+
+def tensor_filters(groups: Groups) -> list[tuple[str | None, int]]:
+    """Texts to look for in a tensor's name, each with a group: the first that is found there tells the tensor's group.
+
+    Last comes (None, group), for all other tensors: the largest group. Few texts are preferred to many.
+    """
     rest = max(range(len(groups)), key=lambda group: len(groups.members(group)))
-    filters = [
-        {"filter": text, "value": values[group]}
-        for group in range(len(groups))
-        if group != rest
-        for text in _filters(group, groups)
-    ]
-    return [*filters, {"value": values[rest]}]
-
-
-def _filters(group: int, groups: Groups) -> list[str]:
-    """Texts that are found in the names of a group's tensors and in no others: prefixes as short as can be."""
-    members = set(groups.members(group))
-    others = [name for number in range(len(groups)) if number != group for name in groups.members(number)]
-    filters: list[str] = []
-    for name in groups.members(group):
-        if any(text in name for text in filters):
+    names = {name: group for group in range(len(groups)) for name in groups.members(group)}
+    filters: dict[str, int] = {}
+    unclear = []
+    for name, group in names.items():
+        if group == rest or any(text in name for text, of in filters.items() if of == group):
             continue
-        parts = name.split(".")
-        prefixes = [".".join(parts[:length]) + "." for length in range(1, len(parts))]
-        fitting = (prefix for prefix in prefixes if not any(prefix in other for other in others))
-        filters.append(next(fitting, name))
-    unsure = [text for text in filters if any(text in other for other in others)]
-    if unsure:  # a whole name inside another's: mergekit takes the first filter that fits, so order decides
-        filters.sort(key=len, reverse=True)
-    assert all(any(text in name for text in filters) for name in members)
-    return filters
+        text = _distinctive(name, names)
+        if text is None:
+            unclear.append(name)
+        else:
+            filters[text] = group
+    return [*filters.items(), *_whole_names(unclear, names, filters), (None, rest)]
+
+
+def _distinctive(name: str, names: Mapping[str, int]) -> str | None:
+    """The part of a tensor's name that most names of its group share, and none of another; None if there is no such."""
+    best: tuple[int, int, str] | None = None
+    for text in _parts(name):
+        hits = [group for other, group in names.items() if text in other]
+        if set(hits) == {names[name]} and (best is None or (-len(hits), len(text), text) < best):
+            best = (-len(hits), len(text), text)
+    return None if best is None else best[2]
+
+
+def _parts(name: str) -> Iterator[str]:
+    """All runs of a dotted name's parts, with the dots at their ends."""
+    parts = name.split(".")
+    for start in range(len(parts)):
+        for end in range(start + 1, len(parts) + 1):
+            inner = ".".join(parts[start:end])
+            yield ("." if start else "") + inner + ("." if end < len(parts) else "")
+
+
+def _whole_names(unclear: list[str], names: Mapping[str, int], clear: Collection[str]) -> list[tuple[str, int]]:
+    """Filters for tensors whose whole name lies inside another group's: the longest first, so that each finds its own.
+
+    Names that hold one of them become filters too, unless a filter before finds them.
+    """
+    found = [
+        name for name in names if any(text in name for text in unclear) and not any(text in name for text in clear)
+    ]
+    return [(name, names[name]) for name in sorted(found, key=len, reverse=True)]

@@ -6,29 +6,64 @@ Importing this module registers it. `mergekit-yaml` knows it only after that; `c
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from mergekit.common import ModelReference
 from mergekit.merge_methods import InputContract, PerNonBase, TensorGroup, merge_method, register
 from mergekit.merge_methods.base import BasePolicy
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.bases import ExpertBases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import Expert, Family, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import METHOD
-from cycleqd_merge.recipe.schema import Evolution, Models
+from cycleqd_merge.recipe.schema import GroupSetting, Models
+
+log = logging.getLogger(__name__)
 
 
-def cycleqd(group: TensorGroup, weight: PerNonBase[float], genome: str) -> torch.Tensor:
-    """base + sum_i weight_i (expert_i - base) + the change that the genome's mutations make.
+@dataclass(frozen=True)
+class Carried:
+    """The parameter `mutations` of a configuration: a genome without its coefficients, and what it refers to.
 
-    genome: JSON as `mergekit_config.merge_configuration` writes it. Its coefficients are those in `weight`, and its
-    experts are the models beside the base, in their order.
+    bases: digests of the singular bases that the model was built on, by expert number.
+    """
+
+    genome: Genome
+    groups: GroupSetting
+    vocabulary: str
+    bases: dict[int, str]
+
+    @classmethod
+    def parse(cls, text: str, experts: int) -> Carried:
+        """From the JSON that `mergekit_config` writes.
+
+        Raises:
+            UserError: it is something else.
+        """
+        try:
+            record = json.loads(text)
+            groups = len(record["mutations"][0]["share"])
+            genome = Genome.from_json({**record, "coefficients": np.zeros((experts, groups)).tolist()})
+            setting = TypeAdapter(GroupSetting).validate_python(record["groups"])
+            bases = {int(number): digest for number, digest in record["bases"].items()}
+            return cls(genome, setting, record["vocabulary"], bases)
+        except (ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
+            raise UserError(f"method {METHOD}: parameter `mutations` is not what an export writes: {error}") from error
+
+
+def cycleqd(group: TensorGroup, weight: PerNonBase[float], mutations: str) -> torch.Tensor:
+    """base + sum_i weight_i (expert_i - base) + the change that a genome's mutations make.
+
+    mutations: see `Carried`; its experts are the models beside the base, in their order.
     """
     base = group.base.tensor
     total = None
@@ -37,9 +72,9 @@ def cycleqd(group: TensorGroup, weight: PerNonBase[float], genome: str) -> torch
         total = term if total is None else total.add_(term)
     references = tuple(entry.id for entry in group.non_base)
     if not all(isinstance(reference, ModelReference) for reference in (group.base.id, *references)):
-        raise ValueError("method cycleqd merges checkpoints named by model references, not state dicts")
-    materialiser, parsed, weights = _opened(group.base.id, references, genome)
-    change = materialiser.change(parsed, weights[group.metadata.name])
+        raise ValueError(f"method {METHOD} merges checkpoints named by model references, not state dicts")
+    materialiser, genome, weights = _opened(group.base.id, references, mutations)
+    change = materialiser.change(genome, weights[group.metadata.name])
     if change is not None:
         total = change if total is None else total.add_(change.to(base.device))
     return base if total is None else base + total
@@ -50,16 +85,28 @@ def _opened(
     base_reference: ModelReference, references: tuple[ModelReference, ...], text: str
 ) -> tuple[Materialiser, Genome, dict[str, Weight]]:
     """The materialiser over the configuration's models, opened once per merge."""
-    record = json.loads(text)
-    genome = Genome.from_json(record)
-    models = Models(vocabulary=record["vocabulary"])
-    setting = TypeAdapter(Evolution).validate_python({"groups": record["groups"]}).groups
+    carried = Carried.parse(text, len(references))
+    models = Models.model_validate({"vocabulary": carried.vocabulary})
     base = Checkpoint(base_reference)
     experts = tuple(Expert(str(ref), ref, open_expert(ref, base, models)) for ref in references)
     family = Family(base, experts, models)
-    mutated = sorted({mutation.expert for mutation in genome.mutations if mutation.expert is not None})
-    materialiser = Materialiser(family, Groups(family.weights, setting), prepare_bases(family, mutated))
-    return materialiser, genome, {weight.name: weight for weight in family.weights}
+    bases = prepare_bases(family, sorted(carried.bases))
+    _compare(bases, carried.bases)
+    materialiser = Materialiser(family, Groups(family.weights, carried.groups), bases)
+    return materialiser, carried.genome, {weight.name: weight for weight in family.weights}
+
+
+def _compare(bases: dict[int, ExpertBases], wanted: dict[int, str]) -> None:
+    """Say so where the singular bases are not those that the model was first built on."""
+    for number, digest in wanted.items():
+        if bases[number].digest != digest:
+            log.warning(
+                "the singular basis of expert %d is not the one that the model was built on (%s, there %s): "
+                "values may differ in their last place",
+                number + 1,
+                bases[number].digest,
+                digest,
+            )
 
 
 register(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
@@ -11,15 +17,22 @@ from mergekit.architecture import get_architecture_info
 from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
-from mergekit.io.tasks import LoaderCache
+from mergekit.io.tasks import LoaderCache, SaveTensor
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.merging import mergekit_method  # noqa: F401 - registers the method `cycleqd`
-from cycleqd_merge.merging.cache import cache_folder
+from cycleqd_merge.evolution.strategy import MergeConfiguration as Candidate
+from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.family import Family
+from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
+from cycleqd_merge.merging.mergekit_config import METHOD
+from cycleqd_merge.merging.mergekit_method import Carried
+
+_Step = TypeVar("_Step")
 
 
 def parse_configuration(text: str, where: str) -> MergeConfiguration:
@@ -30,15 +43,21 @@ def parse_configuration(text: str, where: str) -> MergeConfiguration:
     """
     try:
         return MergeConfiguration.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError, RuntimeError) as error:
-        raise UserError(f"{where}: not a mergekit configuration: {str(error).splitlines()[-1].strip()}") from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"])) or "the whole"
+        raise UserError(f"{where}: not a mergekit configuration: {place}: {fault['msg']}") from error
+    except (yaml.YAMLError, RuntimeError) as error:
+        raise UserError(f"{where}: not a mergekit configuration: {' '.join(str(error).split())}") from error
 
 
-def merge_to_disk(config_file: Path, out: Path) -> None:
-    """What `mergekit-yaml` does, with the method `cycleqd` known and adapters merged in float32.
+def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
+    """What `mergekit-yaml --random-seed SEED` does, with the method `cycleqd` known and adapters merged in float32.
+
+    The folder appears under its name only when it is complete.
 
     Raises:
-        UserError: the configuration cannot be read, or `out` exists already.
+        UserError: the configuration cannot be read or run, or `out` exists already.
     """
     try:
         text = config_file.read_text(encoding="utf-8")
@@ -47,29 +66,139 @@ def merge_to_disk(config_file: Path, out: Path) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise UserError(f"{out}: exists already; name another folder")
-    run_merge(config, str(out), _options(), config_source=text)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        with _refusals(str(config_file)), _opened(config, random_seed=seed, **_truncation(config)) as options:
+            run_merge(config, str(beside / out.name), options, config_source=text)
+        (beside / out.name).replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
-def merged_tensors(text: str, device: torch.device | str = "cpu") -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a configuration one by one, as (name, tensor in the output dtype).
+def _truncation(config: MergeConfiguration) -> dict[str, bool]:
+    """The option that a model of `models.vocabulary: base` needs, where the configuration says that it is one."""
+    carried = (config.parameters or {}).get("mutations")
+    if config.merge_method != METHOD or not isinstance(carried, str):
+        return {}
+    return {"unsafe_truncate_embeddings": Carried.parse(carried, len(config.models or [])).vocabulary == "base"}
+
+
+def merged_tensors(
+    candidate: Candidate, family: Family, device: torch.device | str = "cpu"
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a configuration one by one, as (name, tensor in the base checkpoint's dtype).
+
+    What a method draws at random follows from the candidate's seed, as under `mergekit-yaml --random-seed`.
 
     Raises:
-        UserError: the configuration cannot be read.
+        UserError: the configuration cannot be read or run, or makes a model of another form than the base.
     """
-    config = parse_configuration(text, "candidate")
-    options = _options()
-    LoaderCache().setup(options)
-    base = config.base_model or config.referenced_models()[0]
+    config = parse_configuration(candidate.yaml, "candidate")
+    if config.tokenizer_source not in (None, "base") or config.tokenizer is not None:
+        raise UserError("candidate: `tokenizer` is not for candidates: they are scored with the base's tokenizer")
+    device, weights = torch.device(device), {weight.name: weight for weight in family.weights}
+    truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
+    with _refusals("candidate"), _opened(config, family.models.trust_remote_code, **truncation) as options:
+        saves = _planned(config, options, family)
+        _require_form(saves, weights)
+        tasks = [save.tensor_task for save in saves.values()]
+        names = {save.tensor_task: name for name, save in saves.items()}
+        for task, tensor in _seeded(Executor(tasks, math_device=device).run(quiet=True), candidate.seed, device):
+            name = names[task]
+            if tensor is None or name not in weights:
+                continue
+            if tuple(tensor.shape) != weights[name].shape:
+                shapes = f"shape {tuple(tensor.shape)}, the base {weights[name].shape}"
+                raise UserError(f"candidate: its {name} has {shapes}")
+            yield name, tensor.to(dtype_from_name(saves[name].dtype) or tensor.dtype).to(weights[name].dtype)
+
+
+def _planned(config: MergeConfiguration, options: MergeOptions, family: Family) -> dict[str, SaveTensor]:
+    """mergekit's tasks by the tensor that they would save."""
     architecture = get_architecture_info(config, options)
-    planner = MergePlanner(config, architecture, options, base.config())
-    planner._plan()  # the public `plan_in_memory` of mergekit 0.1.5 builds tasks that cannot be instantiated
-    described = {task: weight for weight, task in planner._tensors}
-    out_dtype = dtype_from_name(config.out_dtype)
-    for task, tensor in Executor(list(described), math_device=torch.device(device)).run(quiet=True):
-        if tensor is not None:
-            weight = described[task]
-            yield weight.name, tensor.to(dtype_from_name(weight.force_dtype) or out_dtype or tensor.dtype)
+    planner = MergePlanner(config, architecture, options, family.base.config)
+    # `plan_in_memory` of mergekit 0.1.5 builds tasks that cannot be instantiated; nothing is written by planning
+    return {task.tensor_name: task for task in planner.plan_to_disk("") if isinstance(task, SaveTensor)}
 
 
-def _options() -> MergeOptions:
-    return MergeOptions(lora_merge_cache=str(cache_folder("lora")), lora_merge_dtype="float32", quiet=True)
+def _require_form(saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight]) -> None:
+    """Refuse what would leave tensors of the candidate before in place, or has more than the engine can hold."""
+    missing = sorted(weights.keys() - saves.keys())
+    if missing:
+        raise UserError(f"candidate: it has no {missing[0]}; the base has it")
+    more = sorted(name for name in saves.keys() - weights.keys() if not saves[name].optional)
+    if more:
+        raise UserError(f"candidate: it has {more[0]}, which the base lacks")
+
+
+@contextmanager
+def _opened(config: MergeConfiguration, trust_remote_code: bool = False, **more: bool | int) -> Iterator[MergeOptions]:
+    """mergekit's options, with the adapters merged, nothing open from merges before, and less talk."""
+    with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
+        settings = MergeOptions(
+            lora_merge_cache=adapters,
+            lora_merge_dtype=MERGE_DTYPE,
+            trust_remote_code=trust_remote_code,
+            quiet=True,
+            **more,
+        )
+        cache = LoaderCache()
+        cache.loaders = {}  # mergekit keeps what was once open for all threads, by name, even if files changed since
+        cache.setup(settings)
+        try:
+            yield settings
+        finally:
+            cache.loaders = {}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the deprecations that mergekit calls transformers and peft by."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _refusals(where: str) -> Iterator[None]:
+    """What mergekit raises for a configuration that cannot be run, as a `UserError`."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{where}: mergekit cannot build it: {line}") from error
+
+
+def _seeded(steps: Iterator[_Step], seed: int, device: torch.device) -> Iterator[_Step]:
+    """The steps of an iteration that draws from torch's generators, on random states that nobody else draws from."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        states = _random_states(devices)
+    while True:
+        with torch.random.fork_rng(devices):
+            torch.set_rng_state(states[0])
+            for place, state in zip(devices, states[1:], strict=True):
+                torch.cuda.set_rng_state(state, place)
+            try:
+                step = next(steps)
+            except StopIteration:
+                return
+            states = _random_states(devices)
+        yield step
+
+
+def _random_states(devices: list[torch.device]) -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]

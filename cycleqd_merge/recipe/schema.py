@@ -240,7 +240,27 @@ class TransformersEngine(Strict):
     """CPU threads; by default torch's."""
 
 
-Engine = TransformersEngine
+class VllmEngine(Strict):
+    """Evaluation with vLLM: one persistent engine per worker, children built inside its own processes."""
+
+    kind: Literal["vllm"]
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to vLLM: `max_model_len`, `gpu_memory_utilization`, `tensor_parallel_size`, `kv_cache_dtype` ..."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Environment variables set before vLLM starts, such as `VLLM_BATCH_INVARIANT: "1"`."""
+    place: Literal["disk", "host", "device"] = "host"
+    """Where base, experts and singular bases are kept between children: memory-mapped files, pinned host memory, or
+    the GPU's memory (lower `gpu_memory_utilization` to leave room for them)."""
+
+
+def _transformers_unless_stated(value: Any) -> Any:
+    return {"kind": "transformers", **value} if isinstance(value, Mapping) else value
+
+
+Engine = Annotated[
+    Annotated[TransformersEngine | VllmEngine, Field(discriminator="kind")],
+    BeforeValidator(_transformers_unless_stated),
+]
 
 
 class Confirm(Strict):

@@ -15,6 +15,7 @@ from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.merging.export import write_checkpoint
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_config import configuration_text
 from cycleqd_merge.recipe.schema import TransformersEngine as TransformersOptions
 from cycleqd_merge.run.elites import Chosen, choose
 from cycleqd_merge.run.session import Materials
@@ -37,7 +38,8 @@ def export(replay: Replay, name: str, out: Path) -> Chosen:
         _check_loads(folder, chosen.genome, materialiser)
 
     tensors = materialiser.tensors(chosen.genome)
-    write_checkpoint(tensors, materials.family, out, _record(replay, chosen, materialiser), check)
+    configuration = configuration_text(chosen.genome, materialiser, replay.recipe.evolution)
+    write_checkpoint(tensors, materials.family, out, _record(replay, chosen, materialiser), configuration, check)
     return chosen
 
 

@@ -9,22 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engine import open_engine
 from cycleqd_merge.evaluation.pool import LocalPool, Pool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.journal.log import Event, Journal
 from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.merging.bases import Progress, prepare_bases
+from cycleqd_merge.merging.bases import Progress, prepare_bases, this_process
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.answerable import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
+from cycleqd_merge.run.disk import disk_uses, require_disk
 from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up
+from cycleqd_merge.run.grid import require_grid
 from cycleqd_merge.run.identity import differences, start_event
 from cycleqd_merge.tasks.suite import Suite, open_suite
 
@@ -68,6 +69,18 @@ class Materials:
             raise UserError("the models are no longer those of the run: " + "; ".join(changed))
         return materials
 
+    def start(self, journal: Journal, seeds: Sequence[Event] = ()) -> Event:
+        """The identity of the run that goes on in `journal`, or that these materials and `seeds` would begin there.
+
+        Raises:
+            UserError: the journal holds another run.
+        """
+        seeds = journal.events[0].get("seeds", []) if journal.events else seeds
+        in_flight = self.recipe.evolution.flights(workers=1)
+        start = start_event(self.recipe, self.family, self.suite, self.groups, in_flight, seeds)
+        require_same(journal, start)
+        return start
+
     def mutated_experts(self, seeds: Sequence[Event] = ()) -> set[int]:
         """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
         inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
@@ -79,9 +92,14 @@ class Materials:
         return inherited | {names.index(name) for name in drawn_from}
 
     def materialiser(self, experts: Iterable[int], progress: Progress | None = None) -> Materialiser:
-        """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached)."""
+        """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached).
+
+        vLLM's workers open their own on theirs; the one here is then the plan that they follow.
+        """
         bases = prepare_bases(self.family, sorted(experts), progress)
-        return Materialiser(self.family, self.groups, bases, self.recipe.engine.device or PartialState().device)
+        engine = self.recipe.engine
+        device = (engine.device or this_process().device) if engine.kind == "transformers" else "cpu"
+        return Materialiser(self.family, self.groups, bases, device)
 
 
 def run_recipe(
@@ -106,7 +124,7 @@ def run_recipe(
     """
     observer = observer or Quiet()
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
-    if not PartialState().is_main_process:
+    if not this_process().is_main_process:
         materials = Materials.open(recipe, folder)
         materials.materialiser(materials.mutated_experts(seeds))
         return None
@@ -128,15 +146,16 @@ def _set_up(
     journal: Journal, recipe: Recipe, folder: Path, seeds: Sequence[Event], progress: Progress | None
 ) -> tuple[Replay, Pool | None]:
     """Open what the recipe names, check it, take up the journal; a pool if anything is left to evaluate."""
+    require_grid(recipe)
     materials = Materials.open(recipe, folder)
-    seeds = journal.events[0].get("seeds", []) if journal.events else seeds
-    in_flight = recipe.evolution.flights(workers=1)
-    start = start_event(recipe, materials.family, materials.suite, materials.groups, in_flight, seeds)
-    require_same(journal, start)
+    start = materials.start(journal, seeds)
+    mutated = sorted(materials.mutated_experts(start["seeds"]))
     if not journal.events:  # a run that goes on was checked when it began, on the same contents
         for notice in require_mergeable(materials.family):
             log.warning("%s", notice)
-    materialiser = materials.materialiser(materials.mutated_experts(seeds), progress)
+        require_answerable(materials.suite, materials.family)
+    require_disk(disk_uses(recipe, materials.family, mutated))
+    materialiser = materials.materialiser(mutated, progress)
     replay = take_up(journal, start, _session_event(materials, materialiser))
     if replay.schedule.done and not to_confirm(replay):
         return replay, None

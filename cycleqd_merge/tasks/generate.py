@@ -12,6 +12,7 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.recipe.faults import shown
 from cycleqd_merge.recipe.task_file import GenerateTask, MultipleChoiceScorer, RegexScorer
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
@@ -36,12 +37,22 @@ class Generate:
         if not isinstance(definition.scorer, MultipleChoiceScorer):
             self._scorer = text_scorer(definition.scorer, folder)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
-        for samples in self._samples.values():
-            for sample in samples:
+        self._check_all()
+
+    def _check_all(self) -> None:
+        """Do with every sample what can be done without a model; the first bad one is told, the others counted."""
+        bad: list[tuple[Sample, UserError]] = []
+        for sample in (sample for samples in self._samples.values() for sample in samples):
+            try:
                 self._check(sample)
+            except UserError as error:
+                bad.append((sample, error))
+        if bad:
+            (sample, error), others = bad[0], len(bad) - 1
+            more = f" (and {others} more rows)" if others else ""
+            raise UserError(f"{error}; in row {sample.id}: {shown(dict(sample.row))}{more}") from error
 
     def _check(self, sample: Sample) -> None:
-        """Do with a sample what can be done without a model."""
         scorer = self._definition.scorer
         self.prompt_of(sample)
         reference = self.reference_of(sample)
@@ -73,6 +84,11 @@ class Generate:
     def reference_of(self, sample: Sample) -> str:
         """The reference answer."""
         return _render(self._answer, sample, "answer")
+
+    def choices_of(self, sample: Sample) -> list[str]:
+        """What a multiple-choice task lets the model choose from; nothing where the model writes its answer."""
+        scorer = self._definition.scorer
+        return _choices(scorer, sample) if isinstance(scorer, MultipleChoiceScorer) else []
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         if isinstance(self._definition.scorer, MultipleChoiceScorer):

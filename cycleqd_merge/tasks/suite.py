@@ -56,10 +56,15 @@ def open_suite(recipe: Recipe, folder: Path) -> Suite:
         UserError: a task cannot be opened, or a split of it holds no sample.
     """
     uses = sorted(recipe.tasks, key=lambda use: use.role != "optimise")
-    return tuple(_open(use, folder, recipe.confirm.share) for use in uses)
+    return tuple(open_task(use, folder, recipe.confirm.share) for use in uses)
 
 
-def _open(use: TaskUse, folder: Path, confirm_share: float) -> SuiteTask:
+def open_task(use: TaskUse, folder: Path, confirm_share: float) -> SuiteTask:
+    """Open one task of a recipe.
+
+    Raises:
+        UserError: it cannot be opened, or a split of it holds no sample.
+    """
     name = task_name(use)
     loaded = load_task(use, folder)
     try:

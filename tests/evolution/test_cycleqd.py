@@ -11,7 +11,7 @@ import pytest
 
 from cycleqd_merge.evolution.archive import EmptyRange, Scores
 from cycleqd_merge.evolution.cycleqd import CycleQD, Operators
-from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, mutate
+from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.evolution.space import Floor, Objective, SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 from tests.evolution.references import SlowArchive, slow_snapshot, snapshot, synthetic_scores
@@ -135,9 +135,7 @@ def test_every_mutation_has_a_seed_of_its_own() -> None:
 def test_failed_evaluations_enter_no_archive() -> None:
     search = strategy()
     failing = set(range(4, 93, 3))
-    proposals = play(
-        search, 90, lambda number, genome: None if number in failing else synthetic_scores(genome, 3)
-    )
+    proposals = play(search, 90, lambda number, genome: None if number in failing else synthetic_scores(genome, 3))
     held = {elite.number for archive in search.space.archives for elite in archive.elites()}
     parents = {parent for proposal in proposals[3:] for parent in proposal.step["parents"]}
     assert held - {0, 1, 2}

@@ -64,7 +64,7 @@ def test_pairs_come_as_often_as_their_weights_say() -> None:
     """The second parent is drawn from the others by their weights: P(i, j) = p_i p_j / (1 - p_i)."""
     p = elite_weights(np.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1], [0.8, 0.9]]), 0.1, 0.9)
     rng, draws = generator("pairs"), 20_000
-    found = {pair: 0 for pair in itertools.permutations(range(4), 2)}
+    found = dict.fromkeys(itertools.permutations(range(4), 2), 0)
     for _ in range(draws):
         found[choose_parents(np.arange(4), p, rng)] += 1
     wanted = [draws * p[i] * p[j] / (1 - p[i]) for i, j in found]

@@ -43,15 +43,20 @@ def fill(disk: Path, left: int) -> Path:
     return filler
 
 
+def append_many(journal: Journal, written: list[Event]) -> None:
+    """Append events, and note each whose appending returned."""
+    for number in range(1000):
+        event = {"event": "result", "number": number, "format": 1, "text": "x" * 97}
+        journal.append(event)
+        written.append(event)
+
+
 def test_a_full_disk_is_named_and_loses_no_event(disk: Path) -> None:
     filler = fill(disk, left=3)
     written: list[Event] = []
     with closing(Journal(disk / "run")) as journal:
         with pytest.raises(EnvironmentFailed, match=rf"{FILE}: cannot be written: No space left on device"):
-            for number in range(1000):
-                event = {"event": "result", "number": number, "format": 1, "text": "x" * 97}
-                journal.append(event)
-                written.append(event)
+            append_many(journal, written)
         assert journal.events == written
     assert len(written) > 20
     assert read_events(disk / "run") == written

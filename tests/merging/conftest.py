@@ -14,6 +14,7 @@ from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.staging import Place
 from cycleqd_merge.recipe.schema import LayerGroups, Recipe
 from tests.merging.processes import Report, reports_of_two_processes
 from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base
@@ -29,8 +30,9 @@ class Trio:
     recipe: Recipe
     family: Family
 
-    def materialiser(self, groups: str | LayerGroups = "one") -> Materialiser:
-        return Materialiser(self.family, Groups(self.family.weights, groups), prepare_bases(self.family, range(3)))
+    def materialiser(self, groups: str | LayerGroups = "one", place: Place = "disk") -> Materialiser:
+        bases = prepare_bases(self.family, range(3))
+        return Materialiser(self.family, Groups(self.family.weights, groups), bases, place=place)
 
 
 def make_trio(folder: Path, architecture: Architecture, tied: bool, dtype: torch.dtype) -> Trio:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
-from accelerate import PartialState
 
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.bases import prepare_bases, this_process
 from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -42,7 +41,7 @@ def report(recipe: Recipe, genome: Genome) -> Report:
     bases = prepare_bases(family, range(len(family.experts)), lambda name, done, total: steps.append(total))
     child = Materialiser(family, Groups(family.weights, "one"), bases).tensors(genome)
     return {
-        "processes": PartialState().num_processes,
+        "processes": this_process().num_processes,
         "part": max(steps, default=0),
         "bases": [expert.digest for expert in bases.values()],
         "child": digest(child),

@@ -18,6 +18,7 @@ from cycleqd_merge.evolution.draws import uniform
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.staging import Place
 from cycleqd_merge.recipe.schema import LayerGroups
 from tests.merging.conftest import Trio, long_lineage, make_trio
 from tests.merging.processes import Report, digest
@@ -34,8 +35,14 @@ def reference(trio: Trio) -> Reference:
 
 @pytest.fixture(scope="session")
 def materialisers(trio: Trio) -> list[Materialiser]:
-    """One with a single group, one with several."""
-    return [trio.materialiser(), trio.materialiser(LayerGroups(layers=1, modules=True))]
+    """One group or several, with tensors read anew for every child or kept in memory from one to the next."""
+    several = LayerGroups(layers=1, modules=True)
+    return [
+        trio.materialiser(),
+        trio.materialiser(place="device"),
+        trio.materialiser(several),
+        trio.materialiser(several, place="host"),
+    ]
 
 
 def reference_vectors(trio: Trio) -> list[Tensors]:
@@ -94,6 +101,13 @@ def test_child_is_the_formula_rounded_once(
     assert list(built) == list(read_tensors(trio.base))
     for name, tensor in built.items():
         assert_rounded(tensor, reference.child(genome, name, materialiser.groups.of(name)), name)
+
+
+@pytest.mark.parametrize("place", ["host", "device"])
+def test_tensors_kept_in_memory_give_the_same_bytes_child_after_child(trio: Trio, place: Place) -> None:
+    keeping = trio.materialiser(place=place)
+    for genome in (long_lineage(EXPERTS), expert_genome(2, EXPERTS, 1), long_lineage(EXPERTS)):
+        assert digest(keeping.tensors(genome)) == digest(trio.materialiser().tensors(genome))
 
 
 def test_genome_of_a_full_expert_is_that_expert_to_the_bit(trio: Trio) -> None:

@@ -23,9 +23,7 @@ from cycleqd_merge.recipe.task_file import (
 )
 from tests.recipe.texts import INLINE, NAMED, fault, faults, replaced
 
-SCORERS = ", ".join(
-    get_args(scorer.model_fields["kind"].annotation)[0] for scorer in get_args(get_args(Scorer)[0])
-)
+SCORERS = ", ".join(get_args(scorer.model_fields["kind"].annotation)[0] for scorer in get_args(get_args(Scorer)[0]))
 PYTHON = replaced(NAMED, "task: smollm2-bash", "task: {kind: python, target: a.py:A}")
 
 
@@ -205,13 +203,11 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(INLINE, "kind: exact", "kind: exat"),
-            "14: tasks.1.task.scorer.kind: no such kind; did you mean 'exact'?; "
-            f"allowed are {SCORERS}; found 'exat'",
+            f"14: tasks.1.task.scorer.kind: no such kind; did you mean 'exact'?; allowed are {SCORERS}; found 'exat'",
         ),
         (
             replaced(INLINE, "        kind: exact\n", ""),
-            "13: tasks.1.task.scorer.kind: this key is required; "
-            f"allowed are {SCORERS}",
+            f"13: tasks.1.task.scorer.kind: this key is required; allowed are {SCORERS}",
         ),
         # missing keys
         (replaced(NAMED, "base: org/base\n", ""), "1: base: this key is required"),

@@ -1,0 +1,80 @@
+"""Base tensors, experts and singular bases, kept as near to the arithmetic as there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any, Literal
+
+import torch
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.merging.bases import ExpertBases
+from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.family import Family, TaskVector, Whole
+from cycleqd_merge.merging.singular import Basis
+
+Place = Literal["disk", "host", "device"]
+"""Where tensors are kept between children: memory-mapped files, pinned host memory, or the device's memory."""
+
+
+class Staging:
+    """Hands out tensors on the device. What is kept in memory is kept from its first use on.
+
+    bases: by expert number.
+    """
+
+    def __init__(
+        self, family: Family, bases: Mapping[int, ExpertBases], device: torch.device | str, place: Place = "disk"
+    ) -> None:
+        self.family, self.bases = family, bases
+        self.device, self.place = torch.device(device), place
+        self._kept: dict[tuple[object, str], Any] = {}
+
+    def base(self, weight: Weight) -> torch.Tensor:
+        """The base's tensor in its own dtype."""
+        return self._fetch(("base", weight.name), lambda: self.family.base_tensor(weight))
+
+    def task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
+        """tau in float32, as memory that may be written over; None where the expert does not differ.
+
+        base: as `base` gives it.
+        """
+        stored = self._fetch(
+            (expert, weight.name), lambda: self.family.difference(expert, weight, self.family.base_tensor(weight))
+        )
+        if isinstance(stored, Whole):
+            return stored.task_vector(base)
+        return stored.clone() if isinstance(stored, torch.Tensor) else stored
+
+    def basis(self, expert: int, name: str) -> Basis | None:
+        """The singular basis of an expert's task vector of tensor `name`; None where it has none.
+
+        Raises:
+            UserError: this expert's bases were not prepared.
+        """
+        if expert not in self.bases:
+            raise UserError(f"the singular bases of expert {self.family.experts[expert].name} are needed and not there")
+        return self._fetch(("basis", expert, name), lambda: self.bases[expert].load(name))
+
+    def _fetch(self, key: Any, read: Callable[[], Any]) -> Any:
+        """What `read` gives, on the device; kept at `place` under `key`."""
+        if self.place == "disk":
+            return _moved(read(), self._to_device)
+        if key not in self._kept:
+            self._kept[key] = _moved(read(), self._to_device if self.place == "device" else self._to_host)
+        return _moved(self._kept[key], self._to_device)
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor.clone()
+
+
+def _moved(held: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A tensor, or a dataclass of tensors, with every tensor moved; None stays None."""
+    if held is None or isinstance(held, torch.Tensor):
+        return None if held is None else move(held)
+    values = {field.name: getattr(held, field.name) for field in fields(held)}
+    return replace(held, **{name: move(value) for name, value in values.items() if isinstance(value, torch.Tensor)})

@@ -1,0 +1,98 @@
+"""Disk that a run will take: singular bases in the cache, exported models beside its journal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.merging.adapter import Adapter
+from cycleqd_merge.merging.bases import basis_folder, missing_bases
+from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.family import Expert, Family
+from cycleqd_merge.recipe.schema import Recipe
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes that a run will write to a folder, and how many are free there."""
+
+    purpose: str
+    folder: str
+    needed: int
+    free: int
+
+
+def disk_uses(recipe: Recipe, family: Family, mutated: Sequence[int]) -> list[DiskUse]:
+    """What a run will write; `mutated` are the experts whose bases it needs."""
+    uses = []
+    for expert in mutated:
+        needed = sum(basis_bytes(weight, family.experts[expert]) for weight in missing_bases(family, expert))
+        folder = basis_folder(family, expert)
+        uses.append(_use(f"singular bases of {family.experts[expert].name}", folder, needed))
+    exports = len(recipe.finish.export) * model_bytes(family)
+    return [*uses, _use("exported models", Path(recipe.output), exports)]
+
+
+def _use(purpose: str, folder: Path, needed: int) -> DiskUse:
+    return DiskUse(purpose, str(folder), needed, shutil.disk_usage(existing(folder)).free)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def model_bytes(family: Family) -> int:
+    """Bytes of all tensors of a merged model."""
+    return sum(prod(weight.shape) * weight.dtype.itemsize for weight in family.weights)
+
+
+def basis_bytes(weight: Weight, expert: Expert) -> int:
+    """Bytes of one stored basis: the smaller side's singular vectors and the values, float32."""
+    return (min(weight.shape[0], prod(weight.shape[1:])) + 1) * rank(weight, expert) * _FLOAT32
+
+
+def rank(weight: Weight, expert: Expert) -> int:
+    """Singular directions of an expert's task vector at one matrix, at most."""
+    full = min(weight.shape[0], prod(weight.shape[1:]))
+    if not isinstance(expert.weights, Adapter):
+        return full
+    changed = {weight.name, *weight.aliases}.intersection(expert.weights.names)
+    return min(full, expert.weights.rank) if changed else 0
+
+
+def require_disk(uses: Sequence[DiskUse]) -> None:
+    """Check that every disk holds what will be written to it.
+
+    Raises:
+        UserError: one does not; a line for each.
+    """
+    disks: dict[int, list[DiskUse]] = {}
+    for use in uses:
+        if use.needed:
+            disks.setdefault(os.stat(existing(Path(use.folder))).st_dev, []).append(use)
+    faults = [
+        f"disk: {', '.join(use.purpose for use in disk)} need {size(sum(use.needed for use in disk))}, "
+        f"{size(disk[0].free)} are free on the disk of {disk[0].folder}"
+        for disk in disks.values()
+        if sum(use.needed for use in disk) > disk[0].free
+    ]
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

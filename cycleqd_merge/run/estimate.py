@@ -1,0 +1,230 @@
+"""What a run will take in time and memory, from one measured evaluation on the engine that the run will use."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+import numpy as np
+import psutil
+import torch
+
+from cycleqd_merge.evaluation.engine import open_engine
+from cycleqd_merge.evaluation.worker import Evaluation, Worker
+from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
+from cycleqd_merge.merging.bases import compute_basis, missing_bases
+from cycleqd_merge.merging.family import Family
+from cycleqd_merge.merging.materialise import DRAWS_KEPT
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.disk import model_bytes, rank
+from cycleqd_merge.run.session import Materials
+from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.suite import Suite
+
+_SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer shows in the mean
+_MOST_REPEATS = 6
+_SMALL = 0.01  # a mutation that costs what others cost and changes no answer
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds that a run will take. `evaluation`: one child, weights and answers; all others: in all."""
+
+    evaluation: float
+    load: float
+    evaluations: int
+    setup: float
+    bases: float
+    confirm: float
+    finish: float
+    workers: int = 1
+
+    @property
+    def total(self) -> float:
+        """The whole run."""
+        scored = self.evaluations * self.evaluation + self.confirm
+        return self.setup + self.bases + scored / self.workers + self.finish
+
+    @property
+    def per_hour(self) -> float:
+        """Children that a further hour buys."""
+        return 3600 * self.workers / self.evaluation
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that a worker takes at its peak, by place, and how many there are. `measured`: on an evaluation."""
+
+    place: str
+    needed: int
+    available: int
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the measured evaluation showed: seconds, rows and peaks of memory in bytes."""
+
+    opened: float
+    load: float
+    search: float
+    confirm: float
+    heldout: float
+    resident: int
+    host_peak: int
+    device_peak: int
+
+
+def available_memory() -> int:
+    """Bytes that this process can have in all."""
+    return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+
+
+def representative(materials: Materials, mutated: Sequence[int]) -> Genome:
+    """A child like those of a run: the plain mean of the experts, with a mutation along each of `mutated`."""
+    experts, groups = len(materials.family.experts), len(materials.groups)
+    genome = Genome(np.full((experts, groups), 1.0 / experts), (), np.zeros((0, groups)))
+    mutations = [Mutation("svd", expert, seed=expert, scale=_SMALL) for expert in mutated]
+    if materials.recipe.evolution.mutation.kind == "gaussian":
+        mutations.append(Mutation("gaussian", None, seed=0, scale=materials.recipe.evolution.mutation.std))
+    for mutation in mutations:
+        genome = mutate(genome, mutation)
+    return genome
+
+
+def bases_seconds(family: Family, mutated: Sequence[int]) -> float:
+    """Seconds that the missing bases will take, from one of each shape; what is computed stays in the cache."""
+    left = 0.0
+    for expert in mutated:
+        seconds: dict[tuple[int, ...], float] = {}
+        for weight in missing_bases(family, expert):
+            if weight.shape in seconds:
+                left += seconds[weight.shape]
+            else:
+                start = time.perf_counter()
+                compute_basis(family, expert, weight)
+                seconds[weight.shape] = time.perf_counter() - start
+    return left
+
+
+def try_out(materials: Materials, mutated: Sequence[int]) -> Trial:
+    """Load and score one representative child as a run will, on searched and on confirming rows."""
+    start = time.perf_counter()
+    worker = Worker(open_engine(materials.recipe.engine, materials.materialiser(mutated)), materials.suite)
+    try:
+        opened, resident = time.perf_counter() - start, peak_memory()
+        device = materials.materialiser(()).device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        genome = representative(materials, mutated)
+        searched = _settled(worker, genome)
+        load = statistics.median(evaluation.load_seconds for evaluation in searched)
+        search = statistics.median(evaluation.score_seconds for evaluation in searched)
+        confirm, row = _confirming(worker, genome, materials, search)
+        heldout = row * _rows(materials.suite, "heldout")
+        on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        return Trial(opened, load, search, confirm, heldout, resident, peak_memory(), on_device)
+    finally:
+        worker.close()
+
+
+def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
+    """Evaluations on the searched rows; quick ones are repeated, and then the first, a slow one, is left out."""
+    start = time.perf_counter()
+    evaluations = [worker.evaluate(genome)]
+    while time.perf_counter() - start < _SETTLED and len(evaluations) < _MOST_REPEATS:
+        evaluations.append(worker.evaluate(genome))
+    return evaluations[1:] or evaluations
+
+
+def _confirming(worker: Worker, genome: Genome, materials: Materials, search: float) -> tuple[float, float]:
+    """Seconds on the confirming rows, and per row in a full batch: measured on one batch where they are many."""
+    suite, batch = materials.suite, materials.recipe.engine.batch_size
+    searched, confirming = _rows(suite, "search"), _rows(suite, "confirm")
+    per_row = search / searched
+    if not confirming:
+        return 0.0, per_row
+    limit = max(ceil(batch / len(suite)), ceil(searched / len(suite)))
+    evaluation = worker.evaluate(genome, "confirm", limit)
+    done = sum(len(result.samples) for result in evaluation.results.values())
+    seconds = evaluation.score_seconds * confirming / done
+    return seconds, min(per_row, seconds / confirming)
+
+
+def _rows(suite: Suite, rows: Rows) -> int:
+    return sum(len(task.samples(rows)) for task in suite)
+
+
+def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases: float) -> Time:
+    """The time of a run. evaluations: those still to make. setup: seconds from the start to the first evaluation."""
+    founders_and_children = len(recipe.experts) + recipe.evolution.generations
+    objectives = sum(use.role == "optimise" for use in recipe.tasks)
+    confirmed = min(founders_and_children, recipe.confirm.top + objectives) if trial.confirm else 0
+    finish = len(recipe.finish.export) * (2 * trial.opened + trial.load)
+    if recipe.finish.heldout:
+        models = len(recipe.experts) + 4  # base, plain mean, best-mean elite, aggregate
+        finish += trial.opened + models * (trial.load + trial.heldout)
+    return Time(
+        evaluation=trial.load + trial.search,
+        load=trial.load,
+        evaluations=evaluations,
+        setup=setup,
+        bases=bases,
+        confirm=confirmed * (trial.load + trial.confirm),
+        finish=finish,
+    )
+
+
+def memory_of(materials: Materials, trial: Trial | None, available: int) -> list[MemoryUse]:
+    """Memory of a worker: measured with `trial`, else the least that its weights take."""
+    device = materials.materialiser(()).device
+    model = model_bytes(materials.family)
+    on_device = model + _transient(materials.family)
+    if trial is None:
+        host = peak_memory() + (on_device if device.type == "cpu" else 0)
+    else:
+        host, on_device = _host_peak(materials, trial, model), trial.device_peak
+    uses = [MemoryUse("host", host, available, trial is not None)]
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device)
+        uses.append(MemoryUse(str(device), on_device, free + held, trial is not None))
+    return uses
+
+
+def _host_peak(materials: Materials, trial: Trial, model: int) -> int:
+    """The peak of the trial plus what only a whole run has: kept draws, fuller batches, the check of an export."""
+    recipe, suite = materials.recipe, materials.suite
+    answering = trial.host_peak - trial.resident
+    if recipe.finish.heldout:
+        batch = recipe.engine.batch_size
+        tried, due = (min(batch, _rows(suite, "search")), min(batch, _rows(suite, "heldout")))
+        answering = answering * max(tried, due) // tried
+    peak = trial.resident + answering + _draws(materials)
+    return max(peak, trial.resident + 2 * model) if recipe.finish.export else peak
+
+
+def _draws(materials: Materials) -> int:
+    """Bytes of mutations' draws that a run comes to keep: one float32 per singular direction and generation."""
+    if materials.recipe.evolution.mutation.kind != "svd":
+        return 0
+    matrices = [weight for weight in materials.family.weights if weight.is_matrix]
+    directions = max(sum(rank(weight, expert) for weight in matrices) for expert in materials.family.experts)
+    return min(DRAWS_KEPT, materials.recipe.evolution.generations * directions * _FLOAT32)
+
+
+def _transient(family: Family) -> int:
+    """Bytes of the largest tensor and its task vectors while it is built, in float32."""
+    return max(prod(weight.shape) for weight in family.weights) * _FLOAT32 * (len(family.experts) + 2)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

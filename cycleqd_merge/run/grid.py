@@ -1,0 +1,30 @@
+"""How many cells a recipe's archives have; they are held in memory, all of them."""
+
+from __future__ import annotations
+
+from math import prod
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.recipe.schema import Recipe, task_name
+
+MOST_CELLS = 1_000_000
+
+
+def cells(recipe: Recipe) -> dict[str, int]:
+    """Cells per archive, by the name of its task: the product of the other tasks' bins."""
+    bins = {task_name(use): use.bins or recipe.evolution.bins for use in recipe.tasks if use.role == "optimise"}
+    return {task: prod(count for other, count in bins.items() if other != task) for task in bins}
+
+
+def require_grid(recipe: Recipe) -> None:
+    """Refuse archives that no search could fill and no memory hold.
+
+    Raises:
+        UserError: an archive has more than a million cells.
+    """
+    task, most = max(cells(recipe).items(), key=lambda item: item[1])
+    if most > MOST_CELLS:
+        raise UserError(
+            f"evolution.bins: archive {task} would have {most:,} cells, the most is {MOST_CELLS:,}; "
+            "use fewer bins, or `role: keep` for some tasks"
+        )

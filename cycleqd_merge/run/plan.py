@@ -1,0 +1,253 @@
+"""Everything about a run that can be known before its first evaluation: all faults at once, and what it will take."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import safe_open
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.worker import single_cause
+from cycleqd_merge.journal.log import FILE, Event, of_kind
+from cycleqd_merge.journal.search import ordered_tasks
+from cycleqd_merge.merging.adapter import Adapter
+from cycleqd_merge.merging.bases import missing_bases
+from cycleqd_merge.merging.checkpoint import Checkpoint
+from cycleqd_merge.merging.checks import check_family, family_tokenizer
+from cycleqd_merge.merging.family import Expert, Family, open_base, open_named_expert
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.answerable import check_prompts, check_rows, context_length
+from cycleqd_merge.run.disk import DiskUse, disk_uses, existing, require_disk, size
+from cycleqd_merge.run.estimate import (
+    MemoryUse,
+    Time,
+    available_memory,
+    bases_seconds,
+    memory_of,
+    time_of,
+    try_out,
+)
+from cycleqd_merge.run.grid import cells, require_grid
+from cycleqd_merge.run.session import Materials, opened_journal
+from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task
+
+_BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
+_Opened = TypeVar("_Opened")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as it lies on disk. `rank`: of an adapter; None for a full checkpoint. `dtypes`: tensors of each."""
+
+    name: str
+    reference: str
+    path: str
+    bytes: int
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task's number of samples per kind of rows."""
+
+    name: str
+    role: str
+    search: int
+    confirm: int
+    heldout: int
+
+
+@dataclass
+class Plan:
+    """What a run will load, take and give. `faults` forbid it; `notices` do not."""
+
+    faults: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    models: list[ModelFacts] = field(default_factory=list)
+    groups: dict[str, int] = field(default_factory=dict)
+    """Tensors per coefficient group."""
+    tasks: list[TaskFacts] = field(default_factory=list)
+    cells: dict[str, int] = field(default_factory=dict)
+    """Cells per archive."""
+    disk: list[DiskUse] = field(default_factory=list)
+    memory: list[MemoryUse] = field(default_factory=list)
+    time: Time | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        values = asdict(self)
+        if self.time is not None:
+            values["time"] |= {"total": self.time.total, "per_hour": self.time.per_hour}
+        return values
+
+    def attempt(self, step: Callable[..., _Opened], *arguments: Any) -> _Opened | None:
+        """Call a step; what is wrong with its input becomes faults, a line each."""
+        try:
+            return step(*arguments)
+        except UserError as error:
+            self.faults.append(str(error))
+            return None
+
+
+def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None = None) -> Plan:
+    """Check a recipe whole and say what its run will take; relative paths start at `folder`.
+
+    measure: evaluate one child, for the estimates of time and memory. since: the `time.perf_counter()` instant at which
+    this process began with the recipe, for the time that a run takes to come to its first evaluation.
+    """
+    since = time.perf_counter() if since is None else since
+    found = Plan(cells=cells(recipe))
+    found.attempt(require_grid, recipe)
+    suite = _check_tasks(recipe, folder, found)
+    family = _check_models(recipe, found)
+    whole = family is not None and len(family.experts) == len(recipe.experts) and len(suite) == len(recipe.tasks)
+    if family is not None:
+        _check_answering(suite, family, found)
+        groups = Groups(family.weights, recipe.evolution.groups)
+        found.groups = {label: len(groups.members(number)) for number, label in enumerate(groups.labels)}
+    if family is None or not whole:
+        found.attempt(_check_output, Path(recipe.output), None)
+        return found
+    materials = Materials(recipe, folder, family, groups, suite)
+    seeds, told = found.attempt(_check_output, Path(recipe.output), materials) or ([], 0)
+    mutated = sorted(materials.mutated_experts(seeds))
+    found.disk = disk_uses(recipe, family, mutated)
+    found.attempt(require_disk, found.disk)
+    _estimate(materials, mutated, len(seeds) - told, measure, since, found)
+    return found
+
+
+def _check_tasks(recipe: Recipe, folder: Path, found: Plan) -> Suite:
+    """Open each task by itself; returns those that could be opened."""
+    opened = [found.attempt(open_task, use, folder, recipe.confirm.share) for use in ordered_tasks(recipe)]
+    suite = tuple(task for task in opened if task is not None)
+    for task in suite:
+        found.notices.extend(check_rows(task))
+        found.tasks.append(_task_facts(task))
+    return suite
+
+
+def _task_facts(task: SuiteTask) -> TaskFacts:
+    search, confirm, heldout = (len(task.samples(rows)) for rows in ("search", "confirm", "heldout"))
+    return TaskFacts(task.name, task.use.role, search, confirm, heldout)
+
+
+def _check_models(recipe: Recipe, found: Plan) -> Family | None:
+    """Open base and experts, each by itself, and check those that could be opened; None without a base."""
+    base = found.attempt(open_base, recipe)
+    if base is None:
+        return None
+    found.models.append(_model_facts("base", recipe.base, base))
+    opened = [found.attempt(open_named_expert, recipe, name, base) for name in recipe.experts]
+    experts = tuple(expert for expert in opened if expert is not None)
+    found.models.extend(_expert_facts(expert) for expert in experts)
+    family = Family(base, experts, recipe.models)
+    findings = found.attempt(check_family, family)
+    if findings is not None:
+        found.faults.extend(findings.faults)
+        found.notices.extend(findings.notices)
+    return family
+
+
+def _expert_facts(expert: Expert) -> ModelFacts:
+    return _model_facts(expert.name, str(expert.reference), expert.weights)
+
+
+def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> ModelFacts:
+    """What the headers of a model's files say."""
+    dtypes: dict[str, int] = {}
+    parameters = 0
+    for path in weights.files:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+                tensor = file.get_slice(key)
+                dtypes[tensor.get_dtype()] = dtypes.get(tensor.get_dtype(), 0) + 1
+                parameters += prod(tensor.get_shape())
+    return ModelFacts(
+        name=name,
+        reference=reference,
+        path=str(weights.path),
+        bytes=sum(path.stat().st_size for path in weights.files),
+        tensors=sum(dtypes.values()),
+        parameters=parameters,
+        dtypes=dtypes,
+        rank=weights.rank if isinstance(weights, Adapter) else None,
+    )
+
+
+def _check_answering(suite: Suite, family: Family, found: Plan) -> None:
+    """Whether the model can take the rows of the tasks."""
+    tokenizer = found.attempt(family_tokenizer, family)
+    if tokenizer is None:
+        return
+    limit = context_length(family, tokenizer)
+    for task in suite:
+        findings = check_prompts(task, tokenizer, limit)
+        found.faults.extend(findings.faults)
+        found.notices.extend(findings.notices)
+
+
+def _check_output(out: Path, materials: Materials | None) -> tuple[list[Event], int]:
+    """Whether the run directory can be written and holds no other run; its seeds, and the results that it has.
+
+    Raises:
+        UserError: it cannot be written, is being written by another process, or holds another run.
+    """
+    if not (out / FILE).is_file():
+        nearest = existing(out)
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"output: {out}: cannot be written: {nearest} is no folder that this user may write to")
+        return [], 0
+    with opened_journal(out) as journal:
+        if materials is None or not journal.events:
+            return [], 0
+        return materials.start(journal)["seeds"], len(of_kind(journal.events, "result"))
+
+
+def _estimate(
+    materials: Materials, mutated: Sequence[int], further: int, measure: bool, since: float, found: Plan
+) -> None:
+    """Time and memory; measured only on input without faults, and where the weights fit at all.
+
+    further: founders beside the experts, less the evaluations that were made already.
+    """
+    available = available_memory()
+    found.memory = memory_of(materials, None, available)
+    _check_memory(found)
+    if found.faults or not measure:
+        return
+    start = time.perf_counter()
+    bases = bases_seconds(materials.family, mutated)
+    if bases < _BASES_AT_ONCE:
+        materials.materialiser(mutated)
+        bases = 0.0
+    ready = [expert for expert in mutated if not missing_bases(materials.family, expert)]
+    setup = start - since
+    try:
+        trial = try_out(materials, ready)
+    except Exception as raised:  # whatever stops this evaluation would stop those of the run
+        cause = single_cause(raised)
+        found.faults.append(f"measured evaluation: {type(cause).__name__}: {cause}")
+        return
+    evaluations = max(0, len(materials.recipe.experts) + materials.recipe.evolution.generations + further)
+    found.time = time_of(materials.recipe, trial, evaluations, setup + trial.opened, bases)
+    found.memory = memory_of(materials, trial, available)
+    _check_memory(found)
+
+
+def _check_memory(found: Plan) -> None:
+    found.faults.extend(
+        f"memory: a worker needs {size(use.needed)} ({use.place}), {size(use.available)} are available"
+        for use in found.memory
+        if use.needed > use.available
+    )

@@ -1,0 +1,182 @@
+"""`evolve`: runs of tiny real models begin, end early, go on, and stop with a reason."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cycleqd_merge.journal.log import FILE, of_kind, read_events
+from tests.cli.conftest import Models, Run, cycleqd_merge, write_recipe, write_task
+from tests.run.synthetic import history
+
+
+def test_a_run_reports_each_evaluation_and_ends_well(finished: Run) -> None:
+    assert (finished.answer.code, finished.answer.err) == (0, "")
+    lines = finished.answer.out.splitlines()
+    told = [line for line in lines if line.startswith(("expert ", "generation "))]
+    assert [line.split(":")[0] for line in told] == [
+        "expert first",
+        "expert second",
+        "generation 1/4 (letters)",
+        "generation 2/4 (vowels)",
+        "generation 3/4 (letters)",
+        "generation 4/4 (vowels)",
+    ]
+    results = of_kind(read_events(finished.folder), "result")
+    for line, event in zip(told, results, strict=True):
+        assert f"vowels {event['scores'][0]:.3f} letters {event['scores'][1]:.3f}" in line
+
+
+def test_scores_of_a_run_are_shares_of_its_samples_and_differ(finished: Run) -> None:
+    scores = [score for event in of_kind(read_events(finished.folder), "result") for score in event["scores"]]
+    assert all((score * 16).is_integer() for score in scores)
+    assert len(set(scores)) > 2
+
+
+def test_a_run_is_the_same_when_it_is_run_again_elsewhere(finished: Run, models: Models, tmp_path: Path) -> None:
+    """Shorter at first and then extended: the same journal as the run in one go."""
+    recipe = write_recipe(tmp_path, models)
+    assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
+    answer = cycleqd_merge("evolve", recipe, "--set", "engine.batch_size=64")
+    assert answer.code == 0
+    assert "going on after generation 1" in answer.out
+    assert "generation 1/4" not in answer.out
+    assert history(tmp_path / "run") == history(finished.folder)
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished: Run) -> None:
+    before = history(finished.folder)
+    answer = cycleqd_merge("evolve", finished.recipe)
+    assert answer.code == 0
+    assert "going on after generation 4" in answer.out
+    assert history(finished.folder) == before
+
+
+def test_another_identity_is_refused_and_fresh_goes_beside(models: Models, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, models, evolution={"generations": 0, "in_flight": 2})
+    assert cycleqd_merge("evolve", recipe).code == 0
+    other = ("evolve", recipe, "--set", "evolution.seed=5", "--set", "evolution.in_flight=3")
+    answer = cycleqd_merge(*other)
+    assert answer.code == 2
+    assert answer.err.splitlines() == [
+        f"error: {tmp_path / 'run'}: holds another run (--fresh starts anew beside it); it differs in",
+        "error:   evolution.seed: 0 -> 5",
+        "error:   in_flight: 2 -> 3",
+    ]
+    assert cycleqd_merge(*other, "--fresh").code == 0
+    assert [read_events(tmp_path / name)[0]["evolution"]["seed"] for name in ("run", "run-2")] == [0, 5]
+
+
+def test_rows_that_changed_make_another_run(models: Models, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, models, evolution={"generations": 0, "in_flight": 2})
+    assert cycleqd_merge("evolve", recipe).code == 0
+    rows = tmp_path / "vowels-heldout.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[1:]))
+    answer = cycleqd_merge("evolve", recipe)
+    assert answer.code == 2
+    assert "tasks.vowels.heldout: " in answer.err
+    assert "tasks.vowels.search: " not in answer.err
+
+
+def test_a_task_on_which_all_experts_fail_stops_a_run_with_the_reason(models: Models, tmp_path: Path) -> None:
+    impossible = write_task(tmp_path, "impossible", kind="regex")
+    for rows in tmp_path.glob("impossible-*.jsonl"):
+        rows.write_text('{"question": "who", "answer": "^never this$"}\n{"question": "what", "answer": "^nor this$"}\n')
+    tasks = [{"task": impossible.name, "expert": "first"}, {"task": impossible.name, "name": "same", "expert": "second"}]
+    answer = cycleqd_merge("evolve", write_recipe(tmp_path, models, tasks=tasks))
+    assert answer.code == 1
+    assert answer.err.startswith("error: task impossible: its experts score from 0 to 0, which leaves no range")
+    assert "`bounds`" in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_a_run_in_the_hands_of_another_process_is_left_alone(finished: Run) -> None:
+    from cycleqd_merge.run.session import opened_journal
+
+    before = (finished.folder / FILE).read_bytes()
+    with opened_journal(finished.folder):
+        answer = cycleqd_merge("evolve", finished.recipe)
+    assert (answer.code, answer.err) == (2, f"error: {finished.folder}: another process is working on this run\n")
+    assert (finished.folder / FILE).read_bytes() == before
+
+
+@contextmanager
+def signalled(path: Path, lines: int, sign: signal.Signals) -> Iterator[None]:
+    """Send this process a signal once a file has so many lines."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if path.exists() and path.read_bytes().count(b"\n") >= lines:
+                os.kill(os.getpid(), sign)
+                return
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield
+    watcher.join()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_end_says_how_to_go_on(models: Models, tmp_path: Path, sign: signal.Signals) -> None:
+    recipe = write_recipe(tmp_path, models)
+    with signalled(tmp_path / "run" / FILE, 6, sign):
+        answer = cycleqd_merge("evolve", recipe, "--generations", 500)
+    assert answer.code == 130
+    assert answer.err == f"interrupted; go on with: cycleqd-merge evolve {recipe} --generations 500\n"
+    told = len(of_kind(read_events(tmp_path / "run"), "result"))
+    assert 3 <= told < 500
+    answer = cycleqd_merge("evolve", recipe, "--generations", told)
+    assert answer.code == 0
+    assert f"going on after generation {told - 2}" in answer.out
+    assert len(of_kind(read_events(tmp_path / "run"), "result")) == told + 2
+
+
+def test_the_process_itself_ends_so_and_goes_on(finished: Run, models: Models, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, models)
+    code = "from cycleqd_merge.cli import main; main()"
+    command = [sys.executable, "-c", code, "evolve", str(recipe), "--generations", "500"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        journal = tmp_path / "run" / FILE
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.endswith(f"go on with: cycleqd-merge evolve {recipe} --generations 500\n")
+    whole = history(finished.folder)
+    assert history(tmp_path / "run")[: len(whole)] == whole[: len(history(tmp_path / "run"))]
+
+
+def test_the_time_limit_ends_a_run(models: Models, tmp_path: Path) -> None:
+    answer = cycleqd_merge("evolve", write_recipe(tmp_path, models), "--max-hours", "0")
+    assert answer.code == 130
+    assert answer.err.startswith("the time limit is reached; go on with: cycleqd-merge evolve")
+    assert of_kind(read_events(tmp_path / "run"), "result") == []
+
+
+def test_what_a_recipe_wants_done_at_the_end_is_done_once(models: Models, tmp_path: Path) -> None:
+    finish = {"export": ["best-mean", "best:vowels"], "heldout": True}
+    recipe = write_recipe(tmp_path, models, finish=finish, evolution={"generations": 1, "in_flight": 2})
+    answer = cycleqd_merge("evolve", recipe)
+    assert answer.code == 0
+    assert "Scores on heldout rows" in answer.out
+    written = {folder.name: (folder / "model.safetensors").stat() for folder in (tmp_path / "run" / "models").iterdir()}
+    assert set(written) == {"best-mean-gen-1", "best-vowels-gen-1"}
+    assert cycleqd_merge("evolve", recipe).code == 0
+    for name, before in written.items():
+        assert (tmp_path / "run" / "models" / name / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns

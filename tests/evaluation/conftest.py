@@ -1,0 +1,109 @@
+"""Tiny models in float32, where padding moves no argmax, with an engine over each and plain transformers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import TransformersEngine as Options
+from tests.models import ARCHITECTURES, Architecture, make_base, make_expert, make_recipe, make_tokenizer
+
+
+@dataclass(frozen=True)
+class Models:
+    """A base with two experts, in folders that nothing may write into."""
+
+    base: Path
+    first: Path
+    second: Path
+    family: Family
+
+    @property
+    def materialiser(self) -> Materialiser:
+        return Materialiser(self.family, Groups(self.family.weights, "one"), {})
+
+    def engine(self, **options: Any) -> TransformersEngine:
+        return TransformersEngine(Options.model_validate({"device": "cpu", **options}), self.materialiser)
+
+
+def make_models(folder: Path, architecture: Architecture = "llama") -> Models:
+    base = make_base(folder / "base", architecture, torch.float32)
+    first, second = (make_expert(base, folder / name, seed, scale=0.1) for seed, name in ((1, "first"), (2, "second")))
+    return Models(base, first, second, open_family(make_recipe(folder, base, {"first": first, "second": second})))
+
+
+class Reference:
+    """Plain transformers, one prompt at a time, without padding."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer = make_tokenizer()
+
+    def ids(self, prompt: str) -> torch.Tensor:
+        return torch.tensor([self.tokenizer(prompt).input_ids])
+
+    def tokens(self, prompt: str, max_new_tokens: int) -> list[int]:
+        """The greedy continuation, up to and with the end-of-sequence token."""
+        ids = self.ids(prompt)
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+        )
+        return list(output[0, ids.shape[1] :].tolist())
+
+    def text(self, prompt: str, max_new_tokens: int) -> str:
+        return str(self.tokenizer.decode(self.tokens(prompt, max_new_tokens), skip_special_tokens=True))
+
+    @torch.inference_mode()
+    def logprobs(self, prompt: str, continuation: str) -> list[float]:
+        """By the definition, in double precision: log of the softmax at the token before."""
+        ids = self.ids(prompt + continuation)
+        probabilities = self.model(input_ids=ids).logits[0].double().softmax(dim=-1)
+        start = self.ids(prompt).shape[1]
+        return [float(probabilities[at - 1, ids[0, at]].log()) for at in range(start, ids.shape[1])]
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def every_models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return make_models(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def reference(models: Models) -> Reference:
+    return Reference(models.base)
+
+
+@pytest.fixture
+def open_engine(models: Models) -> Iterator[Callable[..., TransformersEngine]]:
+    """Opens engines over `models` with the options given, and closes them."""
+    opened: list[TransformersEngine] = []
+
+    def open_with(**options: Any) -> TransformersEngine:
+        opened.append(models.engine(**options))
+        return opened[-1]
+
+    yield open_with
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture
+def engine(open_engine: Callable[..., TransformersEngine]) -> TransformersEngine:
+    return open_engine()

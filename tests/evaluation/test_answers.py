@@ -1,0 +1,235 @@
+"""What the transformers engine answers is what plain transformers answers, one prompt at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.tasks.protocol import Completion, Sampling
+from tests.evaluation.conftest import Models, Reference
+from tests.models import TOKENS, edit_json, make_tokenizer
+
+PROMPTS = ("a", "What is it?", "x" * 60, "once upon a time there was", "1 + 1 = ", "A longer prompt, {}; and\nlines")
+TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "go"}]
+
+
+def complete(engine: TransformersEngine, prompts: Sequence[str], sampling: Sampling) -> list[Completion]:
+    """All prompts at once."""
+
+    async def ask() -> list[Completion]:
+        return list(await asyncio.gather(*(engine.complete(prompt, sampling) for prompt in prompts)))
+
+    return asyncio.run(ask())
+
+
+def copy_of(models: Models, folder: Path) -> Models:
+    """The same models with a base that may be written into."""
+    from cycleqd_merge.merging.family import open_family
+    from tests.models import make_recipe
+
+    base = Path(shutil.copytree(models.base, folder / "base"))
+    return Models(
+        base,
+        models.first,
+        models.second,
+        open_family(make_recipe(folder, base, {"first": models.first, "second": models.second})),
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_greedy_answers_are_those_without_padding(every_models: Models, batch_size: int) -> None:
+    reference, engine = Reference(every_models.base), every_models.engine(batch_size=batch_size)
+    answers = complete(engine, PROMPTS, Sampling(12))
+    assert [answer.text for answer in answers] == [reference.text(prompt, 12) for prompt in PROMPTS]
+    engine.close()
+
+
+def test_the_token_limit_marks_an_answer_as_truncated(engine: TransformersEngine) -> None:
+    (answer,) = complete(engine, ["a"], Sampling(5))
+    assert (answer.tokens, answer.truncated) == (5, True)
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_an_answer_ends_at_the_end_of_sequence_token(
+    models: Models, reference: Reference, tmp_path: Path, as_list: bool
+) -> None:
+    usual = {prompt: reference.tokens(prompt, 12) for prompt in PROMPTS}
+    end = usual[PROMPTS[0]][4]
+    copy = copy_of(models, tmp_path)
+    edit_json(copy.base / "generation_config.json", eos_token_id=[TOKENS.index("</s>"), end] if as_list else end)
+    engine = copy.engine()
+    for prompt, answer in zip(PROMPTS, complete(engine, PROMPTS, Sampling(12)), strict=True):
+        tokens = usual[prompt]
+        expected = tokens[: tokens.index(end)] if end in tokens else tokens
+        assert answer.text == reference.tokenizer.decode(expected, skip_special_tokens=True)
+        assert (answer.tokens, answer.truncated) == (len(expected), end not in tokens)
+    engine.close()
+
+
+def test_stop_strings_end_an_answer_and_are_cut(engine: TransformersEngine, reference: Reference) -> None:
+    usual = {prompt: reference.text(prompt, 16) for prompt in PROMPTS}
+    first = usual[PROMPTS[0]]
+    stop = (first[5:7], "never said")
+    for prompt, answer in zip(PROMPTS, complete(engine, PROMPTS, Sampling(16, stop=stop)), strict=True):
+        assert answer.text == usual[prompt].partition(stop[0])[0]
+        assert answer.truncated == (stop[0] not in usual[prompt])
+
+
+def test_the_first_of_several_stop_strings_counts(engine: TransformersEngine, reference: Reference) -> None:
+    usual = reference.text("a", 16)
+    (answer,) = complete(engine, ["a"], Sampling(16, stop=(usual[9:11], usual[3:5])))
+    assert answer.text == usual[: min(usual.index(usual[9:11]), usual.index(usual[3:5]))]
+
+
+def test_tasks_with_different_sampling_are_answered_side_by_side(
+    engine: TransformersEngine, reference: Reference
+) -> None:
+    limits = [3, 12, 3, 7, 12, 5]
+
+    async def ask() -> list[Completion]:
+        asked = (engine.complete(prompt, Sampling(limit)) for prompt, limit in zip(PROMPTS, limits, strict=True))
+        return list(await asyncio.gather(*asked))
+
+    expected = [reference.text(prompt, limit) for prompt, limit in zip(PROMPTS, limits, strict=True)]
+    assert [answer.text for answer in asyncio.run(ask())] == expected
+
+
+def test_a_chat_goes_through_the_models_template(engine: TransformersEngine, reference: Reference) -> None:
+    answer = asyncio.run(engine.chat(TURNS, Sampling(10)))
+    assert answer.text == reference.text("u: hi\na: yes?\nu: go\na: ", 10)
+
+
+def test_a_task_may_bring_its_own_template(engine: TransformersEngine, reference: Reference) -> None:
+    template = "{% for turn in messages %}[{{ turn.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    answer = asyncio.run(engine.chat(TURNS, Sampling(10), template))
+    assert answer.text == reference.text("[hi][yes?][go]>", 10)
+
+
+def test_a_chat_without_any_template_is_refused(models: Models, tmp_path: Path) -> None:
+    copy = copy_of(models, tmp_path)
+    (copy.base / "chat_template.jinja").unlink()
+    engine = copy.engine()
+    with pytest.raises(UserError, match="the model has no chat template"):
+        asyncio.run(engine.chat(TURNS, Sampling(3)))
+    assert asyncio.run(engine.chat(TURNS, Sampling(3), "{{ messages[0].content }}")).tokens == 3
+    engine.close()
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no system turns') }}", "{% if %}", "{{ messages.a.b }}"])
+def test_a_template_that_fails_is_told(engine: TransformersEngine, template: str) -> None:
+    with pytest.raises(UserError, match="the chat template refuses these turns"):
+        asyncio.run(engine.chat(TURNS, Sampling(3), template))
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_logprobs_are_those_of_the_definition(every_models: Models, batch_size: int) -> None:
+    reference, engine = Reference(every_models.base), every_models.engine(batch_size=batch_size)
+    pairs = [(prompt, continuation) for prompt in PROMPTS for continuation in ("y", " yes", " no, not at all")]
+
+    async def ask() -> list[list[float]]:
+        return list(await asyncio.gather(*(engine.logprobs(*pair) for pair in pairs)))
+
+    for pair, found in zip(pairs, asyncio.run(ask()), strict=True):
+        assert found == pytest.approx(reference.logprobs(*pair), abs=1e-4)
+        assert len(found) == len(pair[1])
+    engine.close()
+
+
+def test_answers_and_logprobs_mix(engine: TransformersEngine, reference: Reference) -> None:
+    async def ask() -> tuple[list[Completion], list[list[float]]]:
+        answers = asyncio.gather(*(engine.complete(prompt, Sampling(8)) for prompt in PROMPTS))
+        logprobs = asyncio.gather(*(engine.logprobs(prompt, " so") for prompt in PROMPTS))
+        return list(await answers), list(await logprobs)
+
+    answers, logprobs = asyncio.run(ask())
+    assert [answer.text for answer in answers] == [reference.text(prompt, 8) for prompt in PROMPTS]
+    for prompt, found in zip(PROMPTS, logprobs, strict=True):
+        assert found == pytest.approx(reference.logprobs(prompt, " so"), abs=1e-4)
+
+
+@pytest.fixture
+def beginning_with_s(models: Models, tmp_path: Path) -> Models:
+    """The models with a tokenizer that puts <s> before every text, as Llama's does."""
+    copy = copy_of(models, tmp_path)
+    tokenizer = make_tokenizer(chat_template="<s>" + json.loads('"{{ messages[0].content }}"'))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", TOKENS.index("<s>"))]
+    )
+    tokenizer.save_pretrained(copy.base)
+    return copy
+
+
+def test_no_second_beginning_is_put_before_a_rendered_chat(beginning_with_s: Models, reference: Reference) -> None:
+    engine = beginning_with_s.engine()
+    turns = [{"role": "user", "content": "hi"}]
+    expected = reference.text("<s>hi", 8)  # the reference's tokenizer adds nothing, and reads <s> as one token
+    assert asyncio.run(engine.chat(turns, Sampling(8))).text == expected
+    assert asyncio.run(engine.complete("hi", Sampling(8))).text == expected
+    engine.close()
+
+
+def test_logprobs_after_a_rendered_chat_are_of_the_continuation_alone(
+    beginning_with_s: Models, reference: Reference
+) -> None:
+    engine = beginning_with_s.engine()
+    expected = reference.logprobs("<s>hi", " you")
+    for prompt in ([{"role": "user", "content": "hi"}], "hi"):
+        assert asyncio.run(engine.logprobs(prompt, " you")) == pytest.approx(expected, abs=1e-4)
+    engine.close()
+
+
+def test_an_empty_prompt_begins_with_the_beginning_token(
+    models: Models, beginning_with_s: Models, reference: Reference
+) -> None:
+    for each in (models, beginning_with_s):
+        engine = each.engine()
+        assert complete(engine, ["", "hi"], Sampling(6))[0].text == reference.text("<s>", 6)
+        expected = reference.logprobs("<s>", "you")
+        assert asyncio.run(engine.logprobs("", "you")) == pytest.approx(expected, abs=1e-4)
+        engine.close()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_sampling_follows_the_models_distribution(
+    open_engine: Callable[..., TransformersEngine], reference: Reference, temperature: float
+) -> None:
+    draws = 2000
+    answers = complete(open_engine(batch_size=draws), ["hello"] * draws, Sampling(1, temperature, seed=3))
+    drawn = Counter(answer.text for answer in answers)
+    with torch.inference_mode():
+        logits = reference.model(input_ids=reference.ids("hello")).logits[0, -1].double()
+    expected: Counter[str] = Counter()
+    for token, probability in enumerate((logits / temperature).softmax(dim=-1).tolist()):
+        expected[reference.tokenizer.decode([token], skip_special_tokens=True)] += probability
+    distance = sum(abs(drawn[text] / draws - probability) for text, probability in expected.items()) / 2
+    assert distance < 0.12
+
+
+def test_sampling_follows_the_seed(engine: TransformersEngine) -> None:
+    first, same, other = (complete(engine, PROMPTS, Sampling(12, 1.0, seed=seed)) for seed in (1, 1, 2))
+    assert first == same
+    assert first != other
+
+
+def test_bfloat16_checkpoints_are_computed_in_the_type_asked_for(tmp_path: Path) -> None:
+    from cycleqd_merge.merging.family import open_family
+    from tests.models import make_base, make_recipe
+
+    base = make_base(tmp_path / "base")
+    family = open_family(make_recipe(tmp_path, base, {"a": base, "b": base}))
+    models = Models(base, base, base, family)
+    for dtype, expected in (("auto", torch.bfloat16), ("float32", torch.float32)):
+        engine = models.engine(dtype=dtype)
+        assert {parameter.dtype for parameter in engine.model.parameters()} == {expected}
+        assert complete(engine, ["a"], Sampling(3))[0].tokens == 3
+        engine.close()

@@ -1,0 +1,216 @@
+"""Requests share batches, whoever asks; nobody's slowness, failure or leaving spoils the answers of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.tasks.protocol import Sampling
+from tests.evaluation.conftest import Models, Reference, make_models
+
+LONGEST_WAIT = 60
+
+
+def run(coroutine: Any) -> Any:
+    """Run it, but never hang."""
+
+    async def bounded() -> Any:
+        return await asyncio.wait_for(coroutine, LONGEST_WAIT)
+
+    return asyncio.run(bounded())
+
+
+def count_batches(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the size of every batch that the model generates for."""
+    sizes: list[int] = []
+    generate = engine.model.generate
+
+    def counted(**options: Any) -> Any:
+        sizes.append(len(options["input_ids"]))
+        return generate(**options)
+
+    monkeypatch.setattr(engine.model, "generate", counted)
+    return sizes
+
+
+async def talk(engine: TransformersEngine, name: str, turns: int) -> list[str]:
+    """A conversation in which every question quotes the answer before it."""
+    messages = [{"role": "user", "content": f"I am {name}."}]
+    for _ in range(turns):
+        answer = await engine.chat(messages, Sampling(6))
+        messages.append({"role": "assistant", "content": answer.text})
+        messages.append({"role": "user", "content": f"{name} heard {answer.text}"})
+    return [message["content"] for message in messages if message["role"] == "assistant"]
+
+
+def expected_talk(reference: Reference, name: str, turns: int) -> list[str]:
+    said, prompt = [], f"u: I am {name}.\n"
+    for _ in range(turns):
+        said.append(reference.text(f"{prompt}a: ", 6))
+        prompt += f"a: {said[-1]}\nu: {name} heard {said[-1]}\n"
+    return said
+
+
+def test_many_conversations_share_batches_and_keep_their_own_answers(
+    engine: TransformersEngine, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = count_batches(engine, monkeypatch)
+    names = [f"{'x' * place}{place}" for place in range(20)]
+
+    async def everybody() -> list[list[str]]:
+        return list(await asyncio.gather(*(talk(engine, name, 3) for name in names)))
+
+    assert run(everybody()) == [expected_talk(reference, name, 3) for name in names]
+    assert sizes == [20, 20, 20]
+
+
+def test_batches_hold_no_more_than_the_batch_size(
+    open_engine: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(batch_size=8)
+    sizes = count_batches(engine, monkeypatch)
+
+    async def everybody() -> None:
+        await asyncio.gather(*(engine.complete("x" * place, Sampling(2)) for place in range(1, 21)))
+
+    run(everybody())
+    assert sizes == [8, 8, 4]
+
+
+def test_tasks_that_ask_alike_share_batches(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = count_batches(engine, monkeypatch)
+
+    async def everybody() -> None:
+        plain = (engine.complete(f"task one {place}", Sampling(4)) for place in range(5))
+        chats = (engine.chat([{"role": "user", "content": f"two {place}"}], Sampling(4)) for place in range(5))
+        others = (engine.complete(f"three {place}", Sampling(9)) for place in range(5))
+        await asyncio.gather(*plain, *chats, *others)
+
+    run(everybody())
+    assert sorted(sizes) == [5, 10]
+
+
+def test_a_slow_environment_holds_up_nobody_else(engine: TransformersEngine, reference: Reference) -> None:
+    done: list[str] = []
+
+    async def slow() -> None:
+        await engine.complete("slow", Sampling(2))
+        await asyncio.sleep(0.5)
+        await engine.complete("slow again", Sampling(2))
+        done.append("slow")
+
+    async def fast() -> None:
+        await talk(engine, "fast", 3)
+        done.append("fast")
+
+    async def everybody() -> None:
+        await asyncio.gather(slow(), fast(), fast())
+
+    run(everybody())
+    assert done == ["fast", "fast", "slow"]
+
+
+def test_environments_that_fill_every_thread_do_not_stop_the_model(engine: TransformersEngine) -> None:
+    over = threading.Event()
+
+    async def environment() -> bool:
+        return await asyncio.to_thread(over.wait, LONGEST_WAIT)
+
+    async def everybody() -> list[bool]:
+        waiting = [asyncio.create_task(environment()) for _ in range(100)]
+        await asyncio.sleep(0.05)
+        try:
+            await asyncio.wait_for(engine.complete("a", Sampling(2)), 20)
+        finally:
+            over.set()
+        return list(await asyncio.gather(*waiting))
+
+    assert all(run(everybody()))
+
+
+@pytest.fixture
+def short_engine(tmp_path: Path) -> TransformersEngine:
+    """A gpt2 engine: prompts beyond its 128 positions make the model itself fail."""
+    return make_models(tmp_path, "gpt2").engine(batch_size=2)
+
+
+def test_a_failing_batch_is_told_to_everybody_who_waits_and_later_requests_work(
+    short_engine: TransformersEngine,
+) -> None:
+    async def everybody() -> list[Any]:
+        prompts = ["x" * 500, *(f"short {place}" for place in range(5))]
+        asked = (short_engine.complete(prompt, Sampling(2)) for prompt in prompts)
+        return list(await asyncio.gather(*asked, short_engine.logprobs("a", "b"), return_exceptions=True))
+
+    async def later() -> str:
+        return (await short_engine.complete("short 0", Sampling(2))).text
+
+    before = run(later())
+    answers = run(everybody())
+    assert {type(answer) for answer in answers} == {IndexError}
+    assert run(later()) == before
+    short_engine.close()
+
+
+def test_a_failure_in_one_loop_leaves_the_same_loop_working(short_engine: TransformersEngine) -> None:
+    async def both() -> str:
+        with pytest.raises(IndexError):
+            await short_engine.complete("x" * 500, Sampling(2))
+        return (await short_engine.complete("short", Sampling(2))).text
+
+    assert run(both())
+    short_engine.close()
+
+
+def test_requests_of_those_who_left_are_not_computed(
+    open_engine: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(batch_size=1)
+    sizes = count_batches(engine, monkeypatch)
+
+    async def leave() -> None:
+        asking = [asyncio.create_task(engine.complete(f"left {place}", Sampling(4))) for place in range(30)]
+        await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert (await engine.complete("stayed", Sampling(4))).tokens == 4
+
+    run(leave())
+    assert len(sizes) <= 4
+
+
+def test_a_load_waits_for_the_batch_that_is_still_computed(models: Models, reference: Reference) -> None:
+    """A failed evaluation leaves its batch running; the next candidate must not be mixed into it, nor it into that."""
+    engine = models.engine()
+    begun, over = threading.Event(), []
+    generate = engine.model.generate
+
+    def slow(**options: Any) -> Any:
+        begun.set()
+        time.sleep(0.3)
+        over.append("batch")
+        return generate(**options)
+
+    engine.model.generate = slow
+
+    async def leave() -> None:
+        asking = asyncio.create_task(engine.complete("a", Sampling(2)))
+        await asyncio.to_thread(begun.wait, LONGEST_WAIT)
+        asking.cancel()
+
+    run(leave())
+    from tests.evaluation.test_loading import BASE
+
+    engine.load(BASE)
+    assert over == ["batch"]
+    engine.model.generate = generate
+    assert run(engine.complete("a", Sampling(5))).text == reference.text("a", 5)
+    engine.close()

@@ -1,0 +1,158 @@
+"""The worker and its pool: means and orders of scores, and what becomes of failures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.evaluation.pool import Finished, LocalPool
+from cycleqd_merge.evaluation.worker import Worker
+from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.tasks.suite import open_suite
+from tests.evaluation.conftest import Models, Reference
+from tests.evaluation.test_loading import BASE, genome_of
+
+FINE = {"name": "fine", "task": {"kind": "python", "target": "user_tasks.py:Scores", "options": {"scores": [0.5]}}}
+
+
+def use(name: str, class_name: str, role: str = "optimise", **options: Any) -> dict[str, Any]:
+    """A recipe's task of one of the classes in user_tasks.py."""
+    task = {"kind": "python", "target": f"user_tasks.py:{class_name}", "options": options}
+    return {"name": name, "task": task, "role": role}
+
+
+@pytest.fixture
+def open_worker(models: Models) -> Iterator[Callable[..., Worker]]:
+    """Opens a worker on the tasks given and `fine`; nothing is set aside to confirm."""
+    opened = []
+
+    def open_on(*uses: dict[str, Any]) -> Worker:
+        stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}}
+        recipe = Recipe.model_validate({**stated, "tasks": [*uses, FINE]})
+        opened.append(Worker(models.engine(), open_suite(recipe, Path(__file__).parent)))
+        return opened[-1]
+
+    yield open_on
+    for worker in opened:
+        worker.close()
+
+
+@pytest.fixture
+def finish(open_worker: Callable[..., Worker]) -> Callable[..., Finished]:
+    """What a pool makes of one proposal on the tasks given."""
+
+    def finished(*uses: dict[str, Any], genome: Any = BASE) -> Finished:
+        pool = LocalPool(open_worker(*uses))
+        pool.submit(Proposal(7, genome, {}))
+        return pool.next()
+
+    return finished
+
+
+def test_a_score_is_the_mean_over_samples_in_the_order_of_the_suite(
+    open_worker: Callable[..., Worker], reference: Reference
+) -> None:
+    worker = open_worker(use("kept", "Scores", "keep", scores=[1, 1, 0, 0.5]), use("z", "Scores", scores=[0.25, 0.75]))
+    evaluation = worker.evaluate(BASE)
+    assert list(evaluation.results) == ["z", "fine", "kept"]
+    assert evaluation.scores == (0.5, 0.5, 0.625)
+    kept = evaluation.results["kept"]
+    assert kept.samples == ("search-0", "search-1", "search-2", "search-3")
+    assert [outcome.output for outcome in kept.outcomes] == [reference.text(sample, 4) for sample in kept.samples]
+    assert kept.truncated == 1.0
+
+
+def test_rows_and_limit_choose_the_samples(open_worker: Callable[..., Worker]) -> None:
+    worker = open_worker(use("a", "Scores", scores=[1, 0, 0, 0], heldout=[0.5, 1, 1]))
+    assert worker.evaluate(BASE, "heldout").results["a"].samples == ("heldout-0", "heldout-1", "heldout-2")
+    assert worker.evaluate(BASE, limit=2).scores == (0.5, 0.5)
+
+
+def test_known_scores_are_not_measured_again(open_worker: Callable[..., Worker]) -> None:
+    evaluation = open_worker(use("a", "Scores", scores=[1])).evaluate(BASE, known={"a": 0.125})
+    assert evaluation.scores == (0.125, 0.5)
+    assert list(evaluation.results) == ["fine"]
+
+
+def test_without_a_candidate_the_weights_stay(open_worker: Callable[..., Worker]) -> None:
+    worker = open_worker(use("a", "Scores", scores=[1]))
+    outputs = [worker.evaluate(genome).results["a"].outcomes[0].output for genome in (None, genome_of(1, 0), None)]
+    assert outputs[0] != outputs[1] == outputs[2]
+
+
+@pytest.mark.parametrize("score", [0, 0.0, 1, 1.0, 0.5])
+def test_scores_from_0_to_1_are_taken(finish: Callable[..., Finished], score: float) -> None:
+    finished = finish(use("a", "Scores", scores=[score]))
+    assert (finished.number, finished.error) == (7, None)
+    assert finished.evaluation is not None
+    assert finished.evaluation.scores == (score, 0.5)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.0001, math.nan, math.inf])
+def test_a_score_outside_0_to_1_fails_the_evaluation(finish: Callable[..., Finished], score: float) -> None:
+    finished = finish(use("a", "Scores", scores=[0.5, score]))
+    assert finished.evaluation is None
+    assert finished.error == f"ValueError: task a, sample search-1: score {score} is not in [0, 1]"
+
+
+def test_a_failure_is_tried_once_more(finish: Callable[..., Finished]) -> None:
+    finished = finish(use("a", "Raises", raised=["ValueError"]))
+    assert finished.error is None
+    assert finished.evaluation is not None
+    assert finished.evaluation.scores == (1.0, 0.5)
+
+
+def test_a_failure_that_stays_is_recorded_with_its_last_error(finish: Callable[..., Finished]) -> None:
+    finished = finish(use("a", "Raises", raised=["ValueError", "KeyError"]))
+    assert finished.evaluation is None
+    assert finished.error == "KeyError: 'the disk is full'"
+
+
+def test_weights_that_are_no_numbers_are_a_failure_and_the_pool_goes_on(open_worker: Callable[..., Worker]) -> None:
+    pool = LocalPool(open_worker(use("a", "Scores", scores=[1])))
+    for number, genome in enumerate((genome_of(math.nan, 0), BASE)):
+        pool.submit(Proposal(number, genome, {}))
+    failed, fine = pool.next(), pool.next()
+    assert (failed.number, failed.evaluation) == (0, None)
+    assert str(failed.error).startswith("ValueError: tensor ")
+    assert (fine.number, fine.error) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        ("EnvironmentFailed", EnvironmentFailed, "the disk is full"),
+        ("OSError", EnvironmentFailed, "an evaluation failed: the disk is full"),
+        ("UserError", UserError, "the disk is full"),
+    ],
+)
+def test_a_failure_of_the_surroundings_passes_through_and_is_no_score(
+    finish: Callable[..., Finished], raised: str, expected: type[Exception], message: str
+) -> None:
+    with pytest.raises(expected) as caught:
+        finish(use("a", "Raises", raised=[raised]))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("raised", [["ValueError", "EnvironmentFailed"], ["KeyError", "ValueError", "OSError"]])
+def test_a_failure_of_the_surroundings_counts_before_what_follows_from_it(
+    finish: Callable[..., Finished], raised: list[str]
+) -> None:
+    with pytest.raises(EnvironmentFailed):
+        finish(use("a", "RaisesTogether", raised=raised))
+
+
+def test_evaluations_after_a_failed_one_are_not_touched_by_it(
+    open_worker: Callable[..., Worker], reference: Reference
+) -> None:
+    worker = open_worker(use("a", "Raises", raised=["ValueError"]), use("many", "Scores", scores=[1] * 50))
+    with pytest.raises(ExceptionGroup):
+        worker.evaluate(BASE)
+    results = worker.evaluate(genome_of(0, 0)).results["many"]
+    assert [outcome.output for outcome in results.outcomes] == [reference.text(sample, 4) for sample in results.samples]

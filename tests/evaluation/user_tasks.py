@@ -1,0 +1,58 @@
+"""Tasks of the kind `python`, as a user writes them, for the tests of the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from cycleqd_merge import errors
+from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, Split
+
+ERRORS = {
+    "EnvironmentFailed": errors.EnvironmentFailed,
+    "UserError": errors.UserError,
+    "OSError": OSError,
+    "ValueError": ValueError,
+    "KeyError": KeyError,
+}
+
+
+class Scores:
+    """Gives the scores that it is told, sample by sample, after asking the model for a word."""
+
+    def __init__(self, scores: Sequence[float], heldout: Sequence[float] = (0.0,)) -> None:
+        self._scores = {"search": scores, "heldout": heldout}
+
+    def samples(self, split: Split) -> list[Sample]:
+        return [Sample(f"{split}-{place}", {"score": score}) for place, score in enumerate(self._scores[split])]
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        answer = await model.complete(sample.id, Sampling(max_new_tokens=4))
+        return Outcome(sample.row["score"], answer.text, answer.truncated)
+
+
+class Raises(Scores):
+    """Raises errors by name, one per call, and gives its scores once none are left."""
+
+    def __init__(self, raised: Sequence[str], scores: Sequence[float] = (1.0,)) -> None:
+        super().__init__(scores)
+        self._raised = list(raised)
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        if self._raised:
+            raise ERRORS[self._raised.pop(0)]("the disk is full")
+        return await super().score(sample, model)
+
+
+class RaisesTogether(Scores):
+    """Its samples wait for each other and then raise, each its own error."""
+
+    def __init__(self, raised: Sequence[str]) -> None:
+        super().__init__([0.0] * len(raised))
+        self._raised, self._waiting = list(raised), 0
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        self._waiting += 1
+        while self._waiting % len(self._raised):
+            await asyncio.sleep(0)
+        raise ERRORS[self._raised[int(sample.id.rpartition("-")[2])]]("the disk is full")

@@ -1,0 +1,105 @@
+"""Every tensor belongs to the group that the recipe's setting states."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+import pytest
+import torch
+
+from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.recipe.schema import LayerGroups, PatternGroups
+from tests.merging.conftest import Trio
+from tests.models import read_tensors
+
+Setting = str | LayerGroups | PatternGroups
+Members = dict[str, set[str]]
+
+
+def members(groups: Groups) -> Members:
+    return {label: set(groups.members(number)) for number, label in enumerate(groups.labels)}
+
+
+def matching(trio: Trio, **patterns: str) -> Members:
+    """Names of the base's tensors by label, for `label="pattern pattern"`; what fits none is `rest`."""
+    names = set(read_tensors(trio.base))
+    found = {
+        label: {name for name in names if any(fnmatch(name, pattern) for pattern in text.split())}
+        for label, text in patterns.items()
+    }
+    return {**found, "rest": names.difference(*found.values())}
+
+
+def test_one_group_holds_every_tensor(trio: Trio) -> None:
+    groups = Groups(trio.family.weights, "one")
+    assert members(groups) == {"all": set(read_tensors(trio.base))}
+
+
+def test_groups_number_every_tensor_once_in_order_of_appearance(trio: Trio) -> None:
+    groups = Groups(trio.family.weights, LayerGroups(layers=1, modules=True))
+    numbers = [groups.of(weight.name) for weight in trio.family.weights]
+    assert list(dict.fromkeys(numbers)) == list(range(len(groups)))
+    for number in range(len(groups)):
+        assert groups.members(number) == [
+            weight.name for weight in trio.family.weights if groups.of(weight.name) == number
+        ]
+
+
+def test_layers_make_blocks(trio: Trio) -> None:
+    groups = Groups(trio.family.weights, LayerGroups(layers=1))
+    assert members(groups) == matching(trio, **{"layers 0-0": "*.0.*", "layers 1-1": "*.1.*"})
+
+
+@pytest.mark.parametrize(("layers", "labels"), [(4, {0: "0-3", 3: "0-3", 4: "4-7", 10: "8-11"}), (12, {10: "0-11"})])
+def test_block_counts_layers_as_numbers(layers: int, labels: dict[int, str]) -> None:
+    weights = [Weight(f"model.layers.{n}.mlp.up_proj.weight", (2, 2), torch.float32) for n in range(12)]
+    groups = Groups(weights, LayerGroups(layers=layers))
+    for layer, label in labels.items():
+        assert groups.labels[groups.of(weights[layer].name)] == f"layers {label}"
+
+
+def test_modules_divide_attention_from_mlp_across_layers(trio: Trio) -> None:
+    attention = "attn" if trio.architecture == "gpt2" else "self_attn"
+    groups = Groups(trio.family.weights, LayerGroups(modules=True))
+    assert members(groups) == matching(trio, **{attention: f"*.{attention}.*", "mlp": "*.mlp.*"})
+
+
+def test_layers_and_modules_divide_both_ways(trio: Trio) -> None:
+    attention = "attn" if trio.architecture == "gpt2" else "self_attn"
+    groups = Groups(trio.family.weights, LayerGroups(layers=1, modules=True))
+    wanted = {
+        f"layers {layer}-{layer} {module}": f"*.{layer}.{module}.*"
+        for layer in range(2)
+        for module in (attention, "mlp")
+    }
+    assert members(groups) == matching(trio, **wanted)
+
+
+def test_bias_stands_with_its_matrix_and_a_norm_with_the_rest(trio: Trio) -> None:
+    groups = Groups(trio.family.weights, LayerGroups(modules=True))
+    rest = groups.labels.index("rest")
+    names = set(read_tensors(trio.base))
+    for name in names:
+        if name.endswith(".bias") and name.replace(".bias", ".weight") in names:
+            assert groups.of(name) == groups.of(name.replace(".bias", ".weight"))
+        if "norm" in name or "ln_" in name:
+            assert groups.of(name) == rest
+
+
+def test_first_pattern_found_names_the_group(llama: Trio) -> None:
+    groups = Groups(llama.family.weights, PatternGroups(patterns=[r"layers\.1\.", "mlp", "^lm_head"]))
+    names = set(read_tensors(llama.base))
+    second = {name for name in names if ".layers.1." in name}
+    mlp = {name for name in names if ".mlp." in name} - second
+    assert members(groups) == {
+        r"layers\.1\.": second,
+        "mlp": mlp,
+        "^lm_head": {"lm_head.weight"},
+        "rest": names - second - mlp - {"lm_head.weight"},
+    }
+
+
+def test_pattern_that_finds_nothing_makes_no_group(llama: Trio) -> None:
+    groups = Groups(llama.family.weights, PatternGroups(patterns=["nowhere", "weight"]))
+    assert groups.labels == ("weight",)

@@ -1,0 +1,185 @@
+"""Task kind `generate`: what the model is asked, how the answer is graded, and what is refused before any model runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.tasks.protocol import Outcome, Sampling
+from tests.tasks.scripted import Scripted, open_task, outcomes
+
+
+def asked(task_folder: Path, *rows: dict[str, Any], **keys: Any) -> list[tuple[Any, ...]]:
+    """The requests that a task makes for its search samples."""
+    model = Scripted()
+    outcomes(open_task(task_folder, *rows, **keys), model)
+    return model.asked
+
+
+def refusal(folder: Path, *rows: dict[str, Any], **keys: Any) -> str:
+    """What is said when the task is opened."""
+    with pytest.raises(UserError) as raised:
+        open_task(folder, *rows, **keys)
+    return str(raised.value)
+
+
+def test_a_plain_prompt_is_completed(tmp_path: Path) -> None:
+    requests = asked(
+        tmp_path,
+        {"q": "1+1", "answer": "2"},
+        prompt="{{ q }} =\n",
+        max_new_tokens=5,
+        stop=["\n", ";"],
+        temperature=0.5,
+    )
+    assert requests == [("complete", "1+1 =\n", Sampling(5, 0.5, ("\n", ";")))]
+
+
+def test_a_prompt_becomes_one_user_turn_of_a_chat(tmp_path: Path) -> None:
+    requests = asked(tmp_path, {"q": "1+1", "answer": "2"}, chat=True, system="Be {{ brief }}.")
+    turns = [{"role": "system", "content": "Be {{ brief }}."}, {"role": "user", "content": "1+1"}]
+    assert requests == [("chat", turns, Sampling(), None)]
+
+
+def test_messages_become_turns_and_bring_their_own_template(tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "content": "{{ q }}?"},
+        {"role": "assistant", "content": "Why {{ q }}?"},
+        {"role": "user", "content": "So."},
+    ]
+    requests = asked(tmp_path, {"q": "1+1", "answer": "2"}, messages=messages, chat_template="{{ messages[0].role }}")
+    turns = [{**turn, "content": turn["content"].replace("{{ q }}", "1+1")} for turn in messages]
+    assert requests == [("chat", turns, Sampling(), "{{ messages[0].role }}")]
+
+
+def test_an_answer_is_scored_against_the_rendered_reference(tmp_path: Path) -> None:
+    rows = [{"q": "red", "first": "r", "last": "d"}, {"q": "blue", "first": "b", "last": "e"}]
+    task = open_task(tmp_path, *rows, answer="{{ first }}-{{ last }}")
+    assert outcomes(task, Scripted(lambda prompt: "r-d")) == [
+        Outcome(1.0, "r-d", truncated=True),
+        Outcome(0.0, "r-d", truncated=True),
+    ]
+
+
+def test_white_space_of_prompts_is_kept(tmp_path: Path) -> None:
+    ((_, prompt, _),) = asked(tmp_path, {"q": "<b> & 'c'", "answer": ""}, prompt="\n {{ q }}\n\n")
+    assert prompt == "\n <b> & 'c'\n\n"
+
+
+def test_templates_are_jinja(tmp_path: Path) -> None:
+    prompt = "{% for option in options %}{{ loop.index }}) {{ option | upper }} {% endfor %}"
+    ((_, text, _),) = asked(tmp_path, {"options": ["a", "b"], "answer": "a"}, prompt=prompt)
+    assert text == "1) A 2) B "
+
+
+@pytest.mark.parametrize(
+    "keys", [{"prompt": "{{ question }}"}, {"messages": [{"role": "user", "content": "{{ question }}"}]}]
+)
+def test_a_missing_column_is_told_with_those_that_exist(tmp_path: Path, keys: dict[str, Any]) -> None:
+    assert refusal(tmp_path, {"q": "1", "answer": "2"}, **keys) == (
+        f"{next(iter(keys))}: 'question' is undefined; the row has the columns q, answer"
+    )
+
+
+def test_a_column_missing_from_a_later_row_is_told_too(tmp_path: Path) -> None:
+    assert refusal(tmp_path, {"q": "1", "answer": "2"}, {"q": "3", "anser": "4"}) == (
+        "answer: 'answer' is undefined; the row has the columns q, anser"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [
+        ("{{ q", "prompt: not a template: unexpected end of template, expected 'end of print statement'."),
+        ("{% if q %}", "prompt: not a template: Unexpected end of template"),
+        ("{{ q | round }}", "prompt: cannot be rendered: "),
+        ("{{ 1 / 0 }}", "prompt: cannot be rendered: division by zero"),
+        ("{{ q.x.y }}", "prompt: 'str object' has no attribute 'x'"),
+    ],
+)
+def test_a_template_that_fails_is_told(tmp_path: Path, prompt: str, problem: str) -> None:
+    assert refusal(tmp_path, {"q": "1", "answer": "2"}, prompt=prompt).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "q.__class__.__mro__",
+        "q['__class__']",
+        "().__class__.__base__.__subclasses__()",
+        "q | attr('__class__')",
+        "cycler.__init__.__globals__",
+        "'{0.__class__}'.format(q)",
+        "self.__init__.__globals__",
+    ],
+)
+def test_templates_cannot_reach_into_python(tmp_path: Path, expression: str) -> None:
+    with pytest.raises(UserError) as raised:
+        open_task(tmp_path, {"q": "1", "answer": "2"}, prompt="{{ " + expression + " }}")
+    assert str(raised.value).startswith("prompt: ")
+    assert "class 'str'" not in str(raised.value)
+
+
+def test_rows_are_values_and_never_templates(tmp_path: Path) -> None:
+    ((_, prompt, _),) = asked(tmp_path, {"q": "{{ answer }}{% raise %}", "answer": "2"})
+    assert prompt == "{{ answer }}{% raise %}"
+
+
+def test_a_reference_that_is_no_regular_expression_is_told(tmp_path: Path) -> None:
+    assert refusal(tmp_path, {"q": "1", "answer": "(2"}, scorer={"kind": "regex"}) == (
+        "answer: '(2' is not a regular expression: missing ), unterminated subpattern at position 0"
+    )
+
+
+LIKELIHOODS = {"yes": [-1.0, -1.0], "no": [-1.5], "absolutely": [-0.7, -0.7, -0.7]}
+
+
+@pytest.mark.parametrize(
+    ("normalise", "chosen"),
+    # sums -2, -1.5, -2.1; per token -1, -1.5, -0.7; per character -0.667, -0.75, -0.21
+    [("none", "no"), ("tokens", "absolutely"), ("characters", "absolutely")],
+)
+def test_the_likeliest_choice_is_the_answer(tmp_path: Path, normalise: str, chosen: str) -> None:
+    scorer = {"kind": "multiple_choice", "choices": list(LIKELIHOODS), "normalise": normalise}
+    rows = [{"q": "?", "answer": answer} for answer in LIKELIHOODS]
+    found = outcomes(open_task(tmp_path, *rows, scorer=scorer), Scripted(likelihoods=LIKELIHOODS))
+    assert found == [Outcome(float(answer == chosen), chosen) for answer in LIKELIHOODS]
+
+
+def test_choices_may_come_from_a_column(tmp_path: Path) -> None:
+    rows = [{"q": "a", "options": ["yes", "no"], "answer": " no"}, {"q": "b", "options": ["yes"], "answer": "yes"}]
+    model = Scripted(likelihoods=LIKELIHOODS)
+    task = open_task(tmp_path, *rows, scorer={"kind": "multiple_choice", "choices": "options"})
+    assert outcomes(task, model) == [Outcome(1.0, "no"), Outcome(1.0, "yes")]
+    assert [request[1:3] for request in model.asked] == [("a", "yes"), ("a", "no"), ("b", "yes")]
+
+
+def test_choices_follow_a_chat_through_its_template(tmp_path: Path) -> None:
+    model = Scripted(likelihoods=LIKELIHOODS)
+    scorer = {"kind": "multiple_choice", "choices": ["yes", "no"]}
+    outcomes(open_task(tmp_path, {"q": "a", "answer": "no"}, chat=True, chat_template="x", scorer=scorer), model)
+    turns = [{"role": "user", "content": "a"}]
+    assert model.asked == [("logprobs", turns, "yes", "x"), ("logprobs", turns, "no", "x")]
+
+
+@pytest.mark.parametrize(
+    ("row", "choices", "problem"),
+    [
+        ({"answer": "maybe"}, ["yes", "no"], "answer: 'maybe' is not among the choices 'yes', 'no'"),
+        ({"answer": "yes"}, "options", "choices: rows have no column 'options'; they have answer"),
+        (
+            {"answer": "y", "options": "yes"},
+            "options",
+            "choices: column 'options' must hold a list of choices; found 'yes'",
+        ),
+        ({"answer": "y", "options": []}, "options", "choices: column 'options' must hold a list of choices; found []"),
+    ],
+)
+def test_choices_that_cannot_hold_the_answer_are_told(
+    tmp_path: Path, row: dict[str, Any], choices: str | list[str], problem: str
+) -> None:
+    scorer = {"kind": "multiple_choice", "choices": choices}
+    assert refusal(tmp_path, row, prompt="?", scorer=scorer) == problem
