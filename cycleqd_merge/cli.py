@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -67,12 +68,7 @@ def evolve(
     """Evolve a recipe: begin a run, or go on with the one in its output directory."""
     from cycleqd_merge.run.session import output_folder
 
-    overrides = [*(settings or [])]
-    if generations is not None:
-        overrides.append(f"evolution.generations={generations}")
-    if output is not None:
-        overrides.append(f"output={json.dumps(output)}")
-    loaded, folder = _recipe_or_run(recipe, overrides)
+    loaded, folder = _recipe_or_run(recipe, _overrides(settings, generations, output))
     out = output_folder(loaded, fresh)
     _evolve(loaded.model_copy(update={"output": str(out)}), folder, max_hours)
 
@@ -89,6 +85,16 @@ def fork(
 
     recipe, folder, seeds = fork_run(run, out, settings or [])
     _evolve(recipe, folder, max_hours, seeds)
+
+
+def _overrides(settings: list[str] | None, generations: int | None, output: str | None) -> list[str]:
+    """The options that stand for keys of the recipe, with those of `--set`."""
+    overrides = [*(settings or [])]
+    if generations is not None:
+        overrides.append(f"evolution.generations={generations}")
+    if output is not None:
+        overrides.append(f"output={json.dumps(output)}")
+    return overrides
 
 
 def _recipe_or_run(path: Path, overrides: list[str]) -> tuple[Recipe, Path]:
@@ -113,6 +119,29 @@ def _evolve(recipe: Recipe, folder: Path, max_hours: float | None, seeds: Sequen
         _print_archives(replay)
         _print_confirmed(replay)
         _finish(replay, Path(recipe.output))
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, or the directory of a run to go on with.")],
+    settings: Settings = None,
+    generations: Annotated[int | None, typer.Option(min=0, help="Children to evaluate in all.")] = None,
+    output: Annotated[str | None, typer.Option(help="Run directory.")] = None,
+    measure: Annotated[bool, typer.Option(help="Evaluate one child, to estimate time and memory.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe, tell all its faults at once, and estimate what its run takes; nothing is written to the run."""
+    since = time.perf_counter()
+    from cycleqd_merge.report.plan import plan_report
+    from cycleqd_merge.run.plan import plan as make_plan
+
+    found = make_plan(*_recipe_or_run(recipe, _overrides(settings, generations, output)), measure, since)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _console().print(plan_report(found))
+    if found.faults:
+        raise UserError("\n".join(found.faults))
 
 
 @app.command()

@@ -53,19 +53,30 @@ class LocalPool:
         self._queue.append((proposal, rows, known))
 
     def next(self) -> Finished:
-        proposal, rows, known = self._queue.popleft()
-        error = ""
-        for _ in range(self._attempts):
-            try:
-                return Finished(proposal.number, self._worker.evaluate(proposal.candidate, rows, known=known))
-            except Exception as raised:
-                cause = single_cause(raised)
-                if isinstance(cause, EnvironmentFailed | UserError):
-                    raise cause from raised
-                if isinstance(cause, OSError):
-                    raise EnvironmentFailed(f"an evaluation failed: {cause}") from raised
-                error = f"{type(cause).__name__}: {cause}"
-        return Finished(proposal.number, None, error)
+        return outcome_of(self._worker, *self._queue.popleft(), attempts=self._attempts)
 
     def close(self) -> None:
         self._worker.close()
+
+
+def outcome_of(
+    worker: Worker, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None, attempts: int = 1
+) -> Finished:
+    """Let a worker score a proposal, at most `attempts` times.
+
+    Raises:
+        EnvironmentFailed: the surroundings failed.
+        UserError: what the user wrote cannot be evaluated at all.
+    """
+    error = ""
+    for _ in range(attempts):
+        try:
+            return Finished(proposal.number, worker.evaluate(proposal.candidate, rows, known=known))
+        except Exception as raised:
+            cause = single_cause(raised)
+            if isinstance(cause, EnvironmentFailed | UserError):
+                raise cause from raised
+            if isinstance(cause, OSError):
+                raise EnvironmentFailed(f"an evaluation failed: {cause}") from raised
+            error = f"{type(cause).__name__}: {cause}"
+    return Finished(proposal.number, None, error)

@@ -7,6 +7,7 @@ Without mutations it is plain `task_arithmetic`, which stock mergekit runs. With
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from mergekit.config import MergeConfiguration
 
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -66,6 +68,8 @@ def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evo
     }
     if len(dtypes) == 1:  # mergekit writes one dtype; tensors of a mixed checkpoint stay float32
         record["out_dtype"] = str(dtypes.pop()).removeprefix("torch.")
+    if family.models.chat_template not in (None, "base"):
+        record["chat_template"] = family_tokenizer(family).chat_template
     if genome.mutations:
         record["parameters"] = {"mutations": json.dumps(_carried(genome, materialiser, setting), separators=(",", ":"))}
     return MergeConfiguration.model_validate(record)
@@ -94,21 +98,23 @@ def _weight(values: list[float], filters: list[tuple[str | None, int]]) -> float
 def tensor_filters(groups: Groups) -> list[tuple[str | None, int]]:
     """Texts to look for in a tensor's name, each with a group: the first that is found there tells the tensor's group.
 
-    Last comes (None, group), for all other tensors: the largest group. Few texts are preferred to many.
+    Last comes (None, group) for all other tensors: the group that most texts would be needed for.
     """
-    rest = max(range(len(groups)), key=lambda group: len(groups.members(group)))
     names = {name: group for group in range(len(groups)) for name in groups.members(group)}
     filters: dict[str, int] = {}
     unclear = []
     for name, group in names.items():
-        if group == rest or any(text in name for text, of in filters.items() if of == group):
-            continue
-        text = _distinctive(name, names)
-        if text is None:
-            unclear.append(name)
-        else:
-            filters[text] = group
-    return [*filters.items(), *_whole_names(unclear, names, filters), (None, rest)]
+        if not any(text in name for text, of in filters.items() if of == group):
+            text = _distinctive(name, names)
+            if text is None:
+                unclear.append(name)
+            else:
+                filters[text] = group
+    needed = Counter([*filters.values(), *(names[name] for name in unclear)])
+    rest = needed.most_common(1)[0][0]
+    clear = {text: group for text, group in filters.items() if group != rest}
+    whole = _whole_names([name for name in unclear if names[name] != rest], names, clear)
+    return [*clear.items(), *whole, (None, rest)]
 
 
 def _distinctive(name: str, names: Mapping[str, int]) -> str | None:

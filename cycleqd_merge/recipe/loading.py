@@ -146,8 +146,9 @@ def _override(data: dict[str, Any], override: str) -> Location:
     location: Location = ()
     for step in steps[:-1]:
         key = _key(part, step, location, override)
-        part[key] = copy.copy(part.setdefault(key, {}) if isinstance(part, dict) else part[key])  # an alias may share it
-        part = part[key]
+        inner = copy.copy(part.get(key, {}) if isinstance(part, dict) else part[key])  # an alias may share it
+        part[key] = inner
+        part = inner
         location = (*location, key)
     key = _key(part, steps[-1], location, override)
     part[key] = value

@@ -126,9 +126,10 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
             if parent in column:
                 ends = {"xy": (column[number], row[number]), "xytext": (column[parent], row[parent])}
                 axis.annotate("", **ends, arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 9, "shrinkB": 9})
-    means = [float(np.mean(entry["scores"][: len(tasks)])) for entry in line]
+    means = [float(np.mean((entry["scores"] or [np.nan])[: len(tasks)])) for entry in line]  # failed ones have none
     places = [(column[entry["evaluation"]], row[entry["evaluation"]]) for entry in line]
-    points = axis.scatter(*zip(*places, strict=True), c=means, cmap=_COLOURS, s=190, zorder=3, edgecolors="white")
+    colours = {"c": means, "cmap": _COLOURS.with_extremes(bad=_EMPTY), "plotnonfinite": True}
+    points = axis.scatter(*zip(*places, strict=True), **colours, s=190, zorder=3, edgecolors="white")
     for entry, place in zip(line, places, strict=True):
         number = entry["evaluation"]
         label = experts[number] if number < len(experts) else f"#{number}"

@@ -68,7 +68,7 @@ class Progress:
             return f"{what}: failed: {event['error']}"
         scores = " ".join(f"{task} {score:.3f}" for task, score in zip(replay.tasks, event["scores"], strict=True))
         each, left = self._pace(replay)
-        return f"{what}: {scores} | {self._archives(replay)} | {each:.1f} s each, {_duration(left)} left"
+        return f"{what}: {scores} | {self._archives(replay)} | {each:.1f} s each, {duration(left)} left"
 
     def _archives(self, replay: Replay) -> str:
         best = [archive.best() for archive in replay.archives]
@@ -88,7 +88,8 @@ class Progress:
         return each, each * (total - replay.schedule.told)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: 1h05m, or 3m07s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"

@@ -107,7 +107,8 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
         table.add_column(heading)
     for entry in line:
         step, scores = entry["step"], entry["scores"]
-        parents = ", ".join(f"#{parent}" for parent in step.get("parents", [])) or f"expert {step.get('expert')}"
+        founder = f"expert {step['expert']}" if "expert" in step else f"seed {step.get('seed')}"
+        parents = ", ".join(f"#{parent}" for parent in step.get("parents", [])) or founder
         mutation = step.get("mutation", {})
         kind = (
             f"{mutation['kind']} of expert {mutation['expert']}" if "expert" in mutation else mutation.get("kind", "-")

@@ -30,6 +30,8 @@ _SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, a
 _MOST_REPEATS = 6
 _SMALL = 0.01  # a mutation that costs what others cost and changes no answer
 _FLOAT32 = 4
+_VLLM_SEQUENCES = 256
+_VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,15 @@ def try_out(materials: Materials, mutated: Sequence[int]) -> Trial:
     worker = Worker(open_engine(materials.recipe.engine, materials.materialiser(mutated)), materials.suite)
     try:
         opened, resident = time.perf_counter() - start, peak_memory()
-        device = materials.materialiser(()).device
+        device = _device(materials)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         genome = representative(materials, mutated)
         searched = _settled(worker, genome)
-        load = statistics.median(evaluation.load_seconds for evaluation in searched)
         search = statistics.median(evaluation.score_seconds for evaluation in searched)
-        confirm, row = _confirming(worker, genome, materials, search)
+        confirming = _confirming(worker, genome, materials)
+        load = (confirming or searched[-1]).load_seconds  # the first one opens the files too
+        confirm, row = _per_row(materials.suite, search, confirming)
         heldout = row * _rows(materials.suite, "heldout")
         on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
         return Trial(opened, load, search, confirm, heldout, resident, peak_memory(), on_device)
@@ -143,18 +146,35 @@ def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
     return evaluations[1:] or evaluations
 
 
-def _confirming(worker: Worker, genome: Genome, materials: Materials, search: float) -> tuple[float, float]:
-    """Seconds on the confirming rows, and per row in a full batch: measured on one batch where they are many."""
-    suite, batch = materials.suite, materials.recipe.engine.batch_size
-    searched, confirming = _rows(suite, "search"), _rows(suite, "confirm")
-    per_row = search / searched
-    if not confirming:
+def _confirming(worker: Worker, genome: Genome, materials: Materials) -> Evaluation | None:
+    """An evaluation on the rows set aside: on a full batch of them where they are many; None if there are none."""
+    suite = materials.suite
+    if not all(task.samples("confirm") for task in suite):
+        return None
+    rows = max(_batch(materials.recipe), _rows(suite, "search"))
+    return worker.evaluate(genome, "confirm", ceil(rows / len(suite)))
+
+
+def _per_row(suite: Suite, search: float, confirming: Evaluation | None) -> tuple[float, float]:
+    """Seconds for all rows set aside, and for one row in the fuller of the batches that were measured."""
+    per_row = search / _rows(suite, "search")
+    if confirming is None:
         return 0.0, per_row
-    limit = max(ceil(batch / len(suite)), ceil(searched / len(suite)))
-    evaluation = worker.evaluate(genome, "confirm", limit)
-    done = sum(len(result.samples) for result in evaluation.results.values())
-    seconds = evaluation.score_seconds * confirming / done
-    return seconds, min(per_row, seconds / confirming)
+    done = sum(len(result.samples) for result in confirming.results.values())
+    again = confirming.score_seconds / done
+    return again * _rows(suite, "confirm"), min(per_row, again)
+
+
+def _device(materials: Materials) -> torch.device:
+    """Where the model answers."""
+    if materials.recipe.engine.kind == "vllm" and torch.cuda.is_available():
+        return torch.device("cuda")
+    return materials.materialiser(()).device
+
+
+def _batch(recipe: Recipe) -> int:
+    """Prompts that the engine answers at once."""
+    return recipe.engine.batch_size if recipe.engine.kind == "transformers" else _VLLM_SEQUENCES
 
 
 def _rows(suite: Suite, rows: Rows) -> int:
@@ -183,7 +203,7 @@ def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases:
 
 def memory_of(materials: Materials, trial: Trial | None, available: int) -> list[MemoryUse]:
     """Memory of a worker: measured with `trial`, else the least that its weights take."""
-    device = materials.materialiser(()).device
+    device = _device(materials)
     model = model_bytes(materials.family)
     on_device = model + _transient(materials.family)
     if trial is None:
@@ -192,8 +212,11 @@ def memory_of(materials: Materials, trial: Trial | None, available: int) -> list
         host, on_device = _host_peak(materials, trial, model), trial.device_peak
     uses = [MemoryUse("host", host, available, trial is not None)]
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        free, whole = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
+        engine = materials.recipe.engine
+        if engine.kind == "vllm":  # its own processes take a share of the GPU whatever the model needs
+            on_device = max(on_device, int(whole * engine.options.get("gpu_memory_utilization", _VLLM_SHARE)))
         uses.append(MemoryUse(str(device), on_device, free + held, trial is not None))
     return uses
 
@@ -203,11 +226,16 @@ def _host_peak(materials: Materials, trial: Trial, model: int) -> int:
     recipe, suite = materials.recipe, materials.suite
     answering = trial.host_peak - trial.resident
     if recipe.finish.heldout:
-        batch = recipe.engine.batch_size
-        tried, due = (min(batch, _rows(suite, "search")), min(batch, _rows(suite, "heldout")))
+        batch = _batch(recipe)
+        tried, due = (min(batch, rows) for rows in (_tried(suite), _rows(suite, "heldout")))
         answering = answering * max(tried, due) // tried
     peak = trial.resident + answering + _draws(materials)
     return max(peak, trial.resident + 2 * model) if recipe.finish.export else peak
+
+
+def _tried(suite: Suite) -> int:
+    """The most rows that the trial had answered at once."""
+    return max(_rows(suite, "search"), _rows(suite, "confirm"))
 
 
 def _draws(materials: Materials) -> int:

@@ -97,7 +97,7 @@ def evolve(journal: Journal, replay: Replay, pool: Pool, observer: Observer, dea
     in_order: InOrder[Finished] = InOrder(replay.schedule.told)
     for proposal in replay.open:
         pool.submit(proposal, known=replay.known(proposal.number))
-    with _terminable():
+    with terminable():
         while not replay.schedule.done:
             if deadline is not None and time.monotonic() > deadline:
                 raise Interrupted("the time limit is reached")
@@ -141,7 +141,7 @@ def _stop_if_failing(replay: Replay) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM ends a run like Ctrl-C; both surface as `Interrupted`."""
 
     def interrupt(*_: object) -> None:

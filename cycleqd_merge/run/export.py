@@ -63,7 +63,7 @@ def _record(replay: Replay, chosen: Chosen, materialiser: Materialiser) -> dict[
     """All that is needed to build the model again, for `genome.json`."""
     recipe, start = replay.recipe, replay.start
     scores = None
-    if chosen.number is not None:
+    if chosen.number is not None and replay.results[chosen.number]["scores"] is not None:  # failed ones have none
         scores = dict(zip(replay.tasks, replay.scores(chosen.number), strict=True))
     experts = materialiser.family.experts
     return {

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.worker import single_cause
@@ -20,7 +20,7 @@ from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family, family_tokenizer
-from cycleqd_merge.merging.family import Expert, Family, open_base, open_named_expert
+from cycleqd_merge.merging.family import Family, open_base, open_named_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.answerable import check_prompts, check_rows, context_length
@@ -110,12 +110,11 @@ def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None
     found.attempt(require_grid, recipe)
     suite = _check_tasks(recipe, folder, found)
     family = _check_models(recipe, found)
-    whole = family is not None and len(family.experts) == len(recipe.experts) and len(suite) == len(recipe.tasks)
+    groups = None if family is None else _check_groups(family, recipe, found)
     if family is not None:
         _check_answering(suite, family, found)
-        groups = Groups(family.weights, recipe.evolution.groups)
-        found.groups = {label: len(groups.members(number)) for number, label in enumerate(groups.labels)}
-    if family is None or not whole:
+    whole = family is not None and len(family.experts) == len(recipe.experts) and len(suite) == len(recipe.tasks)
+    if family is None or groups is None or not whole:
         found.attempt(_check_output, Path(recipe.output), None)
         return found
     materials = Materials(recipe, folder, family, groups, suite)
@@ -147,10 +146,11 @@ def _check_models(recipe: Recipe, found: Plan) -> Family | None:
     base = found.attempt(open_base, recipe)
     if base is None:
         return None
-    found.models.append(_model_facts("base", recipe.base, base))
     opened = [found.attempt(open_named_expert, recipe, name, base) for name in recipe.experts]
     experts = tuple(expert for expert in opened if expert is not None)
-    found.models.extend(_expert_facts(expert) for expert in experts)
+    named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
+    facts = [found.attempt(_model_facts, *each) for each in named]
+    found.models = [each for each in facts if each is not None]
     family = Family(base, experts, recipe.models)
     findings = found.attempt(check_family, family)
     if findings is not None:
@@ -159,20 +159,23 @@ def _check_models(recipe: Recipe, found: Plan) -> Family | None:
     return family
 
 
-def _expert_facts(expert: Expert) -> ModelFacts:
-    return _model_facts(expert.name, str(expert.reference), expert.weights)
-
-
 def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> ModelFacts:
-    """What the headers of a model's files say."""
+    """What the headers of a model's files say.
+
+    Raises:
+        UserError: a file is damaged.
+    """
     dtypes: dict[str, int] = {}
     parameters = 0
     for path in weights.files:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
-                tensor = file.get_slice(key)
-                dtypes[tensor.get_dtype()] = dtypes.get(tensor.get_dtype(), 0) + 1
-                parameters += prod(tensor.get_shape())
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+                    tensor = file.get_slice(key)
+                    dtypes[tensor.get_dtype()] = dtypes.get(tensor.get_dtype(), 0) + 1
+                    parameters += prod(tensor.get_shape())
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: damaged or truncated: {str(error).splitlines()[0]}") from error
     return ModelFacts(
         name=name,
         reference=reference,
@@ -183,6 +186,15 @@ def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> Mo
         dtypes=dtypes,
         rank=weights.rank if isinstance(weights, Adapter) else None,
     )
+
+
+def _check_groups(family: Family, recipe: Recipe, found: Plan) -> Groups | None:
+    weights = found.attempt(lambda: family.weights)
+    if weights is None:
+        return None
+    groups = Groups(weights, recipe.evolution.groups)
+    found.groups = {label: len(groups.members(number)) for number, label in enumerate(groups.labels)}
+    return groups
 
 
 def _check_answering(suite: Suite, family: Family, found: Plan) -> None:

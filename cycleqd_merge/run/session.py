@@ -24,7 +24,7 @@ from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.answerable import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.disk import disk_uses, require_disk
-from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up
+from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up, terminable
 from cycleqd_merge.run.grid import require_grid
 from cycleqd_merge.run.identity import differences, start_event
 from cycleqd_merge.tasks.suite import Suite, open_suite
@@ -129,7 +129,7 @@ def run_recipe(
         materials.materialiser(materials.mutated_experts(seeds))
         return None
     out = output_folder(recipe, fresh)
-    with opened_journal(out) as journal, _logging_to(out / "run.log"):
+    with terminable(), opened_journal(out) as journal, _logging_to(out / "run.log"):
         replay, pool = _set_up(journal, recipe, folder, seeds, progress)
         if pool is None:
             observer.started(replay)
@@ -168,11 +168,12 @@ def confirm_run(folder: Path, top: int | None = None) -> Replay:
     Raises:
         UserError: there is no such run, or what it was made from is no longer there.
     """
-    with opened_journal(folder) as journal:
-        recipe = open_run(folder).recipe
-        if top is not None:
-            recipe = recipe.model_copy(update={"confirm": recipe.confirm.model_copy(update={"top": top})})
-        replay, pool = _set_up(journal, recipe, open_run(folder).folder, (), None)
+    run = open_run(folder)  # before its journal is opened for writing, which would make one where there is none
+    recipe = run.recipe
+    if top is not None:
+        recipe = recipe.model_copy(update={"confirm": recipe.confirm.model_copy(update={"top": top})})
+    with terminable(), opened_journal(folder) as journal:
+        replay, pool = _set_up(journal, recipe, run.folder, (), None)
         if pool is not None:
             try:
                 confirm(journal, replay, pool)

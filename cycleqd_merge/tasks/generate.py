@@ -49,7 +49,7 @@ class Generate:
                 bad.append((sample, error))
         if bad:
             (sample, error), others = bad[0], len(bad) - 1
-            more = f" (and {others} more rows)" if others else ""
+            more = f" (and {others} more)" if others else ""
             raise UserError(f"{error}; in row {sample.id}: {shown(dict(sample.row))}{more}") from error
 
     def _check(self, sample: Sample) -> None:

@@ -65,8 +65,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def write_task(folder: Path, name: str, **scorer: Any) -> Path:
-    """A task file with rows of its own for searching and holding out; by default a choice of letters."""
-    make_rows(folder / f"{name}-search.jsonl", 16, "abc", seed=len(name))
+    """A task file with 20 rows to search on, of which a run sets 4 aside, and 12 held out; by default a choice."""
+    make_rows(folder / f"{name}-search.jsonl", 20, "abc", seed=len(name))
     make_rows(folder / f"{name}-heldout.jsonl", 12, "abc", seed=100 + len(name))
     task = {
         "kind": "generate",

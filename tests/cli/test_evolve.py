@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.journal.log import FILE, of_kind, read_events
+from cycleqd_merge.errors import Interrupted
+from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
+from cycleqd_merge.recipe.loading import load_recipe
+from cycleqd_merge.run.session import opened_journal, run_recipe
 from tests.cli.conftest import Models, Run, cycleqd_merge, write_recipe, write_task
 from tests.run.synthetic import history
 
@@ -50,7 +53,12 @@ def test_a_run_is_the_same_when_it_is_run_again_elsewhere(finished: Run, models:
     assert answer.code == 0
     assert "going on after generation 1" in answer.out
     assert "generation 1/4" not in answer.out
-    assert history(tmp_path / "run") == history(finished.folder)
+    assert searched(tmp_path / "run") == searched(finished.folder)
+
+
+def searched(folder: Path) -> list[Event]:
+    """The history of a search without the confirming of its elites, which ends every session."""
+    return [event for event in history(folder) if event["event"] != "confirm"]
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished: Run) -> None:
@@ -90,18 +98,16 @@ def test_rows_that_changed_make_another_run(models: Models, tmp_path: Path) -> N
 def test_a_task_on_which_all_experts_fail_stops_a_run_with_the_reason(models: Models, tmp_path: Path) -> None:
     impossible = write_task(tmp_path, "impossible", kind="regex")
     for rows in tmp_path.glob("impossible-*.jsonl"):
-        rows.write_text('{"question": "who", "answer": "^never this$"}\n{"question": "what", "answer": "^nor this$"}\n')
-    tasks = [{"task": impossible.name, "expert": "first"}, {"task": impossible.name, "name": "same", "expert": "second"}]
+        rows.write_text('{"question": "who", "answer": "never this"}\n{"question": "what", "answer": "nor this"}\n')
+    tasks = [{"task": impossible.name, "name": name, "expert": name} for name in ("first", "second")]
     answer = cycleqd_merge("evolve", write_recipe(tmp_path, models, tasks=tasks))
     assert answer.code == 1
-    assert answer.err.startswith("error: task impossible: its experts score from 0 to 0, which leaves no range")
+    assert answer.err.startswith("error: task first: its experts score from 0 to 0, which leaves no range")
     assert "`bounds`" in answer.err
     assert len(answer.err.splitlines()) == 1
 
 
 def test_a_run_in_the_hands_of_another_process_is_left_alone(finished: Run) -> None:
-    from cycleqd_merge.run.session import opened_journal
-
     before = (finished.folder / FILE).read_bytes()
     with opened_journal(finished.folder):
         answer = cycleqd_merge("evolve", finished.recipe)
@@ -158,8 +164,9 @@ def test_the_process_itself_ends_so_and_goes_on(finished: Run, models: Models, t
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.endswith(f"go on with: cycleqd-merge evolve {recipe} --generations 500\n")
-    whole = history(finished.folder)
-    assert history(tmp_path / "run")[: len(whole)] == whole[: len(history(tmp_path / "run"))]
+    whole, ended = searched(finished.folder), searched(tmp_path / "run")
+    common = min(len(whole), len(ended))
+    assert ended[:common] == whole[:common]
 
 
 def test_the_time_limit_ends_a_run(models: Models, tmp_path: Path) -> None:
@@ -180,3 +187,14 @@ def test_what_a_recipe_wants_done_at_the_end_is_done_once(models: Models, tmp_pa
     assert cycleqd_merge("evolve", recipe).code == 0
     for name, before in written.items():
         assert (tmp_path / "run" / "models" / name / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_signal_while_a_run_is_being_prepared_ends_it_too(models: Models, tmp_path: Path) -> None:
+    """Preparing takes minutes with large models: singular bases are computed before the first evaluation."""
+    recipe = load_recipe(write_recipe(tmp_path, models))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CYCLEQD_CACHE", str(tmp_path / "cache"))
+        with pytest.raises(Interrupted):
+            run_recipe(recipe, tmp_path, progress=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert of_kind(read_events(tmp_path / "run"), "result") == []
+    assert cycleqd_merge("evolve", tmp_path / "recipe.yaml", "--generations", 0).code == 0

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -40,6 +42,14 @@ def make_models(folder: Path, architecture: Architecture = "llama") -> Models:
     base = make_base(folder / "base", architecture, torch.float32)
     first, second = (make_expert(base, folder / name, seed, scale=0.1) for seed, name in ((1, "first"), (2, "second")))
     return Models(base, first, second, open_family(make_recipe(folder, base, {"first": first, "second": second})))
+
+
+def genome_of(*coefficients: float) -> Genome:
+    """So much of each expert, in one group."""
+    return Genome(np.array(coefficients)[:, None], (), np.zeros((0, 1)))
+
+
+BASE = genome_of(0, 0)
 
 
 class Reference:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,9 +14,10 @@ from tokenizers.processors import TemplateProcessing
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from tests.evaluation.conftest import Models, Reference
-from tests.models import TOKENS, edit_json, make_tokenizer
+from tests.models import TOKENS, edit_json, make_base, make_recipe, make_tokenizer
 
 PROMPTS = ("a", "What is it?", "x" * 60, "once upon a time there was", "1 + 1 = ", "A longer prompt, {}; and\nlines")
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "go"}]
@@ -34,9 +34,6 @@ def complete(engine: TransformersEngine, prompts: Sequence[str], sampling: Sampl
 
 def copy_of(models: Models, folder: Path) -> Models:
     """The same models with a base that may be written into."""
-    from cycleqd_merge.merging.family import open_family
-    from tests.models import make_recipe
-
     base = Path(shutil.copytree(models.base, folder / "base"))
     return Models(
         base,
@@ -161,7 +158,7 @@ def test_answers_and_logprobs_mix(engine: TransformersEngine, reference: Referen
 def beginning_with_s(models: Models, tmp_path: Path) -> Models:
     """The models with a tokenizer that puts <s> before every text, as Llama's does."""
     copy = copy_of(models, tmp_path)
-    tokenizer = make_tokenizer(chat_template="<s>" + json.loads('"{{ messages[0].content }}"'))
+    tokenizer = make_tokenizer(chat_template="<s>{{ messages[0].content }}")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", TOKENS.index("<s>"))]
     )
@@ -222,9 +219,6 @@ def test_sampling_follows_the_seed(engine: TransformersEngine) -> None:
 
 
 def test_bfloat16_checkpoints_are_computed_in_the_type_asked_for(tmp_path: Path) -> None:
-    from cycleqd_merge.merging.family import open_family
-    from tests.models import make_base, make_recipe
-
     base = make_base(tmp_path / "base")
     family = open_family(make_recipe(tmp_path, base, {"a": base, "b": base}))
     models = Models(base, base, base, family)

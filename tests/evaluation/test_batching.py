@@ -13,7 +13,7 @@ import pytest
 
 from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
 from cycleqd_merge.tasks.protocol import Sampling
-from tests.evaluation.conftest import Models, Reference, make_models
+from tests.evaluation.conftest import BASE, Models, Reference, make_models
 
 LONGEST_WAIT = 60
 
@@ -207,8 +207,6 @@ def test_a_load_waits_for_the_batch_that_is_still_computed(models: Models, refer
         asking.cancel()
 
     run(leave())
-    from tests.evaluation.test_loading import BASE
-
     engine.load(BASE)
     assert over == ["batch"]
     engine.model.generate = generate

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
-from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome, mutate
+from cycleqd_merge.evolution.genome import Mutation, expert_genome, mutate
 from cycleqd_merge.tasks.protocol import Sampling
-from tests.evaluation.conftest import Models, Reference
+from tests.evaluation.conftest import BASE, Models, Reference, genome_of
 
 PROMPTS = ("a", "What is it?", "once upon a time")
-
-
-def genome_of(*coefficients: float) -> Genome:
-    return Genome(np.array(coefficients)[:, None], (), np.zeros((0, 1)))
-
-
-BASE = genome_of(0, 0)
 
 
 def texts(engine: TransformersEngine) -> list[str]:
@@ -91,16 +82,3 @@ def test_weights_that_are_no_numbers_are_refused_and_the_next_load_works(models:
     engine.load(BASE)
     assert texts(engine) == before
     engine.close()
-
-
-def test_experts_may_lack_what_they_do_not_change(models: Models) -> None:
-    engine = models.engine()
-    same = replace(
-        models, family=type(models.family)(models.family.base, models.family.experts[:1], models.family.models)
-    )
-    other = same.engine()
-    engine.load(genome_of(1, 0))
-    other.load(genome_of(1))
-    assert texts(engine) == texts(other)
-    engine.close()
-    other.close()

@@ -15,8 +15,7 @@ from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.suite import open_suite
-from tests.evaluation.conftest import Models, Reference
-from tests.evaluation.test_loading import BASE, genome_of
+from tests.evaluation.conftest import BASE, Models, Reference, genome_of
 
 FINE = {"name": "fine", "task": {"kind": "python", "target": "user_tasks.py:Scores", "options": {"scores": [0.5]}}}
 

@@ -22,7 +22,10 @@ from tests.models import Architecture, make_adapter, make_base, make_expert, mak
 
 @dataclass(frozen=True, repr=False)
 class Trio:
-    """A base with three experts: two full fine-tunes, `first` and `second`, and the LoRA adapter `third`."""
+    """A base with three experts: two full fine-tunes, `first` and `second`, and the LoRA adapter `third`.
+
+    The adapter changes every linear layer by factors, and the last norm by a whole tensor.
+    """
 
     architecture: Architecture
     base: Path
@@ -39,7 +42,8 @@ def make_trio(folder: Path, architecture: Architecture, tied: bool, dtype: torch
     """The models of a `Trio` in `folder`, opened."""
     base = make_base(folder / "base", architecture, dtype, tied=tied)
     first, second = (make_expert(base, folder / name, seed) for seed, name in enumerate(("first", "second"), start=1))
-    third = make_adapter(base, folder / "third", seed=3)
+    norm = "ln_f" if architecture == "gpt2" else "norm"
+    third = make_adapter(base, folder / "third", seed=3, modules_to_save=[norm], exclude_modules=[norm])
     recipe = make_recipe(folder, base, {"first": first, "second": second, "third": on_base(base, third)})
     return Trio(architecture, base, (first, second, third), recipe, open_family(recipe))
 

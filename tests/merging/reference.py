@@ -30,15 +30,17 @@ def full_task_vector(base: Path, expert: Path) -> Tensors:
 
 
 def lora_task_vector(base: Path, adapter: Path, architecture: Architecture) -> Tensors:
-    """scale * B A where the adapter has factors, zero elsewhere; Conv1D (gpt2) stores its weight transposed."""
-    factors = {
-        name: tensor.double().numpy() for name, tensor in load_file(adapter / "adapter_model.safetensors").items()
-    }
-    vector = {name: np.zeros_like(tensor) for name, tensor in tensors_of(base).items()}
-    for key, down in factors.items():
-        if key.endswith(".lora_A.weight"):
-            product = LORA_SCALE * factors[key.replace("lora_A", "lora_B")] @ down
-            name = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+    """What an adapter adds: scale * B A for its factors, transposed for Conv1D (gpt2), and differences for the rest."""
+    stored = load_file(adapter / "adapter_model.safetensors")
+    parts = {key.removeprefix("base_model.model."): tensor.double().numpy() for key, tensor in stored.items()}
+    vector = {}
+    for name, tensor in tensors_of(base).items():
+        module = name.removesuffix(".weight")
+        vector[name] = np.zeros_like(tensor)
+        if name in parts:
+            vector[name] = parts[name] - tensor
+        elif f"{module}.lora_A.weight" in parts:
+            product = LORA_SCALE * parts[f"{module}.lora_B.weight"] @ parts[f"{module}.lora_A.weight"]
             vector[name] = product.T if architecture == "gpt2" else product
     return vector
 

@@ -168,7 +168,8 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(INLINE, "lowercase: true", "pattern: '['"),
-            "15: tasks.1.task.scorer.pattern: not a regular expression: unterminated character set at position 0; found '['",
+            "15: tasks.1.task.scorer.pattern: not a regular expression: "
+            "unterminated character set at position 0; found '['",
         ),
         (
             replaced(NAMED, "org/code", "a+b+c"),
@@ -191,11 +192,13 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         # kinds
         (
             in_evolution("mutation: {kind: svdd}"),
-            "12: evolution.mutation.kind: no such kind; did you mean 'svd'?; allowed are svd, gaussian, none; found 'svdd'",
+            "12: evolution.mutation.kind: no such kind; did you mean 'svd'?; "
+            "allowed are svd, gaussian, none; found 'svdd'",
         ),
         (
             replaced(INLINE, "kind: generate", "kind: generat"),
-            "9: tasks.1.task.kind: no such kind; did you mean 'generate'?; allowed are generate, python; found 'generat'",
+            "9: tasks.1.task.kind: no such kind; did you mean 'generate'?; "
+            "allowed are generate, python; found 'generat'",
         ),
         (
             replaced(INLINE, "      kind: generate\n", ""),

@@ -1,4 +1,4 @@
-"""Task kind `generate`: what the model is asked, how the answer is graded, and what is refused before any model runs."""
+"""Task kind `generate`: what the model is asked, how the answer is graded, and what is refused before that."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
+from cycleqd_merge.tasks.rows import number
 from tests.tasks.scripted import Scripted, open_task, outcomes
 
 
@@ -20,10 +21,10 @@ def asked(task_folder: Path, *rows: dict[str, Any], **keys: Any) -> list[tuple[A
 
 
 def refusal(folder: Path, *rows: dict[str, Any], **keys: Any) -> str:
-    """What is said when the task is opened."""
+    """What is said when the task is opened, without the row."""
     with pytest.raises(UserError) as raised:
         open_task(folder, *rows, **keys)
-    return str(raised.value)
+    return str(raised.value).partition("; in row ")[0]
 
 
 def test_a_plain_prompt_is_completed(tmp_path: Path) -> None:
@@ -88,6 +89,14 @@ def test_a_column_missing_from_a_later_row_is_told_too(tmp_path: Path) -> None:
     assert refusal(tmp_path, {"q": "1", "answer": "2"}, {"q": "3", "anser": "4"}) == (
         "answer: 'answer' is undefined; the row has the columns q, anser"
     )
+
+
+def test_the_first_bad_row_is_shown_and_the_others_are_counted(tmp_path: Path) -> None:
+    rows = [{"q": "1", "answer": "2"}, {"q": "3"}, {"q": "4"}]
+    with pytest.raises(UserError) as raised:
+        open_task(tmp_path, *rows)
+    name = number([rows[1]])[0].id
+    assert str(raised.value).endswith(f"; in row {name}: {{'q': '3'}} (and 3 more)")  # both splits hold the same rows
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_a_python_task_without_samples_is_refused(tmp_path: Path) -> None:
         "    async def score(self, sample, model): ...\n"
     )
     mine = {"name": "mine", "task": {"kind": "python", "target": "mine.py:Mine"}}
-    with pytest.raises(UserError, match="^task mine: its heldout split holds no sample$"):
+    with pytest.raises(UserError, match=r"^task mine: its heldout split holds no sample$"):
         suite_of(tmp_path, use(tmp_path, "a"), mine)
 
 

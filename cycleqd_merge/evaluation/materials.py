@@ -1,0 +1,73 @@
+"""What a recipe names, opened: models, groups and tasks, and the worker that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cycleqd_merge.evaluation.engine import open_engine
+from cycleqd_merge.evaluation.worker import Worker
+from cycleqd_merge.merging.bases import Progress, prepare_bases, this_process
+from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.tasks.suite import Suite, open_suite
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a recipe names, opened. `folder` is where the recipe's relative paths start."""
+
+    recipe: Recipe
+    folder: Path
+    family: Family
+    groups: Groups
+    suite: Suite
+
+    @classmethod
+    def open(cls, recipe: Recipe, folder: Path) -> Materials:
+        """Open everything that a recipe names; relative paths start at `folder`.
+
+        Raises:
+            UserError: something cannot be opened.
+        """
+        suite = open_suite(recipe, folder)
+        family = open_family(recipe)
+        return cls(recipe, folder, family, Groups(family.weights, recipe.evolution.groups), suite)
+
+    def mutated_experts(self, seeds: Sequence[dict[str, Any]] = ()) -> set[int]:
+        """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
+        inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
+        if self.recipe.evolution.mutation.kind != "svd":
+            return inherited
+        names = list(self.recipe.experts)
+        uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]
+        drawn_from = names if None in uses else [name for name in uses if name is not None]
+        return inherited | {names.index(name) for name in drawn_from}
+
+    def materialiser(self, experts: Iterable[int], progress: Progress | None = None) -> Materialiser:
+        """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached).
+
+        vLLM's workers open their own on theirs; the one here is then the plan that they follow.
+        """
+        bases = prepare_bases(self.family, sorted(experts), progress)
+        engine = self.recipe.engine
+        device = (engine.device or this_process().device) if engine.kind == "transformers" else "cpu"
+        return Materialiser(self.family, self.groups, bases, device)
+
+    def worker(self, materialiser: Materialiser) -> Worker:
+        """A worker on the recipe's engine."""
+        return Worker(open_engine(self.recipe.engine, materialiser), self.suite)
+
+
+def open_worker(recipe: Recipe, folder: Path, experts: Iterable[int]) -> Worker:
+    """A worker of its own, in whatever process this is; `experts` are those whose singular bases are needed.
+
+    Raises:
+        UserError: something that the recipe names cannot be opened.
+    """
+    materials = Materials.open(recipe, folder)
+    return materials.worker(materials.materialiser(experts))

@@ -1,0 +1,179 @@
+"""A pool on Ray: one worker per GPU (or tensor-parallel group), on this host or a cluster.
+
+A worker opens the models itself, once; candidates travel to it as genomes. A worker that dies or hangs is replaced and
+its candidate scored again elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cycleqd_merge.errors import EnvironmentFailed, RunFailed, UserError
+from cycleqd_merge.evaluation.materials import open_worker
+from cycleqd_merge.evaluation.pool import Finished, outcome_of
+from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.tasks.protocol import Rows
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""A worker that takes so many times the median evaluation, and a minute more, is taken for hung."""
+DEATHS = 5
+"""So many workers dying in a row, with no evaluation between, stop the run."""
+
+
+class RemoteWorker:
+    """Runs in a process of its own: a `Worker` that outlives failures of its candidates."""
+
+    def __init__(self, recipe: dict[str, Any], folder: str, experts: Sequence[int]) -> None:
+        self._worker = open_worker(Recipe.model_validate(recipe), Path(folder), experts)
+
+    def evaluate(self, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None) -> Finished:
+        """See `Pool`."""
+        return outcome_of(self._worker, proposal, rows, known)
+
+
+@dataclass
+class _Job:
+    proposal: Proposal
+    rows: Rows
+    known: Mapping[str, float] | None
+    attempts: int = 0
+
+
+@dataclass
+class _Flight:
+    """A job on its way at a worker."""
+
+    job: _Job
+    worker: Any
+    since: float = field(default_factory=time.monotonic)
+
+
+class RayPool:
+    """See `Pool`. `workers` processes; `experts` are those whose singular bases the run needs.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster cannot be reached.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        experts: Sequence[int],
+        workers: int,
+        address: str | None = None,
+        attempts: int = 2,
+    ) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("workers: more than one needs Ray: `pip install 'cycleqd-merge[ray]'`") from error
+        self._ray, self._attempts = ray, attempts
+        self._spec = (recipe.model_dump(mode="json", exclude_unset=True), str(folder.resolve()), list(experts))
+        self._gpus = _gpus_per_worker(recipe)
+        self._queue: deque[_Job] = deque()
+        self._flights: dict[Any, _Flight] = {}
+        self._seconds: list[float] = []
+        self._deaths = 0
+        self._own = not ray.is_initialized()
+        if self._own:
+            try:
+                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            except ConnectionError as error:
+                raise UserError(f"ray: no cluster at {address}: {error}") from error
+        self._idle = [self._hire() for _ in range(workers)]
+
+    def _hire(self) -> Any:
+        """Start one more worker; it opens its models while the first jobs are on their way to it."""
+        remote = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(RemoteWorker)
+        return remote.remote(*self._spec)
+
+    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+        self._queue.append(_Job(proposal, rows, known))
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        while self._queue and self._idle:
+            job, worker = self._queue.popleft(), self._idle.pop(0)
+            job.attempts += 1
+            self._flights[worker.evaluate.remote(job.proposal, job.rows, job.known)] = _Flight(job, worker)
+
+    def next(self) -> Finished:
+        while True:
+            done, _ = self._ray.wait(list(self._flights), num_returns=1, timeout=5.0)
+            for reference in done:
+                finished = self._land(reference)
+                if finished is not None:
+                    return finished
+            self._replace_hung()
+
+    def _land(self, reference: Any) -> Finished | None:
+        """Take what a worker sent; None if it died and its job was queued again."""
+        flight = self._flights.pop(reference)
+        try:
+            finished: Finished = self._ray.get(reference)
+        except self._ray.exceptions.RayActorError as error:
+            return self._lost(flight, f"its worker died: {str(error).splitlines()[0]}")
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, UserError | EnvironmentFailed):
+                raise cause from error
+            return self._lost(flight, f"{type(cause).__name__}: {cause}")
+        self._deaths = 0
+        self._seconds.append(time.monotonic() - flight.since)
+        self._idle.append(flight.worker)
+        self._dispatch()
+        return finished
+
+    def _lost(self, flight: _Flight, reason: str) -> Finished | None:
+        """Replace a worker, and send its job elsewhere unless that was its last attempt."""
+        self._deaths += 1
+        number = flight.job.proposal.number
+        log.warning("evaluation %d: %s; the worker is replaced", number, reason)
+        if self._deaths >= DEATHS:
+            raise RunFailed(f"{DEATHS} workers died in a row, the last so: {reason}")
+        self._ray.kill(flight.worker)
+        self._idle.append(self._hire())
+        if flight.job.attempts >= self._attempts:
+            self._dispatch()
+            return Finished(number, None, reason)
+        self._queue.appendleft(flight.job)
+        self._dispatch()
+        return None
+
+    def _replace_hung(self) -> None:
+        if len(self._seconds) < 3:  # too few to know what is usual; starting an engine takes minutes
+            return
+        limit = PATIENCE * median(self._seconds) + 60
+        for reference, flight in list(self._flights.items()):
+            if time.monotonic() - flight.since > limit:
+                del self._flights[reference]
+                self._lost(flight, f"no answer in {limit:.0f} s")
+
+    def close(self) -> None:
+        for flight in self._flights.values():
+            self._ray.kill(flight.worker)
+        for worker in self._idle:
+            self._ray.kill(worker)
+        if self._own:
+            self._ray.shutdown()
+
+
+def _gpus_per_worker(recipe: Recipe) -> int:
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0
+    if recipe.engine.kind == "vllm":
+        return int(recipe.engine.options.get("tensor_parallel_size", 1))
+    return 1

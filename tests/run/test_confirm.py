@@ -1,0 +1,110 @@
+"""Elites are scored again on rows set aside, and chosen by both scores. No models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cycleqd_merge.errors import EnvironmentFailed
+from cycleqd_merge.evaluation.pool import Finished
+from cycleqd_merge.evaluation.worker import Evaluation
+from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.journal.log import Journal, of_kind, read_events
+from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.run.confirm import confirm, to_confirm
+from cycleqd_merge.run.evolve import evolve, take_up
+from cycleqd_merge.tasks.protocol import Rows
+from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, session_of, start_of, synthetic_recipe
+
+SEARCHED, SET_ASIDE = 30, 10
+RECIPE = synthetic_recipe(30, confirm={"top": 4})
+
+
+class Strict(SyntheticPool):
+    """Scores an evaluation n mod 7 tenths on the rows set aside; `ends` of them, then the surroundings fail."""
+
+    def __init__(self, ends: int = 1000) -> None:
+        super().__init__()
+        self.ends = ends
+        self.rows: dict[int, Rows] = {}
+
+    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+        super().submit(proposal, rows, known)
+        self.rows[proposal.number] = rows
+
+    def next(self) -> Finished:
+        finished = super().next()
+        if self.rows[finished.number] == "search":
+            return finished
+        self.ends -= 1
+        if self.ends < 0:
+            raise EnvironmentFailed("the disk is gone")
+        return Finished(finished.number, Evaluation({}, strict_scores(finished.number), 0.0, 0.0))
+
+
+def strict_scores(number: int) -> tuple[float, ...]:
+    """What an evaluation scores on the rows set aside."""
+    return (number % 7 / 10,) * len(EXPERTS)
+
+
+def run(folder: Path, pool: SyntheticPool, set_aside: int = SET_ASIDE) -> Replay:
+    """A whole run and its confirmation."""
+    rows = {"search": SEARCHED, "confirm": set_aside, "heldout": 40}
+    start = {**start_of(RECIPE, 2), "tasks": {name: {"rows": rows} for name in EXPERTS}}
+    with closing(Journal(folder)) as journal:
+        replay = take_up(journal, start, session_of(RECIPE))
+        evolve(journal, replay, pool, Watcher())
+        confirm(journal, replay, pool)
+    return replay
+
+
+def expected(replay: Replay) -> set[int]:
+    """The four highest means and the best of every archive, from the journaled scores."""
+    scores = {number: event["scores"] for number, event in enumerate(replay.results)}
+    elites = {elite.number for archive in replay.archives for elite in archive.elites()}
+    by_mean = sorted(elites, key=lambda number: (-sum(scores[number]), number))[:4]
+    return {*by_mean} | {best.number for archive in replay.archives if (best := archive.best())}
+
+
+def test_the_top_elites_and_every_best_are_scored_again_on_rows_set_aside(tmp_path: Path) -> None:
+    pool = Strict()
+    replay = run(tmp_path, pool)
+    assert {number for number, rows in pool.rows.items() if rows == "confirm"} == expected(replay)
+    assert replay.confirmed == {number: strict_scores(number) for number in expected(replay)}
+    assert open_run(tmp_path).confirmed == replay.confirmed
+    assert to_confirm(replay) == []
+
+
+def test_an_elite_is_chosen_by_all_rows_it_was_scored_on(tmp_path: Path) -> None:
+    replay = run(tmp_path, Strict())
+    share = SEARCHED / (SEARCHED + SET_ASIDE)
+
+    def judged(number: int) -> float:
+        return sum(replay.scores(number)) * share + sum(strict_scores(number)) * (1 - share)
+
+    assert replay.best_mean() == max(replay.confirmed, key=lambda number: (round(judged(number), 9), -number))
+    for task, archive in enumerate(replay.archives):
+        elites = {elite.number for elite in archive.elites()} & set(replay.confirmed)
+        by_quality = {n: replay.scores(n)[task] * share + strict_scores(n)[task] * (1 - share) for n in elites}
+        assert replay.best_of(task) == max(elites, key=lambda number: (round(by_quality[number], 9), -number))
+
+
+def test_confirming_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailed):
+        run(tmp_path / "cut", Strict(ends=2))
+    assert len(open_run(tmp_path / "cut").confirmed) == 2
+    pool = Strict()
+    replay = run(tmp_path / "cut", pool)
+    assert len(pool.submitted) == len(expected(replay)) - 2
+    assert replay.confirmed == run(tmp_path / "whole", Strict()).confirmed
+    assert len(of_kind(read_events(tmp_path / "cut"), "confirm")) == len(replay.confirmed)
+
+
+def test_nothing_is_confirmed_where_no_rows_are_set_aside(tmp_path: Path) -> None:
+    replay = run(tmp_path, Strict(), set_aside=0)
+    assert replay.confirmed == {}
+    best = max(replay.elites(), key=lambda number: (sum(replay.scores(number)), -number))
+    assert replay.best_mean() == best
