@@ -169,6 +169,15 @@ class RayPool:
             self._ray.shutdown()
 
 
+def worker_count(recipe: Recipe) -> int:
+    """The workers that a recipe asks for; `auto` counts this host's GPUs."""
+    if recipe.workers != "auto":
+        return recipe.workers
+    import torch
+
+    return max(torch.cuda.device_count() // max(_gpus_per_worker(recipe), 1), 1)
+
+
 def _gpus_per_worker(recipe: Recipe) -> int:
     import torch
 

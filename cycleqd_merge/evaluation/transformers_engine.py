@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.prompts import encode, render
@@ -48,7 +48,6 @@ class TransformersEngine:
         self._materialiser = materialiser
         self.device = torch.device(options.device or this_process().device)
         self._tokenizer: Any = family_tokenizer(family)
-        self._tokenizer.padding_side = "left"
         try:
             self.model: Any = AutoModelForCausalLM.from_pretrained(
                 family.base.path, dtype=options.dtype, trust_remote_code=family.models.trust_remote_code
@@ -60,6 +59,9 @@ class TransformersEngine:
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
         start = self._tokenizer.bos_token_id
         self._start = start if start is not None else self._pad
+        self._ends = self.model.generation_config.eos_token_id
+        # answers follow `Sampling` alone: no penalties, temperatures and lengths that the checkpoint suggests
+        self.model.generation_config = GenerationConfig(eos_token_id=self._ends, pad_token_id=self._pad)
         self._targets = self._match_names()
         # of a prompt's logits only the last are wanted; all of them would take gigabytes under a large vocabulary
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
@@ -186,15 +188,13 @@ class TransformersEngine:
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=sampling.max_new_tokens,
-            pad_token_id=self._pad,
             **options,
         )
         return [self._read(row, sampling) for row in output[:, ids.shape[1] :].tolist()]
 
     def _read(self, tokens: list[int], sampling: Sampling) -> Completion:
         """An answer up to the first end-of-sequence token or stop string."""
-        configured = self.model.generation_config.eos_token_id
-        ends = set(configured) if isinstance(configured, list) else {configured}
+        ends = set(self._ends) if isinstance(self._ends, list) else {self._ends}
         end = next((place for place, token in enumerate(tokens) if token in ends), None)
         ended = end is not None
         tokens = tokens[:end]

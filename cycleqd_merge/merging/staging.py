@@ -55,7 +55,14 @@ class Staging:
         """
         if expert not in self.bases:
             raise UserError(f"the singular bases of expert {self.family.experts[expert].name} are needed and not there")
-        return self._fetch(("basis", expert, name), lambda: self.bases[expert].load(name))
+        return self._fetch(("basis", expert, name), lambda: self._stored_basis(expert, name))
+
+    def _stored_basis(self, expert: int, name: str) -> Basis | None:
+        """The basis as it is kept: for a GPU in bfloat16, the precision that dense products take in."""
+        basis = self.bases[expert].load(name)
+        if basis is None or self.device.type != "cuda" or basis.rank < basis.vectors.shape[0]:
+            return basis
+        return replace(basis, vectors=basis.vectors.to(torch.bfloat16))
 
     def _fetch(self, key: Any, read: Callable[[], Any]) -> Any:
         """What `read` gives, on the device; kept at `place` under `key`."""

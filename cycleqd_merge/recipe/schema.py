@@ -313,6 +313,11 @@ class Recipe(Strict):
     """How models are opened."""
     engine: Engine = TransformersEngine()
     """What evaluates a child."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
+    """Evaluations at work at once, each on an engine of its own; more than one needs Ray. `auto`: one per GPU (or
+    group of GPUs, with tensor parallelism)."""
+    ray_address: str | None = None
+    """A Ray cluster to work on, such as `auto` or `ray://host:10001`; by default this host alone."""
     confirm: Confirm = Confirm()
     """How the best are told from the lucky before any is chosen."""
     output: str

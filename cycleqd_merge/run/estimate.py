@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from cycleqd_merge.evaluation.engine import open_engine
+from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
 from cycleqd_merge.merging.bases import compute_basis, missing_bases
@@ -22,7 +23,6 @@ from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.materialise import DRAWS_KEPT
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.disk import model_bytes, rank
-from cycleqd_merge.run.session import Materials
 from cycleqd_merge.tasks.protocol import Rows
 from cycleqd_merge.tasks.suite import Suite
 

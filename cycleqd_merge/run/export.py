@@ -18,7 +18,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text
 from cycleqd_merge.recipe.schema import TransformersEngine as TransformersOptions
 from cycleqd_merge.run.elites import Chosen, choose
-from cycleqd_merge.run.session import Materials
+from cycleqd_merge.run.session import reopen
 
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
@@ -31,7 +31,7 @@ def export(replay: Replay, name: str, out: Path) -> Chosen:
         RunFailed: what was written does not load, or does not answer as the engine's weights do.
     """
     chosen = choose(replay, name)
-    materials = Materials.reopen(replay)
+    materials = reopen(replay)
     materialiser = materials.materialiser(needed_bases(chosen.genome))
 
     def check(folder: Path) -> None:
@@ -50,7 +50,7 @@ def state_dict(replay: Replay, name: str) -> dict[str, torch.Tensor]:
         UserError: no such model.
     """
     chosen = choose(replay, name)
-    materialiser = Materials.reopen(replay).materialiser(needed_bases(chosen.genome))
+    materialiser = reopen(replay).materialiser(needed_bases(chosen.genome))
     return dict(materialiser.tensors(chosen.genome))
 
 

@@ -7,24 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event
-from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.protocol import Rows
 
 ROWS: tuple[Rows, ...] = ("search", "confirm")
 
 if TYPE_CHECKING:  # comparing identities needs no torch
-    from cycleqd_merge.merging.family import Family
-    from cycleqd_merge.merging.groups import Groups
-    from cycleqd_merge.tasks.suite import Suite, SuiteTask
+    from cycleqd_merge.evaluation.materials import Materials
+    from cycleqd_merge.tasks.suite import SuiteTask
 
 
-def start_event(
-    recipe: Recipe, family: Family, suite: Suite, groups: Groups, in_flight: int, seeds: Sequence[Event] = ()
-) -> Event:
+def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = ()) -> Event:
     """The journal's first event. Everything in it belongs to the run's identity.
 
     seeds: genomes beside the experts that the run starts from, each with the scores that it brings, by task.
     """
+    recipe, family, suite, groups = materials.recipe, materials.family, materials.suite, materials.groups
     operators = recipe.evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
     return {
         "event": "start",

@@ -8,6 +8,7 @@ from mergekit.common import ModelReference
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engine import open_engine
+from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
 from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.replay import Replay
@@ -16,7 +17,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.export import needed_bases
-from cycleqd_merge.run.session import Materials
+from cycleqd_merge.run.session import reopen
 from cycleqd_merge.tasks.protocol import Rows
 
 Measured = Callable[[str, Evaluation], None]
@@ -40,7 +41,7 @@ def measure(
         UserError: a name stands for no model, or a model cannot be opened.
     """
     own = {name: choose(replay, name).genome for name in names if not name.startswith(OTHER)}
-    materials = Materials.reopen(replay)
+    materials = reopen(replay)
     evaluations: dict[str, Evaluation] = {}
 
     def score(name: str, worker: Worker, genome: Genome | None) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.journal.log import FILE, Event, of_kind
 from cycleqd_merge.journal.search import ordered_tasks
@@ -35,7 +36,7 @@ from cycleqd_merge.run.estimate import (
     try_out,
 )
 from cycleqd_merge.run.grid import cells, require_grid
-from cycleqd_merge.run.session import Materials, opened_journal
+from cycleqd_merge.run.session import begin, opened_journal
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task
 
 _BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
@@ -223,7 +224,7 @@ def _check_output(out: Path, materials: Materials | None) -> tuple[list[Event], 
     with opened_journal(out) as journal:
         if materials is None or not journal.events:
             return [], 0
-        return materials.start(journal)["seeds"], len(of_kind(journal.events, "result"))
+        return begin(materials, journal)["seeds"], len(of_kind(journal.events, "result"))
 
 
 def _estimate(

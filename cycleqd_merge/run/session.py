@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.engine import open_engine
+from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.pool import LocalPool, Pool
-from cycleqd_merge.evaluation.worker import Worker
+from cycleqd_merge.evaluation.ray_pool import RayPool, worker_count
 from cycleqd_merge.journal.log import Event, Journal
 from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.merging.bases import Progress, prepare_bases, this_process
+from cycleqd_merge.merging.bases import Progress, this_process
 from cycleqd_merge.merging.checks import require_mergeable
-from cycleqd_merge.merging.family import Family, open_family
-from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.answerable import require_answerable
@@ -27,79 +24,42 @@ from cycleqd_merge.run.disk import disk_uses, require_disk
 from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up, terminable
 from cycleqd_merge.run.grid import require_grid
 from cycleqd_merge.run.identity import differences, start_event
-from cycleqd_merge.tasks.suite import Suite, open_suite
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Materials:
-    """What a recipe names, opened: models, groups and tasks."""
+def reopen(replay: Replay) -> Materials:
+    """What a run on disk was made from.
 
-    recipe: Recipe
-    folder: Path
-    family: Family
-    groups: Groups
-    suite: Suite
+    Raises:
+        UserError: something cannot be opened, or the models are no longer those of the run.
+    """
+    materials = Materials.open(replay.recipe, replay.folder)
+    now = start_event(materials, 0)
+    changed = differences(
+        *({key: event[key] for key in ("base", "experts", "groups")} for event in (replay.start, now))
+    )
+    if changed:
+        raise UserError("the models are no longer those of the run: " + "; ".join(changed))
+    return materials
 
-    @classmethod
-    def open(cls, recipe: Recipe, folder: Path) -> Materials:
-        """Open everything that a recipe names; relative paths start at `folder`.
 
-        Raises:
-            UserError: something cannot be opened.
-        """
-        suite = open_suite(recipe, folder)
-        family = open_family(recipe)
-        return cls(recipe, folder, family, Groups(family.weights, recipe.evolution.groups), suite)
+def begin(materials: Materials, journal: Journal, seeds: Sequence[Event] = ()) -> Event:
+    """The identity of the run that goes on in `journal`, or that the materials and `seeds` would begin there.
 
-    @classmethod
-    def reopen(cls, replay: Replay) -> Materials:
-        """What a run on disk was made from.
+    How many evaluations are in flight is frozen when a run begins; workers may change later.
 
-        Raises:
-            UserError: something cannot be opened, or the models are no longer those of the run.
-        """
-        materials = cls.open(replay.recipe, replay.folder)
-        now = start_event(materials.recipe, materials.family, materials.suite, materials.groups, 0)
-        changed = differences(
-            *({key: event[key] for key in ("base", "experts", "groups")} for event in (replay.start, now))
-        )
-        if changed:
-            raise UserError("the models are no longer those of the run: " + "; ".join(changed))
-        return materials
-
-    def start(self, journal: Journal, seeds: Sequence[Event] = ()) -> Event:
-        """The identity of the run that goes on in `journal`, or that these materials and `seeds` would begin there.
-
-        Raises:
-            UserError: the journal holds another run.
-        """
-        seeds = journal.events[0].get("seeds", []) if journal.events else seeds
-        in_flight = self.recipe.evolution.flights(workers=1)
-        start = start_event(self.recipe, self.family, self.suite, self.groups, in_flight, seeds)
-        require_same(journal, start)
-        return start
-
-    def mutated_experts(self, seeds: Sequence[Event] = ()) -> set[int]:
-        """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
-        inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
-        if self.recipe.evolution.mutation.kind != "svd":
-            return inherited
-        names = list(self.recipe.experts)
-        uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]
-        drawn_from = names if None in uses else [name for name in uses if name is not None]
-        return inherited | {names.index(name) for name in drawn_from}
-
-    def materialiser(self, experts: Iterable[int], progress: Progress | None = None) -> Materialiser:
-        """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached).
-
-        vLLM's workers open their own on theirs; the one here is then the plan that they follow.
-        """
-        bases = prepare_bases(self.family, sorted(experts), progress)
-        engine = self.recipe.engine
-        device = (engine.device or this_process().device) if engine.kind == "transformers" else "cpu"
-        return Materialiser(self.family, self.groups, bases, device)
+    Raises:
+        UserError: the journal holds another run.
+    """
+    evolution = materials.recipe.evolution
+    in_flight = evolution.flights(worker_count(materials.recipe))
+    if journal.events:
+        seeds = journal.events[0].get("seeds", [])
+        in_flight = evolution.in_flight or journal.events[0]["in_flight"]
+    start = start_event(materials, in_flight, seeds)
+    require_same(journal, start)
+    return start
 
 
 def run_recipe(
@@ -148,7 +108,7 @@ def _set_up(
     """Open what the recipe names, check it, take up the journal; a pool if anything is left to evaluate."""
     require_grid(recipe)
     materials = Materials.open(recipe, folder)
-    start = materials.start(journal, seeds)
+    start = begin(materials, journal, seeds)
     mutated = sorted(materials.mutated_experts(start["seeds"]))
     if not journal.events:  # a run that goes on was checked when it began, on the same contents
         for notice in require_mergeable(materials.family):
@@ -159,7 +119,16 @@ def _set_up(
     replay = take_up(journal, start, _session_event(materials, materialiser))
     if replay.schedule.done and not to_confirm(replay):
         return replay, None
-    return replay, LocalPool(Worker(open_engine(recipe.engine, materialiser), materials.suite))
+    return replay, _pool(materials, materialiser, mutated)
+
+
+def _pool(materials: Materials, materialiser: Materialiser, mutated: Sequence[int]) -> Pool:
+    """One worker in this process, or as many as the recipe asks for on Ray."""
+    recipe = materials.recipe
+    workers = worker_count(recipe)
+    if workers == 1 and recipe.ray_address is None:
+        return LocalPool(materials.worker(materialiser))
+    return RayPool(recipe, materials.folder, mutated, workers, recipe.ray_address)
 
 
 def confirm_run(folder: Path, top: int | None = None) -> Replay:

@@ -17,6 +17,8 @@ from cycleqd_merge import cli
 from tests.models import make_base, make_expert, make_rows
 
 GENERATIONS = 4
+MUTATION = {"kind": "svd", "w_max": 2.0}
+"""Strong enough that tiny random models change their answers."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def write_recipe(folder: Path, models: Models, **settings: Any) -> Path:
         "base": str(models.base),
         "experts": {"first": str(models.first), "second": str(models.second)},
         "tasks": tasks,
-        "evolution": {"generations": GENERATIONS, "in_flight": 2, "bins": 10, "mutation": {"kind": "svd", "w_max": 2}},
+        "evolution": {"generations": GENERATIONS, "in_flight": 2, "bins": 10, "seed": 1, "mutation": MUTATION},
         "output": str(folder / "run"),
         **settings,
     }

@@ -25,7 +25,7 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: Run, tmp_path
     assert (answer.code, answer.err) == (0, "")
     wanted = sorted(elites(finished.folder))
     seeds = read_events(tmp_path / "fork")[0]["seeds"]
-    assert [seed["from"] for seed in seeds] == wanted
+    assert [seed["from"] for seed in seeds] == wanted != []
     results = of_kind(read_events(tmp_path / "fork"), "result")
     assert [event["step"] for event in results[2 : 2 + len(seeds)]] == [{"seed": n} for n in range(len(seeds))]
     for number, seed, event in zip(wanted, seeds, results[2:], strict=False):
@@ -39,7 +39,7 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: Run, tmp_path
 
 
 def test_a_fork_measures_what_has_changed(finished: Run, tmp_path: Path) -> None:
-    other = write_task(tmp_path, "other", kind="multiple_choice", choices=["b", "c"])
+    other = write_task(tmp_path, "other", kind="multiple_choice", choices=list("cba"))
     tasks = json.loads(finished.recipe.read_text())["tasks"]
     changed = [tasks[0], {**tasks[1], "task": str(other), "name": "letters"}]
     settings = (f"tasks={json.dumps(changed)}", "evolution.generations=0")

@@ -73,6 +73,18 @@ def test_an_answer_ends_at_the_end_of_sequence_token(
     engine.close()
 
 
+def test_a_checkpoints_own_taste_in_decoding_does_not_count(
+    models: Models, reference: Reference, tmp_path: Path
+) -> None:
+    copy = copy_of(models, tmp_path)
+    taste = {"repetition_penalty": 5.0, "do_sample": True, "temperature": 3.0, "top_k": 3, "max_length": 20}
+    edit_json(copy.base / "generation_config.json", **taste)
+    engine = copy.engine()
+    answers = complete(engine, PROMPTS, Sampling(12))
+    assert [answer.text for answer in answers] == [reference.text(prompt, 12) for prompt in PROMPTS]
+    engine.close()
+
+
 def test_stop_strings_end_an_answer_and_are_cut(engine: TransformersEngine, reference: Reference) -> None:
     usual = {prompt: reference.text(prompt, 16) for prompt in PROMPTS}
     first = usual[PROMPTS[0]]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.recipe.schema import Recipe
@@ -19,7 +20,7 @@ from cycleqd_merge.run import disk, estimate
 from cycleqd_merge.run import plan as planning
 from cycleqd_merge.run.disk import basis_bytes, size
 from cycleqd_merge.run.plan import Plan, plan
-from cycleqd_merge.run.session import Materials, run_recipe
+from cycleqd_merge.run.session import begin, run_recipe
 from tests.models import (
     make_adapter,
     make_base,
@@ -257,7 +258,7 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     recipe = recipe_of(tmp_path, family)
     with_journal = Path(recipe.output)
     journal = Journal(with_journal)
-    journal.append(Materials.open(recipe, Path()).start(journal))
+    journal.append(begin(Materials.open(recipe, Path()), journal))
     journal.close()
     content = (with_journal / "journal.jsonl").read_bytes()
     assert checked(recipe).faults == []

@@ -1,0 +1,240 @@
+"""What it costs to build a child and put it into a running vLLM engine, at the shape of Llama-3 8B, beside the floor.
+
+Random base, experts and bases are made in memory: no network, no checkpoint. On one GPU:
+
+    python benchmarks/exchange.py --place host      # experts in pinned host memory (needs about 100 GB of it)
+    python benchmarks/exchange.py --place device    # experts in GPU memory (needs about 130 GB of it)
+    python benchmarks/exchange.py --layers 2 --no-engine --place host   # a small one, to try it out
+
+The floor is the sum of the bytes that must move, at the measured rate of a copy, and of the matrix products, at the
+measured rate of one with bfloat16 inputs and float32 accumulation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig
+
+from cycleqd_merge.evaluation.vllm_extension import WorkerExtension
+from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome, mutate
+from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.family import Whole
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.singular import Basis, singular_basis
+
+HIDDEN, INNER, KEYS, VOCABULARY, EXPERTS = 4096, 14336, 1024, 128256, 3
+
+
+def weights(layers: int) -> tuple[Weight, ...]:
+    """The tensors of a Llama-3 8B with so many layers."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    for layer in range(layers):
+        inside = {
+            "self_attn.q_proj": (HIDDEN, HIDDEN),
+            "self_attn.k_proj": (KEYS, HIDDEN),
+            "self_attn.v_proj": (KEYS, HIDDEN),
+            "self_attn.o_proj": (HIDDEN, HIDDEN),
+            "mlp.gate_proj": (INNER, HIDDEN),
+            "mlp.up_proj": (INNER, HIDDEN),
+            "mlp.down_proj": (HIDDEN, INNER),
+            "input_layernorm": (HIDDEN,),
+            "post_attention_layernorm": (HIDDEN,),
+        }
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in inside.items()}
+    shapes |= {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCABULARY, HIDDEN)}
+    return tuple(Weight(name, shape, torch.bfloat16) for name, shape in shapes.items())
+
+
+class RandomFamily:
+    """Stands where a `Family` does: random tensors, made on the GPU and handed out on it."""
+
+    def __init__(self, layers: int, device: str) -> None:
+        self.weights, self._device = weights(layers), device
+        self.experts = [f"expert {number}" for number in range(EXPERTS)]
+
+    def _random(self, seed: int, shape: tuple[int, ...], scale: float) -> torch.Tensor:
+        generator = torch.Generator(self._device).manual_seed(seed)
+        return (torch.randn(shape, generator=generator, device=self._device) * scale).to(torch.bfloat16)
+
+    def base_tensor(self, weight: Weight) -> torch.Tensor:
+        """As `Family.base_tensor`."""
+        if len(weight.shape) == 1:
+            return torch.ones(weight.shape, dtype=weight.dtype, device=self._device)
+        return self._random(hash(weight.name) % 2**31, weight.shape, 0.02)
+
+    def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole:
+        """As `Family.difference`."""
+        return Whole(base + self._random(hash((expert, weight.name)) % 2**31, weight.shape, 0.001))
+
+
+class RandomBases:
+    """Stands where `ExpertBases` does: orthonormal vectors of the right shape, shared by tensors of one shape."""
+
+    def __init__(self, family: RandomFamily, device: str) -> None:
+        self._sides = {w.name: min(w.shape[0], w.shape[1]) for w in family.weights if len(w.shape) == 2}
+        self._tall = {w.name: w.shape[0] >= w.shape[1] for w in family.weights if len(w.shape) == 2}
+        self._device = device
+
+    @cache  # noqa: B019 - lives as long as the benchmark
+    def _vectors(self, size: int) -> torch.Tensor:
+        return torch.linalg.qr(torch.randn(size, size, device=self._device))[0]
+
+    def load(self, name: str) -> Basis | None:
+        """As `ExpertBases.load`."""
+        size = self._sides[name]
+        side = "right" if self._tall[name] else "left"
+        return Basis(self._vectors(size), torch.ones(size, device=self._device), side)
+
+
+def materialiser(layers: int, device: str, place: str) -> Materialiser:
+    """A materialiser over random models."""
+    family: Any = RandomFamily(layers, device)
+    bases: Any = dict.fromkeys(range(EXPERTS), RandomBases(family, device))
+    return Materialiser(family, Groups(family.weights, "one"), bases, device, place)
+
+
+def children(count: int, mutated: int) -> list[Genome]:
+    """Genomes of three experts with eight mutations along `mutated` of them; all but one are shared, as in a run."""
+    genomes = []
+    for number in range(count):
+        genome = Genome(expert_genome(0, EXPERTS, 1).coefficients * 0 + 0.4, (), expert_genome(0, EXPERTS, 1).shares)
+        for expert in range(mutated):
+            for event in range(8):
+                genome = mutate(genome, Mutation("svd", expert, 10 * expert + event + 1000 * number * (event == 0), 0.3))
+        genomes.append(genome)
+    return genomes
+
+
+class BenchmarkExtension(WorkerExtension):
+    """The extension of the real engine over random models made in its own process."""
+
+    def cycleqd_random(self, layers: int, place: str) -> None:
+        """Make the models; see `materialiser`."""
+        self.cycleqd_materialiser = materialiser(layers, "cuda", place)
+
+    def cycleqd_timed(self, record: dict[str, Any]) -> float:
+        """Seconds of one load."""
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        fault = self.cycleqd_load(record)
+        torch.cuda.synchronize()
+        if fault is not None:
+            raise RuntimeError(fault)
+        return time.perf_counter() - start
+
+
+def timed(work: Callable[[], Any], times: int = 3) -> float:
+    """The least seconds of several runs, after one that does not count."""
+    work()
+    seconds = []
+    for _ in range(times):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def rates() -> dict[str, float]:
+    """Measured rates: host to device and device to device in bytes/s, products in flop/s."""
+    host = torch.empty(2**30, dtype=torch.uint8).pin_memory()
+    device = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    other = torch.empty_like(device)
+    a = torch.randn(8192, 4096, device="cuda").to(torch.bfloat16)
+    b = torch.randn(4096, 4096, device="cuda").to(torch.bfloat16)
+    product = timed(lambda: [torch.mm(a, b, out_dtype=torch.float32) for _ in range(20)]) / 20
+    return {
+        "host": 2**30 / timed(lambda: device.copy_(host, non_blocking=True)),
+        "device": 2 * 2**30 / timed(lambda: other.copy_(device)),
+        "flops": 2 * 8192 * 4096 * 4096 / product,
+    }
+
+
+def floor(layers: int, mutated: int, place: str, measured: dict[str, float]) -> dict[str, float]:
+    """Seconds that moving the bytes and multiplying the matrices take at the least."""
+    parameters = sum(torch.Size(w.shape).numel() for w in weights(layers))
+    matrices = [w.shape for w in weights(layers) if len(w.shape) == 2]
+    sides = sum(min(shape) ** 2 for shape in matrices)
+    moved = 2 * parameters * (1 + EXPERTS) + 2 * sides * mutated
+    flops = mutated * sum(4 * shape[0] * shape[1] * min(shape) for shape in matrices)
+    written = 2 * parameters
+    moving = moved / measured["host"] if place == "host" else moved / measured["device"]
+    moving += written / measured["device"]
+    return {"moving": moving, "products": flops / measured["flops"], "floor": moving + flops / measured["flops"]}
+
+
+def engine(layers: int) -> Any:
+    """vLLM over a random model of the shape, with the benchmark's extension."""
+    from vllm import LLM
+
+    folder = Path(tempfile.mkdtemp())
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=INNER,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+        max_position_embeddings=4096,
+    )
+    config.save_pretrained(folder)
+    return LLM(
+        model=str(folder),
+        load_format="dummy",
+        skip_tokenizer_init=True,
+        max_model_len=1024,
+        gpu_memory_utilization=0.5,
+        enforce_eager=True,
+        worker_extension_cls=f"{Path(__file__).parent.name}.exchange.BenchmarkExtension",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--place", choices=["host", "device"], default="host")
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--no-engine", action="store_true", help="build the tensors without putting them anywhere")
+    arguments = parser.parse_args()
+    rows: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "place": arguments.place, "layers": arguments.layers}
+    rows["rates"] = rates()
+    rows["basis of 14336 x 4096"] = timed(lambda: singular_basis(torch.randn(INNER, HIDDEN, device="cuda")), 2)
+    llm = None if arguments.no_engine else engine(arguments.layers)
+    local = None
+    if llm is not None:
+        llm.collective_rpc("cycleqd_random", args=(arguments.layers, arguments.place))
+    else:
+        local = materialiser(arguments.layers, "cuda", arguments.place)
+    for mutated in (0, 1, 3):
+        seconds = []
+        for genome in children(4, mutated):
+            if llm is not None:
+                seconds.append(llm.collective_rpc("cycleqd_timed", args=(genome.to_json(),))[0])
+            else:
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                for _ in local.tensors(genome):
+                    pass
+                torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - start)
+        least = floor(arguments.layers, mutated, arguments.place, rows["rates"])
+        best = min(seconds[1:])
+        rows[f"{mutated} mutated"] = {"seconds": seconds, **least, "ratio": best / least["floor"]}
+        print(json.dumps({f"{mutated} mutated": rows[f"{mutated} mutated"]}), flush=True)
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
