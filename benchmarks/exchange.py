@@ -110,7 +110,8 @@ def children(count: int, mutated: int) -> list[Genome]:
         genome = Genome(expert_genome(0, EXPERTS, 1).coefficients * 0 + 0.4, (), expert_genome(0, EXPERTS, 1).shares)
         for expert in range(mutated):
             for event in range(8):
-                genome = mutate(genome, Mutation("svd", expert, 10 * expert + event + 1000 * number * (event == 0), 0.3))
+                seed = 10 * expert + event + (1000 * number if event == 0 else 0)
+                genome = mutate(genome, Mutation("svd", expert, seed, 0.3))
         genomes.append(genome)
     return genomes
 

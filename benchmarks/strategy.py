@@ -10,6 +10,7 @@ the same lines and nothing else. Generations per second of CPU leave out waiting
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import os
 import tempfile
@@ -150,6 +151,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where the journal is written; by default the system's temporary folder")
     options = parser.parse_args()
     console = Console(width=100)
+    gc.collect()
+    gc.freeze()  # else the first hundred pays for one walk over all that was imported
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary) / "run"
         marks = run(folder, options.generations, options.in_flight)

@@ -73,7 +73,7 @@ def _needs(plan: Plan) -> Table:
         time = plan.time
         table.add_row("one evaluation", f"{time.evaluation:.2f} s", f"{time.load:.2f} s of it to build the weights")
         table.add_row("to begin, singular bases", f"{duration(time.setup)}, {duration(time.bases)}", "")
-        table.add_row("evaluations", str(time.evaluations), f"on {time.workers} worker; {time.per_hour:.0f} per hour")
+        table.add_row("evaluations", str(time.evaluations), f"workers: {time.workers}; {time.per_hour:.0f} per hour")
         table.add_row("to confirm, to finish", f"{duration(time.confirm)}, {duration(time.finish)}", "")
         table.add_row("the run", duration(time.total), "")
     return table

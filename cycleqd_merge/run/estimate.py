@@ -16,6 +16,7 @@ import torch
 
 from cycleqd_merge.evaluation.engine import open_engine
 from cycleqd_merge.evaluation.materials import Materials
+from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
 from cycleqd_merge.merging.bases import compute_basis, missing_bases
@@ -198,6 +199,7 @@ def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases:
         bases=bases,
         confirm=confirmed * (trial.load + trial.confirm),
         finish=finish,
+        workers=worker_count(recipe),
     )
 
 

@@ -30,7 +30,8 @@ class SuiteTask:
     def samples(self, rows: Rows) -> Sequence[Sample]:
         """The samples scored on: held-out all of them, else the search split less, or only, what is set aside.
 
-        Which samples are set aside depends on how many there are, not on the run; `samples` limits the searched ones.
+        Which samples are set aside depends on how many there are, not on the run. `samples` limits the searched ones,
+        and in the same proportion those that confirm.
         """
         if rows == "heldout":
             return self.task.samples("heldout")
@@ -38,7 +39,9 @@ class SuiteTask:
         order = generator(0, "confirm").permutation(len(samples))
         aside = set(order[: min(round(self.confirm_share * len(samples)), len(samples) - 1)].tolist())
         if rows == "confirm":
-            return [sample for place, sample in enumerate(samples) if place in aside]
+            share, searched = self.confirm_share, self.use.samples
+            most = None if searched is None else round(searched * share / (1 - share))
+            return [sample for place, sample in enumerate(samples) if place in aside][:most]
         return [sample for place, sample in enumerate(samples) if place not in aside][: self.use.samples]
 
     def digest(self, rows: Rows) -> str:

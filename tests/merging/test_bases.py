@@ -64,6 +64,15 @@ def test_singular_values_are_numpys_in_descending_order(vector: torch.Tensor | L
     np.testing.assert_allclose(basis.values.numpy(), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40)])
+def test_small_singular_values_keep_their_digits(shape: tuple[int, int]) -> None:
+    """A Gram matrix in float32 would lose those below 1e-3 of the largest."""
+    left, right = (np.linalg.qr(random(seed, size, 6).double().numpy())[0] for seed, size in enumerate(shape))
+    tau = torch.from_numpy((left * 10.0 ** -np.arange(6)) @ right.T).float()
+    wanted = np.linalg.svd(tau.double().numpy(), compute_uv=False)
+    np.testing.assert_allclose(singular_basis(tau).values.numpy(), wanted, rtol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(20, 9), (9, 20)])
 def test_vectors_are_orthonormal_though_singular_values_vanish(shape: tuple[int, int]) -> None:
     tau = random(0, shape[0], 3) @ random(1, 3, shape[1])
