@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import string
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -130,12 +131,13 @@ def make_adapter(base: Path, folder: Path, seed: int, rank: int = 4, scale: floa
     """
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     config = peft.LoraConfig(**{"r": rank, "task_type": "CAUSAL_LM", "target_modules": "all-linear", **options})
-    adapted = peft.get_peft_model(model, config)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft has much to say of unusual options
+        adapted = peft.get_peft_model(model, config)
         for name, parameter in adapted.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(_shifted(parameter, (seed, name), scale))
-    adapted.save_pretrained(folder)
+        adapted.save_pretrained(str(folder))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +31,15 @@ def _processed(model: Any, config: Any) -> bool:
     if getattr(config, "quantization", None) is not None:
         return True
     return any("FusedMoE" in type(module).__name__ for module in model.modules())
+
+
+def prepare_environment() -> None:
+    """Have vLLM spawn its processes where this one has used the GPU: a forked one could not.
+
+    vLLM sees to it itself where it notices; it did not in 0.25. May go with the last version that does not.
+    """
+    if torch.cuda.is_available():
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
 
 def reset_prefix_cache(llm: Any) -> None:

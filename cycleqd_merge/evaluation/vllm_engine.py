@@ -41,6 +41,7 @@ class VllmEngine:
         self._start()
 
     def _start(self) -> None:
+        vllm_compat.prepare_environment()
         os.environ.update(self._options.environment)
         try:
             from vllm import LLM

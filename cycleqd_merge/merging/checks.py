@@ -209,7 +209,7 @@ def _check_tokenizer(family: Family, expert: Expert, findings: Findings) -> None
     if family.models.vocabulary == "base":
         other = {token: number for token, number in other.items() if number < len(vocabulary)}
     if vocabulary != other:
-        different = sorted(vocabulary.items() ^ other.items(), key=lambda item: item[1])
+        different = sorted(vocabulary.items() ^ other.items(), key=lambda item: (item[1], item[0]))
         token = different[0][0]
         hint = "; `models.vocabulary: base` drops added tokens" if vocabulary.items() <= other.items() else ""
         findings.faults.append(

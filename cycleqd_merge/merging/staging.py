@@ -76,7 +76,7 @@ class Staging:
         return tensor.to(self.device, non_blocking=True)
 
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.pin_memory() if self.device.type == "cuda" else tensor.clone()
+        return tensor.cpu().pin_memory() if self.device.type == "cuda" else tensor.clone()
 
 
 def _moved(held: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:

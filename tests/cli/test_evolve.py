@@ -61,12 +61,24 @@ def searched(folder: Path) -> list[Event]:
     return [event for event in history(folder) if event["event"] != "confirm"]
 
 
-def test_a_finished_run_has_nothing_left_to_do(finished: Run) -> None:
+@pytest.mark.parametrize("named_by", ["recipe", "folder"])
+def test_a_finished_run_has_nothing_left_to_do(finished: Run, named_by: str) -> None:
     before = history(finished.folder)
-    answer = cycleqd_merge("evolve", finished.recipe)
+    answer = cycleqd_merge("evolve", getattr(finished, named_by))
     assert answer.code == 0
     assert "going on after generation 4" in answer.out
     assert history(finished.folder) == before
+
+
+def test_a_run_goes_on_from_its_directory_alone(models: Models, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, models)
+    assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
+    recipe.unlink()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    answer = cycleqd_merge("evolve", tmp_path / "moved", "--generations", 3)
+    assert (answer.code, answer.err) == (0, "")
+    assert len(of_kind(read_events(tmp_path / "moved"), "result")) == 5
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_identity_is_refused_and_fresh_goes_beside(models: Models, tmp_path: Path) -> None:

@@ -84,6 +84,19 @@ def test_batches_hold_no_more_than_the_batch_size(
     assert sizes == [8, 8, 4]
 
 
+def test_those_just_answered_join_the_next_batch(
+    open_engine: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(batch_size=4)
+    sizes = count_batches(engine, monkeypatch)
+
+    async def everybody() -> None:
+        await asyncio.gather(*(talk(engine, f"{place}", 2) for place in range(6)))
+
+    run(everybody())
+    assert sizes == [4, 4, 2, 2]  # the first four, longer by now, go before the two that have not asked yet
+
+
 def test_tasks_that_ask_alike_share_batches(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = count_batches(engine, monkeypatch)
 

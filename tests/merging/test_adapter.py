@@ -27,6 +27,8 @@ from tests.models import (
     write_tensors,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # peft has much to say of such adapters
+
 
 @dataclass(frozen=True)
 class Case:
@@ -80,11 +82,11 @@ def open_with_adapter(folder: Path, case: Case) -> tuple[Family, Path, Path]:
 
 
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    merged: dict[str, torch.Tensor] = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+    return merged
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_base_plus_task_vector_is_what_peft_merges(case: Case, tmp_path: Path) -> None:
     family, base, adapter = open_with_adapter(tmp_path, case)
@@ -103,7 +105,6 @@ def test_base_plus_task_vector_is_what_peft_merges(case: Case, tmp_path: Path) -
     assert changed == {name for name, tensor in read_tensors(base).items() if not torch.equal(tensor, wanted[name])}
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["plain", "Conv1D and embedding", "embedding", "output head"])
 def test_matrices_of_an_adapter_stay_factors_of_its_rank(name: str, tmp_path: Path) -> None:
     family, _, _ = open_with_adapter(tmp_path, CASES[name])
@@ -115,7 +116,6 @@ def test_matrices_of_an_adapter_stay_factors_of_its_rank(name: str, tmp_path: Pa
             assert vector.right.shape == (4, weight.shape[1])
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_embedding_changed_beside_its_factors_counts_too(tmp_path: Path) -> None:
     """peft saves an adapted embedding's base layer along; where it was changed, that change is the adapter's."""
     family, base, adapter = open_with_adapter(tmp_path, CASES["embedding"])
@@ -131,7 +131,6 @@ def test_embedding_changed_beside_its_factors_counts_too(tmp_path: Path) -> None
     torch.testing.assert_close(tensor + vector, wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_head_stored_beside_the_embedding_it_is_tied_to_takes_its_adapter(tmp_path: Path) -> None:
     _, base, adapter = open_with_adapter(tmp_path, CASES["tied embedding"])
     tensors = read_tensors(base)
@@ -155,7 +154,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
 def test_adapter_without_a_low_rank_task_vector_is_refused(
     options: dict[str, Any], message: str, tmp_path: Path
@@ -164,12 +162,11 @@ def test_adapter_without_a_low_rank_task_vector_is_refused(
         open_with_adapter(tmp_path, Case("llama", (), options))
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_other_kinds_of_adapters_are_refused_by_their_name(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.float32)
     config = peft.IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-    model.save_pretrained(tmp_path / "ia3")
+    model.save_pretrained(str(tmp_path / "ia3"))
     recipe = make_recipe(tmp_path, base, {name: on_base(base, tmp_path / "ia3") for name in ("one", "two")})
     with pytest.raises(UserError, match="IA3 has no low-rank task vector"):
         open_family(recipe)

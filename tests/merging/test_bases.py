@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cycleqd_merge.evolution.draws import new_seed
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import ExpertBases, basis_folder, prepare_bases
 from cycleqd_merge.merging.family import Family, open_family
@@ -28,7 +29,7 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 def by_numpy(tau: Array, weights: Array) -> Array:
     """U diag(weights * s) V^T of a matrix; weights beyond its rank count nothing."""
     u, s, vh = np.linalg.svd(tau, full_matrices=False)
-    return (u[:, : len(weights)] * (weights * s[: len(weights)])) @ vh[: len(weights)]
+    return np.asarray((u[:, : len(weights)] * (weights * s[: len(weights)])) @ vh[: len(weights)])
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -106,7 +107,7 @@ def pair(tmp_path: Path) -> Family:
 def open_pair(folder: Path) -> Family:
     base = folder / "base"
     if not base.exists():
-        make_base(base, seed=hash(folder) % 2**31)
+        make_base(base, seed=new_seed(folder.name) % 2**31)
         for seed, name in enumerate(("first", "second")):
             make_expert(base, folder / name, seed)
     return open_family(make_recipe(folder, base, {"first": folder / "first", "second": folder / "second"}))

@@ -183,7 +183,7 @@ def test_other_token_ids_are_refused(llama: Trio, tmp_path: Path) -> None:
     assert first in text
     tokenizer.write_text(text.replace(first, '"a": 71').replace(second, '"b": 70'))
     assert check(tmp_path, llama.base, expert).faults == [
-        "expert tuned: its tokenizer differs in 2 tokens; first 'b': id 70, in the base 71"
+        "expert tuned: its tokenizer differs in 2 tokens; first 'a': id 71, in the base 70"
     ]
 
 

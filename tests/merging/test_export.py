@@ -47,7 +47,8 @@ def write(
 
 def load(folder: Path) -> tuple[Any, set[str]]:
     """The model, and the names of tensors that do not fit its architecture."""
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    auto: Any = AutoModelForCausalLM
+    model, report = auto.from_pretrained(folder, dtype="auto", output_loading_info=True)
     return model, {*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]}
 
 
@@ -84,7 +85,7 @@ def test_tokenizer_and_configuration_come_along(trio: Trio, child: Tensors, tmp_
 def test_exported_child_answers(trio: Trio, child: Tensors, tmp_path: Path) -> None:
     out = write(child.items(), trio.family, tmp_path / "out")
     model, _ = load(out)
-    tokenizer = AutoTokenizer.from_pretrained(out)
+    tokenizer: Any = AutoTokenizer.from_pretrained(out)
     messages = [{"role": "user", "content": "hi"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=8, do_sample=False)

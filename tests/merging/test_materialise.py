@@ -23,7 +23,7 @@ from cycleqd_merge.recipe.schema import LayerGroups
 from tests.merging.conftest import Trio, long_lineage, make_trio
 from tests.merging.processes import Report, digest
 from tests.merging.reference import Array, Reference, Tensors, full_task_vector, lora_task_vector
-from tests.models import read_tensors
+from tests.models import Architecture, read_tensors
 
 EXPERTS = 3
 
@@ -78,7 +78,7 @@ def genomes(draw: st.DrawFn, groups: int) -> Genome:
 
 def bfloat16_spacing(values: Array) -> Array:
     """The distance of neighbouring bfloat16 numbers (8 significant bits) around `values`."""
-    return np.exp2(np.floor(np.log2(np.maximum(np.abs(values), 1e-30))) - 7)
+    return np.asarray(np.exp2(np.floor(np.log2(np.maximum(np.abs(values), 1e-30))) - 7))
 
 
 def assert_rounded(found: torch.Tensor, exact: Array, name: str) -> None:
@@ -177,7 +177,7 @@ class Published:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_genome_gives_the_weights_of_the_published_arithmetic(architecture: str, tmp_path: Path) -> None:
+def test_genome_gives_the_weights_of_the_published_arithmetic(architecture: Architecture, tmp_path: Path) -> None:
     trio = make_trio(tmp_path, architecture, architecture == "gpt2", torch.float32)
     published = Published(reference_vectors(trio))
     population = [expert_genome(expert, EXPERTS, 1) for expert in range(EXPERTS)]
