@@ -1,0 +1,91 @@
+"""What the pages show is what happens: their code runs, their recipes are valid, their schemas are current."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycleqd_merge import load_recipe, open_run, run_recipe
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.recipe.schema import json_schema
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced code blocks of a page."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def block_with(page: str, text: str) -> str:
+    """The one Python block of a page that holds `text`."""
+    (found,) = [block for block in blocks(page, "python") if text in block]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["recipe", "task"])
+def test_schema_in_the_docs_is_the_one_that_is_printed(kind: Any) -> None:
+    assert json.loads((ROOT / "docs" / f"{kind}.schema.json").read_text()) == json_schema(kind)
+
+
+def test_readme_recipe_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(blocks("README.md", "yaml")[0])
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert recipe.evolution.generations == 1200
+    assert list(recipe.experts) == ["code", "db"]
+
+
+def test_readme_and_api_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    scope: dict[str, Any] = {"out": str(tmp_path)}
+    for code in blocks("docs/python.md", "python")[:2]:
+        exec(code, scope)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert scope["run"].generation == 6
+    readme = block_with("README.md", "run_recipe").replace("output=runs/api", f"output={tmp_path}/api")
+    exec(readme.replace("runs/api", f"{tmp_path}/api"), {})
+    assert open_run(tmp_path / "api").generation == 12
+
+
+def test_own_task_scorer_and_strategy_run(tmp_path: Path) -> None:
+    (tmp_path / "my_tasks.py").write_text(block_with("docs/python.md", "class Vowels"))
+    (tmp_path / "my_scorers.py").write_text(block_with("docs/python.md", "def overlap"))
+    (tmp_path / "my_strategies.py").write_text(block_with("docs/python.md", "class RandomWeights"))
+    (tmp_path / "words.jsonl").write_text(
+        '{"prompt": "R:sun=", "answer": "nus"}\n{"prompt": "R:sea=", "answer": "aes"}\n'
+    )
+    quickstart = ROOT / "recipes" / "quickstart" / "models"
+    (tmp_path / "recipe.yaml").write_text(f"""
+base: {quickstart}/base
+experts: {{reverse: {quickstart}/reverse, sort: {quickstart}/sort}}
+tasks:
+  - name: vowels
+    bounds: [0, 1]
+    task: {{kind: python, target: "my_tasks.py:Vowels"}}
+  - name: letters
+    bounds: [0, 1]
+    task:
+      kind: generate
+      data: {{rows: {{path: words.jsonl}}}}
+      prompt: "{{{{ prompt }}}}"
+      scorer: {{kind: python, target: "my_scorers.py:overlap"}}
+      max_new_tokens: 8
+strategy: {{kind: python, target: "my_strategies.py:RandomWeights", options: {{scale: 0.8}}}}
+evolution: {{generations: 3}}
+confirm: {{share: 0}}
+output: {tmp_path}/run
+""")
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    run = run_recipe(recipe, tmp_path)
+    assert run is not None
+    assert run.generation == 3
+    assert all(len(archive.elites()) > 0 for archive in run.archives)
+    child = run.space.candidate(2)
+    assert isinstance(child, Genome)
+    assert 0 < child.coefficients.min() < child.coefficients.max() < 0.8
+    again = open_run(tmp_path / "run")
+    assert [again.space.genome(n) for n in range(5)] == [run.space.genome(n) for n in range(5)]
