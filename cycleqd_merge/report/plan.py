@@ -1,18 +1,122 @@
-"""A plan for a terminal: what is loaded, what is searched, what it takes."""
+"""What a plan says: what is loaded, what is searched, what it takes; as values and for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cycleqd_merge.errors import UserError
 from cycleqd_merge.report.progress import duration
-from cycleqd_merge.run.disk import size
-from cycleqd_merge.run.plan import ModelFacts, Plan, TaskFacts
 
 _MOST_GROUPS = 12
+_Opened = TypeVar("_Opened")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as it lies on disk. `rank`: of an adapter; None for a full checkpoint. `dtypes`: tensors of each."""
+
+    name: str
+    reference: str
+    path: str
+    bytes: int
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task's number of samples per kind of rows."""
+
+    name: str
+    role: str
+    search: int
+    confirm: int
+    heldout: int
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes that a run will write to a folder, and how many are free there."""
+
+    purpose: str
+    folder: str
+    needed: int
+    free: int
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that a worker takes at its peak, by place, and how many there are. `measured`: on an evaluation."""
+
+    place: str
+    needed: int
+    available: int
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds that a run will take. `evaluation`: one child, weights and answers; all others: in all."""
+
+    evaluation: float
+    load: float
+    evaluations: int
+    setup: float
+    bases: float
+    confirm: float
+    finish: float
+    workers: int = 1
+
+    @property
+    def total(self) -> float:
+        """The whole run."""
+        scored = self.evaluations * self.evaluation + self.confirm
+        return self.setup + self.bases + scored / self.workers + self.finish
+
+    @property
+    def per_hour(self) -> float:
+        """Children that a further hour buys."""
+        return 3600 * self.workers / self.evaluation
+
+
+@dataclass
+class Plan:
+    """What a run will load, take and give. `faults` forbid it; `notices` do not."""
+
+    faults: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    models: list[ModelFacts] = field(default_factory=list)
+    groups: dict[str, int] = field(default_factory=dict)
+    """Tensors per coefficient group."""
+    tasks: list[TaskFacts] = field(default_factory=list)
+    cells: dict[str, int] = field(default_factory=dict)
+    """Cells per archive."""
+    disk: list[DiskUse] = field(default_factory=list)
+    memory: list[MemoryUse] = field(default_factory=list)
+    time: Time | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        values = asdict(self)
+        if self.time is not None:
+            values["time"] |= {"total": self.time.total, "per_hour": self.time.per_hour}
+        return values
+
+    def attempt(self, step: Callable[..., _Opened], *arguments: Any) -> _Opened | None:
+        """Call a step; what is wrong with its input becomes faults, a line each."""
+        try:
+            return step(*arguments)
+        except UserError as error:
+            self.faults.append(str(error))
+            return None
 
 
 def plan_report(plan: Plan) -> RenderableType:
@@ -77,3 +181,12 @@ def _needs(plan: Plan) -> Table:
         table.add_row("to confirm, to finish", f"{duration(time.confirm)}, {duration(time.finish)}", "")
         table.add_row("the run", duration(time.total), "")
     return table
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -15,18 +14,9 @@ from cycleqd_merge.merging.bases import basis_folder, missing_bases
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import Expert, Family
 from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.report.plan import DiskUse, size
 
 _FLOAT32 = 4
-
-
-@dataclass(frozen=True)
-class DiskUse:
-    """Bytes that a run will write to a folder, and how many are free there."""
-
-    purpose: str
-    folder: str
-    needed: int
-    free: int
 
 
 def disk_uses(recipe: Recipe, family: Family, mutated: Sequence[int]) -> list[DiskUse]:
@@ -87,12 +77,3 @@ def require_disk(uses: Sequence[DiskUse]) -> None:
     ]
     if faults:
         raise UserError("\n".join(faults))
-
-
-def size(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

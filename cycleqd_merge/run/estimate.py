@@ -23,6 +23,7 @@ from cycleqd_merge.merging.bases import compute_basis, missing_bases
 from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.materialise import DRAWS_KEPT
 from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.report.plan import MemoryUse, Time
 from cycleqd_merge.run.disk import model_bytes, rank
 from cycleqd_merge.tasks.protocol import Rows
 from cycleqd_merge.tasks.suite import Suite
@@ -33,41 +34,6 @@ _SMALL = 0.01  # a mutation that costs what others cost and changes no answer
 _FLOAT32 = 4
 _VLLM_SEQUENCES = 256
 _VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes unless told otherwise
-
-
-@dataclass(frozen=True)
-class Time:
-    """Seconds that a run will take. `evaluation`: one child, weights and answers; all others: in all."""
-
-    evaluation: float
-    load: float
-    evaluations: int
-    setup: float
-    bases: float
-    confirm: float
-    finish: float
-    workers: int = 1
-
-    @property
-    def total(self) -> float:
-        """The whole run."""
-        scored = self.evaluations * self.evaluation + self.confirm
-        return self.setup + self.bases + scored / self.workers + self.finish
-
-    @property
-    def per_hour(self) -> float:
-        """Children that a further hour buys."""
-        return 3600 * self.workers / self.evaluation
-
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """Bytes that a worker takes at its peak, by place, and how many there are. `measured`: on an evaluation."""
-
-    place: str
-    needed: int
-    available: int
-    measured: bool
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 
@@ -24,11 +23,10 @@ from cycleqd_merge.merging.checks import check_family, family_tokenizer
 from cycleqd_merge.merging.family import Family, open_base, open_named_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.report.plan import ModelFacts, Plan, TaskFacts, size
 from cycleqd_merge.run.answerable import check_prompts, check_rows, context_length
-from cycleqd_merge.run.disk import DiskUse, disk_uses, existing, require_disk, size
+from cycleqd_merge.run.disk import disk_uses, existing, require_disk
 from cycleqd_merge.run.estimate import (
-    MemoryUse,
-    Time,
     available_memory,
     bases_seconds,
     memory_of,
@@ -41,63 +39,6 @@ from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task
 
 _BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
 _Opened = TypeVar("_Opened")
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """A model as it lies on disk. `rank`: of an adapter; None for a full checkpoint. `dtypes`: tensors of each."""
-
-    name: str
-    reference: str
-    path: str
-    bytes: int
-    tensors: int
-    parameters: int
-    dtypes: dict[str, int]
-    rank: int | None
-
-
-@dataclass(frozen=True)
-class TaskFacts:
-    """A task's number of samples per kind of rows."""
-
-    name: str
-    role: str
-    search: int
-    confirm: int
-    heldout: int
-
-
-@dataclass
-class Plan:
-    """What a run will load, take and give. `faults` forbid it; `notices` do not."""
-
-    faults: list[str] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-    models: list[ModelFacts] = field(default_factory=list)
-    groups: dict[str, int] = field(default_factory=dict)
-    """Tensors per coefficient group."""
-    tasks: list[TaskFacts] = field(default_factory=list)
-    cells: dict[str, int] = field(default_factory=dict)
-    """Cells per archive."""
-    disk: list[DiskUse] = field(default_factory=list)
-    memory: list[MemoryUse] = field(default_factory=list)
-    time: Time | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        values = asdict(self)
-        if self.time is not None:
-            values["time"] |= {"total": self.time.total, "per_hour": self.time.per_hour}
-        return values
-
-    def attempt(self, step: Callable[..., _Opened], *arguments: Any) -> _Opened | None:
-        """Call a step; what is wrong with its input becomes faults, a line each."""
-        try:
-            return step(*arguments)
-        except UserError as error:
-            self.faults.append(str(error))
-            return None
 
 
 def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None = None) -> Plan:

@@ -139,7 +139,10 @@ def test_a_failure_of_the_surroundings_passes_through_and_is_no_score(
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("raised", [["ValueError", "EnvironmentFailed"], ["KeyError", "ValueError", "OSError"]])
+@pytest.mark.parametrize(
+    "raised",
+    [["ValueError", "EnvironmentFailed"], ["EnvironmentFailed", "ValueError"], ["OSError", "KeyError", "ValueError"]],
+)
 def test_a_failure_of_the_surroundings_counts_before_what_follows_from_it(
     finish: Callable[..., Finished], raised: list[str]
 ) -> None:

@@ -19,6 +19,7 @@ ROWS: list[dict[str, Any]] = [
     {"question": "when,\nexactly?", "answer": "2024-01-01"},
     {"question": 'a "quoted" \u2028 word', "answer": "NA"},
     {"question": "  é  ", "answer": "1.50"},
+    {"question": "two\r\nlines", "answer": ""},
 ]
 
 
@@ -49,6 +50,7 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
         ("jsonl", jsonl(ROWS).rstrip("\n")),
         ("json", json.dumps(ROWS, indent=1)),
         ("csv", csv_text(ROWS)),
+        ("csv", csv_text(ROWS) + "\r\n"),
     ],
 )
 def test_text_files_give_their_values_as_written(tmp_path: Path, ending: str, text: str, encoding: str) -> None:

@@ -94,7 +94,7 @@ def test_number_reads_every_decimal_as_python_writes_it(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("output", "expected"),
-    [("12", 1), ("12.4", 1), ("11.6", 1), ("12.6", 0), ("11", 0)],
+    [("12", 1), ("12.5", 1), ("11.5", 1), ("12.6", 0), ("11", 0)],
 )
 def test_number_allows_the_tolerance(output: str, expected: float) -> None:
     assert score(output, "12", kind="number", tolerance=0.5) == expected
