@@ -33,7 +33,8 @@ DEATHS = 5
 class RemoteWorker:
     """Runs in a process of its own: a `Worker` that outlives failures of its candidates."""
 
-    def __init__(self, recipe: dict[str, Any], folder: str, experts: Sequence[int]) -> None:
+    def open(self, recipe: dict[str, Any], folder: str, experts: Sequence[int]) -> None:
+        """Open everything that the recipe names; see `open_worker`."""
         self._worker = open_worker(Recipe.model_validate(recipe), Path(folder), experts)
 
     def evaluate(self, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None) -> Finished:
@@ -51,9 +52,9 @@ class _Job:
 
 @dataclass
 class _Flight:
-    """A job on its way at a worker."""
+    """A job on its way at a worker; without one, the worker is still opening what it needs."""
 
-    job: _Job
+    job: _Job | None
     worker: Any
     since: float = field(default_factory=time.monotonic)
 
@@ -91,12 +92,14 @@ class RayPool:
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
             except ConnectionError as error:
                 raise UserError(f"ray: no cluster at {address}: {error}") from error
-        self._idle = [self._hire() for _ in range(workers)]
+        self._idle: list[Any] = []
+        for _ in range(workers):
+            self._hire()
 
-    def _hire(self) -> Any:
-        """Start one more worker; it opens its models while the first jobs are on their way to it."""
-        remote = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(RemoteWorker)
-        return remote.remote(*self._spec)
+    def _hire(self) -> None:
+        """Start one more worker."""
+        worker = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(RemoteWorker).remote()
+        self._flights[worker.open.remote(*self._spec)] = _Flight(None, worker)
 
     def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append(_Job(proposal, rows, known))
@@ -115,13 +118,15 @@ class RayPool:
                 finished = self._land(reference)
                 if finished is not None:
                     return finished
-            self._replace_hung()
+            ended = self._replace_hung()
+            if ended is not None:
+                return ended
 
     def _land(self, reference: Any) -> Finished | None:
-        """Take what a worker sent; None if it died and its job was queued again."""
+        """Take what a worker sent; None if it has only opened, or died and its job was queued again."""
         flight = self._flights.pop(reference)
         try:
-            finished: Finished = self._ray.get(reference)
+            finished: Finished | None = self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
             return self._lost(flight, f"its worker died: {str(error).splitlines()[0]}")
         except self._ray.exceptions.RayTaskError as error:
@@ -129,8 +134,9 @@ class RayPool:
             if isinstance(cause, UserError | EnvironmentFailed):
                 raise cause from error
             return self._lost(flight, f"{type(cause).__name__}: {cause}")
-        self._deaths = 0
-        self._seconds.append(time.monotonic() - flight.since)
+        if flight.job is not None:
+            self._deaths = 0
+            self._seconds.append(time.monotonic() - flight.since)
         self._idle.append(flight.worker)
         self._dispatch()
         return finished
@@ -138,32 +144,32 @@ class RayPool:
     def _lost(self, flight: _Flight, reason: str) -> Finished | None:
         """Replace a worker, and send its job elsewhere unless that was its last attempt."""
         self._deaths += 1
-        number = flight.job.proposal.number
-        log.warning("evaluation %d: %s; the worker is replaced", number, reason)
+        log.warning("a worker is replaced: %s", reason)
         if self._deaths >= DEATHS:
             raise RunFailed(f"{DEATHS} workers died in a row, the last so: {reason}")
         self._ray.kill(flight.worker)
-        self._idle.append(self._hire())
+        self._hire()
+        if flight.job is None:
+            return None
         if flight.job.attempts >= self._attempts:
-            self._dispatch()
-            return Finished(number, None, reason)
+            return Finished(flight.job.proposal.number, None, reason)
         self._queue.appendleft(flight.job)
         self._dispatch()
         return None
 
-    def _replace_hung(self) -> None:
-        if len(self._seconds) < 3:  # too few to know what is usual; starting an engine takes minutes
-            return
+    def _replace_hung(self) -> Finished | None:
+        """Replace one worker that takes far longer than is usual, if there is one."""
+        if len(self._seconds) < 3:  # too few to know what is usual
+            return None
         limit = PATIENCE * median(self._seconds) + 60
         for reference, flight in list(self._flights.items()):
-            if time.monotonic() - flight.since > limit:
+            if flight.job is not None and time.monotonic() - flight.since > limit:
                 del self._flights[reference]
-                self._lost(flight, f"no answer in {limit:.0f} s")
+                return self._lost(flight, f"no answer in {limit:.0f} s")
+        return None
 
     def close(self) -> None:
-        for flight in self._flights.values():
-            self._ray.kill(flight.worker)
-        for worker in self._idle:
+        for worker in [*self._idle, *(flight.worker for flight in self._flights.values())]:
             self._ray.kill(worker)
         if self._own:
             self._ray.shutdown()

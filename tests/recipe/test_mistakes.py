@@ -259,10 +259,10 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path, text: str, line: str) -> 
 
 def test_several_mistakes_are_told_together_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = replaced(replaced(INLINE, "lowercase: true", "lowercase: 7"), "path: a.jsonl", "path: 8")
-    assert faults(tmp_path, f"{text}evolution: {{bins: 0}}\n") == [
-        "recipe.yaml:11: tasks.1.task.data.rows.path: expected text; found 8",
-        "recipe.yaml:15: tasks.1.task.scorer.lowercase: expected true or false; found 7",
-        "recipe.yaml:17: evolution.bins: must be at least 1; found 0",
+    assert faults(tmp_path, f"evolution: {{bins: 0}}\n{text}") == [
+        "recipe.yaml:1: evolution.bins: must be at least 1; found 0",
+        "recipe.yaml:12: tasks.1.task.data.rows.path: expected text; found 8",
+        "recipe.yaml:16: tasks.1.task.scorer.lowercase: expected true or false; found 7",
     ]
 
 

@@ -104,6 +104,12 @@ def test_references_that_are_no_files_are_left_alone(tmp_path: Path) -> None:
     assert recipe.models.chat_template == "sql"
 
 
+@pytest.mark.parametrize("template", ["base", "sql"])
+def test_a_model_whose_chat_template_counts_is_no_path(tmp_path: Path, template: str) -> None:
+    (tmp_path / template).mkdir()
+    assert load(tmp_path, f"{NAMED}models: {{chat_template: {template}}}\n").models.chat_template == template
+
+
 def test_a_task_file_is_found_beside_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine" / "sums.yaml"
     path.parent.mkdir()

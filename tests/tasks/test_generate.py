@@ -158,6 +158,13 @@ def test_the_likeliest_choice_is_the_answer(tmp_path: Path, normalise: str, chos
     assert found == [Outcome(float(answer == chosen), chosen) for answer in LIKELIHOODS]
 
 
+def test_outer_white_space_does_not_tell_choices_apart(tmp_path: Path) -> None:
+    task = open_task(
+        tmp_path, {"q": "?", "answer": "no"}, scorer={"kind": "multiple_choice", "choices": [" yes", " no"]}
+    )
+    assert outcomes(task, Scripted(likelihoods={" yes": [-2.0], " no": [-1.0]})) == [Outcome(1.0, " no")]
+
+
 def test_choices_may_come_from_a_column(tmp_path: Path) -> None:
     rows = [{"q": "a", "options": ["yes", "no"], "answer": " no"}, {"q": "b", "options": ["yes"], "answer": "yes"}]
     model = Scripted(likelihoods=LIKELIHOODS)

@@ -1,0 +1,85 @@
+"""Workers on Ray: the same run as one worker in this process, whatever happens to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cycleqd_merge import load_recipe, run_recipe
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.ray_pool import RayPool
+from cycleqd_merge.journal.log import Event, of_kind, read_events
+from cycleqd_merge.journal.replay import Replay
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def results(folder: Path) -> list[Event]:
+    """What a journal says of its evaluations, without how long they took."""
+    return [{**event, "seconds": None} for event in of_kind(read_events(folder), "result")]
+
+
+def workers() -> list[psutil.Process]:
+    """The processes of Ray's workers that belong to this one."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::RemoteWorker"):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+class Killer:
+    """Observes a run and kills one worker after so many results."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.killed = after, 0
+
+    def started(self, replay: Replay) -> None:
+        """See `Observer`."""
+
+    def told(self, replay: Replay, event: Event) -> None:
+        """See `Observer`."""
+        if event["number"] == self.after:
+            os.kill(workers()[0].pid, signal.SIGKILL)
+            self.killed += 1
+
+
+def evolve(folder: Path, observer: Any = None, **settings: Any) -> list[Event]:
+    """A short run of the quickstart, two in flight."""
+    fixed = {"evolution.generations": 7, "evolution.in_flight": 2, "confirm.share": 0, "finish": "{}", "output": folder}
+    overrides = [f"{key}={value}" for key, value in {**fixed, **settings}.items()]
+    run_recipe(load_recipe(RECIPES / "quickstart.yaml", overrides), RECIPES, observer)
+    return results(folder)
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def test_two_workers_one_of_which_is_killed_give_the_run_of_one(tmp_path: Path) -> None:
+    alone = evolve(tmp_path / "alone")
+    killer = Killer(after=4)
+    together = evolve(tmp_path / "together", killer, workers=2)
+    assert killer.killed == 1
+    assert together == alone
+    assert len(alone) == 3 + 7
+
+
+def test_what_a_worker_cannot_open_is_told_as_it_is(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPES / "quickstart.yaml", [f"base={tmp_path}/nothing"])
+    pool = RayPool(recipe, RECIPES, (), workers=1)
+    try:
+        with pytest.raises(UserError, match="nothing: no such folder"):
+            pool.next()
+    finally:
+        pool.close()
