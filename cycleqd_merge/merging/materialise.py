@@ -23,7 +23,7 @@ from cycleqd_merge.merging.bases import ExpertBases
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import Family, TaskVector
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.singular import rescaled
+from cycleqd_merge.merging.singular import joined, rescaled
 from cycleqd_merge.merging.staging import Place, Staging
 
 DRAWS_KEPT = 2**30  # bytes; children share most of their mutations with their parents, so draws are met again
@@ -80,10 +80,18 @@ class Materialiser:
         return self._change(genome, weight, vectors)
 
     def _change(self, genome: Genome, weight: Weight, vectors: Mapping[int, TaskVector]) -> torch.Tensor | None:
-        total = None
+        total, low = None, []
         for expert, mutations in sorted(self._svd_mutations(genome, weight).items()):
-            if expert in vectors:
-                total = _sum(total, self._strengthened(expert, weight, vectors[expert], mutations))
+            basis = self.staging.basis(expert, weight.name)
+            if expert not in vectors or basis is None:
+                continue
+            change = rescaled(vectors[expert], basis, self._strengths(mutations, weight, basis.rank))
+            if isinstance(change, LowRank):
+                low.append(change)
+            else:
+                total = _sum(total, change.reshape(weight.shape))
+        if low:
+            total = _sum(total, joined(low).dense().reshape(weight.shape))
         return self._add_noise(total, genome, weight)
 
     def _task_vectors(self, experts: Set[int], weight: Weight, base: torch.Tensor) -> dict[int, TaskVector]:
@@ -106,18 +114,12 @@ class Materialiser:
                 found.setdefault(mutation.expert, []).append((share, mutation))
         return found
 
-    def _strengthened(
-        self, expert: int, weight: Weight, vector: TaskVector, mutations: list[tuple[float, Mutation]]
-    ) -> torch.Tensor:
-        """U diag(m s) V^T with m the sum of all mutations along one expert, in the tensor's shape."""
-        basis = self.staging.basis(expert, weight.name)
-        if basis is None:
-            return torch.zeros(weight.shape, device=self.device)
-        total = np.zeros(basis.rank)
+    def _strengths(self, mutations: list[tuple[float, Mutation]], weight: Weight, rank: int) -> torch.Tensor:
+        """m of one expert's task vector: the sum of all mutations along it, shape (rank,), float32."""
+        total = np.zeros(rank)
         for share, mutation in mutations:
-            total += share * mutation.scale * self._directions(mutation, weight.name, basis.rank)
-        change = rescaled(vector, basis, torch.from_numpy(total).float().to(self.device))
-        return change.reshape(weight.shape)
+            total += share * mutation.scale * self._directions(mutation, weight.name, rank)
+        return torch.from_numpy(total).float().to(self.device)
 
     def _directions(self, mutation: Mutation, name: str, rank: int) -> NDArray[np.float32]:
         """The draws of one svd mutation for one tensor, shape (rank,): U(0, 1), or U(-1, 1) if signed."""

@@ -6,6 +6,7 @@ vectors of the smaller side are all that need be kept, and any rotation of their
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,21 +64,27 @@ def _low_rank_basis(vector: LowRank) -> Basis:
     return Basis(vectors.float().contiguous(), values.float(), side)
 
 
-def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> torch.Tensor:
-    """U diag(weights * s) V^T of the task vector, shape (m, n), float32; weights: (r,) float32.
+def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> TaskVector:
+    """U diag(weights * s) V^T of the task vector, shape (m, n), float32: dense or low-rank as the vector is.
 
-    On a GPU dense products take bfloat16 inputs and add up in float32: what that rounds away is 0.4% of a mutation,
-    below the bfloat16 rounding of the weights that it is added to.
+    weights: (r,) float32. On a GPU dense products take bfloat16 inputs and add up in float32: what that rounds away is
+    0.4% of a mutation, below the bfloat16 rounding of the weights that it is added to.
     """
     scaled = basis.vectors * weights
     if isinstance(vector, LowRank):
         if basis.side == "right":
-            return (vector.left @ ((vector.right @ scaled) @ basis.vectors.T)).mul_(vector.scale)
-        return ((scaled @ (basis.vectors.T @ vector.left)) @ vector.right).mul_(vector.scale)
+            return LowRank(vector.left, (vector.right @ scaled) @ basis.vectors.T, vector.scale)
+        return LowRank(scaled @ (basis.vectors.T @ vector.left), vector.right, vector.scale)
     tau = as_matrix(vector)
     if basis.side == "right":
         return _product(_product(tau, scaled), basis.vectors.T)
     return _product(scaled, _product(basis.vectors.T, tau))
+
+
+def joined(vectors: Sequence[LowRank]) -> LowRank:
+    """The sum of low-rank matrices as one: a single product instead of one each."""
+    left = torch.cat([vector.left * vector.scale for vector in vectors], dim=1)
+    return LowRank(left, torch.cat([vector.right for vector in vectors]), 1.0)
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

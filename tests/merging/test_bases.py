@@ -54,7 +54,7 @@ def test_low_rank_task_vector_is_strengthened_along_numpys_singular_directions(
     assert basis.rank == min(rank, *shape)
     weights = random(2, basis.rank)
     wanted = by_numpy(vector.dense().double().numpy(), weights.double().numpy())
-    np.testing.assert_allclose(rescaled(vector, basis, weights).numpy(), wanted, atol=5e-5)
+    np.testing.assert_allclose(rescaled(vector, basis, weights).dense().numpy(), wanted, atol=5e-5)
 
 
 @pytest.mark.parametrize("vector", [random(0, 20, 9), LowRank(random(0, 20, 4), random(1, 4, 9), 0.5)])

@@ -87,6 +87,8 @@ def test_a_typo_in_a_setting_is_told_as_such(tmp_path: Path, setting: str, start
 def test_a_mistake_of_the_file_keeps_its_line_beside_settings(tmp_path: Path) -> None:
     text = f"{NAMED}evolution:\n  bins: 0\n"
     assert fault(tmp_path, text, "evolution.mu=2").startswith("recipe.yaml:12: evolution.bins: ")
+    text = replaced(NAMED, "expert: code", "role: keep")
+    assert fault(tmp_path, text, "tasks.0.samples=3").startswith("recipe.yaml:5: tasks: needs at least 2 tasks ")
 
 
 @pytest.mark.parametrize(

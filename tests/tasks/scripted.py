@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +39,6 @@ class Scripted:
 
 def write_rows(path: Path, *rows: Mapping[str, Any]) -> Path:
     """A JSONL file of `rows`."""
-    import json
-
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.task_file import Scorer
+from cycleqd_merge.recipe.task_file import MultipleChoiceScorer, Scorer
 from cycleqd_merge.tasks.scorers import text_scorer
 
 
 def score(output: str, reference: str, folder: Path = Path(), **options: Any) -> float:
     """The score that a task file's `scorer` with these keys gives."""
-    return text_scorer(TypeAdapter(Scorer).validate_python(options), folder)(output, reference)
+    scorer = TypeAdapter(Scorer).validate_python(options)
+    assert not isinstance(scorer, MultipleChoiceScorer)
+    return text_scorer(scorer, folder)(output, reference)
 
 
 WORDS = st.lists(st.sampled_from(["a", "A", "b", "bb", "ls", "-l", "|", "é"]), max_size=8)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -89,5 +90,14 @@ def test_ids_do_not_depend_on_the_rows_around() -> None:
 
 
 def test_ids_tell_rows_apart_that_look_alike() -> None:
-    rows = [{"q": 1}, {"q": "1"}, {"q": 1.0}, {"q": True}, {"q": None}, {"q": "None"}, {"q": [1]}, {"p": 1}]
+    rows: list[dict[str, Any]] = [
+        {"q": 1},
+        {"q": "1"},
+        {"q": 1.0},
+        {"q": True},
+        {"q": None},
+        {"q": "None"},
+        {"q": [1]},
+        {"p": 1},
+    ]
     assert len({sample.id for sample in number(rows)}) == len(rows)
