@@ -61,27 +61,31 @@ class Archive:
             ranges=[bounds[other] for other in self.others],
             extra_fields={"number": ((), np.int64)},
         )
-        self._qualities: dict[int, float] = {}
+        self._bins = tuple(int(bins[other]) for other in self.others)
+        self._qualities: dict[tuple[int, ...], float] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Bins per other task."""
-        return tuple(int(n) for n in self._grid.dims)
+        return self._bins
 
     def cell_of(self, scores: Scores) -> tuple[int, ...]:
         """The cell that `scores` fall into; values outside the bounds belong to the edge cell."""
-        index = self._grid.index_of_single([scores[other] for other in self.others])
-        return tuple(int(i) for i in self._grid.int_to_grid_index(np.array([index]))[0])
+        cell = []
+        for other, bins in zip(self.others, self._bins, strict=True):  # as the grid does, without the cost of arrays
+            low, high = self.bounds[other]
+            place = (bins * (scores[other] - low) + self._grid.epsilon) / (high - low)
+            cell.append(int(min(max(place, 0), bins - 1)))
+        return tuple(cell)
 
     def add(self, number: int, scores: Scores) -> bool:
         """Offer a child; it enters if its cell is empty or its quality is strictly better. True if it entered."""
-        measures = [scores[other] for other in self.others]
-        index = int(self._grid.index_of_single(measures))
-        quality = scores[self.task]
-        if quality <= self._qualities.get(index, -np.inf):  # the common case, decided without the cost of an insertion
+        cell, quality = self.cell_of(scores), scores[self.task]
+        if quality <= self._qualities.get(cell, -np.inf):  # the common case, decided without the cost of an insertion
             return False
+        measures = [min(max(scores[other], self.bounds[other][0]), self.bounds[other][1]) for other in self.others]
         self._grid.add_single(list(scores), quality, measures, number=number)
-        self._qualities[index] = quality
+        self._qualities[cell] = quality
         return True
 
     def elites(self) -> list[Elite]:
