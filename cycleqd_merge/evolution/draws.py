@@ -41,7 +41,7 @@ def _digest(*key: int | str) -> bytes:
 
 def new_seed(*key: int | str) -> int:
     """A 53-bit seed derived from `key` (53 bits survive any JSON reader)."""
-    return int(generator(*key).integers(2**53))
+    return int(_REUSED.keyed(_digest(*key)).integers(2**53))
 
 
 def uniform(seed: int, tensor: str, size: int) -> NDArray[np.float64]:

@@ -147,7 +147,8 @@ def mutate(genome: Genome, mutation: Mutation) -> Genome:
     """The genome with one more mutation, in full in every group."""
     at = int(np.searchsorted(genome.seeds, mutation.seed))
     mutations = (*genome.mutations[:at], mutation, *genome.mutations[at:])
-    return Genome(genome.coefficients, mutations, np.insert(genome.shares, at, 1.0, axis=0))
+    whole = np.ones((1, genome.shares.shape[1]))
+    return Genome(genome.coefficients, mutations, np.concatenate((genome.shares[:at], whole, genome.shares[at:])))
 
 
 def aggregate(genomes: Sequence[Genome], scores: Sequence[float]) -> Genome:

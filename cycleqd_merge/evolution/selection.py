@@ -30,5 +30,13 @@ def choose_parents(
     """Two distinct parents by their probabilities; one elite alone is its own mate."""
     if len(numbers) == 1:
         return int(numbers[0]), int(numbers[0])
-    first, second = rng.choice(numbers, size=2, replace=False, p=weights)
-    return int(first), int(second)
+    first, second = _places(weights, rng.random(2))
+    if first == second:
+        (second,) = _places(np.where(np.arange(len(weights)) == first, 0.0, weights), rng.random(1))
+    return int(numbers[first]), int(numbers[second])
+
+
+def _places(weights: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Where draws of U(0, 1) fall along the cumulated weights, one place each."""
+    cumulated = weights.cumsum()
+    return (cumulated / cumulated[-1]).searchsorted(draws, side="right").astype(np.int64)
