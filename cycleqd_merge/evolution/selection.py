@@ -39,4 +39,4 @@ def choose_parents(
 def _places(weights: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
     """Where draws of U(0, 1) fall along the cumulated weights, one place each."""
     cumulated = weights.cumsum()
-    return (cumulated / cumulated[-1]).searchsorted(draws, side="right").astype(np.int64)
+    return np.asarray((cumulated / cumulated[-1]).searchsorted(draws, side="right"), dtype=np.int64)
