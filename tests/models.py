@@ -55,12 +55,14 @@ def make_base(
     dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
     tied: bool | None = None,
+    hidden: int = HIDDEN,
 ) -> Path:
     """A random model with its tokenizer, as `save_pretrained` writes it; returns `folder`.
 
     tied: share input and output embedding; by default as the architecture does (gpt2 does, the others do not).
+    hidden: width of the model, of four heads.
     """
-    config = _config(architecture, architecture == "gpt2" if tied is None else tied)
+    config = _config(architecture, architecture == "gpt2" if tied is None else tied, hidden)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config).to(dtype)
@@ -73,7 +75,7 @@ def make_base(
     return folder
 
 
-def _config(architecture: Architecture, tied: bool) -> PretrainedConfig:
+def _config(architecture: Architecture, tied: bool, hidden: int) -> PretrainedConfig:
     shared: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "tie_word_embeddings": tied,
@@ -83,10 +85,10 @@ def _config(architecture: Architecture, tied: bool) -> PretrainedConfig:
         "eos_token_id": TOKENS.index("</s>"),
     }
     if architecture == "gpt2":
-        return GPT2Config(n_embd=HIDDEN, n_layer=LAYERS, n_head=4, n_positions=128, **shared)
+        return GPT2Config(n_embd=hidden, n_layer=LAYERS, n_head=4, n_positions=128, **shared)
     make: Callable[..., PretrainedConfig] = {"llama": LlamaConfig, "qwen2": Qwen2Config}[architecture]
     return make(
-        hidden_size=HIDDEN,
+        hidden_size=hidden,
         intermediate_size=48,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
