@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from cycleqd_merge.errors import UserError
+
 Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
@@ -40,6 +42,22 @@ def prepare_environment() -> None:
     """
     if torch.cuda.is_available():
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+
+
+def require_sound(config: Any) -> None:
+    """Refuse models whose weights cannot be exchanged in place by this build.
+
+    On CPU vLLM keeps a packed copy of an output head that is tied to the input embedding, and a load in place does not
+    reach it (seen in 0.32): children would be scored with a part of the base. May go when a load reaches it.
+
+    Raises:
+        UserError: the model is such a one.
+    """
+    if not torch.cuda.is_available() and config.get_text_config().tie_word_embeddings:
+        raise UserError(
+            "engine vllm: on CPU vLLM cannot exchange the weights of a model with tied embeddings; "
+            "use `engine: {kind: transformers}`"
+        )
 
 
 def reset_prefix_cache(llm: Any) -> None:

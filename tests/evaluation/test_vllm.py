@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
@@ -41,7 +42,7 @@ PROMPTS = ["abc", "hello there", "0123456789", "x", "the quick brown fox"]
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A base with one full and one adapter expert."""
     folder = tmp_path_factory.mktemp(request.param)
-    base = make_base(folder / "base", request.param, dtype=torch.float32, tied=request.param == "qwen2", hidden=128)
+    base = make_base(folder / "base", request.param, dtype=torch.float32, tied=False, hidden=128)
     full = make_expert(base, folder / "full", seed=1)
     adapter = make_adapter(base, folder / "adapter", seed=2, rank=4)
     return open_family(make_recipe(folder, base, {"full": full, "adapter": f"{base}+{adapter}"}))
@@ -101,6 +102,14 @@ def test_loads_in_place_answer_as_a_fresh_engine_on_the_exported_child(
     for found, wanted in zip(scores, loaded[-1][1], strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert texts == loaded[-1][0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only the CPU build keeps a packed copy of a tied head")
+def test_tied_models_are_refused_where_a_load_does_not_reach_the_head(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "llama", dtype=torch.float32, tied=True, hidden=128)
+    tied = open_family(make_recipe(tmp_path, base, {"a": base, "b": base}))
+    with pytest.raises(UserError, match="tied embeddings"):
+        VllmEngine(OPTIONS, Materialiser(tied, Groups(tied.weights, "one"), {}))
 
 
 def test_the_same_genome_again_answers_the_same(engine: VllmEngine) -> None:
