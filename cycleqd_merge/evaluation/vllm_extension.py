@@ -29,7 +29,6 @@ class WorkerExtension:
 
     def cycleqd_open(self, spec: str, place: str) -> None:
         """Open the family that `spec` describes (see `merging.spec`); `place` as in `Staging`."""
-        torch.backends.cuda.matmul.allow_tf32 = True  # mutations are rounded to bfloat16; TF32 is finer than that
         self.cycleqd_materialiser = open_materialiser(spec, self.device, place)
 
     def cycleqd_load(self, record: dict[str, Any]) -> str | None:

@@ -172,16 +172,16 @@ class Replay:
         return list(self.start["groups"])
 
 
-def replay_events(events: Sequence[Event], recipe: Recipe | None = None, where: str = "journal") -> Replay:
-    """Rebuild a run from its events; `recipe` is the one to go on with, by default the last session's.
+def replay_events(events: Sequence[Event], where: str = "journal") -> Replay:
+    """Rebuild a run from its events; the last session's recipe is the one that it goes on with.
 
     Raises:
         UserError: the journal says that something else was proposed than the strategy proposes now, or results are
             out of order.
     """
     start, session = events[0], of_kind(events, "session")[-1]
-    journaled = parse(TypeAdapter(Recipe), session["recipe"], where)
-    replay = Replay.begin(recipe or journaled, Path(session["folder"]), start, len(of_kind(events, "result")))
+    recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
+    replay = Replay.begin(recipe, Path(session["folder"]), start, len(of_kind(events, "result")))
     for line, event in enumerate(events, start=1):
         if event["event"] == "confirm":
             replay.confirmed[event["number"]] = tuple(event["scores"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,7 @@ def write_checkpoint(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; name another folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
-    try:
+    with folder_beside(out) as unfinished:
         _write_tensors(tensors, unfinished)
         family.base.config.save_pretrained(unfinished)
         _copy(family.base.path / "generation_config.json", unfinished)
@@ -52,8 +48,24 @@ def write_checkpoint(
         check(unfinished)
         unfinished.chmod(0o755)
         unfinished.replace(out)
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """A new folder to prepare `out` in, on its file system; what is left of it goes at the end.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        yield folder
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_tensors(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:

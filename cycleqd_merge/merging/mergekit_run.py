@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from safetensors import SafetensorError
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.strategy import MergeConfiguration as Candidate
 from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.export import folder_beside
 from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import METHOD
@@ -66,17 +65,10 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise UserError(f"{out}: exists already; name another folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
-    try:
+    with folder_beside(out) as beside:
         with _refusals(str(config_file)), _opened(config, random_seed=seed, **_truncation(config)) as options:
             run_merge(config, str(beside / out.name), options, config_source=text)
         (beside / out.name).replace(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _truncation(config: MergeConfiguration) -> dict[str, bool]:

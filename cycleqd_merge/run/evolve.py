@@ -10,16 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter
-
 from cycleqd_merge.errors import Interrupted, RunFailed, UserError
 from cycleqd_merge.evaluation.pool import Finished, Pool
 from cycleqd_merge.evolution.schedule import InOrder
 from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind
 from cycleqd_merge.journal.replay import Replay, replay_events
-from cycleqd_merge.recipe.loading import parse
-from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.identity import differences
 
 log = logging.getLogger(__name__)
@@ -64,8 +60,7 @@ def take_up(journal: Journal, start: Event, session: Event) -> Replay:
     for earlier in of_kind(journal.events, "session")[-1:]:
         for line in differences(earlier["bases"], session["bases"]):
             log.warning("singular bases differ from the last session's (%s): children may differ slightly", line)
-    recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
-    replay = replay_events([*journal.events, session], recipe, where)
+    replay = replay_events([*journal.events, session], where)
     journal.append(session)
     if replay.schedule.told >= replay.space.first:
         _record_bounds(journal, replay)
