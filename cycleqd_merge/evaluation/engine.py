@@ -24,6 +24,13 @@ class Engine(LanguageModel, Protocol):
         """
         ...
 
+    def prepare(self, candidate: Candidate) -> None:
+        """Say which candidate will be loaded next, so that its weights can be built beside what is answered meanwhile.
+
+        Returns at once, may be called from any thread, and may be left without effect.
+        """
+        ...
+
     def close(self) -> None:
         """Free what the engine holds."""
         ...

@@ -9,7 +9,7 @@ from typing import Any
 
 from cycleqd_merge.evaluation.engine import open_engine
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.merging.bases import Progress, prepare_bases, this_process
+from cycleqd_merge.merging.bases import Progress, Rank, prepare_bases, this_process
 from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -48,12 +48,18 @@ class Materials:
         drawn_from = names if None in uses else [name for name in uses if name is not None]
         return inherited | {names.index(name) for name in drawn_from}
 
+    @property
+    def rank(self) -> Rank:
+        """How the singular bases are truncated."""
+        mutation = self.recipe.evolution.mutation
+        return mutation.rank if mutation.kind == "svd" else None
+
     def materialiser(self, experts: Iterable[int], progress: Progress | None = None) -> Materialiser:
         """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached).
 
         vLLM's workers open their own on theirs; the one here is then the plan that they follow.
         """
-        bases = prepare_bases(self.family, sorted(experts), progress)
+        bases = prepare_bases(self.family, sorted(experts), progress, self.rank)
         engine = self.recipe.engine
         device = (engine.device or this_process().device) if engine.kind == "transformers" else "cpu"
         return Materialiser(self.family, self.groups, bases, device)

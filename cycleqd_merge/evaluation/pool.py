@@ -53,7 +53,10 @@ class LocalPool:
         self._queue.append((proposal, rows, known))
 
     def next(self) -> Finished:
-        return outcome_of(self._worker, *self._queue.popleft(), attempts=self._attempts)
+        job = self._queue.popleft()
+        if self._queue:
+            self._worker.prepare(self._queue[0][0].candidate)
+        return outcome_of(self._worker, *job, attempts=self._attempts)
 
     def close(self) -> None:
         self._worker.close()

@@ -18,7 +18,7 @@ from typing import Any
 from cycleqd_merge.errors import EnvironmentFailed, RunFailed, UserError
 from cycleqd_merge.evaluation.materials import open_worker
 from cycleqd_merge.evaluation.pool import Finished, outcome_of
-from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.evolution.strategy import Candidate, Proposal
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.protocol import Rows
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 10.0
 """A worker that takes so many times the median evaluation, and a minute more, is taken for hung."""
 DEATHS = 5
-"""So many workers dying in a row, with no evaluation between, stop the run."""
+"""So many deaths per worker in a row, with no evaluation between, stop the run: a host that leaves takes several."""
 
 
 class RemoteWorker:
@@ -40,6 +40,10 @@ class RemoteWorker:
     def evaluate(self, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None) -> Finished:
         """See `Pool`."""
         return outcome_of(self._worker, proposal, rows, known)
+
+    def prepare(self, candidate: Candidate) -> None:
+        """See `Engine`. Called while `evaluate` is at work."""
+        self._worker.prepare(candidate)
 
 
 @dataclass
@@ -60,7 +64,10 @@ class _Flight:
 
 
 class RayPool:
-    """See `Pool`. `workers` processes; `experts` are those whose singular bases the run needs.
+    """See `Pool`. `experts` are those whose singular bases the run needs.
+
+    `workers` processes are asked for; those that find no GPU free start when one joins the cluster. A child that waits
+    is reserved for a worker at work, which prepares its weights meanwhile; a worker that would idle takes any.
 
     Raises:
         UserError: Ray is not installed, or the cluster cannot be reached.
@@ -82,23 +89,23 @@ class RayPool:
         self._ray, self._attempts = ray, attempts
         self._spec = (recipe.model_dump(mode="json", exclude_unset=True), str(folder.resolve()), list(experts))
         self._gpus = _gpus_per_worker(recipe)
+        self._workers = workers
         self._queue: deque[_Job] = deque()
+        self._reserved: dict[Any, _Job] = {}
         self._flights: dict[Any, _Flight] = {}
         self._seconds: list[float] = []
         self._deaths = 0
         self._own = not ray.is_initialized()
         if self._own:
-            try:
-                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-            except ConnectionError as error:
-                raise UserError(f"ray: no cluster at {address}: {error}") from error
+            connect(address)
         self._idle: list[Any] = []
         for _ in range(workers):
             self._hire()
 
     def _hire(self) -> None:
         """Start one more worker."""
-        worker = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(RemoteWorker).remote()
+        actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_concurrency=2)(RemoteWorker)
+        worker = actor.remote()
         self._flights[worker.open.remote(*self._spec)] = _Flight(None, worker)
 
     def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
@@ -106,10 +113,24 @@ class RayPool:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        while self._queue and self._idle:
-            job, worker = self._queue.popleft(), self._idle.pop(0)
+        while self._idle and (job := self._due(self._idle[0])) is not None:
+            worker = self._idle.pop(0)
             job.attempts += 1
             self._flights[worker.evaluate.remote(job.proposal, job.rows, job.known)] = _Flight(job, worker)
+        for flight in self._flights.values():
+            if self._queue and flight.job is not None and flight.worker not in self._reserved:
+                job = self._reserved[flight.worker] = self._queue.popleft()
+                flight.worker.prepare.remote(job.proposal.candidate)
+
+    def _due(self, worker: Any) -> _Job | None:
+        """What an idle worker does next: the child that it prepared, the next in line, or one reserved for another."""
+        if worker in self._reserved:
+            return self._reserved.pop(worker)
+        if self._queue:
+            return self._queue.popleft()
+        if self._reserved:
+            return self._reserved.pop(next(iter(self._reserved)))
+        return None
 
     def next(self) -> Finished:
         while True:
@@ -145,9 +166,11 @@ class RayPool:
         """Replace a worker, and send its job elsewhere unless that was its last attempt."""
         self._deaths += 1
         log.warning("a worker is replaced: %s", reason)
-        if self._deaths >= DEATHS:
-            raise RunFailed(f"{DEATHS} workers died in a row, the last so: {reason}")
+        if self._deaths >= DEATHS * self._workers:
+            raise RunFailed(f"{self._deaths} workers died in a row, the last so: {reason}")
         self._ray.kill(flight.worker)
+        if flight.worker in self._reserved:
+            self._queue.appendleft(self._reserved.pop(flight.worker))
         self._hire()
         if flight.job is None:
             return None
@@ -175,19 +198,41 @@ class RayPool:
             self._ray.shutdown()
 
 
+def connect(address: str | None) -> None:
+    """Join the Ray cluster at `address`, or start one on this host.
+
+    Raises:
+        UserError: there is none.
+    """
+    import ray
+
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        raise UserError(f"ray: no cluster at {address}: {error}") from error
+
+
 def worker_count(recipe: Recipe) -> int:
-    """The workers that a recipe asks for; `auto` counts this host's GPUs."""
+    """The workers that a recipe asks for; `auto` counts the GPUs of the cluster that it names, or of this host."""
     if recipe.workers != "auto":
         return recipe.workers
-    import torch
+    return max(_gpus(recipe) // max(_gpus_per_worker(recipe), 1), 1)
 
-    return max(torch.cuda.device_count() // max(_gpus_per_worker(recipe), 1), 1)
+
+def _gpus(recipe: Recipe) -> int:
+    if recipe.ray_address is None:
+        import torch
+
+        return torch.cuda.device_count()
+    import ray
+
+    if not ray.is_initialized():
+        connect(recipe.ray_address)
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def _gpus_per_worker(recipe: Recipe) -> int:
-    import torch
-
-    if not torch.cuda.is_available():
+    if _gpus(recipe) == 0:
         return 0
     if recipe.engine.kind == "vllm":
         return int(recipe.engine.options.get("tensor_parallel_size", 1))

@@ -95,6 +95,9 @@ class TransformersEngine:
             if name in self._targets:
                 self._targets[name].copy_(tensor)
 
+    def prepare(self, candidate: Candidate) -> None:
+        """Nothing: weights are built where prompts are answered, in this one process."""
+
     def close(self) -> None:
         self._thread.shutdown()
         self.model = None

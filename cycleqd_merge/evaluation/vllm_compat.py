@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from cycleqd_merge.errors import UserError
-
 Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
@@ -24,8 +22,25 @@ def load_weights(worker: Any, tensors: Tensors) -> None:
     model = runner.get_model()
     if torch.device(worker.device).type == "cpu" or _processed(model, worker.model_config):
         runner.reload_weights(weights_iterator=tensors)
+        _process_tied(model)
     else:
         model.load_weights(tensors)
+
+
+def _process_tied(model: Any) -> None:
+    """Process layers again whose weight is another layer's too.
+
+    `reload_weights` processes the layer that the checkpoint names. On CPU an output head tied to the input embedding
+    then keeps a packed copy of the old weights (seen in 0.32). May go when it processes every layer of a shared weight.
+    """
+    seen: set[int] = set()
+    for module in model.modules():
+        weight, method = getattr(module, "weight", None), getattr(module, "quant_method", None)
+        if weight is None or method is None:
+            continue
+        if id(weight) in seen:
+            method.process_weights_after_loading(module)
+        seen.add(id(weight))
 
 
 def _processed(model: Any, config: Any) -> bool:
@@ -44,20 +59,13 @@ def prepare_environment() -> None:
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
 
-def require_sound(config: Any) -> None:
-    """Refuse models whose weights cannot be exchanged in place by this build.
+def gpu_memory() -> int | None:
+    """Bytes of one GPU's memory, asked for without touching the GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    from vllm.platforms import current_platform
 
-    On CPU vLLM keeps a packed copy of an output head that is tied to the input embedding, and a load in place does not
-    reach it (seen in 0.32): children would be scored with a part of the base. May go when a load reaches it.
-
-    Raises:
-        UserError: the model is such a one.
-    """
-    if not torch.cuda.is_available() and config.get_text_config().tie_word_embeddings:
-        raise UserError(
-            "engine vllm: on CPU vLLM cannot exchange the weights of a model with tied embeddings; "
-            "use `engine: {kind: transformers}`"
-        )
+    return int(current_platform.get_device_total_memory())
 
 
 def reset_prefix_cache(llm: Any) -> None:

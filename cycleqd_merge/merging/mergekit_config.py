@@ -84,6 +84,7 @@ def _carried(genome: Genome, materialiser: Materialiser, setting: Evolution) -> 
         **carried,
         "groups": setting.model_dump(mode="json")["groups"],
         "vocabulary": materialiser.family.models.vocabulary,
+        "rank": materialiser.rank,
         "bases": {str(number): bases.digest for number, bases in materialiser.bases.items() if number in needed},
     }
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.bases import ExpertBases, prepare_bases
+from cycleqd_merge.merging.bases import ExpertBases, Rank, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import Expert, Family, open_expert
 from cycleqd_merge.merging.groups import Groups
@@ -34,12 +34,13 @@ log = logging.getLogger(__name__)
 class Carried:
     """The parameter `mutations` of a configuration: a genome without its coefficients, and what it refers to.
 
-    bases: digests of the singular bases that the model was built on, by expert number.
+    rank: how the singular bases were truncated. bases: digests of those that the model was built on, by expert number.
     """
 
     genome: Genome
     groups: GroupSetting
     vocabulary: str
+    rank: Rank
     bases: dict[int, str]
 
     @classmethod
@@ -55,7 +56,7 @@ class Carried:
             genome = Genome.from_json({**record, "coefficients": np.zeros((experts, groups)).tolist()})
             setting = TypeAdapter(GroupSetting).validate_python(record["groups"])
             bases = {int(number): digest for number, digest in record["bases"].items()}
-            return cls(genome, setting, record["vocabulary"], bases)
+            return cls(genome, setting, record["vocabulary"], record["rank"], bases)
         except (ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
             raise UserError(f"method {METHOD}: parameter `mutations` is not what an export writes: {error}") from error
 
@@ -90,7 +91,7 @@ def _opened(
     base = Checkpoint(base_reference)
     experts = tuple(Expert(str(ref), ref, open_expert(ref, base, models)) for ref in references)
     family = Family(base, experts, models)
-    bases = prepare_bases(family, sorted(carried.bases))
+    bases = prepare_bases(family, sorted(carried.bases), rank=carried.rank)
     _compare(bases, carried.bases)
     materialiser = Materialiser(family, Groups(family.weights, carried.groups), bases)
     return materialiser, carried.genome, {weight.name: weight for weight in family.weights}

@@ -6,7 +6,7 @@ vectors of the smaller side are all that need be kept, and any rotation of their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +62,43 @@ def _low_rank_basis(vector: LowRank) -> Basis:
     side: Literal["left", "right"] = "right" if left.shape[0] >= right.shape[0] else "left"
     vectors = right @ vh.T if side == "right" else left @ u
     return Basis(vectors.float().contiguous(), values.float(), side)
+
+
+def truncated(basis: Basis, rank: int | float | None) -> Basis:
+    """The basis' first directions: so many, or as few as hold the share `rank` < 1 of the squared norm; all if None."""
+    if rank is None:
+        return basis
+    if isinstance(rank, float):
+        energy = basis.values.double().square().cumsum(0)
+        rank = int((energy < rank * energy[-1]).sum()) + 1
+    return Basis(basis.vectors[:, :rank].contiguous(), basis.values[:rank].contiguous(), basis.side)
+
+
+def skew(basis: Basis) -> float:
+    """The furthest that an element of V^T V is from the identity's: what the stored precision costs."""
+    vectors = basis.vectors
+    gram = vectors.T @ vectors
+    return float((gram - torch.eye(gram.shape[0], device=gram.device)).abs().max()) if gram.numel() else 0.0
+
+
+def similarity(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> float:
+    """Model similarity of two experts, as the paper measures it: the mean over matrices of the cosine between the
+    vectors of their task vectors' singular values. In [0, 1].
+
+    first, second: singular values by tensor name, descending; the shorter vector is padded with zeros, and a matrix in
+    which only one of the two differs from the base counts 0.
+    """
+    names = first.keys() | second.keys()
+    cosines = []
+    for name in names:
+        one, other = first.get(name), second.get(name)
+        if one is None or other is None or not one.any() or not other.any():
+            cosines.append(0.0)
+            continue
+        size = min(len(one), len(other))
+        product = one[:size].double() @ other[:size].double()
+        cosines.append(float(product / (one.double().norm() * other.double().norm())))
+    return sum(cosines) / len(cosines) if cosines else 0.0
 
 
 def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> TaskVector:

@@ -27,6 +27,7 @@ def materialiser_spec(materialiser: Materialiser) -> str:
             "models": family.models.model_dump(mode="json"),
             "groups": TypeAdapter(GroupSetting).dump_python(materialiser.groups.setting, mode="json"),
             "bases": sorted(materialiser.bases),
+            "rank": materialiser.rank,
         }
     )
 
@@ -40,4 +41,5 @@ def open_materialiser(text: str, device: torch.device | str, place: Place) -> Ma
     experts = tuple(Expert(name, ref, open_expert(ref, base, models)) for name, ref in references.items())
     family = Family(base, experts, models)
     groups = Groups(family.weights, TypeAdapter(GroupSetting).validate_python(spec["groups"]))
-    return Materialiser(family, groups, prepare_bases(family, spec["bases"]), device, place)
+    bases = prepare_bases(family, spec["bases"], rank=spec["rank"])
+    return Materialiser(family, groups, bases, device, place)

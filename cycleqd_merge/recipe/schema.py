@@ -88,6 +88,9 @@ class SvdMutation(Strict):
     """Upper end of the uniform draw per singular direction."""
     signed: bool = False
     """Draw from -w_max to w_max: directions may be lowered too."""
+    rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Mutate along a task vector's leading singular directions only: so many per matrix, or as few as hold this share
+    of its squared norm. Fewer take less memory and time; `plan` says what they leave out."""
 
 
 class GaussianMutation(Strict):
@@ -248,9 +251,9 @@ class VllmEngine(Strict):
     """Passed on to vLLM: `max_model_len`, `gpu_memory_utilization`, `tensor_parallel_size`, `kv_cache_dtype` ..."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables set before vLLM starts, such as `VLLM_BATCH_INVARIANT: "1"`."""
-    place: Literal["disk", "host", "device"] = "host"
+    place: Literal["auto", "disk", "host", "device"] = "auto"
     """Where base, experts and singular bases are kept between children: memory-mapped files, pinned host memory, or
-    the GPU's memory (lower `gpu_memory_utilization` to leave room for them)."""
+    the GPU's memory; `auto` takes the fastest that has room. vLLM gets what is left, unless `options` say otherwise."""
 
 
 def _transformers_unless_stated(value: Any) -> Any:

@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.merging.adapter import Adapter
-from cycleqd_merge.merging.bases import basis_folder, missing_bases
-from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import Expert, Family
+from cycleqd_merge.merging.bases import Rank, basis_folder, missing_bases
+from cycleqd_merge.merging.family import Family
+from cycleqd_merge.merging.sizes import basis_bytes, model_bytes
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.report.plan import DiskUse, size
 
-_FLOAT32 = 4
 
-
-def disk_uses(recipe: Recipe, family: Family, mutated: Sequence[int]) -> list[DiskUse]:
-    """What a run will write; `mutated` are the experts whose bases it needs."""
+def disk_uses(recipe: Recipe, family: Family, mutated: Sequence[int], rank: Rank = None) -> list[DiskUse]:
+    """What a run will write; `mutated` are the experts whose bases it needs, truncated to `rank`."""
     uses = []
     for expert in mutated:
-        needed = sum(basis_bytes(weight, family.experts[expert]) for weight in missing_bases(family, expert))
-        folder = basis_folder(family, expert)
+        missing = missing_bases(family, expert, rank)
+        needed = sum(basis_bytes(weight, family.experts[expert], rank) for weight in missing)
+        folder = basis_folder(family, expert, rank)
         uses.append(_use(f"singular bases of {family.experts[expert].name}", folder, needed))
     exports = len(recipe.finish.export) * model_bytes(family)
     return [*uses, _use("exported models", Path(recipe.output), exports)]
@@ -38,25 +35,6 @@ def existing(folder: Path) -> Path:
     """The folder, or the nearest above it that exists."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())
-
-
-def model_bytes(family: Family) -> int:
-    """Bytes of all tensors of a merged model."""
-    return sum(prod(weight.shape) * weight.dtype.itemsize for weight in family.weights)
-
-
-def basis_bytes(weight: Weight, expert: Expert) -> int:
-    """Bytes of one stored basis: the smaller side's singular vectors and the values, float32."""
-    return (min(weight.shape[0], prod(weight.shape[1:])) + 1) * rank(weight, expert) * _FLOAT32
-
-
-def rank(weight: Weight, expert: Expert) -> int:
-    """Singular directions of an expert's task vector at one matrix, at most."""
-    full = min(weight.shape[0], prod(weight.shape[1:]))
-    if not isinstance(expert.weights, Adapter):
-        return full
-    changed = {weight.name, *weight.aliases}.intersection(expert.weights.names)
-    return min(full, expert.weights.rank) if changed else 0
 
 
 def require_disk(uses: Sequence[DiskUse]) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 
 import numpy as np
 import psutil
@@ -19,19 +19,18 @@ from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
-from cycleqd_merge.merging.bases import compute_basis, missing_bases
+from cycleqd_merge.merging.bases import Rank, compute_basis, missing_bases
+from cycleqd_merge.merging.directions import DRAWS_KEPT
 from cycleqd_merge.merging.family import Family
-from cycleqd_merge.merging.materialise import DRAWS_KEPT
+from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor, model_bytes
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.report.plan import MemoryUse, Time
-from cycleqd_merge.run.disk import model_bytes, rank
 from cycleqd_merge.tasks.protocol import Rows
 from cycleqd_merge.tasks.suite import Suite
 
 _SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer shows in the mean
 _MOST_REPEATS = 6
 _SMALL = 0.01  # a mutation that costs what others cost and changes no answer
-_FLOAT32 = 4
 _VLLM_SEQUENCES = 256
 _VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes unless told otherwise
 
@@ -67,17 +66,17 @@ def representative(materials: Materials, mutated: Sequence[int]) -> Genome:
     return genome
 
 
-def bases_seconds(family: Family, mutated: Sequence[int]) -> float:
+def bases_seconds(family: Family, mutated: Sequence[int], rank: Rank) -> float:
     """Seconds that the missing bases will take, from one of each shape; what is computed stays in the cache."""
     left = 0.0
     for expert in mutated:
         seconds: dict[tuple[int, ...], float] = {}
-        for weight in missing_bases(family, expert):
+        for weight in missing_bases(family, expert, rank):
             if weight.shape in seconds:
                 left += seconds[weight.shape]
             else:
                 start = time.perf_counter()
-                compute_basis(family, expert, weight)
+                compute_basis(family, expert, weight, rank)
                 seconds[weight.shape] = time.perf_counter() - start
     return left
 
@@ -109,6 +108,7 @@ def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
     start = time.perf_counter()
     evaluations = [worker.evaluate(genome)]
     while time.perf_counter() - start < _SETTLED and len(evaluations) < _MOST_REPEATS:
+        worker.prepare(genome)
         evaluations.append(worker.evaluate(genome))
     return evaluations[1:] or evaluations
 
@@ -211,13 +211,15 @@ def _draws(materials: Materials) -> int:
     if materials.recipe.evolution.mutation.kind != "svd":
         return 0
     matrices = [weight for weight in materials.family.weights if weight.is_matrix]
-    directions = max(sum(rank(weight, expert) for weight in matrices) for expert in materials.family.experts)
-    return min(DRAWS_KEPT, materials.recipe.evolution.generations * directions * _FLOAT32)
+    most = max(
+        sum(directions(weight, expert, materials.rank) for weight in matrices) for expert in materials.family.experts
+    )
+    return min(DRAWS_KEPT, materials.recipe.evolution.generations * most * FLOAT32)
 
 
 def _transient(family: Family) -> int:
     """Bytes of the largest tensor and its task vectors while it is built, in float32."""
-    return max(prod(weight.shape) for weight in family.weights) * _FLOAT32 * (len(family.experts) + 2)
+    return largest_tensor(family) * (len(family.experts) + 2)
 
 
 def peak_memory() -> int:

@@ -62,7 +62,7 @@ def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None
     materials = Materials(recipe, folder, family, groups, suite)
     seeds, told = found.attempt(_check_output, Path(recipe.output), materials) or ([], 0)
     mutated = sorted(materials.mutated_experts(seeds))
-    found.disk = disk_uses(recipe, family, mutated)
+    found.disk = disk_uses(recipe, family, mutated, materials.rank)
     found.attempt(require_disk, found.disk)
     _estimate(materials, mutated, len(seeds) - told, measure, since, found)
     return found
@@ -181,11 +181,11 @@ def _estimate(
     if found.faults or not measure:
         return
     start = time.perf_counter()
-    bases = bases_seconds(materials.family, mutated)
+    bases = bases_seconds(materials.family, mutated, materials.rank)
     if bases < _BASES_AT_ONCE:
         materials.materialiser(mutated)
         bases = 0.0
-    ready = [expert for expert in mutated if not missing_bases(materials.family, expert)]
+    ready = [expert for expert in mutated if not missing_bases(materials.family, expert, materials.rank)]
     setup = start - since
     try:
         trial = try_out(materials, ready)

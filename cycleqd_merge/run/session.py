@@ -114,7 +114,7 @@ def _set_up(
         for notice in require_mergeable(materials.family):
             log.warning("%s", notice)
         require_answerable(materials.suite, materials.family)
-    require_disk(disk_uses(recipe, materials.family, mutated))
+    require_disk(disk_uses(recipe, materials.family, mutated, materials.rank))
     materialiser = materials.materialiser(mutated, progress)
     replay = take_up(journal, start, _session_event(materials, materialiser))
     if replay.schedule.done and not to_confirm(replay):

@@ -15,11 +15,11 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
+from cycleqd_merge.merging.sizes import basis_bytes
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.report.plan import Plan, size
 from cycleqd_merge.run import disk, estimate
 from cycleqd_merge.run import plan as planning
-from cycleqd_merge.run.disk import basis_bytes
 from cycleqd_merge.run.plan import plan
 from cycleqd_merge.run.session import begin, run_recipe
 from tests.models import (

@@ -1,0 +1,67 @@
+"""How much a genome's svd mutations strengthen each singular direction: m of the genome's formula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from cycleqd_merge.evolution.draws import uniform
+from cycleqd_merge.evolution.genome import Genome, Mutation
+from cycleqd_merge.merging.bases import ExpertBases
+from cycleqd_merge.merging.groups import Groups
+
+DRAWS_KEPT = 2**30  # bytes; children share most of their mutations with their parents, so draws are met again
+
+Strengths = dict[tuple[int, str], torch.Tensor]
+"""m by expert number and tensor name, each of shape (rank,), float32."""
+
+
+class Directions:
+    """The singular directions of the experts' task vectors, those of one expert in one row, tensor after tensor.
+
+    A mutation's draws for all tensors of an expert lie in one array, so that a child of hundreds of mutations takes one
+    product and one sum per mutation instead of one per mutation and tensor.
+    """
+
+    def __init__(self, bases: Mapping[int, ExpertBases], groups: Groups) -> None:
+        self._ranks = {expert: stored.ranks for expert, stored in bases.items()}
+        self._groups = {
+            expert: np.repeat([groups.of(name) for name in ranks], list(ranks.values()))
+            for expert, ranks in self._ranks.items()
+        }
+        self._draws: LRUCache[tuple[int, int], NDArray[np.float32]] = LRUCache(DRAWS_KEPT, lambda draws: draws.nbytes)
+
+    def strengths(self, genome: Genome, device: torch.device) -> Strengths:
+        """m of every tensor that the genome's svd mutations change, on `device`."""
+        found: Strengths = {}
+        for expert, ranks in self._ranks.items():
+            mutations = [
+                (m, shares) for m, shares in zip(genome.mutations, genome.shares, strict=True) if m.expert == expert
+            ]
+            if mutations:
+                total = torch.from_numpy(self._total(expert, mutations)).to(device)
+                found |= {(expert, n): m for n, m in zip(ranks, total.split(list(ranks.values())), strict=True)}
+        return found
+
+    def _total(self, expert: int, mutations: Sequence[tuple[Mutation, NDArray[np.float64]]]) -> NDArray[np.float32]:
+        """m of one expert, all its tensors in a row."""
+        groups = self._groups[expert]
+        total = np.zeros(len(groups))
+        for mutation, shares in mutations:
+            scales = (shares * mutation.scale).astype(np.float32)
+            total += (scales[groups] if len(scales) > 1 else scales) * self._drawn(expert, mutation)
+        return total.astype(np.float32)
+
+    def _drawn(self, expert: int, mutation: Mutation) -> NDArray[np.float32]:
+        """The draws of one mutation, all tensors in a row: U(0, 1), or U(-1, 1) if signed."""
+        key = (mutation.seed, expert)
+        draws = self._draws.get(key)
+        if draws is None:
+            parts = [uniform(mutation.seed, name, rank) for name, rank in self._ranks[expert].items()]
+            draws = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
+            self._draws[key] = draws
+        return 2 * draws - 1 if mutation.signed else draws

@@ -1,0 +1,48 @@
+"""What tensors take: bytes of models, of experts as they are kept, and of singular bases."""
+
+from __future__ import annotations
+
+from math import prod
+
+from cycleqd_merge.merging.adapter import Adapter
+from cycleqd_merge.merging.bases import Rank
+from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.family import Expert, Family
+
+FLOAT32 = 4
+
+
+def model_bytes(family: Family) -> int:
+    """Bytes of all tensors of a merged model."""
+    return sum(prod(weight.shape) * weight.dtype.itemsize for weight in family.weights)
+
+
+def largest_tensor(family: Family) -> int:
+    """Bytes of the largest tensor in float32."""
+    return max(prod(weight.shape) for weight in family.weights) * FLOAT32
+
+
+def basis_bytes(weight: Weight, expert: Expert, rank: Rank = None) -> int:
+    """Bytes of one stored basis, at most: the smaller side's singular vectors and the values, float32."""
+    return (min(weight.shape[0], prod(weight.shape[1:])) + 1) * directions(weight, expert, rank) * FLOAT32
+
+
+def directions(weight: Weight, expert: Expert, rank: Rank = None) -> int:
+    """Singular directions kept of an expert's task vector at one matrix, at most."""
+    full = min(weight.shape[0], prod(weight.shape[1:]))
+    full = min(full, rank) if isinstance(rank, int) else full
+    if not isinstance(expert.weights, Adapter):
+        return full
+    changed = {weight.name, *weight.aliases}.intersection(expert.weights.names)
+    return min(full, expert.weights.rank) if changed else 0
+
+
+def expert_bytes(family: Family, expert: Expert) -> int:
+    """Bytes of an expert as it is kept between children: a full one's tensors, an adapter's factors in float32."""
+    if not isinstance(expert.weights, Adapter):
+        return model_bytes(family)
+    return sum(
+        (weight.shape[0] + prod(weight.shape[1:])) * directions(weight, expert) * FLOAT32
+        for weight in family.weights
+        if weight.is_matrix
+    )
