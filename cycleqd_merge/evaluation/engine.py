@@ -36,8 +36,8 @@ class Engine(LanguageModel, Protocol):
         ...
 
 
-def open_engine(options: EngineOptions, materialiser: Materialiser) -> Engine:
-    """The engine that a recipe asks for, over the materialiser's family.
+def open_engine(options: EngineOptions, materialiser: Materialiser, neighbours: int = 1) -> Engine:
+    """The engine that a recipe asks for, over the materialiser's family. neighbours: engines on this host.
 
     Raises:
         UserError: it cannot be started.
@@ -45,7 +45,7 @@ def open_engine(options: EngineOptions, materialiser: Materialiser) -> Engine:
     if options.kind == "vllm":
         from cycleqd_merge.evaluation.vllm_engine import VllmEngine
 
-        return VllmEngine(options, materialiser)
+        return VllmEngine(options, materialiser, neighbours)
     from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
 
     return TransformersEngine(options, materialiser)

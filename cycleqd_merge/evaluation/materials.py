@@ -64,16 +64,18 @@ class Materials:
         device = (engine.device or this_process().device) if engine.kind == "transformers" else "cpu"
         return Materialiser(self.family, self.groups, bases, device)
 
-    def worker(self, materialiser: Materialiser) -> Worker:
-        """A worker on the recipe's engine."""
-        return Worker(open_engine(self.recipe.engine, materialiser), self.suite)
+    def worker(self, materialiser: Materialiser, neighbours: int = 1) -> Worker:
+        """A worker on the recipe's engine, one of so many on this host."""
+        return Worker(open_engine(self.recipe.engine, materialiser, neighbours), self.suite)
 
 
-def open_worker(recipe: Recipe, folder: Path, experts: Iterable[int]) -> Worker:
+def open_worker(recipe: Recipe, folder: Path, experts: Iterable[int], neighbours: int = 1) -> Worker:
     """A worker of its own, in whatever process this is; `experts` are those whose singular bases are needed.
+
+    neighbours: workers on this host, this one included.
 
     Raises:
         UserError: something that the recipe names cannot be opened.
     """
     materials = Materials.open(recipe, folder)
-    return materials.worker(materials.materialiser(experts))
+    return materials.worker(materials.materialiser(experts), neighbours)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.shared import MEMORY
 from cycleqd_merge.merging.sizes import basis_bytes, expert_bytes, largest_tensor, model_bytes
 from cycleqd_merge.merging.staging import Place
 
 _LEAST_FOR_CACHE = 0.2  # of the GPU: what keys and values should have beside the model
 _MOST = 0.9  # of the GPU: vLLM's own default; the rest is for CUDA and its graphs
+_ALL = 0.97  # of the GPU: what vLLM and this package may take together where the user sets vLLM's share
 _HOST = 0.8  # of the host memory that is available
 _WORKING = 6  # float32 tensors of the largest shape that building one takes at a time
 
@@ -53,27 +55,36 @@ def placement(
     gpu: int | None,
     host: int,
     ranks: int = 1,
+    neighbours: int = 1,
     place: Place | None = None,
     utilization: float | None = None,
 ) -> Placement:
     """Keep everything on the GPU where it leaves vLLM enough, else in host memory, else on disk; so the next child.
 
-    gpu: bytes of one GPU's memory, None without one. host: bytes of host memory that a worker may take.
-    ranks: of tensor parallelism; each builds whole tensors. place, utilization: the user's choice, if any.
+    gpu: bytes of one GPU's memory, None without one. host: bytes of host memory that are available.
+    ranks: of tensor parallelism; each builds whole tensors. neighbours: workers on this host, which share what is kept
+    in its memory. place, utilization: the user's choice, if any.
     """
+    processes = ranks * neighbours
+    in_host: Place = "shared" if processes > 1 and MEMORY.is_dir() else "host"
+    copies = processes if in_host == "host" else 1
+
+    def chosen(device_room: float) -> Place:
+        if place is not None:
+            return in_host if place == "host" else place
+        if needed.parts + needed.model <= device_room:
+            return "device"
+        return in_host if copies * needed.parts <= _HOST * host else "disk"
+
+    share = _MOST - _LEAST_FOR_CACHE if utilization is None else _ALL - utilization
+    room = 0.0 if gpu is None else gpu * share - needed.working - (needed.model / ranks if utilization is None else 0)
+    kept = chosen(room)
+    taken = needed.parts if kept == "device" else 0
+    host_room = _HOST * host - (copies * needed.parts if kept == in_host else 0)
+    ahead: Ahead = "host" if processes * needed.model <= host_room else "none"
     if gpu is None:
-        place = place or ("host" if needed.parts + needed.model <= _HOST * host else "disk")
-        room = host * _HOST - (needed.parts if place != "disk" else 0)
-        return Placement(place, "host" if needed.model <= room else "none", None)
-    most = _MOST if utilization is None else utilization
-    spare = gpu * (_MOST - _LEAST_FOR_CACHE if utilization is None else 0.98 - utilization) - needed.working
-    if utilization is None:
-        spare -= needed.model / ranks
-    if place is None:
-        place = "device" if needed.parts + needed.model <= spare else "host"
-        place = "disk" if place == "host" and needed.parts > _HOST * host else place
-    spare -= needed.parts if place == "device" else 0
-    host_room = _HOST * host - (needed.parts if place == "host" else 0)
-    ahead: Ahead = "device" if needed.model <= spare else "host" if ranks * needed.model <= host_room else "none"
-    taken = needed.working + (needed.parts if place == "device" else 0) + (needed.model if ahead == "device" else 0)
-    return Placement(place, ahead, most if utilization is not None else max(round(_MOST - taken / gpu, 3), 0.05))
+        return Placement(kept, ahead, None)
+    if taken + needed.model <= room:
+        ahead, taken = "device", taken + needed.model
+    left = max(round(_MOST - (taken + needed.working) / gpu, 3), 0.05)
+    return Placement(kept, ahead, left if utilization is None else utilization)

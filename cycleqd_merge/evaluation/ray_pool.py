@@ -19,6 +19,7 @@ from cycleqd_merge.errors import EnvironmentFailed, RunFailed, UserError
 from cycleqd_merge.evaluation.materials import open_worker
 from cycleqd_merge.evaluation.pool import Finished, outcome_of
 from cycleqd_merge.evolution.strategy import Candidate, Proposal
+from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.protocol import Rows
 
@@ -30,12 +31,20 @@ DEATHS = 5
 """So many deaths per worker in a row, with no evaluation between, stop the run: a host that leaves takes several."""
 
 
+CLOSING = 20.0
+"""Seconds that idle workers have to free their engines at the end, before they are killed."""
+
+
 class RemoteWorker:
     """Runs in a process of its own: a `Worker` that outlives failures of its candidates."""
 
-    def open(self, recipe: dict[str, Any], folder: str, experts: Sequence[int]) -> None:
+    def open(self, recipe: dict[str, Any], folder: str, experts: Sequence[int], neighbours: int) -> None:
         """Open everything that the recipe names; see `open_worker`."""
-        self._worker = open_worker(Recipe.model_validate(recipe), Path(folder), experts)
+        self._worker = open_worker(Recipe.model_validate(recipe), Path(folder), experts, neighbours)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._worker.close()
 
     def evaluate(self, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None) -> Finished:
         """See `Pool`."""
@@ -87,8 +96,10 @@ class RayPool:
         except ImportError as error:
             raise UserError("workers: more than one needs Ray: `pip install 'cycleqd-merge[ray]'`") from error
         self._ray, self._attempts = ray, attempts
-        self._spec = (recipe.model_dump(mode="json", exclude_unset=True), str(folder.resolve()), list(experts))
         self._gpus = _gpus_per_worker(recipe)
+        neighbours = min(workers, max(_gpus(recipe) // max(self._gpus, 1), 1)) if self._gpus else workers
+        settings = recipe.model_dump(mode="json", exclude_unset=True)
+        self._spec = (settings, str(folder.resolve()), list(experts), neighbours)
         self._workers = workers
         self._queue: deque[_Job] = deque()
         self._reserved: dict[Any, _Job] = {}
@@ -192,8 +203,14 @@ class RayPool:
         return None
 
     def close(self) -> None:
-        for worker in [*self._idle, *(flight.worker for flight in self._flights.values())]:
+        workers = [*self._idle, *(flight.worker for flight in self._flights.values())]
+        if self._idle:
+            self._ray.wait(
+                [worker.close.remote() for worker in self._idle], num_returns=len(self._idle), timeout=CLOSING
+            )
+        for worker in workers:
             self._ray.kill(worker)
+        remove_unused()
         if self._own:
             self._ray.shutdown()
 

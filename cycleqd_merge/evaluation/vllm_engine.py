@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any
 
 import psutil
@@ -18,6 +19,7 @@ from cycleqd_merge.evaluation.prompts import encode, render
 from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.merging.spec import materialiser_spec
 from cycleqd_merge.recipe.schema import VllmEngine as Options
 from cycleqd_merge.tasks.protocol import Completion, Message, Sampling
@@ -28,13 +30,16 @@ _EXTENSION = "cycleqd_merge.evaluation.vllm_extension.WorkerExtension"
 class VllmEngine:
     """See `Engine`. Requests join vLLM's running batch as they come, whichever task they come from.
 
+    neighbours: engines at work on this host, this one included.
+
     Raises:
         UserError: vLLM is not installed, or refuses the model or the options.
     """
 
-    def __init__(self, options: Options, materialiser: Materialiser) -> None:
-        self._options, self._materialiser = options, materialiser
+    def __init__(self, options: Options, materialiser: Materialiser, neighbours: int = 1) -> None:
+        self._options, self._materialiser, self._neighbours = options, materialiser, neighbours
         self._tokenizer: Any = family_tokenizer(materialiser.family)
+        self._encode = lru_cache(2**16, typed=True)(partial(encode, self._tokenizer))  # every child is asked the same
         self._numbers = itertools.count()
         self._new: list[tuple[str, list[int], Any]] = []
         self._answers: dict[str, asyncio.Future[Any]] = {}
@@ -82,7 +87,7 @@ class VllmEngine:
         place = None if options.place == "auto" else options.place
         host = psutil.virtual_memory().available
         share = options.options.get("gpu_memory_utilization")
-        return placement(needs(self._materialiser, gpu is not None), gpu, host, ranks, place, share)
+        return placement(needs(self._materialiser, gpu is not None), gpu, host, ranks, self._neighbours, place, share)
 
     def prepare(self, candidate: Candidate) -> None:
         self._following = candidate  # the next step sends it on
@@ -104,6 +109,7 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
+            remove_unused()
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
         return await self._generate(render(self._tokenizer, messages, template), sampling)
@@ -117,8 +123,8 @@ class VllmEngine:
         from vllm import SamplingParams
 
         text = prompt if isinstance(prompt, str) else render(self._tokenizer, prompt, template)
-        before = encode(self._tokenizer, text)
-        tokens = encode(self._tokenizer, type(text)(text + continuation))
+        before = self._encode(text)
+        tokens = self._encode(type(text)(text + continuation))
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=vllm_compat.final_only()
         )
@@ -137,7 +143,7 @@ class VllmEngine:
             stop_token_ids=self._ends,
             output_kind=vllm_compat.final_only(),
         )
-        answer = (await self._submit(encode(self._tokenizer, text), params)).outputs[0]
+        answer = (await self._submit(self._encode(text), params)).outputs[0]
         return Completion(answer.text, len(answer.token_ids), truncated=answer.finish_reason == "length")
 
     async def _submit(self, tokens: list[int], params: Any) -> Any:

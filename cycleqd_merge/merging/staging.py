@@ -12,10 +12,12 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.bases import ExpertBases
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import Family, TaskVector, Whole
+from cycleqd_merge.merging.shared import SharedMemory
 from cycleqd_merge.merging.singular import Basis
 
-Place = Literal["disk", "host", "device"]
-"""Where tensors are kept between children: memory-mapped files, pinned host memory, or the device's memory."""
+Place = Literal["disk", "host", "shared", "device"]
+"""Where tensors are kept between children: memory-mapped files, pinned host memory of this process or of all workers on
+the node, or the device's memory."""
 
 
 class Staging:
@@ -30,6 +32,8 @@ class Staging:
         self.family, self.bases = family, bases
         self.device, self.place = torch.device(device), place
         self._kept: dict[tuple[object, str], Any] = {}
+        cuda = self.device.type == "cuda"
+        self._shared = SharedMemory(_contents(family, bases, cuda), pin=cuda) if place == "shared" else None
 
     def base(self, weight: Weight) -> torch.Tensor:
         """The base's tensor in its own dtype."""
@@ -69,7 +73,10 @@ class Staging:
         if self.place == "disk":
             return _moved(read(), self._to_device)
         if key not in self._kept:
-            self._kept[key] = _moved(read(), self._to_device if self.place == "device" else self._to_host)
+            if self._shared is not None:
+                self._kept[key] = self._shared.get(repr(key), read)
+            else:
+                self._kept[key] = _moved(read(), self._to_device if self.place == "device" else self._to_host)
         return _moved(self._kept[key], self._to_device)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -77,6 +84,12 @@ class Staging:
 
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.cpu().pin_memory() if self.device.type == "cuda" else tensor.clone()
+
+
+def _contents(family: Family, bases: Mapping[int, ExpertBases], cuda: bool) -> str:
+    """What the tensors that a staging keeps follow from."""
+    parts = [family.base.digest, *(expert.digest for expert in family.experts), family.models.vocabulary, str(cuda)]
+    return "|".join([*parts, *(f"{number}:{stored.digest}" for number, stored in bases.items())])
 
 
 def _moved(held: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:

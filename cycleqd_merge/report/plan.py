@@ -43,6 +43,17 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
+class BasesFacts:
+    """Singular bases of one expert. loss: the share of the task vectors' norm that truncation leaves out. skew: how far
+    the stored vectors, float32, are from orthonormal."""
+
+    name: str
+    directions: int
+    loss: float
+    skew: float
+
+
+@dataclass(frozen=True)
 class DiskUse:
     """Bytes that a run will write to a folder, and how many are free there."""
 
@@ -99,6 +110,9 @@ class Plan:
     tasks: list[TaskFacts] = field(default_factory=list)
     cells: dict[str, int] = field(default_factory=dict)
     """Cells per archive."""
+    bases: list[BasesFacts] = field(default_factory=list)
+    similarity: dict[str, float] = field(default_factory=dict)
+    """Model similarity of every pair of experts whose bases are there, as `one, other`."""
     disk: list[DiskUse] = field(default_factory=list)
     memory: list[MemoryUse] = field(default_factory=list)
     time: Time | None = None
@@ -121,7 +135,13 @@ class Plan:
 
 def plan_report(plan: Plan) -> RenderableType:
     """Everything that a plan found but its faults."""
-    parts: list[RenderableType] = [_models(plan.models), _groups(plan), _tasks(plan.tasks), _search(plan), _needs(plan)]
+    parts: list[RenderableType] = [_models(plan.models), _groups(plan), _tasks(plan.tasks), _search(plan)]
+    if plan.bases:
+        parts.append(_bases(plan.bases))
+    if plan.similarity:
+        pairs = (f"{pair} {value:.3f}" for pair, value in plan.similarity.items())
+        parts.append(Text("Model similarity (cosine of singular values): " + "; ".join(pairs)))
+    parts.append(_needs(plan))
     if plan.notices:
         parts.append(Text("Notices", style="bold"))
         parts.extend(Text(f"- {notice}") for notice in plan.notices)
@@ -164,6 +184,13 @@ def _tasks(tasks: Sequence[TaskFacts]) -> Table:
 
 def _search(plan: Plan) -> Text:
     return Text("Cells: " + ", ".join(f"{task} {cells:,}" for task, cells in plan.cells.items()))
+
+
+def _bases(bases: Sequence[BasesFacts]) -> Table:
+    table = _table("Singular bases, stored in float32", "expert", "directions", "left out of the norm", "V^T V off by")
+    for each in bases:
+        table.add_row(each.name, f"{each.directions:,}", f"{each.loss:.2%}", f"{each.skew:.1e}")
+    return table
 
 
 def _needs(plan: Plan) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import combinations
 from math import prod
 from pathlib import Path
 from typing import TypeVar
@@ -17,13 +18,14 @@ from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.journal.log import FILE, Event, of_kind
 from cycleqd_merge.journal.search import ordered_tasks
 from cycleqd_merge.merging.adapter import Adapter
-from cycleqd_merge.merging.bases import missing_bases
+from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family, family_tokenizer
 from cycleqd_merge.merging.family import Family, open_base, open_named_expert
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.singular import similarity
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.report.plan import ModelFacts, Plan, TaskFacts, size
+from cycleqd_merge.report.plan import BasesFacts, ModelFacts, Plan, TaskFacts, size
 from cycleqd_merge.run.answerable import check_prompts, check_rows, context_length
 from cycleqd_merge.run.disk import disk_uses, existing, require_disk
 from cycleqd_merge.run.estimate import (
@@ -38,6 +40,7 @@ from cycleqd_merge.run.session import begin, opened_journal
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task
 
 _BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
+_ALIKE = 0.05  # similarities that differ by less are alike
 _Opened = TypeVar("_Opened")
 
 
@@ -186,6 +189,7 @@ def _estimate(
         materials.materialiser(mutated)
         bases = 0.0
     ready = [expert for expert in mutated if not missing_bases(materials.family, expert, materials.rank)]
+    _describe_bases(materials, ready, found)
     setup = start - since
     try:
         trial = try_out(materials, ready)
@@ -197,6 +201,25 @@ def _estimate(
     found.time = time_of(materials.recipe, trial, evaluations, setup + trial.opened, bases)
     found.memory = memory_of(materials, trial, available)
     _check_memory(found)
+
+
+def _describe_bases(materials: Materials, ready: Sequence[int], found: Plan) -> None:
+    """What the bases in the cache say of the experts; a notice where a pair is far less alike than the others."""
+    bases = prepare_bases(materials.family, ready, rank=materials.rank)
+    names = [expert.name for expert in materials.family.experts]
+    for number, stored in bases.items():
+        facts = BasesFacts(names[number], sum(stored.ranks.values()), stored.loss, stored.skew)
+        found.bases.append(facts)
+    values = {number: dict(stored.values()) for number, stored in bases.items()}
+    pairs = {(one, other): similarity(values[one], values[other]) for one, other in combinations(values, 2)}
+    found.similarity = {f"{names[one]}, {names[other]}": value for (one, other), value in pairs.items()}
+    for pair, value in found.similarity.items():
+        others = [found.similarity[key] for key in found.similarity if key != pair]
+        if others and value < min(others) - max(max(others) - min(others), _ALIKE):
+            found.notices.append(
+                f"experts {pair}: their similarity is {value:.2f}, that of other pairs {min(others):.2f} or more; "
+                "experts that differ so much may not merge well"
+            )
 
 
 def _check_memory(found: Plan) -> None:
