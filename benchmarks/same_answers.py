@@ -1,0 +1,125 @@
+"""Whether children built inside a running vLLM engine answer as stock vLLM does on their exported checkpoints.
+
+    python benchmarks/same_answers.py RECIPE --children 3 --work FOLDER
+
+For each of a few random genomes: greedy tokens and log-probabilities after a load in place, then from an engine started
+on the checkpoint that was written for it; and how far those of different genomes lie apart, for scale. The recipe's
+engine options count. `benchmarks/random_models.py` writes a recipe of Llama-3 8B's shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cycleqd_merge import load_recipe
+from cycleqd_merge.evaluation.materials import Materials
+from cycleqd_merge.evaluation.vllm_engine import VllmEngine
+from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
+from cycleqd_merge.merging.export import write_checkpoint
+from cycleqd_merge.merging.family import Family, open_checkpoint
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.tasks.protocol import Sampling
+
+PROMPTS = [
+    " ".join(str(start * factor**n % 997) for n in range(12)) for start, factor in ((3, 2), (5, 3), (7, 5), (11, 7))
+]
+Answers = tuple[list[str], list[list[float]]]
+
+
+def children(count: int, experts: int, groups: int, mutated: list[int]) -> list[Genome]:
+    """Random trees of crossovers and mutations over the experts."""
+    rng = np.random.default_rng(5)
+    pool = [expert_genome(number, experts, groups) for number in range(experts)]
+    while len(pool) < count + experts:
+        first, second = rng.choice(len(pool), size=2, replace=False)
+        child = crossover(pool[first], pool[second], rng.normal(1.0, 0.3, size=(2, groups)))
+        pool.append(mutate(child, Mutation("svd", int(rng.choice(mutated)), int(rng.integers(2**40)), 0.5)))
+    return pool[experts:]
+
+
+async def _answers(engine: VllmEngine) -> Answers:
+    texts = [(await engine.complete(prompt, Sampling(max_new_tokens=16))).text for prompt in PROMPTS]
+    scores = []
+    for prompt in PROMPTS:
+        words = prompt.split(" ")
+        half = len(words) // 2
+        scores.append(await engine.logprobs(" ".join(words[:half]), " " + " ".join(words[half:])))
+    return texts, scores
+
+
+def answers(engine: VllmEngine) -> Answers:
+    """One prompt after another, for company changes the rounding."""
+    return asyncio.run(_answers(engine))
+
+
+def furthest(one: Answers, other: Answers) -> float:
+    """The largest difference between two log-probabilities."""
+    return max(float(np.abs(np.subtract(a, b)).max()) for a, b in zip(one[1], other[1], strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--children", type=int, default=3)
+    parser.add_argument("--work", type=Path, required=True, help="where a child is exported to")
+    parser.add_argument("--set", action="append", default=[])
+    options = parser.parse_args()
+    materials = Materials.open(load_recipe(options.recipe, options.set), options.recipe.parent)
+    engine_options: Any = materials.recipe.engine
+    mutated = sorted(materials.mutated_experts())
+    materialiser = materials.materialiser(mutated)
+    genomes = children(options.children, len(materials.family.experts), len(materials.groups), mutated)
+
+    start = time.perf_counter()
+    engine = VllmEngine(engine_options, materialiser)
+    print(f"engine started in {time.perf_counter() - start:.1f} s", flush=True)
+    loaded = []
+    for number, genome in enumerate(genomes):
+        if number % 2:  # half of them are prepared beside other answers
+            engine.prepare(genome)
+            answers(engine)
+        start = time.perf_counter()
+        engine.load(genome)
+        print(f"loaded in {time.perf_counter() - start:.2f} s", flush=True)
+        loaded.append(answers(engine))
+    engine.close()
+
+    rows = []
+    for number, genome in enumerate(genomes):
+        folder = options.work / "child"
+        start = time.perf_counter()
+        write_checkpoint(materialiser.tensors(genome), materials.family, folder, {}, "", lambda folder: None)
+        written = time.perf_counter() - start
+        torch.cuda.empty_cache()
+        exported = open_checkpoint(type(materials.family.base.reference).parse(str(folder)), materials.recipe.models)
+        alone = Materialiser(Family(exported, (), materials.recipe.models), materials.groups, {})
+        fresh_engine = VllmEngine(engine_options, alone)
+        fresh = answers(fresh_engine)
+        fresh_engine.close()
+        shutil.rmtree(folder)
+        rows.append(
+            {
+                "texts equal": fresh[0] == loaded[number][0],
+                "furthest log-probability": furthest(fresh, loaded[number]),
+                "furthest from another child": min(
+                    furthest(loaded[number], other) for other in loaded if other is not loaded[number]
+                ),
+                "export seconds": round(written, 1),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    main()
