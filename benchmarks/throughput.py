@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cycleqd_merge import load_recipe
@@ -24,7 +24,7 @@ from cycleqd_merge.evaluation.prompts import encode, render
 from cycleqd_merge.evaluation.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.merging.checks import family_tokenizer
-from cycleqd_merge.tasks.protocol import Message, Sampling
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Sampling
 
 
 class Unending(VllmEngine):
@@ -40,19 +40,22 @@ class Unending(VllmEngine):
 
 
 class Turns:
-    """A scripted conversation: the model's answers are thrown away, its environment takes its time."""
+    """Scripted conversations: the model's answers are thrown away, the environment takes its time."""
 
-    def __init__(self, name: str, samples: int, tokens: int, delay: float) -> None:
-        self.name, self._delay = name, delay
+    def __init__(self, samples: int, tokens: int, delay: float) -> None:
         draw = random.Random(0)
+        self._delay = delay
         self._turns = [draw.randint(2, 6) for _ in range(samples)]
-        self._per_turn = max(tokens // sum(self._turns), 1)
+        self._per_turn = max(round(tokens / sum(self._turns)), 1)
 
-    async def score(self, number: int, model: Any) -> None:
-        """One sample."""
+    async def all(self, model: LanguageModel) -> None:
+        """All of them at once."""
+        await asyncio.gather(*(self._one(number, turns, model) for number, turns in enumerate(self._turns)))
+
+    async def _one(self, number: int, turns: int, model: LanguageModel) -> None:
         draw = random.Random(number)
         messages: list[Message] = [{"role": "user", "content": f"Sample {number}: what is {number} + {number}?"}]
-        for turn in range(self._turns[number]):
+        for turn in range(turns):
             answer = await model.chat(messages, Sampling(max_new_tokens=self._per_turn))
             await asyncio.sleep(draw.uniform(0, self._delay))
             messages += [
@@ -65,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--repeats", type=int, default=1, help="how many times the rows are asked at once")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=2000, help="of the conversation")
     parser.add_argument("--delay", type=float, default=2.0, help="the environment's longest, in seconds")
     parser.add_argument("--set", action="append", default=[])
@@ -72,44 +76,38 @@ def main() -> None:
     materials = Materials.open(load_recipe(options.recipe, options.set), options.recipe.parent)
     engine = Unending(materials.recipe.engine, materials.materialiser(()))  # type: ignore[arg-type]
     tokenizer = family_tokenizer(materials.family)
-    figures: dict[str, dict[str, float]] = {}
+    rates: dict[str, list[float]] = {}
 
     def record(name: str, tokens: int, seconds: float) -> None:
-        figures[name] = {"tokens": tokens, "seconds": round(seconds, 2), "tokens/s": round(tokens / seconds)}
-        print(name, json.dumps(figures[name]), flush=True)
+        rates.setdefault(name, []).append(tokens / seconds)
+        print(f"{name}: {tokens} tokens in {seconds:.2f} s, {tokens / seconds:.0f}/s", flush=True)
 
     prompts, params = stock(materials, tokenizer, options.repeats)
-    for attempt in ("warm up", "generate"):
-        start = time.perf_counter()
-        outputs = engine._llm.generate(prompts, params, use_tqdm=False)
-        record(attempt, sum(len(output.outputs[0].token_ids) for output in outputs), time.perf_counter() - start)
-
     tasks = tuple(
         replace(task, name=f"{task.name} {n}") if n else task
         for n in range(options.repeats)
         for task in materials.suite
     )
     worker = Worker(engine, tasks)
-    for attempt in ("warm up", "evaluation"):
-        engine.tokens = 0
+    engine._llm.generate(prompts, params, use_tqdm=False)  # warms up
+    for _ in range(options.rounds):
         engine._llm.reset_prefix_cache()
+        start = time.perf_counter()
+        outputs = engine._llm.generate(prompts, params, use_tqdm=False)
+        record("generate", sum(len(o.outputs[0].token_ids) for o in outputs), time.perf_counter() - start)
+        engine._llm.reset_prefix_cache()
+        engine.tokens = 0
         evaluation = worker.evaluate(None)
-        record(attempt, engine.tokens, evaluation.score_seconds)
-
-    turns = Turns("turns", options.samples, engine.tokens, options.delay)
-
-    async def converse() -> None:
-        await asyncio.gather(*(turns.score(number, engine) for number in range(options.samples)))
-
-    engine.tokens = 0
-    engine._llm.reset_prefix_cache()
-    start = time.perf_counter()
-    asyncio.run(converse())
-    record("conversations", engine.tokens, time.perf_counter() - start)
+        record("evaluation", engine.tokens, evaluation.score_seconds)
+        turns = Turns(options.samples, engine.tokens, options.delay)
+        engine._llm.reset_prefix_cache()
+        engine.tokens, start = 0, time.perf_counter()
+        asyncio.run(turns.all(engine))
+        record("conversations", engine.tokens, time.perf_counter() - start)
     engine.close()
-    rate = {name: figure["tokens/s"] for name, figure in figures.items()}
-    print(f"evaluation / generate: {rate['evaluation'] / rate['generate']:.3f}")
-    print(f"conversations / evaluation: {rate['conversations'] / rate['evaluation']:.3f}")
+    rate = {name: median(values) for name, values in rates.items()}
+    print(f"medians: evaluation / generate {rate['evaluation'] / rate['generate']:.3f}")
+    print(f"medians: conversations / evaluation {rate['conversations'] / rate['evaluation']:.3f}")
 
 
 def stock(materials: Materials, tokenizer: Any, repeats: int) -> tuple[list[Any], list[Any]]:
