@@ -14,7 +14,7 @@ _LEAST_FOR_CACHE = 0.2  # of the GPU: what keys and values should have beside th
 _MOST = 0.9  # of the GPU: vLLM's own default; the rest is for CUDA and its graphs
 _ALL = 0.97  # of the GPU: what vLLM and this package may take together where the user sets vLLM's share
 _HOST = 0.8  # of the host memory that is available
-_WORKING = 6  # float32 tensors of the largest shape that building one takes at a time
+_WORKING = 6  # float32 tensors of the largest shape that building one takes at a time, beside one per expert
 
 Ahead = Literal["device", "host", "none"]
 """Where the next child is prepared while one is scored."""
@@ -47,7 +47,7 @@ def needs(materialiser: Materialiser, gpu: bool) -> Needs:
         expert = family.experts[number]
         stored = sum(basis_bytes(w, expert, materialiser.rank) for w in family.weights if w.is_matrix)
         parts += stored // 2 if gpu and expert.reference.lora is None else stored
-    return Needs(model_bytes(family), parts, _WORKING * largest_tensor(family))
+    return Needs(model_bytes(family), parts, (_WORKING + len(family.experts)) * largest_tensor(family))
 
 
 def placement(

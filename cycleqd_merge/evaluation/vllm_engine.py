@@ -11,11 +11,12 @@ from functools import lru_cache, partial
 from typing import Any
 
 import psutil
+from cachetools import LRUCache
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation import vllm_compat
 from cycleqd_merge.evaluation.placement import Placement, needs, placement
-from cycleqd_merge.evaluation.prompts import encode, render
+from cycleqd_merge.evaluation.prompts import Rendered, encode, render
 from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.materialise import Materialiser
@@ -24,6 +25,7 @@ from cycleqd_merge.merging.spec import materialiser_spec
 from cycleqd_merge.recipe.schema import VllmEngine as Options
 from cycleqd_merge.tasks.protocol import Completion, Message, Sampling
 
+_PROMPTS = 2**16  # that are remembered as they were rendered and as tokens
 _EXTENSION = "cycleqd_merge.evaluation.vllm_extension.WorkerExtension"
 
 
@@ -39,11 +41,15 @@ class VllmEngine:
     def __init__(self, options: Options, materialiser: Materialiser, neighbours: int = 1) -> None:
         self._options, self._materialiser, self._neighbours = options, materialiser, neighbours
         self._tokenizer: Any = family_tokenizer(materialiser.family)
-        self._encode = lru_cache(2**16, typed=True)(partial(encode, self._tokenizer))  # every child is asked the same
+        self._encode = lru_cache(_PROMPTS, typed=True)(
+            partial(encode, self._tokenizer)
+        )  # every child is asked the same
+        self._rendered: LRUCache[str, Rendered] = LRUCache(_PROMPTS)
         self._numbers = itertools.count()
         self._new: list[tuple[str, list[int], Any]] = []
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._following: Candidate | None = None
+        self._stepping = False
         self._driver: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "vllm")  # a step blocks; the tasks' own work goes on beside it
         self._llm: Any = None
@@ -112,7 +118,7 @@ class VllmEngine:
             remove_unused()
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        return await self._generate(render(self._tokenizer, messages, template), sampling)
+        return await self._generate(self._render(messages, template), sampling)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
         return await self._generate(prompt, sampling)
@@ -122,7 +128,7 @@ class VllmEngine:
     ) -> list[float]:
         from vllm import SamplingParams
 
-        text = prompt if isinstance(prompt, str) else render(self._tokenizer, prompt, template)
+        text = prompt if isinstance(prompt, str) else self._render(prompt, template)
         before = self._encode(text)
         tokens = self._encode(type(text)(text + continuation))
         params = SamplingParams(
@@ -131,6 +137,13 @@ class VllmEngine:
         output = await self._submit(tokens, params)
         scored = range(len(tokens) - max(len(tokens) - len(before), 1), len(tokens))
         return [output.prompt_logprobs[place][tokens[place]].logprob for place in scored]
+
+    def _render(self, messages: Sequence[Message], template: str | None) -> Rendered:
+        key = repr((template, messages))
+        text = self._rendered.get(key)
+        if text is None:
+            text = self._rendered[key] = render(self._tokenizer, messages, template)
+        return text
 
     async def _generate(self, text: str, sampling: Sampling) -> Completion:
         from vllm import SamplingParams
@@ -150,10 +163,20 @@ class VllmEngine:
         loop = asyncio.get_running_loop()
         number = str(next(self._numbers))
         answer = self._answers[number] = loop.create_future()
-        self._new.append((number, tokens, params))
+        if self._stepping:  # vLLM is not to be asked from two threads at once
+            self._new.append((number, tokens, params))
+        else:
+            self._add(number, tokens, params)
         if self._driver is None or self._driver.done():
             self._driver = loop.create_task(self._drive())
         return await answer
+
+    def _add(self, number: str, tokens: list[int], params: Any) -> None:
+        """Hand a request to vLLM; one that it refuses, such as a prompt that is too long, fails alone."""
+        try:
+            self._llm.llm_engine.add_request(number, {"prompt_token_ids": tokens}, params)
+        except ValueError as error:
+            self._answers.pop(number).set_exception(error)
 
     async def _drive(self) -> None:
         """Step the engine until nobody waits; what is asked meanwhile joins between two steps."""
@@ -162,18 +185,22 @@ class VllmEngine:
         try:
             while self._answers:
                 await asyncio.sleep(0)  # let everybody who can ask do so
-                waiting, self._new = self._new, []
                 following, self._following = self._following, None
                 if following is not None:
                     self._llm.collective_rpc("cycleqd_prepare", args=(following.to_json(),))
-                for number, tokens, params in waiting:
-                    engine.add_request(number, {"prompt_token_ids": tokens}, params)
-                for output in await loop.run_in_executor(self._thread, engine.step):
+                self._stepping = True
+                outputs = await loop.run_in_executor(self._thread, engine.step)
+                self._stepping = False
+                for output in outputs:
                     answer = self._answers.pop(output.request_id, None)
                     if answer is not None and not answer.done():
                         answer.set_result(output)
+                waiting, self._new = self._new, []
+                for request in waiting:
+                    self._add(*request)
         except Exception as error:
             self.close()
+            self._stepping = False
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(error)

@@ -157,13 +157,28 @@ def test_a_child_with_nan_is_refused_and_the_next_one_is_right(engine: VllmEngin
 @ONE_FAMILY
 def test_stop_strings_are_cut_and_the_limit_is_told(engine: VllmEngine) -> None:
     engine.load(children(1)[0])
-    whole = asyncio.run(engine.complete("abc", Sampling(max_new_tokens=12)))
-    assert whole.truncated
-    assert whole.tokens == 12
+    prompt, whole = next(
+        (prompt, answer)
+        for prompt in PROMPTS
+        if (answer := asyncio.run(engine.complete(prompt, Sampling(max_new_tokens=6)))).truncated
+    )
+    assert whole.tokens == 6
     stop = whole.text[3:5]
-    cut = asyncio.run(engine.complete("abc", Sampling(max_new_tokens=12, stop=(stop,))))
+    cut = asyncio.run(engine.complete(prompt, Sampling(max_new_tokens=6, stop=(stop,))))
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert not cut.truncated
+
+
+@ONE_FAMILY
+def test_a_prompt_that_is_too_long_fails_alone(engine: VllmEngine) -> None:
+    async def ask() -> list[Any]:
+        prompts = ["abc", "x" * 100, "hello there"]
+        asked = (engine.complete(prompt, Sampling(max_new_tokens=4)) for prompt in prompts)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    short, long, other = asyncio.run(ask())
+    assert isinstance(long, ValueError)
+    assert short.tokens == other.tokens == 4
 
 
 @ONE_FAMILY
