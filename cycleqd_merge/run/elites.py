@@ -3,6 +3,7 @@ an expert, the base, or the plain mean of the experts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,24 @@ def choose(replay: Replay, name: str) -> Chosen:
     if separator and kind in replay.objectives:
         return _evaluated(replay, _elite_at(replay, kind, rest).number, name)
     raise UserError(f"{name!r} names no model of this run; a name is {FORMS}")
+
+
+def expand(replay: Replay, names: Sequence[str]) -> list[str]:
+    """Names with `all-best` (best mean and best of each task) and `pareto` (the front of all elites) spelled out."""
+    stand_for = {
+        "best": lambda: ["best-mean"],
+        "all-best": lambda: ["best-mean", *(f"best:{task}" for task in replay.objectives)],
+        "pareto": lambda: [f"#{number}" for number in pareto(replay)],
+    }
+    return list(dict.fromkeys(name for group in names for name in stand_for.get(group, lambda: [group])()))
+
+
+def pareto(replay: Replay) -> list[int]:
+    """The elites that no other is at least as good as on every objective, and better on one; by `judged`."""
+    numbers = replay.elites()
+    scores = np.array([replay.judged(number)[: len(replay.objectives)] for number in numbers])
+    beaten = [bool(np.any(np.all(scores >= own, axis=1) & np.any(scores > own, axis=1))) for own in scores]
+    return [number for number, is_beaten in zip(numbers, beaten, strict=True) if not is_beaten]
 
 
 def _evaluated(replay: Replay, number: int, label: str) -> Chosen:
