@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import re
@@ -139,6 +140,16 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected keys with values; found {'nothing' if data is None else shown(data)}")
     return data, node
+
+
+def yaml_text(value: Any) -> str:
+    """Plain values as YAML, keys in their order."""
+    text = io.StringIO()
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.dump(value, text)
+    return text.getvalue()
 
 
 def _problem(error: MarkedYAMLError) -> str:

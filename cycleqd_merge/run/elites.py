@@ -55,12 +55,15 @@ def choose(replay: Replay, name: str) -> Chosen:
 
 def expand(replay: Replay, names: Sequence[str]) -> list[str]:
     """Names with `all-best` (best mean and best of each task) and `pareto` (the front of all elites) spelled out."""
-    stand_for = {
-        "best": lambda: ["best-mean"],
-        "all-best": lambda: ["best-mean", *(f"best:{task}" for task in replay.objectives)],
-        "pareto": lambda: [f"#{number}" for number in pareto(replay)],
-    }
-    return list(dict.fromkeys(name for group in names for name in stand_for.get(group, lambda: [group])()))
+    spelled: list[str] = []
+    for name in names:
+        if name == "all-best":
+            spelled += ["best-mean", *(f"best:{task}" for task in replay.objectives)]
+        elif name == "pareto":
+            spelled += [f"#{number}" for number in pareto(replay)]
+        else:
+            spelled.append("best-mean" if name == "best" else name)
+    return list(dict.fromkeys(spelled))
 
 
 def pareto(replay: Replay) -> list[int]:
