@@ -200,10 +200,12 @@ def evaluate(
 ) -> None:
     """Score models of a run, or any other model, on its tasks. Without names: base, experts, mean, elite, aggregate."""
     from cycleqd_merge.journal.replay import open_run
-    from cycleqd_merge.run.measure import measure, usual_models
+    from cycleqd_merge.run.measure import measure, record, usual_models
 
     replay = open_run(run)
     evaluations = measure(replay, models or usual_models(replay), split.value, limit)
+    if limit is None:
+        record(replay, run, split.value, evaluations)
     if as_json:
         _print_json(
             {
@@ -274,6 +276,20 @@ def plot(
         paths += save(figure, folder, "lineage")
     for path in paths:
         typer.echo(path)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    output: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
+) -> None:
+    """Write a run as one HTML page: scores, archives to click through, lineages, progress, settings."""
+    from cycleqd_merge.journal.replay import open_run
+    from cycleqd_merge.report.page import write_page
+
+    page = output or run / "report.html"
+    write_page(open_run(run), str(run), page)
+    typer.echo(page)
 
 
 @app.command()
@@ -367,7 +383,7 @@ def _print_scores(replay: Replay, split: str, scores: dict[str, tuple[float, ...
 def _finish(replay: Replay, out: Path) -> None:
     """What the recipe wants done after the last generation; not done again where it was done before."""
     from cycleqd_merge.run.export import export as write
-    from cycleqd_merge.run.measure import measure, usual_models
+    from cycleqd_merge.run.measure import heldout_scores
 
     for name in replay.recipe.finish.export:
         folder = out / "models" / f"{name.replace(':', '-')}-gen-{replay.generation}"
@@ -375,5 +391,4 @@ def _finish(replay: Replay, out: Path) -> None:
             write(replay, name, folder)
             _console().print(f"{name} is in {folder}", highlight=False)
     if replay.recipe.finish.heldout:
-        evaluations = measure(replay, usual_models(replay), "heldout")
-        _print_scores(replay, "heldout", {name: evaluation.scores for name, evaluation in evaluations.items()})
+        _print_scores(replay, "heldout", heldout_scores(replay, out))

@@ -118,7 +118,7 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
     """
     numbers = sorted(entry["evaluation"] for entry in line)
     column = {number: place for place, number in enumerate(numbers)}
-    row = _rows(line)
+    row = lineage_rows(line)
     figure = Figure(figsize=(max(6.0, 0.75 * len(numbers)), 4.2), layout="constrained")
     axis = figure.subplots()
     for entry in line:
@@ -144,7 +144,7 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
     return figure
 
 
-def _rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+def lineage_rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     """A height per evaluation: itself in the middle, each further generation of ancestors spread around it."""
     depth = {line[0]["evaluation"]: 0}
     for entry in line:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.archive import Archive, Elite
-from cycleqd_merge.evolution.genome import Genome, expert_genome
+from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
 from cycleqd_merge.journal.replay import Replay
 
 FORMS = (
@@ -37,8 +37,7 @@ def choose(replay: Replay, name: str) -> Chosen:
     if name == "aggregate":
         return Chosen(name, replay.aggregate())
     if name in ("base", "mean"):
-        level = 0.0 if name == "base" else 1.0 / experts
-        return Chosen(name, Genome(np.full((experts, groups), level), (), np.zeros((0, groups))))
+        return Chosen(name, level_genome(0.0 if name == "base" else 1.0 / experts, experts, groups))
     if name in ("best", "best-mean"):
         return _evaluated(replay, replay.best_mean(), "best-mean")
     kind, separator, rest = name.partition(":")

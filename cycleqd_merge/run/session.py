@@ -24,6 +24,7 @@ from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.answerable import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.disk import disk_uses, download_uses, require_disk
+from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up, terminable
 from cycleqd_merge.run.grid import require_grid
 from cycleqd_merge.run.identity import differences, start_event
@@ -179,6 +180,7 @@ def _session_event(materials: Materials, materialiser: Materialiser) -> Event:
         "recipe": materials.recipe.model_dump(mode="json", exclude_unset=True),
         "folder": str(materials.folder.resolve()),
         "bases": {materials.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
+        "environment": environment(),
         "time": round(time.time()),
     }
 
