@@ -136,3 +136,11 @@ def table(hub: LocalHub, repo: str, path: str) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     return list(pyarrow.parquet.read_table(io.BytesIO(hub.read(repo, path, "dataset"))).to_pylist())
+
+
+@pytest.fixture(scope="session")
+def longer(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, a generation on."""
+    folder = Path(shutil.copytree(original, tmp_path_factory.mktemp("longer") / "run"))
+    assert cycleqd_merge("evolve", folder, "--generations", 5).code == 0
+    return folder
