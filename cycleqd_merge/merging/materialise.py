@@ -96,10 +96,8 @@ class Materialiser:
             if not isinstance(vector, LowRank):
                 name = self.family.experts[expert].name
                 raise UserError(f"no adapter can hold this model: expert {name} changes {weight.name} as a whole")
-            basis = self.staging.basis(expert, weight.name)
-            weights = torch.full((0,), 0.0)
-            if expert in mutations and basis is not None:
-                weights = self._strengths(mutations[expert], weight, basis.rank)
+            basis = self.staging.basis(expert, weight.name) if expert in mutations else None
+            weights = None if basis is None else self._strengths(mutations[expert], weight, basis.rank)
             parts.append(strengthened(vector, basis, weights, coefficients[expert]))
         return joined(parts) if parts else None
 

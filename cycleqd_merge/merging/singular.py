@@ -81,12 +81,12 @@ def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> TaskVec
     return _product(scaled, _product(basis.vectors.T, tau))
 
 
-def strengthened(vector: LowRank, basis: Basis | None, weights: torch.Tensor, coefficient: float) -> LowRank:
+def strengthened(vector: LowRank, basis: Basis | None, weights: torch.Tensor | None, coefficient: float) -> LowRank:
     """coefficient * tau + U diag(weights * s) V^T of a low-rank task vector, by factors of the same rank.
 
-    weights: (r,) float32, or empty where there is no second term.
+    weights: (r,) float32, or None where there is no second term.
     """
-    if basis is None or not weights.numel():
+    if basis is None or weights is None:
         return LowRank(vector.left, vector.right * coefficient, vector.scale)
     change = rescaled(vector, basis, weights)
     assert isinstance(change, LowRank)

@@ -27,6 +27,17 @@ BOB = User("bob", "hf_bobsToken")
 READER = User("reader", "hf_readersToken", role="read")
 
 
+class Impatient:
+    """The module `time`, for who should not sleep long."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, but not long."""
+        time.sleep(min(seconds, 0.01))
+
+
 @pytest.fixture
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """A Hub on which ann is signed in; the client's cache is empty and its waits between attempts are short."""
@@ -39,8 +50,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
     huggingface_hub.close_session()
-    sleep = time.sleep
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    monkeypatch.setattr("huggingface_hub.utils._http.time", Impatient())
     with LocalHub([ANN, BOB, READER], BOUND) as running:
         yield running
     huggingface_hub.close_session()
