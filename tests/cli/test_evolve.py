@@ -57,8 +57,8 @@ def test_a_run_is_the_same_when_it_is_run_again_elsewhere(finished: Run, models:
 
 
 def searched(folder: Path) -> list[Event]:
-    """The history of a search without the confirming of its elites, which ends every session."""
-    return [event for event in history(folder) if event["event"] != "confirm"]
+    """The history of a search without what is scored after it: its elites confirmed, models measured."""
+    return [event for event in history(folder) if event["event"] not in ("confirm", "measured")]
 
 
 @pytest.mark.parametrize("named_by", ["recipe", "folder"])
