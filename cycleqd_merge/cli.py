@@ -114,7 +114,15 @@ def _evolve(recipe: Recipe, folder: Path, max_hours: float | None, seeds: Sequen
     from cycleqd_merge.run.session import run_recipe
 
     with Progress(_console()) as progress:
-        replay = run_recipe(recipe, folder, progress, seeds=seeds, max_hours=max_hours, progress=progress.bases)
+        replay = run_recipe(
+            recipe,
+            folder,
+            progress,
+            seeds=seeds,
+            max_hours=max_hours,
+            progress=progress.bases,
+            fetching=progress.fetching,
+        )
     if replay is not None:
         _print_archives(replay)
         _print_confirmed(replay)

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
+from huggingface_hub import constants
+
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import basis_folder, missing_bases
 from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.download import hub_models, pending
 from cycleqd_merge.merging.family import Expert, Family
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.report.plan import DiskUse, size
+from cycleqd_merge.report.plan import DiskUse
+from cycleqd_merge.report.progress import size
 
 _FLOAT32 = 4
 
@@ -28,6 +32,17 @@ def disk_uses(recipe: Recipe, family: Family, mutated: Sequence[int]) -> list[Di
         uses.append(_use(f"singular bases of {family.experts[expert].name}", folder, needed))
     exports = len(recipe.finish.export) * model_bytes(family)
     return [*uses, _use("exported models", Path(recipe.output), exports)]
+
+
+def download_uses(recipe: Recipe) -> list[DiskUse]:
+    """What must be downloaded before a recipe's models can be opened.
+
+    Raises:
+        UserError: a repository is not there, or may not be read.
+    """
+    wanted = (pending(path, recipe.models, label, adapter) for path, label, adapter in hub_models(recipe))
+    cache = Path(constants.HF_HUB_CACHE)
+    return [_use(f"download of {each.repo}", cache, each.bytes) for each in wanted if each is not None]
 
 
 def _use(purpose: str, folder: Path, needed: int) -> DiskUse:

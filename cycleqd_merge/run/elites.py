@@ -3,7 +3,10 @@ an expert, the base, or the plain mean of the experts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.archive import Archive, Elite
@@ -47,6 +50,27 @@ def choose(replay: Replay, name: str) -> Chosen:
     if separator and kind in replay.objectives:
         return _evaluated(replay, _elite_at(replay, kind, rest).number, name)
     raise UserError(f"{name!r} names no model of this run; a name is {FORMS}")
+
+
+def expand(replay: Replay, names: Sequence[str]) -> list[str]:
+    """Names with `all-best` (best mean and best of each task) and `pareto` (the front of all elites) spelled out."""
+    spelled: list[str] = []
+    for name in names:
+        if name == "all-best":
+            spelled += ["best-mean", *(f"best:{task}" for task in replay.objectives)]
+        elif name == "pareto":
+            spelled += [f"#{number}" for number in pareto(replay)]
+        else:
+            spelled.append("best-mean" if name == "best" else name)
+    return list(dict.fromkeys(spelled))
+
+
+def pareto(replay: Replay) -> list[int]:
+    """The elites that no other is at least as good as on every objective, and better on one; by `judged`."""
+    numbers = replay.elites()
+    scores = np.array([replay.judged(number)[: len(replay.objectives)] for number in numbers])
+    beaten = [bool(np.any(np.all(scores >= own, axis=1) & np.any(scores > own, axis=1))) for own in scores]
+    return [number for number, is_beaten in zip(numbers, beaten, strict=True) if not is_beaten]
 
 
 def _evaluated(replay: Replay, number: int, label: str) -> Chosen:

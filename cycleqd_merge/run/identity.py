@@ -28,13 +28,14 @@ def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = (
         "format": JOURNAL_FORMAT,
         "base": family.base.digest,
         "experts": {expert.name: expert.digest for expert in family.experts},
-        "models": recipe.models.model_dump(mode="json", exclude={"trust_remote_code"}),
+        "models": recipe.models.model_dump(mode="json", exclude={"trust_remote_code", "pickles"}),
         "tasks": {task.name: task_identity(task) for task in suite},
         "strategy": recipe.strategy.model_dump(mode="json"),
         "evolution": operators,
         "groups": list(groups.labels),
         "in_flight": in_flight,
         "seeds": list(seeds),
+        "revisions": recipe.revisions,
     }
 
 

@@ -12,15 +12,18 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.pool import LocalPool, Pool
 from cycleqd_merge.evaluation.ray_pool import RayPool, worker_count
-from cycleqd_merge.journal.log import Event, Journal
+from cycleqd_merge.hub.pin import pin
+from cycleqd_merge.journal.log import Event, Journal, of_kind
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.merging.bases import Progress, this_process
 from cycleqd_merge.merging.checks import require_mergeable
+from cycleqd_merge.merging.download import Progress as Fetching
+from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.answerable import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
-from cycleqd_merge.run.disk import disk_uses, require_disk
+from cycleqd_merge.run.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up, terminable
 from cycleqd_merge.run.grid import require_grid
@@ -59,6 +62,8 @@ def begin(materials: Materials, journal: Journal, seeds: Sequence[Event] = ()) -
         seeds = journal.events[0].get("seeds", [])
         in_flight = evolution.in_flight or journal.events[0]["in_flight"]
     start = start_event(materials, in_flight, seeds)
+    if journal.events:  # a run is the same by its models' contents, however they are named now
+        start["revisions"] = journal.events[0].get("revisions")
     require_same(journal, start)
     return start
 
@@ -72,10 +77,12 @@ def run_recipe(
     fresh: bool = False,
     max_hours: float | None = None,
     progress: Progress | None = None,
+    fetching: Fetching | None = None,
 ) -> Replay | None:
     """Evolve a recipe to its last generation, from where its run directory stands, and confirm its elites.
 
-    seeds: see `start_event`; a run that goes on keeps its own. Started under `accelerate launch`, the processes beside
+    seeds: see `start_event`; a run that goes on keeps its own. progress, fetching: told of singular bases that are
+    computed, and of downloads. Started under `accelerate launch`, the processes beside
     the first only share in the singular bases and return None.
 
     Raises:
@@ -86,12 +93,12 @@ def run_recipe(
     observer = observer or Quiet()
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     if not this_process().is_main_process:
-        materials = Materials.open(recipe, folder)
+        materials = Materials.open(pin(recipe, folder), folder)
         materials.materialiser(materials.mutated_experts(seeds))
         return None
     out = output_folder(recipe, fresh)
     with terminable(), opened_journal(out) as journal, _logging_to(out / "run.log"):
-        replay, pool = _set_up(journal, recipe, folder, seeds, progress)
+        replay, pool = _set_up(journal, recipe, folder, seeds, progress, fetching)
         if pool is None:
             observer.started(replay)
             return replay
@@ -104,10 +111,18 @@ def run_recipe(
 
 
 def _set_up(
-    journal: Journal, recipe: Recipe, folder: Path, seeds: Sequence[Event], progress: Progress | None
+    journal: Journal,
+    recipe: Recipe,
+    folder: Path,
+    seeds: Sequence[Event] = (),
+    progress: Progress | None = None,
+    fetching: Fetching | None = None,
 ) -> tuple[Replay, Pool | None]:
     """Open what the recipe names, check it, take up the journal; a pool if anything is left to evaluate."""
     require_grid(recipe)
+    recipe = pin(recipe, folder, recorded_revisions(journal.events))
+    require_disk(download_uses(recipe))
+    fetch(recipe, fetching)
     materials = Materials.open(recipe, folder)
     start = begin(materials, journal, seeds)
     mutated = sorted(materials.mutated_experts(start["seeds"]))
@@ -143,13 +158,20 @@ def confirm_run(folder: Path, top: int | None = None) -> Replay:
     if top is not None:
         recipe = recipe.model_copy(update={"confirm": recipe.confirm.model_copy(update={"top": top})})
     with terminable(), opened_journal(folder) as journal:
-        replay, pool = _set_up(journal, recipe, run.folder, (), None)
+        replay, pool = _set_up(journal, recipe, run.folder)
         if pool is not None:
             try:
                 confirm(journal, replay, pool)
             finally:
                 pool.close()
         return replay
+
+
+def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:
+    """The commits that were resolved when the run with these events began, or in a session after."""
+    sessions = (event["recipe"].get("revisions", {}) for event in of_kind(events, "session"))
+    starts = (event.get("revisions") or {} for event in events[:1])
+    return {name: sha for revisions in (*sessions, *starts) for name, sha in revisions.items()}
 
 
 def _session_event(materials: Materials, materialiser: Materialiser) -> Event:

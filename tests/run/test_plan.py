@@ -16,7 +16,8 @@ from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.report.plan import Plan, size
+from cycleqd_merge.report.plan import Plan
+from cycleqd_merge.report.progress import size
 from cycleqd_merge.run import disk, estimate
 from cycleqd_merge.run import plan as planning
 from cycleqd_merge.run.disk import basis_bytes
