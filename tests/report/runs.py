@@ -28,7 +28,7 @@ def make_run(
         generations,
         base=base,
         experts={name: f"org/{name}" for name in names},
-        tasks=[{"task": name, "expert": name, "bins": 6} for name in names],
+        tasks=[{"task": _task(name), "name": name, "expert": name, "bins": 6} for name in names],
     )
     pool = SyntheticPool(failure=failure, tasks=tasks)
     with closing(Journal(folder)) as journal:
@@ -38,9 +38,15 @@ def make_run(
     return open_run(folder)
 
 
+def _task(name: str) -> dict[str, object]:
+    """The first task reads a file, the others a Hub dataset each."""
+    rows = {"path": f"{name}.jsonl"} if name == NAMES[0] else {"dataset": f"org/{name}-rows"}
+    return {"kind": "generate", "data": {"rows": rows}, "prompt": "{{ question }}", "scorer": {"kind": "exact"}}
+
+
 def _start(recipe: Recipe) -> dict[str, object]:
     tasks = {
-        use.task: {"rows": ROWS, "search": "aa", "confirm": "bb", "heldout": "cc", "expert": use.expert}
+        use.name: {"rows": ROWS, "search": "aa", "confirm": "bb", "heldout": "cc", "expert": use.expert}
         for use in recipe.tasks
     }
     return {**start_of(recipe, in_flight=2), "tasks": tasks, "strategy": {"kind": "cycleqd"}}
