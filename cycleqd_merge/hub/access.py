@@ -7,6 +7,13 @@ from huggingface_hub import constants, errors
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub_errors import SIGN_IN, hub_errors
+from cycleqd_merge.recipe.schema import Hub
+
+
+def repositories(hub: Hub) -> list[tuple[str, str]]:
+    """The repositories that `hub` names, each as (kind, id)."""
+    archive = [("dataset", hub.archive_repo)] if hub.archive else []
+    return [*archive, *([("model", hub.repo)] if hub.root or hub.elites else [])]
 
 
 def require_write(*repositories: tuple[str, str]) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import quote
 
 import huggingface_hub
 from huggingface_hub import constants
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.recipe.loading import dataset_key, load_task
 from cycleqd_merge.recipe.schema import Recipe, hub_id, task_name
 
@@ -73,8 +75,11 @@ def _resolve(name: str, label: str) -> str:
     kind = "dataset" if name.startswith(_DATASETS) else "model"
     if _COMMIT.fullmatch(revision):
         return revision
+    remembered = cache_folder("commits") / quote(f"{kind}/{repo}@{revision}", safe="")
     with hub_errors(label):
         if constants.is_offline_mode():
+            if remembered.is_file():
+                return remembered.read_text()
             found = huggingface_hub.snapshot_download(
                 repo, revision=revision or None, repo_type=kind, local_files_only=True
             )
@@ -84,4 +89,5 @@ def _resolve(name: str, label: str) -> str:
         if getattr(info, "gated", False):
             api.auth_check(repo, repo_type=kind)
     assert info.sha is not None
+    remembered.write_text(info.sha)  # the Hub's own cache names commits only for what it downloads by a branch or tag
     return info.sha

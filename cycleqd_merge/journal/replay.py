@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,20 +23,6 @@ from cycleqd_merge.recipe.loading import parse
 from cycleqd_merge.recipe.schema import Recipe, task_name
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A score as a mean over rows: how many there were, and its standard error."""
-
-    score: float
-    rows: int
-    error: float
-
-
-def fingerprint(genome: Genome) -> str:
-    """What a genome is known by where its number does not do: the aggregate and the base have none."""
-    return hashlib.sha256(json.dumps(genome.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-
 @dataclass
 class Replay:
     """A run's search and what it was told, in step with the journal."""
@@ -51,8 +35,6 @@ class Replay:
     results: list[Event] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     open: list[Proposal] = field(default_factory=list)
-    measured: dict[str, dict[str, Sample]] = field(default_factory=dict)
-    """What models scored on held-out rows, by `fingerprint` of their genome, then by task."""
     confirmed: dict[int, Scores] = field(default_factory=dict)
     """Scores on the rows set aside, by evaluation number, in the order of `tasks`."""
     measured: Measured = field(default_factory=dict)
@@ -210,8 +192,6 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Replay:
     for line, event in enumerate(events, start=1):
         if event["event"] == "confirm":
             replay.confirmed[event["number"]] = tuple(event["scores"])
-        if event["event"] == "heldout":
-            replay.measured[event["genome"]] = {task: Sample(**sample) for task, sample in event["scores"].items()}
         if event["event"] != "result":
             continue
         number = event.get("number")

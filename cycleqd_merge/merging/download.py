@@ -68,19 +68,26 @@ def adapter_folder(path: ModelPath, models: Models, label: str, progress: Progre
 
 
 def pending(path: ModelPath, models: Models, label: str, adapter: bool = False) -> Download | None:
-    """What opening a Hub id would download; None if nothing.
+    """What opening a Hub id would download; None if nothing. Where the Hub does not answer, the cache does.
 
     Raises:
         UserError: there is no such repository, it cannot be read, or it holds pickles only.
     """
     if hub_id(path.path) is None or constants.is_offline_mode():
         return None
-    with hub_errors(label):
+    try:
         names = huggingface_hub.list_repo_files(path.path, revision=path.revision)
         needed = needed_files(names, models, label, adapter)
         found = huggingface_hub.snapshot_download(
             path.path, revision=path.revision, allow_patterns=[_exactly(name) for name in needed], dry_run=True
         )
+    except Exception as error:
+        line = explained(error)
+        if line is None:
+            raise
+        if _cached(path) is not None:
+            return None
+        raise UserError(f"{label}: {line}") from error
     missing = {each.filename: each.file_size for each in found if each.will_download}
     return Download(path.path, path.revision, missing) if missing else None
 
@@ -104,15 +111,8 @@ def needed_files(names: Sequence[str], models: Models, label: str, adapter: bool
 
 
 def _fetched(path: ModelPath, models: Models, label: str, adapter: bool, progress: Progress | None) -> Path:
-    """The folder of a Hub id in the Hub's cache, complete; the cache alone answers where the Hub does not."""
-    try:
-        missing = pending(path, models, label, adapter)
-    except UserError as refused:
-        cached = _cached(path)
-        reason = refused.__cause__
-        if cached is None or not isinstance(reason, Exception) or explained(reason) is None:
-            raise
-        return cached
+    """The folder of a Hub id in the Hub's cache, with all that is needed."""
+    missing = pending(path, models, label, adapter)
     if missing is not None:
         _download(missing, label, progress)
     folder = _cached(path)

@@ -13,6 +13,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import ModelCard
+from pydantic import TypeAdapter
 
 from cycleqd_merge.errors import HubFailed, UserError
 from cycleqd_merge.hub.access import require_write
@@ -21,7 +22,8 @@ from cycleqd_merge.hub.draft import Draft, Pushed, Target
 from cycleqd_merge.hub.portable import portable, without_paths
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import read_events
-from cycleqd_merge.journal.replay import Replay, replay_events
+from cycleqd_merge.journal.replay import Replay, open_run, replay_events
+from cycleqd_merge.recipe.loading import parse
 from cycleqd_merge.recipe.schema import Hub
 from cycleqd_merge.report.figures import archives_figure, png
 from cycleqd_merge.run.disk import model_bytes
@@ -49,6 +51,19 @@ class Options:
     create_pr: bool = False
     revision: str | None = None
     onto: str | None = None
+
+
+def hub_settings(folder: Path, stated: Mapping[str, Any]) -> Hub:
+    """What the run's recipe says of publishing, with `stated` keys before it.
+
+    Raises:
+        UserError: there is no such run, or no repository is named.
+    """
+    hub = open_run(folder).recipe.hub
+    keys = {**({} if hub is None else hub.model_dump(exclude_unset=True)), **stated}
+    if "repo" not in keys:
+        raise UserError(f"{folder}: its recipe has no `hub`; name a repository with --repo user/name")
+    return parse(TypeAdapter(Hub), keys, "push")
 
 
 def publish(folder: Path, hub: Hub, options: Options, report: Report) -> list[Pushed]:

@@ -12,7 +12,9 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.pool import LocalPool, Pool
 from cycleqd_merge.evaluation.ray_pool import RayPool, worker_count
+from cycleqd_merge.hub.access import repositories, require_write
 from cycleqd_merge.hub.pin import pin
+from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import Event, Journal, of_kind
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.merging.bases import Progress, this_process
@@ -20,14 +22,15 @@ from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import Progress as Fetching
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.recipe.schema import Hub, Recipe
 from cycleqd_merge.run.answerable import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up, terminable
 from cycleqd_merge.run.grid import require_grid
-from cycleqd_merge.run.identity import differences, start_event
+from cycleqd_merge.run.identity import start_event
+from cycleqd_merge.run.periodic import PeriodicPush
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +100,14 @@ def run_recipe(
         materials.materialiser(materials.mutated_experts(seeds))
         return None
     out = output_folder(recipe, fresh)
-    with terminable(), opened_journal(out) as journal, _logging_to(out / "run.log"):
+    if recipe.hub is not None:
+        require_write(*repositories(recipe.hub))
+    with (
+        terminable(),
+        opened_journal(out) as journal,
+        _logging_to(out / "run.log"),
+        _pushing(observer, recipe.hub, out) as observer,
+    ):
         replay, pool = _set_up(journal, recipe, folder, seeds, progress, fetching)
         if pool is None:
             observer.started(replay)
@@ -183,6 +193,19 @@ def _session_event(materials: Materials, materialiser: Materialiser) -> Event:
         "environment": environment(),
         "time": round(time.time()),
     }
+
+
+@contextmanager
+def _pushing(observer: Observer, hub: Hub | None, out: Path) -> Iterator[Observer]:
+    """An observer that pushes the archive meanwhile, if the recipe wants it."""
+    if hub is None or hub.every is None or not hub.archive:
+        yield observer
+        return
+    pushing = PeriodicPush(observer, out, hub.every)
+    try:
+        yield pushing
+    finally:
+        pushing.close()
 
 
 def output_folder(recipe: Recipe, fresh: bool = False) -> Path:
