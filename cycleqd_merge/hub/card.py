@@ -31,7 +31,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
         tags=TAGS,
         model_name=_name(run.repo),
         eval_results=[*_results(facts, "heldout"), *_results(facts, "search")] or None,
-        **({"base_model_relation": "merge"} if run.base_models else {}),
+        **_relation(run),
         **_license(run),
     )
     scored = [*(each for each in run.scores if each.name != facts.label), facts.scores]
@@ -74,6 +74,10 @@ def archive_card(facts: CardFacts) -> DatasetCard:
 
 def _name(repo: str) -> str:
     return repo.rpartition("/")[2]
+
+
+def _relation(run: CardFacts) -> dict[str, Any]:
+    return {"base_model_relation": "merge"} if run.base_models else {}
 
 
 def _license(run: CardFacts) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def _card_data(path: str, revision: str | None) -> dict[str, Any]:
                 raise
             return {}
     try:
-        return ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+        front = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        return dict(vars(front))
     except (OSError, ValueError, TypeError):  # no card, or one without front matter that can be read
         return {}
     except Exception as error:

@@ -20,15 +20,22 @@ ROWS = {"search": 40, "confirm": 10}
 
 
 def make_run(
-    folder: Path, tasks: int = 3, generations: int = 40, failure: Failure | None = None, base: str = "org/base"
+    folder: Path,
+    tasks: int = 3,
+    generations: int = 40,
+    failure: Failure | None = None,
+    base: str = "org/base",
+    experts: Mapping[str, str] | None = None,
+    **settings: object,
 ) -> Replay:
-    """A run of `tasks` tasks and as many experts, its elites confirmed."""
+    """A run of `tasks` tasks and as many experts, its elites confirmed; `settings` are further keys of the recipe."""
     names = NAMES[:tasks]
     recipe = synthetic_recipe(
         generations,
         base=base,
-        experts={name: f"org/{name}" for name in names},
+        experts=experts or {name: f"org/{name}" for name in names},
         tasks=[{"task": _task(name), "name": name, "expert": name, "bins": 6} for name in names],
+        **settings,
     )
     pool = SyntheticPool(failure=failure, tasks=tasks)
     with closing(Journal(folder)) as journal:
