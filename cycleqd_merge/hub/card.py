@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cycleqd_merge.hub.archive import ELITES, GENERATIONS
 from cycleqd_merge.hub.facts import CardFacts, ModelFacts
+from cycleqd_merge.hub.markdown import cell, code, fenced, sentence
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.report.scores import ModelScores, mean_of
 
@@ -129,7 +130,7 @@ def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], chosen
         "fenced": fenced,
         "founder": _founder,
         "mutation": _mutation,
-        "sentence": _sentence,
+        "sentence": sentence,
     }
     text = environment.get_template(template).render(
         name=_name(run.repo),
@@ -210,28 +211,3 @@ def _shortened(configuration: str) -> str:
         cut = len(line) > _LONGEST_LINE
         lines.append(f"{line[:200]} ... # {len(line):,} characters, all in mergekit_config.yml" if cut else line)
     return "\n".join(lines)
-
-
-def cell(text: str) -> str:
-    """A text for a Markdown table: it stays one cell, and neither HTML nor Markdown in it acts."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(str(text).split()))
-
-
-def code(text: str) -> str:
-    """A text as inline code, within a table too."""
-    whole = " ".join(str(text).split()).replace("|", "\\|")
-    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", whole)), default=0))
-    space = " " if "`" in whole else ""
-    return f"{ticks}{space}{whole}{space}{ticks}"
-
-
-def fenced(text: str, language: str) -> str:
-    """A text as a block of code that nothing in it can end."""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _sentence(parts: Iterable[str]) -> str:
-    """`a`, `b` and `c`."""
-    *before, last = parts
-    return f"{', '.join(before)} and {last}" if before else last

@@ -15,8 +15,9 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from cycleqd_merge.errors import HubFailed, UserError
-from cycleqd_merge.hub.card import archive_card, cell, code, fenced, model_card
+from cycleqd_merge.hub.card import archive_card, model_card
 from cycleqd_merge.hub.facts import ModelFacts, card_facts, model_facts
+from cycleqd_merge.hub.markdown import cell, code, fenced
 from cycleqd_merge.hub.parents import License, Parent, derived_license, parents_of
 from cycleqd_merge.journal.log import of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
