@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from mergekit.common import ModelReference
-from ruamel.yaml import YAML
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.recipe.loading import yaml_text
 from cycleqd_merge.report.page_data import page_data
 from cycleqd_merge.report.scores import compare_best, mean_of, usual_scores
 from cycleqd_merge.report.summary import summary
@@ -91,32 +89,17 @@ def _provenance(replay: Replay) -> dict[str, Any]:
     named = {"base": recipe.base, **recipe.experts}
     digests = {"base": start["base"], **start["experts"]}
     return {
-        "models": [(name, reference, _revision(reference), digests[name]) for name, reference in named.items()],
+        "models": [(name, recipe.pinned(reference), digests[name]) for name, reference in named.items()],
         "task_rows": {
             task: {"rows": facts["rows"], "digests": {rows: facts[rows] for rows in ("search", "confirm", "heldout")}}
             for task, facts in start.get("tasks", {}).items()
         },
-        "settings": _yaml(recipe.model_dump(mode="json", exclude_unset=True)),
+        "settings": yaml_text(recipe.model_dump(mode="json", exclude_unset=True)),
         "identity": json.dumps({"evolution": start["evolution"], "in_flight": start["in_flight"]}, indent=1),
         "sessions": [_session(event) for event in replay.sessions],
     }
 
 
-def _revision(reference: str) -> str | None:
-    """The revision that a reference pins: of its adapter if it has one."""
-    parsed = ModelReference.parse(reference)
-    return (parsed.lora or parsed.model).revision
-
-
 def _session(event: Mapping[str, Any]) -> dict[str, Any]:
     began = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M UTC") if "time" in event else None
     return {"began": began, "environment": event.get("environment", {}), "bases": event["bases"]}
-
-
-def _yaml(value: Any) -> str:
-    text = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(value, text)
-    return text.getvalue()

@@ -71,7 +71,7 @@ def mean_of(estimates: Estimates, tasks: Sequence[str]) -> Estimate | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """By how much the best-mean elite's mean lies above the best of base, experts and plain mean.
+    """By how much a model's mean lies above the best of base, experts and plain mean, on the same rows.
 
     error: of the difference, as if the rows of both were drawn apart; on the same rows it is smaller as a rule.
     """
@@ -87,15 +87,20 @@ class Comparison:
         return self.error is not None and abs(self.difference) > 2 * self.error
 
 
-def compare_best(scored: Sequence[ModelScores], tasks: Sequence[str]) -> Comparison | None:
-    """The best-mean elite against its best rival, on held-out rows if both were scored there, else on searched ones."""
+def compare_best(scored: Sequence[ModelScores], tasks: Sequence[str], name: str = "best-mean") -> Comparison | None:
+    """The model `name` against its best rival, on held-out rows if both were scored there, else on searched ones."""
     for rows in ("heldout", "search"):
-        means = {model.name: mean_of(getattr(model, rows), tasks) for model in scored if model.name != "aggregate"}
-        best = means.pop("best-mean", None)
-        rivals = {name: mean for name, mean in means.items() if mean is not None}
-        if best is not None and rivals:
-            name, rival = max(rivals.items(), key=lambda item: item[1].score)
-            known = best.error is not None and rival.error is not None
-            error = math.hypot(best.error or 0.0, rival.error or 0.0) if known else None
-            return Comparison(name, rows, best.score - rival.score, error)
+        means = {model.name: mean_of(getattr(model, rows), tasks) for model in scored}
+        own = means.pop(name, None)
+        rivals = {each: mean for each, mean in means.items() if mean is not None and _is_rival(each)}
+        if own is not None and rivals:
+            rival, best = max(rivals.items(), key=lambda item: item[1].score)
+            errors = (own.error, best.error)
+            error = None if None in errors else math.hypot(*(error or 0.0 for error in errors))
+            return Comparison(rival, rows, own.score - best.score, error)
     return None
+
+
+def _is_rival(name: str) -> bool:
+    """What users have without a search."""
+    return name in ("base", "mean") or name.startswith("expert:")

@@ -10,6 +10,8 @@ function choose(number, beside = []) {
     make("h3", {}, `Lineage of #${number}`),
     make("p", { class: "note" }, "Time runs to the right; colour is the mean search score. Choose an ancestor to look at it."),
     make("div", { class: "scroll" }, lineageGraph(number, data, choose)));
+  const graph = document.querySelector("#lineage .scroll");
+  graph.scrollLeft = graph.scrollWidth; // the chosen model stands at its right end
   window.history.replaceState(null, "", `#model-${number}`);
 }
 

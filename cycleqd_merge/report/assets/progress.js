@@ -3,14 +3,15 @@
 const WIDTH = 360, HEIGHT = 190, LEFT = 38, RIGHT = 8, TOP = 10, BOTTOM = 26;
 const LINES = ["var(--line-1)", "var(--line-2)", "var(--line-3)", "var(--line-4)", "var(--line-5)", "var(--line-6)"];
 const PANELS = [
-  ["best", "best quality", three],
-  ["qd_score", "QD score", (value) => value.toFixed(2)],
-  ["coverage", "coverage", (value) => `${(100 * value).toFixed(1)}%`],
+  // key, title, format of a reading, format of a tick
+  ["best", "best quality", three, (value) => value.toFixed(2)],
+  ["qd_score", "QD score", (value) => value.toFixed(2), (value) => value.toPrecision(3)],
+  ["coverage", "coverage", (value) => `${(100 * value).toFixed(1)}%`, (value) => `${(100 * value).toFixed(0)}%`],
 ];
 
 function progressCharts(data) {
   const { history, objectives } = data;
-  const charts = PANELS.map(([key, title, format]) => chart(history, key, title, format, objectives));
+  const charts = PANELS.map((panel) => chart(history, panel, objectives));
   const point = (at) => charts.forEach((one) => one.point(at));
   let current = history.length - 1;
   const go = (at) => {
@@ -34,7 +35,7 @@ function progressCharts(data) {
   return charts.map(({ node }) => node);
 }
 
-function chart(history, key, title, format, objectives) {
+function chart(history, [key, title, format, tick], objectives) {
   const values = history.map((entry) => entry[key]);
   const top = Math.max(...values.flat().filter((value) => value !== null), 1e-9);
   const x = (at) => LEFT + ((WIDTH - LEFT - RIGHT) * at) / Math.max(history.length - 1, 1);
@@ -45,7 +46,7 @@ function chart(history, key, title, format, objectives) {
   }));
   const ticks = [0, 0.5, 1].flatMap((share) => [
     draw("line", { class: "tick", x1: LEFT, x2: WIDTH - RIGHT, y1: y(share * top), y2: y(share * top) }),
-    draw("text", { x: LEFT - 5, y: y(share * top) + 4, "text-anchor": "end" }, format(share * top).replace(/(\.\d)\d+(%?)$/, "$1$2")),
+    draw("text", { x: LEFT - 5, y: y(share * top) + 4, "text-anchor": "end" }, tick(share * top)),
   ]);
   const ends = [[0, "start"], [history.length - 1, "end"]].map(([at, anchor]) =>
     draw("text", { x: x(at), y: HEIGHT - 8, "text-anchor": anchor }, `${anchor === "start" ? "generation " : ""}${history[at].generation}`));
