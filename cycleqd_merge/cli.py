@@ -312,6 +312,9 @@ def push(
     layout: Annotated[Layout | None, typer.Option(help="Further models in subfolders, or repositories.")] = None,
     adapters: Annotated[bool | None, typer.Option("--adapters", help="Push models as LoRA adapters.")] = None,
     rows: Annotated[bool | None, typer.Option("--rows", help="Push the tasks' local row files too.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Licence, as the Hub calls it; by default the parents'.")
+    ] = None,
     private: Annotated[bool | None, typer.Option("--private", help="Make new repositories private.")] = None,
     archive_only: Annotated[bool, typer.Option("--archive-only", help="Push no models.")] = False,
     revision: Annotated[str | None, typer.Option(help="A branch instead of main.")] = None,
@@ -332,6 +335,7 @@ def push(
         "adapters": adapters,
         "rows": rows,
         "private": private,
+        "license": licence,
     }
     settings = hub_settings(run, {key: value for key, value in stated.items() if value is not None})
     options = Options(not archive_only, dry_run, create_pr, revision, onto)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from huggingface_hub.hf_api import RepoFile
 from cycleqd_merge.errors import HubFailed, UserError
 from cycleqd_merge.hub_errors import hub_errors
 
-log = logging.getLogger(__name__)
 RECORD = "hub.json"
 """In the run directory: the last commit that was pushed to each repository."""
 MAIN = "main"

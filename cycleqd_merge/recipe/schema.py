@@ -337,6 +337,8 @@ class Hub(Strict):
     """Further models: names that `export` takes, `best`, `all-best` (of each task and in the mean), `pareto`."""
     layout: Literal["subfolders", "repos"] = "subfolders"
     """Put further models into subfolders of `repo`, or into repositories of their own, gathered in a collection."""
+    license: str | None = None
+    """The licence of what is pushed, as the Hub calls it; by default the parents', which must then agree."""
     adapters: bool = False
     """Push models as LoRA adapters on the base; all experts must be adapters."""
 

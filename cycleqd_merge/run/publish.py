@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import logging
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import ModelCard
 from pydantic import TypeAdapter
 
 from cycleqd_merge.errors import HubFailed, UserError
 from cycleqd_merge.hub.access import require_write
 from cycleqd_merge.hub.archive import MANAGED, archive_files
+from cycleqd_merge.hub.card import FIGURE, archive_card, model_card
 from cycleqd_merge.hub.draft import Draft, Pushed, Target
-from cycleqd_merge.hub.portable import portable, without_paths
+from cycleqd_merge.hub.facts import CardFacts, card_facts, model_facts
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE, portable, without_paths
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import read_events
 from cycleqd_merge.journal.replay import Replay, open_run, replay_events
@@ -31,8 +32,7 @@ from cycleqd_merge.run.elites import Chosen, choose, expand
 from cycleqd_merge.run.export import export, export_adapter, model_record
 from cycleqd_merge.run.session import reopen
 
-log = logging.getLogger(__name__)
-GENOME, CARD, FIGURE = "genome.json", "README.md", "archives.png"
+GENOME, CONFIGURATION, CARD = "genome.json", "mergekit_config.yml", "README.md"
 _SHOWN = (".json", ".yml", ".md", ".jinja")
 """Text files of an exported model, which may name local paths."""
 _WEIGHTS = re.compile(r"(adapter_)?model.*\.safetensors(\.index\.json)?")
@@ -85,11 +85,13 @@ def publish(folder: Path, hub: Hub, options: Options, report: Report) -> list[Pu
         archive = [("dataset", hub.archive_repo)] if hub.archive else []
         require_write(*archive, *(("model", repo) for repo in repositories))
     pushed = []
+    facts = card_facts(replay, hub.repo, hub.archive_repo if hub.archive else None, hub.license)
     if hub.archive:
-        pushed.append(_push_archive(replay, events, folder, hub, options))
+        pushed.append(_push_archive(replay, events, folder, hub, options, facts))
         report(pushed[-1])
     for repo, placed in repositories.items():
-        pushed.append(_push_models(replay, placed, folder, _target("model", repo, hub, options), hub, options.dry))
+        target, about = _target("model", repo, hub, options), dataclasses.replace(facts, repo=repo)
+        pushed.append(_push_models(replay, placed, folder, target, hub, options.dry, about))
         report(pushed[-1])
     if len(repositories) > 1 and not options.dry and not options.create_pr:
         _collect(hub, list(repositories))
@@ -116,10 +118,13 @@ def _target(kind: Any, repo: str, hub: Hub, options: Options) -> Target:
     return Target(kind, repo, hub.private, options.revision, options.create_pr, options.onto)
 
 
-def _push_archive(replay: Replay, events: Sequence[Any], folder: Path, hub: Hub, options: Options) -> Pushed:
+def _push_archive(
+    replay: Replay, events: Sequence[Any], folder: Path, hub: Hub, options: Options, facts: CardFacts
+) -> Pushed:
     target = _target("dataset", hub.archive_repo, hub, options)
     files = archive_files(replay, events, portable(replay.recipe, replay.folder), hub.rows)
-    files[CARD] = _archive_card(replay, hub).encode()
+    about = dataclasses.replace(facts, repo=hub.archive_repo)
+    files[CARD] = archive_card(about).content.encode()
     _require_no_token(files)
     draft = Draft(target, folder, options.dry)
     draft.add(files)
@@ -128,21 +133,35 @@ def _push_archive(replay: Replay, events: Sequence[Any], folder: Path, hub: Hub,
 
 
 def _push_models(
-    replay: Replay, placed: Mapping[str, Chosen], folder: Path, target: Target, hub: Hub, dry: bool
+    replay: Replay, placed: Mapping[str, Chosen], folder: Path, target: Target, hub: Hub, dry: bool, facts: CardFacts
 ) -> Pushed:
     """One commit with all models of a repository; those whose genome stands there already are not built again."""
     draft = Draft(target, folder, dry)
     kept: set[str] = set()
     for prefix, chosen in placed.items():
+        files: dict[str, bytes | Path] = {}
         if _stands(draft, prefix, replay, chosen, hub):
             kept |= {path for path in draft.there if _folder(path) == prefix}
         elif dry:
             draft.expect(f"{prefix}{'adapter_' if hub.adapters else ''}model.safetensors", _weights(replay, hub))
         else:
-            kept |= _add_model(draft, prefix, replay, chosen, folder, hub)
+            files = _add_model(draft, prefix, replay, chosen, folder, hub)
+            kept |= files.keys()
         shown: dict[str, bytes | Path] = {f"{prefix}{FIGURE}": png(_figure(replay, chosen))}
         if prefix == "":
-            shown[CARD] = _model_card(replay, chosen, placed, hub).content.encode()
+            configuration = files.get(CONFIGURATION) or draft.read(CONFIGURATION)
+            about = model_facts(
+                facts,
+                replay,
+                chosen.label,
+                chosen.genome,
+                chosen.number,
+                configuration=configuration.decode() if isinstance(configuration, bytes) else None,
+                chat=CHAT_TEMPLATE in (files or draft.there),
+                adapter=hub.adapters,
+                others={inner.rstrip("/"): other.label for inner, other in placed.items() if inner},
+            )
+            shown[CARD] = model_card(about).content.encode()
         _require_no_token(shown)
         draft.add(shown)
         kept |= shown.keys()
@@ -163,8 +182,10 @@ def _stands(draft: Draft, prefix: str, replay: Replay, chosen: Chosen, hub: Hub)
     return all(stated.get(key) == value for key, value in wanted.items() if key != "made_by")
 
 
-def _add_model(draft: Draft, prefix: str, replay: Replay, chosen: Chosen, folder: Path, hub: Hub) -> set[str]:
-    """Build a model, upload it, and remove it from this disk; returns its paths in the repository."""
+def _add_model(
+    draft: Draft, prefix: str, replay: Replay, chosen: Chosen, folder: Path, hub: Hub
+) -> dict[str, bytes | Path]:
+    """Build a model, upload it, and remove it from this disk; returns its files by their paths in the repository."""
     with tempfile.TemporaryDirectory(prefix=".push-", dir=folder) as beside:
         out = Path(beside) / "model"
         (export_adapter if hub.adapters else export)(replay, chosen.label, out)
@@ -177,7 +198,7 @@ def _add_model(draft: Draft, prefix: str, replay: Replay, chosen: Chosen, folder
             raise UserError("hub.adapters: the base is a local model; an adapter needs one that others can load")
         _require_no_token(files)
         draft.add(files)
-        return set(files)
+        return files
 
 
 def _is_ours(path: str, draft: Draft) -> bool:
@@ -234,27 +255,3 @@ def _require_no_token(files: Mapping[str, bytes | Path]) -> None:
     for path, content in files.items():
         if token and isinstance(content, bytes) and token in content:
             raise UserError(f"hub: {path} holds your token and was not pushed; take it out of the recipe")
-
-
-def _model_card(replay: Replay, chosen: Chosen, placed: Mapping[str, Chosen], hub: Hub) -> ModelCard:
-    """A minimal card."""
-    front = "---\nlibrary_name: transformers\ntags: [mergekit, merge, cycleqd]\n---\n"
-    return ModelCard(f"{front}\n# {hub.repo}\n\n{chosen.label} of generation {replay.generation}.\n")
-
-
-def _archive_card(replay: Replay, hub: Hub) -> str:
-    """A minimal card; its front matter tells the viewer which table is which."""
-    return f"""---
-tags: [mergekit, merge, cycleqd]
-configs:
-- config_name: elites
-  data_files: data/elites.parquet
-  default: true
-- config_name: generations
-  data_files: data/generations.parquet
----
-
-# {hub.archive_repo}
-
-The archives of a CycleQD run after generation {replay.generation}.
-"""
