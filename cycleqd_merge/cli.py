@@ -316,7 +316,8 @@ def push(
         str | None, typer.Option("--license", help="Licence, as the Hub calls it; by default the parents'.")
     ] = None,
     private: Annotated[bool | None, typer.Option("--private", help="Make new repositories private.")] = None,
-    archive_only: Annotated[bool, typer.Option("--archive-only", help="Push no models.")] = False,
+    space: Annotated[bool | None, typer.Option("--space", help="Push the run's page as a static Space.")] = None,
+    archive_only: Annotated[bool, typer.Option("--archive-only", help="Push the archive alone.")] = False,
     revision: Annotated[str | None, typer.Option(help="A branch instead of main.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests instead.")] = False,
     onto: Annotated[str | None, typer.Option(help="Build upon this foreign commit on main.")] = None,
@@ -336,9 +337,10 @@ def push(
         "rows": rows,
         "private": private,
         "license": licence,
+        "space": space,
     }
     settings = hub_settings(run, {key: value for key, value in stated.items() if value is not None})
-    options = Options(not archive_only, dry_run, create_pr, revision, onto)
+    options = Options(archive_only, dry_run, create_pr, revision, onto)
 
     def report(done: Pushed) -> None:
         if not as_json:

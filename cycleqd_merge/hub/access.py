@@ -13,7 +13,8 @@ from cycleqd_merge.recipe.schema import Hub
 def repositories(hub: Hub) -> list[tuple[str, str]]:
     """The repositories that `hub` names, each as (kind, id)."""
     archive = [("dataset", hub.archive_repo)] if hub.archive else []
-    return [*archive, *([("model", hub.repo)] if hub.root or hub.elites else [])]
+    space = [("space", hub.repo)] if hub.space else []
+    return [*archive, *([("model", hub.repo)] if hub.root or hub.elites else []), *space]
 
 
 def require_write(*repositories: tuple[str, str]) -> str:

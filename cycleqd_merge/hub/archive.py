@@ -14,7 +14,7 @@ from cycleqd_merge.evolution.strategy import candidate_digest
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS, Portable
 from cycleqd_merge.journal.log import FILE, Event
 from cycleqd_merge.journal.replay import Replay
-from cycleqd_merge.recipe.convert import yaml_text
+from cycleqd_merge.recipe.loading import yaml_text
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
 

@@ -42,6 +42,11 @@ class Target:
         """What messages call it."""
         return f"{self.kind} {self.repo}"
 
+    @property
+    def on_main(self) -> bool:
+        """Whether it changes what everybody sees."""
+        return self.revision in (None, MAIN) and not self.create_pr
+
 
 @dataclass(frozen=True)
 class Pushed:
@@ -84,32 +89,31 @@ class Draft:
 
     def _make(self) -> None:
         """Make the repository and the branch if they are not there."""
-        where = {"repo_id": self.target.repo, "repo_type": self.target.kind}
+        repo, kind = self.target.repo, self.target.kind
         try:
-            self._api.repo_info(**where)
+            self._api.repo_info(repo, repo_type=kind)
         except errors.RepositoryNotFoundError:
-            sdk = {"space_sdk": "static"} if self.target.kind == "space" else {}
-            self._api.create_repo(**where, private=self.target.private, exist_ok=True, **sdk)
+            sdk = "static" if kind == "space" else None
+            self._api.create_repo(repo, repo_type=kind, private=self.target.private, exist_ok=True, space_sdk=sdk)
         if self.target.revision is not None:
-            self._api.create_branch(**where, branch=self.target.revision, exist_ok=True)
+            self._api.create_branch(repo, repo_type=kind, branch=self.target.revision, exist_ok=True)
 
     def _look(self) -> None:
         """Take in the branch's last commit and its files."""
-        where = {"repo_id": self.target.repo, "repo_type": self.target.kind}
+        repo, kind = self.target.repo, self.target.kind
         try:
-            self._head = self._api.repo_info(**where, revision=self.target.revision).sha
+            self._head = self._api.repo_info(repo, repo_type=kind, revision=self.target.revision).sha
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             if not self._dry:
                 raise
             return
-        entries = self._api.list_repo_tree(**where, revision=self._head, recursive=True)
+        entries = self._api.list_repo_tree(repo, repo_type=kind, revision=self._head, recursive=True)
         self.there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def _has_moved(self) -> bool:
         """Whether `main` stands elsewhere than this run left it. A commit whose answer was lost is this run's too."""
         last = self._recorded().get(self.target.label)
-        on_main = self.target.revision in (None, MAIN) and not self.target.create_pr
-        if last is None or not on_main or self._head in (last.get("commit"), self.target.onto):
+        if last is None or not self.target.on_main or self._head in (last.get("commit"), self.target.onto):
             return False
         if "pending" not in last:
             return True
@@ -160,7 +164,7 @@ class Draft:
         self._operations += [CommitOperationDelete(path, is_folder=False) for path in paths if path in self.there]
 
     def commit(self, title: str, tag: str | None = None) -> Pushed:
-        """Make the commit, if anything is to be changed, and tag the branch's last commit.
+        """Make the commit, if anything is to be changed; on `main`, tag the last commit.
 
         Raises:
             HubFailed: see `Draft`; the branch is as it was.
@@ -175,9 +179,9 @@ class Draft:
             self._require_unmoved()
             with hub_errors(self.target.label, HubFailed):
                 url = self._send(title) or url
-        elif self._head is not None and not self.target.create_pr and self.target.revision in (None, MAIN):
+        elif self.target.on_main:
             self._write({"commit": self._head})
-        if tag is not None and not self.target.create_pr and self._head is not None:
+        if tag is not None and self.target.on_main:
             with hub_errors(f"{self.target.label}, tag {tag}", HubFailed):
                 self._tag(tag)
         return Pushed(self.target, self._head, url, self._added, removed)
@@ -185,8 +189,7 @@ class Draft:
     def _send(self, title: str) -> str | None:
         """Commit; returns the address of the pull request, if it is one. A mark tells a commit whose answer is lost."""
         mark = f"push {secrets.token_hex(8)}"
-        on_main = self.target.revision in (None, MAIN) and not self.target.create_pr
-        if on_main:
+        if self.target.on_main:
             self._write({"commit": self._head, "pending": mark})
         made = self._api.create_commit(
             self.target.repo,
@@ -199,19 +202,19 @@ class Draft:
             create_pr=self.target.create_pr,
         )
         self._head = made.oid
-        if on_main:
+        if self.target.on_main:
             self._write({"commit": made.oid})
         return made.pr_url
 
     def _tag(self, tag: str) -> None:
         """Let the tag stand at the branch's last commit."""
-        where = {"repo_id": self.target.repo, "repo_type": self.target.kind}
-        tags = {each.name: each.target_commit for each in self._api.list_repo_refs(**where).tags}
+        repo, kind = self.target.repo, self.target.kind
+        tags = {each.name: each.target_commit for each in self._api.list_repo_refs(repo, repo_type=kind).tags}
         if tags.get(tag) == self._head:
             return
         if tag in tags:
-            self._api.delete_tag(**where, tag=tag)
-        self._api.create_tag(**where, tag=tag, revision=self._head, exist_ok=True)
+            self._api.delete_tag(repo, repo_type=kind, tag=tag)
+        self._api.create_tag(repo, repo_type=kind, tag=tag, revision=self._head, exist_ok=True)
 
     def _require_unmoved(self) -> None:
         if self._moved:

@@ -342,6 +342,9 @@ class Hub(Strict):
     adapters: bool = False
     """Push models as LoRA adapters on the base; all experts must be adapters."""
 
+    space: bool = False
+    """Push the run's page, as `report` writes it, as a static Space."""
+
     @property
     def archive_repo(self) -> str:
         """The dataset repository of the archive."""

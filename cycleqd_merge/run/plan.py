@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.worker import single_cause
+from cycleqd_merge.hub.access import repositories, require_write
 from cycleqd_merge.hub.pin import pin
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
 from cycleqd_merge.journal.search import ordered_tasks
@@ -52,6 +53,8 @@ def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None
     since = time.perf_counter() if since is None else since
     found = Plan(cells=cells(recipe))
     found.attempt(require_grid, recipe)
+    if recipe.hub is not None:
+        found.attempt(require_write, *repositories(recipe.hub))
     try:
         recipe = pin(recipe, folder, _recorded(Path(recipe.output)))
         found.disk = download_uses(recipe)

@@ -15,8 +15,9 @@ import huggingface_hub
 from pydantic import TypeAdapter
 
 from cycleqd_merge.errors import HubFailed, UserError
+from cycleqd_merge.hub.access import repositories as named_repositories
 from cycleqd_merge.hub.access import require_write
-from cycleqd_merge.hub.archive import MANAGED, archive_files
+from cycleqd_merge.hub.archive import MANAGED, archive_files, told
 from cycleqd_merge.hub.card import FIGURE, archive_card, model_card
 from cycleqd_merge.hub.draft import Draft, Pushed, Target
 from cycleqd_merge.hub.facts import CardFacts, card_facts, model_facts
@@ -25,8 +26,9 @@ from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import read_events
 from cycleqd_merge.journal.replay import Replay, open_run, replay_events
 from cycleqd_merge.recipe.loading import parse
-from cycleqd_merge.recipe.schema import Hub
+from cycleqd_merge.recipe.schema import Hub, hub_id
 from cycleqd_merge.report.figures import archives_figure, png
+from cycleqd_merge.report.page import render_page
 from cycleqd_merge.run.disk import model_bytes
 from cycleqd_merge.run.elites import Chosen, choose, expand
 from cycleqd_merge.run.export import export, export_adapter, model_record
@@ -43,10 +45,10 @@ Report = Callable[[Pushed], None]
 class Options:
     """How one push is made, beside what the recipe's `hub` says: see `Target`. dry: write nothing, tell what would be.
 
-    models: push models too, not the archive alone.
+    archive_only: push neither models nor page.
     """
 
-    models: bool = True
+    archive_only: bool = False
     dry: bool = False
     create_pr: bool = False
     revision: str | None = None
@@ -77,13 +79,17 @@ def publish(folder: Path, hub: Hub, options: Options, report: Report) -> list[Pu
     replay = replay_events(events, str(folder))
     if not replay.archives:
         raise UserError(f"{folder}: its experts are not all scored yet; there is nothing to push")
-    root = None if hub.root is None or not options.models else choose(replay, hub.root)
-    others = [choose(replay, name) for name in expand(replay, hub.elites)] if options.models else []
+    if options.archive_only:
+        hub = hub.model_copy(update={"root": None, "elites": [], "space": False})
+    root = None if hub.root is None else choose(replay, hub.root)
+    others = [choose(replay, name) for name in expand(replay, hub.elites)]
     others = [other for other in others if root is None or other.label != root.label]
     repositories = _model_repositories(hub, root, others)
+    if repositories and hub.adapters and hub_id(replay.recipe.base.partition("@")[0]) is None:
+        raise UserError("hub.adapters: the base is a local model; an adapter needs one that others can load")
     if not options.dry:
-        archive = [("dataset", hub.archive_repo)] if hub.archive else []
-        require_write(*archive, *(("model", repo) for repo in repositories))
+        beside = [each for each in named_repositories(hub) if each[0] != "model"]
+        require_write(*beside, *(("model", repo) for repo in repositories))
     pushed = []
     facts = card_facts(replay, hub.repo, hub.archive_repo if hub.archive else None, hub.license)
     if hub.archive:
@@ -92,6 +98,9 @@ def publish(folder: Path, hub: Hub, options: Options, report: Report) -> list[Pu
     for repo, placed in repositories.items():
         target, about = _target("model", repo, hub, options), dataclasses.replace(facts, repo=repo)
         pushed.append(_push_models(replay, placed, folder, target, hub, options.dry, about))
+        report(pushed[-1])
+    if hub.space:
+        pushed.append(_push_page(replay, events, folder, hub, options))
         report(pushed[-1])
     if len(repositories) > 1 and not options.dry and not options.create_pr:
         _collect(hub, list(repositories))
@@ -129,6 +138,20 @@ def _push_archive(
     draft = Draft(target, folder, options.dry)
     draft.add(files)
     draft.remove(path for path in draft.there if path.startswith(MANAGED) and path not in files)
+    return draft.commit(_title(replay), _tag(replay))
+
+
+def _push_page(replay: Replay, events: Sequence[Any], folder: Path, hub: Hub, options: Options) -> Pushed:
+    shown = replay_events(told(events, portable(replay.recipe, replay.folder)))
+    name = hub.repo.rpartition("/")[2]
+    front = f"---\ntitle: {name}\nsdk: static\npinned: false\ntags: [mergekit, merge, cycleqd]\n---\n"
+    files: dict[str, bytes | Path] = {
+        "index.html": render_page(shown, name).encode("utf-8", "backslashreplace"),
+        CARD: f"{front}\nThe page of a CycleQD run.\n".encode(),
+    }
+    _require_no_token(files)
+    draft = Draft(_target("space", hub.repo, hub, options), folder, options.dry)
+    draft.add(files)
     return draft.commit(_title(replay), _tag(replay))
 
 
@@ -194,8 +217,6 @@ def _add_model(
             shown = path.suffix in _SHOWN and path.stat().st_size < 2**24
             text = without_paths(path.read_text(encoding="utf-8"), replay.recipe).encode() if shown else None
             files[f"{prefix}{path.name}"] = path if text is None else text
-        if hub.adapters and "./models/" in json.loads(files[f"{prefix}adapter_config.json"])["base_model_name_or_path"]:
-            raise UserError("hub.adapters: the base is a local model; an adapter needs one that others can load")
         _require_no_token(files)
         draft.add(files)
         return files

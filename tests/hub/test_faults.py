@@ -117,7 +117,7 @@ def test_a_commit_made_meanwhile_is_not_overwritten(hub: LocalHub, run: Path, lo
     """The server itself refuses: the branch moves after it was read and before it is written."""
     assert push(run).code == 0
     go_on(run, longer)
-    moved = []
+    moved: list[str] = []
     original = hub.faults.meet
 
     def meet(step: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 import traceback
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_the_token_appears_nowhere(
 ) -> None:
     caplog.set_level("DEBUG")
     seen: list[bytes] = []
-    original = periodic.subprocess.Popen
+    original = subprocess.Popen
 
     def watched(*arguments: object, **options: object) -> object:
         process = original(*arguments, **options)  # type: ignore[call-overload]
@@ -132,7 +133,7 @@ def test_the_token_appears_nowhere(
         return process
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(periodic.subprocess, "Popen", watched)
+        patch.setattr(subprocess, "Popen", watched)
         ended = [cycleqd_merge("evolve", recipe(tmp_path, parents, every=2))]
     hub.faults.add("commit", 500)
     ended.append(cycleqd_merge("evolve", tmp_path / "run", "--generations", 5))
@@ -146,9 +147,9 @@ def test_the_token_appears_nowhere(
     assert not [line for line in seen if TOKEN.encode() in line]
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
-    for name in hub.repos:
-        for path in hub.repo(name[1], name[0]).tree():
-            assert TOKEN.encode() not in hub.read(name[1], path, name[0])
+    for kind, name in hub.repos:
+        for file in hub.repo(name, kind).tree():
+            assert TOKEN.encode() not in hub.read(name, file, kind)
 
 
 def test_a_recipe_that_holds_the_token_is_not_published(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_sharded_models_come_whole(hub: LocalHub, parents: Parents, tmp_path: Pa
     put_parents(hub, parents)
     tensors = read_tensors(parents.tuned)
     sharded = Path(shutil.copytree(parents.tuned, tmp_path / "sharded"))
-    names, parts = list(tensors), {}
+    names, parts = list(tensors), dict[str, str]()
     for number in (1, 2):
         shard = f"model-0000{number}-of-00002.safetensors"
         write_tensors(sharded, {name: tensors[name] for name in names[number - 1 :: 2]})

@@ -127,3 +127,21 @@ def test_the_recipe_may_say_it_all(hub: LocalHub, run: Path) -> None:
     assert json.loads(hub.read("lab/run", "genome.json"))["name"] == "aggregate"
     assert json.loads(hub.read("lab/run", "best-mean/genome.json"))["name"] == "best-mean"
     assert "nothing has changed" in pushed(run).out
+
+
+def test_the_page_is_pushed_as_a_static_space(hub: LocalHub, run: Path) -> None:
+    pushed(run, "--repo", MODEL, "--space", "--root", "aggregate")
+    page, card = (hub.read(MODEL, path, "space").decode() for path in ("index.html", "README.md"))
+    assert "sdk: static" in card
+    assert "vowels" in page
+    assert str(run) not in page
+    assert "/parents" not in page
+
+
+def test_the_card_is_that_of_the_model(hub: LocalHub, run: Path) -> None:
+    pushed(run, "--repo", MODEL, "--license", "apache-2.0", "--elites", "best:vowels")
+    card = hub.read(MODEL, "README.md").decode()
+    assert "license: apache-2.0" in card
+    assert "best-vowels" in card
+    assert "archives.png" in card
+    assert "merge_method: " in card
