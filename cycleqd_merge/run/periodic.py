@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 LOG = "push.log"
 FIRST_WAIT, LONGEST_WAIT = 30.0, 1800.0
 """Seconds before a push that failed is tried again: doubled after each failure."""
+_NICE = 10
 
 
 class PeriodicPush:
@@ -73,6 +74,7 @@ class PeriodicPush:
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},  # a push needs none of the GPUs' memory
                 start_new_session=True,  # Ctrl-C ends the run, not a push under way
             )
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
         except OSError as error:
             self._failed(str(error))
 

@@ -202,10 +202,8 @@ def _pushing(observer: Observer, hub: Hub | None, out: Path) -> Iterator[Observe
         yield observer
         return
     pushing = PeriodicPush(observer, out, hub.every)
-    try:
-        yield pushing
-    finally:
-        pushing.close()
+    yield pushing
+    pushing.close()  # a run that is interrupted does not wait: a push under way ends by itself
 
 
 def output_folder(recipe: Recipe, fresh: bool = False) -> Path:
