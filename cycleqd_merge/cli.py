@@ -325,6 +325,8 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Publish a run on the Hugging Face Hub: its archive as a dataset, its best models as model repositories."""
+    if sys.stderr.isatty():  # uploads take long enough for the client's own bars
+        os.environ.pop("TQDM_DISABLE", None)
     from cycleqd_merge.report.pushed import pushed_json, pushed_lines
     from cycleqd_merge.run.publish import Options, hub_settings, publish
 

@@ -51,6 +51,8 @@ def explained(error: Exception) -> str | None:
         return f"no id of the Hub: {_first_line(error)}"
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
         return f"the Hub cannot be reached ({type(error).__name__}: {_first_line(error)}); try again"
+    if isinstance(error, ValueError) and isinstance(error.__cause__, errors.HfHubHTTPError):  # a card's front matter
+        return f"refused: {' '.join(str(error).split())}"
     if isinstance(error, RuntimeError):  # what an upload's threads raise is wrapped
         cause = error.__cause__
         return explained(cause) if isinstance(cause, Exception) else f"the transfer failed ({_first_line(error)})"

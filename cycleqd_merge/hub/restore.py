@@ -45,6 +45,9 @@ def published_events(repo: str, revision: str | None, trust: bool) -> tuple[list
     outside = [path for path in _row_files(recipe) if not _is_inside(path)]
     if outside:
         raise UserError(f"dataset {repo}: refused: a task of it reads {outside[0]}, outside of the run's folder")
+    template = recipe.models.chat_template
+    if template not in (None, "base", CHAT_TEMPLATE, *recipe.experts):
+        raise UserError(f"dataset {repo}: refused: its chat template is {template}, outside of the run's folder")
     code = sorted(set(code_in(recipe.model_dump(mode="json", exclude_unset=True))))
     if code and not trust:
         raise UserError(

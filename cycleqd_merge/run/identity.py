@@ -46,7 +46,8 @@ def _models(recipe: Recipe) -> dict[str, Any]:
     """How models are compared; a chat template from a file by its content, wherever it lies."""
     models = recipe.models.model_dump(mode="json", exclude={"trust_remote_code", "pickles"})
     template = models["chat_template"]
-    if template is not None and template != "base" and template not in recipe.experts:
+    named = template is None or template == "base" or template in recipe.experts
+    if not named and Path(template).is_file():  # what is no file either is told when the tokenizer is opened
         models["chat_template"] = hashlib.sha256(Path(template).read_bytes()).hexdigest()[:16]
     return models
 

@@ -98,6 +98,27 @@ def test_a_published_run_reads_nothing_outside_its_folder(hub: LocalHub, run: Pa
         assert (answer.code, path in answer.err) == (2, True)
 
 
+def test_a_published_run_takes_no_template_from_this_disk(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+    pushed(run, "--repo", MODEL, "--archive-only")
+    lines = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+    lines[1]["recipe"]["models"] = {"chat_template": "/etc/hostname"}
+    hub.put(ARCHIVE, {FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
+    answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
+    assert (answer.code, "its chat template is /etc/hostname" in answer.err) == (2, True)
+
+
+def test_a_chat_template_from_a_file_travels(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+    put_parents(hub, parents)
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    recipe = write_recipe(tmp_path, "lab/base", EXPERTS, models={"chat_template": "mine.jinja"})
+    assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
+    pushed(tmp_path / "run", "--repo", MODEL, "--archive-only", "--rows")
+    assert cycleqd_merge("pull", ARCHIVE, tmp_path / "there").code == 0
+    (tmp_path / "mine.jinja").unlink()
+    assert cycleqd_merge("evolve", tmp_path / "there", "--generations", 2).code == 0
+    assert (tmp_path / "there" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
 def test_what_is_no_published_run_is_told(hub: LocalHub, run: Path, tmp_path: Path) -> None:
     hub.put("ann/rows", {"train.jsonl": b"{}"}, "dataset")
     for repo, told in (("ann/rows", "holds no published run"), ("ann/none", "not on the Hub")):
