@@ -328,7 +328,8 @@ def push(
     if sys.stderr.isatty():  # uploads take long enough for the client's own bars
         os.environ.pop("TQDM_DISABLE", None)
     from cycleqd_merge.report.pushed import pushed_json, pushed_lines
-    from cycleqd_merge.run.publish import Options, hub_settings, publish
+    from cycleqd_merge.run.publication import Options
+    from cycleqd_merge.run.publish import hub_settings, publish
 
     stated = {
         "repo": repo,
@@ -467,7 +468,8 @@ def _publish(replay: Replay, out: Path) -> None:
     if replay.recipe.hub is None:
         return
     from cycleqd_merge.report.pushed import pushed_lines
-    from cycleqd_merge.run.publish import Options, publish
+    from cycleqd_merge.run.publication import Options
+    from cycleqd_merge.run.publish import publish
 
     def report(done: Pushed) -> None:
         for line in pushed_lines(done):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, errors
 from huggingface_hub.hf_api import RepoFile
 
 from cycleqd_merge.errors import HubFailed, UserError
+from cycleqd_merge.hub.contents import has_content, size_of
+from cycleqd_merge.hub.record import PushRecord
 from cycleqd_merge.hub_errors import hub_errors
 
-RECORD = "hub.json"
-"""In the run directory: the last commit that was pushed to each repository."""
 MAIN = "main"
 MOST_FILES = 5000
 
@@ -74,7 +71,7 @@ class Draft:
     """
 
     def __init__(self, target: Target, folder: Path, dry: bool = False) -> None:
-        self.target, self._record, self._dry = target, folder / RECORD, dry
+        self.target, self._record, self._dry = target, PushRecord(folder, target.label), dry
         self._api = huggingface_hub.HfApi()
         self._operations: list[CommitOperationAdd | CommitOperationDelete] = []
         self._added: dict[str, int] = {}
@@ -112,13 +109,13 @@ class Draft:
 
     def _has_moved(self) -> bool:
         """Whether `main` stands elsewhere than this run left it. A commit whose answer was lost is this run's too."""
-        last = self._recorded().get(self.target.label)
-        if last is None or not self.target.on_main or self._head in (last.get("commit"), self.target.onto):
+        last, mark = self._record.commit, self._record.mark
+        if last is None or not self.target.on_main or self._head in (last, self.target.onto):
             return False
-        if "pending" not in last:
+        if mark is None:
             return True
         newest = self._api.list_repo_commits(self.target.repo, repo_type=self.target.kind, revision=self._head)[0]
-        return last["pending"] not in newest.message
+        return mark not in newest.message
 
     def read(self, path: str) -> bytes | None:
         """A small file of the repository; None if it is not there."""
@@ -136,8 +133,8 @@ class Draft:
         Raises:
             HubFailed: see `Draft`.
         """
-        new = {path: content for path, content in files.items() if not _is(self.there.get(path), content)}
-        self._added |= {path: _size(content) for path, content in new.items()}
+        new = {path: content for path, content in files.items() if not has_content(self.there.get(path), content)}
+        self._added |= {path: size_of(content) for path, content in new.items()}
         if self._dry or not new:
             return
         self._require_unmoved()
@@ -180,7 +177,7 @@ class Draft:
             with hub_errors(self.target.label, HubFailed):
                 url = self._send(title) or url
         elif self.target.on_main:
-            self._write({"commit": self._head})
+            self._record.confirm(self._head)
         if tag is not None and self.target.on_main:
             with hub_errors(f"{self.target.label}, tag {tag}", HubFailed):
                 self._tag(tag)
@@ -188,9 +185,7 @@ class Draft:
 
     def _send(self, title: str) -> str | None:
         """Commit; returns the address of the pull request, if it is one. A mark tells a commit whose answer is lost."""
-        mark = f"push {secrets.token_hex(8)}"
-        if self.target.on_main:
-            self._write({"commit": self._head, "pending": mark})
+        mark = self._record.announce(self._head) if self.target.on_main else ""
         made = self._api.create_commit(
             self.target.repo,
             self._operations,
@@ -203,7 +198,7 @@ class Draft:
         )
         self._head = made.oid
         if self.target.on_main:
-            self._write({"commit": made.oid})
+            self._record.confirm(made.oid)
         return made.pr_url
 
     def _tag(self, tag: str) -> None:
@@ -223,38 +218,6 @@ class Draft:
                 f"overwritten; push with --create-pr or --revision, or, having looked at it, with --onto {self._head}"
             )
 
-    def _recorded(self) -> dict[str, Any]:
-        return dict(json.loads(self._record.read_text())) if self._record.is_file() else {}
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        unfinished = self._record.with_suffix(".part")
-        unfinished.write_text(json.dumps({**self._recorded(), self.target.label: entry}, indent=1) + "\n")
-        unfinished.replace(self._record)
-
 
 def _source(content: bytes | Path) -> bytes | str:
     return content if isinstance(content, bytes) else str(content)
-
-
-def _size(content: bytes | Path) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def _is(there: RepoFile | None, content: bytes | Path) -> bool:
-    """Whether a file of a repository has this content."""
-    if there is None or there.size != _size(content):
-        return False
-    if there.lfs is not None:
-        return bool(there.lfs.sha256 == _digest("sha256", b"", content))
-    return bool(there.blob_id == _digest("sha1", b"blob %d\0" % there.size, content))  # as git does
-
-
-def _digest(method: str, before: bytes, content: bytes | Path) -> str:
-    digest = hashlib.new(method, before)
-    if isinstance(content, bytes):
-        digest.update(content)
-    else:
-        with content.open("rb") as file:
-            while chunk := file.read(2**22):
-                digest.update(chunk)
-    return digest.hexdigest()

@@ -104,10 +104,14 @@ def assert_adapter_is_the_model(run: Path, parents: Parents, found: torch.Tensor
         torch.testing.assert_close(found, model(tokens).logits, rtol=1e-3, atol=1e-3)
 
 
-def test_adapters_need_adapters(hub: LocalHub, run: Path) -> None:
-    answer = cycleqd_merge("push", run, "--repo", "ann/low", "--adapters")
+def test_adapters_need_adapters(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+    put_parents(hub, parents)
+    experts = {"tuned": "lab/tuned", "adapted": "lab/base+lab/first"}
+    assert cycleqd_merge("evolve", write_recipe(tmp_path, "lab/base", experts), "--generations", 0).code == 0
+    answer = cycleqd_merge("push", tmp_path / "run", "--repo", "ann/low", "--adapters")
     assert answer.code == 2
-    assert "expert tuned: a full model; only merges of adapters can be written as adapters" in answer.err
+    assert "expert tuned is a full model; only merges of adapters are adapters" in answer.err
+    assert not [name for _, name in hub.repos if name.startswith("ann/")]
 
 
 def test_an_adapter_of_a_local_base_is_refused(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
