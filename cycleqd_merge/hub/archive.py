@@ -60,6 +60,18 @@ def told(events: Sequence[Event], shown: Portable) -> list[Event]:
     return [events[0], session, *rest]
 
 
+def continues(events: Sequence[Event], published: bytes | None) -> bool:
+    """Whether a run is the one of a published journal, gone on since."""
+    if published is None:
+        return False
+    try:
+        there = [json.loads(line) for line in published.splitlines()]
+        results = [[event["step"] for event in each if event["event"] == "result"] for each in (there, events)]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(there) and there[0] == events[0] and results[1][: len(results[0])] == results[0]
+
+
 def _without_details(event: Event) -> Event:
     if event.get("error") is None:
         return event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,8 @@ from cycleqd_merge.hub.record import PushRecord
 from cycleqd_merge.hub_errors import hub_errors
 
 MAIN = "main"
+_MADE_WITH = {".gitattributes", "README.md"}
+"""Files that a repository may be made with."""
 MOST_FILES = 5000
 
 
@@ -116,6 +118,20 @@ class Draft:
             return True
         newest = self._api.list_repo_commits(self.target.repo, repo_type=self.target.kind, revision=self._head)[0]
         return mark not in newest.message
+
+    def claim(self, is_own: Callable[[], bool]) -> None:
+        """Refuse to build upon something else. A run that never pushed here asks `is_own` of what stands here.
+
+        Raises:
+            HubFailed: the repository holds something else, or another run.
+        """
+        begun = self.there.keys() - _MADE_WITH
+        new_here = self.target.on_main and self._record.commit is None and self._head != self.target.onto
+        if begun and new_here and not is_own():
+            raise HubFailed(
+                f"{self.target.label}: holds something else than this run, and was not overwritten; push to another "
+                f"repository, or, having looked at it, with --onto {self._head}"
+            )
 
     def read(self, path: str) -> bytes | None:
         """A small file of the repository; None if it is not there."""

@@ -12,13 +12,13 @@ from pydantic import TypeAdapter
 from cycleqd_merge.errors import HubFailed, UserError
 from cycleqd_merge.hub.access import repositories as named_repositories
 from cycleqd_merge.hub.access import require_write
-from cycleqd_merge.hub.archive import MANAGED, archive_files, told
+from cycleqd_merge.hub.archive import MANAGED, archive_files, continues, told
 from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
 from cycleqd_merge.hub.facts import card_facts
 from cycleqd_merge.hub.portable import portable
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.log import read_events
+from cycleqd_merge.journal.log import FILE, read_events
 from cycleqd_merge.journal.replay import Replay, open_run, replay_events
 from cycleqd_merge.recipe.loading import parse
 from cycleqd_merge.recipe.schema import Hub, Recipe, hub_id
@@ -115,6 +115,7 @@ def _push_archive(publication: Publication) -> Pushed:
     files[CARD] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
     require_no_token(files)
     draft = publication.draft("dataset", hub.archive_repo)
+    draft.claim(lambda: continues(publication.events, draft.read(FILE)))
     draft.add(files)
     draft.remove(path for path in draft.there if path.startswith(MANAGED) and path not in files)
     return publication.commit(draft)
@@ -131,6 +132,7 @@ def _push_page(publication: Publication) -> Pushed:
     }
     require_no_token(files)
     draft = publication.draft("space", repo)
+    draft.claim(lambda: False)
     draft.add(files)
     return publication.commit(draft)
 

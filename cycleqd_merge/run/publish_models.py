@@ -38,6 +38,7 @@ def push_models(publication: Publication, repo: str, placed: Mapping[str, Chosen
     placed: by folder in the repository; `""` is its root, whose card it bears.
     """
     draft, kept = publication.draft("model", repo), set[str]()
+    draft.claim(lambda: _is_of_this_run(draft, publication))
     for prefix, chosen in placed.items():
         files: Files = {}
         if _stands(draft, prefix, publication, chosen):
@@ -56,6 +57,18 @@ def push_models(publication: Publication, repo: str, placed: Mapping[str, Chosen
         kept |= shown.keys()
     draft.remove(path for path in draft.there if path not in kept and _is_ours(path, draft))
     return publication.commit(draft)
+
+
+def _is_of_this_run(draft: Draft, publication: Publication) -> bool:
+    """Whether a model stands in the repository that is made of the run's parents."""
+    genomes = (draft.read(path) for path in draft.there if path.rpartition("/")[2] == GENOME)
+    start = publication.replay.start
+    try:
+        stated = [json.loads(each) for each in genomes if each is not None]
+        parents = [(each["base"]["sha256"], {n: e["sha256"] for n, e in each["experts"].items()}) for each in stated]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return (start["base"], start["experts"]) in parents
 
 
 def _stands(draft: Draft, prefix: str, publication: Publication, chosen: Chosen) -> bool:
@@ -106,7 +119,7 @@ def _card(
         adapter=publication.hub.adapters,
         others={folder.rstrip("/"): other.label for folder, other in placed.items() if folder},
     )
-    return model_card(facts).content.encode()
+    return str(model_card(facts).content).encode()
 
 
 def _figure(publication: Publication, chosen: Chosen) -> bytes:

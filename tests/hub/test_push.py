@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from cycleqd_merge.journal.replay import open_run
@@ -145,3 +146,37 @@ def test_the_card_is_that_of_the_model(hub: LocalHub, run: Path) -> None:
     assert "best-vowels" in card
     assert "archives.png" in card
     assert "merge_method: " in card
+
+
+def test_what_is_not_this_runs_is_not_overwritten(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
+    head = hub.put("ann/mine", {"config.json": b"{}", "model.safetensors": b"years of work"})
+    answer = cycleqd_merge("push", run, "--repo", "ann/mine")
+    assert answer.code == 1
+    assert "model ann/mine: holds something else than this run, and was not overwritten; push to another " in answer.err
+    assert hub.read("ann/mine", "model.safetensors") == b"years of work"
+    pushed(run, "--repo", "ann/mine", "--onto", head)
+    assert hub.read("ann/mine", "model.safetensors") != b"years of work"
+
+
+def test_a_run_pushed_from_elsewhere_is_gone_on_with_but_never_turned_back(
+    hub: LocalHub, run: Path, longer: Path, tmp_path: Path
+) -> None:
+    pushed(run, "--repo", MODEL)
+    further = tmp_path / "further"
+    shutil.copytree(longer, further)
+    pushed(further, "--repo", MODEL)  # it was pushed from here never before
+    head = hub.repo(ARCHIVE, "dataset").resolve("main")
+    earlier = tmp_path / "earlier"
+    shutil.copytree(run, earlier)
+    (earlier / "hub.json").unlink()
+    answer = cycleqd_merge("push", earlier, "--repo", MODEL)
+    assert (answer.code, "holds something else than this run" in answer.err) == (1, True)
+    assert hub.repo(ARCHIVE, "dataset").resolve("main") == head
+
+
+def test_another_run_does_not_take_a_runs_place(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+    pushed(run, "--repo", MODEL, "--archive-only")
+    fork = tmp_path / "fork"
+    assert cycleqd_merge("fork", run, fork, "--set", "evolution.generations=0").code == 0
+    answer = cycleqd_merge("push", fork, "--repo", MODEL, "--archive-only")
+    assert (answer.code, "holds something else than this run" in answer.err) == (1, True)
