@@ -4,7 +4,7 @@
         os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported, which reads it once
         hub.faults.add("commit", status=500)
 
-State lies in memory and a temporary folder; nothing outlives the process. Xet is not spoken: clients fall back to LFS.
+State lies in memory and a temporary folder; nothing outlives the process. Without `xet` clients fall back to LFS.
 """
 
 from tests.hub.server.faults import Fault, Faults

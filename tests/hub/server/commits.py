@@ -16,6 +16,7 @@ from tests.hub.server.access import signed_in, visible, writable
 from tests.hub.server.local import LocalHub
 from tests.hub.server.refusal import Refused
 from tests.hub.server.state import LARGE, Commit, Entry, Repo, Tree
+from tests.hub.server.xet import take_in
 
 _LARGE_ANYWAY = 10_000_000  # bytes
 
@@ -121,6 +122,8 @@ def _apply(hub: LocalHub, tree: dict[str, Entry], operation: str, value: dict[st
     if operation == "file":
         tree[path] = hub.contents.store(base64.b64decode(value["content"]))
     elif operation == "lfsFile":
+        if not hub.contents.path(value["oid"]).is_file():
+            take_in(hub, value["oid"])
         tree[path] = hub.contents.large(value["oid"])
     elif operation == "deletedFile":
         if tree.pop(path, None) is None:

@@ -18,11 +18,12 @@ from tests.hub.server.state import Entry
 _PAGE = 1000
 
 
-def as_file(path: str, entry: Entry) -> dict[str, Any]:
+def as_file(hub: LocalHub, path: str, entry: Entry) -> dict[str, Any]:
     """A file as listings state it."""
     large = {"oid": entry.sha256, "size": entry.size, "pointerSize": entry.pointer}
     stated = {"type": "file", "path": path, "oid": entry.oid, "size": entry.size}
-    return stated if entry.pointer is None else {**stated, "lfs": large}
+    xet = {"xetHash": hub.xet_hashes[entry.sha256]} if entry.sha256 in hub.xet_hashes else {}
+    return stated if entry.pointer is None else {**stated, "lfs": large, **xet}
 
 
 def as_folder(path: str) -> dict[str, Any]:
@@ -43,7 +44,7 @@ async def tree(hub: LocalHub, request: Request) -> Response:
                 folder = prefix + "/".join(parts[:depth])
                 found.setdefault(folder, as_folder(folder))
             if whole or len(parts) == 1:
-                found[path] = as_file(path, entry)
+                found[path] = as_file(hub, path, entry)
     if base and not found:
         raise Refused(404, f'{base} does not exist on "{revision}"', "EntryNotFound")
     listed, start = list(found.values()), int(query.get("cursor", 0))
@@ -58,7 +59,7 @@ async def paths_info(hub: LocalHub, request: Request) -> list[dict[str, Any]]:
     files, found = repo.tree(unquote(request.path_params["revision"])), []
     for path in [asked["paths"]] if isinstance(asked["paths"], str) else asked["paths"]:
         if path in files:
-            found.append(as_file(path, files[path]))
+            found.append(as_file(hub, path, files[path]))
         elif any(file.startswith(path.strip("/") + "/") for file in files):
             found.append(as_folder(path.strip("/")))
     return found
@@ -74,4 +75,7 @@ async def resolve(hub: LocalHub, request: Request) -> Response:
     headers = {"X-Repo-Commit": oid, "ETag": f'"{entry.etag}"', "Accept-Ranges": "bytes"}
     if entry.pointer is not None:
         headers |= {"X-Linked-Etag": f'"{entry.sha256}"', "X-Linked-Size": str(entry.size)}
+    if entry.sha256 in hub.xet_hashes:
+        link = f"{hub.url}/api/{repo.kind}s/{repo.name}/xet-read-token/{oid}"
+        headers |= {"X-Xet-Hash": hub.xet_hashes[entry.sha256], "Link": f'<{link}>; rel="xet-auth"'}
     return FileResponse(hub.contents.path(entry.sha256), headers=headers, media_type="application/octet-stream")

@@ -26,10 +26,14 @@ def free_socket() -> socket.socket:
 
 
 class LocalHub:
-    """A Hub. `multipart`: files above so many bytes are uploaded in parts of that size."""
+    """A Hub. `multipart`: files above so many bytes are uploaded in parts of that size. `xet`: speak Xet too."""
 
     def __init__(
-        self, users: Iterable[User] = (), bound: socket.socket | None = None, multipart: int | None = None
+        self,
+        users: Iterable[User] = (),
+        bound: socket.socket | None = None,
+        multipart: int | None = None,
+        xet: bool = False,
     ) -> None:
         self.users = {user.token: user for user in users}
         self.multipart = multipart
@@ -40,6 +44,9 @@ class LocalHub:
         """Step, method and path of every request."""
         self._folder = Path(tempfile.mkdtemp(prefix="local-hub-"))
         self.contents = Contents(self._folder)
+        self.xet = self._folder / "xet" if xet else None
+        self.xet_hashes: dict[str, str] = {}
+        """Xet hashes by SHA-256, of contents that came that way."""
         self._socket = (bound or free_socket()).dup()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
