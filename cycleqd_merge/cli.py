@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cycleqd_merge.errors import Interrupted, RunFailed, UserError
+from cycleqd_merge.errors import HubFailed, Interrupted, RunFailed, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cycleqd_merge.hub.draft import Pushed
     from cycleqd_merge.journal.replay import Replay
     from cycleqd_merge.recipe.schema import Recipe
 
@@ -114,11 +115,20 @@ def _evolve(recipe: Recipe, folder: Path, max_hours: float | None, seeds: Sequen
     from cycleqd_merge.run.session import run_recipe
 
     with Progress(_console()) as progress:
-        replay = run_recipe(recipe, folder, progress, seeds=seeds, max_hours=max_hours, progress=progress.bases)
+        replay = run_recipe(
+            recipe,
+            folder,
+            progress,
+            seeds=seeds,
+            max_hours=max_hours,
+            progress=progress.bases,
+            fetching=progress.fetching,
+        )
     if replay is not None:
         _print_archives(replay)
         _print_confirmed(replay)
         _finish(replay, Path(recipe.output))
+        _publish(replay, Path(recipe.output))
 
 
 @app.command()
@@ -192,10 +202,12 @@ def evaluate(
 ) -> None:
     """Score models of a run, or any other model, on its tasks. Without names: base, experts, mean, elite, aggregate."""
     from cycleqd_merge.journal.replay import open_run
-    from cycleqd_merge.run.measure import measure, usual_models
+    from cycleqd_merge.run.measure import measure, record, usual_models
 
     replay = open_run(run)
     evaluations = measure(replay, models or usual_models(replay), split.value, limit)
+    if limit is None:
+        record(replay, run, split.value, evaluations)
     if as_json:
         _print_json(
             {
@@ -266,6 +278,101 @@ def plot(
         paths += save(figure, folder, "lineage")
     for path in paths:
         typer.echo(path)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    output: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
+) -> None:
+    """Write a run as one HTML page: scores, archives to click through, lineages, progress, settings."""
+    from cycleqd_merge.journal.replay import open_run
+    from cycleqd_merge.report.page import write_page
+
+    page = output or run / "report.html"
+    write_page(open_run(run), str(run), page)
+    typer.echo(page)
+
+
+class Layout(StrEnum):
+    """Where further models go."""
+
+    subfolders = "subfolders"
+    repos = "repos"
+
+
+@app.command()
+def push(
+    run: RunFolder,
+    repo: Annotated[str | None, typer.Option(help="user/name; by default that of the recipe's `hub`.")] = None,
+    root: Annotated[str | None, typer.Option(help="The model at the root: a name that `export` takes.")] = None,
+    elites: Annotated[
+        list[str] | None, typer.Option(help="Further models: such a name, best, all-best or pareto; repeatable.")
+    ] = None,
+    layout: Annotated[Layout | None, typer.Option(help="Further models in subfolders, or repositories.")] = None,
+    adapters: Annotated[bool | None, typer.Option("--adapters", help="Push models as LoRA adapters.")] = None,
+    rows: Annotated[bool | None, typer.Option("--rows", help="Push the tasks' local row files too.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Licence, as the Hub calls it; by default the parents'.")
+    ] = None,
+    private: Annotated[bool | None, typer.Option("--private", help="Make new repositories private.")] = None,
+    space: Annotated[bool | None, typer.Option("--space", help="Push the run's page as a static Space.")] = None,
+    archive_only: Annotated[bool, typer.Option("--archive-only", help="Push the archive alone.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch instead of main.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests instead.")] = False,
+    onto: Annotated[str | None, typer.Option(help="Build upon this foreign commit on main.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show repositories, files and bytes only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a run on the Hugging Face Hub: its archive as a dataset, its best models as model repositories."""
+    if sys.stderr.isatty():  # uploads take long enough for the client's own bars
+        os.environ.pop("TQDM_DISABLE", None)
+    from cycleqd_merge.report.pushed import pushed_json, pushed_lines
+    from cycleqd_merge.run.publication import Options
+    from cycleqd_merge.run.publish import hub_settings, publish
+
+    stated = {
+        "repo": repo,
+        "root": root,
+        "elites": elites,
+        "layout": None if layout is None else layout.value,
+        "adapters": adapters,
+        "rows": rows,
+        "private": private,
+        "license": licence,
+        "space": space,
+    }
+    settings = hub_settings(run, {key: value for key, value in stated.items() if value is not None})
+    options = Options(archive_only, dry_run, create_pr, revision, onto)
+
+    def report(done: Pushed) -> None:
+        if not as_json:
+            for line in pushed_lines(done, dry_run):
+                typer.echo(line)
+
+    pushed = publish(run, settings, options, report)
+    if as_json:
+        _print_json([pushed_json(each) for each in pushed])
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="A published archive: user/name-archive.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Run directory to make.", show_default=False)],
+    revision: Annotated[str | None, typer.Option(help="A tag such as gen-120, a branch or a commit.")] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(help="Unite with this archive, or run directory; repeatable.")
+    ] = None,
+    settings: Settings = None,
+    trust: Annotated[bool, typer.Option("--trust-remote-code", help="Let its recipe name code that is run.")] = False,
+) -> None:
+    """Bring a published run to this disk, to look at, export from and go on with."""
+    from cycleqd_merge.hub.pull import pull as bring
+
+    replay, missing = bring(repo, out, revision, merge or (), settings or (), trust)
+    typer.echo(f"{out}: generation {replay.generation}, {len(replay.elites())} elites")
+    for path in missing:
+        typer.echo(f"not published with it, needed to go on: {out / path}")
 
 
 @app.command()
@@ -356,10 +463,29 @@ def _print_scores(replay: Replay, split: str, scores: dict[str, tuple[float, ...
     _console().print(score_table(title, replay.tasks, scores, len(replay.objectives)))
 
 
+def _publish(replay: Replay, out: Path) -> None:
+    """Push what the recipe's `hub` says."""
+    if replay.recipe.hub is None:
+        return
+    from cycleqd_merge.report.pushed import pushed_lines
+    from cycleqd_merge.run.publication import Options
+    from cycleqd_merge.run.publish import publish
+
+    def report(done: Pushed) -> None:
+        for line in pushed_lines(done):
+            typer.echo(line)
+
+    try:
+        publish(out, replay.recipe.hub, Options(), report)
+    except (UserError, HubFailed) as error:
+        again = shlex.join(["cycleqd-merge", "push", str(out)])
+        raise HubFailed(f"the run is complete, but was not all pushed: {error}; push again with: {again}") from error
+
+
 def _finish(replay: Replay, out: Path) -> None:
     """What the recipe wants done after the last generation; not done again where it was done before."""
     from cycleqd_merge.run.export import export as write
-    from cycleqd_merge.run.measure import measure, usual_models
+    from cycleqd_merge.run.measure import heldout_scores
 
     for name in replay.recipe.finish.export:
         folder = out / "models" / f"{name.replace(':', '-')}-gen-{replay.generation}"
@@ -367,5 +493,4 @@ def _finish(replay: Replay, out: Path) -> None:
             write(replay, name, folder)
             _console().print(f"{name} is in {folder}", highlight=False)
     if replay.recipe.finish.heldout:
-        evaluations = measure(replay, usual_models(replay), "heldout")
-        _print_scores(replay, "heldout", {name: evaluation.scores for name, evaluation in evaluations.items()})
+        _print_scores(replay, "heldout", heldout_scores(replay, out))

@@ -15,3 +15,7 @@ class EnvironmentFailed(RunFailed):
 
 class Interrupted(Exception):
     """The user, the system or the time limit ended a run before its last generation; it can go on. Exit code 130."""
+
+
+class HubFailed(RunFailed):
+    """The Hub refused, or cannot be reached; what was to be published can be pushed again. Exit code 1."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+from tests.hub.address import URL
+
 # before any import of huggingface_hub or transformers, which read these once
+os.environ["HF_ENDPOINT"] = URL  # nothing ever leaves this machine; the tests of tests/hub answer there
+os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"

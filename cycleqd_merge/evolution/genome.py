@@ -120,6 +120,11 @@ def expert_genome(expert: int, experts: int, groups: int) -> Genome:
     return Genome(coefficients, (), np.zeros((0, groups)))
 
 
+def level_genome(level: float, experts: int, groups: int) -> Genome:
+    """The genome that holds `level` of every expert: 0 is the base, 1 / `experts` the experts' plain mean."""
+    return Genome(np.full((experts, groups), level), (), np.zeros((0, groups)))
+
+
 def combine(genomes: Sequence[Genome], weights: Matrix) -> Genome:
     """The weighted sum of genomes; `weights` has shape (genomes, groups). Negligible mutations are dropped."""
     coefficients = sum(w * genome.coefficients for w, genome in zip(weights, genomes, strict=True))

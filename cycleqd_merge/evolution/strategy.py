@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,6 +41,11 @@ def candidate_from_json(record: dict[str, Any]) -> Candidate:
         ValueError: the record is a genome of another version of the format.
     """
     return MergeConfiguration.from_json(record) if "mergekit" in record else Genome.from_json(record)
+
+
+def candidate_digest(candidate: Candidate) -> str:
+    """SHA-256 over a candidate's JSON: equal candidates have equal digests."""
+    return hashlib.sha256(json.dumps(candidate.to_json(), separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

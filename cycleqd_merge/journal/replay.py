@@ -17,6 +17,7 @@ from cycleqd_merge.evolution.schedule import Schedule
 from cycleqd_merge.evolution.space import SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 from cycleqd_merge.journal.log import Event, of_kind, read_events
+from cycleqd_merge.journal.measured import Measured, measured_of
 from cycleqd_merge.journal.search import build_space, build_strategy, ordered_tasks
 from cycleqd_merge.recipe.loading import parse
 from cycleqd_merge.recipe.schema import Recipe, task_name
@@ -36,6 +37,10 @@ class Replay:
     open: list[Proposal] = field(default_factory=list)
     confirmed: dict[int, Scores] = field(default_factory=dict)
     """Scores on the rows set aside, by evaluation number, in the order of `tasks`."""
+    measured: Measured = field(default_factory=dict)
+    """What models of the run scored outside its search."""
+    sessions: list[Event] = field(default_factory=list)
+    """The processes that worked on the run: recipe, folder, environment."""
 
     @classmethod
     def begin(cls, recipe: Recipe, folder: Path, start: Event, recorded: int = 0) -> Replay:
@@ -182,6 +187,8 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Replay:
     start, session = events[0], of_kind(events, "session")[-1]
     recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
     replay = Replay.begin(recipe, Path(session["folder"]), start, len(of_kind(events, "result")))
+    replay.measured = measured_of(events)
+    replay.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):
         if event["event"] == "confirm":
             replay.confirmed[event["number"]] = tuple(event["scores"])

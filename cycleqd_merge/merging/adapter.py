@@ -85,6 +85,15 @@ class Adapter:
         """Names of the base tensors that the adapter changes."""
         return list(self._roles)
 
+    def is_linear(self, name: str) -> bool:
+        """Whether it changes the base tensor `name` by the factors of a linear layer."""
+        return self._roles[name].get("down", "").endswith("lora_A.weight")
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the layers that it changes store their weights as input x output."""
+        return bool(getattr(self._config, "fan_in_fan_out", False))
+
     def task_vector(self, name: str, base: torch.Tensor) -> torch.Tensor | LowRank | None:
         """What the adapter adds to the base tensor `name` (float32): factors, a dense difference, or None."""
         roles = self._roles.get(name)

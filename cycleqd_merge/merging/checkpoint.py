@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.merging.download import model_folder
+from cycleqd_merge.recipe.schema import Models
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,13 @@ class Checkpoint:
         UserError: it cannot be found, holds no safetensors, or a shard is missing.
     """
 
-    def __init__(self, reference: ModelReference, trust_remote_code: bool = False) -> None:
-        self.reference = reference
+    def __init__(self, reference: ModelReference, models: Models | None = None) -> None:
+        self.reference, models = reference, models or Models()
         require_folder(reference.model, f"model {reference.model}")
         try:
-            self.path = Path(reference.local_path(ignore_lora=True))
-            self.config: PretrainedConfig = reference.config(trust_remote_code=trust_remote_code)
-            if not any(self.path.glob("model.safetensors*")) and any(self.path.glob("pytorch_model.bin*")):
-                raise UserError(f"model {reference.model}: holds pickles only; convert it to safetensors first")
+            self.path = model_folder(reference.model, models, f"model {reference.model}")
+            here = ModelReference(model=ModelPath(path=str(self.path)))
+            self.config: PretrainedConfig = here.config(trust_remote_code=models.trust_remote_code)
             index = ShardedTensorIndex.from_disk(str(self.path))
             missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
         except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
@@ -92,7 +93,7 @@ class Checkpoint:
         Nothing here knows an architecture by name: descriptions come from mergekit's definitions or its inference.
         """
         described: dict[str, WeightInfo] = {}
-        for info in _architecture(self.reference, self.config):
+        for info in _architecture(self.path, self.config):
             for name in (info.name, *(info.aliases or ())):
                 described[name] = info
         weights = []
@@ -135,8 +136,8 @@ def require_folder(reference: ModelPath, label: str) -> None:
         raise UserError(f"{label}: no such folder")
 
 
-def _architecture(reference: ModelReference, config: PretrainedConfig) -> list[WeightInfo]:
-    model = ModelReference(model=reference.model)
+def _architecture(folder: Path, config: PretrainedConfig) -> list[WeightInfo]:
+    model = ModelReference(model=ModelPath(path=str(folder)))
     architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, MergeOptions())
     return architecture.all_weights(config)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import huggingface_hub
 import torch
 from mergekit.common import ModelReference
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
+from cycleqd_merge.merging.download import adapter_folder
 from cycleqd_merge.recipe.schema import Models, Recipe
 
 TaskVector = torch.Tensor | LowRank
@@ -121,7 +121,7 @@ def open_base(recipe: Recipe) -> Checkpoint:
     Raises:
         UserError: it cannot be opened, or is an adapter.
     """
-    reference = ModelReference.parse(recipe.base)
+    reference = ModelReference.parse(recipe.pinned(recipe.base))
     if reference.lora is not None:
         raise UserError(f"base: {recipe.base}: the base must be a full model, not an adapter")
     return open_checkpoint(reference, recipe.models)
@@ -133,13 +133,13 @@ def open_named_expert(recipe: Recipe, name: str, base: Checkpoint) -> Expert:
     Raises:
         UserError: it cannot be opened, or is an adapter paired with another base.
     """
-    reference = ModelReference.parse(recipe.experts[name])
+    reference = ModelReference.parse(recipe.pinned(recipe.experts[name]))
     return Expert(name, reference, open_expert(reference, base, recipe.models))
 
 
 def open_checkpoint(reference: ModelReference, models: Models) -> Checkpoint:
     """A full model by its reference."""
-    return Checkpoint(reference, models.trust_remote_code)
+    return Checkpoint(reference, models)
 
 
 def open_expert(reference: ModelReference, base: Checkpoint, models: Models) -> Checkpoint | Adapter:
@@ -155,21 +155,4 @@ def open_expert(reference: ModelReference, base: Checkpoint, models: Models) -> 
             f"expert {reference}: its adapter sits on {reference.model}, not on the recipe's base {base.reference}"
         )
     require_folder(reference.lora, f"adapter {reference.lora}")
-    return Adapter(str(reference.lora), adapter_folder(reference))
-
-
-def adapter_folder(reference: ModelReference) -> Path:
-    """The folder of a reference's adapter, downloaded if it is none on disk.
-
-    Raises:
-        UserError: it is neither on disk nor on the Hub.
-    """
-    adapter = reference.lora
-    assert adapter is not None
-    path = Path(adapter.path)
-    if path.exists():
-        return path
-    try:
-        return Path(huggingface_hub.snapshot_download(adapter.path, revision=adapter.revision))
-    except (OSError, ValueError) as error:
-        raise UserError(f"adapter {adapter}: {str(error).splitlines()[0]}") from error
+    return Adapter(str(reference.lora), adapter_folder(reference.lora, models, f"adapter {reference.lora}"))

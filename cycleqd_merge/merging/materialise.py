@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import normal
 from cycleqd_merge.evolution.genome import Genome, Mutation
 from cycleqd_merge.merging.adapter import LowRank
@@ -21,7 +22,7 @@ from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.directions import Directions, Strengths
 from cycleqd_merge.merging.family import Family, TaskVector
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.singular import joined, rescaled
+from cycleqd_merge.merging.singular import joined, rescaled, strengthened
 from cycleqd_merge.merging.staging import Place, Staging
 
 
@@ -78,6 +79,27 @@ class Materialiser:
         base = self.staging.base(weight)
         vectors = self._task_vectors(self._mutated(genome, weight), weight, base)
         return self._change(genome, weight, vectors)
+
+    def low_rank(self, genome: Genome, weight: Weight) -> LowRank | None:
+        """What the genome adds to one tensor, as factors of the experts' ranks together; None if nothing.
+
+        Raises:
+            UserError: an expert or a mutation changes the tensor otherwise than by factors.
+        """
+        if any(mutation.kind == "gaussian" for _, mutation in self._mutations(genome, weight)):
+            raise UserError("no adapter can hold this model: Gaussian mutations have full rank")
+        coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
+        mutated, strengths = self._mutated(genome, weight), self._strengths(genome)
+        changed = mutated | {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
+        parts = []
+        for expert, vector in sorted(self._task_vectors(changed, weight, self.staging.base(weight)).items()):
+            if not isinstance(vector, LowRank):
+                name = self.family.experts[expert].name
+                raise UserError(f"no adapter can hold this model: expert {name} changes {weight.name} as a whole")
+            basis = self.staging.basis(expert, weight.name) if expert in mutated else None
+            weights = None if basis is None else strengths[expert, weight.name]
+            parts.append(strengthened(vector, basis, weights, coefficients[expert]))
+        return joined(parts) if parts else None
 
     def _change(self, genome: Genome, weight: Weight, vectors: Mapping[int, TaskVector]) -> torch.Tensor | None:
         total, low = None, []

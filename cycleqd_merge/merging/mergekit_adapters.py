@@ -19,7 +19,8 @@ from mergekit.config import MergeConfiguration
 
 from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
-from cycleqd_merge.merging.family import adapter_folder
+from cycleqd_merge.merging.download import adapter_folder
+from cycleqd_merge.recipe.schema import Models
 
 MERGE_DTYPE = "float32"
 
@@ -41,8 +42,11 @@ def merged_adapters(config: MergeConfiguration, trust_remote_code: bool = False)
 
 def _merged(reference: ModelReference, trust_remote_code: bool) -> Path:
     """The folder that mergekit made of base and adapter, under the name that it gives it."""
-    base = Checkpoint(ModelReference(model=reference.model), trust_remote_code)
-    adapter = digest_files(sorted(adapter_folder(reference).glob("adapter_*")))
+    assert reference.lora is not None
+    models = Models(trust_remote_code=trust_remote_code)
+    base = Checkpoint(ModelReference(model=reference.model), models)
+    folder = adapter_folder(reference.lora, models, f"adapter {reference.lora}")
+    adapter = digest_files(sorted(folder.glob("adapter_*")))
     key = f"{base.digest}|{adapter}|{MERGE_DTYPE}|{reference}"
     folder = cache_folder("lora") / hashlib.sha256(key.encode()).hexdigest()[:32]
     with FileLock(f"{folder}.lock"):

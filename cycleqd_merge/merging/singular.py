@@ -118,6 +118,20 @@ def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> TaskVec
     return _product(scaled, _product(basis.vectors.T, tau))
 
 
+def strengthened(vector: LowRank, basis: Basis | None, weights: torch.Tensor | None, coefficient: float) -> LowRank:
+    """coefficient * tau + U diag(weights * s) V^T of a low-rank task vector, by factors of the same rank.
+
+    weights: (r,) float32, or None where there is no second term.
+    """
+    if basis is None or weights is None:
+        return LowRank(vector.left, vector.right * coefficient, vector.scale)
+    change = rescaled(vector, basis, weights)
+    assert isinstance(change, LowRank)
+    if basis.side == "right":
+        return LowRank(vector.left, vector.right * coefficient + change.right, vector.scale)
+    return LowRank(vector.left * coefficient + change.left, vector.right, vector.scale)
+
+
 def joined(vectors: Sequence[LowRank]) -> LowRank:
     """The sum of low-rank matrices as one: a single product instead of one each."""
     left = torch.cat([vector.left * vector.scale for vector in vectors], dim=1)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.loading import read_yaml
+from cycleqd_merge.recipe.loading import read_yaml, yaml_text
 
 HEADER = """\
 # yaml-language-server: $schema=recipe.schema.json
@@ -137,10 +134,5 @@ def _notes(data: Mapping[str, Any], genome: Mapping[str, Any], base_listed: bool
 
 def to_yaml(converted: Converted) -> str:
     """The recipe as YAML text, with a header for whoever edits it next."""
-    text = io.StringIO()
-    yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.dump(converted.recipe, text)
     notes = "".join(f"#   {note}\n" for note in converted.notes)
-    return HEADER + ("# Not carried over:\n" + notes if notes else "") + text.getvalue()
+    return HEADER + ("# Not carried over:\n" + notes if notes else "") + yaml_text(converted.recipe)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from ruamel.yaml.nodes import Node
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.faults import Location, Source, explain, shown, suggestion
 from cycleqd_merge.recipe.schema import Recipe, TaskUse
-from cycleqd_merge.recipe.task_file import GenerateTask, PythonTask, TaskDefinition
+from cycleqd_merge.recipe.task_file import GenerateTask, PythonTask, RowsFrom, SplitRows, TaskDefinition
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -38,6 +39,36 @@ class LoadedTask:
 
     definition: GenerateTask | PythonTask
     folder: Path
+
+    def sources(self) -> list[RowsFrom]:
+        """Where its rows come from, as far as the definition says."""
+        if not isinstance(self.definition, GenerateTask):
+            return []
+        data = self.definition.data
+        return [data.rows] if isinstance(data, SplitRows) else [data.search, data.heldout]
+
+    def from_sources(self, change: Callable[[RowsFrom], RowsFrom]) -> LoadedTask:
+        """The task with its rows from somewhere else."""
+        if not isinstance(self.definition, GenerateTask):
+            return self
+        data = self.definition.data
+        parts = ("rows",) if isinstance(data, SplitRows) else ("search", "heldout")
+        changed = data.model_copy(update={part: change(getattr(data, part)) for part in parts})
+        return LoadedTask(self.definition.model_copy(update={"data": changed}), self.folder)
+
+    def pinned(self, revisions: Mapping[str, str]) -> LoadedTask:
+        """The task with its Hub datasets at the commits that `Recipe.revisions` states."""
+
+        def pin(source: RowsFrom) -> RowsFrom:
+            sha = revisions.get(dataset_key(source)) if source.dataset is not None else None
+            return source if sha is None else source.model_copy(update={"revision": sha})
+
+        return self.from_sources(pin)
+
+
+def dataset_key(source: RowsFrom) -> str:
+    """What `Recipe.revisions` calls a Hub dataset."""
+    return f"datasets/{source.dataset}" + (f"@{source.revision}" if source.revision else "")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -109,6 +140,16 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected keys with values; found {'nothing' if data is None else shown(data)}")
     return data, node
+
+
+def yaml_text(value: Any) -> str:
+    """Plain values as YAML, keys in their order."""
+    text = io.StringIO()
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.dump(value, text)
+    return text.getvalue()
 
 
 def _problem(error: MarkedYAMLError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -28,6 +29,7 @@ def _model_reference(value: str) -> str:
     return value
 
 
+_HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -39,6 +41,12 @@ def _name(value: str) -> str:
 
 ModelReference = Annotated[str, AfterValidator(_model_reference)]
 """A model in mergekit's syntax: Hub id or local path, `@revision`, `base+adapter`."""
+
+
+def hub_id(path: str) -> str | None:
+    """The Hub id that a model's path (without `@revision`) is, unless it is a folder, or can only be meant for one."""
+    return path if re.fullmatch(_HUB_ID, path) and not Path(path).exists() else None
+
 
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": _NAME})]
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -227,6 +235,8 @@ class Models(Strict):
     """`base`, the name of an expert, or a file: which chat template counts where the models' differ."""
     trust_remote_code: bool = False
     """Run code that a model repository ships."""
+    pickles: bool = False
+    """Open models that come as pickles only; nothing in them is run, but safetensors are the safer form."""
 
 
 class TransformersEngine(Strict):
@@ -299,6 +309,51 @@ class Finish(Strict):
     """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out rows."""
 
 
+_REPOSITORY = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
+
+
+def _repository(value: str) -> str:
+    if not re.fullmatch(_REPOSITORY, value):
+        raise ValueError("write a repository as `user/name`")
+    return value
+
+
+Repository = Annotated[str, AfterValidator(_repository), WithJsonSchema({"type": "string", "pattern": _REPOSITORY})]
+
+
+class Hub(Strict):
+    """Publishing a run on the Hugging Face Hub. The token comes from HF_TOKEN or `hf auth login`, never from here."""
+
+    repo: Repository
+    """The model repository; the archive goes to the dataset repository of this name with `-archive` behind it."""
+    private: bool = False
+    """Make repositories that are not there yet private."""
+    every: int | None = Field(None, ge=1)
+    """Push the archive after every so many generations while the run goes on; all is pushed at its end anyway."""
+    archive: bool = True
+    """Push the archive: every elite's genome and scores, all generations, the recipe; enough to restore the run."""
+    rows: bool = False
+    """Push local files that tasks read rows from along with the archive; without them others cannot go on with it."""
+    root: str | None = "best-mean"
+    """The model at the root of `repo`, by a name that `export` takes; null: none."""
+    elites: list[str] = Field(default_factory=list)
+    """Further models: names that `export` takes, `best`, `all-best` (of each task and in the mean), `pareto`."""
+    layout: Literal["subfolders", "repos"] = "subfolders"
+    """Put further models into subfolders of `repo`, or into repositories of their own, gathered in a collection."""
+    license: str | None = None
+    """The licence of what is pushed, as the Hub calls it; by default the parents', which must then agree."""
+    adapters: bool = False
+    """Push models as LoRA adapters on the base; all experts must be adapters."""
+
+    space: bool = False
+    """Push the run's page, as `report` writes it, as a static Space."""
+
+    @property
+    def archive_repo(self) -> str:
+        """The dataset repository of the archive."""
+        return f"{self.repo}-archive"
+
+
 class Recipe(Strict):
     """A recipe: base model, experts, tasks, and how to evolve them."""
 
@@ -327,6 +382,11 @@ class Recipe(Strict):
     """Directory of the run."""
     finish: Finish = Finish()
     """What happens after the last generation."""
+    hub: Hub | None = None
+    """Where the run is published, if it is."""
+    revisions: dict[str, str] = Field(default_factory=dict)
+    """The commit of each Hub id, by `id` or `id@revision` as it stands here, datasets as `datasets/id`. A run resolves
+    those that are missing when it begins, and keeps them."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -342,6 +402,11 @@ class Recipe(Strict):
         if optimised < 2:
             raise KeyFault(f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks")
         return self
+
+    def pinned(self, reference: str) -> str:
+        """A model reference with its Hub ids at their commits, as far as `revisions` states them."""
+        commits = {part: self.revisions.get(part) for part in reference.split("+")}
+        return "+".join(part if sha is None else f"{part.partition('@')[0]}@{sha}" for part, sha in commits.items())
 
 
 def task_name(use: TaskUse) -> str:

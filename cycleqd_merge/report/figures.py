@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -117,7 +118,7 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
     """
     numbers = sorted(entry["evaluation"] for entry in line)
     column = {number: place for place, number in enumerate(numbers)}
-    row = _rows(line)
+    row = lineage_rows(line)
     figure = Figure(figsize=(max(6.0, 0.75 * len(numbers)), 4.2), layout="constrained")
     axis = figure.subplots()
     for entry in line:
@@ -143,7 +144,7 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
     return figure
 
 
-def _rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+def lineage_rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     """A height per evaluation: itself in the middle, each further generation of ancestors spread around it."""
     depth = {line[0]["evaluation"]: 0}
     for entry in line:
@@ -156,6 +157,13 @@ def _rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
         place = seen[depth[number]] = seen.get(depth[number], -1) + 1
         rows[number] = (place + 1) // 2 * (-1.0 if place % 2 else 1.0) + 0.3 * (depth[number] % 2)
     return rows
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file (150 dpi); the same figure gives the same bytes."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.report.progress import duration
+from cycleqd_merge.report.progress import duration, size
 
 _MOST_GROUPS = 12
 _Opened = TypeVar("_Opened")
@@ -208,12 +208,3 @@ def _needs(plan: Plan) -> Table:
         table.add_row("to confirm, to finish", f"{duration(time.confirm)}, {duration(time.finish)}", "")
         table.add_row("the run", duration(time.total), "")
     return table
-
-
-def size(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

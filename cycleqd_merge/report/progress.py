@@ -42,6 +42,14 @@ class Progress:
         elif done == total:
             self._console.print(line, highlight=False)
 
+    def fetching(self, repo: str, done: int, total: int) -> None:
+        """A repository of the Hub is being downloaded; bytes."""
+        line = f"downloading {repo}: {size(done)} of {size(total)}"
+        if self._live is not None:
+            self._live.update(Text(line))
+        elif done in (0, total):
+            self._console.print(line, highlight=False)
+
     def started(self, replay: Replay) -> None:
         """See `run.evolve.Observer`."""
         self._since, self._already = time.monotonic(), replay.schedule.told
@@ -93,3 +101,12 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

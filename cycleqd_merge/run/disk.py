@@ -7,12 +7,16 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub import constants
+
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.bases import Rank, basis_folder, missing_bases
+from cycleqd_merge.merging.download import hub_models, pending
 from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.sizes import basis_bytes, model_bytes
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.report.plan import DiskUse, size
+from cycleqd_merge.report.plan import DiskUse
+from cycleqd_merge.report.progress import size
 
 
 def disk_uses(recipe: Recipe, family: Family, mutated: Sequence[int], rank: Rank = None) -> list[DiskUse]:
@@ -25,6 +29,17 @@ def disk_uses(recipe: Recipe, family: Family, mutated: Sequence[int], rank: Rank
         uses.append(_use(f"singular bases of {family.experts[expert].name}", folder, needed))
     exports = len(recipe.finish.export) * model_bytes(family)
     return [*uses, _use("exported models", Path(recipe.output), exports)]
+
+
+def download_uses(recipe: Recipe) -> list[DiskUse]:
+    """What must be downloaded before a recipe's models can be opened.
+
+    Raises:
+        UserError: a repository is not there, or may not be read.
+    """
+    wanted = (pending(path, recipe.models, label, adapter) for path, label, adapter in hub_models(recipe))
+    cache = Path(constants.HF_HUB_CACHE)
+    return [_use(f"download of {each.repo}", cache, each.bytes) for each in wanted if each is not None]
 
 
 def _use(purpose: str, folder: Path, needed: int) -> DiskUse:

@@ -3,13 +3,14 @@ an expert, the base, or the plain mean of the experts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.archive import Archive, Elite
-from cycleqd_merge.evolution.genome import Genome, expert_genome
+from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
 from cycleqd_merge.journal.replay import Replay
 
 FORMS = (
@@ -36,8 +37,7 @@ def choose(replay: Replay, name: str) -> Chosen:
     if name == "aggregate":
         return Chosen(name, replay.aggregate())
     if name in ("base", "mean"):
-        level = 0.0 if name == "base" else 1.0 / experts
-        return Chosen(name, Genome(np.full((experts, groups), level), (), np.zeros((0, groups))))
+        return Chosen(name, level_genome(0.0 if name == "base" else 1.0 / experts, experts, groups))
     if name in ("best", "best-mean"):
         return _evaluated(replay, replay.best_mean(), "best-mean")
     kind, separator, rest = name.partition(":")
@@ -50,6 +50,27 @@ def choose(replay: Replay, name: str) -> Chosen:
     if separator and kind in replay.objectives:
         return _evaluated(replay, _elite_at(replay, kind, rest).number, name)
     raise UserError(f"{name!r} names no model of this run; a name is {FORMS}")
+
+
+def expand(replay: Replay, names: Sequence[str]) -> list[str]:
+    """Names with `all-best` (best mean and best of each task) and `pareto` (the front of all elites) spelled out."""
+    spelled: list[str] = []
+    for name in names:
+        if name == "all-best":
+            spelled += ["best-mean", *(f"best:{task}" for task in replay.objectives)]
+        elif name == "pareto":
+            spelled += [f"#{number}" for number in pareto(replay)]
+        else:
+            spelled.append("best-mean" if name == "best" else name)
+    return list(dict.fromkeys(spelled))
+
+
+def pareto(replay: Replay) -> list[int]:
+    """The elites that no other is at least as good as on every objective, and better on one; by `judged`."""
+    numbers = replay.elites()
+    scores = np.array([replay.judged(number)[: len(replay.objectives)] for number in numbers])
+    beaten = [bool(np.any(np.all(scores >= own, axis=1) & np.any(scores > own, axis=1))) for own in scores]
+    return [number for number, is_beaten in zip(numbers, beaten, strict=True) if not is_beaten]
 
 
 def _evaluated(replay: Replay, number: int, label: str) -> Chosen:

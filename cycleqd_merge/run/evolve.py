@@ -14,9 +14,9 @@ from cycleqd_merge.errors import Interrupted, RunFailed, UserError
 from cycleqd_merge.evaluation.pool import Finished, Pool
 from cycleqd_merge.evolution.schedule import InOrder
 from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind
 from cycleqd_merge.journal.replay import Replay, replay_events
-from cycleqd_merge.run.identity import differences
 
 log = logging.getLogger(__name__)
 MOST_FAILURES = 5

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.errors import RunFailed
@@ -14,12 +15,15 @@ from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.merging.export import write_checkpoint
+from cycleqd_merge.merging.export_adapter import require_adapters, write_adapter
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text
 from cycleqd_merge.recipe.schema import TransformersEngine as TransformersOptions
 from cycleqd_merge.run.elites import Chosen, choose
 from cycleqd_merge.run.session import reopen
 
+_EQUAL = 1e-3
+_ADAPTED = 0.1  # an adapter computes beside weights that are rounded without it
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
@@ -43,6 +47,27 @@ def export(replay: Replay, name: str, out: Path) -> Chosen:
     return chosen
 
 
+def export_adapter(replay: Replay, name: str, out: Path) -> Chosen:
+    """Write the model that `name` stands for to the new folder `out` as a LoRA adapter on the base.
+
+    Raises:
+        UserError: no such model, it is no sum of adapters, or `out` cannot be written.
+        RunFailed: what was written does not answer as the engine's weights do.
+    """
+    chosen = choose(replay, name)
+    materials = reopen(replay)
+    require_adapters(materials.family)
+    materialiser = materials.materialiser(needed_bases(chosen.genome))
+
+    def check(folder: Path) -> None:
+        base = AutoModelForCausalLM.from_pretrained(materials.family.base.path, dtype="auto")
+        _compare(PeftModel.from_pretrained(base, folder), chosen.genome, materialiser, _ADAPTED)
+
+    base = materials.family.base.reference.model
+    write_adapter(chosen.genome, materialiser, base, out, _record(replay, chosen, materialiser), check)
+    return chosen
+
+
 def state_dict(replay: Replay, name: str) -> dict[str, torch.Tensor]:
     """All tensors of the model that `name` stands for, in memory, in the checkpoint's dtype.
 
@@ -61,45 +86,56 @@ def needed_bases(*genomes: Genome) -> set[int]:
 
 def _record(replay: Replay, chosen: Chosen, materialiser: Materialiser) -> dict[str, Any]:
     """All that is needed to build the model again, for `genome.json`."""
+    experts = materialiser.family.experts
+    bases = {experts[number].name: bases.digest for number, bases in materialiser.bases.items()}
+    return {**model_record(replay, chosen), "bases": bases}
+
+
+def model_record(replay: Replay, chosen: Chosen) -> dict[str, Any]:
+    """What `genome.json` says of a model but the digests of the singular bases."""
     recipe, start = replay.recipe, replay.start
     scores = None
     if chosen.number is not None and replay.results[chosen.number]["scores"] is not None:  # failed ones have none
         scores = dict(zip(replay.tasks, replay.scores(chosen.number), strict=True))
-    experts = materialiser.family.experts
     return {
         "made_by": f"cycleqd-merge {version('cycleqd-merge')}",
         "name": chosen.label,
         "evaluation": chosen.number,
         "search_scores": scores,
-        "base": {"model": recipe.base, "sha256": start["base"]},
+        "base": {"model": recipe.pinned(recipe.base), "sha256": start["base"]},
         "experts": {
-            name: {"model": reference, "sha256": start["experts"][name]} for name, reference in recipe.experts.items()
+            name: {"model": recipe.pinned(reference), "sha256": start["experts"][name]}
+            for name, reference in recipe.experts.items()
         },
         "groups": recipe.evolution.model_dump(mode="json")["groups"],
-        "bases": {experts[number].name: bases.digest for number, bases in materialiser.bases.items()},
         "genome": chosen.genome.to_json(),
     }
 
 
 def _check_loads(folder: Path, genome: Genome, materialiser: Materialiser) -> None:
     """Load the checkpoint as its users will and compare a forward pass with one on the engine's weights."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype="auto",
+        output_loading_info=True,
+        trust_remote_code=materialiser.family.models.trust_remote_code,
+    )
+    absent = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
+    if absent:
+        raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, absent[:3]))}")
+    _compare(model, genome, materialiser, _EQUAL)
+
+
+def _compare(model: Any, genome: Genome, materialiser: Materialiser, most: float) -> None:
+    """A forward pass of a loaded model and one on the engine's weights: logits may differ by `most` of their range."""
     engine = TransformersEngine(TransformersOptions(device="cpu"), materialiser)
     engine.load(genome)
     tokens = torch.tensor([engine.encode(_PROBE)])
     with torch.inference_mode():
-        wanted = engine.model(tokens).logits
+        wanted = engine.model(tokens).logits.float()
         engine.close()
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto",
-            output_loading_info=True,
-            trust_remote_code=materialiser.family.models.trust_remote_code,
-        )
-        found = model(tokens).logits
-    absent = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
-    if absent:
-        raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, absent[:3]))}")
-    if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
+        found = model(tokens).logits.float()
+    if (found - wanted).abs().max() > most * wanted.abs().max().clamp_min(1):
         difference = float((found - wanted).abs().max())
         raise RunFailed(
             f"the exported model answers otherwise than the engine's: logits differ by up to {difference:g}"

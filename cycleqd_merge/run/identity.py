@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event
+from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.protocol import Rows
 
 ROWS: tuple[Rows, ...] = ("search", "confirm")
@@ -28,14 +31,25 @@ def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = (
         "format": JOURNAL_FORMAT,
         "base": family.base.digest,
         "experts": {expert.name: expert.digest for expert in family.experts},
-        "models": recipe.models.model_dump(mode="json", exclude={"trust_remote_code"}),
+        "models": _models(recipe),
         "tasks": {task.name: task_identity(task) for task in suite},
         "strategy": recipe.strategy.model_dump(mode="json"),
         "evolution": operators,
         "groups": list(groups.labels),
         "in_flight": in_flight,
         "seeds": list(seeds),
+        "revisions": recipe.revisions,
     }
+
+
+def _models(recipe: Recipe) -> dict[str, Any]:
+    """How models are compared; a chat template from a file by its content, wherever it lies."""
+    models = recipe.models.model_dump(mode="json", exclude={"trust_remote_code", "pickles"})
+    template = models["chat_template"]
+    named = template is None or template == "base" or template in recipe.experts
+    if not named and Path(template).is_file():  # what is no file either is told when the tokenizer is opened
+        models["chat_template"] = hashlib.sha256(Path(template).read_bytes()).hexdigest()[:16]
+    return models
 
 
 def task_identity(task: SuiteTask) -> dict[str, Any]:
@@ -48,16 +62,3 @@ def task_identity(task: SuiteTask) -> dict[str, Any]:
         "confirm": task.digest("confirm"),
         "rows": {rows: len(task.samples(rows)) for rows in ROWS},
     }
-
-
-def differences(recorded: Event, wanted: Event) -> list[str]:
-    """One line for every value of the identity that differs, as `key: recorded -> wanted`."""
-    return [f"{key}: {old!r} -> {new!r}" for key, old, new in _walk("", recorded, wanted)]
-
-
-def _walk(prefix: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys((*old, *new)):
-            yield from _walk(f"{prefix}.{key}" if prefix else key, old.get(key), new.get(key))
-    elif old != new:
-        yield prefix, old, new

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from mergekit.common import ModelReference
 
@@ -10,16 +12,20 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engine import open_engine
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
+from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome, expert_genome
+from cycleqd_merge.evolution.strategy import candidate_digest
+from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.merging.family import Expert, Family, open_checkpoint, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.export import needed_bases
-from cycleqd_merge.run.session import reopen
+from cycleqd_merge.run.session import opened_journal, reopen
 from cycleqd_merge.tasks.protocol import Rows
 
+log = logging.getLogger(__name__)
 Measured = Callable[[str, Evaluation], None]
 OTHER = "model:"
 """Names that start so mean any model by its reference, not one of the run."""
@@ -68,6 +74,37 @@ def measure(
             finally:
                 worker.close()
     return evaluations
+
+
+def record(replay: Replay, folder: Path, rows: Rows, evaluations: Mapping[str, Evaluation]) -> None:
+    """Journal what models of the run scored on all of `rows`, for reports; others' scores are left out.
+
+    Scores that cannot be journaled because another process works on the run are not recorded; a warning says so.
+    """
+    events = []
+    for name, evaluation in evaluations.items():
+        if not name.startswith(OTHER):
+            tasks = {
+                task: Estimate.of([outcome.score for outcome in result.outcomes], result.truncated)
+                for task, result in evaluation.results.items()
+            }
+            events.append(measured_event(name, choose(replay, name).genome, rows, tasks))
+    try:
+        with opened_journal(folder) as journal:
+            for event in events:
+                journal.append(event)
+    except UserError as error:
+        log.warning("these scores are not recorded: %s", error)
+    replay.measured |= measured_of(events)
+
+
+def heldout_scores(replay: Replay, folder: Path) -> dict[str, Scores]:
+    """Scores of the usual models on held-out rows, in the order of the tasks; measured are those that were not yet."""
+    chosen = {name: (candidate_digest(choose(replay, name).genome), "heldout") for name in usual_models(replay)}
+    missing = [name for name, key in chosen.items() if key not in replay.measured]
+    if missing:
+        record(replay, folder, "heldout", measure(replay, missing, "heldout"))
+    return {name: tuple(replay.measured[key][task].score for task in replay.tasks) for name, key in chosen.items()}
 
 
 def _worker(materials: Materials, materialiser: Materialiser) -> Worker:

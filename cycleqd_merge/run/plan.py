@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.worker import single_cause
-from cycleqd_merge.journal.log import FILE, Event, of_kind
+from cycleqd_merge.hub.access import repositories, require_write
+from cycleqd_merge.hub.pin import pin
+from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
 from cycleqd_merge.journal.search import ordered_tasks
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
@@ -25,9 +27,10 @@ from cycleqd_merge.merging.family import Family, open_base, open_named_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.singular import similarity
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.report.plan import BasesFacts, ModelFacts, Plan, TaskFacts, size
+from cycleqd_merge.report.plan import BasesFacts, ModelFacts, Plan, TaskFacts
+from cycleqd_merge.report.progress import size
 from cycleqd_merge.run.answerable import check_prompts, check_rows, context_length
-from cycleqd_merge.run.disk import disk_uses, existing, require_disk
+from cycleqd_merge.run.disk import disk_uses, download_uses, existing, require_disk
 from cycleqd_merge.run.estimate import (
     available_memory,
     bases_seconds,
@@ -36,7 +39,7 @@ from cycleqd_merge.run.estimate import (
     try_out,
 )
 from cycleqd_merge.run.grid import cells, require_grid
-from cycleqd_merge.run.session import begin, opened_journal
+from cycleqd_merge.run.session import begin, opened_journal, recorded_revisions
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task
 
 _BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
@@ -53,6 +56,31 @@ def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None
     since = time.perf_counter() if since is None else since
     found = Plan(cells=cells(recipe))
     found.attempt(require_grid, recipe)
+    if recipe.hub is not None:
+        found.attempt(require_write, *repositories(recipe.hub))
+    try:
+        recipe = pin(recipe, folder, _recorded(Path(recipe.output)))
+        found.disk = download_uses(recipe)
+        require_disk(found.disk)
+    except UserError as error:
+        if found.disk:  # opening the models would begin to fill the disk
+            found.faults.append(str(error))
+            return found
+        _check(recipe, folder, measure, since, found)  # opening the models tells what is wrong with them
+        if not found.faults:
+            found.faults.append(str(error))
+        return found
+    _check(recipe, folder, measure, since, found)
+    return found
+
+
+def _recorded(out: Path) -> dict[str, str]:
+    """The commits that a run which is there resolved already."""
+    return recorded_revisions(read_events(out)) if (out / FILE).is_file() else {}
+
+
+def _check(recipe: Recipe, folder: Path, measure: bool, since: float, found: Plan) -> None:
+    """Open everything that the recipe names, check it, estimate."""
     suite = _check_tasks(recipe, folder, found)
     family = _check_models(recipe, found)
     groups = None if family is None else _check_groups(family, recipe, found)
@@ -61,19 +89,21 @@ def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None
     whole = family is not None and len(family.experts) == len(recipe.experts) and len(suite) == len(recipe.tasks)
     if family is None or groups is None or not whole:
         found.attempt(_check_output, Path(recipe.output), None)
-        return found
+        return
     materials = Materials(recipe, folder, family, groups, suite)
     seeds, told = found.attempt(_check_output, Path(recipe.output), materials) or ([], 0)
     mutated = sorted(materials.mutated_experts(seeds))
-    found.disk = disk_uses(recipe, family, mutated, materials.rank)
-    found.attempt(require_disk, found.disk)
+    uses = disk_uses(recipe, family, mutated, materials.rank)
+    found.disk.extend(uses)
+    found.attempt(require_disk, uses)
     _estimate(materials, mutated, len(seeds) - told, measure, since, found)
-    return found
 
 
 def _check_tasks(recipe: Recipe, folder: Path, found: Plan) -> Suite:
     """Open each task by itself; returns those that could be opened."""
-    opened = [found.attempt(open_task, use, folder, recipe.confirm.share) for use in ordered_tasks(recipe)]
+    opened = [
+        found.attempt(open_task, use, folder, recipe.confirm.share, recipe.revisions) for use in ordered_tasks(recipe)
+    ]
     suite = tuple(task for task in opened if task is not None)
     for task in suite:
         found.notices.extend(check_rows(task))

@@ -12,18 +12,25 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.pool import LocalPool, Pool
 from cycleqd_merge.evaluation.ray_pool import RayPool, worker_count
-from cycleqd_merge.journal.log import Event, Journal
+from cycleqd_merge.hub.access import repositories, require_write
+from cycleqd_merge.hub.pin import pin
+from cycleqd_merge.journal.differences import differences
+from cycleqd_merge.journal.log import Event, Journal, of_kind
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.merging.bases import Progress, this_process
 from cycleqd_merge.merging.checks import require_mergeable
+from cycleqd_merge.merging.download import Progress as Fetching
+from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.recipe.schema import Hub, Recipe
 from cycleqd_merge.run.answerable import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
-from cycleqd_merge.run.disk import disk_uses, require_disk
+from cycleqd_merge.run.disk import disk_uses, download_uses, require_disk
+from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up, terminable
 from cycleqd_merge.run.grid import require_grid
-from cycleqd_merge.run.identity import differences, start_event
+from cycleqd_merge.run.identity import start_event
+from cycleqd_merge.run.periodic import PeriodicPush
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +65,8 @@ def begin(materials: Materials, journal: Journal, seeds: Sequence[Event] = ()) -
         seeds = journal.events[0].get("seeds", [])
         in_flight = evolution.in_flight or journal.events[0]["in_flight"]
     start = start_event(materials, in_flight, seeds)
+    if journal.events:  # a run is the same by its models' contents, however they are named now
+        start["revisions"] = journal.events[0].get("revisions")
     require_same(journal, start)
     return start
 
@@ -71,10 +80,12 @@ def run_recipe(
     fresh: bool = False,
     max_hours: float | None = None,
     progress: Progress | None = None,
+    fetching: Fetching | None = None,
 ) -> Replay | None:
     """Evolve a recipe to its last generation, from where its run directory stands, and confirm its elites.
 
-    seeds: see `start_event`; a run that goes on keeps its own. Started under `accelerate launch`, the processes beside
+    seeds: see `start_event`; a run that goes on keeps its own. progress, fetching: told of singular bases that are
+    computed, and of downloads. Started under `accelerate launch`, the processes beside
     the first only share in the singular bases and return None.
 
     Raises:
@@ -85,12 +96,19 @@ def run_recipe(
     observer = observer or Quiet()
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     if not this_process().is_main_process:
-        materials = Materials.open(recipe, folder)
+        materials = Materials.open(pin(recipe, folder), folder)
         materials.materialiser(materials.mutated_experts(seeds))
         return None
     out = output_folder(recipe, fresh)
-    with terminable(), opened_journal(out) as journal, _logging_to(out / "run.log"):
-        replay, pool = _set_up(journal, recipe, folder, seeds, progress)
+    if recipe.hub is not None:
+        require_write(*repositories(recipe.hub))
+    with (
+        terminable(),
+        opened_journal(out) as journal,
+        _logging_to(out / "run.log"),
+        _pushing(observer, recipe.hub, out) as observer,
+    ):
+        replay, pool = _set_up(journal, recipe, folder, seeds, progress, fetching)
         if pool is None:
             observer.started(replay)
             return replay
@@ -103,10 +121,18 @@ def run_recipe(
 
 
 def _set_up(
-    journal: Journal, recipe: Recipe, folder: Path, seeds: Sequence[Event], progress: Progress | None
+    journal: Journal,
+    recipe: Recipe,
+    folder: Path,
+    seeds: Sequence[Event] = (),
+    progress: Progress | None = None,
+    fetching: Fetching | None = None,
 ) -> tuple[Replay, Pool | None]:
     """Open what the recipe names, check it, take up the journal; a pool if anything is left to evaluate."""
     require_grid(recipe)
+    recipe = pin(recipe, folder, recorded_revisions(journal.events))
+    require_disk(download_uses(recipe))
+    fetch(recipe, fetching)
     materials = Materials.open(recipe, folder)
     start = begin(materials, journal, seeds)
     mutated = sorted(materials.mutated_experts(start["seeds"]))
@@ -142,7 +168,7 @@ def confirm_run(folder: Path, top: int | None = None) -> Replay:
     if top is not None:
         recipe = recipe.model_copy(update={"confirm": recipe.confirm.model_copy(update={"top": top})})
     with terminable(), opened_journal(folder) as journal:
-        replay, pool = _set_up(journal, recipe, run.folder, (), None)
+        replay, pool = _set_up(journal, recipe, run.folder)
         if pool is not None:
             try:
                 confirm(journal, replay, pool)
@@ -151,14 +177,33 @@ def confirm_run(folder: Path, top: int | None = None) -> Replay:
         return replay
 
 
+def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:
+    """The commits that were resolved when the run with these events began, or in a session after."""
+    sessions = (event["recipe"].get("revisions", {}) for event in of_kind(events, "session"))
+    starts = (event.get("revisions") or {} for event in events[:1])
+    return {name: sha for revisions in (*sessions, *starts) for name, sha in revisions.items()}
+
+
 def _session_event(materials: Materials, materialiser: Materialiser) -> Event:
     return {
         "event": "session",
         "recipe": materials.recipe.model_dump(mode="json", exclude_unset=True),
         "folder": str(materials.folder.resolve()),
         "bases": {materials.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
+        "environment": environment(),
         "time": round(time.time()),
     }
+
+
+@contextmanager
+def _pushing(observer: Observer, hub: Hub | None, out: Path) -> Iterator[Observer]:
+    """An observer that pushes the archive meanwhile, if the recipe wants it."""
+    if hub is None or hub.every is None or not hub.archive:
+        yield observer
+        return
+    pushing = PeriodicPush(observer, out, hub.every)
+    yield pushing
+    pushing.close()  # a run that is interrupted does not wait: a push under way ends by itself
 
 
 def output_folder(recipe: Recipe, fresh: bool = False) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.recipe.task_file import RowsFrom, SplitRows, TwoFiles
 from cycleqd_merge.tasks.protocol import Sample, Split
 
@@ -97,7 +98,9 @@ def _from_hub(source: RowsFrom) -> list[Row]:
     import datasets
 
     try:
-        return list(datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision))
+        with hub_errors(f"dataset {source.dataset}"):
+            rows = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
+            return list(rows)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"dataset {source.dataset}: cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
@@ -59,17 +60,19 @@ def open_suite(recipe: Recipe, folder: Path) -> Suite:
         UserError: a task cannot be opened, or a split of it holds no sample.
     """
     uses = sorted(recipe.tasks, key=lambda use: use.role != "optimise")
-    return tuple(open_task(use, folder, recipe.confirm.share) for use in uses)
+    return tuple(open_task(use, folder, recipe.confirm.share, recipe.revisions) for use in uses)
 
 
-def open_task(use: TaskUse, folder: Path, confirm_share: float) -> SuiteTask:
-    """Open one task of a recipe.
+def open_task(
+    use: TaskUse, folder: Path, confirm_share: float, revisions: Mapping[str, str] = MappingProxyType({})
+) -> SuiteTask:
+    """Open one task of a recipe. revisions: see `Recipe.revisions`.
 
     Raises:
         UserError: it cannot be opened, or a split of it holds no sample.
     """
     name = task_name(use)
-    loaded = load_task(use, folder)
+    loaded = load_task(use, folder).pinned(revisions)
     try:
         if isinstance(loaded.definition, GenerateTask):
             task: Task = Generate(loaded.definition, loaded.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
 from tests.cli.conftest import Models, Run, cycleqd_merge
 from tests.evolution.references import SlowArchive
 from tests.models import read_tensors
@@ -117,6 +118,24 @@ def test_evaluate_scores_the_usual_models_on_held_out_rows_by_default(finished: 
         assert all(f"{score:.3f}" in row for score in scores)
 
 
+def test_evaluate_records_whole_measurements_for_reports(finished: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def recorded() -> int:
+        return len(of_kind(read_events(finished.folder), "measured"))
+
+    before = recorded()
+    shown = cycleqd_merge("evaluate", finished.folder, "mean", "--json").json["mean"]
+    event = of_kind(read_events(finished.folder), "measured")[-1]
+    assert (recorded(), event["name"], event["rows"]) == (before + 1, "mean", "heldout")
+    for task in TASKS:
+        assert event["tasks"][task]["score"] == pytest.approx(shown[task]["score"])
+        assert event["tasks"][task]["samples"] == 12
+    assert cycleqd_merge("evaluate", finished.folder, "mean", "--limit", 3).code == 0
+    with closing(Journal(finished.folder)):  # another process works on the run
+        assert cycleqd_merge("evaluate", finished.folder, "mean").code == 0
+    assert "not recorded" in caplog.text
+    assert recorded() == before + 1
+
+
 def test_evaluate_can_stop_after_the_first_rows(finished: Run) -> None:
     answers = [
         cycleqd_merge("evaluate", finished.folder, "mean", *limit, "--json").json["mean"]
@@ -182,7 +201,7 @@ def test_an_export_never_overwrites(finished: Run, tmp_path: Path) -> None:
 def with_failure(finished: Run, tmp_path: Path) -> Path:
     """The finished run as if its last evaluation had failed."""
     lines = [json.loads(line) for line in (finished.folder / FILE).read_text().splitlines()]
-    lines = [line for line in lines if line["event"] != "confirm"]
+    lines = [line for line in lines if line["event"] not in ("confirm", "measured")]
     lines[-1] = {**lines[-1], "scores": None, "error": "ValueError: no luck"}
     (tmp_path / "failed").mkdir()
     (tmp_path / "failed" / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))

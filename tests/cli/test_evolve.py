@@ -57,8 +57,8 @@ def test_a_run_is_the_same_when_it_is_run_again_elsewhere(finished: Run, models:
 
 
 def searched(folder: Path) -> list[Event]:
-    """The history of a search without the confirming of its elites, which ends every session."""
-    return [event for event in history(folder) if event["event"] != "confirm"]
+    """The history of a search without what is scored after it: its elites confirmed, models measured."""
+    return [event for event in history(folder) if event["event"] not in ("confirm", "measured")]
 
 
 @pytest.mark.parametrize("named_by", ["recipe", "folder"])
@@ -196,7 +196,12 @@ def test_what_a_recipe_wants_done_at_the_end_is_done_once(models: Models, tmp_pa
     assert "Scores on heldout rows" in answer.out
     written = {folder.name: (folder / "model.safetensors").stat() for folder in (tmp_path / "run" / "models").iterdir()}
     assert set(written) == {"best-mean-gen-1", "best-vowels-gen-1"}
-    assert cycleqd_merge("evolve", recipe).code == 0
+    measured = of_kind(read_events(tmp_path / "run"), "measured")
+    assert [event["name"] for event in measured][:3] == ["base", "expert:first", "expert:second"]
+    again = cycleqd_merge("evolve", recipe)
+    assert again.code == 0
+    assert of_kind(read_events(tmp_path / "run"), "measured") == measured
+    assert again.out[again.out.index("Scores on heldout") :] == answer.out[answer.out.index("Scores on heldout") :]
     for name, before in written.items():
         assert (tmp_path / "run" / "models" / name / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
 

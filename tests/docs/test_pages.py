@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
+from typer.main import get_command
 
 from cycleqd_merge import load_recipe, open_run, run_recipe
+from cycleqd_merge.cli import app
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.recipe.schema import json_schema
+from cycleqd_merge.recipe.schema import Hub, json_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,3 +92,13 @@ output: {tmp_path}/run
     assert 0 < child.coefficients.min() < child.coefficients.max() < 0.8
     again = open_run(tmp_path / "run")
     assert [again.space.genome(n) for n in range(5)] == [run.space.genome(n) for n in range(5)]
+
+
+def test_the_hub_pages_recipe_and_commands_exist(tmp_path: Path) -> None:
+    (text,) = blocks("docs/hub.md", "yaml")
+    assert Hub.model_validate(YAML(typ="safe", pure=True).load(text)["hub"]).every == 100
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    page = (ROOT / "docs" / "hub.md").read_text(encoding="utf-8")
+    options = {option for command in ("push", "pull") for each in commands[command].params for option in each.opts}
+    for option in re.findall(r"(--[a-z][a-z-]+)", page):
+        assert option in options | {"--generations"}, option

@@ -354,7 +354,8 @@ def test_pickles_are_refused_unopened(llama: Trio, tmp_path: Path, content: byte
     if content is not None:
         (expert / "pytorch_model.bin").write_bytes(content)
     assert opening_fault(tmp_path, llama.base, expert) == (
-        f"model {expert}: holds pickles only; convert it to safetensors first"
+        f"model {expert}: holds pickles only; convert it to safetensors first, or allow them with "
+        "`models.pickles: true`"
     )
 
 

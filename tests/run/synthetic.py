@@ -71,7 +71,10 @@ class SyntheticPool:
     seconds: the mean sleep. failure: by number, the error of an evaluation that fails, or what `next` shall raise.
     """
 
-    def __init__(self, order: int = 0, seconds: float = 0.0, failure: Failure | None = None) -> None:
+    def __init__(
+        self, order: int = 0, seconds: float = 0.0, failure: Failure | None = None, tasks: int = len(EXPERTS)
+    ) -> None:
+        self.tasks = tasks
         self._random, self._seconds, self._failure = random.Random(order), seconds, failure
         self._waiting: list[Proposal] = []
         self.submitted: list[int] = []
@@ -92,7 +95,7 @@ class SyntheticPool:
         if failure is not None:
             return Finished(proposal.number, None, failure)
         assert isinstance(proposal.candidate, Genome)
-        scores = synthetic_scores(proposal.candidate, len(EXPERTS))
+        scores = synthetic_scores(proposal.candidate, self.tasks)
         return Finished(proposal.number, Evaluation({}, scores, self._random.random(), self._random.random()))
 
     def close(self) -> None:

@@ -17,7 +17,8 @@ from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.sizes import basis_bytes
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.report.plan import Plan, size
+from cycleqd_merge.report.plan import Plan
+from cycleqd_merge.report.progress import size
 from cycleqd_merge.run import disk, estimate
 from cycleqd_merge.run import plan as planning
 from cycleqd_merge.run.plan import plan

@@ -1,0 +1,157 @@
+"""A run's archive as files of a dataset repository: tables to read, and a journal to go on from."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from cycleqd_merge.evolution.strategy import candidate_digest
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS, Portable
+from cycleqd_merge.journal.log import FILE, Event
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.recipe.loading import yaml_text
+from cycleqd_merge.report.figures import archives_figure, png, progress_figure
+from cycleqd_merge.report.summary import history
+
+ELITES, GENERATIONS = "data/elites.parquet", "data/generations.parquet"
+RECIPE, REVISIONS = "recipe.yaml", "revisions.json"
+
+
+def archive_files(replay: Replay, events: Sequence[Event], shown: Portable, rows: bool) -> dict[str, bytes]:
+    """Contents by path, without the card. The same run gives the same bytes.
+
+    events: the run's journal. shown: its recipe for others. rows: put local rows in.
+
+    Raises:
+        OSError: rows cannot be read.
+    """
+    files = {
+        ELITES: _parquet(elite_rows(replay)),
+        GENERATIONS: _parquet(generation_rows(replay)),
+        RECIPE: yaml_text(shown.recipe.model_dump(mode="json", exclude_unset=True)).encode(),
+        REVISIONS: _json(shown.recipe.revisions),
+        FILE: b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in told(events, shown)),
+        "figures/archives.png": png(archives_figure(replay.archives, replay.objectives, _best(replay))),
+        "figures/progress.png": png(progress_figure(history(replay), replay.objectives)),
+    }
+    if shown.template is not None:
+        files[CHAT_TEMPLATE] = shown.template.read_bytes()
+    if rows:
+        files |= {place: path.read_bytes() for place, path in shown.rows.items()}
+    return files
+
+
+def told(events: Sequence[Event], shown: Portable) -> list[Event]:
+    """The journal for others: one session, of the recipe as they see it; of failures only their kind."""
+    last = next(event for event in reversed(events) if event["event"] == "session")
+    session = {
+        "event": "session",
+        "recipe": shown.recipe.model_dump(mode="json", exclude_unset=True),
+        "folder": ".",
+        "bases": last["bases"],
+        "environment": last.get("environment", {}),
+    }
+    rest = [_without_details(event) for event in events[1:] if event["event"] != "session"]
+    return [events[0], session, *rest]
+
+
+def continues(events: Sequence[Event], published: bytes | None) -> bool:
+    """Whether a run is the one of a published journal, gone on since."""
+    if published is None:
+        return False
+    try:
+        there = [json.loads(line) for line in published.splitlines()]
+        results = [[event["step"] for event in each if event["event"] == "result"] for each in (there, events)]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(there) and there[0] == events[0] and results[1][: len(results[0])] == results[0]
+
+
+def _without_details(event: Event) -> Event:
+    if event.get("error") is None:
+        return event
+    return {**event, "error": str(event["error"]).partition(":")[0]}
+
+
+def elite_rows(replay: Replay) -> list[dict[str, Any]]:
+    """One row per elite and archive, by archive and cell."""
+    return [
+        {
+            "archive": replay.objectives[archive.task],
+            "cell": list(elite.cell),
+            "evaluation": elite.number,
+            "generation": max(0, elite.number - replay.space.first + 1),
+            **scores_of(replay, elite.number),
+            "genome": json.dumps(replay.space.genome(elite.number).to_json(), separators=(",", ":")),
+        }
+        for archive in replay.archives
+        for elite in archive.elites()
+    ]
+
+
+def scores_of(replay: Replay, number: int) -> dict[str, float | None]:
+    """All scores of an evaluation by kind of rows and task; None where it was not scored."""
+    confirmed = replay.confirmed.get(number)
+    heldout = replay.measured.get((candidate_digest(replay.space.candidate(number)), "heldout"), {})
+    found: dict[str, float | None] = {}
+    for place, task in enumerate(replay.tasks):
+        found[f"search_{task}"] = replay.scores(number)[place]
+        found[f"confirm_{task}"] = None if confirmed is None else confirmed[place]
+        found[f"heldout_{task}"] = heldout[task].score if task in heldout else None
+    return found
+
+
+def generation_rows(replay: Replay) -> list[dict[str, Any]]:
+    """One row per evaluation: what was proposed, what it scored on the search rows, or why it failed."""
+    rows = []
+    for event in replay.results:
+        scores = event["scores"] or [None] * len(replay.tasks)
+        rows.append(
+            {
+                "evaluation": event["number"],
+                "generation": max(0, event["number"] - replay.space.first + 1),
+                **{f"search_{task}": score for task, score in zip(replay.tasks, scores, strict=True)},
+                "seconds": sum(event["seconds"]) if event.get("seconds") else None,
+                "failed": event["scores"] is None,
+                "step": json.dumps(event["step"], separators=(",", ":")),
+            }
+        )
+    return rows
+
+
+def _best(replay: Replay) -> dict[int, str]:
+    return {replay.best_mean(): "best-mean"} if replay.elites() else {}
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    table = pyarrow.Table.from_pylist(rows, schema=_schema(rows))
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _schema(rows: list[dict[str, Any]]) -> pyarrow.Schema:
+    """Column types by name, for a column may hold no value yet."""
+    types = {
+        "archive": pyarrow.string(),
+        "cell": pyarrow.list_(pyarrow.int32()),
+        "evaluation": pyarrow.int32(),
+        "generation": pyarrow.int32(),
+        "failed": pyarrow.bool_(),
+        "genome": pyarrow.string(),
+        "step": pyarrow.string(),
+    }
+    return pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in (rows[0] if rows else ())])
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+MANAGED = ("data/", "figures/", f"{ROWS}/")
+"""Folders of the repository that hold nothing but what is pushed."""

@@ -1,0 +1,213 @@
+"""Cards: what people see of a model or an archive on the Hub. Front matter for its search, a page for its readers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cycleqd_merge.hub.archive import ELITES, GENERATIONS
+from cycleqd_merge.hub.facts import CardFacts, ModelFacts
+from cycleqd_merge.hub.markdown import cell, code, fenced, sentence
+from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.report.scores import ModelScores, mean_of
+
+TAGS = ["mergekit", "merge", "cycleqd"]
+FIGURE = "archives.png"
+"""The figure beside a model's card: `report.figures.archives_figure` with the model marked."""
+_LONGEST_LINE = 2000
+
+
+def model_card(facts: ModelFacts) -> ModelCard:
+    """The card of a published model. Nothing is asked of the Hub."""
+    run = facts.run
+    front = ModelCardData(
+        base_model=list(run.base_models) or None,
+        library_name="peft" if facts.adapter else "transformers",
+        pipeline_tag="text-generation",
+        language=list(run.languages) or None,
+        tags=TAGS,
+        model_name=_name(run.repo),
+        eval_results=[*_results(facts, "heldout"), *_results(facts, "search")] or None,
+        **_relation(run),
+        **_license(run),
+    )
+    scored = [*(each for each in run.scores if each.name != facts.label), facts.scores]
+    configuration = facts.configuration or ""
+    body = _render(
+        "model.md.jinja",
+        run,
+        scored,
+        facts.label,
+        facts=facts,
+        figure=FIGURE,
+        one_group=len(facts.groups) == 1,
+        marked=any(
+            elite["evaluation"] == facts.number
+            for archive in run.summary["archives"].values()
+            for elite in archive["elites"]
+        ),
+        configuration=_shortened(configuration),
+        command=configuration.partition("\n")[0].removeprefix("# "),
+        truncated=max((estimate.truncated for estimate in facts.scores.heldout.values()), default=0.0),
+    )
+    return ModelCard(f"---\n{front.to_yaml()}\n---\n\n{body}")
+
+
+def archive_card(facts: CardFacts) -> DatasetCard:
+    """The card of a published archive; its front matter tells the Hub's viewer which table is which."""
+    tables = {"elites": ELITES, "generations": GENERATIONS}
+    configs = [{"config_name": name, "data_files": path} for name, path in tables.items()]
+    configs[0] = {**configs[0], "default": True}  # type: ignore[dict-item]
+    front = DatasetCardData(
+        pretty_name=_name(facts.repo),
+        tags=TAGS,
+        language=list(facts.languages) or None,
+        configs=configs,
+        **_license(facts),
+    )
+    body = _render("archive.md.jinja", facts, facts.scores, "best-mean")
+    return DatasetCard(f"---\n{front.to_yaml()}\n---\n\n{body}")
+
+
+def _name(repo: str) -> str:
+    return repo.rpartition("/")[2]
+
+
+def _relation(run: CardFacts) -> dict[str, Any]:
+    return {"base_model_relation": "merge"} if run.base_models else {}
+
+
+def _license(run: CardFacts) -> dict[str, Any]:
+    if run.license is None:
+        return {}
+    stated = {"license": run.license.id, "license_name": run.license.name, "license_link": run.license.link}
+    return {key: value for key, value in stated.items() if value is not None}
+
+
+_ROWS = {
+    "heldout": "held-out rows, never seen by the search",
+    "search": "search rows, maximised by the search",
+}
+
+
+def _results(facts: ModelFacts, rows: str) -> list[EvalResult]:
+    """The model's scores on one kind of rows, for the model index."""
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=facts.run.datasets.get(task, task),
+            dataset_name=f"{task} ({_ROWS[rows]})",
+            dataset_split=rows,
+            metric_type="score",
+            metric_name=f"mean score on {_ROWS[rows]}",
+            metric_value=round(estimate.score, 6),
+            metric_args={"samples": estimate.samples} | _error(estimate),
+        )
+        for task, estimate in getattr(facts.scores, rows).items()
+    ]
+
+
+def _error(estimate: Estimate) -> dict[str, float]:
+    return {} if estimate.error is None else {"standard_error": round(estimate.error, 6)}
+
+
+def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], chosen: str, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("cycleqd_merge.hub", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "average": _average,
+        "cell": cell,
+        "code": code,
+        "fenced": fenced,
+        "founder": _founder,
+        "mutation": _mutation,
+        "sentence": sentence,
+    }
+    text = environment.get_template(template).render(
+        name=_name(run.repo),
+        run=run,
+        base=run.parents[0],
+        experts=run.parents[1:],
+        heldout=_table(scored, run, "heldout", chosen),
+        search=_table(scored, run, "search", chosen),
+        rows_searched=_counts(run, "search"),
+        rows_confirmed=_counts(run, "confirm"),
+        local=any("./models/" in parent.reference for parent in run.parents),
+        unstated=[parent.name for parent in run.parents if parent.license is None],
+        citation=environment.get_template("citation.md").render(),
+        **values,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _table(scored: Sequence[ModelScores], run: CardFacts, rows: str, chosen: str) -> str:
+    """Models by tasks as a Markdown table, the one that is the card's in bold; empty where nothing was scored."""
+    found: dict[str, Mapping[str, Estimate]] = {model.name: getattr(model, rows) for model in scored}
+    found = {name: estimates for name, estimates in found.items() if estimates}
+    if not found:
+        return ""
+    samples = {task: {e[task].samples for e in found.values() if task in e} for task in run.tasks}
+    lines = [
+        f"| model | {' | '.join(f'{cell(task)} ({_plural(samples[task])})' for task in run.tasks)} | mean |",
+        f"|---|{'---:|' * (len(run.tasks) + 1)}",
+    ]
+    for name, estimates in found.items():
+        values = [*(estimates.get(task) for task in run.tasks), mean_of(estimates, run.objectives)]
+        bold = "**" if name == chosen else ""
+        lines.append(f"| {bold}{cell(name)}{bold} | {' | '.join(_figure(value) for value in values)} |")
+    return "\n".join(lines)
+
+
+def _plural(counts: Iterable[int]) -> str:
+    """Row counts of a column."""
+    return "n = " + " to ".join(map(str, sorted({min(counts), max(counts)}))) if (counts := set(counts)) else "n = 0"
+
+
+def _figure(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate.score:.3f}" if estimate.error is None else f"{estimate.score:.3f} ± {estimate.error:.3f}"
+
+
+def _counts(run: CardFacts, rows: str) -> str:
+    """Numbers of rows as `sql 40, bash 40`; empty where there are none."""
+    return ", ".join(f"{task} {counts[rows]}" for task, counts in run.rows.items() if counts.get(rows))
+
+
+def _founder(step: Mapping[str, Any], experts: Sequence[Any]) -> str:
+    """An evaluation's parents, or which founder it is."""
+    if "expert" in step:
+        return f"expert {cell(experts[step['expert']].name)}"
+    if "seed" in step:
+        return f"seed {step['seed']}"
+    return ", ".join(f"#{parent}" for parent in step.get("parents", [])) or "-"
+
+
+def _mutation(step: Mapping[str, Any], experts: Sequence[Any]) -> str:
+    mutation = step.get("mutation")
+    if mutation is None:
+        return "-"
+    along = f" along {cell(experts[mutation['expert']].name)}" if "expert" in mutation else ""
+    return f"{mutation['kind']}{along}"
+
+
+def _average(scores: Sequence[float] | None, counted: int) -> str:
+    return "failed" if scores is None else f"{sum(scores[:counted]) / counted:.3f}"
+
+
+def _shortened(configuration: str) -> str:
+    """A configuration without what no reader wants to scroll through: thousands of mutations on a line."""
+    lines = []
+    for line in configuration.splitlines():
+        cut = len(line) > _LONGEST_LINE
+        lines.append(f"{line[:200]} ... # {len(line):,} characters, all in mergekit_config.yml" if cut else line)
+    return "\n".join(lines)

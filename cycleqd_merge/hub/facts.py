@@ -1,0 +1,147 @@
+"""What cards say of a run and of a model, gathered from the journal and the parents' own cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.hub.parents import License, Parent, derived_license, parents_of
+from cycleqd_merge.hub.portable import without_paths
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.journal.search import ordered_tasks
+from cycleqd_merge.recipe.loading import load_task
+from cycleqd_merge.recipe.schema import hub_id, task_name
+from cycleqd_merge.report.scores import Comparison, ModelScores, compare_best, model_scores, usual_scores
+from cycleqd_merge.report.summary import lineage, summary
+
+ANCESTORS = 12
+"""Evaluations listed of a lineage at most."""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What both cards say of a run.
+
+    repo: where the card's repository is, or will be. archive: the dataset repository, if the run's archive is
+    published. datasets: the Hub dataset of each task that has one. rows: counts of search and confirming rows by task.
+    summary: see `report.summary.summary`. evolution: the search's settings as the journal identifies them.
+    """
+
+    repo: str
+    archive: str | None
+    objectives: tuple[str, ...]
+    tasks: tuple[str, ...]
+    datasets: Mapping[str, str]
+    rows: Mapping[str, Mapping[str, int]]
+    parents: tuple[Parent, ...]
+    license: License | None
+    scores: tuple[ModelScores, ...]
+    summary: Mapping[str, Any]
+    strategy: str
+    evolution: Mapping[str, Any]
+    made_by: str
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Of all parents."""
+        return tuple(dict.fromkeys(language for parent in self.parents for language in parent.languages))
+
+    @property
+    def base_models(self) -> tuple[str, ...]:
+        """The Hub ids that the run started from."""
+        return tuple(dict.fromkeys(name for parent in self.parents for name in parent.ids))
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the card of a model says beside what it says of its run.
+
+    label: its name as `export` takes it. coefficients: per expert, per group. line: see `report.summary.lineage`.
+    configuration: the text of its `mergekit_config.yml`. chat: its tokenizer has a chat template. adapter: it is
+    published as one. others: further models of the repository, by their subfolder.
+    """
+
+    run: CardFacts
+    label: str
+    number: int | None
+    scores: ModelScores
+    comparison: Comparison | None
+    coefficients: Mapping[str, tuple[float, ...]]
+    groups: tuple[str, ...]
+    mutations: int
+    line: tuple[Mapping[str, Any], ...]
+    configuration: str | None
+    chat: bool
+    adapter: bool
+    others: Mapping[str, str]
+
+
+def card_facts(replay: Replay, repo: str, archive: str | None = None, license: str | None = None) -> CardFacts:
+    """The facts of a run for the card of `repo`. license: the user's choice, see `hub.parents.derived_license`.
+
+    Raises:
+        UserError: the parents' licences differ and none was chosen.
+        HubFailed: a parent's card cannot be read from the Hub.
+    """
+    parents = parents_of(replay)
+    identities = replay.start.get("tasks", {})
+    return CardFacts(
+        repo=repo,
+        archive=archive,
+        objectives=tuple(replay.objectives),
+        tasks=tuple(replay.tasks),
+        datasets=_datasets(replay),
+        rows={task: identity["rows"] for task, identity in identities.items()},
+        parents=parents,
+        license=derived_license(parents, license),
+        scores=tuple(usual_scores(replay)),
+        summary=summary(replay),
+        strategy=replay.recipe.strategy.kind,
+        evolution=replay.start["evolution"],
+        made_by=f"cycleqd-merge {version('cycleqd-merge')}",
+    )
+
+
+def model_facts(
+    run: CardFacts,
+    replay: Replay,
+    label: str,
+    genome: Genome,
+    number: int | None = None,
+    *,
+    configuration: str | None = None,
+    chat: bool = False,
+    adapter: bool = False,
+    others: Mapping[str, str] | None = None,
+) -> ModelFacts:
+    """The facts of the model `genome`, called `label`, whose evaluation is `number` if it has one."""
+    own = model_scores(replay, label, genome, number)
+    rivals = [each for each in run.scores if each.name != label]
+    return ModelFacts(
+        run=run,
+        label=label,
+        number=number,
+        scores=own,
+        comparison=compare_best([*rivals, own], run.objectives, label),
+        coefficients=dict(zip(replay.experts, map(tuple, genome.coefficients.tolist()), strict=True)),
+        groups=tuple(replay.groups),
+        mutations=len(genome.mutations),
+        line=() if number is None else tuple(lineage(replay, number, ANCESTORS)),
+        configuration=None if configuration is None else without_paths(configuration, replay.recipe),
+        chat=chat,
+        adapter=adapter,
+        others=dict(others or {}),
+    )
+
+
+def _datasets(replay: Replay) -> dict[str, str]:
+    """The Hub dataset of each task that has one."""
+    found = {}
+    for use in ordered_tasks(replay.recipe):
+        names = [each.dataset for each in load_task(use, replay.folder).sources() if each.dataset is not None]
+        if names and hub_id(names[0]) is not None:
+            found[task_name(use)] = names[0]
+    return found

@@ -1,0 +1,111 @@
+"""A run's recipe as others can read it: with its tasks inside, and without this machine's paths and settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from cycleqd_merge.recipe.loading import LoadedTask, load_task, parse
+from cycleqd_merge.recipe.schema import Recipe, TaskUse, hub_id, task_name
+from cycleqd_merge.recipe.task_file import RowsFrom
+
+CHAT_TEMPLATE = "chat_template.jinja"
+ROWS = "rows"
+OUTPUT = "run"
+_OWN_SETTINGS = ("workers", "ray_address", "output", "finish", "hub")
+"""Keys that say how and where this machine works, not what the run is."""
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A recipe for others, and the local files that it needs: by their path beside the recipe."""
+
+    recipe: Recipe
+    rows: Mapping[str, Path]
+    template: Path | None
+
+
+def portable(recipe: Recipe, folder: Path) -> Portable:
+    """The recipe for others; relative paths of `recipe` start at `folder`.
+
+    Local models become `./models/...`, rows `rows/...`, Python files their bare names: whoever has them can put them
+    there.
+    """
+    rows: dict[str, Path] = {}
+    uses = [_use(use, folder, rows) for use in recipe.tasks]
+    template = recipe.models.chat_template
+    from_file = template is not None and template != "base" and template not in recipe.experts
+    models = recipe.models.model_copy(update={"chat_template": CHAT_TEMPLATE}) if from_file else recipe.models
+    names = local_models(recipe)
+    changed = recipe.model_copy(
+        update={
+            "base": _renamed(recipe.base, names),
+            "experts": {name: _renamed(reference, names) for name, reference in recipe.experts.items()},
+            "tasks": uses,
+            "models": models,
+        }
+    )
+    stated = changed.model_dump(mode="json", exclude_unset=True, exclude=set(_OWN_SETTINGS))
+    for part in ("engine", "strategy"):
+        if part in stated:
+            stated[part] = _without_machine(stated[part])
+    whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")
+    return Portable(whole, rows, Path(template) if from_file and template is not None else None)
+
+
+def local_models(recipe: Recipe) -> dict[str, str]:
+    """What local models are called for others, by their paths here."""
+    names: dict[str, str] = {}
+    for name, reference in (("base", recipe.base), *((f"expert-{key}", text) for key, text in recipe.experts.items())):
+        for part in reference.split("+"):
+            path = part.partition("@")[0]
+            if hub_id(path) is None:
+                names.setdefault(path, f"./models/{name}")
+    return names
+
+
+def without_paths(text: str, recipe: Recipe) -> str:
+    """A text, such as a file of an exported model, with local models called as others call them."""
+    for path, name in sorted(local_models(recipe).items(), key=lambda pair: -len(pair[0])):
+        text = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w-])", name, text)
+    return text
+
+
+def _renamed(reference: str, names: Mapping[str, str]) -> str:
+    parts = (part.partition("@") for part in reference.split("+"))
+    return "+".join(f"{names.get(path, path)}{at}{revision}" for path, at, revision in parts)
+
+
+def _use(use: TaskUse, folder: Path, rows: dict[str, Path]) -> TaskUse:
+    """A task's use with its definition inside. rows: takes the files that it reads, by their new paths."""
+    name, loaded = task_name(use), load_task(use, folder)
+
+    def moved(source: RowsFrom) -> RowsFrom:
+        if source.path is None:
+            return source
+        here = loaded.folder / source.path
+        place = next((place for place, path in rows.items() if path == here), f"{ROWS}/{name}-{here.name}")
+        rows[place] = here
+        return source.model_copy(update={"path": place})
+
+    definition = LoadedTask(loaded.definition, folder).from_sources(moved).definition
+    stated = _without_machine(definition.model_dump(mode="json", exclude_unset=True))
+    whole = {**use.model_dump(mode="json", exclude_unset=True, exclude={"task"}), "task": stated, "name": name}
+    return parse(TypeAdapter(TaskUse), whole, f"task {name}")
+
+
+def _without_machine(value: Any) -> Any:
+    """Settings without environment variables, and with Python files named without their folders."""
+    if isinstance(value, list):
+        return [_without_machine(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_machine(each) for key, each in value.items() if key != "environment"}
+    if isinstance(kept.get("target"), str) and kept["target"].partition(":")[0].endswith(".py"):
+        kept["target"] = PurePosixPath(kept["target"]).name
+    return kept

@@ -1,0 +1,129 @@
+"""A published run brought back to this disk. What others published is hostile input: none of their code is run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import huggingface_hub
+from pydantic import TypeAdapter
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS
+from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
+from cycleqd_merge.recipe.loading import load_task, override_recipe, parse
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.recipe.task_file import RowsFrom
+
+_WANTED = (FILE, CHAT_TEMPLATE, f"{ROWS}/*")
+
+
+def published_events(repo: str, revision: str | None, trust: bool) -> tuple[list[Event], Path]:
+    """The journal of a published run, and the folder that its files were downloaded to.
+
+    trust: the recipe may name Python code, which goes on to run when the run is opened.
+
+    Raises:
+        UserError: there is no such repository, it holds no run, or the run needs code or files that it must not name.
+    """
+    with hub_errors(f"dataset {repo}"):
+        found = huggingface_hub.snapshot_download(
+            repo, repo_type="dataset", revision=revision, allow_patterns=list(_WANTED)
+        )
+    folder = Path(found)
+    if not (folder / FILE).is_file():
+        raise UserError(f"dataset {repo}: holds no published run (no {FILE})")
+    events = read_events(folder)
+    sessions = of_kind(events, "session")
+    if events[0].get("event") != "start" or len(sessions) != 1:
+        raise UserError(f"dataset {repo}: its {FILE} is not that of a published run")
+    recipe = recipe_of(sessions[0], f"dataset {repo}")
+    outside = [path for path in _row_files(recipe) if not _is_inside(path)]
+    if outside:
+        raise UserError(f"dataset {repo}: refused: a task of it reads {outside[0]}, outside of the run's folder")
+    template = recipe.models.chat_template
+    if template not in (None, "base", CHAT_TEMPLATE, *recipe.experts):
+        raise UserError(f"dataset {repo}: refused: its chat template is {template}, outside of the run's folder")
+    code = sorted(set(code_in(recipe.model_dump(mode="json", exclude_unset=True))))
+    if code and not trust:
+        raise UserError(
+            f"dataset {repo}: its recipe runs code ({', '.join(code)}); read it, and pull with --trust-remote-code"
+        )
+    return events, folder
+
+
+def recipe_of(session: Event, where: str) -> Recipe:
+    """The recipe of a session."""
+    return parse(TypeAdapter(Recipe), session["recipe"], where)
+
+
+def code_in(value: Any, place: str = "") -> Iterator[str]:
+    """What in a recipe's plain values makes code run that is not this program's: Python targets, trust, options that
+    are handed on to an engine."""
+    if isinstance(value, list):
+        for each in value:
+            yield from code_in(each, place)
+    if isinstance(value, dict):
+        if isinstance(value.get("target"), str):
+            yield value["target"]
+        for key, each in value.items():
+            if (key == "trust_remote_code" and each) or (
+                place == "engine" and key in ("options", "environment") and each
+            ):
+                yield key
+            yield from code_in(each, key)
+
+
+def _row_files(recipe: Recipe) -> list[str]:
+    def path(source: RowsFrom) -> list[str]:
+        return [] if source.path is None else [source.path]
+
+    return [each for use in recipe.tasks for source in load_task(use, Path()).sources() for each in path(source)]
+
+
+def _is_inside(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and ".." not in pure.parts
+
+
+def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, overrides: Sequence[str]) -> list[str]:
+    """Write a run to `folder` as it shall stand in `out`; returns the row files that it lacks.
+
+    files: where those that came with it lie. overrides: `key.path=value` texts for its recipe.
+
+    Raises:
+        UserError: the recipe is not valid with them.
+    """
+    start, session, *rest = events
+    here = out.resolve()
+    recipe = override_recipe(recipe_of(session, str(out)), [f"output={json.dumps(str(out))}", *overrides], str(out))
+    recipe = _settled(recipe, here)
+    kept = {**session, "recipe": recipe.model_dump(mode="json", exclude_unset=True), "folder": str(here)}
+    text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
+    (folder / FILE).write_text(text, encoding="utf-8")
+    for path in files.rglob("*"):
+        place = path.relative_to(files)
+        if path.is_file() and (place.parts[0] == ROWS or place.name == CHAT_TEMPLATE):
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / place)
+    return [path for path in dict.fromkeys(_row_files(recipe)) if not (folder / path).is_file()]
+
+
+def _settled(recipe: Recipe, here: Path) -> Recipe:
+    """The recipe with what lies beside it, local models and a chat template, found from any directory."""
+
+    def model(reference: str) -> str:
+        return "+".join(str(here / part) if part.startswith("./") else part for part in reference.split("+"))
+
+    models = recipe.models
+    if models.chat_template == CHAT_TEMPLATE:
+        models = models.model_copy(update={"chat_template": str(here / CHAT_TEMPLATE)})
+    changed: dict[str, Any] = {
+        "base": model(recipe.base),
+        "experts": {name: model(reference) for name, reference in recipe.experts.items()},
+    }
+    return recipe.model_copy(update=changed | ({"models": models} if models is not recipe.models else {}))

@@ -1,0 +1,204 @@
+"""A model's files: where they lie, downloaded from the Hub if they must be. Pickles are opened only where allowed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import torch
+from huggingface_hub import constants
+from mergekit.common import ModelPath, ModelReference
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.hub_errors import explained, hub_errors
+from cycleqd_merge.merging.cache import cache_folder
+from cycleqd_merge.recipe.schema import Models, Recipe, hub_id
+
+Progress = Callable[[str, int, int], None]
+"""Called with a repository's id, bytes done and bytes in all."""
+
+_SMALL = (".json", ".txt", ".jinja", ".model", ".tiktoken", ".spm")
+_PARALLEL = 8
+
+
+@dataclass(frozen=True)
+class Download:
+    """What must still be downloaded of a repository: files with their sizes."""
+
+    repo: str
+    revision: str | None
+    files: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        """In all."""
+        return sum(self.files.values())
+
+
+def model_folder(path: ModelPath, models: Models, label: str, progress: Progress | None = None) -> Path:
+    """The folder of a full model: itself, or that of a Hub id in the Hub's cache.
+
+    label: what messages call it, such as `model user/base`.
+
+    Raises:
+        UserError: there is no such folder or repository, it cannot be downloaded, or it holds pickles only and the
+            recipe does not allow them.
+    """
+    folder = Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, False, progress)
+    if any(folder.glob("*.safetensors*")) or not any(folder.glob("pytorch_model*.bin*")):
+        return folder
+    if not models.pickles:
+        raise UserError(_pickles(label))
+    return _converted(folder)
+
+
+def adapter_folder(path: ModelPath, models: Models, label: str, progress: Progress | None = None) -> Path:
+    """The same of an adapter.
+
+    Raises:
+        UserError: there is no such folder or repository, or it cannot be downloaded.
+    """
+    return Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, True, progress)
+
+
+def pending(path: ModelPath, models: Models, label: str, adapter: bool = False) -> Download | None:
+    """What opening a Hub id would download; None if nothing. Where the Hub does not answer, the cache does.
+
+    Raises:
+        UserError: there is no such repository, it cannot be read, or it holds pickles only.
+    """
+    if hub_id(path.path) is None or constants.is_offline_mode():
+        return None
+    try:
+        names = huggingface_hub.list_repo_files(path.path, revision=path.revision)
+        needed = needed_files(names, models, label, adapter)
+        found = huggingface_hub.snapshot_download(
+            path.path, revision=path.revision, allow_patterns=[_exactly(name) for name in needed], dry_run=True
+        )
+    except Exception as error:
+        line = explained(error)
+        if line is None:
+            raise
+        if _cached(path) is not None:
+            return None
+        raise UserError(f"{label}: {line}") from error
+    missing = {each.filename: each.file_size for each in found if each.will_download}
+    return Download(path.path, path.revision, missing) if missing else None
+
+
+def needed_files(names: Sequence[str], models: Models, label: str, adapter: bool) -> list[str]:
+    """Of a repository's files those that opening it takes: weights, configurations, tokenizer.
+
+    Raises:
+        UserError: it holds pickles only and the recipe does not allow them.
+    """
+    root = [name for name in names if "/" not in name]
+    weights = [name for name in root if name.endswith(".safetensors")]
+    start = "adapter_model" if adapter else "model"
+    weights = [name for name in weights if name.startswith(start)] or weights
+    if not weights:
+        weights = [name for name in root if name.startswith(("pytorch_model", "adapter_model")) and ".bin" in name]
+        if weights and (adapter or not models.pickles):
+            raise UserError(_pickles(label))
+    endings = (*_SMALL, ".py") if models.trust_remote_code else _SMALL
+    return [*weights, *(name for name in root if name.endswith(endings) and name not in weights)]
+
+
+def _fetched(path: ModelPath, models: Models, label: str, adapter: bool, progress: Progress | None) -> Path:
+    """The folder of a Hub id in the Hub's cache, with all that is needed."""
+    missing = pending(path, models, label, adapter)
+    if missing is not None:
+        _download(missing, label, progress)
+    folder = _cached(path)
+    if folder is None:
+        raise UserError(f"{label}: not in the cache, and the Hub cannot be reached (is HF_HUB_OFFLINE set?)")
+    return folder
+
+
+def _cached(path: ModelPath) -> Path | None:
+    try:
+        return Path(huggingface_hub.snapshot_download(path.path, revision=path.revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
+def _download(wanted: Download, label: str, progress: Progress | None) -> None:
+    done = 0
+    with hub_errors(label), ThreadPoolExecutor(_PARALLEL) as pool:
+        running = {
+            pool.submit(huggingface_hub.hf_hub_download, wanted.repo, name, revision=wanted.revision): bytes_
+            for name, bytes_ in wanted.files.items()
+        }
+        if progress is not None:
+            progress(wanted.repo, 0, wanted.bytes)
+        for finished in as_completed(running):
+            finished.result()
+            done += running[finished]
+            if progress is not None:
+                progress(wanted.repo, done, wanted.bytes)
+
+
+def hub_models(recipe: Recipe) -> list[tuple[ModelPath, str, bool]]:
+    """Base, experts and adapters that are Hub ids, each once: its place, its name in messages, whether an adapter."""
+    found: dict[ModelPath, tuple[ModelPath, str, bool]] = {}
+    for text in (recipe.base, *recipe.experts.values()):
+        reference = ModelReference.parse(recipe.pinned(text))
+        for path, kind in ((reference.model, "model"), (reference.lora, "adapter")):
+            if path is not None and hub_id(path.path) is not None:
+                found.setdefault(path, (path, f"{kind} {path}", kind == "adapter"))
+    return list(found.values())
+
+
+def fetch(recipe: Recipe, progress: Progress | None = None) -> None:
+    """Download what a recipe's models need, so that opening them finds it.
+
+    Raises:
+        UserError: see `model_folder`.
+    """
+    for path, label, adapter in hub_models(recipe):
+        opened = adapter_folder if adapter else model_folder
+        opened(path, recipe.models, label, progress)
+
+
+def _exactly(name: str) -> str:
+    """A pattern that fits one name."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _pickles(label: str) -> str:
+    return f"{label}: holds pickles only; convert it to safetensors first, or allow them with `models.pickles: true`"
+
+
+def _converted(folder: Path) -> Path:
+    """A copy of a model with its pickles as safetensors; the pickles are read as plain weights, nothing in them runs.
+
+    Raises:
+        UserError: they hold something else than weights.
+    """
+    shards = sorted(folder.glob("pytorch_model*.bin"))
+    key = hashlib.sha256("|".join(f"{path.resolve()}:{path.stat().st_size}" for path in shards).encode())
+    target = cache_folder("converted") / key.hexdigest()[:32]
+    if target.is_dir():
+        return target
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
+    unfinished.mkdir()
+    try:
+        tensors: dict[str, torch.Tensor] = {}
+        for shard in shards:
+            tensors |= torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
+        huggingface_hub.save_torch_state_dict(tensors, unfinished)
+    except Exception as error:  # whatever a damaged or hostile pickle leads to
+        shutil.rmtree(unfinished)
+        what = "its pickles hold more than weights, or are damaged"
+        raise UserError(f"{folder}: {what}: {type(error).__name__}") from error
+    for path in folder.iterdir():
+        if path.is_file() and ".bin" not in path.name:
+            shutil.copy(path, unfinished)
+    unfinished.replace(target)
+    return target

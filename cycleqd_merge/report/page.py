@@ -1,0 +1,105 @@
+"""A run as one HTML page that needs nothing else: no network, no server, no other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.recipe.loading import yaml_text
+from cycleqd_merge.report.page_data import page_data
+from cycleqd_merge.report.scores import compare_best, mean_of, usual_scores
+from cycleqd_merge.report.summary import summary
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("dom.js", "heatmap.js", "lineage.js", "elite.js", "progress.js", "page.js")
+"""Joined in this order into one module."""
+
+
+def write_page(replay: Replay, run: str, path: Path) -> None:
+    """Write the page of a run to `path`; `run` is what its commands call the run.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = render_page(replay, run)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may hold half a character
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def render_page(replay: Replay, run: str) -> str:
+    """The page of a run as HTML; `run` is what its commands call the run."""
+    environment = Environment(
+        loader=PackageLoader("cycleqd_merge.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("page.html.jinja").render(
+        run=run,
+        facts=summary(replay),
+        averaged=replay.objectives,
+        made_by=f"cycleqd-merge {version('cycleqd-merge')}",
+        style=_asset("page.css"),
+        script="\n".join(_asset(name) for name in SCRIPTS),
+        data=page_data(replay, run),
+        failures=[event for event in replay.results if event["scores"] is None],
+        **_scores(replay),
+        **_provenance(replay),
+    )
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _scores(replay: Replay) -> dict[str, Any]:
+    """For the summary: a table per kind of rows, and who wins."""
+    scored = usual_scores(replay)
+    tables = {}
+    for rows in ("heldout", "search"):
+        found = {model.name: getattr(model, rows) for model in scored if getattr(model, rows)}
+        means = {name: mean_of(estimates, replay.objectives) for name, estimates in found.items()}
+        columns = [[*means.values()], *([e.get(task) for e in found.values()] for task in replay.tasks)]
+        tables[rows] = {
+            "models": [
+                (name, [means[name], *(estimates.get(task) for task in replay.tasks)])
+                for name, estimates in found.items()
+            ],
+            "best": [max((e.score for e in column if e is not None), default=None) for column in columns],
+        }
+    return {"tables": tables, "comparison": compare_best(scored, replay.objectives)}
+
+
+def _provenance(replay: Replay) -> dict[str, Any]:
+    """Where the run comes from: models with their hashes, settings, sessions."""
+    recipe, start = replay.recipe, replay.start
+    named = {"base": recipe.base, **recipe.experts}
+    digests = {"base": start["base"], **start["experts"]}
+    return {
+        "models": [(name, recipe.pinned(reference), digests[name]) for name, reference in named.items()],
+        "task_rows": {
+            task: {"rows": facts["rows"], "digests": {rows: facts[rows] for rows in ("search", "confirm", "heldout")}}
+            for task, facts in start.get("tasks", {}).items()
+        },
+        "settings": yaml_text(recipe.model_dump(mode="json", exclude_unset=True)),
+        "identity": json.dumps({"evolution": start["evolution"], "in_flight": start["in_flight"]}, indent=1),
+        "sessions": [_session(event) for event in replay.sessions],
+    }
+
+
+def _session(event: Mapping[str, Any]) -> dict[str, Any]:
+    began = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M UTC") if "time" in event else None
+    return {"began": began, "environment": event.get("environment", {}), "bases": event["bases"]}

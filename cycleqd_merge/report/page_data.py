@@ -1,0 +1,63 @@
+"""The data of a run's page: JSON values for its scripts, which draw them and compute nothing."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from typing import Any
+
+from cycleqd_merge.evolution.archive import Archive
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.strategy import candidate_digest
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.report.figures import lineage_rows
+from cycleqd_merge.report.summary import history, lineage, summary
+
+ANCESTORS = 24
+"""Evaluations drawn per lineage at most."""
+
+
+def page_data(replay: Replay, run: str) -> dict[str, Any]:
+    """Archives, evaluations and progress of a run; `run` is what commands on the page call it."""
+    facts = summary(replay)
+    return {
+        "tasks": replay.tasks,
+        "objectives": replay.objectives,
+        "experts": replay.experts,
+        "groups": replay.groups,
+        "export": f"cycleqd-merge export {shlex.quote(run)}",
+        "first": replay.space.first,
+        "bestMean": facts["best_mean"],
+        "archives": [_archive(archive, facts["archives"], replay) for archive in replay.archives],
+        "evaluations": [_evaluation(replay, number) for number in range(len(replay.results))],
+        "history": history(replay),
+    }
+
+
+def _archive(archive: Archive, facts: dict[str, Any], replay: Replay) -> dict[str, Any]:
+    """An archive as `summary` has it, with the axes of its cells."""
+    name = replay.objectives[archive.task]
+    others = [replay.objectives[task] for task in archive.others]
+    elites = [{"number": elite["evaluation"], "cell": elite["cell"]} for elite in facts[name]["elites"]]
+    return {**facts[name], "task": name, "others": others, "shape": list(archive.shape), "elites": elites}
+
+
+def _evaluation(replay: Replay, number: int) -> dict[str, Any]:
+    """How a child came to be, its scores on each kind of rows, what it is made of, and where its ancestors stand."""
+    event, candidate = replay.results[number], replay.space.candidate(number)
+    line = lineage(replay, number, ANCESTORS)
+    rows = lineage_rows(line)
+    facts: dict[str, Any] = {
+        "step": {key: event["step"][key] for key in ("expert", "seed", "parents", "mutation") if key in event["step"]},
+        "scores": event["scores"],
+        "error": event.get("error"),
+        "lineage": [[entry["evaluation"], rows[entry["evaluation"]]] for entry in line],
+    }
+    if isinstance(candidate, Genome):
+        facts |= {"coefficients": candidate.coefficients.round(6).tolist(), "mutations": len(candidate.mutations)}
+    if number in replay.confirmed:
+        facts["confirm"] = list(replay.confirmed[number])
+    if replay.measured:
+        heldout = replay.measured.get((candidate_digest(candidate), "heldout"), {})
+        facts["heldout"] = {task: asdict(estimate) for task, estimate in heldout.items()} or None
+    return facts

@@ -1,0 +1,31 @@
+"""What a push did, or would do, in lines and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cycleqd_merge.hub.draft import Pushed
+from cycleqd_merge.report.progress import size
+
+
+def pushed_lines(pushed: Pushed, dry: bool = False) -> list[str]:
+    """One line for the repository; under `--dry-run` one for each file more."""
+    total = f"{len(pushed.added)} files, {size(sum(pushed.added.values()))}"
+    if dry:
+        files = [f"  {path} {size(count)}" for path, count in sorted(pushed.added.items())]
+        return [f"{pushed.target.label}: would push {total}", *files, *(f"  - {path}" for path in pushed.removed)]
+    if not pushed.changed:
+        return [f"{pushed.target.label}: nothing has changed: {pushed.url}"]
+    return [f"{pushed.target.label}: pushed {total}: {pushed.url}"]
+
+
+def pushed_json(pushed: Pushed) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "repo": pushed.target.repo,
+        "kind": pushed.target.kind,
+        "commit": pushed.commit,
+        "url": pushed.url,
+        "files": pushed.added,
+        "removed": list(pushed.removed),
+    }

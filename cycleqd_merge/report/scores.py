@@ -1,0 +1,106 @@
+"""What the models that a run is judged by scored, on searched and on held-out rows, with standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.genome import expert_genome, level_genome
+from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
+from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.journal.replay import Replay
+
+Estimates = Mapping[str, Estimate]
+"""By task; empty where a model was not scored."""
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """A model of a run by the name that `export` takes. `number`: its evaluation, if the search evaluated it."""
+
+    name: str
+    number: int | None
+    search: Estimates
+    heldout: Estimates
+
+
+def usual_scores(replay: Replay) -> list[ModelScores]:
+    """Base, experts and their plain mean, then, once there are elites, the best-mean elite and the aggregate."""
+    experts, groups = len(replay.experts), len(replay.groups)
+    scored = [model_scores(replay, "base", level_genome(0.0, experts, groups))]
+    for number, name in enumerate(replay.experts):
+        scored.append(model_scores(replay, f"expert:{name}", expert_genome(number, experts, groups), number))
+    scored.append(model_scores(replay, "mean", level_genome(1.0 / experts, experts, groups)))
+    try:
+        best = replay.best_mean()
+        scored.append(model_scores(replay, "best-mean", replay.space.candidate(best), best))
+        scored.append(model_scores(replay, "aggregate", replay.aggregate()))
+    except (UserError, ValueError):  # no elite yet, or elites that are mergekit configurations: nothing to aggregate
+        pass
+    return scored
+
+
+def model_scores(replay: Replay, name: str, candidate: Candidate, number: int | None = None) -> ModelScores:
+    """What the journal knows of a model; `number` is its evaluation's, if it has one."""
+    digest = candidate_digest(candidate)
+    searched = replay.measured.get((digest, "search")) or search_estimates(replay, number)
+    return ModelScores(name, number, searched, replay.measured.get((digest, "heldout"), {}))
+
+
+def search_estimates(replay: Replay, number: int | None) -> Estimates:
+    """What the search told of an evaluation. Its samples are not journaled, so the errors are upper bounds."""
+    if number is None or number >= len(replay.results) or replay.results[number]["scores"] is None:
+        return {}
+    counts = {task: facts["rows"]["search"] for task, facts in replay.start.get("tasks", {}).items()}
+    scores = zip(replay.tasks, replay.scores(number), strict=True)
+    return {task: Estimate.at_most(score, counts.get(task, 0)) for task, score in scores}
+
+
+def mean_of(estimates: Estimates, tasks: Sequence[str]) -> Estimate | None:
+    """The mean over `tasks` with its standard error, rows of different tasks being independent; None if one lacks."""
+    if not tasks or any(task not in estimates for task in tasks):
+        return None
+    chosen = [estimates[task] for task in tasks]
+    errors = [estimate.error for estimate in chosen if estimate.error is not None]
+    error = math.hypot(*errors) / len(chosen) if len(errors) == len(chosen) else None
+    score = sum(estimate.score for estimate in chosen) / len(chosen)
+    return Estimate(score, error, sum(estimate.samples for estimate in chosen))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """By how much a model's mean lies above the best of base, experts and plain mean, on the same rows.
+
+    error: of the difference, as if the rows of both were drawn apart; on the same rows it is smaller as a rule.
+    """
+
+    rival: str
+    rows: str
+    difference: float
+    error: float | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference is larger than two standard errors."""
+        return self.error is not None and abs(self.difference) > 2 * self.error
+
+
+def compare_best(scored: Sequence[ModelScores], tasks: Sequence[str], name: str = "best-mean") -> Comparison | None:
+    """The model `name` against its best rival, on held-out rows if both were scored there, else on searched ones."""
+    for rows in ("heldout", "search"):
+        means = {model.name: mean_of(getattr(model, rows), tasks) for model in scored}
+        own = means.pop(name, None)
+        rivals = {each: mean for each, mean in means.items() if mean is not None and _is_rival(each)}
+        if own is not None and rivals:
+            rival, best = max(rivals.items(), key=lambda item: item[1].score)
+            errors = (own.error, best.error)
+            error = None if None in errors else math.hypot(*(error or 0.0 for error in errors))
+            return Comparison(rival, rows, own.score - best.score, error)
+    return None
+
+
+def _is_rival(name: str) -> bool:
+    """What users have without a search."""
+    return name in ("base", "mean") or name.startswith("expert:")

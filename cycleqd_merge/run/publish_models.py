@@ -1,0 +1,146 @@
+"""Publishing models of a run: built one after another, uploaded, and committed to their repository together."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from cycleqd_merge.hub.card import FIGURE, model_card
+from cycleqd_merge.hub.draft import Draft, Pushed
+from cycleqd_merge.hub.facts import model_facts
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE, without_paths
+from cycleqd_merge.report.figures import archives_figure, png
+from cycleqd_merge.run.disk import model_bytes
+from cycleqd_merge.run.elites import Chosen
+from cycleqd_merge.run.export import export, export_adapter, model_record
+from cycleqd_merge.run.publication import CARD, Publication, require_no_token
+from cycleqd_merge.run.session import reopen
+
+GENOME, CONFIGURATION = "genome.json", "mergekit_config.yml"
+_SHOWN = (".json", ".yml", ".md", ".jinja")
+"""Text files of an exported model, which may name local paths."""
+_MOST_SHOWN = 2**24  # bytes; no text file that names paths is so long
+_WEIGHTS = re.compile(r"(adapter_)?model.*\.safetensors(\.index\.json)?|adapter_config\.json")
+Files = dict[str, bytes | Path]
+
+
+def file_name(label: str) -> str:
+    """A model's name as part of a path or repository: `sql:3,12` is sql-3-12, `#12` evaluation-12."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", label.replace("#", "evaluation-"))
+
+
+def push_models(publication: Publication, repo: str, placed: Mapping[str, Chosen]) -> Pushed:
+    """One commit with all models of a repository; those whose genome stands there already are not built again.
+
+    placed: by folder in the repository; `""` is its root, whose card it bears.
+    """
+    draft, kept = publication.draft("model", repo), set[str]()
+    draft.claim(lambda: _is_of_this_run(draft, publication))
+    for prefix, chosen in placed.items():
+        files: Files = {}
+        if _stands(draft, prefix, publication, chosen):
+            kept |= {path for path in draft.there if _folder(path) == prefix}
+        elif publication.options.dry:
+            name = "adapter_model.safetensors" if publication.hub.adapters else "model.safetensors"
+            draft.expect(prefix + name, _weights(publication))
+        else:
+            files = _add_model(draft, prefix, publication, chosen)
+            kept |= files.keys()
+        shown = {f"{prefix}{FIGURE}": _figure(publication, chosen)}
+        if prefix == "":
+            shown[CARD] = _card(publication, repo, placed, draft, files)
+        require_no_token(shown)
+        draft.add(shown)
+        kept |= shown.keys()
+    draft.remove(path for path in draft.there if path not in kept and _is_ours(path, draft))
+    return publication.commit(draft)
+
+
+def _is_of_this_run(draft: Draft, publication: Publication) -> bool:
+    """Whether a model stands in the repository that is made of the run's parents."""
+    genomes = (draft.read(path) for path in draft.there if path.rpartition("/")[2] == GENOME)
+    start = publication.replay.start
+    try:
+        stated = [json.loads(each) for each in genomes if each is not None]
+        parents = [(each["base"]["sha256"], {n: e["sha256"] for n, e in each["experts"].items()}) for each in stated]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return (start["base"], start["experts"]) in parents
+
+
+def _stands(draft: Draft, prefix: str, publication: Publication, chosen: Chosen) -> bool:
+    """Whether the repository holds this very model there: a commit brings a genome and its weights together."""
+    there = draft.read(f"{prefix}{GENOME}")
+    if there is None or (f"{prefix}adapter_config.json" in draft.there) != publication.hub.adapters:
+        return False
+    try:
+        stated = json.loads(there)
+    except ValueError:
+        return False
+    replay = publication.replay
+    wanted = json.loads(without_paths(json.dumps(model_record(replay, chosen)), replay.recipe))
+    return all(stated.get(key) == value for key, value in wanted.items() if key != "made_by")
+
+
+def _add_model(draft: Draft, prefix: str, publication: Publication, chosen: Chosen) -> Files:
+    """Build a model, upload it, and remove it from this disk; returns its files by their paths in the repository."""
+    replay, files = publication.replay, Files()
+    write = export_adapter if publication.hub.adapters else export
+    with tempfile.TemporaryDirectory(prefix=".push-", dir=publication.folder) as beside:
+        out = Path(beside) / "model"
+        write(replay, chosen.label, out)
+        for path in sorted(out.iterdir()):
+            files[f"{prefix}{path.name}"] = path
+            if path.suffix in _SHOWN and path.stat().st_size < _MOST_SHOWN:
+                text = without_paths(path.read_text(encoding="utf-8"), replay.recipe)
+                files[f"{prefix}{path.name}"] = text.encode()
+        require_no_token(files)
+        draft.add(files)
+    return files
+
+
+def _card(
+    publication: Publication, repo: str, placed: Mapping[str, Chosen], draft: Draft, files: Mapping[str, bytes | Path]
+) -> bytes:
+    """The card of the model at the root. files: what was just added of it, if it was."""
+    chosen = placed[""]
+    configuration = files.get(CONFIGURATION) or draft.read(CONFIGURATION)
+    facts = model_facts(
+        publication.facts_of(repo),
+        publication.replay,
+        chosen.label,
+        chosen.genome,
+        chosen.number,
+        configuration=configuration.decode() if isinstance(configuration, bytes) else None,
+        chat=CHAT_TEMPLATE in (files or draft.there),
+        adapter=publication.hub.adapters,
+        others={folder.rstrip("/"): other.label for folder, other in placed.items() if folder},
+    )
+    return str(model_card(facts).content).encode()
+
+
+def _figure(publication: Publication, chosen: Chosen) -> bytes:
+    """The archives with the model marked."""
+    marked = {} if chosen.number is None else {chosen.number: chosen.label}
+    return png(archives_figure(publication.replay.archives, publication.replay.objectives, marked))
+
+
+def _is_ours(path: str, draft: Draft) -> bool:
+    """Whether a file of the repository is part of a model that was pushed before."""
+    folder = _folder(path)
+    return f"{folder}{GENOME}" in draft.there if folder else _WEIGHTS.fullmatch(path) is not None
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] + "/" if "/" in path else ""
+
+
+def _weights(publication: Publication) -> int:
+    """Bytes of a model's weights, about, for what is not built."""
+    family = reopen(publication.replay).family
+    if not publication.hub.adapters:
+        return model_bytes(family)
+    return sum(path.stat().st_size for expert in family.experts for path in expert.weights.files)

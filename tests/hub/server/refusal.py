@@ -1,0 +1,19 @@
+"""How the Hub says no."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+
+class Refused(Exception):
+    """A request that is answered with an error: `code` is what clients tell it by (`RepoNotFound`, `GatedRepo` ...)."""
+
+    def __init__(
+        self, status: int, message: str, code: str = "", headers: Mapping[str, str] | None = None, **body: Any
+    ) -> None:
+        super().__init__(message)
+        stated = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
+        self.response = JSONResponse({"error": message, **body}, status, headers=stated)

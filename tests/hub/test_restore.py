@@ -1,0 +1,178 @@
+"""`pull`: a published run stands up elsewhere, shows, exports, and goes on to the end that it would have had."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cycleqd_merge.journal.log import FILE, read_events
+from cycleqd_merge.journal.replay import open_run
+from tests.cli.conftest import cycleqd_merge
+from tests.hub.conftest import Parents, pushed, put_parents, write_recipe
+from tests.hub.server import LocalHub
+from tests.models import read_tensors
+from tests.run.synthetic import history
+
+ARCHIVE, MODEL = "ann/run-archive", "ann/run"
+EXPERTS = {"tuned": "lab/tuned", "adapted": "lab/base+lab/first"}
+
+
+def test_a_run_goes_on_elsewhere_as_if_it_had_stayed(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+    put_parents(hub, parents)
+    recipe = write_recipe(tmp_path / "here", "lab/base", EXPERTS)
+    assert cycleqd_merge("evolve", recipe).code == 0
+    pushed(tmp_path / "here" / "run", "--repo", MODEL, "--archive-only", "--rows")
+    there = tmp_path / "there"
+    answer = cycleqd_merge("pull", ARCHIVE, there)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(f"{there}: generation 4, ")
+    shutil.rmtree(tmp_path / "here" / "run" / "figures", ignore_errors=True)
+    (tmp_path / "here").rename(tmp_path / "gone")
+    assert cycleqd_merge("evolve", there, "--generations", 9).code == 0
+    whole = write_recipe(tmp_path / "whole", "lab/base", EXPERTS)
+    assert cycleqd_merge("evolve", whole, "--generations", 4).code == 0
+    assert cycleqd_merge("evolve", whole, "--generations", 9).code == 0
+    assert history(there) == history(tmp_path / "whole" / "run")
+    assert open_run(there).generation == 9
+
+
+def test_it_shows_plots_and_exports_what_it_did_before(
+    hub: LocalHub, parents: Parents, run: Path, original: Path, tmp_path: Path
+) -> None:
+    pushed(run, "--repo", MODEL, "--archive-only")
+    local = ["--set", f"base={parents.base}", "--set", f"experts.tuned={parents.tuned}"]
+    local += ["--set", f"experts.adapted={parents.base}+{parents.first}"]
+    there = tmp_path / "there"
+    pulled = cycleqd_merge("pull", ARCHIVE, there, *local)
+    assert pulled.code == 0
+    assert "not published with it, needed to go on:" in pulled.out
+    before, after = (cycleqd_merge("show", folder, "--json").json for folder in (run, there))
+    assert {**before, "base": "", "experts": {}} == {**after, "base": "", "experts": {}}
+    assert cycleqd_merge("plot", there).code == 0
+    answer = cycleqd_merge("evolve", there, "--generations", 5)
+    assert answer.code == 2
+    assert "no such file" in answer.err
+    for name in ("vowels", "letters"):
+        for split in ("search", "heldout"):
+            wanted = there / "rows" / f"{name}-{name}-{split}.jsonl"
+            assert str(wanted) in pulled.out
+            wanted.parent.mkdir(exist_ok=True)
+            shutil.copy(original.parent / f"{name}-{split}.jsonl", wanted)
+    for folder in (run, there):
+        assert cycleqd_merge("export", folder, "aggregate", folder / "model").code == 0
+    one, two = read_tensors(run / "model"), read_tensors(there / "model")
+    assert all((one[name] == two[name]).all() for name in one)
+    assert cycleqd_merge("evolve", there, "--generations", 5).code == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("strategy", {"kind": "python", "target": "evil.py:Strategy"}),
+        ("models", {"trust_remote_code": True}),
+        ("engine", {"kind": "vllm", "options": {"worker_cls": "evil"}}),
+    ],
+)
+def test_published_code_is_not_run_unasked(key: str, value: object, hub: LocalHub, run: Path, tmp_path: Path) -> None:
+    pushed(run, "--repo", MODEL, "--archive-only")
+    start, session, *rest = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+    session["recipe"][key] = value
+    lines = "".join(json.dumps(event) + "\n" for event in (start, session, *rest))
+    hub.put(ARCHIVE, {FILE: lines.encode(), "evil.py": b"open('ran', 'w')"}, "dataset")
+    answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
+    assert answer.code == 2
+    assert "its recipe runs code" in answer.err
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_published_run_reads_nothing_outside_its_folder(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+    pushed(run, "--repo", MODEL, "--archive-only")
+    for path in ("/etc/passwd.jsonl", "../secret.jsonl"):
+        lines = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+        lines[1]["recipe"]["tasks"][0]["task"]["data"]["search"]["path"] = path
+        hub.put(ARCHIVE, {FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
+        answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
+        assert (answer.code, path in answer.err) == (2, True)
+
+
+def test_a_published_run_takes_no_template_from_this_disk(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+    pushed(run, "--repo", MODEL, "--archive-only")
+    lines = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+    lines[1]["recipe"]["models"] = {"chat_template": "/etc/hostname"}
+    hub.put(ARCHIVE, {FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
+    answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
+    assert (answer.code, "its chat template is /etc/hostname" in answer.err) == (2, True)
+
+
+def test_a_chat_template_from_a_file_travels(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+    put_parents(hub, parents)
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    recipe = write_recipe(tmp_path, "lab/base", EXPERTS, models={"chat_template": "mine.jinja"})
+    assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
+    pushed(tmp_path / "run", "--repo", MODEL, "--archive-only", "--rows")
+    assert cycleqd_merge("pull", ARCHIVE, tmp_path / "there").code == 0
+    (tmp_path / "mine.jinja").unlink()
+    assert cycleqd_merge("evolve", tmp_path / "there", "--generations", 2).code == 0
+    assert (tmp_path / "there" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+def test_what_is_no_published_run_is_told(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+    hub.put("ann/rows", {"train.jsonl": b"{}"}, "dataset")
+    for repo, told in (("ann/rows", "holds no published run"), ("ann/none", "not on the Hub")):
+        answer = cycleqd_merge("pull", repo, tmp_path / "there")
+        assert (answer.code, told in answer.err) == (2, True)
+    answer = cycleqd_merge("pull", "ann/rows", run)
+    assert "exists already" in answer.err
+
+
+def test_a_tag_brings_an_earlier_state(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
+    pushed(run, "--repo", MODEL, "--archive-only")
+    shutil.copy(longer / FILE, run / FILE)
+    pushed(run, "--repo", MODEL, "--archive-only")
+    for revision, generation in (("gen-4", 4), ("main", 5)):
+        out = tmp_path / revision
+        assert cycleqd_merge("pull", ARCHIVE, out, "--revision", revision).code == 0
+        assert open_run(out).generation == generation
+
+
+def test_two_runs_are_united(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+    put_parents(hub, parents)
+    for name, seed in (("one", 1), ("two", 2)):
+        evolution = {"generations": 6, "in_flight": 2, "bins": 10, "seed": seed, "mutation": {"w_max": 2.0}}
+        recipe = write_recipe(tmp_path / name, "lab/base", EXPERTS, evolution=evolution)
+        assert cycleqd_merge("evolve", recipe).code == 0
+        pushed(tmp_path / name / "run", "--repo", f"ann/{name}", "--archive-only", "--rows")
+    both = tmp_path / "both"
+    answer = cycleqd_merge("pull", "ann/one-archive", both, "--merge", "ann/two-archive")
+    assert (answer.code, answer.err) == (0, "")
+    united, parts = open_run(both), [open_run(tmp_path / name / "run") for name in ("one", "two")]
+    for place, archive in enumerate(united.archives):
+        best: dict[tuple[int, ...], float] = {}
+        for part in parts:
+            for elite in part.archives[place].elites():
+                best[elite.cell] = max(best.get(elite.cell, 0.0), elite.scores[place])
+        assert {elite.cell: elite.scores[place] for elite in archive.elites()} == best
+    answer = cycleqd_merge("evolve", both, "--generations", 2)
+    assert answer.code == 0, answer.err
+    assert open_run(both).generation == 2
+    again = tmp_path / "again"
+    local = str(tmp_path / "two" / "run")
+    assert (
+        cycleqd_merge("pull", "ann/one-archive", again, "--merge", local, "--set", "evolution.generations=0").code == 0
+    )
+    assert read_events(again)[2:] == read_events(both)[2 : len(read_events(again))]
+
+
+def test_runs_over_other_experts_are_not_united(hub: LocalHub, parents: Parents, run: Path, tmp_path: Path) -> None:
+    put_parents(hub, parents)
+    experts = {"tuned": "lab/tuned", "adapted": "lab/base+lab/second"}
+    other = write_recipe(tmp_path / "other", "lab/base", experts)
+    assert cycleqd_merge("evolve", other, "--generations", 0).code == 0
+    pushed(run, "--repo", MODEL, "--archive-only")
+    answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "both", "--merge", tmp_path / "other" / "run")
+    assert answer.code == 2
+    assert "cannot be united, they differ in" in answer.err
+    assert "experts.adapted" in answer.err

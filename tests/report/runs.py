@@ -1,0 +1,79 @@
+"""Whole runs without models, as the journal of a real one tells them: any number of tasks, held-out scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from cycleqd_merge.evolution.genome import level_genome
+from cycleqd_merge.journal.log import Journal
+from cycleqd_merge.journal.measured import Estimate, measured_event
+from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.confirm import confirm
+from cycleqd_merge.run.evolve import evolve, take_up
+from tests.run.synthetic import Failure, SyntheticPool, Watcher, session_of, start_of, synthetic_recipe
+
+NAMES = ("sql", "bash", "math", "code", "chat")
+ROWS = {"search": 40, "confirm": 10}
+
+
+def make_run(
+    folder: Path,
+    tasks: int = 3,
+    generations: int = 40,
+    failure: Failure | None = None,
+    base: str = "org/base",
+    experts: Mapping[str, str] | None = None,
+    **settings: object,
+) -> Replay:
+    """A run of `tasks` tasks and as many experts, its elites confirmed; `settings` are further keys of the recipe."""
+    names = NAMES[:tasks]
+    recipe = synthetic_recipe(
+        generations,
+        base=base,
+        experts=experts or {name: f"org/{name}" for name in names},
+        tasks=[{"task": _task(name), "name": name, "expert": name, "bins": 6} for name in names],
+        **settings,
+    )
+    pool = SyntheticPool(failure=failure, tasks=tasks)
+    with closing(Journal(folder)) as journal:
+        replay = take_up(journal, _start(recipe), {**session_of(recipe), "environment": {"python": "3.12"}, "time": 0})
+        evolve(journal, replay, pool, Watcher())
+        confirm(journal, replay, pool)
+    return open_run(folder)
+
+
+def _task(name: str) -> dict[str, object]:
+    """The first task reads a file, the others a Hub dataset each."""
+    rows = {"path": f"{name}.jsonl"} if name == NAMES[0] else {"dataset": f"org/{name}-rows"}
+    return {"kind": "generate", "data": {"rows": rows}, "prompt": "{{ question }}", "scorer": {"kind": "exact"}}
+
+
+def _start(recipe: Recipe) -> dict[str, object]:
+    tasks = {
+        use.name: {"rows": ROWS, "search": "aa", "confirm": "bb", "heldout": "cc", "expert": use.expert}
+        for use in recipe.tasks
+    }
+    return {**start_of(recipe, in_flight=2), "tasks": tasks, "strategy": {"kind": "cycleqd"}}
+
+
+def measure_heldout(folder: Path, samples: Mapping[str, Sequence[float]]) -> Replay:
+    """Journal held-out samples of the base and, each a little better, of the best-mean elite and the aggregate."""
+    replay = open_run(folder)
+    experts, groups = len(replay.experts), len(replay.groups)
+    candidates = {
+        "base": level_genome(0.0, experts, groups),
+        "best-mean": replay.space.genome(replay.best_mean()),
+        "aggregate": replay.aggregate(),
+    }
+    with closing(Journal(folder)) as journal:
+        for name, candidate in candidates.items():
+            tasks = {task: Estimate.of(samples[name]) for task in replay.tasks}
+            journal.append(measured_event(name, candidate, "heldout", tasks))
+    return open_run(folder)
+
+
+HELDOUT = {"base": [0.0, 0.0, 0.0, 1.0], "best-mean": [1.0, 1.0, 0.5, 1.0], "aggregate": [1.0, 0.0, 1.0, 0.25]}
+"""Samples of each model, for `measure_heldout`."""
