@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def _saying(answer: str) -> Callable[[str | Sequence[Message]], str]:
 
 
 def _playing(example: Script, answer: Callable[[str], str]) -> Callable[[str | Sequence[Message]], str]:
-    """A model that runs the example in the shell, then answers with what it printed, or what is made of that."""
+    """A model that runs the example as a check would, and answers with what it printed, or what is made of that."""
 
     def reply(prompt: str | Sequence[Message]) -> str:
         assert not isinstance(prompt, str)
@@ -177,7 +178,7 @@ def _playing(example: Script, answer: Callable[[str], str]) -> Callable[[str | S
             return f"Think: that is it.\n\nAct: answer({answer(output.strip())})"
         return act
 
-    act = f"Think: as in the example.\n\nAct: bash\n\n```bash\n{example.code}\n```"
+    act = f"Think: as in the example.\n\nAct: bash\n\n```bash\nbash -c {shlex.quote(example.code)}\n```"
     return reply
 
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.tasks.sandbox.boxes import ended
 from cycleqd_merge.tasks.sandbox.protocol import Limits, Root
-from cycleqd_merge.tasks.sandbox.rootfs import BUILD, PACKAGES
+from cycleqd_merge.tasks.sandbox.rootfs import BUILD, FINISH, PACKAGES
 
 PYTHON_IMAGE = "python:3.12-slim"
 """What a box without a root of its own has in place of the host's /usr."""
@@ -96,6 +96,7 @@ def build_image(name: str, distribution: str, release: str) -> str:
     image = image_of(Root(name))
     install = f"apt-get update && apt-get install -y --no-install-recommends {PACKAGES}"
     recipe = f"FROM {distribution}:{release}\nENV DEBIAN_FRONTEND=noninteractive\nRUN {install}\n"
+    recipe += f"RUN <<'END'{FINISH}END\n"
     done = subprocess.run(["docker", "build", "--tag", image, "-"], input=recipe, text=True, check=False)
     if done.returncode:
         raise UserError(f"docker build of {image} failed")

@@ -25,6 +25,28 @@ PACKAGES = (
     "net-tools openssl passwd procps psmisc python3 rsync sudo tree unzip vim-tiny wget xxd xz-utils zip"
 )
 """What AgentBench's image holds, and what its samples call besides."""
+FINISH = """
+set -e
+mkdir -p /var/lib/box && cd /var/lib/box
+apt-get -q update && apt-get -q download sudo net-tools tree zip unzip
+for file in *.deb; do
+    dpkg-deb --field "$file"
+    echo "Filename: ./$file"
+    echo "Size: $(stat -c %s "$file")"
+    echo "SHA256: $(sha256sum "$file" | cut -d' ' -f1)"
+    echo
+done > Packages
+rm -rf /etc/apt/sources.list.d/* /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
+echo 'deb [trusted=yes] file:/var/lib/box ./' > /etc/apt/sources.list
+echo 'APT::Get::Assume-Yes "true";' > /etc/apt/apt.conf.d/90box
+apt-get -q update
+"""
+"""A few packages beside the system, so that problems which install and remove them can be solved without a network."""
+
+
+def release_of(distribution: str, release: str | None) -> str:
+    """The release to install: the stated one, or the distribution's that these tasks were tried on."""
+    return release or RELEASES[distribution]
 
 
 def find_rootfs(name: str) -> Path:
@@ -58,7 +80,7 @@ def build_rootfs(name: str, distribution: str, release: str | None, mirror: str 
     if os.geteuid() != 0:
         raise UserError(f"debootstrap needs root: `sudo {BUILD}`; or unpack a tar file with `{BUILD} --from FILE`")
     with _scratch(folder) as scratch:
-        _install(scratch, release or RELEASES[distribution], mirror or MIRRORS[distribution])
+        _install(scratch, release_of(distribution, release), mirror or MIRRORS[distribution])
         packing = ["tar", "-C", str(scratch), "-c", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "."]
         with subprocess.Popen(packing, stdout=subprocess.PIPE) as archive:
             assert archive.stdout is not None
@@ -76,18 +98,25 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _install(scratch: Path, release: str, mirror: str) -> None:
-    """Install a distribution into a folder. Only its own archive keys vouch for the packages."""
+    """Install a distribution into a folder; its archive's keys must vouch for it."""
     components = "main,universe" if "ubuntu" in mirror else "main"
-    options = ["--variant=minbase", f"--components={components}", f"--include={','.join(PACKAGES.split())}"]
-    command = ["debootstrap", *options, release, str(scratch), mirror]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        said = [line for line in f"{done.stdout}{done.stderr}".splitlines() if line.strip()]
-        raise UserError(f"debootstrap of {release} from {mirror} failed: {said[-1] if said else 'it says nothing'}")
-    for archive in (scratch / "var/cache/apt/archives").glob("*.deb"):
-        archive.unlink()
+    options = ["--variant=minbase", "--force-check-gpg", f"--components={components}"]
+    include = f"--include={','.join(PACKAGES.split())}"
+    _call(["debootstrap", *options, include, release, str(scratch), mirror], f"debootstrap of {release} from {mirror}")
+    _call(["chroot", str(scratch), "sh", "-c", FINISH], f"apt in {release}")
     (scratch / "etc/hostname").write_text("box\n")
     (scratch / "etc/hosts").write_text("127.0.0.1 localhost box\n")
+
+
+def _call(command: Sequence[str], what: str) -> None:
+    variables = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=variables, check=False)
+    if done.returncode:
+        said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        raise UserError(f"{what} failed: {said[-1] if said else 'it says nothing'}")
 
 
 async def _unpack(archive: int, folder: Path, label: str) -> None:
