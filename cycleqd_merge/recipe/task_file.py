@@ -263,7 +263,7 @@ class CodeTask(Prompted):
     """Answers asked for per problem, from which pass@k is estimated; more than one needs a `temperature`."""
     seconds: float = Field(5.0, gt=0)
     """Time that a program may take, besides four times what the reference solution takes."""
-    memory: int = Field(1024, ge=64)
+    memory: int = Field(4096, ge=64)
     """Memory that a program may take, in MiB."""
 
     @model_validator(mode="after")

@@ -41,8 +41,9 @@ async def returned(
     asked = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
     finished = await run_once(provider, ["python3", "-I", "-c", _RUNNER], asked, limits)
     lines = finished.output.decode(errors="replace").split("\n")
-    if lines[0] != _READY and finished.code is not None:
-        raise EnvironmentFailed(f"the sandbox did not run a program: it ended with status {finished.code}")
+    if lines[0] != _READY:  # said before the program begins, so nothing in it can be the reason
+        how = "in time" if finished.code is None else f"and ended with status {finished.code}"
+        raise EnvironmentFailed(f"the sandbox did not start a program {how}")
     outputs = lines[1:-1]
     return outputs if len(outputs) == len(inputs) and not finished.cut else None
 
@@ -60,7 +61,7 @@ async def expected(provider: Provider, problem: Problem, inputs: Sequence[Any], 
     start = time.perf_counter()
     limits = Limits(memory=4096 * MIB, output=256 * MIB, seconds=120.0)
     outputs = await returned(provider, problem.solution, problem.entry_point, inputs, limits)
-    if outputs is None:
+    if outputs is None or any(text.startswith('["error"') for text in outputs):
         raise EnvironmentFailed(f"{problem.task_id}: its reference solution does not get through its {kind} inputs")
     found = Expected(outputs, time.perf_counter() - start)
     unfinished = path.with_suffix(f".{key[32:40]}{time.monotonic_ns()}")

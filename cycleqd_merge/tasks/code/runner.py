@@ -25,7 +25,7 @@ def main() -> None:
         try:
             line = to_text(function(*[unpack(argument) for argument in arguments]))
         except Exception as error:
-            line = json.dumps(["other", type(error).__name__])
+            line = json.dumps(["error", type(error).__name__])
         print(line, file=answers, flush=True)
 
 

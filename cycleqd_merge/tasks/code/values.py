@@ -5,9 +5,12 @@ Kept free of other imports: it runs on both sides.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from typing import Any
+
+LARGE = 50_000
 
 
 def pack(value: Any) -> Any:
@@ -34,12 +37,29 @@ def pack(value: Any) -> Any:
 
 
 def to_text(value: Any) -> str:
-    """A value as one line of JSON."""
+    """A value as one line of JSON; of a very large one, the digest of its representation."""
+    if _is_large(value):
+        return json.dumps(["digest", hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()])
     return json.dumps(pack(value))
 
 
+def _is_large(value: Any) -> bool:
+    """Whether a value has more than LARGE parts; characters count as less."""
+    open_, parts = [value], 0
+    while open_ and parts <= LARGE:
+        part = open_.pop()
+        parts += 1
+        if isinstance(part, str | bytes):
+            parts += len(part) // 16
+        elif isinstance(part, dict | list | tuple | set | frozenset):
+            if len(part) > LARGE:
+                return True
+            open_.extend(part.values() if isinstance(part, dict) else part)
+    return parts > LARGE
+
+
 class Other:
-    """Stands for a value that is no plain data."""
+    """Stands for a value that is no plain data, or for an error; it equals nothing."""
 
 
 def unpack(packed: Any) -> Any:
@@ -51,10 +71,12 @@ def unpack(packed: Any) -> Any:
     if not isinstance(packed, list):
         return packed
     kind, content = packed[0], packed[1]
-    if kind == "other":
+    if kind in ("other", "error"):
         return Other()
     if kind == "dict":
         return {unpack(key): unpack(value) for key, value in content}
+    if kind == "digest":
+        return f"value of digest {content}"
     if kind == "int":
         return int(content, 16)
     if kind == "bytes":

@@ -19,6 +19,7 @@ from cycleqd_merge.tasks.sandbox.boxes import Box, open_box
 from cycleqd_merge.tasks.sandbox.protocol import MIB, BoxLost, Finished, Limits, Root
 from cycleqd_merge.tasks.sandbox.providers import Slots, sandbox_for
 
+_SCRIPT_SECONDS = 30.0  # for scripts of the data; one of them starts Python 90 times
 _COMPILERS = {"c": "gcc -x c", "c++": "g++ -x c++"}
 
 
@@ -156,11 +157,16 @@ async def _accepts(box: Box, problem: Problem, answer: str) -> bool:
 
 async def _run(box: Box, script: Script, parameters: Sequence[str] = ()) -> Finished:
     if script.language == "bash":
-        return await box.run(["bash", "-c", script.code, *(["--", *parameters] if parameters else [])])
-    if script.language == "python":
-        return await box.run(["python3", "-c", script.code, *parameters])
-    compiled = await box.run(["sh", "-c", f"{_COMPILERS[script.language]} -o /tmp/a.out -"], script.code.encode())
-    return compiled if compiled.code != 0 else await box.run(["/tmp/a.out", *parameters])
+        called = ["bash", "-c", script.code, *(["--", *parameters] if parameters else [])]
+    elif script.language == "python":
+        called = ["python3", "-c", script.code, *parameters]
+    else:
+        compile_ = f"{_COMPILERS[script.language]} -o /tmp/a.out -"
+        compiled = await box.run(["sh", "-c", compile_], script.code.encode(), seconds=_SCRIPT_SECONDS)
+        if compiled.code != 0:
+            return compiled
+        called = ["/tmp/a.out", *parameters]
+    return await box.run(called, seconds=_SCRIPT_SECONDS)
 
 
 def _saying(answer: str) -> Callable[[str | Sequence[Message]], str]:

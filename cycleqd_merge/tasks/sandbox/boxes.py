@@ -87,13 +87,16 @@ class Box:
     def __init__(self, process: Process, limits: Limits) -> None:
         self._process, self._limits = process, limits
 
-    async def run(self, command: Sequence[str], stdin: bytes = b"") -> Finished:
+    async def run(self, command: Sequence[str], stdin: bytes = b"", seconds: float | None = None) -> Finished:
         """Run a command from `/` to its end or the end of its time. What it leaves in the background goes on.
+
+        seconds: instead of the box's own limit.
 
         Raises:
             BoxLost: the box does not answer any more.
         """
-        return await self._ask({"run": list(command), "stdin": base64.b64encode(stdin).decode()})
+        text = base64.b64encode(stdin).decode()
+        return await self._ask({"run": list(command), "stdin": text}, seconds or self._limits.seconds)
 
     async def shell(self, command: str) -> Finished:
         """Run a command in the box's login shell, which keeps its directory, variables and jobs between commands.
@@ -101,15 +104,15 @@ class Box:
         Raises:
             BoxLost: the box does not answer any more.
         """
-        return await self._ask({"shell": command})
+        return await self._ask({"shell": command}, self._limits.seconds)
 
-    async def _ask(self, request: dict[str, Any]) -> Finished:
+    async def _ask(self, request: dict[str, Any], seconds: float) -> Finished:
         most = self._limits.output
-        line = json.dumps({**request, "seconds": self._limits.seconds, "most": most})
+        line = json.dumps({**request, "seconds": seconds, "most": most})
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            async with asyncio.timeout(self._limits.seconds + _TO_ANSWER):
+            async with asyncio.timeout(seconds + _TO_ANSWER):
                 self._process.stdin.write(line.encode() + b"\n")
                 await self._process.stdin.drain()
                 return _finished(await self._process.stdout.readline(), most)

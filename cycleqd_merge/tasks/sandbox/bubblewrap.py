@@ -26,7 +26,7 @@ from cycleqd_merge.tasks.sandbox.rootfs import find_rootfs
 _CAPABILITIES = "chown dac_override fowner fsetid kill setgid setuid setpcap sys_chroot net_bind_service audit_write"
 _EVERY_BOX = (
     "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --new-session "
-    "--hostname box --cap-drop ALL --clearenv"
+    "--hostname box --cap-drop ALL --clearenv --as-pid-1"
 )
 _OVERLAY = """
 echo 0 > /proc/sys/user/max_user_namespaces
@@ -91,10 +91,15 @@ class Bubblewrap:
 
 @asynccontextmanager
 async def _process(line: Sequence[str], folder: Path | None, limits: Limits) -> AsyncIterator[Process]:
-    """A process and all that it started: bubblewrap's own end takes the box with it."""
+    """A process and all that it started: bubblewrap's own end takes the box with it.
+
+    Its variables can be read from within the box, so it gets none of this process'.
+    """
+    pipes = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
+    variables = {"PATH": os.environ.get("PATH", os.defpath)}
     try:
         process = await asyncio.create_subprocess_exec(
-            *line, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=folder or "/", limit=2 * limits.output + 2**16
+            *line, **pipes, cwd=folder or "/", env=variables, limit=2 * limits.output + 2**16
         )
     except OSError as error:
         raise EnvironmentFailed(f"the sandbox cannot start a process: {error}") from error
@@ -142,7 +147,7 @@ def _own_root() -> list[str]:
     paths = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = ["--setenv", "PATH", paths, "--setenv", "HOME", "/root"]
     allowed = [word for name in _CAPABILITIES.split() for word in ("--cap-add", f"cap_{name}")]
-    return [*_EVERY_BOX.split(), *allowed, "--as-pid-1", *files, *variables]
+    return [*_EVERY_BOX.split(), *allowed, *files, *variables]
 
 
 _OTHER = "install Docker and start its daemon"

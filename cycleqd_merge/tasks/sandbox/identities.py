@@ -58,9 +58,11 @@ async def as_root_of_its_own() -> AsyncIterator[list[str]]:
     Raises:
         EnvironmentFailed: the host does not make one.
     """
-    holder = await asyncio.create_subprocess_exec(
-        "unshare", "--user", "--", "sh", "-c", "echo; exec cat", stdin=PIPE, stdout=PIPE, stderr=DEVNULL
-    )
+    holding = ["unshare", "--user", "--", "sh", "-c", "echo; exec cat"]
+    try:
+        holder = await asyncio.create_subprocess_exec(*holding, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+    except OSError as error:
+        raise EnvironmentFailed(f"the sandbox cannot start a process: {error}") from error
     try:
         assert holder.stdout is not None
         if await holder.stdout.readline() != b"\n":
