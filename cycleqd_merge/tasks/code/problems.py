@@ -122,7 +122,9 @@ def _tuple_at(value: Any, path: Sequence[int | None]) -> Any:
 def _from_hub(row: Mapping[str, Any]) -> Problem:
     """The datasets hold a test script; its literals are read, the script is never run."""
     tree = ast.parse(row["test"])
-    inputs = next(_assigned(tree, "inputs"))
+    inputs = next(_assigned(tree, "inputs"), None)
+    if inputs is None:
+        raise ValueError("its test script states no inputs")
     called, atol = _assertion(tree)
     base = len(row["test_list"]) if "test_list" in row else 0
     solution = row["code"] if "code" in row else row["prompt"] + row["canonical_solution"]
