@@ -64,8 +64,8 @@ def test_humanevals_solution_goes_on_from_its_prompt() -> None:
         "prompt": "def f(x):\n",
         "canonical_solution": "    return x\n",
         "entry_point": "f",
-        "test": "def check(candidate):\n    inputs = [[1]]\n    results = [1]\n    for i, (inp, exp) in enumerate(zip(inputs, "
-        "results)):\n        assertion(candidate(*inp), exp, 0)\n",
+        "test": "def check(candidate):\n    inputs = [[1]]\n    results = [1]\n"
+        "    for i, (inp, exp) in enumerate(zip(inputs, results)):\n        assertion(candidate(*inp), exp, 0)\n",
     }
     problem = read_problem(hub)
     assert (problem.entry_point, problem.solution, inputs(problem.plus_inputs)) == (

@@ -78,7 +78,8 @@ def test_errors_and_endless_loops_are_wrong_answers(tmp_path: Path) -> None:
 ATTACKS = {
     "equal to everything": "class Yes(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
     "def double(x):\n    return Yes(7)",
-    "an object equal to everything": "class Yes:\n    def __eq__(self, other): return True\ndef double(x):\n    return Yes()",
+    "an object equal to everything": "class Yes:\n    def __eq__(self, other): return True\n"
+    "def double(x):\n    return Yes()",
     "float equal to everything": "class Yes(float):\n    def __eq__(self, other): return True\n"
     "    def __sub__(self, other): return 0.0\ndef double(x):\n    return Yes(7)",
     "lists that lie about their items": "class Yes(list):\n    def __iter__(self): return iter([918272])\n"
@@ -153,7 +154,8 @@ def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: py
     assert jinja2.Template(template).render(messages=messages) == (
         "You are an exceptionally intelligent coding assistant that consistently delivers accurate and reliable "
         "responses to user instructions.\n\n@@ Instruction:\nWrite a function to find the shared elements. Your code "
-        "should satisfy the following assertion:\n```python\nassert similar_elements((3, 4), (5, 4)) == (4,)\n```\n\n@@ Response:```python"
+        "should satisfy the following assertion:\n```python\n"
+        "assert similar_elements((3, 4), (5, 4)) == (4,)\n```\n\n@@ Response:```python"
     )
 
 

@@ -1,4 +1,4 @@
-"""The sandbox itself, no stand-in: these tests need bubblewrap, and those with a root of their own a built one."""
+"""The sandbox itself, no stand-in: these tests need bubblewrap."""
 
 from __future__ import annotations
 
@@ -10,15 +10,6 @@ import psutil
 import pytest
 
 from cycleqd_merge.tasks.sandbox.bubblewrap import Bubblewrap
-from cycleqd_merge.tasks.sandbox.protocol import Root
-from tests.tasks.sandbox.roots import link_roots
-
-
-@pytest.fixture(scope="session")
-def own_root(cache: Path) -> Root:
-    """A root file system that `cycleqd-merge sandbox build` made."""
-    link_roots(cache)
-    return Root("default")
 
 
 @pytest.fixture
