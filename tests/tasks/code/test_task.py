@@ -84,7 +84,7 @@ ATTACKS = {
     "    def __sub__(self, other): return 0.0\ndef double(x):\n    return Yes(7)",
     "lists that lie about their items": "class Yes(list):\n    def __iter__(self): return iter([918272])\n"
     "def double(x):\n    return Yes([1])",
-    "a pickle that runs a command": "import os\nclass P:\n    def __reduce__(self): return (os.system, ('touch HOST',))\n"
+    "a pickle that runs": "import os\nclass P:\n    def __reduce__(self): return (os.system, ('touch HOST',))\n"
     "def double(x):\n    return P()",
     "results written by hand": "import os\ndef double(x):\n    for fd in range(1, 64):\n"
     "        try: os.write(fd, b'0\\n' * 3)\n        except OSError: pass\n    os._exit(0)",
