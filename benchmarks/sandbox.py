@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import time
 from asyncio.subprocess import DEVNULL, PIPE
@@ -22,26 +23,33 @@ from rich.table import Table
 
 from cycleqd_merge.recipe.task_file import CodeTask, OsInteractionTask
 from cycleqd_merge.tasks.check import Scripted
+from cycleqd_merge.tasks.code.execution import RUNNER
 from cycleqd_merge.tasks.code.task import Code
+from cycleqd_merge.tasks.code.values import pack
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
 from cycleqd_merge.tasks.protocol import Outcome, Sample
 from cycleqd_merge.tasks.sandbox.boxes import open_box, run_once
 from cycleqd_merge.tasks.sandbox.protocol import Limits, Provider, Root
 from cycleqd_merge.tasks.sandbox.providers import Slots, sandbox_for
 
-PROGRAM = ["/usr/bin/python3", "-I", "-c", "import json, math; print(sum(math.sqrt(n) for n in range(20000)))"]
+PROGRAM = "def shared(a, b):\n    return tuple(set(a) & set(b))\n"
+INPUTS = [[list(range(n)), list(range(n // 2, 2 * n))] for n in range(100)]
+ASKED = {"program": PROGRAM, "entry_point": "shared", "inputs": [[pack(each) for each in pair] for pair in INPUTS]}
+LINE = ["/usr/bin/python3", "-I", "-c", RUNNER]
+"""A problem of the usual size, as task kind `code` runs it."""
 
 
 async def bare() -> None:
     """A program as it is."""
-    process = await asyncio.create_subprocess_exec(*PROGRAM, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
-    await process.communicate()
+    process = await asyncio.create_subprocess_exec(*LINE, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+    output, _ = await process.communicate(json.dumps(ASKED).encode())
+    assert output.count(b"\n") == len(INPUTS) + 1
 
 
 async def boxed(provider: Provider) -> None:
     """The same program in a box of its own."""
-    finished = await run_once(provider, PROGRAM)
-    assert finished.code == 0
+    finished = await run_once(provider, LINE, json.dumps(ASKED).encode())
+    assert finished.output.count(b"\n") == len(INPUTS) + 1
 
 
 async def per_second(work: Callable[[], Awaitable[None]], count: int) -> float:
@@ -60,9 +68,9 @@ async def per_second(work: Callable[[], Awaitable[None]], count: int) -> float:
 async def programs(provider: Provider, count: int, table: Table) -> None:
     """Bare and boxed in turns, so that a busy moment meets both."""
     rates: dict[str, list[float]] = {"bare": [], "boxed": []}
-    for _ in range(4):
-        rates["bare"].append(await per_second(bare, count // 4))
-        rates["boxed"].append(await per_second(lambda: boxed(provider), count // 4))
+    for _ in range(8):
+        rates["bare"].append(await per_second(bare, count // 8))
+        rates["boxed"].append(await per_second(lambda: boxed(provider), count // 8))
     plain, walled = (sum(each) / len(each) for each in rates.values())
     table.add_row("programs/s, bare", f"{plain:.1f}", "")
     table.add_row("programs/s, a box each", f"{walled:.1f}", f"{walled / plain:.2f} of bare (at least 0.6)")
@@ -96,7 +104,8 @@ async def answered(tasks: Sequence[Code | OsInteraction]) -> float:
 async def together(problems: Path, systems: Path, table: Table) -> None:
     """Two tasks alone and at once."""
     asked = {"chat": True, "prompt": "{{ instruction }}"}
-    code = Code(CodeTask.model_validate({"kind": "code", "data": {"rows": {"path": str(problems)}}, **asked}), Path())
+    stated = {"kind": "code", "metric": "base", "data": {"rows": {"path": str(problems)}}, **asked}
+    code = Code(CodeTask.model_validate(stated), Path())
     asked = {"chat": True, "prompt": "{{ description }}"}
     stated = {"kind": "os_interaction", "data": {"rows": {"path": str(systems)}}, **asked}
     system = OsInteraction(OsInteractionTask.model_validate(stated), Path())

@@ -18,7 +18,8 @@ from cycleqd_merge.tasks.sandbox.boxes import run_once
 from cycleqd_merge.tasks.sandbox.protocol import MIB, Limits, Provider
 
 _HERE = Path(__file__).parent
-_RUNNER = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("values.py", "runner.py"))
+RUNNER = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("values.py", "runner.py"))
+"""The program that runs in a box; it takes a request on its standard input and answers with lines."""
 _READY = "ready"
 
 
@@ -39,7 +40,7 @@ async def returned(
         EnvironmentFailed: the host cannot start a box.
     """
     asked = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
-    finished = await run_once(provider, ["python3", "-I", "-c", _RUNNER], asked, limits)
+    finished = await run_once(provider, ["python3", "-I", "-c", RUNNER], asked, limits)
     lines = finished.output.decode(errors="replace").split("\n")
     if lines[0] != _READY:  # said before the program begins, so nothing in it can be the reason
         how = "in time" if finished.code is None else f"and ended with status {finished.code}"
@@ -54,7 +55,7 @@ async def expected(provider: Provider, problem: Problem, inputs: Sequence[Any], 
     Raises:
         EnvironmentFailed: the solution does not run.
     """
-    key = hashlib.sha256(json.dumps([_RUNNER, problem.solution, problem.entry_point, inputs]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([RUNNER, problem.solution, problem.entry_point, inputs]).encode()).hexdigest()
     path = cache_folder("expected") / f"{key[:32]}.json"
     if path.exists():
         return Expected(**json.loads(await asyncio.to_thread(path.read_text)))
