@@ -145,8 +145,8 @@ def _saying(program: str, begun: str) -> Callable[[object], str]:
     """A model that answers with this program, behind what the prompt says of the answer already."""
     if not begun.strip():
         text = f"```python\n{program}\n```"
-    elif "def " in begun:
-        text = f"\n```\nRather:\n```python\n{program}\n```"
+    elif "def " in begun:  # the function's head: it gets a body, and is then defined anew
+        text = f"\n    pass\n\n\n{program}\n```"
     else:
         text = f"\n{program}\n```"
     return lambda prompt: text

@@ -159,6 +159,27 @@ def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: py
     )
 
 
+def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_path: Path) -> None:
+    row = {
+        **DOUBLE,
+        "task_id": "HumanEval/1000",
+        "prompt": 'import math\n\n\ndef double(x: float) -> float:\n    """Twice x.\n    >>> double(1)\n    2\n    """\n',
+        "canonical_solution": "    return 2 * x\n",
+    }
+    loaded = load_task(TaskUse(task="humaneval-plus"), tmp_path).definition
+    assert isinstance(loaded, CodeTask)
+    rows = write_rows(tmp_path / "rows.jsonl", row, {**row, "task_id": "HumanEval/1001"})
+    data = {"rows": {"path": str(rows)}}
+    task = Code(CodeTask.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}), tmp_path)
+    assert scores(task, "\n    return x + x\n```\nDone.", "\n    return x\n```", "\n    y = 2\n    return y * x") == [
+        1,
+        0,
+        1,
+    ]
+    verdicts = asyncio.run(check(task, task.samples("search")))
+    assert [verdict.score for verdict in verdicts] == [1.0, 1.0, 0.0, 0.0, 0.0]  # both problems have the same solution
+
+
 def test_problems_without_base_inputs_have_no_base_score(tmp_path: Path) -> None:
     row = {**JSONL, "base_input": []}
     with pytest.raises(UserError, match="tells no base inputs apart; use `metric: plus`"):
