@@ -163,7 +163,7 @@ def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_
     row = {
         **DOUBLE,
         "task_id": "HumanEval/1000",
-        "prompt": 'import math\n\n\ndef double(x: float) -> float:\n    """Twice x.\n    >>> double(1)\n    2\n    """\n',
+        "prompt": 'import math\n\n\ndef double(x: float) -> float:\n    """Twice x.\n    >>> double(1)\n    """\n',
         "canonical_solution": "    return 2 * x\n",
     }
     loaded = load_task(TaskUse(task="humaneval-plus"), tmp_path).definition
