@@ -38,7 +38,9 @@ def bwrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
-        (folder / "bwrap").write_text(f'#!/bin/sh\n[ -e {name}/broken ] && exit 9\nexec {real} "$@"\n')
+        (folder / "bwrap").write_text(
+            f'#!/bin/sh\n[ -e {name}/broken ] && echo out of order >&2 && exit 9\nexec {real} "$@"\n'
+        )
         (folder / "bwrap").chmod(0o755)
         monkeypatch.setenv("PATH", name, prepend=":")
         yield folder
@@ -70,7 +72,7 @@ def test_a_sandbox_that_fails_pauses_the_run_and_is_no_score(recipe: Path, bwrap
     before = of_kind(read_events(tmp_path / "run"), "result")
     (bwrap / "broken").touch()
     answer = cycleqd_merge("evolve", recipe, "--generations", 3)
-    assert (answer.code, answer.err) == (1, "error: the sandbox did not start a program and ended with status 9\n")
+    assert (answer.code, answer.err) == (1, "error: the sandbox cannot start a program: out of order\n")
     assert of_kind(read_events(tmp_path / "run"), "result") == before
     (bwrap / "broken").unlink()
     assert cycleqd_merge("evolve", recipe, "--generations", 3).code == 0

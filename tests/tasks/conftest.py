@@ -16,5 +16,6 @@ def own_root(cache: Path) -> Root:
     built = Path(os.environ.get("CYCLEQD_ROOTFS", Path.home() / ".cache" / "cycleqd-merge" / "rootfs"))
     if not (built / "default").is_dir():
         raise FileNotFoundError(f"{built}: no root `default`; build it: `sudo cycleqd-merge sandbox build`")
-    (cache / "rootfs").symlink_to(built, target_is_directory=True)
+    (cache / "rootfs").mkdir(exist_ok=True)
+    (cache / "rootfs" / "default").symlink_to(built / "default", target_is_directory=True)
     return Root("default")

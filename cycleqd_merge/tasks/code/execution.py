@@ -20,7 +20,7 @@ from cycleqd_merge.tasks.sandbox.protocol import MIB, Limits, Provider
 _HERE = Path(__file__).parent
 RUNNER = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("values.py", "runner.py"))
 """The program that runs in a box; it takes a request on its standard input and answers with lines."""
-_READY = "ready"
+_READY = b"ready\n"
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,8 @@ async def returned(
         EnvironmentFailed: the host cannot start a box.
     """
     asked = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
-    finished = await run_once(provider, ["python3", "-I", "-c", RUNNER], asked, limits)
-    lines = finished.output.decode(errors="replace").split("\n")
-    if lines[0] != _READY:  # said before the program begins, so nothing in it can be the reason
-        how = "in time" if finished.code is None else f"and ended with status {finished.code}"
-        raise EnvironmentFailed(f"the sandbox did not start a program {how}")
-    outputs = lines[1:-1]
+    finished = await run_once(provider, ["python3", "-I", "-c", RUNNER], asked, limits, begins=_READY)
+    outputs = finished.output.decode(errors="replace").split("\n")[:-1]
     return outputs if len(outputs) == len(inputs) and not finished.cut else None
 
 

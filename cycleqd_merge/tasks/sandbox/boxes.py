@@ -29,28 +29,48 @@ async def run_once(
     stdin: bytes = b"",
     limits: Limits | None = None,
     root: Root | None = None,
+    begins: bytes = b"",
 ) -> Finished:
     """Run one command in a box of its own; its standard error goes nowhere.
 
     More output than `limits.output` ends it at once. Its exit status is the box's word: it proves nothing.
+    begins: what a trusted command says first, before it does anything that is not; time counts from then on, and it is
+    no part of the output.
 
     Raises:
-        EnvironmentFailed: the host cannot start it.
+        EnvironmentFailed: the host cannot start it, or it does not begin so.
     """
     limits = limits or Limits()
     async with provider.started(command, root or Root(), limits) as process:
-        assert process.stdin is not None
         feeding = asyncio.create_task(_feed(process, stdin))
         kept = bytearray()
+        code, cut = None, False
         try:
-            async with asyncio.timeout(limits.seconds):
-                cut = await _read(process, kept, limits.output)
-                code = None if cut else await process.wait()
-        except TimeoutError:
-            code, cut = None, False
+            if begins:
+                await _begin(process, kept, begins)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limits.seconds):
+                    cut = await _read(process, kept, limits.output)
+                    code = None if cut else await process.wait()
         finally:
             feeding.cancel()
         return Finished(code, bytes(kept[: limits.output]), cut)
+
+
+async def _begin(process: Process, kept: bytearray, begins: bytes) -> None:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said = b""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_TO_START):
+            while len(kept) < len(begins) and (chunk := await process.stdout.read(65536)):
+                kept += chunk
+            if kept.startswith(begins):
+                del kept[: len(begins)]
+                return
+            said = await process.stderr.read(2000)
+    why = said.decode(errors="replace").strip() or f"it does not say why within {_TO_START:.0f} s"
+    raise EnvironmentFailed(f"the sandbox cannot start a program: {why}")
 
 
 async def ended(process: Process) -> None:

@@ -78,13 +78,21 @@ class Bubblewrap:
             beginning = [*stack.enter_context(groups(limits)), *_resource_limits(limits)]
             if root.name is None:
                 folder = None
-                line = [*beginning, *as_nobody(), self._program, *_host_files(limits), "--", *command]
+                line = [*beginning, *as_nobody(), self._program, *_host_files(limits), *_inside(command, limits)]
             else:
                 folder = find_rootfs(root.name)
                 as_root = await stack.enter_async_context(as_root_of_its_own())
                 mounting = ["unshare", "--mount", "--propagation", "private", "--"]
                 overlay = ["sh", "-c", _OVERLAY, "sh", str(limits.disk)]
-                line = [*beginning, *as_root, *mounting, *overlay, self._program, *_own_root(), "--", *command]
+                line = [
+                    *beginning,
+                    *as_root,
+                    *mounting,
+                    *overlay,
+                    self._program,
+                    *_own_root(),
+                    *_inside(command, limits),
+                ]
             async with _process(line, folder, limits) as process:
                 yield process
 
@@ -110,16 +118,13 @@ async def _process(line: Sequence[str], folder: Path | None, limits: Limits) -> 
 
 
 def _resource_limits(limits: Limits) -> list[str]:
-    """Limits of every process; those on the number of processes count per user namespace."""
-    return [
-        "prlimit",
-        f"--as={limits.memory}",
-        f"--fsize={limits.disk}",
-        f"--nproc={limits.processes}",
-        "--core=0",
-        "--nofile=1024",
-        "--",
-    ]
+    """Limits of every process that hold from outside."""
+    return ["prlimit", f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=0", "--nofile=1024", "--"]
+
+
+def _inside(command: Sequence[str], limits: Limits) -> list[str]:
+    """A command with the limit that must be set in a box: outside, it would count what else this user runs."""
+    return ["--", "prlimit", f"--nproc={limits.processes}", "--", *command]
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.tasks.sandbox.identities import as_root_of_its_own, first_user
 
 _ROOT = "root"  # within a folder of this user's: the folder that belongs to the box's root
+_UNPACK = f"mkdir {_ROOT} && tar -xpf - -C {_ROOT} --exclude='./dev/*' --exclude='dev/*'; chmod 755 {_ROOT}"
 BUILD = "cycleqd-merge sandbox build"
 MIRRORS = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
 RELEASES = {"debian": "bookworm", "ubuntu": "jammy"}
@@ -126,9 +127,7 @@ async def _unpack(archive: int, folder: Path, label: str) -> None:
     await _remove(new)
     new.mkdir()
     new.chmod(0o777)  # the box's root is a stranger here, and makes a folder of its own
-    said = await _as_root(
-        ["sh", "-c", f"mkdir {_ROOT} && exec tar -xpf - -C {_ROOT} --exclude='./dev/*'"], new, archive
-    )
+    said = await _as_root(["sh", "-c", _UNPACK], new, archive)
     new.chmod(0o755)
     if not (new / _ROOT / "usr" / "bin").is_dir():
         await _remove(new)
