@@ -56,6 +56,12 @@ def test_the_plan_shows_what_a_task_works_on(recipe: Path) -> None:
     assert "bubblewrap, host files" in " ".join(cycleqd_merge("plan", recipe, "--no-measure").out.split())
 
 
+def test_prompts_that_do_not_fit_are_told_before_a_run(recipe: Path) -> None:
+    answer = cycleqd_merge("plan", recipe, "--no-measure", "--set", "tasks.1.task.max_new_tokens=100000")
+    assert answer.code == 2
+    assert answer.err.startswith("error: task functions: 8 of 8 rows do not fit the model's ")
+
+
 def test_without_a_sandbox_nothing_begins(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sandbox_for.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))

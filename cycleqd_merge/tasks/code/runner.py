@@ -3,12 +3,13 @@
 It knows no expected value; whatever the program does to it can only change what is handed in.
 """
 
+import json
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # in a box they stand above
-    from cycleqd_merge.tasks.code.values import json, to_text, unpack
+    from cycleqd_merge.tasks.code.values import to_text, unpack
 
 
 def main() -> None:
@@ -18,9 +19,9 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
     print("ready", file=answers, flush=True)
-    scope = {"__name__": "solution"}
+    scope: dict[str, Any] = {"__name__": "solution"}
     exec(compile(asked["program"], "solution", "exec"), scope)
-    function = scope[asked["entry_point"]]
+    function: Any = scope[asked["entry_point"]]
     for arguments in asked["inputs"]:
         try:
             line = to_text(function(*[unpack(argument) for argument in arguments]))

@@ -103,11 +103,16 @@ async def _process(line: Sequence[str], folder: Path | None, limits: Limits) -> 
 
     Its variables can be read from within the box, so it gets none of this process'.
     """
-    pipes = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
     variables = {"PATH": os.environ.get("PATH", os.defpath)}
     try:
         process = await asyncio.create_subprocess_exec(
-            *line, **pipes, cwd=folder or "/", env=variables, limit=2 * limits.output + 2**16
+            *line,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            cwd=folder or "/",
+            env=variables,
+            limit=2 * limits.output + 2**16,
         )
     except OSError as error:
         raise EnvironmentFailed(f"the sandbox cannot start a process: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import os
@@ -70,7 +71,13 @@ def groups(limits: Limits) -> Iterator[Sequence[str]]:
         yield ["sh", "-c", JOIN, "sh", *map(str, made), "--"] if made else []
     finally:
         _LEFT.extend(made)
-        _LEFT[:] = [group for group in _LEFT if not _removed(group)]
+        _sweep()
+
+
+@atexit.register
+def _sweep() -> None:
+    """Remove the groups of boxes that have ended."""
+    _LEFT[:] = [group for group in _LEFT if not _removed(group)]
 
 
 def _removed(group: Path) -> bool:
