@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -392,6 +393,71 @@ def convert(genome: Annotated[Path, typer.Argument(help="A mergekit-evolve YAML.
     from cycleqd_merge.recipe.convert import convert_genome, to_yaml
 
     typer.echo(to_yaml(convert_genome(genome)), nl=False)
+
+
+task_app = typer.Typer(help="Look at tasks by themselves, without a recipe.", no_args_is_help=True)
+app.add_typer(task_app, name="task")
+
+
+@task_app.callback()
+def task_options() -> None:
+    """Look at tasks by themselves, without a recipe."""
+
+
+@task_app.command("check")
+def check_task(
+    task: Annotated[str, typer.Argument(help="A task file, or a shipped task by its name.", show_default=False)],
+    samples: Annotated[int | None, typer.Option(min=1, help="Check only so many samples of each split.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove a task's grader: right answers to its own samples must be accepted, near misses must not."""
+    from cycleqd_merge.report.tables import verdict_table
+    from cycleqd_merge.run.check import check_task as check
+
+    verdicts = check(task, samples)
+    if as_json:
+        _print_json([asdict(verdict) for verdict in verdicts])
+    else:
+        _console().print(verdict_table(verdicts))
+    unfair = sum(not verdict.fair for verdict in verdicts)
+    if unfair:
+        raise RunFailed(f"task {task}: {unfair} of {len(verdicts)} known answers are graded wrongly")
+
+
+sandbox_app = typer.Typer(help="What untrusted programs run in.", no_args_is_help=True)
+app.add_typer(sandbox_app, name="sandbox")
+
+
+@sandbox_app.callback()
+def sandbox_options() -> None:
+    """What untrusted programs run in."""  # a group of one command needs this to stay a group
+
+
+class Distribution(StrEnum):
+    """What a root file system is made of."""
+
+    debian = "debian"
+    ubuntu = "ubuntu"
+
+
+@sandbox_app.command("build")
+def build_sandbox(
+    name: Annotated[str, typer.Argument(help="Name of the root file system, as tasks state it.")] = "default",
+    distribution: Annotated[Distribution, typer.Option(help="What to install.")] = Distribution.debian,
+    release: Annotated[str | None, typer.Option(help="Its release; by default bookworm, or jammy.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Where its packages come from.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Unpack a tar file instead.")] = None,
+    docker: Annotated[bool, typer.Option("--docker", help="Build an image for Docker instead.")] = False,
+) -> None:
+    """Build the root file system that `os_interaction` tasks run on; about 2 minutes."""
+    from cycleqd_merge.tasks.sandbox.docker import build_image
+    from cycleqd_merge.tasks.sandbox.rootfs import build_rootfs, release_of
+
+    if docker:
+        made = build_image(name, distribution.value, release_of(distribution.value, release))
+    else:
+        made = str(build_rootfs(name, distribution.value, release, mirror, source))
+    _console().print(f"{name} is {made}", highlight=False)
 
 
 class SchemaOf(StrEnum):

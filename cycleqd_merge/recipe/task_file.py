@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
@@ -30,10 +30,14 @@ class Strict(BaseModel):
 
 
 class RowsFrom(Strict):
-    """Where rows come from: a local file (JSONL, JSON, CSV or Parquet, by its ending) or a Hub dataset."""
+    """Where rows come from: a JSONL, JSON, CSV or Parquet file, here or on the web, or a Hub dataset."""
 
     path: str | None = None
     """A file; relative paths start at the file that names them."""
+    url: str | None = None
+    """A file on the web, instead of `path`; it is kept in the cache and needs a `sha256`."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The SHA-256 that the file must have."""
     dataset: str | None = None
     """A dataset id on the Hub, instead of `path`."""
     config: str | None = None
@@ -42,12 +46,23 @@ class RowsFrom(Strict):
     """The dataset's split."""
     revision: str | None = None
     """Branch, tag or commit of the dataset."""
+    only: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    """Places of the rows to use, counted from 0; all of them if left out."""
 
     @model_validator(mode="after")
     def _one_source(self) -> RowsFrom:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("state either `path` (a file) or `dataset` (a Hub id)")
+        if sum(source is not None for source in (self.path, self.url, self.dataset)) != 1:
+            raise ValueError("state one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub id)")
+        if self.url is not None and self.sha256 is None:
+            raise KeyFault("needs the file's `sha256` beside it", "url")
+        if self.dataset is not None and self.sha256 is not None:
+            raise KeyFault("is for files; pin a dataset by its `revision`", "sha256")
         return self
+
+    @property
+    def label(self) -> str:
+        """The source as messages name it."""
+        return str(self.path or self.url or self.dataset)
 
 
 class SplitRows(Strict):
@@ -181,14 +196,9 @@ class Message(Strict):
     content: str
 
 
-class GenerateTask(Strict):
-    """Rows with a prompt and a reference answer, scored one by one."""
+class Prompted(Strict):
+    """What every task says that asks a model for text: the prompt, and how the answer is decoded."""
 
-    kind: Literal["generate"]
-    description: str = ""
-    """One line for reports."""
-    data: Data
-    """Rows and how they divide into search and held-out."""
     prompt: str | None = None
     """A Jinja template over the row's columns: a plain prompt, or with `chat: true` the user's turn."""
     messages: list[Message] | None = None
@@ -199,10 +209,6 @@ class GenerateTask(Strict):
     """A system turn before the others; needs a chat prompt."""
     chat_template: str | None = None
     """A Jinja chat template to use instead of the model's own."""
-    answer: str = "{{ answer }}"
-    """A Jinja template over the row's columns that gives the reference answer."""
-    scorer: Scorer
-    """How an output is scored."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer in tokens."""
     stop: list[str] = Field(default_factory=list)
@@ -211,7 +217,7 @@ class GenerateTask(Strict):
     """0 decodes greedily."""
 
     @model_validator(mode="after")
-    def _one_prompt(self) -> GenerateTask:
+    def _one_prompt(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("state either `prompt` or `messages`")
         if not self.is_chat and (self.system is not None or self.chat_template is not None):
@@ -225,6 +231,86 @@ class GenerateTask(Strict):
         return self.chat or self.messages is not None
 
 
+class GenerateTask(Prompted):
+    """Rows with a prompt and a reference answer, scored one by one."""
+
+    kind: Literal["generate"]
+    description: str = ""
+    """One line for reports."""
+    data: Data
+    """Rows and how they divide into search and held-out."""
+    answer: str = "{{ answer }}"
+    """A Jinja template over the row's columns that gives the reference answer."""
+    scorer: Scorer
+    """How an output is scored."""
+
+
+class CodeTask(Prompted):
+    """Functions to write, run in a sandbox on the inputs of MBPP+, HumanEval+ or data in their format."""
+
+    kind: Literal["code"]
+    description: str = ""
+    """One line for reports."""
+    data: Data
+    """Rows in EvalPlus' format and how they divide into search and held-out."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest answer in tokens."""
+    metric: Literal["base", "plus"] = "plus"
+    """`base`: an answer must be right on the benchmark's own inputs; `plus`: on EvalPlus' further ones too."""
+    k: int = Field(1, ge=1)
+    """The score is pass@k: the chance that one of `k` answers is right."""
+    answers: int = Field(1, ge=1)
+    """Answers asked for per problem, from which pass@k is estimated; more than one needs a `temperature`."""
+    seconds: float = Field(5.0, gt=0)
+    """Time that a program may take, besides four times what the reference solution takes."""
+    memory: int = Field(4096, ge=64)
+    """Memory that a program may take, in MiB."""
+
+    @model_validator(mode="after")
+    def _enough_answers(self) -> CodeTask:
+        if self.answers < self.k:
+            raise KeyFault(f"pass@{self.k} needs {self.k} answers or more", "answers")
+        if self.answers > 1 and self.temperature == 0:
+            raise KeyFault("more than one answer needs a `temperature` above 0", "answers")
+        return self
+
+
+class OsInteractionTask(Prompted):
+    """AgentBench's OS problems: several turns with a shell in a sandbox."""
+
+    kind: Literal["os_interaction"]
+    description: str = ""
+    """One line for reports."""
+    data: Data
+    """Problems in AgentBench's format and how they divide into search and held-out."""
+    scripts: str | None = None
+    """Folder that the scripts' file names start at; relative paths start at the file that names it."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest turn in tokens."""
+    rounds: int = Field(5, ge=1)
+    """Turns of the model; without an answer by then, the state of the system alone is graded."""
+    output_longest: int = Field(800, ge=1)
+    """Characters of a command's output beyond which it is cut."""
+    output_kept: int = Field(780, ge=1)
+    """Characters that are left of an output that is cut."""
+    repeats: int = Field(1, ge=1)
+    """Times that each problem is played; the score is the mean."""
+    root: str = "default"
+    """The root file system of the sandbox, as `sandbox build` named it."""
+    seconds: float = Field(5.0, gt=0)
+    """Time that one command may take."""
+    memory: int = Field(512, ge=64)
+    """Memory that a sandbox may take, in MiB."""
+    boxes: int = Field(32, ge=1)
+    """Sandboxes at once."""
+
+    @model_validator(mode="after")
+    def _talks(self) -> OsInteractionTask:
+        if not self.is_chat:
+            raise KeyFault("a conversation needs `messages`, or `prompt` with `chat: true`", "prompt")
+        return self
+
+
 class PythonTask(Target):
     """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""
 
@@ -233,4 +319,4 @@ class PythonTask(Target):
     """One line for reports."""
 
 
-TaskDefinition = Annotated[GenerateTask | PythonTask, Field(discriminator="kind")]
+TaskDefinition = Annotated[GenerateTask | CodeTask | OsInteractionTask | PythonTask, Field(discriminator="kind")]

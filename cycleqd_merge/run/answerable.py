@@ -11,8 +11,9 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.prompts import encode, render
 from cycleqd_merge.merging.checks import Findings, family_tokenizer
 from cycleqd_merge.merging.family import Family
-from cycleqd_merge.recipe.task_file import ExactScorer, GenerateTask, NumberScorer, TokenF1Scorer
+from cycleqd_merge.recipe.task_file import ExactScorer, GenerateTask, NumberScorer, Prompted, TokenF1Scorer
 from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.tasks.prompting import Prompting
 from cycleqd_merge.tasks.protocol import Sample, Split
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
@@ -42,10 +43,10 @@ def context_length(family: Family, tokenizer: PreTrainedTokenizerBase) -> int | 
 
 
 def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Findings:
-    """Render and count every row of a `generate` task, of both splits; of other tasks the prompts are not known."""
+    """Render and count the first prompt of every row, of both splits; of Python tasks the prompts are not known."""
     findings = Findings()
     definition = task.loaded.definition
-    if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTask):
+    if not isinstance(definition, Prompted) or not isinstance(task.task, Prompting):
         return findings
     if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
         findings.faults.append(
@@ -60,7 +61,8 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
         return findings
     if limit is not None:
         _check_fit(task.name, lengths, limit, findings)
-    _check_answers(task, tokenizer, findings)
+    if isinstance(task.task, Generate):
+        _check_answers(task, tokenizer, findings)
     return findings
 
 
@@ -69,7 +71,7 @@ def _all_rows(task: SuiteTask) -> Iterator[Sample]:
 
 
 def _length(
-    task: Generate, definition: GenerateTask, sample: Sample, tokenizer: PreTrainedTokenizerBase
+    task: Prompting, definition: Prompted, sample: Sample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int]:
     """Tokens of a row's prompt, and the most that may follow."""
     prompt = task.prompt_of(sample)
@@ -78,7 +80,8 @@ def _length(
     except UserError as error:
         raise UserError(f"{error}; in row {sample.id}") from error
     before = len(encode(tokenizer, text))
-    scored = [len(encode(tokenizer, type(text)(text + choice))) - before for choice in task.choices_of(sample)]
+    choices = task.choices_of(sample) if isinstance(task, Generate) else []
+    scored = [len(encode(tokenizer, type(text)(text + choice))) - before for choice in choices]
     return before, max(scored, default=definition.max_new_tokens)
 
 

@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.sandbox import SandboxedEnvironment
-
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.faults import shown
 from cycleqd_merge.recipe.task_file import GenerateTask, MultipleChoiceScorer, RegexScorer
-from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.prompting import Prompt, rendered, template
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
 from cycleqd_merge.tasks.scorers import text_scorer
-
-_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
 class Generate:
@@ -31,9 +27,8 @@ class Generate:
     def __init__(self, definition: GenerateTask, folder: Path) -> None:
         self._definition = definition
         self._samples = divide(definition.data, folder)
-        self._prompt = _template(definition.prompt, "prompt") if definition.prompt is not None else None
-        self._messages = [(turn.role, _template(turn.content, "messages")) for turn in definition.messages or ()]
-        self._answer = _template(definition.answer, "answer")
+        self._prompt = Prompt(definition)
+        self._answer = template(definition.answer, "answer")
         if not isinstance(definition.scorer, MultipleChoiceScorer):
             self._scorer = text_scorer(definition.scorer, folder)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
@@ -71,19 +66,11 @@ class Generate:
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns."""
-        if not self._definition.is_chat:
-            assert self._prompt is not None
-            return _render(self._prompt, sample, "prompt")
-        turns = self._messages or [("user", self._prompt)]
-        field = "messages" if self._messages else "prompt"
-        messages: list[Message] = [{"role": role, "content": _render(text, sample, field)} for role, text in turns]
-        if self._definition.system is not None:
-            messages.insert(0, {"role": "system", "content": self._definition.system})
-        return messages
+        return self._prompt.of(sample.row)
 
     def reference_of(self, sample: Sample) -> str:
         """The reference answer."""
-        return _render(self._answer, sample, "answer")
+        return rendered(self._answer, sample.row, "answer")
 
     def choices_of(self, sample: Sample) -> list[str]:
         """What a multiple-choice task lets the model choose from; nothing where the model writes its answer."""
@@ -93,15 +80,9 @@ class Generate:
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         if isinstance(self._definition.scorer, MultipleChoiceScorer):
             return await self._choose(sample, model, self._definition.scorer)
-        completion = await self._generate(sample, model)
+        completion = await self._prompt.ask(model, self.prompt_of(sample), self._sampling)
         score = self._scorer(completion.text, self.reference_of(sample))
         return Outcome(score, completion.text, completion.truncated)
-
-    async def _generate(self, sample: Sample, model: LanguageModel) -> Completion:
-        prompt = self.prompt_of(sample)
-        if isinstance(prompt, str):
-            return await model.complete(prompt, self._sampling)
-        return await model.chat(prompt, self._sampling, self._definition.chat_template)
 
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorer) -> Outcome:
         prompt = self.prompt_of(sample)
@@ -127,19 +108,3 @@ def _choices(scorer: MultipleChoiceScorer, sample: Sample) -> list[str]:
         if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
             raise UserError(f"choices: column {column!r} must hold a list of choices; found {choices!r}")
     return [str(choice) for choice in choices]
-
-
-def _template(text: str, field: str) -> jinja2.Template:
-    try:
-        return _JINJA.from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"{field}: not a template: {error.message}") from None
-
-
-def _render(template: jinja2.Template, sample: Sample, field: str) -> str:
-    try:
-        return template.render(sample.row)
-    except jinja2.UndefinedError as error:
-        raise UserError(f"{field}: {error.message}; the row has the columns {', '.join(sample.row)}") from None
-    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{field}: cannot be rendered: {error}") from error

@@ -12,9 +12,11 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.recipe.loading import LoadedTask, load_task
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import GenerateTask
+from cycleqd_merge.recipe.task_file import CodeTask, GenerateTask, OsInteractionTask
+from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Rows, Sample, Task
+from cycleqd_merge.tasks.os_interaction.task import OsInteraction
+from cycleqd_merge.tasks.protocol import Rows, Sample, Surrounded, Task
 from cycleqd_merge.tasks.python import load_python_task
 
 
@@ -74,13 +76,40 @@ def open_task(
     name = task_name(use)
     loaded = load_task(use, folder).pinned(revisions)
     try:
-        if isinstance(loaded.definition, GenerateTask):
-            task: Task = Generate(loaded.definition, loaded.folder)
-        else:
-            task = load_python_task(loaded.definition, loaded.folder)
+        task = _opened(loaded)
     except UserError as error:
         raise UserError(f"task {name}: {error}") from error
     for split in ("search", "heldout"):
         if not task.samples(split):
             raise UserError(f"task {name}: its {split} split holds no sample")
     return SuiteTask(name, use, loaded, task, confirm_share)
+
+
+def _opened(loaded: LoadedTask) -> Task:
+    """The task of a definition, by its kind."""
+    definition, folder = loaded.definition, loaded.folder
+    if isinstance(definition, GenerateTask):
+        return Generate(definition, folder)
+    if isinstance(definition, CodeTask):
+        return Code(definition, folder)
+    if isinstance(definition, OsInteractionTask):
+        return OsInteraction(definition, folder)
+    return load_python_task(definition, folder)
+
+
+def require_surroundings(suite: Suite) -> dict[str, str]:
+    """What each task that works on something beside the model found to work on, by the task's name.
+
+    Raises:
+        UserError: something is missing; a line per task, with the command that installs it.
+    """
+    found, faults = {}, []
+    for task in suite:
+        if isinstance(task.task, Surrounded):
+            try:
+                found[task.name] = task.task.surroundings()
+            except UserError as error:
+                faults.append(f"task {task.name}: {error}")
+    if faults:
+        raise UserError("\n".join(faults))
+    return found

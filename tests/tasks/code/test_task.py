@@ -1,0 +1,195 @@
+"""Task kind `code`: what is asked, how programs are graded, and answers that attack their grader."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.recipe.loading import load_task
+from cycleqd_merge.recipe.schema import TaskUse
+from cycleqd_merge.recipe.task_file import CodeTask
+from cycleqd_merge.tasks.check import check
+from cycleqd_merge.tasks.code.task import Code, pass_at
+from cycleqd_merge.tasks.protocol import Sampling
+from tests.tasks.code.test_problems import HUB, JSONL
+from tests.tasks.scripted import Scripted, write_rows
+
+DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[4] / "shared" / "data"))
+DOUBLE = {
+    "task_id": "Mbpp/1000",
+    "prompt": '"""\nWrite a function to double a number.\nassert double(459136) == 918272\n"""\n',
+    "entry_point": "double",
+    "canonical_solution": "def double(x):\n    return 2 * x\n",
+    "base_input": [[459136]],
+    "plus_input": [[1.5], [-1]],
+    "atol": 0,
+}
+
+
+def open_code(folder: Path, *rows: dict[str, Any], **keys: Any) -> Code:
+    """A task over `rows`, the same for both splits."""
+    write_rows(folder / "rows.jsonl", *(rows or (DOUBLE,)))
+    data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
+    stated = {"kind": "code", "data": data, "prompt": "{{ instruction }}", "seconds": 2.0, **keys}
+    return Code(CodeTask.model_validate(stated), folder)
+
+
+def scores(task: Code, *answers: str) -> list[float]:
+    """What the task gives for answers to its first sample."""
+
+    async def score() -> list[float]:
+        sample = task.samples("search")[0]
+        return [(await task.score(sample, Scripted(lambda prompt, a=answer: a))).score for answer in answers]
+
+    return asyncio.run(score())
+
+
+def test_a_program_is_right_if_it_returns_what_the_reference_returns(tmp_path: Path) -> None:
+    task = open_code(tmp_path)
+    right = ["def double(x):\n    return x + x", "Sure:\n```python\ndouble = lambda x: x * 2\n```\nDone."]
+    wrong = [
+        "def double(x):\n    return x",
+        "def triple(x):\n    return 2 * x",
+        "I cannot.",
+        "def double(x):\n    return str(2 * x)",
+    ]
+    assert scores(task, *right, *wrong) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_base_asks_for_less_than_plus(tmp_path: Path) -> None:
+    only_integers = "def double(x):\n    return int(x) * 2"
+    assert scores(open_code(tmp_path, metric="base"), only_integers) == [1.0]
+    assert scores(open_code(tmp_path, metric="plus"), only_integers) == [0.0]
+
+
+def test_errors_and_endless_loops_are_wrong_answers(tmp_path: Path) -> None:
+    task = open_code(tmp_path)
+    bodies = ["raise ValueError", "while True: pass", "import os; os._exit(0)", "exit()", "return double(x)"]
+    bodies.append("return 'x' * 10**10")
+    assert scores(task, *(f"def double(x):\n    {body}" for body in bodies)) == [0.0] * 6
+
+
+ATTACKS = {
+    "equal to everything": "class Yes(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
+    "def double(x):\n    return Yes(7)",
+    "an object equal to everything": "class Yes:\n    def __eq__(self, other): return True\n"
+    "def double(x):\n    return Yes()",
+    "float equal to everything": "class Yes(float):\n    def __eq__(self, other): return True\n"
+    "    def __sub__(self, other): return 0.0\ndef double(x):\n    return Yes(7)",
+    "lists that lie about their items": "class Yes(list):\n    def __iter__(self): return iter([918272])\n"
+    "def double(x):\n    return Yes([1])",
+    "a pickle that runs": "import os\nclass P:\n    def __reduce__(self): return (os.system, ('touch HOST',))\n"
+    "def double(x):\n    return P()",
+    "results written by hand": "import os\ndef double(x):\n    for fd in range(1, 64):\n"
+    "        try: os.write(fd, b'0\\n' * 3)\n        except OSError: pass\n    os._exit(0)",
+    "a writer that is replaced": "import json\njson.dumps = lambda *a, **k: '918272'\ndef double(x):\n    return 0",
+    "a runner that is replaced": "import sys\nsys.modules['__main__'].to_text = lambda value: '[\"int\", \"0x0\"]'\n"
+    "def double(x):\n    return 0",
+    "code at import": "import os\nprint('[1]', flush=True)\nos.kill(os.getppid(), 9)\ndef double(x):\n    return 0",
+    "a grader that is looked for": "import gc\ndef double(x):\n    return [o for o in gc.get_objects() if o == 918272]",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+def test_an_answer_that_attacks_its_grader_is_wrong(tmp_path: Path, attack: str) -> None:
+    host = tmp_path / "touched"
+    task = open_code(tmp_path)
+    assert scores(task, ATTACKS[attack].replace("HOST", str(host)), "def double(x):\n    return 2 * x") == [0.0, 1.0]
+    assert not host.exists()
+
+
+def test_nothing_that_a_program_can_reach_holds_the_expected_value(tmp_path: Path) -> None:
+    """It looks through all frames and objects for the number; a finder that finds its own in them shows that it can."""
+    search = """
+import gc, sys
+def double(x):
+    frame, texts = sys._getframe(), []
+    while frame:
+        texts.append(repr(frame.f_locals) + repr(frame.f_globals))
+        frame = frame.f_back
+    texts += [repr(o) for o in gc.get_objects() if isinstance(o, (dict, list, tuple, str, bytes))]
+    texts += [open(path, 'rb').read().decode('latin1') for path in ('/proc/self/cmdline', '/proc/self/environ')]
+    finds = lambda number: any(str(number) in text or hex(number) in text for text in texts)
+    return 2 * x if finds(x) and not finds(2 * x) else 0
+"""
+    assert scores(open_code(tmp_path, metric="base"), search) == [1.0]
+
+
+def test_several_answers_give_pass_at_k(tmp_path: Path) -> None:
+    task = open_code(tmp_path, answers=4, k=2, temperature=0.8)
+    replies = iter(["def double(x):\n    return 2 * x", "no", "no", "no"])
+    model = Scripted(lambda prompt: next(replies))
+    outcome = asyncio.run(task.score(task.samples("search")[0], model))
+    assert outcome.score == pytest.approx(0.5)  # of the 6 pairs, 3 hold the right answer
+    assert [request[2] for request in model.asked] == [Sampling(512, 0.8, (), seed) for seed in range(4)]
+
+
+def test_pass_at_k_is_the_share_of_choices_with_a_right_answer() -> None:
+    assert pass_at(1, 5, 2) == pytest.approx(0.4)
+    assert pass_at(5, 5, 1) == 1.0
+    assert pass_at(3, 10, 0) == 0.0
+
+
+def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_task(TaskUse(task="mbpp-plus"), tmp_path)
+    assert isinstance(loaded.definition, CodeTask)
+    rows = write_rows(tmp_path / "rows.jsonl", HUB)
+    data = {"search": {"path": str(rows)}, "heldout": {"path": str(rows)}}
+    task = Code(CodeTask.model_validate({**loaded.definition.model_dump(exclude_unset=True), "data": data}), tmp_path)
+    model = Scripted(
+        lambda prompt: "\ndef similar_elements(a, b):\n    return tuple(set(a) & set(b))\n```\nThat is all."
+    )
+    outcome = asyncio.run(task.score(task.samples("search")[0], model))
+    assert outcome.score == 1.0
+    ((_, messages, sampling, template),) = model.asked
+    assert sampling == Sampling(512, 0.0, ("Instruction:", "Instruction", "Response:", "Response"))
+    import jinja2
+
+    assert jinja2.Template(template).render(messages=messages) == (
+        "You are an exceptionally intelligent coding assistant that consistently delivers accurate and reliable "
+        "responses to user instructions.\n\n@@ Instruction:\nWrite a function to find the shared elements. Your code "
+        "should satisfy the following assertion:\n```python\n"
+        "assert similar_elements((3, 4), (5, 4)) == (4,)\n```\n\n@@ Response:```python"
+    )
+
+
+def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_path: Path) -> None:
+    row = {
+        **DOUBLE,
+        "task_id": "HumanEval/1000",
+        "prompt": 'import math\n\n\ndef double(x: float) -> float:\n    """Twice x.\n    >>> double(1)\n    """\n',
+        "canonical_solution": "    return 2 * x\n",
+    }
+    loaded = load_task(TaskUse(task="humaneval-plus"), tmp_path).definition
+    assert isinstance(loaded, CodeTask)
+    rows = write_rows(tmp_path / "rows.jsonl", row, {**row, "task_id": "HumanEval/1001"})
+    data = {"rows": {"path": str(rows)}}
+    task = Code(CodeTask.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}), tmp_path)
+    assert scores(task, "\n    return x + x\n```\nDone.", "\n    return x\n```", "\n    y = 2\n    return y * x") == [
+        1,
+        0,
+        1,
+    ]
+    verdicts = asyncio.run(check(task, task.samples("search")))
+    assert [verdict.score for verdict in verdicts] == [1.0, 1.0, 0.0, 0.0, 0.0]  # both problems have the same solution
+
+
+def test_problems_without_base_inputs_have_no_base_score(tmp_path: Path) -> None:
+    row = {**JSONL, "base_input": []}
+    with pytest.raises(UserError, match="tells no base inputs apart; use `metric: plus`"):
+        open_code(tmp_path, row, metric="base")
+
+
+def test_the_grader_proves_itself_on_real_problems(tmp_path: Path) -> None:
+    lines = (DATA / "MbppPlus-2023-11-16.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[::25]]
+    task = open_code(tmp_path, *rows)
+    verdicts = asyncio.run(check(task, task.samples("search")))
+    assert len(verdicts) == 5 * len(rows)
+    assert [verdict for verdict in verdicts if not verdict.fair] == []

@@ -1,0 +1,212 @@
+"""Task kind `os_interaction`: conversations with a real shell in a box, and how they are graded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.recipe.loading import load_task
+from cycleqd_merge.recipe.schema import TaskUse
+from cycleqd_merge.recipe.task_file import OsInteractionTask
+from cycleqd_merge.tasks.check import check
+from cycleqd_merge.tasks.os_interaction.problems import Problem, Script, read_problem
+from cycleqd_merge.tasks.os_interaction.task import OsInteraction
+from cycleqd_merge.tasks.protocol import Outcome, Sampling
+from tests.tasks.scripted import Scripted, write_rows
+
+DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[4] / "shared" / "data"))
+SAME = ["python", "from sys import argv\nexit(argv[1].strip() != argv[2].strip())"]
+COUNT = {
+    "description": "How many lines has /root/file?",
+    "init_script": [["bash", "seq 7 > /root/file"]],
+    "check": [None, SAME],
+    "example_script": ["bash", "wc -l < /root/file"],
+}
+MAKE = {
+    "description": "Make the file /root/made.",
+    "check": [["bash", "test -e /root/made"]],
+    "example_script": ["bash", "touch /root/made"],
+}
+WORD = {
+    "description": "What is $var?",
+    "start": ["bash", "var=secret; cd /usr"],
+    "match": {"answer": "secret", "strip": True},
+}
+
+pytestmark = pytest.mark.usefixtures("own_root")
+
+
+def open_os(folder: Path, *rows: dict[str, Any], **keys: Any) -> OsInteraction:
+    """A task over `rows`, the same for both splits."""
+    write_rows(folder / "rows.jsonl", *rows)
+    data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
+    stated = {"kind": "os_interaction", "data": data, "chat": True, "prompt": "{{ description }}", **keys}
+    return OsInteraction(OsInteractionTask.model_validate(stated), folder)
+
+
+def play(task: OsInteraction, *turns: str) -> tuple[Outcome, list[str]]:
+    """The first sample, played by a model that says `turns`; with what it is told after each."""
+    saying = iter(turns)
+    model = Scripted(lambda messages: next(saying, "Act: finish"))
+    outcome = asyncio.run(task.score(task.samples("search")[0], model))
+    return outcome, [request[1][-1]["content"] for request in model.asked]
+
+
+def bash(command: str) -> str:
+    return f"Think: so.\n\nAct: bash\n\n```bash\n{command}\n```"
+
+
+def test_a_model_works_in_a_shell_and_answers(tmp_path: Path) -> None:
+    outcome, told = play(open_os(tmp_path, COUNT), bash("cd /root && ls"), bash("wc -l file"), "Act: answer(7)")
+    assert told == [COUNT["description"], "The output of the OS:\n\nfile\n", "The output of the OS:\n\n7 file\n"]
+    assert outcome.score == 1.0
+    assert outcome.output.endswith("Act: answer(7)")
+
+
+@pytest.mark.parametrize(
+    ("row", "turns", "score"),
+    [
+        (COUNT, ["Act: answer(8)"], 0.0),
+        (COUNT, ["Act: answer()"], 0.0),
+        (COUNT, ["Act: finish"], 0.0),
+        (COUNT, ["no idea"], 0.0),
+        (COUNT, [bash("rm /root/file"), "Act: answer(7)"], 0.0),  # the example cannot find out any more
+        (MAKE, [bash("touch /root/made"), "Act: finish"], 1.0),
+        (MAKE, [bash("touch /root/made"), "no action: graded as it stands"], 1.0),
+        (MAKE, [bash("touch /root/made")] * 5, 1.0),  # out of rounds: graded as it stands
+        (MAKE, ["Act: finish"], 0.0),
+        (WORD, [bash("echo $var; pwd"), "Act: answer( secret )"], 1.0),
+        (WORD, ["Act: answer(Secret)"], 0.0),
+        ({"description": "d", "match": {"regex": "^[0-9]+ (kB|MB)$"}}, ["Act: answer(12 kB)"], 1.0),
+        ({"description": "d", "match": {"regex": "^[0-9]+ (kB|MB)$"}}, ["Act: answer(kB)"], 0.0),
+    ],
+)
+def test_answers_and_states_are_graded(tmp_path: Path, row: dict[str, Any], turns: list[str], score: float) -> None:
+    assert play(open_os(tmp_path, row), *turns)[0].score == score
+
+
+def test_scripts_are_written_in_four_languages(tmp_path: Path) -> None:
+    init = [
+        ["python", "open('/root/python', 'w').write('1')"],
+        ["c", '#include <stdio.h>\nint main() { fputs("2\\n", fopen("/root/c", "w")); }'],
+        ["c++", '#include <fstream>\nint main() { std::ofstream("/root/c++") << "it\'s \\"3\\""; }'],
+    ]
+    _, told = play(open_os(tmp_path, {**WORD, "init_script": init}), bash("cat /root/python /root/c /root/c++"))
+    assert told[1] == 'The output of the OS:\n\n12\nit\'s "3"'
+
+
+def test_every_conversation_has_a_system_of_its_own(tmp_path: Path) -> None:
+    task = open_os(tmp_path, MAKE, repeats=3)
+    turns = iter([bash("touch /root/made"), "Act: finish"] + ["Act: finish"] * 4)
+    model = Scripted(lambda messages: "Act: finish" if len(messages) > 1 else next(turns))
+    outcome = asyncio.run(task.score(task.samples("search")[0], model))
+    assert outcome.score == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "kill -9 -1; kill 1",
+        "rm -rf / --no-preserve-root",
+        ":(){ :|:& };:",
+        "yes",
+        "exit",
+        "cat",
+        "exec sleep 100",
+        "printf '\\033]0;owned\\007\\033[2J'",
+        "head -c 10M /dev/zero | tr '\\0' x",
+        "cp /bin/true /usr/bin/python3; exit 0",
+    ],
+)
+def test_an_attack_spoils_no_other_sample(tmp_path: Path, attack: str) -> None:
+    task = open_os(tmp_path, COUNT, seconds=2.0)
+    _, told = play(task, bash(attack), bash("echo on"))
+    assert all("\x1b" not in text and len(text) < 1000 for text in told)
+    assert play(task, bash("wc -l < /root/file"), "Act: answer(7)")[0].score == 1.0
+
+
+def test_problems_are_read_in_all_forms(tmp_path: Path) -> None:
+    (tmp_path / "check").mkdir()
+    (tmp_path / "check" / "same.py").write_text("exit(0)")
+    meant = Problem(
+        "d",
+        (Script("bash", "a"),),
+        "b",
+        check=(None, Script("python", "exit(0)")),
+        example=Script("bash", "c"),
+        strip=True,
+    )
+    agentbench = {
+        "description": "d",
+        "create": {"local": "default", "init": {"code": "a"}},
+        "start": "b",
+        "evaluation": {"check": [None, {"language": "python", "file": "check/same.py"}], "example": "c"},
+    }
+    flat = {
+        "description": "d",
+        "init_script": [["bash", "a"]],
+        "start": ["bash", "b"],
+        "check": [None, ["python", "exit(0)"]],
+        "example_script": ["bash", "c"],
+    }
+    assert read_problem(agentbench, tmp_path) == meant
+    assert read_problem(flat, tmp_path) == meant
+    assert read_problem({"index": 3, "config": {"file": "f", "config": flat}}, tmp_path) == meant
+    matched = read_problem({"description": "d", "evaluation": {"match": "yes"}}, tmp_path)
+    assert (matched.answer, matched.strip) == ("yes", True)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"q": 1}, "no OS problem: KeyError: 'description'; columns: q"),
+        ({"description": "d"}, "an OS problem needs a `match` or a `check`"),
+        (
+            {"description": "d", "check": [None]},
+            "an OS problem whose check calls the example needs an `example_script`",
+        ),
+        ({"description": "d", "check": [["perl", "1"]]}, "a script is in one of bash, python, c, c++; found 'perl'"),
+        ({"description": "d", "evaluation": {"check": {"file": "no.sh"}}}, "no.sh: cannot be read: No such file"),
+    ],
+)
+def test_other_rows_are_refused(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError) as raised:
+        open_os(tmp_path, row)
+    assert problem in str(raised.value)
+
+
+def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTBENCH_OS", str(DATA / "os_interaction_170.json"))
+    loaded = load_task(TaskUse(task="agentbench-os"), tmp_path)
+    assert isinstance(loaded.definition, OsInteractionTask)
+    task = OsInteraction(loaded.definition, loaded.folder)
+    published = json.loads((DATA / "os_interaction_170.json").read_text())
+    samples = [*task.samples("search"), *task.samples("heldout")]
+    scored = json.loads((DATA / "os_interaction_110_ids.json").read_text())
+    assert sorted(int(sample.id.partition("@")[0]) for sample in samples) == scored
+    assert len(task.samples("search")) == len(task.samples("heldout")) == 55
+    for sample in samples[::10]:
+        assert task.prompt_of(sample) == published[sample.row["index"]]["problem"]
+    model = Scripted(lambda messages: "Act: finish")
+    asyncio.run(task.score(samples[0], model))
+    assert model.asked[0][2:] == (Sampling(512), None)
+    assert (loaded.definition.rounds, loaded.definition.output_longest, loaded.definition.output_kept) == (5, 800, 780)
+
+
+def test_the_grader_proves_itself_on_real_problems(tmp_path: Path) -> None:
+    rows = json.loads((DATA / "os_interaction_170.json").read_text())
+    faulty = {153, 64, 85}  # its own example fails it; these two count files under /proc
+    rows = [row for row in rows if row["index"] % 7 == 0 and row["index"] not in faulty]
+    rows += [
+        row for row in json.loads((DATA / "os_interaction_170.json").read_text()) if row["index"] in (21, 52, 55, 144)
+    ]
+    task = open_os(tmp_path, *rows, boxes=8)
+    verdicts = asyncio.run(check(task, task.samples("search")))
+    assert sum(verdict.answer == "gold" for verdict in verdicts) == len(rows) >= 27
+    assert [verdict for verdict in verdicts if not verdict.fair] == []
