@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -285,6 +286,30 @@ def convert(genome: Annotated[Path, typer.Argument(help="A mergekit-evolve YAML.
     from cycleqd_merge.recipe.convert import convert_genome, to_yaml
 
     typer.echo(to_yaml(convert_genome(genome)), nl=False)
+
+
+task_app = typer.Typer(help="Look at tasks by themselves, without a recipe.", no_args_is_help=True)
+app.add_typer(task_app, name="task")
+
+
+@task_app.command("check")
+def check_task(
+    task: Annotated[str, typer.Argument(help="A task file, or a shipped task by its name.", show_default=False)],
+    samples: Annotated[int | None, typer.Option(min=1, help="Check only so many samples of each split.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove a task's grader: right answers to its own samples must be accepted, near misses must not."""
+    from cycleqd_merge.report.tables import verdict_table
+    from cycleqd_merge.run.check import check_task as check
+
+    verdicts = check(task, samples)
+    if as_json:
+        _print_json([asdict(verdict) for verdict in verdicts])
+    else:
+        _console().print(verdict_table(verdicts))
+    unfair = sum(not verdict.fair for verdict in verdicts)
+    if unfair:
+        raise RunFailed(f"task {task}: {unfair} of {len(verdicts)} known answers are graded wrongly")
 
 
 class SchemaOf(StrEnum):

@@ -30,10 +30,14 @@ class Strict(BaseModel):
 
 
 class RowsFrom(Strict):
-    """Where rows come from: a local file (JSONL, JSON, CSV or Parquet, by its ending) or a Hub dataset."""
+    """Where rows come from: a JSONL, JSON, CSV or Parquet file, here or on the web, or a Hub dataset."""
 
     path: str | None = None
     """A file; relative paths start at the file that names them."""
+    url: str | None = None
+    """A file on the web, instead of `path`; it is kept in the cache and needs a `sha256`."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The SHA-256 that the file must have."""
     dataset: str | None = None
     """A dataset id on the Hub, instead of `path`."""
     config: str | None = None
@@ -42,12 +46,23 @@ class RowsFrom(Strict):
     """The dataset's split."""
     revision: str | None = None
     """Branch, tag or commit of the dataset."""
+    only: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    """Places of the rows to use, counted from 0; all of them if left out."""
 
     @model_validator(mode="after")
     def _one_source(self) -> RowsFrom:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("state either `path` (a file) or `dataset` (a Hub id)")
+        if sum(source is not None for source in (self.path, self.url, self.dataset)) != 1:
+            raise ValueError("state one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub id)")
+        if self.url is not None and self.sha256 is None:
+            raise KeyFault("needs the file's `sha256` beside it", "url")
+        if self.dataset is not None and self.sha256 is not None:
+            raise KeyFault("is for files; pin a dataset by its `revision`", "sha256")
         return self
+
+    @property
+    def label(self) -> str:
+        """The source as messages name it."""
+        return str(self.path or self.url or self.dataset)
 
 
 class SplitRows(Strict):

@@ -33,13 +33,14 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task's number of samples per kind of rows."""
+    """A task's number of samples per kind of rows, and what it works on beside the model, such as a sandbox."""
 
     name: str
     role: str
     search: int
     confirm: int
     heldout: int
+    surroundings: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,10 @@ def _groups(plan: Plan) -> Table:
 
 
 def _tasks(tasks: Sequence[TaskFacts]) -> Table:
-    table = _table("Tasks: rows", "task", "role", "search", "confirm", "held-out")
+    table = _table("Tasks: rows", "task", "role", "search", "confirm", "held-out", "works on")
     for task in tasks:
-        table.add_row(task.name, task.role, str(task.search), str(task.confirm), str(task.heldout))
+        counts = (task.search, task.confirm, task.heldout)
+        table.add_row(task.name, task.role, *map(str, counts), task.surroundings)
     return table
 
 

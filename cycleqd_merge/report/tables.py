@@ -14,6 +14,7 @@ from rich.text import Text
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.tasks.check import Verdict
 
 _SHADES = " ░▒▓█"
 
@@ -149,3 +150,16 @@ def _shade(value: float, low: float, high: float) -> str:
         return "·"
     level = (value - low) / (high - low)
     return _SHADES[1 + min(int(max(level, 0.0) * (len(_SHADES) - 1)), len(_SHADES) - 2)]
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """One row per kind of known answer: how many were accepted, and the samples where that is wrong."""
+    table = Table(title="Known answers", title_justify="left")
+    for heading in ("answer", "must be", "accepted", "graded wrongly"):
+        table.add_column(heading, justify="right" if heading == "accepted" else "left", overflow="fold")
+    for answer, right in dict.fromkeys((verdict.answer, verdict.right) for verdict in verdicts):
+        given = [verdict for verdict in verdicts if (verdict.answer, verdict.right) == (answer, right)]
+        accepted = sum(verdict.score == 1.0 for verdict in given)
+        unfair = ", ".join(verdict.sample for verdict in given if not verdict.fair)
+        table.add_row(answer, "accepted" if right else "refused", f"{accepted} of {len(given)}", unfair)
+    return table

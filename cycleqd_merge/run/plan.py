@@ -35,7 +35,7 @@ from cycleqd_merge.run.estimate import (
 )
 from cycleqd_merge.run.grid import cells, require_grid
 from cycleqd_merge.run.session import begin, opened_journal
-from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task
+from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_surroundings
 
 _BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
 _Opened = TypeVar("_Opened")
@@ -74,13 +74,14 @@ def _check_tasks(recipe: Recipe, folder: Path, found: Plan) -> Suite:
     suite = tuple(task for task in opened if task is not None)
     for task in suite:
         found.notices.extend(check_rows(task))
-        found.tasks.append(_task_facts(task))
+        surroundings = found.attempt(require_surroundings, (task,)) or {}
+        found.tasks.append(_task_facts(task, surroundings.get(task.name, "")))
     return suite
 
 
-def _task_facts(task: SuiteTask) -> TaskFacts:
+def _task_facts(task: SuiteTask, surroundings: str) -> TaskFacts:
     search, confirm, heldout = (len(task.samples(rows)) for rows in ("search", "confirm", "heldout"))
-    return TaskFacts(task.name, task.use.role, search, confirm, heldout)
+    return TaskFacts(task.name, task.use.role, search, confirm, heldout, surroundings)
 
 
 def _check_models(recipe: Recipe, found: Plan) -> Family | None:

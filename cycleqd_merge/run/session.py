@@ -24,6 +24,7 @@ from cycleqd_merge.run.disk import disk_uses, require_disk
 from cycleqd_merge.run.evolve import Observer, Quiet, evolve, require_same, take_up, terminable
 from cycleqd_merge.run.grid import require_grid
 from cycleqd_merge.run.identity import differences, start_event
+from cycleqd_merge.tasks.suite import require_surroundings
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def _set_up(
         for notice in require_mergeable(materials.family):
             log.warning("%s", notice)
         require_answerable(materials.suite, materials.family)
+    require_surroundings(materials.suite)
     require_disk(disk_uses(recipe, materials.family, mutated))
     materialiser = materials.materialiser(mutated, progress)
     replay = take_up(journal, start, _session_event(materials, materialiser))

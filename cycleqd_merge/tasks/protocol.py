@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Split = Literal["search", "heldout"]
 """How a task divides its samples."""
@@ -83,4 +83,39 @@ class Task(Protocol):
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         """Let the model work on a sample and grade it."""
+        ...
+
+
+@runtime_checkable
+class Surrounded(Protocol):
+    """A task that works on something beside the model: a sandbox, a database."""
+
+    def surroundings(self) -> str:
+        """What was found to work on, in one line for `plan`; asked before a run, never during it.
+
+        Raises:
+            UserError: it is missing or does not work; the message names the command that installs it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswer:
+    """What a model could say to a sample, and whether a grader must accept it.
+
+    name: the same for all samples ("gold", "empty", "another sample's answer"). reply: a model by its function, which
+    gets the prompt (the text, or the turns of the chat so far) and returns the next answer.
+    """
+
+    name: str
+    right: bool
+    reply: Callable[[str | Sequence[Message]], str]
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A task that knows right and wrong answers to its own samples, so that its grader can prove itself."""
+
+    def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
+        """The gold answer, and near misses that must not be accepted."""
         ...

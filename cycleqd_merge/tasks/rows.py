@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import shutil
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.recipe.task_file import RowsFrom, SplitRows, TwoFiles
 from cycleqd_merge.tasks.protocol import Sample, Split
 
@@ -18,27 +22,58 @@ Row = Mapping[str, Any]
 
 
 def read_rows(source: RowsFrom, folder: Path) -> list[Row]:
-    """All rows of a file or Hub dataset, in order. CSV cells are text; nothing guesses at numbers or dates.
+    """The rows of a file or Hub dataset, in order. CSV cells are text; nothing guesses at numbers or dates.
 
     Raises:
-        UserError: no such file, unknown ending, unreadable content, or no rows.
+        UserError: no such file, another file than its checksum says, unknown ending, unreadable content, or no rows.
     """
-    if source.path is None:
-        label, rows = str(source.dataset), _from_hub(source)
+    if source.dataset is not None:
+        label, rows = source.dataset, _from_hub(source)
     else:
-        path = folder / source.path
-        label, rows = str(path), _from_file(path)
+        path = folder / source.path if source.path is not None else _downloaded(str(source.url), str(source.sha256))
+        label, rows = source.label if source.url else str(path), _from_file(path, source.sha256)
     if not rows:
         raise UserError(f"{label}: no rows")
-    return rows
+    if source.only is None:
+        return rows
+    beyond = [place for place in source.only if place >= len(rows)]
+    if beyond:
+        raise UserError(f"{label}: `only` names row {beyond[0]}; there are {len(rows)} rows, counted from 0")
+    return [rows[place] for place in source.only]
 
 
-def _from_file(path: Path) -> list[Row]:
+def _downloaded(url: str, sha256: str) -> Path:
+    """A file of the web in the cache, under its checksum; fetched once."""
+    path = cache_folder("rows") / f"{sha256}{Path(url).suffix}"
+    if not path.exists():
+        unchecked = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer, unchecked.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+            _require_sha256(unchecked, sha256, url)
+            unchecked.replace(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{url}: cannot be fetched: {error}") from error
+        finally:
+            unchecked.unlink(missing_ok=True)
+    return path
+
+
+def _require_sha256(path: Path, sha256: str, label: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise UserError(f"{label}: another file than its sha256 says: it has {found}, not {sha256}")
+
+
+def _from_file(path: Path, sha256: str | None = None) -> list[Row]:
     readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.suffix not in readers:
         raise UserError(f"{path}: rows are read from {', '.join(readers)}")
+    if sha256 is not None:
+        _require_sha256(path, sha256, str(path))
     try:
         return readers[path.suffix](path)
     except UnicodeDecodeError:
@@ -115,7 +150,7 @@ def divide(data: SplitRows | TwoFiles, folder: Path) -> dict[Split, list[Sample]
         }
     samples = number(read_rows(data.rows, folder))
     if len(samples) < 2:
-        raise UserError(f"{data.rows.path or data.rows.dataset}: 1 row cannot be divided into search and held-out")
+        raise UserError(f"{data.rows.label}: 1 row cannot be divided into search and held-out")
     order = generator(data.seed, "split").permutation(len(samples))
     half = (len(samples) + 1) // 2
     return {

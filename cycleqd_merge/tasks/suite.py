@@ -13,7 +13,7 @@ from cycleqd_merge.recipe.loading import LoadedTask, load_task
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
 from cycleqd_merge.recipe.task_file import GenerateTask
 from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Rows, Sample, Task
+from cycleqd_merge.tasks.protocol import Rows, Sample, Surrounded, Task
 from cycleqd_merge.tasks.python import load_python_task
 
 
@@ -81,3 +81,21 @@ def open_task(use: TaskUse, folder: Path, confirm_share: float) -> SuiteTask:
         if not task.samples(split):
             raise UserError(f"task {name}: its {split} split holds no sample")
     return SuiteTask(name, use, loaded, task, confirm_share)
+
+
+def require_surroundings(suite: Suite) -> dict[str, str]:
+    """What each task that works on something beside the model found to work on, by the task's name.
+
+    Raises:
+        UserError: something is missing; a line per task, with the command that installs it.
+    """
+    found, faults = {}, []
+    for task in suite:
+        if isinstance(task.task, Surrounded):
+            try:
+                found[task.name] = task.task.surroundings()
+            except UserError as error:
+                faults.append(f"task {task.name}: {error}")
+    if faults:
+        raise UserError("\n".join(faults))
+    return found

@@ -158,7 +158,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(INLINE, "path: a.jsonl", ""),
-            "11: tasks.1.task.data.rows: state either `path` (a file) or `dataset` (a Hub id)",
+            "11: tasks.1.task.data.rows: state one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub id)",
         ),
         # values of a form
         (

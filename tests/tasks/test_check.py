@@ -1,0 +1,74 @@
+"""A task's grader proves itself with known answers: what is fair, what is told, and who has none."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from cycleqd_merge.tasks.check import Verdict, check
+from tests.cli.conftest import cycleqd_merge
+
+TASK = """
+from cycleqd_merge.tasks.protocol import KnownAnswer, Outcome, Sample, Sampling
+
+class Doubles:
+    def __init__(self, lenient=False):
+        self.lenient = lenient
+
+    def samples(self, split):
+        return [Sample(str(n), {"n": n}) for n in (range(3) if split == "search" else range(3, 5))]
+
+    async def score(self, sample, model):
+        answer = await model.complete(str(sample.row["n"]), Sampling())
+        right = answer.text == str(2 * sample.row["n"])
+        return Outcome(float(right or (self.lenient and sample.id == "4")), answer.text)
+
+    def known_answers(self, sample):
+        gold = lambda prompt: str(2 * int(prompt))
+        return [KnownAnswer("gold", True, gold), KnownAnswer("next number", False, lambda prompt: prompt + "1")]
+
+    def surroundings(self):
+        return "paper and pencil"
+"""
+
+
+def write(folder: Path, **options: bool) -> Path:
+    (folder / "doubles.py").write_text(TASK)
+    (folder / "doubles.yaml").write_text(f"kind: python\ntarget: doubles.py:Doubles\noptions: {options or '{}'}\n")
+    return folder / "doubles.yaml"
+
+
+def test_every_known_answer_is_graded_by_the_task(tmp_path: Path) -> None:
+    scope: dict[str, type] = {}
+    exec(TASK, scope)
+    task = scope["Doubles"]()
+    verdicts = asyncio.run(check(task, task.samples("heldout")))
+    assert verdicts == [
+        Verdict("3", "gold", True, 1.0, "6"),
+        Verdict("3", "next number", False, 0.0, "31"),
+        Verdict("4", "gold", True, 1.0, "8"),
+        Verdict("4", "next number", False, 0.0, "41"),
+    ]
+    assert all(verdict.fair for verdict in verdicts)
+
+
+def test_a_fair_grader_passes_on_both_splits(tmp_path: Path) -> None:
+    answer = cycleqd_merge("task", "check", write(tmp_path))
+    assert (answer.code, answer.err) == (0, "")
+    assert "5 of 5" in answer.out
+    assert "0 of 5" in answer.out
+    assert len(cycleqd_merge("task", "check", write(tmp_path), "--samples", 1, "--json").json) == 4
+
+
+def test_an_unfair_grader_is_told_with_the_sample(tmp_path: Path) -> None:
+    answer = cycleqd_merge("task", "check", write(tmp_path, lenient=True))
+    assert answer.code == 1
+    assert answer.err.endswith("1 of 10 known answers are graded wrongly\n")
+    row = next(line for line in answer.out.splitlines() if "next number" in line)
+    assert "1 of 5" in row
+    assert row.rstrip(" │").endswith("4")
+
+
+def test_a_task_without_known_answers_is_told(tmp_path: Path) -> None:
+    answer = cycleqd_merge("task", "check", "smollm2-math")
+    assert answer.code == 2
