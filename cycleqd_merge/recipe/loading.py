@@ -19,7 +19,7 @@ from ruamel.yaml.nodes import Node
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.faults import Location, Source, explain, shown, suggestion
 from cycleqd_merge.recipe.schema import Recipe, TaskUse
-from cycleqd_merge.recipe.task_file import GenerateTask, PythonTask, TaskDefinition
+from cycleqd_merge.recipe.task_file import TaskDefinition
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -36,7 +36,7 @@ DEFINITIONS = next(
 class LoadedTask:
     """A task definition and the folder that its relative paths start at."""
 
-    definition: GenerateTask | PythonTask
+    definition: TaskDefinition
     folder: Path
 
 
@@ -79,7 +79,7 @@ def load_task(use: TaskUse, folder: Path) -> LoadedTask:
         raise UserError(f"task {use.task!r}: no such file, nor among the shipped tasks ({', '.join(shipped)}){hint}")
     data, node = read_yaml(path)
     source = Source(str(path), node)
-    definition: GenerateTask | PythonTask = parse(TypeAdapter(TaskDefinition), _substitute(data, source), source)
+    definition: TaskDefinition = parse(TypeAdapter(TaskDefinition), _substitute(data, source), source)
     return LoadedTask(definition, path.parent)
 
 

@@ -240,6 +240,32 @@ class GenerateTask(Strict):
         return self.chat or self.messages is not None
 
 
+class DbbenchTask(Strict):
+    """AgentBench's database samples: the model works on a table with SQL, turn by turn, and answers or changes it."""
+
+    kind: Literal["dbbench"]
+    description: str = ""
+    """One line for reports."""
+    data: Data
+    """Rows in AgentBench's format, and how they divide into search and held-out."""
+    messages: list[Message] = Field(min_length=1)
+    """The turns that open the conversation; Jinja templates over the row's columns."""
+    chat_template: str | None = None
+    """A Jinja chat template to use instead of the model's own."""
+    database: Literal["mariadb", "sqlite"] = "mariadb"
+    """What runs the SQL: MariaDB as AgentBench's MySQL, or SQLite after a translation, which is an approximation."""
+    rounds: int = Field(5, ge=1)
+    """Statements that the model may run before it has to answer."""
+    statement_seconds: float = Field(10.0, gt=0)
+    """How long a statement may take."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest turn in tokens."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings that end a turn; they are cut off."""
+    temperature: float = Field(0.0, ge=0)
+    """0 decodes greedily."""
+
+
 class PythonTask(Target):
     """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""
 
@@ -248,4 +274,4 @@ class PythonTask(Target):
     """One line for reports."""
 
 
-TaskDefinition = Annotated[GenerateTask | PythonTask, Field(discriminator="kind")]
+TaskDefinition = Annotated[GenerateTask | DbbenchTask | PythonTask, Field(discriminator="kind")]

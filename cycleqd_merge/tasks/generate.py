@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.sandbox import SandboxedEnvironment
-
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.faults import shown
 from cycleqd_merge.recipe.task_file import GenerateTask, MultipleChoiceScorer, RegexScorer
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
 from cycleqd_merge.tasks.scorers import text_scorer
-
-_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+from cycleqd_merge.tasks.templates import render, template
 
 
 class Generate:
@@ -31,9 +27,9 @@ class Generate:
     def __init__(self, definition: GenerateTask, folder: Path) -> None:
         self._definition = definition
         self._samples = divide(definition.data, folder)
-        self._prompt = _template(definition.prompt, "prompt") if definition.prompt is not None else None
-        self._messages = [(turn.role, _template(turn.content, "messages")) for turn in definition.messages or ()]
-        self._answer = _template(definition.answer, "answer")
+        self._prompt = template(definition.prompt, "prompt") if definition.prompt is not None else None
+        self._messages = [(turn.role, template(turn.content, "messages")) for turn in definition.messages or ()]
+        self._answer = template(definition.answer, "answer")
         if not isinstance(definition.scorer, MultipleChoiceScorer):
             self._scorer = text_scorer(definition.scorer, folder)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
@@ -73,17 +69,17 @@ class Generate:
         """The rendered prompt: plain text, or chat turns."""
         if not self._definition.is_chat:
             assert self._prompt is not None
-            return _render(self._prompt, sample, "prompt")
+            return render(self._prompt, sample, "prompt")
         turns = self._messages or [("user", self._prompt)]
         field = "messages" if self._messages else "prompt"
-        messages: list[Message] = [{"role": role, "content": _render(text, sample, field)} for role, text in turns]
+        messages: list[Message] = [{"role": role, "content": render(text, sample, field)} for role, text in turns]
         if self._definition.system is not None:
             messages.insert(0, {"role": "system", "content": self._definition.system})
         return messages
 
     def reference_of(self, sample: Sample) -> str:
         """The reference answer."""
-        return _render(self._answer, sample, "answer")
+        return render(self._answer, sample, "answer")
 
     def choices_of(self, sample: Sample) -> list[str]:
         """What a multiple-choice task lets the model choose from; nothing where the model writes its answer."""
@@ -106,8 +102,8 @@ class Generate:
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorer) -> Outcome:
         prompt = self.prompt_of(sample)
         choices = _choices(scorer, sample)
-        template = self._definition.chat_template
-        scored = await asyncio.gather(*(model.logprobs(prompt, choice, template) for choice in choices))
+        form = self._definition.chat_template
+        scored = await asyncio.gather(*(model.logprobs(prompt, choice, form) for choice in choices))
         lengths = {
             "none": [1] * len(choices),
             "tokens": [len(logprobs) for logprobs in scored],
@@ -127,19 +123,3 @@ def _choices(scorer: MultipleChoiceScorer, sample: Sample) -> list[str]:
         if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
             raise UserError(f"choices: column {column!r} must hold a list of choices; found {choices!r}")
     return [str(choice) for choice in choices]
-
-
-def _template(text: str, field: str) -> jinja2.Template:
-    try:
-        return _JINJA.from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"{field}: not a template: {error.message}") from None
-
-
-def _render(template: jinja2.Template, sample: Sample, field: str) -> str:
-    try:
-        return template.render(sample.row)
-    except jinja2.UndefinedError as error:
-        raise UserError(f"{field}: {error.message}; the row has the columns {', '.join(sample.row)}") from None
-    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{field}: cannot be rendered: {error}") from error

@@ -11,7 +11,7 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.recipe.loading import LoadedTask, load_task
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import GenerateTask
+from cycleqd_merge.recipe.task_file import DbbenchTask, GenerateTask
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.protocol import Rows, Sample, Surrounded, Task
 from cycleqd_merge.tasks.python import load_python_task
@@ -71,16 +71,25 @@ def open_task(use: TaskUse, folder: Path, confirm_share: float) -> SuiteTask:
     name = task_name(use)
     loaded = load_task(use, folder)
     try:
-        if isinstance(loaded.definition, GenerateTask):
-            task: Task = Generate(loaded.definition, loaded.folder)
-        else:
-            task = load_python_task(loaded.definition, loaded.folder)
+        task = _task_of(loaded)
     except UserError as error:
         raise UserError(f"task {name}: {error}") from error
     for split in ("search", "heldout"):
         if not task.samples(split):
             raise UserError(f"task {name}: its {split} split holds no sample")
     return SuiteTask(name, use, loaded, task, confirm_share)
+
+
+def _task_of(loaded: LoadedTask) -> Task:
+    """What a definition defines; a kind's own libraries are loaded only where it is used."""
+    definition, folder = loaded.definition, loaded.folder
+    if isinstance(definition, GenerateTask):
+        return Generate(definition, folder)
+    if isinstance(definition, DbbenchTask):
+        from cycleqd_merge.tasks.dbbench import Dbbench
+
+        return Dbbench(definition, folder)
+    return load_python_task(definition, folder)
 
 
 def require_surroundings(suite: Suite) -> dict[str, str]:
