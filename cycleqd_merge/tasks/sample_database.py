@@ -166,7 +166,7 @@ class MariadbDatabase:
         code, *rest = error.args or (0,)
         if code == ER.CON_COUNT_ERROR:
             raise EnvironmentFailed(f"database: {self._server.label}: {error}") from error
-        if not isinstance(code, int) or code >= 2000:  # the connection was lost: by the statement, or by the server
+        if not isinstance(code, int) or 2000 <= code < 3000:  # a client's own: the connection was lost
             self._end_statements()
             return "1969 (70100): Query execution was interrupted (max_statement_time exceeded)"
         state = getattr(error, "sqlstate", None) or "HY000"
