@@ -266,6 +266,43 @@ class DbbenchTask(Strict):
     """0 decodes greedily."""
 
 
+class LmEvalTask(Strict):
+    """A task or group of lm-evaluation-harness, of generation or log-likelihood, with its own prompts and metrics."""
+
+    kind: Literal["lm_eval"]
+    description: str = ""
+    """One line for reports."""
+    task: str
+    """Its name, or a YAML file of lm-evaluation-harness; relative paths start at the file that names them."""
+    include: str | None = None
+    """A folder of such YAML files to take it from, instead of those that come with lm-evaluation-harness."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Keys of its configuration to set anew, such as `dataset_path`; of a single task, by its name."""
+    metric: str | None = None
+    """What to score by, such as `acc_norm` or, with a filter, `exact_match,strict-match`; by default its first."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each question, unless its configuration fixes them at 0; by default as many as it says."""
+    chat: bool = False
+    """Put prompts into the model's chat template."""
+    system: str | None = None
+    """A system turn, or without `chat` a text before the others."""
+    chat_template: str | None = None
+    """A Jinja chat template to use instead of the model's own; needs `chat: true`."""
+    fewshot_as_multiturn: bool = False
+    """With `chat`: examples are turns of their own, not one turn with the question."""
+    limit: int | None = Field(None, ge=2)
+    """Use only so many documents of it (of each task of a group)."""
+    seed: int = 0
+    """Seed of the division into search and held-out."""
+
+    @model_validator(mode="after")
+    def _chat_keys(self) -> LmEvalTask:
+        for key, stated in (("chat_template", self.chat_template), ("fewshot_as_multiturn", self.fewshot_as_multiturn)):
+            if stated and not self.chat:
+                raise KeyFault("needs `chat: true`", key)
+        return self
+
+
 class PythonTask(Target):
     """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""
 
@@ -274,4 +311,4 @@ class PythonTask(Target):
     """One line for reports."""
 
 
-TaskDefinition = Annotated[GenerateTask | DbbenchTask | PythonTask, Field(discriminator="kind")]
+TaskDefinition = Annotated[GenerateTask | DbbenchTask | LmEvalTask | PythonTask, Field(discriminator="kind")]

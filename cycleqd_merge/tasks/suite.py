@@ -11,7 +11,7 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.recipe.loading import LoadedTask, load_task
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import DbbenchTask, GenerateTask
+from cycleqd_merge.recipe.task_file import DbbenchTask, GenerateTask, LmEvalTask
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.protocol import Rows, Sample, Surrounded, Task
 from cycleqd_merge.tasks.python import load_python_task
@@ -89,6 +89,10 @@ def _task_of(loaded: LoadedTask) -> Task:
         from cycleqd_merge.tasks.dbbench import Dbbench
 
         return Dbbench(definition, folder)
+    if isinstance(definition, LmEvalTask):
+        from cycleqd_merge.tasks.lm_eval import LmEval
+
+        return LmEval(definition, folder)
     return load_python_task(definition, folder)
 
 
