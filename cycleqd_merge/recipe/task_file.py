@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
@@ -196,14 +196,9 @@ class Message(Strict):
     content: str
 
 
-class GenerateTask(Strict):
-    """Rows with a prompt and a reference answer, scored one by one."""
+class Prompted(Strict):
+    """What every task says that asks a model for text: the prompt, and how the answer is decoded."""
 
-    kind: Literal["generate"]
-    description: str = ""
-    """One line for reports."""
-    data: Data
-    """Rows and how they divide into search and held-out."""
     prompt: str | None = None
     """A Jinja template over the row's columns: a plain prompt, or with `chat: true` the user's turn."""
     messages: list[Message] | None = None
@@ -214,10 +209,6 @@ class GenerateTask(Strict):
     """A system turn before the others; needs a chat prompt."""
     chat_template: str | None = None
     """A Jinja chat template to use instead of the model's own."""
-    answer: str = "{{ answer }}"
-    """A Jinja template over the row's columns that gives the reference answer."""
-    scorer: Scorer
-    """How an output is scored."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer in tokens."""
     stop: list[str] = Field(default_factory=list)
@@ -226,7 +217,7 @@ class GenerateTask(Strict):
     """0 decodes greedily."""
 
     @model_validator(mode="after")
-    def _one_prompt(self) -> GenerateTask:
+    def _one_prompt(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("state either `prompt` or `messages`")
         if not self.is_chat and (self.system is not None or self.chat_template is not None):
@@ -240,30 +231,108 @@ class GenerateTask(Strict):
         return self.chat or self.messages is not None
 
 
-class DbbenchTask(Strict):
+class GenerateTask(Prompted):
+    """Rows with a prompt and a reference answer, scored one by one."""
+
+    kind: Literal["generate"]
+    description: str = ""
+    """One line for reports."""
+    data: Data
+    """Rows and how they divide into search and held-out."""
+    answer: str = "{{ answer }}"
+    """A Jinja template over the row's columns that gives the reference answer."""
+    scorer: Scorer
+    """How an output is scored."""
+
+
+class CodeTask(Prompted):
+    """Functions to write, run in a sandbox on the inputs of MBPP+, HumanEval+ or data in their format."""
+
+    kind: Literal["code"]
+    description: str = ""
+    """One line for reports."""
+    data: Data
+    """Rows in EvalPlus' format and how they divide into search and held-out."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest answer in tokens."""
+    metric: Literal["base", "plus"] = "plus"
+    """`base`: an answer must be right on the benchmark's own inputs; `plus`: on EvalPlus' further ones too."""
+    k: int = Field(1, ge=1)
+    """The score is pass@k: the chance that one of `k` answers is right."""
+    answers: int = Field(1, ge=1)
+    """Answers asked for per problem, from which pass@k is estimated; more than one needs a `temperature`."""
+    seconds: float = Field(5.0, gt=0)
+    """Time that a program may take, besides four times what the reference solution takes."""
+    memory: int = Field(1024, ge=64)
+    """Memory that a program may take, in MiB."""
+
+    @model_validator(mode="after")
+    def _enough_answers(self) -> CodeTask:
+        if self.answers < self.k:
+            raise KeyFault(f"pass@{self.k} needs {self.k} answers or more", "answers")
+        if self.answers > 1 and self.temperature == 0:
+            raise KeyFault("more than one answer needs a `temperature` above 0", "answers")
+        return self
+
+
+class OsInteractionTask(Prompted):
+    """AgentBench's OS problems: several turns with a shell in a sandbox."""
+
+    kind: Literal["os_interaction"]
+    description: str = ""
+    """One line for reports."""
+    data: Data
+    """Problems in AgentBench's format and how they divide into search and held-out."""
+    scripts: str | None = None
+    """Folder that the scripts' file names start at; relative paths start at the file that names it."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest turn in tokens."""
+    rounds: int = Field(5, ge=1)
+    """Turns of the model; without an answer by then, the state of the system alone is graded."""
+    output_longest: int = Field(800, ge=1)
+    """Characters of a command's output beyond which it is cut."""
+    output_kept: int = Field(780, ge=1)
+    """Characters that are left of an output that is cut."""
+    repeats: int = Field(1, ge=1)
+    """Times that each problem is played; the score is the mean."""
+    root: str = "default"
+    """The root file system of the sandbox, as `sandbox build` named it."""
+    seconds: float = Field(5.0, gt=0)
+    """Time that one command may take."""
+    memory: int = Field(512, ge=64)
+    """Memory that a sandbox may take, in MiB."""
+    boxes: int = Field(32, ge=1)
+    """Sandboxes at once."""
+
+    @model_validator(mode="after")
+    def _talks(self) -> OsInteractionTask:
+        if not self.is_chat:
+            raise KeyFault("a conversation needs `messages`, or `prompt` with `chat: true`", "prompt")
+        return self
+
+
+class DbbenchTask(Prompted):
     """AgentBench's database samples: the model works on a table with SQL, turn by turn, and answers or changes it."""
 
     kind: Literal["dbbench"]
     description: str = ""
     """One line for reports."""
     data: Data
-    """Rows in AgentBench's format, and how they divide into search and held-out."""
-    messages: list[Message] = Field(min_length=1)
-    """The turns that open the conversation; Jinja templates over the row's columns."""
-    chat_template: str | None = None
-    """A Jinja chat template to use instead of the model's own."""
+    """Rows in AgentBench's format and how they divide into search and held-out."""
     database: Literal["mariadb", "sqlite"] = "mariadb"
     """What runs the SQL: MariaDB as AgentBench's MySQL, or SQLite after a translation, which is an approximation."""
-    rounds: int = Field(5, ge=1)
-    """Statements that the model may run before it has to answer."""
-    statement_seconds: float = Field(10.0, gt=0)
-    """How long a statement may take."""
     max_new_tokens: int = Field(512, ge=1)
     """Longest turn in tokens."""
-    stop: list[str] = Field(default_factory=list)
-    """Strings that end a turn; they are cut off."""
-    temperature: float = Field(0.0, ge=0)
-    """0 decodes greedily."""
+    rounds: int = Field(5, ge=1)
+    """Statements that the model may run before it has to answer."""
+    seconds: float = Field(10.0, gt=0)
+    """Time that one statement may take."""
+
+    @model_validator(mode="after")
+    def _talks(self) -> DbbenchTask:
+        if not self.is_chat:
+            raise KeyFault("a conversation needs `messages`, or `prompt` with `chat: true`", "prompt")
+        return self
 
 
 class LmEvalTask(Strict):
@@ -311,4 +380,6 @@ class PythonTask(Target):
     """One line for reports."""
 
 
-TaskDefinition = Annotated[GenerateTask | DbbenchTask | LmEvalTask | PythonTask, Field(discriminator="kind")]
+TaskDefinition = Annotated[
+    GenerateTask | CodeTask | OsInteractionTask | DbbenchTask | LmEvalTask | PythonTask, Field(discriminator="kind")
+]

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.task_file import DbbenchTask
 from cycleqd_merge.tasks.mariadb import require_server, server
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.prompting import Prompt
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
 from cycleqd_merge.tasks.sample_database import MariadbDatabase, SampleDatabase, Table
-from cycleqd_merge.tasks.templates import render, template
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
 _CONNECTIONS = 16
@@ -35,11 +35,11 @@ class Dbbench:
     def __init__(self, definition: DbbenchTask, folder: Path) -> None:
         self._definition = definition
         self._samples = divide(definition.data, folder)
-        self._opening = [(turn.role, template(turn.content, "messages")) for turn in definition.messages]
+        self._prompt = Prompt(definition)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         for sample in self._all():
             _require_whole(sample)
-            self.opening_of(sample)
+            self._prompt.of(sample.row)
         self._threads = ThreadPoolExecutor(_CONNECTIONS, "dbbench")
 
     def _all(self) -> list[Sample]:
@@ -55,10 +55,6 @@ class Dbbench:
             return require_sqlite()
         return require_server()
 
-    def opening_of(self, sample: Sample) -> list[Message]:
-        """The turns that a sample's conversation begins with."""
-        return [{"role": role, "content": render(text, sample, "messages")} for role, text in self._opening]
-
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         database = await self._blocking(self._open, Table.of(sample.row["table"]))
         try:
@@ -72,7 +68,7 @@ class Dbbench:
         return Outcome(float(right), said, truncated)
 
     def _open(self, table: Table) -> SampleDatabase:
-        seconds = self._definition.statement_seconds
+        seconds = self._definition.seconds
         if self._definition.database == "sqlite":
             from cycleqd_merge.tasks.sqlite_database import SqliteDatabase
 
@@ -81,9 +77,9 @@ class Dbbench:
 
     async def _converse(self, sample: Sample, model: LanguageModel, database: SampleDatabase) -> tuple[str, bool]:
         """Let the model run statements until it does something else; its last turn, and whether one was cut."""
-        messages, truncated = self.opening_of(sample), False
+        messages, truncated = list(self._prompt.of(sample.row)), False
         for further in range(self._definition.rounds, -1, -1):
-            turn = await model.chat(messages, self._sampling, self._definition.chat_template)
+            turn = await self._prompt.ask(model, messages, self._sampling)
             truncated |= turn.truncated
             statement = statement_of(turn.text)
             if statement is None or not further:
@@ -97,7 +93,7 @@ class Dbbench:
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         """The gold answer; another sample's, the gold one with a value changed, an idle one, and none."""
-        opening = len(self.opening_of(sample))
+        opening = len(self._prompt.of(sample.row))
 
         def operate(statement: str) -> Callable[[Any], str]:
             action = f"Action: Operation\n```sql\n{statement}\n```"

@@ -11,10 +11,10 @@ from typing import Any
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.faults import shown
 from cycleqd_merge.recipe.task_file import GenerateTask, MultipleChoiceScorer, RegexScorer
-from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.prompting import Prompt, rendered, template
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
 from cycleqd_merge.tasks.scorers import text_scorer
-from cycleqd_merge.tasks.templates import render, template
 
 
 class Generate:
@@ -27,8 +27,7 @@ class Generate:
     def __init__(self, definition: GenerateTask, folder: Path) -> None:
         self._definition = definition
         self._samples = divide(definition.data, folder)
-        self._prompt = template(definition.prompt, "prompt") if definition.prompt is not None else None
-        self._messages = [(turn.role, template(turn.content, "messages")) for turn in definition.messages or ()]
+        self._prompt = Prompt(definition)
         self._answer = template(definition.answer, "answer")
         if not isinstance(definition.scorer, MultipleChoiceScorer):
             self._scorer = text_scorer(definition.scorer, folder)
@@ -67,19 +66,11 @@ class Generate:
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns."""
-        if not self._definition.is_chat:
-            assert self._prompt is not None
-            return render(self._prompt, sample, "prompt")
-        turns = self._messages or [("user", self._prompt)]
-        field = "messages" if self._messages else "prompt"
-        messages: list[Message] = [{"role": role, "content": render(text, sample, field)} for role, text in turns]
-        if self._definition.system is not None:
-            messages.insert(0, {"role": "system", "content": self._definition.system})
-        return messages
+        return self._prompt.of(sample.row)
 
     def reference_of(self, sample: Sample) -> str:
         """The reference answer."""
-        return render(self._answer, sample, "answer")
+        return rendered(self._answer, sample.row, "answer")
 
     def choices_of(self, sample: Sample) -> list[str]:
         """What a multiple-choice task lets the model choose from; nothing where the model writes its answer."""
@@ -89,21 +80,15 @@ class Generate:
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         if isinstance(self._definition.scorer, MultipleChoiceScorer):
             return await self._choose(sample, model, self._definition.scorer)
-        completion = await self._generate(sample, model)
+        completion = await self._prompt.ask(model, self.prompt_of(sample), self._sampling)
         score = self._scorer(completion.text, self.reference_of(sample))
         return Outcome(score, completion.text, completion.truncated)
-
-    async def _generate(self, sample: Sample, model: LanguageModel) -> Completion:
-        prompt = self.prompt_of(sample)
-        if isinstance(prompt, str):
-            return await model.complete(prompt, self._sampling)
-        return await model.chat(prompt, self._sampling, self._definition.chat_template)
 
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorer) -> Outcome:
         prompt = self.prompt_of(sample)
         choices = _choices(scorer, sample)
-        form = self._definition.chat_template
-        scored = await asyncio.gather(*(model.logprobs(prompt, choice, form) for choice in choices))
+        template = self._definition.chat_template
+        scored = await asyncio.gather(*(model.logprobs(prompt, choice, template) for choice in choices))
         lengths = {
             "none": [1] * len(choices),
             "tokens": [len(logprobs) for logprobs in scored],

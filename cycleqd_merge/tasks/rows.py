@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,18 +137,20 @@ def _from_hub(source: RowsFrom) -> list[Row]:
         raise UserError(f"dataset {source.dataset}: cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def divide(data: SplitRows | TwoFiles, folder: Path) -> dict[Split, list[Sample]]:
-    """Samples per split, each with an id that follows from its content.
+def divide(
+    data: SplitRows | TwoFiles, folder: Path, name: Callable[[Row], str] = lambda row: ""
+) -> dict[Split, list[Sample]]:
+    """Samples per split, each with an id that follows from its content; `name` gives a part of it for people.
 
     Raises:
         UserError: rows cannot be read, or one split would be empty.
     """
     if isinstance(data, TwoFiles):
         return {
-            "search": number(read_rows(data.search, folder)),
-            "heldout": number(read_rows(data.heldout, folder)),
+            "search": number(read_rows(data.search, folder), name),
+            "heldout": number(read_rows(data.heldout, folder), name),
         }
-    samples = number(read_rows(data.rows, folder))
+    samples = number(read_rows(data.rows, folder), name)
     if len(samples) < 2:
         raise UserError(f"{data.rows.label}: 1 row cannot be divided into search and held-out")
     return halves(samples, data.seed)
@@ -164,13 +166,14 @@ def halves(samples: Sequence[Sample], seed: int) -> dict[Split, list[Sample]]:
     }
 
 
-def number(rows: Sequence[Row]) -> list[Sample]:
-    """Samples of rows. The id is a digest of the row, with a count where rows repeat."""
+def number(rows: Sequence[Row], name: Callable[[Row], str] = lambda row: "") -> list[Sample]:
+    """Samples of rows. The id is a digest of the row, with its name before it and a count where rows repeat."""
     seen: dict[str, int] = {}
     samples = []
     for row in rows:
         text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        named = name(row)
+        digest = f"{named}{'@' if named else ''}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         seen[digest] = seen.get(digest, 0) + 1
         samples.append(Sample(digest if seen[digest] == 1 else f"{digest}-{seen[digest]}", row))
     return samples

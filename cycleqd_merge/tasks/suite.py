@@ -11,8 +11,10 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.recipe.loading import LoadedTask, load_task
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import DbbenchTask, GenerateTask, LmEvalTask
+from cycleqd_merge.recipe.task_file import CodeTask, DbbenchTask, GenerateTask, LmEvalTask, OsInteractionTask
+from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.tasks.os_interaction.task import OsInteraction
 from cycleqd_merge.tasks.protocol import Rows, Sample, Surrounded, Task
 from cycleqd_merge.tasks.python import load_python_task
 
@@ -71,7 +73,7 @@ def open_task(use: TaskUse, folder: Path, confirm_share: float) -> SuiteTask:
     name = task_name(use)
     loaded = load_task(use, folder)
     try:
-        task = _task_of(loaded)
+        task = _opened(loaded)
     except UserError as error:
         raise UserError(f"task {name}: {error}") from error
     for split in ("search", "heldout"):
@@ -80,12 +82,16 @@ def open_task(use: TaskUse, folder: Path, confirm_share: float) -> SuiteTask:
     return SuiteTask(name, use, loaded, task, confirm_share)
 
 
-def _task_of(loaded: LoadedTask) -> Task:
-    """What a definition defines; a kind's own libraries are loaded only where it is used."""
+def _opened(loaded: LoadedTask) -> Task:
+    """The task of a definition, by its kind."""
     definition, folder = loaded.definition, loaded.folder
     if isinstance(definition, GenerateTask):
         return Generate(definition, folder)
-    if isinstance(definition, DbbenchTask):
+    if isinstance(definition, CodeTask):
+        return Code(definition, folder)
+    if isinstance(definition, OsInteractionTask):
+        return OsInteraction(definition, folder)
+    if isinstance(definition, DbbenchTask):  # the libraries of these two are loaded where they are used
         from cycleqd_merge.tasks.dbbench import Dbbench
 
         return Dbbench(definition, folder)

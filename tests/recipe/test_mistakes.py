@@ -19,9 +19,12 @@ from cycleqd_merge.recipe.task_file import (
     RowsFrom,
     Scorer,
     SplitRows,
+    TaskDefinition,
     TwoFiles,
 )
 from tests.recipe.texts import INLINE, NAMED, fault, faults, replaced
+
+KINDS = ", ".join(get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(TaskDefinition)[0]))
 
 SCORERS = ", ".join(get_args(scorer.model_fields["kind"].annotation)[0] for scorer in get_args(get_args(Scorer)[0]))
 PYTHON = replaced(NAMED, "task: smollm2-bash", "task: {kind: python, target: a.py:A}")
@@ -158,7 +161,8 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(INLINE, "path: a.jsonl", ""),
-            "11: tasks.1.task.data.rows: state one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub id)",
+            "11: tasks.1.task.data.rows: state one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub "
+            "id)",
         ),
         # values of a form
         (
@@ -197,12 +201,11 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(INLINE, "kind: generate", "kind: generat"),
-            "9: tasks.1.task.kind: no such kind; did you mean 'generate'?; "
-            "allowed are generate, python; found 'generat'",
+            f"9: tasks.1.task.kind: no such kind; did you mean 'generate'?; allowed are {KINDS}; found 'generat'",
         ),
         (
             replaced(INLINE, "      kind: generate\n", ""),
-            "8: tasks.1.task.kind: this key is required; allowed are generate, python",
+            f"8: tasks.1.task.kind: this key is required; allowed are {KINDS}",
         ),
         (
             replaced(INLINE, "kind: exact", "kind: exat"),
@@ -282,10 +285,10 @@ def test_an_unknown_task_is_told_with_the_shipped_ones(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("kind: python\n", "1: target: this key is required"),
-        ("target: a.py:A\n", "1: kind: this key is required; allowed are generate, python"),
+        ("target: a.py:A\n", f"1: kind: this key is required; allowed are {KINDS}"),
         (
             "# a comment\n\nkind: pyton\n",
-            "3: kind: no such kind; did you mean 'python'?; allowed are generate, python; found 'pyton'",
+            f"3: kind: no such kind; did you mean 'python'?; allowed are {KINDS}; found 'pyton'",
         ),
         ("kind: python\ntarget: a.py:A\noptions:\n  - 1\n", "3: options: expected keys with values; found [1]"),
     ],

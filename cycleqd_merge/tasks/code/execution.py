@@ -1,0 +1,69 @@
+"""Running programs in boxes: what a function returns for each of some inputs, as texts that prove nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cycleqd_merge.errors import EnvironmentFailed
+from cycleqd_merge.merging.cache import cache_folder
+from cycleqd_merge.tasks.code.problems import Problem
+from cycleqd_merge.tasks.sandbox.boxes import run_once
+from cycleqd_merge.tasks.sandbox.protocol import MIB, Limits, Provider
+
+_HERE = Path(__file__).parent
+_RUNNER = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("values.py", "runner.py"))
+_READY = "ready"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the reference solution returns, a text per input, and the seconds that it took."""
+
+    outputs: list[str]
+    seconds: float
+
+
+async def returned(
+    provider: Provider, program: str, entry_point: str, inputs: Sequence[Any], limits: Limits
+) -> list[str] | None:
+    """What a program's function returns for packed inputs, a text each; None if it did not get to the end.
+
+    Raises:
+        EnvironmentFailed: the host cannot start a box.
+    """
+    asked = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
+    finished = await run_once(provider, ["python3", "-I", "-c", _RUNNER], asked, limits)
+    lines = finished.output.decode(errors="replace").split("\n")
+    if lines[0] != _READY and finished.code is not None:
+        raise EnvironmentFailed(f"the sandbox did not run a program: it ended with status {finished.code}")
+    outputs = lines[1:-1]
+    return outputs if len(outputs) == len(inputs) and not finished.cut else None
+
+
+async def expected(provider: Provider, problem: Problem, inputs: Sequence[Any], kind: str) -> Expected:
+    """What the reference solution returns: worked out in a box once, then kept in the cache, outside of any box.
+
+    Raises:
+        EnvironmentFailed: the solution does not run.
+    """
+    key = hashlib.sha256(json.dumps([_RUNNER, problem.solution, problem.entry_point, inputs]).encode()).hexdigest()
+    path = cache_folder("expected") / f"{key[:32]}.json"
+    if path.exists():
+        return Expected(**json.loads(await asyncio.to_thread(path.read_text)))
+    start = time.perf_counter()
+    limits = Limits(memory=4096 * MIB, output=256 * MIB, seconds=120.0)
+    outputs = await returned(provider, problem.solution, problem.entry_point, inputs, limits)
+    if outputs is None:
+        raise EnvironmentFailed(f"{problem.task_id}: its reference solution does not get through its {kind} inputs")
+    found = Expected(outputs, time.perf_counter() - start)
+    unfinished = path.with_suffix(f".{key[32:40]}{time.monotonic_ns()}")
+    unfinished.write_text(json.dumps(asdict(found)))
+    unfinished.replace(path)
+    return found

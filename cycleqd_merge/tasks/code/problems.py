@@ -1,0 +1,168 @@
+"""EvalPlus' problems, from its own files (inputs as JSON) or its datasets on the Hub (inputs as Python literals)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.tasks.code.values import pack
+
+ANY = None  # a step of a path: every element
+_TUPLES: dict[tuple[int, ...], list[tuple[int | None, ...]]] = {
+    (2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424, 429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809): [
+        (ANY,)
+    ],
+    (63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780): [(ANY, ANY)],
+    (75, 413, 444, 753): [(0, ANY)],
+    (106, 750): [(1,)],
+    (250, 307, 405, 446, 617, 720, 763, 808): [(0,)],
+    (259, 401, 445): [(ANY,), (ANY, ANY)],
+    (278,): [(0,), (0, ANY)],
+    (580, 615, 791): [(ANY,) * depth for depth in range(1, 9)],
+    (722,): [(0, ANY)],
+}
+"""MBPP problems whose inputs hold tuples, which JSON cannot say: where in the arguments, as EvalPlus restores them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A function to write. Inputs are lists of arguments, packed; `solution` is a whole program that is right."""
+
+    task_id: str
+    entry_point: str
+    prompt: str
+    instruction: str
+    assertion: str
+    solution: str
+    base_inputs: list[Any]
+    plus_inputs: list[Any]
+    atol: float
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a prompt template may name."""
+        return {name: getattr(self, name) for name in ("entry_point", "prompt", "instruction", "assertion")}
+
+
+def read_problem(row: Mapping[str, Any]) -> Problem:
+    """A problem from a row of EvalPlus' JSONL files, or of its datasets on the Hub.
+
+    Raises:
+        UserError: the row is neither.
+    """
+    try:
+        return _from_jsonl(row) if "base_input" in row else _from_hub(row)
+    except (KeyError, TypeError, ValueError, SyntaxError, IndexError) as error:
+        columns = ", ".join(row)
+        raise UserError(
+            f"no problem in EvalPlus' format: {type(error).__name__}: {error}; columns: {columns}"
+        ) from error
+
+
+def _from_jsonl(row: Mapping[str, Any]) -> Problem:
+    task_id, prompt = str(row["task_id"]), str(row["prompt"])
+    base, plus = (restored(task_id, row[key] or []) for key in ("base_input", "plus_input"))
+    is_function = task_id.startswith("HumanEval")  # the prompt is the function's head, and the solution its body
+    solution = prompt + row["canonical_solution"] if is_function else row["canonical_solution"]
+    instruction, assertions = _divided(prompt + "\n" + str(row.get("assertion") or ""))
+    return Problem(
+        task_id=task_id,
+        entry_point=row["entry_point"],
+        prompt=prompt,
+        instruction=instruction,
+        assertion=assertions,
+        solution=solution,
+        base_inputs=[pack(arguments)[1] for arguments in base],
+        plus_inputs=[pack(arguments)[1] for arguments in plus],
+        atol=float(row["atol"]),
+    )
+
+
+def _divided(prompt: str) -> tuple[str, str]:
+    """An MBPP prompt as its sentence, closed by a full stop, and its first assertion."""
+    text = prompt.replace('"""', "").replace("'''", "")
+    sentence, *asserted = re.split(r"^(?=assert\b)", text, flags=re.M)
+    sentence = sentence.strip()
+    first = asserted[0].strip() if asserted else ""
+    return sentence if sentence.endswith(".") else f"{sentence}.", first
+
+
+def restored(task_id: str, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Inputs as the functions take them, after JSON made lists of tuples and sets, and text of complex numbers."""
+    kind, _, number = task_id.rpartition("/")
+    if kind != "Mbpp":
+        return inputs
+    if number == "115":
+        return [[[set(item) if isinstance(item, list) and item else {} for item in i[0]]] for i in inputs]
+    if number == "124":
+        return [[float(i[0]), complex(i[1])] for i in inputs]
+    if number == "252":
+        return [[complex(i[0])] for i in inputs]
+    paths = next((paths for numbers, paths in _TUPLES.items() if int(number) in numbers), [])
+    for path in reversed(paths):  # from the inside out: what has become a tuple is not looked into again
+        inputs = [_tuple_at(arguments, path) for arguments in inputs]
+    return inputs
+
+
+def _tuple_at(value: Any, path: Sequence[int | None]) -> Any:
+    if not path:
+        return tuple(value) if isinstance(value, list) else value
+    step, rest = path[0], path[1:]
+    if isinstance(value, dict):
+        return {key: _tuple_at(item, rest) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    return [_tuple_at(item, rest) if step in (ANY, place) else item for place, item in enumerate(value)]
+
+
+def _from_hub(row: Mapping[str, Any]) -> Problem:
+    """The datasets hold a test script; its literals are read, the script is never run."""
+    tree = ast.parse(row["test"])
+    inputs = next(_assigned(tree, "inputs"))
+    called, atol = _assertion(tree)
+    base = len(row["test_list"]) if "test_list" in row else 0
+    solution = row["code"] if "code" in row else row["prompt"] + row["canonical_solution"]
+    instruction, assertion = _divided("\n".join([row["prompt"], *row.get("test_list", [])[:1]]))
+    task_id = str(row["task_id"])
+    packed = [pack(list(arguments))[1] for arguments in inputs]
+    return Problem(
+        task_id=task_id if "/" in task_id else f"Mbpp/{task_id}",
+        entry_point=row.get("entry_point") or called,
+        prompt=row["prompt"],
+        instruction=instruction,
+        assertion=assertion,
+        solution=solution,
+        base_inputs=packed[:base],
+        plus_inputs=packed[base:],
+        atol=atol,
+    )
+
+
+def _assigned(tree: ast.Module, name: str) -> Iterator[Any]:
+    """The literals assigned to a name, wherever in the script."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            yield ast.literal_eval(_Numbers().visit(node.value))
+
+
+class _Numbers(ast.NodeTransformer):
+    """`inf` and `nan`, which the scripts import, as literals."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """See the class."""
+        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
+
+
+def _assertion(tree: ast.Module) -> tuple[str, float]:
+    """The function that the script calls to compare, and its tolerance: `assertion(f(*inp), exp, atol)`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "assertion":
+            call, _, atol = node.args
+            assert isinstance(call, ast.Call)
+            parts = [part.id for part in ast.walk(call) if isinstance(part, ast.Name) and part.id not in ("inp", "exp")]
+            return parts[-1], float(ast.literal_eval(atol))
+    raise ValueError("its test script makes no assertion")

@@ -1,0 +1,152 @@
+"""Commands and shells in boxes, over any provider."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import json
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from cycleqd_merge.errors import EnvironmentFailed
+from cycleqd_merge.tasks.sandbox.protocol import BoxLost, Finished, Limits, Provider, Root
+
+_AGENT = Path(__file__).with_name("agent.py").read_text(encoding="utf-8")
+_TAKE_AGENT = "import json; exec(json.loads(input()))"  # what a list of processes shows
+_READY = b'{"ready": true}\n'
+_TO_START = 60.0  # seconds, on a busy machine
+_TO_ANSWER = 10.0  # seconds beyond a command's own
+
+
+async def run_once(
+    provider: Provider,
+    command: Sequence[str],
+    stdin: bytes = b"",
+    limits: Limits | None = None,
+    root: Root | None = None,
+) -> Finished:
+    """Run one command in a box of its own; its standard error goes nowhere.
+
+    More output than `limits.output` ends it at once. Its exit status is the box's word: it proves nothing.
+
+    Raises:
+        EnvironmentFailed: the host cannot start it.
+    """
+    limits = limits or Limits()
+    async with provider.started(command, root or Root(), limits) as process:
+        assert process.stdin is not None
+        feeding = asyncio.create_task(_feed(process, stdin))
+        kept = bytearray()
+        try:
+            async with asyncio.timeout(limits.seconds):
+                cut = await _read(process, kept, limits.output)
+                code = None if cut else await process.wait()
+        except TimeoutError:
+            code, cut = None, False
+        finally:
+            feeding.cancel()
+        return Finished(code, bytes(kept[: limits.output]), cut)
+
+
+async def ended(process: Process) -> None:
+    """Kill a process and wait until it is gone, with what it still has to say: unread pipes would hold it up."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    for stream in (process.stdout, process.stderr):
+        while stream is not None and await stream.read(65536):
+            pass
+    await process.wait()
+
+
+async def _feed(process: Process, stdin: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(stdin)
+        await process.stdin.drain()
+        process.stdin.close()
+
+
+async def _read(process: Process, kept: bytearray, most: int) -> bool:
+    """Read until the output ends (False) or is too much (True)."""
+    assert process.stdout is not None
+    while chunk := await process.stdout.read(65536):
+        kept += chunk
+        if len(kept) > most:
+            return True
+    return False
+
+
+class Box:
+    """A box that lives on between commands. One request at a time; `open_box` makes it."""
+
+    def __init__(self, process: Process, limits: Limits) -> None:
+        self._process, self._limits = process, limits
+
+    async def run(self, command: Sequence[str], stdin: bytes = b"") -> Finished:
+        """Run a command from `/` to its end or the end of its time. What it leaves in the background goes on.
+
+        Raises:
+            BoxLost: the box does not answer any more.
+        """
+        return await self._ask({"run": list(command), "stdin": base64.b64encode(stdin).decode()})
+
+    async def shell(self, command: str) -> Finished:
+        """Run a command in the box's login shell, which keeps its directory, variables and jobs between commands.
+
+        Raises:
+            BoxLost: the box does not answer any more.
+        """
+        return await self._ask({"shell": command})
+
+    async def _ask(self, request: dict[str, Any]) -> Finished:
+        most = self._limits.output
+        line = json.dumps({**request, "seconds": self._limits.seconds, "most": most})
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(self._limits.seconds + _TO_ANSWER):
+                self._process.stdin.write(line.encode() + b"\n")
+                await self._process.stdin.drain()
+                return _finished(await self._process.stdout.readline(), most)
+        except (TimeoutError, OSError, ValueError) as error:  # ValueError: a line beyond the reader's limit
+            raise BoxLost(f"the box stopped answering: {type(error).__name__}") from error
+
+
+def _finished(line: bytes, most: int) -> Finished:
+    """A reply of the agent, which is not to be trusted."""
+    try:
+        reply = json.loads(line)
+        code, output = reply["code"], base64.b64decode(reply["output"], validate=True)
+    except (KeyError, TypeError, RecursionError, ValueError, binascii.Error):
+        raise BoxLost("the box stopped answering") from None
+    if not isinstance(code, int | None):
+        raise BoxLost("the box answered nonsense")
+    return Finished(code, output[:most], bool(reply.get("cut")) or len(output) > most)
+
+
+@asynccontextmanager
+async def open_box(provider: Provider, root: Root, limits: Limits) -> AsyncIterator[Box]:
+    """A box over a named root, with python3 and bash in it; nothing of it is left afterwards.
+
+    Raises:
+        EnvironmentFailed: the host cannot start it.
+    """
+    async with provider.started(["python3", "-I", "-S", "-c", _TAKE_AGENT], root, limits) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(json.dumps(_AGENT).encode() + b"\n")
+        try:
+            async with asyncio.timeout(_TO_START):
+                ready = await process.stdout.readline()
+                said = b"" if ready == _READY else await process.stderr.read(2000)
+        except TimeoutError:
+            raise EnvironmentFailed(f"the sandbox did not start a box within {_TO_START:.0f} s") from None
+        if ready != _READY:
+            raise EnvironmentFailed(f"the sandbox cannot start a box: {said.decode(errors='replace').strip()}")
+        yield Box(process, limits)
