@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -46,14 +46,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_pair(
-    tokenizer: PreTrainedTokenizerBase, text: str, continuation: str, start: int | None
+    encode: Callable[[str], list[int]], text: str, continuation: str, start: int | None = None
 ) -> tuple[list[int], int]:
     """Token ids of a prompt with its continuation, and how many of them, at the end, are the continuation's.
 
-    start: the token that stands before a continuation of nothing, where the tokenizer puts none there itself.
+    start: the token that stands before a continuation of nothing, where `encode` puts none there itself.
     """
-    before = encode(tokenizer, text) or [token for token in (start,) if token is not None]
-    tokens = encode(tokenizer, type(text)(text + continuation))
+    before = encode(text) or [token for token in (start,) if token is not None]
+    tokens = encode(type(text)(text + continuation))
     if not text and tokens[:1] != before[:1]:
         tokens = [*before, *tokens]
     return tokens, max(len(tokens) - len(before), 1)

@@ -113,7 +113,7 @@ class TransformersEngine:
         return list((await self.likelihood(text, continuation)).logprobs)
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
-        tokens, scored = encode_pair(self._tokenizer, prompt, continuation, self._start)
+        tokens, scored = encode_pair(self.encode, prompt, continuation)
         return await self._submit(tokens, None, scored)
 
     def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from cycleqd_merge.errors import UserError
@@ -105,7 +106,7 @@ class VllmEngine:
 
         start = self._tokenizer.bos_token_id
         start = self._tokenizer.eos_token_id if start is None else start
-        tokens, scored = encode_pair(self._tokenizer, prompt, continuation, start)
+        tokens, scored = encode_pair(partial(encode, self._tokenizer), prompt, continuation, start)
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=vllm_compat.final_only()
         )

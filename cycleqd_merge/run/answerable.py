@@ -11,9 +11,9 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.prompts import encode, render
 from cycleqd_merge.merging.checks import Findings, family_tokenizer
 from cycleqd_merge.merging.family import Family
-from cycleqd_merge.recipe.task_file import ExactScorer, GenerateTask, NumberScorer, TokenF1Scorer
+from cycleqd_merge.recipe.task_file import ExactScorer, GenerateTask, NumberScorer, Prompted, TokenF1Scorer
 from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Sample, Split
+from cycleqd_merge.tasks.protocol import Prompting, Sample, Split
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 FEW_ROWS = 20
@@ -42,10 +42,10 @@ def context_length(family: Family, tokenizer: PreTrainedTokenizerBase) -> int | 
 
 
 def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Findings:
-    """Render and count every row of a `generate` task, of both splits; of other tasks the prompts are not known."""
+    """Render and count every row, of both splits, where a task's prompts are known before a model is asked."""
     findings = Findings()
     definition = task.loaded.definition
-    if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTask):
+    if not isinstance(task.task, Prompting) or not isinstance(definition, Prompted):
         return findings
     if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
         findings.faults.append(
@@ -69,7 +69,7 @@ def _all_rows(task: SuiteTask) -> Iterator[Sample]:
 
 
 def _length(
-    task: Generate, definition: GenerateTask, sample: Sample, tokenizer: PreTrainedTokenizerBase
+    task: Prompting, definition: Prompted, sample: Sample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int]:
     """Tokens of a row's prompt, and the most that may follow."""
     prompt = task.prompt_of(sample)
@@ -78,7 +78,8 @@ def _length(
     except UserError as error:
         raise UserError(f"{error}; in row {sample.id}") from error
     before = len(encode(tokenizer, text))
-    scored = [len(encode(tokenizer, type(text)(text + choice))) - before for choice in task.choices_of(sample)]
+    choices = task.choices_of(sample) if isinstance(task, Generate) else []
+    scored = [len(encode(tokenizer, type(text)(text + choice))) - before for choice in choices]
     return before, max(scored, default=definition.max_new_tokens)
 
 
@@ -95,12 +96,13 @@ def _check_fit(task: str, lengths: Sequence[tuple[int, int, str]], limit: int, f
 def _check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, findings: Findings) -> None:
     """Reference answers that no output can reach, where the scorer compares with the whole of them."""
     definition = task.loaded.definition
-    assert isinstance(task.task, Generate)
-    assert isinstance(definition, GenerateTask)
+    if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTask):
+        return
     if not isinstance(definition.scorer, ExactScorer | TokenF1Scorer | NumberScorer):
         return
     most = definition.max_new_tokens
-    answers = ((task.task.reference_of(sample), sample.id) for sample in _all_rows(task))
+    reference_of = task.task.reference_of
+    answers = ((reference_of(sample), sample.id) for sample in _all_rows(task))
     over = [
         (tokens, row)
         for text, row in answers

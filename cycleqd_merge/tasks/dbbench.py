@@ -15,7 +15,7 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.task_file import DbbenchTask
 from cycleqd_merge.tasks.mariadb import require_server, server
 from cycleqd_merge.tasks.prompting import Prompt
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
 from cycleqd_merge.tasks.sample_database import MariadbDatabase, SampleDatabase, Table
 
@@ -39,7 +39,7 @@ class Dbbench:
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         for sample in self._all():
             _require_whole(sample)
-            self._prompt.of(sample.row)
+            self.prompt_of(sample)
         self._threads = ThreadPoolExecutor(_CONNECTIONS, "dbbench")
 
     def _all(self) -> list[Sample]:
@@ -54,6 +54,10 @@ class Dbbench:
 
             return require_sqlite()
         return require_server()
+
+    def prompt_of(self, sample: Sample) -> str | list[Message]:
+        """The turns that a sample's conversation begins with."""
+        return self._prompt.of(sample.row)
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         database = await self._blocking(self._open, Table.of(sample.row["table"]))
@@ -77,7 +81,7 @@ class Dbbench:
 
     async def _converse(self, sample: Sample, model: LanguageModel, database: SampleDatabase) -> tuple[str, bool]:
         """Let the model run statements until it does something else; its last turn, and whether one was cut."""
-        messages, truncated = list(self._prompt.of(sample.row)), False
+        messages, truncated = list(self.prompt_of(sample)), False
         for further in range(self._definition.rounds, -1, -1):
             turn = await self._prompt.ask(model, messages, self._sampling)
             truncated |= turn.truncated
@@ -93,7 +97,7 @@ class Dbbench:
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         """The gold answer; another sample's, the gold one with a value changed, an idle one, and none."""
-        opening = len(self._prompt.of(sample.row))
+        opening = len(self.prompt_of(sample))
 
         def operate(statement: str) -> Callable[[Any], str]:
             action = f"Action: Operation\n```sql\n{statement}\n```"

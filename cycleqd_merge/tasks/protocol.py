@@ -107,6 +107,15 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Prompting(Protocol):
+    """A task whose prompts are known before a model is asked, so that they can be checked before a run."""
+
+    def prompt_of(self, sample: Sample) -> str | Sequence[Message]:
+        """The prompt of a sample: plain text, or the chat turns that it begins with."""
+        ...
+
+
+@runtime_checkable
 class Surrounded(Protocol):
     """A task that works on something beside the model: a sandbox, a database."""
 

@@ -13,7 +13,7 @@ from cycleqd_merge.recipe.loading import DEFINITIONS, load_recipe
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.recipe.task_file import GenerateTask
 from tests.cli.conftest import cycleqd_merge
-from tests.models import make_base, make_expert, make_rows
+from tests.models import edit_json, make_base, make_expert, make_rows
 from tests.tasks.agentbench import ROWS
 from tests.tasks.scripted import write_rows
 
@@ -41,6 +41,7 @@ def shipped(name: str, rows: Path) -> dict[str, Any]:
 
 def test_plan_passes_it_with_stand_ins(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
+    edit_json(base / "config.json", max_position_embeddings=8192)
     experts = {name: str(make_expert(base, tmp_path / name, seed)) for seed, name in enumerate(("coding", "db", "os"))}
     simple = GenerateTask.model_validate(
         {

@@ -18,6 +18,7 @@ from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.dbbench import Dbbench, answers
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
 from tests.cli.conftest import Answer, cycleqd_merge
+from tests.models import edit_json, make_base, make_expert, make_task
 from tests.tasks.agentbench import CELLS, INSERT, ROWS, UPDATE, digest, open_dbbench, row
 from tests.tasks.scripted import Scripted
 
@@ -176,6 +177,18 @@ def test_no_database_is_told_before_a_run(
         assert "task sql: database: mariadb-install-db is not installed; install MariaDB: `apt install m" in said
 
 
+def test_a_conversation_that_the_model_cannot_take_is_told_before_a_run(recipe_with_database: Path) -> None:
+    setting = "tasks.0.task.max_new_tokens=300"
+    answer = cycleqd_merge("plan", recipe_with_database, "--no-measure", "--set", setting)
+    assert answer.code == 2
+    assert "task sql: 8 of 8 rows do not fit the model's 256 tokens" in " ".join(answer.err.split())
+    tokenizer = recipe_with_database.parent / "base" / "tokenizer_config.json"
+    (tokenizer.parent / "chat_template.jinja").unlink(missing_ok=True)
+    edit_json(tokenizer, chat_template=None)
+    answer = cycleqd_merge("plan", recipe_with_database, "--no-measure")
+    assert "task sql: its prompts are chat turns and the model has no chat template" in " ".join(answer.err.split())
+
+
 def test_a_database_that_fails_pauses_the_run_and_is_no_score(
     monkeypatch: pytest.MonkeyPatch, recipe_with_database: Path
 ) -> None:
@@ -196,8 +209,6 @@ def test_a_database_that_fails_pauses_the_run_and_is_no_score(
 @pytest.fixture
 def recipe_with_database(tmp_path: Path) -> Path:
     """A run of one generation over two tasks, one of them on a database."""
-    from tests.models import make_base, make_expert, make_task
-
     base = make_base(tmp_path / "base")
     task = open_dbbench(tmp_path, *ROWS, max_new_tokens=2, rounds=1)._definition.model_dump(mode="json")
     stated = {
