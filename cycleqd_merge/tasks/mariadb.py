@@ -141,10 +141,11 @@ class PrivateServer:
     """
 
     def __init__(self) -> None:
+        user = _unprivileged()
         self.folder = Path(tempfile.mkdtemp(prefix="cycleqd-mariadb-"))
         connection = {"unix_socket": str(self.folder / "socket"), "user": "root", "ssl_disabled": True}
         self.server = Server(connection, "the private MariaDB")
-        data, user = self.folder / "data", _unprivileged()
+        data = self.folder / "data"
         data.mkdir()
         if user is not None:
             for path in (self.folder, data):
