@@ -15,13 +15,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pymysql
+from pymysql.constants import ER
 from pymysql.cursors import Cursor
 
 from cycleqd_merge.errors import EnvironmentFailed, UserError
@@ -29,10 +30,14 @@ from cycleqd_merge.errors import EnvironmentFailed, UserError
 URL_VARIABLE = "CYCLEQD_MYSQL_URL"
 """Names a server to use instead of an own one: `mysql://user:password@host:port`, a user who may make users."""
 
+PREFIX = "cycleqd"
+"""What names of samples' databases and users begin with."""
 SQL_MODE = "NO_ENGINE_SUBSTITUTION"
 INSTALL = "install MariaDB: `apt install mariadb-server`"
 
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"))
+LARGEST = 256 << 20
+"""Bytes that a sample's database may grow to; a limit of the file system would take the server down."""
 _PATIENCE = 60.0
 _OPTIONS = (
     "--skip-networking",
@@ -46,6 +51,7 @@ _OPTIONS = (
     "--max-session-mem-used=536870912",
     "--maximum-max-heap-table-size=67108864",
     "--tmp-disk-table-size=268435456",
+    "--innodb-temp-data-file-path=ibtmp1:12M:autoextend:max:1G",
     "--innodb-flush-log-at-trx-commit=0",  # nothing here needs to outlive the process
     "--innodb-doublewrite=0",
     "--innodb-log-file-size=64M",
@@ -53,7 +59,6 @@ _OPTIONS = (
 # A shell stays between: when this process is gone, its end of the pipe is too, and the server follows. `exec` makes
 # the server the shell's own process, so that its exit is seen here.
 _GUARD = """
-ulimit -f 2097152 # 1 GiB, in blocks: the most that one table can fill
 exec 3<&0 </dev/null
 { read -r _ <&3; kill $$; while kill -0 $$; do sleep 0.1; done; rm -rf -- "$0"; } >/dev/null 2>&1 &
 exec 3<&- "$@"
@@ -90,6 +95,21 @@ class Server:
                 yield cursor
         except (pymysql.MySQLError, OSError) as error:
             raise EnvironmentFailed(f"database: {self.label}: {error}") from error
+
+    def end_statements(self, user: str) -> None:
+        """End what a user's connections are at.
+
+        Raises:
+            EnvironmentFailed: as `administer`.
+        """
+        with self.administer() as cursor:
+            cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", [user])
+            for (number,) in cursor.fetchall():
+                try:
+                    cursor.execute(f"KILL {number}")
+                except pymysql.MySQLError as error:
+                    if error.args[0] != ER.NO_SUCH_THREAD:  # it may end by itself meanwhile
+                        raise
 
 
 def require_server() -> str:
@@ -155,6 +175,7 @@ class PrivateServer:
         try:
             self._install(data, own)
             self._start(data, own)
+            threading.Thread(target=self._watch, args=(data,), name="mariadb", daemon=True).start()
         except BaseException:
             self.stop()
             raise
@@ -168,7 +189,8 @@ class PrivateServer:
 
     def _start(self, data: Path, own: Mapping[str, Any]) -> None:
         log = self.folder / "log"
-        server = [_program("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={self.folder / 'socket'}"]
+        places = [f"--datadir={data}", f"--tmpdir={data}", f"--socket={self.folder / 'socket'}"]
+        server = [_program("mariadbd"), "--no-defaults", *places]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARD, str(self.folder), *server, *_OPTIONS],
@@ -188,6 +210,15 @@ class PrivateServer:
                     reason = _last_line(log.read_text(errors="replace"))
                     raise EnvironmentFailed(f"database: MariaDB does not start: {reason}") from error
             time.sleep(0.02)
+
+    def _watch(self, data: Path) -> None:
+        """End the statements of samples whose database grows too large. A database has its user's name."""
+        while not self.ended:
+            time.sleep(0.2)
+            for folder in data.glob(f"{PREFIX}*"):
+                with suppress(OSError, EnvironmentFailed):  # of a database or a server that is gone meanwhile
+                    if sum(file.stat().st_size for file in folder.iterdir()) > LARGEST:
+                        self.server.end_statements(folder.name)
 
     @property
     def ended(self) -> bool:

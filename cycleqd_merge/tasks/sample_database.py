@@ -13,7 +13,7 @@ from pymysql.converters import escape_string
 from pymysql.cursors import SSCursor
 
 from cycleqd_merge.errors import EnvironmentFailed, UserError
-from cycleqd_merge.tasks.mariadb import Server
+from cycleqd_merge.tasks.mariadb import PREFIX, Server
 
 SHOWN = 800
 """Characters of a result that a model gets to read."""
@@ -104,7 +104,7 @@ class MariadbDatabase:
 
     def __init__(self, server: Server, table: Table, seconds: float) -> None:
         self._server, self._table, self._seconds = server, table, seconds
-        self._name = f"cycleqd{secrets.token_hex(8)}"  # no `_`, which GRANT reads as any letter
+        self._name = f"{PREFIX}{secrets.token_hex(8)}"  # no `_`, which GRANT reads as any letter
         self._password = secrets.token_urlsafe(16)
         statements = [
             f"CREATE DATABASE {self._name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci",
@@ -134,7 +134,7 @@ class MariadbDatabase:
             return None
 
     def close(self) -> None:
-        self._end_statements()
+        self._server.end_statements(self._name)
         with self._server.administer() as cursor:
             cursor.execute(f"DROP DATABASE IF EXISTS {self._name}")
             cursor.execute(f"DROP USER {self._name}")
@@ -167,20 +167,10 @@ class MariadbDatabase:
         if code == ER.CON_COUNT_ERROR:
             raise EnvironmentFailed(f"database: {self._server.label}: {error}") from error
         if not isinstance(code, int) or 2000 <= code < 3000:  # a client's own: the connection was lost
-            self._end_statements()
+            self._server.end_statements(self._name)
             return "1969 (70100): Query execution was interrupted (max_statement_time exceeded)"
         state = getattr(error, "sqlstate", None) or "HY000"
         return f"{code} ({state}): {' '.join(map(str, rest))}".replace(self._name, self._table.name)
-
-    def _end_statements(self) -> None:
-        with self._server.administer() as cursor:
-            cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", [self._name])
-            for (number,) in cursor.fetchall():
-                try:
-                    cursor.execute(f"KILL {number}")
-                except pymysql.MySQLError as error:
-                    if error.args[0] != ER.NO_SUCH_THREAD:  # it may end by itself meanwhile
-                        raise
 
 
 class _Beginning(SSCursor):

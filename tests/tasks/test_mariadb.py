@@ -136,6 +136,19 @@ def test_a_statement_ends_in_time(
         time.sleep(0.05)
 
 
+def test_a_database_does_not_grow_without_end(server: PrivateServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mariadb, "LARGEST", 16 << 20)
+    fill = "SELECT REPEAT('x', 60000) AS x, seq AS y, 1 AS z FROM seq_1_to_1000000"
+    for sql in (f"INSERT INTO `Jazz Albums` {fill}", f"CREATE TABLE t ENGINE=MyISAM {fill}"):
+        with ExitStack() as stack:
+            filled, other = (
+                stack.enter_context(closing(MariadbDatabase(server.server, TABLE, 60.0))) for _ in range(2)
+            )
+            assert "interrupted" in filled.execute(sql) or "killed" in filled.execute(sql)
+            assert not server.ended
+            assert other.digest() == digest(CELLS)
+
+
 def test_a_flood_of_rows_is_not_read(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
     before = psutil.Process().memory_info().rss
     said = databases[0].execute(
