@@ -371,6 +371,11 @@ class LmEvalTask(Strict):
                 raise KeyFault("needs `chat: true`", key)
         return self
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether prompts go through a chat template."""
+        return self.chat
+
 
 class PythonTask(Target):
     """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""

@@ -11,7 +11,14 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.prompts import encode, render
 from cycleqd_merge.merging.checks import Findings, family_tokenizer
 from cycleqd_merge.merging.family import Family
-from cycleqd_merge.recipe.task_file import ExactScorer, GenerateTask, NumberScorer, Prompted, TokenF1Scorer
+from cycleqd_merge.recipe.task_file import (
+    ExactScorer,
+    GenerateTask,
+    LmEvalTask,
+    NumberScorer,
+    Prompted,
+    TokenF1Scorer,
+)
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.protocol import Prompting, Sample, Split
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
@@ -45,13 +52,15 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     """Render and count every row, of both splits, where a task's prompts are known before a model is asked."""
     findings = Findings()
     definition = task.loaded.definition
-    if not isinstance(task.task, Prompting) or not isinstance(definition, Prompted):
+    if not isinstance(definition, Prompted | LmEvalTask):
         return findings
     if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
         findings.faults.append(
             f"task {task.name}: its prompts are chat turns and the model has no chat template; give the task a "
             "`chat_template`, choose one with `models.chat_template`, or use a plain prompt"
         )
+        return findings
+    if not isinstance(task.task, Prompting) or not isinstance(definition, Prompted):
         return findings
     try:
         lengths = [(*_length(task.task, definition, sample, tokenizer), sample.id) for sample in _all_rows(task)]

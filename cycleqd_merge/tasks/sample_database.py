@@ -22,6 +22,7 @@ _RIGHTS = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES, "
     "CREATE VIEW, SHOW VIEW"
 )
+_FAULTS = (pymysql.MySQLError, ValueError, RuntimeError)  # a statement may ask for text that cannot be read
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class MariadbDatabase:
     def execute(self, sql: str) -> str:
         try:
             return cut(self._rows(sql))
-        except pymysql.MySQLError as error:
+        except _FAULTS as error:
             return cut([self._reason(error)])
 
     def digest(self) -> str | None:
@@ -129,7 +130,7 @@ class MariadbDatabase:
         rows = f"SELECT SUBSTRING(MD5(CONCAT_WS(',', {columns})), 1, 5) AS rowhash FROM {quoted(self._table.name)}"
         try:
             return "".join(self._rows(f"SELECT MD5(GROUP_CONCAT(rowhash ORDER BY rowhash)) AS hash FROM ({rows}) AS t"))
-        except pymysql.MySQLError as error:
+        except _FAULTS as error:
             self._reason(error)
             return None
 
@@ -161,8 +162,10 @@ class MariadbDatabase:
         finally:
             connection.close()
 
-    def _reason(self, error: pymysql.MySQLError) -> str:
+    def _reason(self, error: Exception) -> str:
         """An error as MySQL's own clients write it, in which the database has the table's name."""
+        if not isinstance(error, pymysql.MySQLError):
+            return f"HY000: {error}"
         code, *rest = error.args or (0,)
         if code == ER.CON_COUNT_ERROR:
             raise EnvironmentFailed(f"database: {self._server.label}: {error}") from error

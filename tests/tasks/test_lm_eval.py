@@ -22,9 +22,10 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import TaskUse
 from cycleqd_merge.recipe.schema import TransformersEngine as Options
 from cycleqd_merge.recipe.task_file import LmEvalTask
+from cycleqd_merge.run.answerable import check_prompts
 from cycleqd_merge.tasks.lm_eval import LmEval, _manager
 from cycleqd_merge.tasks.suite import SuiteTask, open_task
-from tests.models import edit_json, make_base, make_recipe
+from tests.models import edit_json, make_base, make_recipe, make_tokenizer
 
 DOCUMENTS = 16
 
@@ -262,3 +263,10 @@ def test_what_cannot_be_scored_is_told_before_any_run(data: Any, keys: dict[str,
 def test_keys_of_chats_need_one(key: str) -> None:
     with pytest.raises(ValueError, match="needs `chat: true`"):
         LmEvalTask.model_validate({"kind": "lm_eval", "task": "gsm8k", key: "yes"})
+
+
+def test_a_model_without_a_chat_template_is_told_before_any_run(data: Any) -> None:
+    tokenizer = make_tokenizer(chat_template=None)
+    for keys, faults in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
+        task = open_task(TaskUse(task=defined(data, "arc_easy", **keys), name="arc"), Path(), 0.0)
+        assert len(check_prompts(task, tokenizer, None).faults) == faults

@@ -178,6 +178,26 @@ def test_what_a_model_does_to_its_own_database_is_its_own_loss(server: PrivateSe
         assert following.digest() == digest(CELLS)
 
 
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SET STATEMENT character_set_results = latin1 FOR SELECT 'é'", r"HY000: 'utf-8' codec can't decode"),
+        (
+            "SELECT 'é', x'ff', NULL, 1.50, 2e0, DATE '2024-02-03'",
+            r"\[\('é', b'\\xff', None, Decimal\('1.50'\), 2.0, date",
+        ),
+        ("SELECT '\udcff'", r"\[|HY000|1\d{3}"),
+        ("SELECT '\ud800'", "HY000: 'utf-8' codec can't encode"),
+        ("SELECT '%s', '%d'", r"\[\('%s', '%d'\)\]"),
+        ("", r"1065 \(42000\): Query was empty"),
+    ],
+)
+def test_whatever_a_statement_gives_is_text(
+    databases: tuple[MariadbDatabase, MariadbDatabase], sql: str, said: str
+) -> None:
+    assert re.match(said, databases[0].execute(sql))
+
+
 def test_statements_share_nothing_but_the_tables(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
     database, _ = databases
     database.execute("SET SESSION sql_mode = 'ANSI', max_statement_time = 0")
