@@ -13,10 +13,12 @@ import pytest
 
 from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.recipe.loading import DEFINITIONS
+from cycleqd_merge.recipe.schema import TaskUse
 from cycleqd_merge.tasks import mariadb
 from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.dbbench import Dbbench, answers
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
+from cycleqd_merge.tasks.suite import open_task
 from tests.cli.conftest import Answer, cycleqd_merge
 from tests.models import edit_json, make_base, make_expert, make_task
 from tests.tasks.agentbench import CELLS, INSERT, ROWS, UPDATE, digest, open_dbbench, row
@@ -237,8 +239,18 @@ def test_the_shipped_task_accepts_its_gold_answers_and_nothing_else(tmp_path: Pa
     golden = [verdict for verdict in verdicts if verdict["right"]]
     assert (len(golden), sum(verdict["score"] for verdict in golden)) == (360, 359)
     assert [verdict for verdict in verdicts if not verdict["right"] and verdict["score"]] == []
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="AgentBench's data is not here (set $CYCLEQD_DATA)")
+def test_the_shipped_task_has_the_papers_samples_in_even_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = DATA / "data_dbbench_standard_dev.jsonl"
+    monkeypatch.setenv("AGENTBENCH_DB", path.resolve().as_uri())
+    task = open_task(TaskUse(task="agentbench-db"), Path(), 0.0)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
     ids = json.loads((DATA / "dbbench_341_ids.json").read_text())
-    assert f"only: {ids}" in " ".join(text.split())
+    halves = [[sample.row for sample in task.samples(split)] for split in ("search", "heldout")]
+    assert [len(half) for half in halves] == [171, 170]
+    assert sorted(rows.index(row) for half in halves for row in half) == ids
 
 
 def test_the_digest_is_agentbenchs(tmp_path: Path) -> None:
