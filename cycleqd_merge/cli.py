@@ -183,14 +183,15 @@ def show(
     else:
         facts = summary(replay)
         console = _console()
+        below = f"{facts['below_floor']} below a floor, " if replay.space.floors else ""
         console.print(
-            f"generation {facts['generation']} of {facts['generations']}, {facts['failed']} failed, "
+            f"generation {facts['generation']} of {facts['generations']}, {facts['failed']} failed, {below}"
             f"best mean #{facts['best_mean']}",
             highlight=False,
         )
         _print_archives(replay)
         for archive in replay.archives:
-            console.print(elite_table(archive, replay.tasks, None if all_elites else 10))
+            console.print(elite_table(archive, replay, None if all_elites else 10))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -18,16 +18,21 @@ class Rendered(str):
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | None) -> Rendered:
-    """Chat turns as one prompt, through `template` or the tokenizer's own.
+    """Chat turns as one prompt, through `template` or the tokenizer's own; a last turn of the assistant's is left open.
 
     Raises:
         UserError: there is no chat template, or it refuses these turns.
     """
     if template is None and not tokenizer.chat_template:
         raise UserError("the model has no chat template; give the task a `chat_template` or a plain prompt")
+    begun = bool(messages) and messages[-1]["role"] == "assistant"
     try:
         text = tokenizer.apply_chat_template(
-            list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
+            list(messages),
+            chat_template=template,
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+            tokenize=False,
         )
     except jinja2.TemplateError as error:
         raise UserError(f"the chat template refuses these turns: {error}") from error
@@ -38,3 +43,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a plain or rendered prompt."""
     special = not isinstance(text, Rendered)  # a chat template writes its special tokens itself
     return list(tokenizer(text, add_special_tokens=special).input_ids)
+
+
+def encode_pair(
+    encode: Callable[[str], list[int]], text: str, continuation: str, start: int | None = None
+) -> tuple[list[int], int]:
+    """Token ids of a prompt with its continuation, and how many of them, at the end, are the continuation's.
+
+    start: the token that stands before a continuation of nothing, where `encode` puts none there itself.
+    """
+    before = encode(text) or [token for token in (start,) if token is not None]
+    tokens = encode(type(text)(text + continuation))
+    if not text and tokens[:1] != before[:1]:
+        tokens = [*before, *tokens]
+    return tokens, max(len(tokens) - len(before), 1)

@@ -13,14 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.prompts import encode, render
+from cycleqd_merge.evaluation.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.merging.bases import this_process
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import TransformersEngine as Options
-from cycleqd_merge.tasks.protocol import Completion, Message, Sampling
+from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
 
 @dataclass(eq=False)
@@ -104,7 +104,7 @@ class TransformersEngine:
         self._targets = {}
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        return await self._submit(self.encode(render(self._tokenizer, messages, template)), sampling)
+        return await self._submit(self.encode(self.render(messages, template)), sampling)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
         return await self._submit(self.encode(prompt), sampling)
@@ -112,12 +112,15 @@ class TransformersEngine:
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
-        text = prompt if isinstance(prompt, str) else render(self._tokenizer, prompt, template)
-        before = self.encode(text)
-        tokens = self.encode(type(text)(text + continuation))
-        if not text and tokens[0] != before[0]:
-            tokens = [*before, *tokens]
-        return await self._submit(tokens, None, max(len(tokens) - len(before), 1))
+        text = prompt if isinstance(prompt, str) else self.render(prompt, template)
+        return list((await self.likelihood(text, continuation)).logprobs)
+
+    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
+        tokens, scored = encode_pair(self.encode, prompt, continuation)
+        return await self._submit(tokens, None, scored)
+
+    def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:
+        return render(self._tokenizer, messages, template)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain or rendered prompt; of an empty one, a token to begin with."""
@@ -208,8 +211,8 @@ class TransformersEngine:
         return Completion(text, len(tokens), truncated=not ended)
 
     @torch.inference_mode()
-    def _score(self, batch: list[_Request]) -> list[list[float]]:
-        """Log-probabilities of the last `scored` tokens of each request."""
+    def _score(self, batch: list[_Request]) -> list[Likelihood]:
+        """How likely the last `scored` tokens of each request are."""
         ids, mask = self._pad_left(batch)
         positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
         kept = {"logits_to_keep": 1 + max(request.scored for request in batch)} if self._keeps_logits else {}
@@ -218,5 +221,6 @@ class TransformersEngine:
         for row, request in enumerate(batch):
             scores = torch.log_softmax(logits[row, -request.scored - 1 : -1].float(), dim=-1)
             chosen = ids[row, -request.scored :]
-            answers.append(scores.gather(1, chosen[:, None])[:, 0].tolist())
+            logprobs = scores.gather(1, chosen[:, None])[:, 0].tolist()
+            answers.append(Likelihood(tuple(logprobs), bool((scores.argmax(dim=-1) == chosen).all())))
         return answers

@@ -16,14 +16,14 @@ from cachetools import LRUCache
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation import vllm_compat
 from cycleqd_merge.evaluation.placement import Placement, needs, placement
-from cycleqd_merge.evaluation.prompts import Rendered, encode, render
+from cycleqd_merge.evaluation.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.merging.spec import materialiser_spec
 from cycleqd_merge.recipe.schema import VllmEngine as Options
-from cycleqd_merge.tasks.protocol import Completion, Message, Sampling
+from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
 _PROMPTS = 2**16  # that are remembered as they were rendered and as tokens
 _EXTENSION = "cycleqd_merge.evaluation.vllm_extension.WorkerExtension"
@@ -118,7 +118,7 @@ class VllmEngine:
             remove_unused()
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        return await self._generate(self._render(messages, template), sampling)
+        return await self._generate(self.render(messages, template), sampling)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
         return await self._generate(prompt, sampling)
@@ -126,19 +126,24 @@ class VllmEngine:
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
+        text = prompt if isinstance(prompt, str) else self.render(prompt, template)
+        return list((await self.likelihood(text, continuation)).logprobs)
+
+    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         from vllm import SamplingParams
 
-        text = prompt if isinstance(prompt, str) else self._render(prompt, template)
-        before = self._encode(text)
-        tokens = self._encode(type(text)(text + continuation))
+        start = self._tokenizer.bos_token_id
+        start = self._tokenizer.eos_token_id if start is None else start
+        tokens, scored = encode_pair(self._encode, prompt, continuation, start)
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=vllm_compat.final_only()
         )
         output = await self._submit(tokens, params)
-        scored = range(len(tokens) - max(len(tokens) - len(before), 1), len(tokens))
-        return [output.prompt_logprobs[place][tokens[place]].logprob for place in scored]
+        places = range(len(tokens) - scored, len(tokens))
+        found = [output.prompt_logprobs[place][tokens[place]] for place in places]
+        return Likelihood(tuple(each.logprob for each in found), all(each.rank == 1 for each in found))
 
-    def _render(self, messages: Sequence[Message], template: str | None) -> Rendered:
+    def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:
         key = repr((template, messages))
         text = self._rendered.get(key)
         if text is None:

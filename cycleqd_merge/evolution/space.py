@@ -88,6 +88,10 @@ class SearchSpace:
             raise ValueError(f"evaluation {number} is a mergekit configuration and has no genome")
         return candidate
 
+    def holds(self, scores: Scores) -> bool:
+        """Whether scores reach every floor."""
+        return all(scores[floor.column] >= floor.least for floor in self.floors)
+
     def tell(self, result: Result) -> None:
         """Offer a result to the archives; they open once every founder was told.
 
@@ -134,6 +138,6 @@ class SearchSpace:
         return tuple(bounds)
 
     def _offer(self, number: int, scores: Scores) -> None:
-        if all(scores[floor.column] >= floor.least for floor in self.floors):
+        if self.holds(scores):
             for archive in self.archives:
                 archive.add(number, scores[: len(self.objectives)])

@@ -166,10 +166,14 @@ class Replay:
         return tuple((s * rows["search"] + c * rows["confirm"]) / sum(rows.values()) for s, c, rows in pairs)
 
     def _judgeable(self, numbers: Sequence[int]) -> Sequence[int]:
-        """The confirmed ones of `numbers`, or all where none is: the scores of both kinds do not compare."""
+        """The confirmed ones of `numbers`, or all where none is: the scores of both kinds do not compare.
+
+        Of these, the ones that hold every floor, where any does: experts stand in the archives without.
+        """
         if not numbers:
             raise UserError(f"{self.folder}: no elite yet; let the run score its experts first")
-        return [number for number in numbers if number in self.confirmed] or numbers
+        comparable = [number for number in numbers if number in self.confirmed] or numbers
+        return [number for number in comparable if self.space.holds(self.judged(number))] or comparable
 
     @cached_property
     def groups(self) -> list[str]:

@@ -13,8 +13,8 @@ from cycleqd_merge.recipe.loading import read_yaml, yaml_text
 
 HEADER = """\
 # yaml-language-server: $schema=recipe.schema.json
-# Converted from a mergekit-evolve configuration. Before it runs, write the task files that it names
-# (docs/tasks.md) and give each task its `expert`, so that mutation follows the task's own skill.
+# Converted from a mergekit-evolve configuration. Its tasks need `pip install 'cycleqd-merge[lm-eval]'`; half of each is
+# held out. Before it runs, give each task its `expert`, so that mutation follows the task's own skill.
 """
 _INSTEAD = {  # of a method
     "task_arithmetic": "",
@@ -26,7 +26,7 @@ _INSTEAD = {  # of a method
 }
 _LEFT_OUT: dict[str, dict[str, Any]] = {  # defaults of settings that have no counterpart
     "genome": {"normalize": None, "allow_negative_weights": False, "smooth": False, "tokenizer_source": None},
-    "": {"num_fewshot": None, "shuffle": False, "random_init": False},
+    "": {"shuffle": False, "random_init": False},
 }
 
 
@@ -41,7 +41,7 @@ class Converted:
 def convert_genome(path: Path) -> Converted:
     """The recipe that searches what a mergekit-evolve YAML describes.
 
-    `layer_granularity` and `filters` become coefficient groups; tasks keep their names, as files still to be written.
+    `layer_granularity` and `filters` become coefficient groups; tasks become those of kind `lm_eval`.
 
     Raises:
         UserError: the file is no mergekit-evolve configuration, has no base model to take task vectors from, or too
@@ -101,12 +101,22 @@ def _tasks(data: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     stated = data.get("tasks")
     if not isinstance(stated, list) or not all(isinstance(_task_name(task), str) for task in stated):
         raise UserError(f"{path}: tasks: expected a list of names, or of mappings with a `name`")
-    names = list(dict.fromkeys(_task_name(task) for task in stated))
+    first = {_task_name(task): task for task in reversed(stated)}
+    names = list(dict.fromkeys(map(_task_name, stated)))
     if len(names) < 2:
         raise UserError(f"{path}: tasks: at least 2 are needed, one archive each; found {len(names)}")
-    samples = {} if data.get("limit") is None else {"samples": data["limit"]}
-    files = [re.sub(r"[^A-Za-z0-9_.-]+", "-", name) for name in names]
-    return [{"task": f"{file}.yaml", "name": file, **samples} for file in files]
+    shared = {key: data[key] for key in ("num_fewshot", "limit") if data.get(key) is not None}
+    return [
+        {
+            "task": {"kind": "lm_eval", "task": name, **_metric(first[name]), **shared},
+            "name": re.sub(r"[^A-Za-z0-9_.-]+", "-", name),
+        }
+        for name in names
+    ]
+
+
+def _metric(task: Any) -> dict[str, str]:
+    return {"metric": task["metric"]} if isinstance(task, dict) and task.get("metric") else {}
 
 
 def _task_name(task: Any) -> Any:
@@ -124,9 +134,12 @@ def _notes(data: Mapping[str, Any], genome: Mapping[str, Any], base_listed: bool
         notes.append("the base among the models: it has no task vector.")
     if (genome.get("layer_granularity") or 0) > 0 and genome.get("filters"):
         notes.append(f"filters {', '.join(map(str, genome['filters']))}: each kind of module is a group instead.")
-    weighted = any(isinstance(task, dict) and (task.keys() & {"weight", "metric"}) for task in data["tasks"])
-    if weighted:
-        notes.append("weight and metric of tasks: each task has an archive of its own, and its scorer is in its file.")
+    if any(isinstance(task, dict) and task.get("weight", 1) != 1 for task in data["tasks"]):
+        notes.append("weight of tasks: each task has an archive of its own.")
+    names = [_task_name(task) for task in data["tasks"]]
+    repeated = [name for place, name in enumerate(names) if name in names[:place]]
+    if repeated:
+        notes.append(f"further metrics of {', '.join(repeated)}: a task is scored by its first.")
     for place, settings in ((genome, _LEFT_OUT["genome"]), (data, _LEFT_OUT[""])):
         notes += [f"{key}." for key, default in settings.items() if place.get(key, default) != default]
     return notes

@@ -311,6 +311,72 @@ class OsInteractionTask(Prompted):
         return self
 
 
+class DbbenchTask(Prompted):
+    """AgentBench's database samples: the model works on a table with SQL, turn by turn, and answers or changes it."""
+
+    kind: Literal["dbbench"]
+    description: str = ""
+    """One line for reports."""
+    data: Data
+    """Rows in AgentBench's format and how they divide into search and held-out."""
+    database: Literal["mariadb", "sqlite"] = "mariadb"
+    """What runs the SQL: MariaDB as AgentBench's MySQL, or SQLite after a translation, which is an approximation."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest turn in tokens."""
+    rounds: int = Field(5, ge=1)
+    """Statements that the model may run before it has to answer."""
+    seconds: float = Field(10.0, gt=0)
+    """Time that one statement may take."""
+
+    @model_validator(mode="after")
+    def _talks(self) -> DbbenchTask:
+        if not self.is_chat:
+            raise KeyFault("a conversation needs `messages`, or `prompt` with `chat: true`", "prompt")
+        return self
+
+
+class LmEvalTask(Strict):
+    """A task or group of lm-evaluation-harness, of generation or log-likelihood, with its own prompts and metrics."""
+
+    kind: Literal["lm_eval"]
+    description: str = ""
+    """One line for reports."""
+    task: str
+    """Its name, or a YAML file of lm-evaluation-harness; relative paths start at the file that names them."""
+    include: str | None = None
+    """A folder of such YAML files to take it from, instead of those that come with lm-evaluation-harness."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Keys of its configuration to set anew, such as `dataset_path`; of a single task, by its name."""
+    metric: str | None = None
+    """What to score by, such as `acc_norm` or, with a filter, `exact_match,strict-match`; by default its first."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each question, unless its configuration fixes them at 0; by default as many as it says."""
+    chat: bool = False
+    """Put prompts into the model's chat template."""
+    system: str | None = None
+    """A system turn, or without `chat` a text before the others."""
+    chat_template: str | None = None
+    """A Jinja chat template to use instead of the model's own; needs `chat: true`."""
+    fewshot_as_multiturn: bool = False
+    """With `chat`: examples are turns of their own, not one turn with the question."""
+    limit: int | None = Field(None, ge=2)
+    """Use only so many documents of it (of each task of a group)."""
+    seed: int = 0
+    """Seed of the division into search and held-out."""
+
+    @model_validator(mode="after")
+    def _chat_keys(self) -> LmEvalTask:
+        for key, stated in (("chat_template", self.chat_template), ("fewshot_as_multiturn", self.fewshot_as_multiturn)):
+            if stated and not self.chat:
+                raise KeyFault("needs `chat: true`", key)
+        return self
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether prompts go through a chat template."""
+        return self.chat
+
+
 class PythonTask(Target):
     """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""
 
@@ -319,4 +385,6 @@ class PythonTask(Target):
     """One line for reports."""
 
 
-TaskDefinition = Annotated[GenerateTask | CodeTask | OsInteractionTask | PythonTask, Field(discriminator="kind")]
+TaskDefinition = Annotated[
+    GenerateTask | CodeTask | OsInteractionTask | DbbenchTask | LmEvalTask | PythonTask, Field(discriminator="kind")
+]

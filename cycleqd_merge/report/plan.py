@@ -41,6 +41,7 @@ class TaskFacts:
     confirm: int
     heldout: int
     surroundings: str = ""
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ def _tasks(tasks: Sequence[TaskFacts]) -> Table:
     table = _table("Tasks: rows", "task", "role", "search", "confirm", "held-out", "works on")
     for task in tasks:
         counts = (task.search, task.confirm, task.heldout)
-        table.add_row(task.name, task.role, *map(str, counts), task.surroundings)
+        role = task.role if task.floor is None else f"{task.role}, at least {task.floor:g}"
+        table.add_row(task.name, role, *map(str, counts), task.surroundings)
     return table
 
 

@@ -21,6 +21,7 @@ def summary(replay: Replay) -> dict[str, Any]:
         "generations": replay.recipe.evolution.generations,
         "evaluations": len(results),
         "failed": len(replay.results) - len(results),
+        "below_floor": sum(not replay.space.holds(tuple(event["scores"])) for event in results),
         "seconds_per_evaluation": sum(seconds) / len(seconds) if seconds else None,
         "archives": {replay.objectives[archive.task]: _archive(archive, replay) for archive in replay.archives},
         "best_mean": replay.best_mean() if any(archive.elites() for archive in replay.archives) else None,

@@ -37,8 +37,9 @@ def overview(archives: Sequence[Archive], tasks: Sequence[str]) -> Table:
     return table
 
 
-def elite_table(archive: Archive, tasks: Sequence[str], most: int | None = None) -> Table:
-    """An archive's elites by quality, with every task's score; at most `most` of them."""
+def elite_table(archive: Archive, replay: Replay, most: int | None = None) -> Table:
+    """An archive's elites by quality, with every task's score, those to keep too; at most `most` of them."""
+    tasks = replay.tasks
     elites = sorted(archive.elites(), key=lambda elite: -elite.scores[archive.task])
     shown = elites[:most]
     title = f"Archive {tasks[archive.task]}: {len(shown)} of {len(elites)} elites"
@@ -48,7 +49,7 @@ def elite_table(archive: Archive, tasks: Sequence[str], most: int | None = None)
     for task in tasks:
         table.add_column(task, justify="right")
     for elite in shown:
-        scores = (f"{score:.3f}" for score in elite.scores)
+        scores = (f"{score:.3f}" for score in replay.scores(elite.number))
         table.add_row(cell_name(tasks[archive.task], elite.cell), f"#{elite.number}", *scores)
     return table
 
@@ -121,12 +122,12 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
 def confirmed_table(replay: Replay) -> Table:
     """The confirmed elites by their mean over all rows: what the search saw and what the rows set aside say."""
     table = Table(title="Confirmed elites: search score / score on rows set aside", title_justify="left")
-    for heading in ("evaluation", *replay.objectives, "mean", "chosen by"):
+    for heading in ("evaluation", *replay.tasks, "mean", "chosen by"):
         table.add_column(heading, justify="left" if heading == "evaluation" else "right")
     order = sorted(replay.confirmed, key=lambda number: -replay.mean(replay.judged(number)))
     for number in order:
         searched, confirmed = replay.scores(number), replay.confirmed[number]
-        pairs = [*zip(searched, confirmed, strict=True)][: len(replay.objectives)]
+        pairs = [*zip(searched, confirmed, strict=True)]
         pairs.append((replay.mean(searched), replay.mean(confirmed)))
         cells = (f"{search:.3f} / {again:.3f}" for search, again in pairs)
         table.add_row(f"#{number}", *cells, f"{replay.mean(replay.judged(number)):.3f}")

@@ -11,10 +11,16 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.prompts import encode, render
 from cycleqd_merge.merging.checks import Findings, family_tokenizer
 from cycleqd_merge.merging.family import Family
-from cycleqd_merge.recipe.task_file import ExactScorer, GenerateTask, NumberScorer, Prompted, TokenF1Scorer
+from cycleqd_merge.recipe.task_file import (
+    ExactScorer,
+    GenerateTask,
+    LmEvalTask,
+    NumberScorer,
+    Prompted,
+    TokenF1Scorer,
+)
 from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.prompting import Prompting
-from cycleqd_merge.tasks.protocol import Sample, Split
+from cycleqd_merge.tasks.protocol import Prompting, Sample, Split
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 FEW_ROWS = 20
@@ -43,16 +49,18 @@ def context_length(family: Family, tokenizer: PreTrainedTokenizerBase) -> int | 
 
 
 def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Findings:
-    """Render and count the first prompt of every row, of both splits; of Python tasks the prompts are not known."""
+    """Render and count every row, of both splits, where a task's prompts are known before a model is asked."""
     findings = Findings()
     definition = task.loaded.definition
-    if not isinstance(definition, Prompted) or not isinstance(task.task, Prompting):
+    if not isinstance(definition, Prompted | LmEvalTask):
         return findings
     if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
         findings.faults.append(
             f"task {task.name}: its prompts are chat turns and the model has no chat template; give the task a "
             "`chat_template`, choose one with `models.chat_template`, or use a plain prompt"
         )
+        return findings
+    if not isinstance(task.task, Prompting) or not isinstance(definition, Prompted):
         return findings
     try:
         lengths = [(*_length(task.task, definition, sample, tokenizer), sample.id) for sample in _all_rows(task)]
@@ -98,12 +106,13 @@ def _check_fit(task: str, lengths: Sequence[tuple[int, int, str]], limit: int, f
 def _check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, findings: Findings) -> None:
     """Reference answers that no output can reach, where the scorer compares with the whole of them."""
     definition = task.loaded.definition
-    assert isinstance(task.task, Generate)
-    assert isinstance(definition, GenerateTask)
+    if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTask):
+        return
     if not isinstance(definition.scorer, ExactScorer | TokenF1Scorer | NumberScorer):
         return
     most = definition.max_new_tokens
-    answers = ((task.task.reference_of(sample), sample.id) for sample in _all_rows(task))
+    reference_of = task.task.reference_of
+    answers = ((reference_of(sample), sample.id) for sample in _all_rows(task))
     over = [
         (tokens, row)
         for text, row in answers

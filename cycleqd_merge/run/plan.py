@@ -114,7 +114,7 @@ def _check_tasks(recipe: Recipe, folder: Path, found: Plan) -> Suite:
 
 def _task_facts(task: SuiteTask, surroundings: str) -> TaskFacts:
     search, confirm, heldout = (len(task.samples(rows)) for rows in ("search", "confirm", "heldout"))
-    return TaskFacts(task.name, task.use.role, search, confirm, heldout, surroundings)
+    return TaskFacts(task.name, task.use.role, search, confirm, heldout, surroundings, task.use.floor)
 
 
 def _check_models(recipe: Recipe, found: Plan) -> Family | None:

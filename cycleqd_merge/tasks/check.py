@@ -11,6 +11,7 @@ from cycleqd_merge.tasks.protocol import (
     Completion,
     KnownAnswer,
     LanguageModel,
+    Likelihood,
     Message,
     Sample,
     Sampling,
@@ -51,6 +52,14 @@ class Scripted(LanguageModel):
     ) -> list[float]:
         """The likeliest continuation is the reply."""
         return [0.0 if continuation == self.reply(prompt) else -1.0]
+
+    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
+        """As `logprobs`."""
+        return Likelihood(tuple(await self.logprobs(prompt, continuation)), continuation == self.reply(prompt))
+
+    def render(self, messages: Sequence[Message], template: str | None = None) -> str:
+        """The turns' texts, a line each."""
+        return "\n".join(str(message["content"]) for message in messages)
 
 
 async def check(task: Task, samples: Sequence[Sample]) -> list[Verdict]:

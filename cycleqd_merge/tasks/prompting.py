@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.task_file import Message, Prompted
-from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Sample, Sampling
+from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Sampling
 from cycleqd_merge.tasks.protocol import Message as Turn
 
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-
-
-@runtime_checkable
-class Prompting(Protocol):
-    """A task whose prompts can be looked at before a run."""
-
-    def prompt_of(self, sample: Sample) -> str | list[Turn]:
-        """What a model is asked first: plain text, or chat turns."""
-        ...
 
 
 class Prompt:

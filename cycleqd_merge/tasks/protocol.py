@@ -35,6 +35,15 @@ class Completion:
     truncated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely a continuation is: the log-probability (natural logarithm) of each of its tokens, and whether each is
+    the likeliest one, so that greedy decoding would write just this."""
+
+    logprobs: tuple[float, ...]
+    greedy: bool
+
+
 class LanguageModel(Protocol):
     """A loaded model that answers any number of requests at once."""
 
@@ -50,6 +59,17 @@ class LanguageModel(Protocol):
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
         """Log-probability (natural logarithm) of each token of `continuation` after `prompt`."""
+        ...
+
+    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
+        """The same of a plain or rendered prompt, and whether greedy decoding would write `continuation`."""
+        ...
+
+    def render(self, messages: Sequence[Message], template: str | None = None) -> str:
+        """A conversation as the prompt that `chat` would complete; a last turn of the assistant's is left open.
+
+        `complete` and `likelihood` take it as it is, and add no special tokens to it.
+        """
         ...
 
 
@@ -83,6 +103,15 @@ class Task(Protocol):
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         """Let the model work on a sample and grade it."""
+        ...
+
+
+@runtime_checkable
+class Prompting(Protocol):
+    """A task whose prompts are known before a model is asked, so that they can be checked before a run."""
+
+    def prompt_of(self, sample: Sample) -> str | Sequence[Message]:
+        """The prompt of a sample: plain text, or the chat turns that it begins with."""
         ...
 
 

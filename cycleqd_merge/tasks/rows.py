@@ -156,7 +156,12 @@ def divide(
     samples = number(read_rows(data.rows, folder), name)
     if len(samples) < 2:
         raise UserError(f"{data.rows.label}: 1 row cannot be divided into search and held-out")
-    order = generator(data.seed, "split").permutation(len(samples))
+    return halves(samples, data.seed)
+
+
+def halves(samples: Sequence[Sample], seed: int) -> dict[Split, list[Sample]]:
+    """Samples divided in two by `seed`, each half in their order; of an odd number the search gets one more."""
+    order = generator(seed, "split").permutation(len(samples))
     half = (len(samples) + 1) // 2
     return {
         "search": [samples[i] for i in sorted(order[:half])],

@@ -12,7 +12,7 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.recipe.loading import LoadedTask, load_task
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import CodeTask, GenerateTask, OsInteractionTask
+from cycleqd_merge.recipe.task_file import CodeTask, DbbenchTask, GenerateTask, LmEvalTask, OsInteractionTask
 from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
@@ -94,6 +94,14 @@ def _opened(loaded: LoadedTask) -> Task:
         return Code(definition, folder)
     if isinstance(definition, OsInteractionTask):
         return OsInteraction(definition, folder)
+    if isinstance(definition, DbbenchTask):  # the libraries of these two are loaded where they are used
+        from cycleqd_merge.tasks.dbbench import Dbbench
+
+        return Dbbench(definition, folder)
+    if isinstance(definition, LmEvalTask):
+        from cycleqd_merge.tasks.lm_eval import LmEval
+
+        return LmEval(definition, folder)
     return load_python_task(definition, folder)
 
 

@@ -241,3 +241,23 @@ def test_bfloat16_checkpoints_are_computed_in_the_type_asked_for(tmp_path: Path)
         assert {parameter.dtype for parameter in engine.model.parameters()} == {expected}
         assert complete(engine, ["a"], Sampling(3))[0].tokens == 3
         engine.close()
+
+
+def test_a_continuation_is_greedy_if_the_model_would_write_it(engine: TransformersEngine) -> None:
+    prompt = "who is"
+    written = asyncio.run(engine.complete(prompt, Sampling(3))).text
+    likelihood = asyncio.run(engine.likelihood(prompt, written))
+    assert likelihood.greedy
+    assert list(likelihood.logprobs) == pytest.approx(asyncio.run(engine.logprobs(prompt, written)))
+    other = written[:-1] + ("b" if written[-1] == "a" else "a")
+    assert not asyncio.run(engine.likelihood(prompt, other)).greedy
+
+
+def test_a_begun_turn_is_left_open(engine: TransformersEngine) -> None:
+    turns = [{"role": "user", "content": "hi"}]
+    begun = [*turns, {"role": "assistant", "content": "you are"}]
+    assert engine.render(begun).startswith(engine.render(turns))
+    assert engine.render(begun).endswith("you are")
+    assert asyncio.run(engine.chat(begun, Sampling(4))) == asyncio.run(
+        engine.complete(engine.render(begun), Sampling(4))
+    )

@@ -14,6 +14,7 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.convert import convert_genome
 from cycleqd_merge.recipe.loading import load_recipe
 from cycleqd_merge.recipe.schema import LayerGroups, PatternGroups, Recipe
+from cycleqd_merge.recipe.task_file import LmEvalTask
 
 PLAIN = """
 genome:
@@ -66,9 +67,9 @@ def test_a_plain_one(tmp_path: Path) -> None:
     recipe, header = converted(PLAIN, tmp_path)
     assert recipe.base == "some/base"
     assert recipe.experts == {"coder": "some/coder", "mathematician": "some/mathematician@main"}
-    assert [(use.task, use.name, use.samples) for use in recipe.tasks] == [
-        ("coding.yaml", "coding", 100),
-        ("mathematics.yaml", "mathematics", 100),
+    assert [(use.task, use.name) for use in recipe.tasks] == [
+        (LmEvalTask(kind="lm_eval", task="coding", limit=100), "coding"),
+        (LmEvalTask(kind="lm_eval", task="mathematics", limit=100), "mathematics"),
     ]
     assert recipe.evolution.groups == LayerGroups(layers=8)
     assert recipe.output == "runs/genome"
@@ -82,9 +83,13 @@ def test_a_rich_one_says_what_is_left_out(tmp_path: Path) -> None:
         "expert-2": "some/base+some/adapter",
         "expert-3": "some/other/coder",
     }
-    assert [use.name for use in recipe.tasks] == ["alpha", "group-beta"]
+    assert [(use.task, use.name) for use in recipe.tasks] == [
+        (LmEvalTask(kind="lm_eval", task="alpha", metric="exact_match,none", num_fewshot=3), "alpha"),
+        (LmEvalTask(kind="lm_eval", task="group/beta", num_fewshot=3), "group-beta"),
+    ]
     assert recipe.evolution.groups == LayerGroups(layers=4, modules=True)
-    for part in ("merge_method dare_ties", "filters self_attn, mlp", "weight and metric", "allow_negative", "num_few"):
+    further = "further metrics of alpha"
+    for part in ("merge_method dare_ties", "filters self_attn, mlp", "weight of tasks", further, "allow_negative"):
         assert f"#   {part}" in header
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cycleqd_merge.recipe.task_file import GenerateTask
 from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Completion, Message, Outcome, Sample, Sampling
+from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Outcome, Sample, Sampling
 
 
 @dataclass
@@ -35,6 +35,13 @@ class Scripted:
     ) -> list[float]:
         self.asked.append(("logprobs", prompt, continuation, template))
         return self.likelihoods[continuation]
+
+    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
+        self.asked.append(("likelihood", prompt, continuation))
+        return Likelihood(tuple(self.likelihoods[continuation]), continuation == self.answer(prompt))
+
+    def render(self, messages: Sequence[Message], template: str | None = None) -> str:
+        return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def write_rows(path: Path, *rows: Mapping[str, Any]) -> Path:

@@ -1,0 +1,209 @@
+"""Task kind `lm_eval`: tasks of lm-evaluation-harness, their prompts and grading, on our engines.
+
+Prompts are built once, in its order and with its seed of examples; the requests of a sample then go to the model like
+those of any other task. Scores equal those of its own model classes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.recipe.faults import suggestion
+from cycleqd_merge.recipe.task_file import LmEvalTask
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.rows import halves, number
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.tasks import TaskManager
+
+FEWSHOT_SEED = 1234
+"""lm-evaluation-harness' own default: which examples stand before a question follows from it."""
+ANSWER_TOKENS = 256
+"""Its default for tasks that state no other."""
+
+
+class LmEval:
+    """A `Task` built from its definition; `folder` is where relative paths start. A group is one set of samples.
+
+    Raises:
+        UserError: lm-evaluation-harness is not installed, knows no such task, cannot load it or its data, the task
+            runs code or needs more than text, or the metric is no mean of scores per sample.
+    """
+
+    def __init__(self, definition: LmEvalTask, folder: Path) -> None:
+        self._definition = definition
+        self._tasks = _load(definition, folder)
+        self._metrics = {name: _metric(name, task, definition.metric) for name, task in self._tasks.items()}
+        places = [(name, place, doc) for name in self._tasks for place, doc in self._documents(name)]
+        if len(places) < 2:
+            raise UserError(f"{definition.task}: 1 document cannot be divided into search and held-out")
+        samples = number([{"task": name, "document": doc} for name, _, doc in places])
+        self._places = {sample.id: (name, place) for sample, (name, place, _) in zip(samples, places, strict=True)}
+        self._samples = halves(samples, definition.seed)
+        self._requests: dict[tuple[str, int], list[Instance]] = {}
+
+    def _documents(self, name: str) -> Iterator[tuple[int, Any]]:
+        return iter(self._tasks[name].doc_iterator(limit=self._definition.limit))
+
+    def samples(self, split: Split) -> Sequence[Sample]:
+        return self._samples[split]
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        if not self._requests:
+            self._requests = {place: requests for name in self._tasks for place, requests in self._build(name, model)}
+        name, _ = place = self._places[sample.id]
+        task, (metric, filtered) = self._tasks[name], self._metrics[name]
+        requests = [replace(request, resps=[], filtered_resps={}) for request in self._requests[place]]
+        truncated = await asyncio.gather(*(_answer(request, model) for request in requests))
+        for ensemble in task._filters:
+            ensemble.apply(requests)
+        found = task.process_results(requests[0].doc, [request.filtered_resps[filtered] for request in requests])
+        return Outcome(float(found[metric]), _said(requests), any(truncated))
+
+    def _build(self, name: str, model: LanguageModel) -> Iterator[tuple[tuple[str, int], list[Instance]]]:
+        """The requests of every document of a task, by its place; examples are drawn anew, in the documents' order."""
+        task, chat = self._tasks[name], self._definition.chat
+        rendered = self._rendering(model) if chat else None
+        task.set_fewshot_seed(FEWSHOT_SEED)
+        for place, doc in self._documents(name):
+            context = task.fewshot_context(
+                doc,
+                num_fewshot=task.config.num_fewshot or 0,
+                system_instruction=self._definition.system,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=self._definition.fewshot_as_multiturn,
+                chat_template=rendered,
+                gen_prefix=task.doc_to_prefix(doc),
+            )
+            requests = task.construct_requests(
+                doc=doc,
+                ctx=context,
+                metadata=(name, place, task.config.repeats),
+                apply_chat_template=chat,
+                chat_template=rendered,
+            )
+            requests = requests if isinstance(requests, list) else [requests]
+            yield (name, place), sorted(requests, key=lambda request: int(request.idx))
+
+    def _rendering(self, model: LanguageModel) -> Callable[..., str]:
+        def rendered(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+            return model.render(messages, self._definition.chat_template)  # which sees whether a turn is begun
+
+        return rendered
+
+
+def _load(definition: LmEvalTask, folder: Path) -> dict[str, Any]:
+    """lm-evaluation-harness' task objects by name, with their examples set as stated."""
+    path, include = folder / definition.task, None if definition.include is None else str(folder / definition.include)
+    manager = _manager(include, include is None and not path.is_file())
+    name = str(path) if path.is_file() else definition.task
+    if not path.is_file() and name not in manager.all_tasks:
+        hint = suggestion(name, manager.all_tasks)
+        raise UserError(f"task: lm-evaluation-harness knows no task {name!r}, nor is there such a file{hint}")
+    if definition.overrides and name not in manager.all_subtasks:
+        raise UserError(f"overrides: {name} is no single task that comes with lm-evaluation-harness or `include`")
+    overridden = {"group": "overridden", "task": [{"task": name, **definition.overrides}]}
+    try:
+        loaded = manager.load([overridden if definition.overrides else name])["tasks"]
+    except Exception as error:  # its tasks are code of many authors, and fetch data: anything may be raised
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"task: {name} cannot be loaded: {lines[0]}") from error
+    for each, task in loaded.items():
+        _require_harmless(each, task)
+        if definition.num_fewshot is not None and task.get_config("num_fewshot") != 0:
+            task.set_config("num_fewshot", definition.num_fewshot)
+    return dict(loaded)
+
+
+@functools.cache
+def _manager(include: str | None, defaults: bool) -> TaskManager:
+    """An index of tasks; that of the defaults, which come with lm-evaluation-harness, takes seconds to build."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError(
+            "kind lm_eval: install lm-evaluation-harness: `pip install 'cycleqd-merge[lm-eval]'`"
+        ) from error
+    return TaskManager(include_path=include, include_defaults=defaults)
+
+
+def _require_harmless(name: str, task: Any) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise UserError(f"task: {name} runs what a model writes on this machine, unguarded; use a task of kind `code`")
+    if getattr(task, "MULTIMODAL", False):
+        raise UserError(f"task: {name} needs images or sound; engines take text alone")
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        raise UserError(f"task: {name} measures perplexity, which is no score from 0 to 1")
+
+
+def _metric(name: str, task: Any, stated: str | None) -> tuple[str, str]:
+    """The metric and the filter of outputs to score by.
+
+    Raises:
+        UserError: the task has no such ones, or the metric is no mean over samples in which more is better.
+    """
+    from lm_eval.api.metrics import mean
+
+    better = task.higher_is_better()
+    means = [key for key, function in task.aggregation().items() if function is mean and better.get(key, True)]
+    filters = [ensemble.name for ensemble in task._filters]
+    metric, _, filtered = (stated or "").partition(",")
+    metric, filtered = metric or next(iter(means), ""), filtered or filters[0]
+    if metric not in means:
+        allowed = f"allowed are {', '.join(means)}" if means else "it has none"
+        raise UserError(f"metric: {name} has no mean over samples called {metric!r}; {allowed}")
+    if filtered not in filters:
+        raise UserError(f"metric: {name} has no filter {filtered!r}; allowed are {', '.join(filters)}")
+    return metric, filtered
+
+
+async def _answer(request: Instance, model: LanguageModel) -> bool:
+    """Let the model answer a request; whether the token limit cut an answer."""
+    if request.request_type == "loglikelihood":
+        found = await model.likelihood(*_seam(*request.args))
+        request.resps.append((sum(found.logprobs), found.greedy))
+        return False
+    prompt, options = request.args
+    completions = [model.complete(prompt, _sampling(options, number)) for number in range(request.repeats or 1)]
+    answers = await asyncio.gather(*completions)
+    request.resps.extend(answer.text for answer in answers)
+    return any(answer.truncated for answer in answers)
+
+
+def _seam(context: str, continuation: str) -> tuple[str, str]:
+    """Blanks at a prompt's end go to the continuation: a tokenizer joins them to what follows."""
+    kept = len(context.rstrip())
+    return type(context)(context[:kept]), context[kept:] + continuation
+
+
+def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
+    """How lm-evaluation-harness wants an answer decoded: greedily unless it says `do_sample`."""
+    stop = options.get("until") or []
+    tokens = next((options[key] for key in _TOKENS if options.get(key) is not None), ANSWER_TOKENS)
+    temperature = float(options.get("temperature") or 0.0)
+    if options.get("do_sample") is False:
+        temperature = 0.0
+    elif options.get("do_sample") and not temperature:
+        temperature = 1.0
+    unknown = [key for key in ("top_p", "top_k", "min_p") if temperature and options.get(key) not in (None, 0, 1, 1.0)]
+    if unknown:
+        raise UserError(f"task: sampling with {', '.join(unknown)} is not offered; override its `generation_kwargs`")
+    stop = [stop] if isinstance(stop, str) else stop
+    return Sampling(int(tokens), temperature, tuple(text for text in stop if text), seed=number)
+
+
+_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+
+def _said(requests: Sequence[Instance]) -> str:
+    """What the model wrote, or the continuation that it finds likeliest."""
+    if requests[0].request_type == "loglikelihood":
+        return str(max(requests, key=lambda request: request.resps[0][0]).args[1])
+    return str(requests[0].resps[0])

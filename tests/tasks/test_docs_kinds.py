@@ -1,0 +1,62 @@
+"""The pages on databases and lm-evaluation-harness: their tables name every key, their examples are valid and open."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+from ruamel.yaml import YAML
+
+from cycleqd_merge.recipe.loading import load_task
+from cycleqd_merge.recipe.schema import TaskUse
+from cycleqd_merge.recipe.task_file import DbbenchTask, LmEvalTask
+from cycleqd_merge.tasks import mariadb
+from cycleqd_merge.tasks.suite import open_task
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES: dict[str, type[BaseModel]] = {"tasks-database.md": DbbenchTask, "tasks-lm-eval.md": LmEvalTask}
+
+
+def examples(page: str) -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_table_names_every_key_and_default(page: str) -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", (DOCS / page).read_text(encoding="utf-8"), re.M))
+    fields = PAGES[page].model_fields
+    assert rows.keys() == fields.keys()
+    for key, default in rows.items():
+        stated = fields[key].get_default(call_default_factory=True)
+        if isinstance(stated, bool | int | float | str) and not fields[key].is_required() and stated != "":
+            assert default.strip("`") == (
+                str(stated).lower()
+                if isinstance(stated, bool)
+                else f"{stated:g}"
+                if isinstance(stated, float)
+                else str(stated)
+            ), key
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tasks_of_a_recipe_are_valid(page: str) -> None:
+    uses = YAML(typ="safe", pure=True).load(next(text for text in examples(page) if text.startswith("tasks:")))
+    for use in TypeAdapter(list[TaskUse]).validate_python(uses["tasks"]):
+        assert isinstance(load_task(use, Path()).definition, PAGES[page])
+
+
+def test_data_of_ones_own_in_a_tasks_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"question": "?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({**row, "id": n}) + "\n" for n in range(6)))
+    monkeypatch.setenv("ARC", str(tmp_path))
+    (tmp_path / "arc.yaml").write_text(next(text for text in examples("tasks-lm-eval.md") if "arc_easy" in text))
+    task = open_task(TaskUse(task="arc.yaml"), tmp_path, 0.0)
+    assert [len(task.samples("search")), len(task.samples("heldout"))] == [3, 3]
+
+
+def test_the_variable_is_named() -> None:
+    assert f"export {mariadb.URL_VARIABLE}=mysql://" in (DOCS / "tasks-database.md").read_text()

@@ -1,0 +1,272 @@
+"""Tasks of lm-evaluation-harness score as with its own model class, sample by sample; what cannot is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.evaluation.worker import Worker
+from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.merging.family import open_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import TaskUse
+from cycleqd_merge.recipe.schema import TransformersEngine as Options
+from cycleqd_merge.recipe.task_file import LmEvalTask
+from cycleqd_merge.run.answerable import check_prompts
+from cycleqd_merge.tasks.lm_eval import LmEval, _manager
+from cycleqd_merge.tasks.suite import SuiteTask, open_task
+from tests.models import edit_json, make_base, make_recipe, make_tokenizer
+
+DOCUMENTS = 16
+
+
+def words(rng: Any, length: int) -> str:
+    return "".join(rng.choice(list(string.ascii_lowercase + "  "), size=length)).strip() or "word"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Files in the form of ARC's and GSM8K's data, by task and split."""
+    folder, rng = tmp_path_factory.mktemp("data"), generator(0, "lm-eval")
+    files: dict[str, dict[str, str]] = {"arc_easy": {}, "gsm8k": {}}
+    for split in ("train", "validation", "test"):
+        choices = [[words(rng, int(rng.integers(1, 9))) for _ in "ABCD"] for _ in range(DOCUMENTS)]
+        arc = [
+            {
+                "question": words(rng, 20),
+                "choices": {"text": texts, "label": list("ABCD")},
+                "answerKey": str(rng.choice(list("ABCD"))),
+            }
+            for texts in choices
+        ]
+        gsm = [
+            {"question": words(rng, 20), "answer": f"{words(rng, 9)} #### {rng.integers(9)}"} for _ in range(DOCUMENTS)
+        ]
+        for name, rows in (("arc_easy", arc), ("gsm8k", gsm)):
+            path = folder / f"{name}-{split}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            files[name][split] = str(path)
+    return files
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_base(tmp_path_factory.mktemp("model") / "base", dtype=torch.float32)
+    edit_json(folder / "config.json", max_position_embeddings=2048)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TransformersEngine]:
+    family = open_family(make_recipe(tmp_path_factory.mktemp("recipe"), model, {"first": model, "second": model}))
+    opened = TransformersEngine(
+        Options(device="cpu", batch_size=5), Materialiser(family, Groups(family.weights, "one"), {})
+    )
+    yield opened
+    opened.close()
+
+
+def defined(data: dict[str, dict[str, str]], name: str, **keys: Any) -> LmEvalTask:
+    overrides = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": data[name]}}
+    overrides |= keys.pop("overrides", {})
+    return LmEvalTask.model_validate({"kind": "lm_eval", "task": name, "overrides": overrides, **keys})
+
+
+def ours(definition: LmEvalTask, engine: TransformersEngine) -> dict[str, tuple[float, str]]:
+    """Score and output of every sample of both halves, by its question."""
+    use = TaskUse(task=definition, name="task")
+    task = open_task(use, Path(), 0.0)
+    worker = Worker(engine, (task,))
+    found = {}
+    for rows in ("search", "heldout"):
+        result = worker.evaluate(None, rows).results["task"]  # type: ignore[arg-type]
+        questions = [sample.row["document"]["question"] for sample in task.samples(rows)]  # type: ignore[arg-type]
+        found |= {
+            question: (outcome.score, outcome.output)
+            for question, outcome in zip(questions, result.outcomes, strict=True)
+        }
+    return found
+
+
+def theirs(definition: LmEvalTask, model: Path, metric: str, filtered: str, **options: Any) -> dict[str, Any]:
+    """The same as lm-evaluation-harness' own `hf` model and evaluator find it."""
+    import lm_eval
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    results = lm_eval.simple_evaluate(
+        "hf",
+        model_args={"pretrained": str(model), "dtype": "float32"},
+        tasks=[{"group": "one", "task": [{"task": definition.task, **definition.overrides}]}],
+        device="cpu",
+        batch_size=4,
+        num_fewshot=definition.num_fewshot,
+        bootstrap_iters=0,
+        task_manager=_manager(None, True),  # an index of files that takes seconds to build
+        **options,
+    )
+    samples = results["samples"][definition.task]
+    return {
+        each["doc"]["question"]: (float(each[metric]), _said(each)) for each in samples if each["filter"] == filtered
+    }
+
+
+def _said(sample: dict[str, Any]) -> str:
+    """What the model wrote, or the likeliest of the continuations."""
+    first = sample["resps"][0][0]
+    if isinstance(first, str):
+        return first
+    likelihoods = [answers[0][0] for answers in sample["resps"]]
+    return str(sample["arguments"][likelihoods.index(max(likelihoods))][1])
+
+
+FAST = {"generation_kwargs": {"until": ["Question:", "q"], "do_sample": False, "max_gen_toks": 24}}
+ANYTHING = [
+    {"name": "strict-match", "filter": [{"function": "regex", "regex_pattern": "([a-f])"}, {"function": "take_first"}]},
+    {"name": "whole", "filter": [{"function": "take_first"}]},
+]
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ({}, {}),
+        ({"num_fewshot": 2}, {}),
+        ({"chat": True, "system": "Think."}, {"apply_chat_template": True, "system_instruction": "Think."}),
+        (
+            {"chat": True, "num_fewshot": 1, "fewshot_as_multiturn": True},
+            {"apply_chat_template": True, "fewshot_as_multiturn": True},
+        ),
+        ({"overrides": {"gen_prefix": "So:"}, "chat": True}, {"apply_chat_template": True}),
+    ],
+)
+@pytest.mark.parametrize("metric", ["acc", "acc_norm"])
+def test_a_multiple_choice_task_scores_as_theirs(
+    data: Any, model: Path, engine: TransformersEngine, metric: str, keys: Any, options: Any
+) -> None:
+    definition = defined(data, "arc_easy", metric=metric, **keys)
+    found, expected = ours(definition, engine), theirs(definition, model, metric, "none", **options)
+    assert found == expected
+    assert len(found) == DOCUMENTS
+    assert {score for score, _ in found.values()} == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ({}, {}),  # five examples, as it says itself
+        ({"num_fewshot": 1, "system": "Count."}, {"system_instruction": "Count."}),
+        ({"num_fewshot": 0, "chat": True}, {"apply_chat_template": True}),
+    ],
+)
+def test_a_generation_task_scores_as_theirs(
+    data: Any, model: Path, engine: TransformersEngine, keys: Any, options: Any
+) -> None:
+    """A random model answers no question of GSM8K: the same letter, found by the filter, is right here."""
+    graded = {"doc_to_target": "{{question[0]}}", "filter_list": ANYTHING, "metric_list": [EXACT]}
+    definition = defined(data, "gsm8k", metric="exact_match,strict-match", overrides={**FAST, **graded}, **keys)
+    found = ours(definition, engine)
+    expected = theirs(definition, model, "exact_match", "strict-match", **options)
+    assert found == expected
+    assert len(found) == DOCUMENTS
+
+
+EXACT = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+
+
+def test_likelihoods_are_theirs(data: Any, model: Path, engine: TransformersEngine) -> None:
+    """A task of output type `loglikelihood` scores whether greedy decoding would write the target."""
+    kind = {"output_type": "loglikelihood", "doc_to_choice": None, "metric_list": [{**EXACT, "metric": "acc"}]}
+    written = ours(defined(data, "gsm8k", num_fewshot=0, overrides={**FAST, "metric_list": [EXACT]}), engine)
+    targets = {question: said[:2] for question, (_, said) in written.items()}
+    rows = [json.loads(line) for line in Path(data["gsm8k"]["test"]).read_text().splitlines()]
+    path = Path(data["gsm8k"]["test"]).with_name("greedy.jsonl")
+    path.write_text("".join(json.dumps({**row, "target": targets[row["question"]]}) + "\n" for row in rows[:4]))
+    with path.open("a") as file:
+        file.writelines(json.dumps({**row, "target": "~" + targets[row["question"]]}) + "\n" for row in rows[4:])
+    keys = {
+        **kind,
+        "generation_kwargs": None,
+        "filter_list": None,
+        "doc_to_target": "{{target}}",
+        "target_delimiter": "",
+        "dataset_kwargs": {"data_files": {"test": str(path), "train": str(path)}},
+    }
+    definition = defined(data, "gsm8k", num_fewshot=0, metric="acc", overrides=keys)
+    found, expected = ours(definition, engine), theirs(definition, model, "acc", "none")
+    assert found == expected
+    assert {score for score, _ in found.values()} == {0.0, 1.0}
+
+
+def test_prompts_are_built_once_and_samples_are_the_same_in_every_process(
+    data: Any, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = defined(data, "arc_easy", limit=5)
+    first, second = LmEval(definition, Path()), LmEval(definition, Path())
+    ids = [[sample.id for split in ("search", "heldout") for sample in task.samples(split)] for task in (first, second)]
+    assert ids[0] == ids[1]
+    assert [len(first.samples(split)) for split in ("search", "heldout")] == [3, 2]
+    suite = SuiteTask("task", TaskUse(task=definition, name="task"), None, first)  # type: ignore[arg-type]
+    worker = Worker(engine, (suite,))
+    scores = worker.evaluate(None).scores
+    monkeypatch.setattr(type(first._tasks["arc_easy"]), "fewshot_context", None)
+    assert worker.evaluate(None).scores == scores
+
+
+def test_a_group_is_one_set_of_samples(data: Any, tmp_path: Path) -> None:
+    for name, source in (("easy", "test"), ("hard", "validation")):
+        path = data["arc_easy"][source]
+        (tmp_path / f"{name}.yaml").write_text(
+            f"task: own_{name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: '{path}'}}}}\n"
+            "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{question}}'\n"
+            "doc_to_target: '{{choices.label.index(answerKey)}}'\ndoc_to_choice: '{{choices.text}}'\n"
+            "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+        )
+    (tmp_path / "group.yaml").write_text("group: own_group\ntask: [own_easy, own_hard]\n")
+    stated = {"kind": "lm_eval", "task": "own_group", "include": ".", "limit": 4}
+    task = LmEval(LmEvalTask.model_validate(stated), tmp_path)
+    names = [sample.row["task"] for split in ("search", "heldout") for sample in task.samples(split)]
+    assert sorted(names) == ["own_easy"] * 4 + ["own_hard"] * 4
+    alone = LmEval(LmEvalTask(kind="lm_eval", task="easy.yaml"), tmp_path)
+    assert len(alone.samples("search")) == (DOCUMENTS + 1) // 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"task": "gms8k"}, r"^task: lm-evaluation-harness knows no task 'gms8k', .*; did you mean 'gsm8k'\?"),
+        ({"overrides": {"unsafe_code": True}}, "task: arc_easy runs what a model writes .*; use a task of kind `code`"),
+        ({"overrides": {"doc_to_image": "x"}}, "needs images or sound"),
+        ({"metric": "f1"}, "metric: arc_easy has no mean over samples called 'f1'; allowed are acc, acc_norm"),
+        ({"metric": "acc,strict"}, "metric: arc_easy has no filter 'strict'; allowed are none"),
+        ({"overrides": {"dataset_kwargs": {"data_files": "/nowhere.jsonl"}}}, "task: arc_easy cannot be loaded: "),
+        ({"overrides": {"metric_list": [{"metric": "perplexity"}]}}, "called ''; it has none"),
+    ],
+)
+def test_what_cannot_be_scored_is_told_before_any_run(data: Any, keys: dict[str, Any], reason: str) -> None:
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    definition = defined(data, "arc_easy", **{key: value for key, value in keys.items() if key != "task"})
+    with pytest.raises(UserError, match=reason):
+        LmEval(definition.model_copy(update={"task": keys.get("task", "arc_easy")}), Path())
+
+
+@pytest.mark.parametrize("key", ["chat_template", "fewshot_as_multiturn"])
+def test_keys_of_chats_need_one(key: str) -> None:
+    with pytest.raises(ValueError, match="needs `chat: true`"):
+        LmEvalTask.model_validate({"kind": "lm_eval", "task": "gsm8k", key: "yes"})
+
+
+def test_a_model_without_a_chat_template_is_told_before_any_run(data: Any) -> None:
+    tokenizer = make_tokenizer(chat_template=None)
+    for keys, faults in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
+        task = open_task(TaskUse(task=defined(data, "arc_easy", **keys), name="arc"), Path(), 0.0)
+        assert len(check_prompts(task, tokenizer, None).faults) == faults
