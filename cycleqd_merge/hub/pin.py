@@ -12,9 +12,9 @@ from urllib.parse import quote
 import huggingface_hub
 from huggingface_hub import constants
 
+from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.recipe.loading import dataset_key, load_task
 from cycleqd_merge.recipe.schema import Recipe, hub_id, task_name
 

@@ -22,8 +22,8 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.merging.adapter import LowRank
-from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.merging.checkpoint import Weight, read_json
 from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.singular import Basis, singular_basis, skew, truncated

@@ -151,7 +151,7 @@ def digest_files(paths: list[Path]) -> str:
 
 
 def _digest_file(path: Path) -> str:
-    from cycleqd_merge.merging.cache import cache_folder
+    from cycleqd_merge.cache import cache_folder
 
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode()).hexdigest()

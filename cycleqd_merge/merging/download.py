@@ -15,9 +15,9 @@ import torch
 from huggingface_hub import constants
 from mergekit.common import ModelPath, ModelReference
 
+from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub_errors import explained, hub_errors
-from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.recipe.schema import Models, Recipe, hub_id
 
 Progress = Callable[[str, int, int], None]

@@ -17,7 +17,7 @@ from filelock import FileLock
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
-from cycleqd_merge.merging.cache import cache_folder
+from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 from cycleqd_merge.merging.download import adapter_folder
 from cycleqd_merge.recipe.schema import Models

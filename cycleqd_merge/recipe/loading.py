@@ -20,7 +20,7 @@ from ruamel.yaml.nodes import Node
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.faults import Location, Source, explain, shown, suggestion
 from cycleqd_merge.recipe.schema import Recipe, TaskUse
-from cycleqd_merge.recipe.task_file import GenerateTask, RowsFrom, SplitRows, TaskDefinition
+from cycleqd_merge.recipe.task_file import LmEvalTask, PythonTask, RowsFrom, SplitRows, TaskDefinition
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -42,14 +42,14 @@ class LoadedTask:
 
     def sources(self) -> list[RowsFrom]:
         """Where its rows come from, as far as the definition says."""
-        if not isinstance(self.definition, GenerateTask):
+        if isinstance(self.definition, LmEvalTask | PythonTask):
             return []
         data = self.definition.data
         return [data.rows] if isinstance(data, SplitRows) else [data.search, data.heldout]
 
     def from_sources(self, change: Callable[[RowsFrom], RowsFrom]) -> LoadedTask:
         """The task with its rows from somewhere else."""
-        if not isinstance(self.definition, GenerateTask):
+        if isinstance(self.definition, LmEvalTask | PythonTask):
             return self
         data = self.definition.data
         parts = ("rows",) if isinstance(data, SplitRows) else ("search", "heldout")

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.recipe.task_file import RowsFrom, SplitRows, TwoFiles
 from cycleqd_merge.tasks.protocol import Sample, Split
 

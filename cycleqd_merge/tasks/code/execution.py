@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import EnvironmentFailed
-from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.tasks.code.problems import Problem
 from cycleqd_merge.tasks.sandbox.boxes import run_once
 from cycleqd_merge.tasks.sandbox.protocol import MIB, Limits, Provider

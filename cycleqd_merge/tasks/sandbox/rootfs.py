@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.merging.cache import cache_folder
 from cycleqd_merge.tasks.sandbox.identities import as_root_of_its_own, first_user
 
 _ROOT = "root"  # within a folder of this user's: the folder that belongs to the box's root
