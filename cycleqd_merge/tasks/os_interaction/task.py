@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -92,15 +93,23 @@ class OsInteraction:
             answers = {"gold": _saying(right), "one value changed": _saying(_changed(right))}
         else:
             example = problem.example
-            answers = {"gold": _playing(example, lambda output: output)}
+            answers = {"gold": _playing([example], lambda outputs: outputs[0])}
             if None in problem.check:
-                answers["one value changed"] = _playing(example, _changed)
+                answers["one value changed"] = _playing([example], lambda outputs: _changed(outputs[0]))
+                other = self._another_example(sample)
+                answers["another's answer"] = _playing([example, other], _unlike_the_first)
         stubs = {
             "stub": _saying("done"),
             "finish": lambda prompt: "Think: done.\n\nAct: finish",
             "empty": lambda prompt: "",
         }
         return [KnownAnswer(name, name == "gold", reply) for name, reply in {**answers, **stubs}.items()]
+
+    def _another_example(self, sample: Sample) -> Script:
+        """The example of the sample before this one that has one."""
+        ids = list(self._problems)
+        before = [*ids[ids.index(sample.id) :], *ids[: ids.index(sample.id)]][::-1]
+        return next(example for each in before if (example := self._problems[each].example) is not None)
 
 
 class Talk:
@@ -173,19 +182,27 @@ def _saying(answer: str) -> Callable[[str | Sequence[Message]], str]:
     return lambda prompt: f"Think: I know.\n\nAct: answer({answer})"
 
 
-def _playing(example: Script, answer: Callable[[str], str]) -> Callable[[str | Sequence[Message]], str]:
-    """A model that runs the example as a check would, and answers with what it printed, or what is made of that."""
+def _playing(
+    examples: Sequence[Script], answer: Callable[[list[str]], str]
+) -> Callable[[str | Sequence[Message]], str]:
+    """A model that runs examples as a check would, and answers with what is made of their outputs."""
+    acts = [f"Think: so.\n\nAct: bash\n\n```bash\nbash -c {shlex.quote(each.code)}\n```" for each in examples]
 
     def reply(prompt: str | Sequence[Message]) -> str:
         assert not isinstance(prompt, str)
-        said = str(prompt[-1]["content"])
-        if len(prompt) > 1 and prompt[-2]["content"] == act:
-            output = said.removeprefix("The output of the OS:\n\n").removeprefix("The output of the OS is empty.")
-            return f"Think: that is it.\n\nAct: answer({answer(output.strip())})"
-        return act
+        turns = [str(message["content"]) for message in prompt]
+        said = [told for act, told in itertools.pairwise(turns) if act in acts]
+        if len(said) < len(acts):
+            return acts[len(said)]
+        outputs = [told.removeprefix("The output of the OS:\n\n").strip() for told in said]
+        return f"Think: that is it.\n\nAct: answer({answer(outputs)})"
 
-    act = f"Think: as in the example.\n\nAct: bash\n\n```bash\nbash -c {shlex.quote(example.code)}\n```"
     return reply
+
+
+def _unlike_the_first(outputs: list[str]) -> str:
+    """The last output, or if that happens to be the first one's too, the changed one."""
+    return outputs[-1] if outputs[-1] != outputs[0] else _changed(outputs[-1])
 
 
 def _changed(text: str) -> str:

@@ -20,6 +20,7 @@ _AGENT = Path(__file__).with_name("agent.py").read_text(encoding="utf-8")
 _TAKE_AGENT = "import json; exec(json.loads(input()))"  # what a list of processes shows
 _READY = b'{"ready": true}\n'
 _TO_START = 60.0  # seconds, on a busy machine
+_TO_END = 60.0
 _TO_ANSWER = 10.0  # seconds beyond a command's own
 
 
@@ -74,13 +75,21 @@ async def _begin(process: Process, kept: bytearray, begins: bytes) -> None:
 
 
 async def ended(process: Process) -> None:
-    """Kill a process and wait until it is gone, with what it still has to say: unread pipes would hold it up."""
+    """Kill a process and wait until it is gone, with what it still has to say: unread pipes would hold it up.
+
+    Raises:
+        EnvironmentFailed: something in the box outlives it.
+    """
     with contextlib.suppress(ProcessLookupError):
         process.kill()
-    for stream in (process.stdout, process.stderr):
-        while stream is not None and await stream.read(65536):
-            pass
-    await process.wait()
+    try:
+        async with asyncio.timeout(_TO_END):
+            for stream in (process.stdout, process.stderr):
+                while stream is not None and await stream.read(65536):
+                    pass
+            await process.wait()
+    except TimeoutError:
+        raise EnvironmentFailed(f"a box of the sandbox (process {process.pid}) cannot be ended") from None
 
 
 async def _feed(process: Process, stdin: bytes) -> None:

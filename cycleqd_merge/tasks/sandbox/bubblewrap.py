@@ -29,7 +29,7 @@ _EVERY_BOX = (
     "--hostname box --cap-drop ALL --clearenv --as-pid-1"
 )
 _OVERLAY = """
-echo 0 > /proc/sys/user/max_user_namespaces
+echo 0 > /proc/sys/user/max_user_namespaces || exit 1
 mount -t tmpfs -o mode=755,size="$1",nr_inodes=200k tmpfs /tmp && mkdir /tmp/upper /tmp/work /tmp/root || exit 1
 mount -t overlay -o userxattr,lowerdir=.,upperdir=/tmp/upper,workdir=/tmp/work overlay /tmp/root || exit 1
 shift && exec "$@"
@@ -83,16 +83,9 @@ class Bubblewrap:
                 folder = find_rootfs(root.name)
                 as_root = await stack.enter_async_context(as_root_of_its_own())
                 mounting = ["unshare", "--mount", "--propagation", "private", "--"]
-                overlay = ["sh", "-c", _OVERLAY, "sh", str(limits.disk)]
-                line = [
-                    *beginning,
-                    *as_root,
-                    *mounting,
-                    *overlay,
-                    self._program,
-                    *_own_root(),
-                    *_inside(command, limits),
-                ]
+                mounting += ["sh", "-c", _OVERLAY, "sh", str(limits.disk)]
+                box = [self._program, *_own_root(), *_inside(command, limits)]
+                line = [*beginning, *as_root, *mounting, *box]
             async with _process(line, folder, limits) as process:
                 yield process
 

@@ -68,16 +68,11 @@ async def as_root_of_its_own() -> AsyncIterator[list[str]]:
         if await holder.stdout.readline() != b"\n":
             raise EnvironmentFailed("the sandbox cannot make a user namespace")
         await _map_users(holder.pid)
-        yield joining(holder.pid)
+        yield ["nsenter", f"--user=/proc/{holder.pid}/ns/user", "--setuid", "0", "--setgid", "0", "--"]
     finally:
         if holder.returncode is None:
             holder.kill()
         await holder.wait()
-
-
-def joining(pid: int) -> list[str]:
-    """The beginning of a command line that runs the rest of it as root of a process' user namespace."""
-    return ["nsenter", f"--user=/proc/{pid}/ns/user", "--setuid", "0", "--setgid", "0", "--"]
 
 
 async def _map_users(pid: int) -> None:
