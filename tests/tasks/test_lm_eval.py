@@ -67,6 +67,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def hf(model: Path) -> Any:
+    """lm-evaluation-harness' own class for models of transformers."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=4)
+
+
+@pytest.fixture(scope="module")
 def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TransformersEngine]:
     family = open_family(make_recipe(tmp_path_factory.mktemp("recipe"), model, {"first": model, "second": model}))
     opened = TransformersEngine(
@@ -98,26 +106,25 @@ def ours(definition: LmEvalTask, engine: TransformersEngine) -> dict[str, tuple[
     return found
 
 
-def theirs(definition: LmEvalTask, model: Path, metric: str, filtered: str, **options: Any) -> dict[str, Any]:
-    """The same as lm-evaluation-harness' own `hf` model and evaluator find it."""
+def theirs(definition: LmEvalTask, hf: Any, filtered: str, **options: Any) -> list[dict[str, Any]]:
+    """What lm-evaluation-harness' own `hf` model and evaluator log of every document."""
     import lm_eval
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     results = lm_eval.simple_evaluate(
-        "hf",
-        model_args={"pretrained": str(model), "dtype": "float32"},
+        hf,
         tasks=[{"group": "one", "task": [{"task": definition.task, **definition.overrides}]}],
-        device="cpu",
-        batch_size=4,
         num_fewshot=definition.num_fewshot,
         bootstrap_iters=0,
         task_manager=_manager(None, True),  # an index of files that takes seconds to build
         **options,
     )
-    samples = results["samples"][definition.task]
-    return {
-        each["doc"]["question"]: (float(each[metric]), _said(each)) for each in samples if each["filter"] == filtered
-    }
+    return [each for each in results["samples"][definition.task] if each["filter"] == filtered]
+
+
+def graded(samples: list[dict[str, Any]], metric: str) -> dict[str, tuple[float, str]]:
+    """Score and output of every document, by its question."""
+    return {each["doc"]["question"]: (float(each[metric]), _said(each)) for each in samples}
 
 
 def _said(sample: dict[str, Any]) -> str:
@@ -149,15 +156,15 @@ ANYTHING = [
         ({"overrides": {"gen_prefix": "So:"}, "chat": True}, {"apply_chat_template": True}),
     ],
 )
-@pytest.mark.parametrize("metric", ["acc", "acc_norm"])
 def test_a_multiple_choice_task_scores_as_theirs(
-    data: Any, model: Path, engine: TransformersEngine, metric: str, keys: Any, options: Any
+    data: Any, hf: Any, engine: TransformersEngine, keys: Any, options: Any
 ) -> None:
-    definition = defined(data, "arc_easy", metric=metric, **keys)
-    found, expected = ours(definition, engine), theirs(definition, model, metric, "none", **options)
-    assert found == expected
-    assert len(found) == DOCUMENTS
-    assert {score for score, _ in found.values()} == {0.0, 1.0}
+    expected = theirs(defined(data, "arc_easy", **keys), hf, "none", **options)
+    for metric in ("acc", "acc_norm"):
+        found = ours(defined(data, "arc_easy", metric=metric, **keys), engine)
+        assert found == graded(expected, metric)
+        assert len(found) == DOCUMENTS
+        assert {score for score, _ in found.values()} == {0.0, 1.0}
 
 
 @pytest.mark.parametrize(
@@ -169,21 +176,20 @@ def test_a_multiple_choice_task_scores_as_theirs(
     ],
 )
 def test_a_generation_task_scores_as_theirs(
-    data: Any, model: Path, engine: TransformersEngine, keys: Any, options: Any
+    data: Any, hf: Any, engine: TransformersEngine, keys: Any, options: Any
 ) -> None:
     """A random model answers no question of GSM8K: the same letter, found by the filter, is right here."""
-    graded = {"doc_to_target": "{{question[0]}}", "filter_list": ANYTHING, "metric_list": [EXACT]}
-    definition = defined(data, "gsm8k", metric="exact_match,strict-match", overrides={**FAST, **graded}, **keys)
+    grading = {"doc_to_target": "{{question[0]}}", "filter_list": ANYTHING, "metric_list": [EXACT]}
+    definition = defined(data, "gsm8k", metric="exact_match,strict-match", overrides={**FAST, **grading}, **keys)
     found = ours(definition, engine)
-    expected = theirs(definition, model, "exact_match", "strict-match", **options)
-    assert found == expected
+    assert found == graded(theirs(definition, hf, "strict-match", **options), "exact_match")
     assert len(found) == DOCUMENTS
 
 
 EXACT = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 
 
-def test_likelihoods_are_theirs(data: Any, model: Path, engine: TransformersEngine) -> None:
+def test_likelihoods_are_theirs(data: Any, hf: Any, engine: TransformersEngine) -> None:
     """A task of output type `loglikelihood` scores whether greedy decoding would write the target."""
     kind = {"output_type": "loglikelihood", "doc_to_choice": None, "metric_list": [{**EXACT, "metric": "acc"}]}
     written = ours(defined(data, "gsm8k", num_fewshot=0, overrides={**FAST, "metric_list": [EXACT]}), engine)
@@ -202,8 +208,8 @@ def test_likelihoods_are_theirs(data: Any, model: Path, engine: TransformersEngi
         "dataset_kwargs": {"data_files": {"test": str(path), "train": str(path)}},
     }
     definition = defined(data, "gsm8k", num_fewshot=0, metric="acc", overrides=keys)
-    found, expected = ours(definition, engine), theirs(definition, model, "acc", "none")
-    assert found == expected
+    found = ours(definition, engine)
+    assert found == graded(theirs(definition, hf, "none"), "acc")
     assert {score for score, _ in found.values()} == {0.0, 1.0}
 
 
