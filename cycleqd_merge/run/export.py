@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def export(replay: Replay, name: str, out: Path) -> Chosen:
     configuration = configuration_text(chosen.genome, materialiser, replay.recipe.evolution)
     write_checkpoint(tensors, materials.family, out, _record(replay, chosen, materialiser), configuration, check)
     return chosen
+
+
+def finish_exports(replay: Replay, out: Path) -> Iterator[tuple[str, Path]]:
+    """Write the models that the recipe's `finish.export` names below `out`, less those that are there.
+
+    Yields the name and the folder of each once it is written.
+    """
+    for name in replay.recipe.finish.export:
+        folder = out / "models" / f"{name.replace(':', '-')}-gen-{replay.generation}"
+        if not folder.exists():
+            export(replay, name, folder)
+            yield name, folder
 
 
 def export_adapter(replay: Replay, name: str, out: Path) -> Chosen:
