@@ -127,12 +127,13 @@ def model_record(replay: Replay, chosen: Chosen) -> dict[str, Any]:
 
 def _check_loads(folder: Path, genome: Genome, materialiser: Materialiser) -> None:
     """Load the checkpoint as its users will and compare a forward pass with one on the engine's weights."""
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, where loading is to be told of
         folder,
         dtype="auto",
         output_loading_info=True,
         trust_remote_code=materialiser.family.models.trust_remote_code,
     )
+    model, report = loaded
     absent = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
     if absent:
         raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, absent[:3]))}")
