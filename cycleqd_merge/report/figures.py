@@ -45,7 +45,7 @@ def _draw_archive(archive: Archive, axes: Sequence[Axes], tasks: Sequence[str], 
     heat = archive.heatmap()
     low, high = archive.bounds[archive.task]
     scale = Normalize(max(low, 0.0), min(high, 1.0))
-    dimensions = list(combinations(range(heat.ndim), 2)) or [(0,)]
+    dimensions: list[tuple[int, ...]] = [*combinations(range(heat.ndim), 2)] or [(0,)]
     for axis, shown in zip(axes, dimensions, strict=True):
         _draw_heatmap(axis, archive, heat, shown, scale)
         _label(axis, archive, shown, tasks)
@@ -125,12 +125,14 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
         number = entry["evaluation"]
         for parent in entry["step"].get("parents", []):
             if parent in column:
-                ends = {"xy": (column[number], row[number]), "xytext": (column[parent], row[parent])}
-                axis.annotate("", **ends, arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 9, "shrinkB": 9})
+                tip, end = (column[number], row[number]), (column[parent], row[parent])
+                style = {"arrowstyle": "->", "color": "0.6", "shrinkA": 9, "shrinkB": 9}
+                axis.annotate("", tip, end, arrowprops=style)
     means = [float(np.mean((entry["scores"] or [np.nan])[: len(tasks)])) for entry in line]  # failed ones have none
     places = [(column[entry["evaluation"]], row[entry["evaluation"]]) for entry in line]
-    colours = {"c": means, "cmap": _COLOURS.with_extremes(bad=_EMPTY), "plotnonfinite": True}
-    points = axis.scatter(*zip(*places, strict=True), **colours, s=190, zorder=3, edgecolors="white")
+    x, y = zip(*places, strict=True)
+    colours = _COLOURS.with_extremes(bad=_EMPTY)
+    points = axis.scatter(x, y, 190, means, cmap=colours, plotnonfinite=True, zorder=3, edgecolors="white")
     for entry, place in zip(line, places, strict=True):
         number = entry["evaluation"]
         label = experts[number] if number < len(experts) else f"#{number}"

@@ -46,7 +46,8 @@ def _by_task(replay: Replay, number: int) -> dict[str, float]:
 
 def lineage(replay: Replay, number: int, most: int = 40) -> list[dict[str, Any]]:
     """The ancestors of an evaluation, itself first, breadth first, each once; at most `most`."""
-    line, queue, seen = [], [number], {number}
+    line: list[dict[str, Any]] = []
+    queue, seen = [number], {number}
     while queue and len(line) < most:
         current = queue.pop(0)
         step = replay.steps[current]

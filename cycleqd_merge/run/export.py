@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def export(replay: Replay, name: str, out: Path) -> Chosen:
     configuration = configuration_text(chosen.genome, materialiser, replay.recipe.evolution)
     write_checkpoint(tensors, materials.family, out, _record(replay, chosen, materialiser), configuration, check)
     return chosen
+
+
+def finish_exports(replay: Replay, out: Path) -> Iterator[tuple[str, Path]]:
+    """Write the models that the recipe's `finish.export` names below `out`, less those that are there.
+
+    Yields the name and the folder of each once it is written.
+    """
+    for name in replay.recipe.finish.export:
+        folder = out / "models" / f"{name.replace(':', '-')}-gen-{replay.generation}"
+        if not folder.exists():
+            export(replay, name, folder)
+            yield name, folder
 
 
 def export_adapter(replay: Replay, name: str, out: Path) -> Chosen:
@@ -114,12 +127,13 @@ def model_record(replay: Replay, chosen: Chosen) -> dict[str, Any]:
 
 def _check_loads(folder: Path, genome: Genome, materialiser: Materialiser) -> None:
     """Load the checkpoint as its users will and compare a forward pass with one on the engine's weights."""
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, where loading is to be told of
         folder,
         dtype="auto",
         output_loading_info=True,
         trust_remote_code=materialiser.family.models.trust_remote_code,
     )
+    model, report = loaded
     absent = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
     if absent:
         raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, absent[:3]))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mergekit.common import ModelReference
 
@@ -67,13 +68,25 @@ def measure(
             worker.close()
     for name in names:
         if name.startswith(OTHER):
-            family, genome = _other_model(name.removeprefix(OTHER), materials)
+            family, adapted = _other_model(name.removeprefix(OTHER), materials)
             worker = _worker(materials, Materialiser(family, Groups(family.weights, "one"), {}))
             try:
-                score(name, worker, genome)
+                score(name, worker, adapted)
             finally:
                 worker.close()
     return evaluations
+
+
+def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation for programs: each task's score, truncated answers and score per sample."""
+    return {
+        task: {
+            "score": result.score,
+            "truncated": result.truncated,
+            "samples": {sample: outcome.score for sample, outcome in zip(result.samples, result.outcomes, strict=True)},
+        }
+        for task, result in evaluation.results.items()
+    }
 
 
 def record(replay: Replay, folder: Path, rows: Rows, evaluations: Mapping[str, Evaluation]) -> None:

@@ -12,8 +12,8 @@ from cycleqd_merge.hub.card import FIGURE, model_card
 from cycleqd_merge.hub.draft import Draft, Pushed
 from cycleqd_merge.hub.facts import model_facts
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, without_paths
+from cycleqd_merge.merging.sizes import model_bytes
 from cycleqd_merge.report.figures import archives_figure, png
-from cycleqd_merge.run.disk import model_bytes
 from cycleqd_merge.run.elites import Chosen
 from cycleqd_merge.run.export import export, export_adapter, model_record
 from cycleqd_merge.run.publication import CARD, Publication, require_no_token

@@ -55,9 +55,11 @@ class Dbbench:
             return require_sqlite()
         return require_server()
 
-    def prompt_of(self, sample: Sample) -> str | list[Message]:
+    def prompt_of(self, sample: Sample) -> list[Message]:
         """The turns that a sample's conversation begins with."""
-        return self._prompt.of(sample.row)
+        prompt = self._prompt.of(sample.row)
+        assert not isinstance(prompt, str)
+        return prompt
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         database = await self._blocking(self._open, Table.of(sample.row["table"]))
@@ -81,7 +83,7 @@ class Dbbench:
 
     async def _converse(self, sample: Sample, model: LanguageModel, database: SampleDatabase) -> tuple[str, bool]:
         """Let the model run statements until it does something else; its last turn, and whether one was cut."""
-        messages, truncated = list(self.prompt_of(sample)), False
+        messages, truncated = self.prompt_of(sample), False
         for further in range(self._definition.rounds, -1, -1):
             turn = await self._prompt.ask(model, messages, self._sampling)
             truncated |= turn.truncated
@@ -103,7 +105,10 @@ class Dbbench:
             action = f"Action: Operation\n```sql\n{statement}\n```"
             return lambda messages: action if len(messages) == opening else _answer(["done"])
 
-        idle = KnownAnswer("idle answer", False, lambda _: _answer(["done"]))
+        def answer(values: Sequence[str]) -> Callable[[Any], str]:
+            return lambda _: _answer(values)
+
+        idle = KnownAnswer("idle answer", False, answer(["done"]))
         empty = KnownAnswer("empty", False, lambda _: "")
         gold, other = sample.row["label"], self._other(sample).row["label"]
         if _writes(sample):
@@ -111,7 +116,7 @@ class Dbbench:
             return [*(KnownAnswer(name, name == "gold", operate(text)) for name, text in known), idle, empty]
         changed = [_changed(gold[0]), *gold[1:]]
         stated = [("gold", gold), ("another sample's", other), ("one value changed", changed)]
-        replies = [KnownAnswer(name, name == "gold", lambda _, a=answer: _answer(a)) for name, answer in stated]
+        replies = [KnownAnswer(name, name == "gold", answer(values)) for name, values in stated]
         return [*replies, idle, empty]
 
     def _other(self, sample: Sample) -> Sample:

@@ -40,8 +40,8 @@ class Generate:
         for sample in (sample for samples in self._samples.values() for sample in samples):
             try:
                 self._check(sample)
-            except UserError as error:
-                bad.append((sample, error))
+            except UserError as found:
+                bad.append((sample, found))
         if bad:
             (sample, error), others = bad[0], len(bad) - 1
             more = f" (and {others} more)" if others else ""

@@ -109,7 +109,7 @@ def _read_csv(path: Path) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header = next(reader, [])
-        rows = []
+        rows: list[Row] = []
         for cells in filter(None, reader):
             if len(cells) != len(header):
                 raise UserError(f"{path}:{reader.line_num}: {len(cells)} cells under {len(header)} columns")

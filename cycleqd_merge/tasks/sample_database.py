@@ -179,6 +179,9 @@ class MariadbDatabase:
 class _Beginning(SSCursor):
     """Reads rows as they are asked for, and leaves the rest unread, for the connection is closed then."""
 
+    _result: Any
+    connection: Any  # none, once it is closed
+
     def close(self) -> None:
         if self._result is not None:
             self._result.unbuffered_active = False

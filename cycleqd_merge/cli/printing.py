@@ -1,0 +1,59 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cycleqd_merge.hub.draft import Pushed
+    from cycleqd_merge.journal.replay import Replay
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or 160 columns in a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+
+
+def print_json(value: Any) -> None:
+    """What `--json` answers."""
+    typer.echo(json.dumps(value, indent=1))
+
+
+def print_archives(replay: Replay) -> None:
+    """A run's archives: a line and a heatmap for each."""
+    from cycleqd_merge.report.tables import heatmaps, overview
+
+    if replay.archives:
+        console().print(overview(replay.archives, replay.objectives), heatmaps(replay.archives, replay.objectives))
+
+
+def print_confirmed(replay: Replay) -> None:
+    """The elites that were scored again."""
+    from cycleqd_merge.report.tables import confirmed_table
+
+    if replay.confirmed:
+        console().print(confirmed_table(replay))
+
+
+def print_scores(replay: Replay, split: str, scores: dict[str, tuple[float, ...]]) -> None:
+    """What models of a run score on the rows of `split`."""
+    from cycleqd_merge.report.tables import score_table
+
+    title = f"Scores on {split} rows"
+    console().print(score_table(title, replay.tasks, scores, len(replay.objectives)))
+
+
+def print_pushed(pushed: Pushed, dry: bool = False) -> None:
+    """What was pushed to one repository, or would be."""
+    from cycleqd_merge.report.pushed import pushed_lines
+
+    for line in pushed_lines(pushed, dry):
+        typer.echo(line)

@@ -1,0 +1,24 @@
+"""The command that prints JSON Schemas: `schema`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cycleqd_merge.cli.printing import print_json
+
+
+class SchemaOf(StrEnum):
+    """What has a JSON Schema."""
+
+    recipe = "recipe"
+    task = "task"
+
+
+def schema(of: Annotated[SchemaOf, typer.Argument(help="What to describe.")] = SchemaOf.recipe) -> None:
+    """Print the JSON Schema of recipes or task files, for editors."""
+    from cycleqd_merge.recipe.schema import json_schema
+
+    print_json(json_schema(of.value))
