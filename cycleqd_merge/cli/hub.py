@@ -49,7 +49,7 @@ def push(
     """Publish a run on the Hugging Face Hub: its archive as a dataset, its best models as model repositories."""
     if sys.stderr.isatty():  # uploads take long enough for the client's own bars
         os.environ.pop("TQDM_DISABLE", None)
-    from cycleqd_merge.report.pushed import pushed_json
+    from cycleqd_merge.hub.pushed import pushed_json
     from cycleqd_merge.run.publication import Options
     from cycleqd_merge.run.publish import hub_settings, publish
 

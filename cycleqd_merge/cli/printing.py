@@ -53,7 +53,7 @@ def print_scores(replay: Replay, split: str, scores: dict[str, tuple[float, ...]
 
 def print_pushed(pushed: Pushed, dry: bool = False) -> None:
     """What was pushed to one repository, or would be."""
-    from cycleqd_merge.report.pushed import pushed_lines
+    from cycleqd_merge.hub.pushed import pushed_lines
 
     for line in pushed_lines(pushed, dry):
         typer.echo(line)
