@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import prod
 from pathlib import Path
@@ -244,11 +244,19 @@ def _describe_bases(materials: Materials, ready: Sequence[int], found: Plan) -> 
     values = {number: dict(stored.values()) for number, stored in bases.items()}
     pairs = {(one, other): similarity(values[one], values[other]) for one, other in combinations(values, 2)}
     found.similarity = {f"{names[one]}, {names[other]}": value for (one, other), value in pairs.items()}
-    for pair, value in found.similarity.items():
-        others = [found.similarity[key] for key in found.similarity if key != pair]
-        if others and value < min(others) - max(max(others) - min(others), _ALIKE):
-            found.notices.append(
-                f"experts {pair}: their similarity is {value:.2f}, that of other pairs {min(others):.2f} or more; "
+    found.notices.extend(_unlike(pairs, names))
+
+
+def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Iterator[str]:
+    """A notice for a pair of experts, and for an expert, that is far less alike than all the others are."""
+    alone = {f"experts {names[one]} and {names[other]}": [(one, other)] for one, other in pairs}
+    whole = {f"expert {name}": [pair for pair in pairs if number in pair] for number, name in enumerate(names)}
+    for label, members in (alone | whole).items():
+        own = [pairs[pair] for pair in members]
+        others = [value for pair, value in pairs.items() if pair not in members]
+        if own and others and max(own) < min(others) - max(max(others) - min(others), _ALIKE):
+            yield (
+                f"{label}: similarity {max(own):.2f}, that of the other pairs is {min(others):.2f} or more; "
                 "experts that differ so much may not merge well"
             )
 

@@ -46,10 +46,13 @@ def lora_task_vector(base: Path, adapter: Path, architecture: Architecture) -> T
 
 
 class Reference:
-    """Children by the design's formula, base + sum_i c_i tau_i + sum_e a_e change_e, with numpy's own SVD."""
+    """Children by the design's formula, base + sum_i c_i tau_i + sum_e a_e change_e, with numpy's own SVD.
 
-    def __init__(self, base: Path, vectors: list[Tensors]) -> None:
-        self.vectors = vectors
+    rank: mutations go along so many leading directions only.
+    """
+
+    def __init__(self, base: Path, vectors: list[Tensors], rank: int | None = None) -> None:
+        self.vectors, self._rank = vectors, rank
         self._base = tensors_of(base)
         self._decomposed: dict[tuple[int, str], tuple[Array, Array, Array]] = {}
 
@@ -78,5 +81,6 @@ class Reference:
     def _svd(self, expert: int, name: str) -> tuple[Array, Array, Array]:
         key = (expert, name)
         if key not in self._decomposed:
-            self._decomposed[key] = np.linalg.svd(self.vectors[expert][name], full_matrices=False)
+            u, s, vh = np.linalg.svd(self.vectors[expert][name], full_matrices=False)
+            self._decomposed[key] = u[:, : self._rank], s[: self._rank], vh[: self._rank]
         return self._decomposed[key]

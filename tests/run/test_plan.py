@@ -317,6 +317,36 @@ def test_disk_for_bases_is_what_they_take(
     assert {use.needed for use in checked(recipe).disk} == {0}
 
 
+def test_bases_and_how_alike_experts_are_is_told(family: Family, tmp_path: Path) -> None:
+    experts = {**family.experts, "third": make_expert(family.base, tmp_path / "third", 7)}
+    mutation = {"mutation": {"rank": 8}, "generations": 1}
+    found = plan(recipe_of(tmp_path, family, experts=experts, evolution=mutation), Path())
+    assert found.faults == []
+    assert [(each.name, each.loss > 0, each.skew < 1e-5) for each in found.bases] == [
+        ("first", True, True),
+        ("second", True, True),
+    ]  # the third is the expert of no task: nothing is mutated along it
+    assert found.similarity.keys() == {"first, second"}
+    assert 0.9 < found.similarity["first, second"] <= 1
+
+
+def test_an_expert_that_is_less_alike_than_the_others_is_noticed(family: Family, tmp_path: Path) -> None:
+    tensors = read_tensors(family.base)
+    for tensor in tensors.values():
+        if tensor.ndim == 2:
+            tensor[0] += 1.0  # one direction instead of all
+    other = make_expert(family.base, tmp_path / "other", 7)
+    write_tensors(other, tensors)
+    experts = {**family.experts, "other": other}
+    tasks = [generate(tmp_path, f"t{n}", expert=expert) for n, expert in enumerate((*experts, "first"))]
+    recipe = make_recipe(tmp_path, family.base, experts, tasks=tasks, evolution={"generations": 1})
+    found = plan(recipe, Path())
+    assert found.similarity["first, second"] > 0.9
+    assert max(found.similarity["first, other"], found.similarity["second, other"]) < 0.5
+    assert found.faults == []
+    assert "expert other: similarity 0." in only([each for each in found.notices if "may not merge" in each])
+
+
 def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
