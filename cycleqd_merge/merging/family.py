@@ -27,8 +27,8 @@ class Whole:
     tensor: torch.Tensor
 
     def task_vector(self, base: torch.Tensor) -> torch.Tensor:
-        """tensor - base in float32."""
-        return self.tensor.float() - base.float()
+        """tensor - base, float32 as the base is here; no other copy is made."""
+        return torch.sub(self.tensor, base).float()
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Family:
         base: the base's tensor as `base_tensor` gives it.
         """
         difference = self.difference(expert, weight, base)
-        return difference.task_vector(base) if isinstance(difference, Whole) else difference
+        return difference.task_vector(base.float()) if isinstance(difference, Whole) else difference
 
     def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole | TaskVector | None:
         """What an expert has to say of one tensor, as it is stored: its own tensor, or an adapter's task vector.

@@ -66,18 +66,18 @@ class Materialiser:
         base = self.staging.base(weight)
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
         present = {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
-        vectors = self._task_vectors(present | self._mutated(genome, weight), weight, base)
-        change = self._change(genome, weight, vectors)
         wide = base.float()
+        vectors = self._task_vectors(present | self._mutated(genome, weight), weight, wide)
+        change = self._change(genome, weight, vectors)
         delta = task_arithmetic(wide, vectors, coefficients)  # after the change, for it writes over task vectors
         if delta is None and change is None:
             return base
-        return (wide + _sum(delta, change)).to(weight.dtype)
+        return _sum(delta, change).add_(wide).to(weight.dtype)
 
     def change(self, genome: Genome, weight: Weight) -> torch.Tensor | None:
         """What the genome's mutations add to one tensor, float32, or None if nothing."""
-        base = self.staging.base(weight)
-        vectors = self._task_vectors(self._mutated(genome, weight), weight, base)
+        wide = self.staging.base(weight).float()
+        vectors = self._task_vectors(self._mutated(genome, weight), weight, wide)
         return self._change(genome, weight, vectors)
 
     def low_rank(self, genome: Genome, weight: Weight) -> LowRank | None:
@@ -92,7 +92,7 @@ class Materialiser:
         mutated, strengths = self._mutated(genome, weight), self._strengths(genome)
         changed = mutated | {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
         parts = []
-        for expert, vector in sorted(self._task_vectors(changed, weight, self.staging.base(weight)).items()):
+        for expert, vector in sorted(self._task_vectors(changed, weight, self.staging.base(weight).float()).items()):
             if not isinstance(vector, LowRank):
                 name = self.family.experts[expert].name
                 raise UserError(f"no adapter can hold this model: expert {name} changes {weight.name} as a whole")

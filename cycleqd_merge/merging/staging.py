@@ -42,7 +42,7 @@ class Staging:
     def task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
         """tau in float32, as memory that may be written over; None where the expert does not differ.
 
-        base: as `base` gives it.
+        base: as `base` gives it, in float32.
         """
         stored = self._fetch(
             (expert, weight.name), lambda: self.family.difference(expert, weight, self.family.base_tensor(weight))
