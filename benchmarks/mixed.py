@@ -1,0 +1,88 @@
+"""The paper's three tasks alone and at once, answered at once by a scripted model: what waits for what.
+
+    export AGENTBENCH_OS=os.json AGENTBENCH_DB=file:///path/to/data_dbbench_standard_dev.jsonl
+    python benchmarks/mixed.py MbppPlus.jsonl [--repeats 3]
+
+All of the time is the surroundings': programs in boxes, shells in boxes, databases. Together the tasks should take
+little more than the slowest of them takes alone, as far as there are cores for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from cycleqd_merge.recipe.loading import load_task
+from cycleqd_merge.recipe.schema import TaskUse
+from cycleqd_merge.tasks.check import Scripted
+from cycleqd_merge.tasks.protocol import Checkable, Outcome, Sample
+from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_surroundings
+
+
+def opened(problems: Path) -> dict[str, SuiteTask]:
+    """The shipped tasks; MBPP's rows come from a file in EvalPlus' format."""
+    mbpp = load_task(TaskUse(task="mbpp-plus"), Path()).definition.model_dump(mode="json", exclude_unset=True)
+    mbpp["data"] = {"rows": {"path": str(problems.resolve())}}
+    uses = [TaskUse(task=mbpp, name="mbpp-plus"), TaskUse(task="agentbench-os"), TaskUse(task="agentbench-db")]
+    suite = tuple(open_task(use, Path(), 0.0) for use in uses)
+    require_surroundings(suite)
+    return {task.name: task for task in suite}
+
+
+async def outcomes(tasks: Sequence[SuiteTask]) -> list[Outcome]:
+    """What a model that knows all answers gets for all samples of some tasks at once."""
+
+    async def one(task: SuiteTask, sample: Sample) -> Outcome:
+        assert isinstance(task.task, Checkable)
+        (gold,) = (answer for answer in task.task.known_answers(sample) if answer.name == "gold")
+        return await task.task.score(sample, Scripted(gold.reply))
+
+    return await asyncio.gather(*(one(task, sample) for task in tasks for sample in task.samples("search")))
+
+
+def taken(*tasks: SuiteTask) -> tuple[float, float]:
+    """Seconds until all samples are scored, and seconds of all cores in ended processes and this one."""
+    start, before = time.perf_counter(), processor_seconds()
+    scored = asyncio.run(outcomes(tasks))
+    assert sum(outcome.score for outcome in scored) > 0.95 * len(scored)
+    return time.perf_counter() - start, processor_seconds() - before
+
+
+def processor_seconds() -> float:
+    """What this process and its ended children have used."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    suite = opened(options.problems)
+    ways = {**{name: [task] for name, task in suite.items()}, "all at once": list(suite.values())}
+    for tasks in list(ways.values())[:-1]:
+        taken(*tasks)  # works out expected values and starts the server, once for all runs
+    runs = [{way: taken(*tasks) for way, tasks in ways.items()} for _ in range(options.repeats)]  # in turns
+    seconds = {way: median(run[way][0] for run in runs) for way in ways}
+    used = {way: median(run[way][1] for run in runs) for way in ways}
+    table = Table("samples of", "seconds", f"processor seconds of {os.cpu_count()} cores")
+    for way in ways:
+        table.add_row(way, f"{seconds[way]:.1f}", f"{used[way]:.1f}")
+    console = Console(width=100)
+    console.print(table)
+    together, alone = seconds["all at once"], [seconds[name] for name in suite]
+    console.print(f"all at once: {together / max(alone):.2f} of the slowest, {together / sum(alone):.2f} of the sum")
+
+
+if __name__ == "__main__":
+    main()
