@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,18 +47,12 @@ async def outcomes(tasks: Sequence[SuiteTask]) -> list[Outcome]:
     return await asyncio.gather(*(one(task, sample) for task in tasks for sample in task.samples("search")))
 
 
-def taken(*tasks: SuiteTask) -> tuple[float, float]:
-    """Seconds until all samples are scored, and seconds of all cores in ended processes and this one."""
-    start, before = time.perf_counter(), processor_seconds()
+def seconds(*tasks: SuiteTask) -> float:
+    """Until all samples are scored."""
+    start = time.perf_counter()
     scored = asyncio.run(outcomes(tasks))
     assert sum(outcome.score for outcome in scored) > 0.95 * len(scored)
-    return time.perf_counter() - start, processor_seconds() - before
-
-
-def processor_seconds() -> float:
-    """What this process and its ended children have used."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -69,18 +61,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     suite = opened(options.problems)
-    ways = {**{name: [task] for name, task in suite.items()}, "all at once": list(suite.values())}
-    for tasks in list(ways.values())[:-1]:
-        taken(*tasks)  # works out expected values and starts the server, once for all runs
-    runs = [{way: taken(*tasks) for way, tasks in ways.items()} for _ in range(options.repeats)]  # in turns
-    seconds = {way: median(run[way][0] for run in runs) for way in ways}
-    used = {way: median(run[way][1] for run in runs) for way in ways}
-    table = Table("samples of", "seconds", f"processor seconds of {os.cpu_count()} cores")
-    for way in ways:
-        table.add_row(way, f"{seconds[way]:.1f}", f"{used[way]:.1f}")
+    ways = {name: [task] for name, task in suite.items()} | {"all at once": list(suite.values())}
+    for task in suite.values():
+        seconds(task)  # works out expected values and starts the server, once for all runs
+    runs = [{way: seconds(*tasks) for way, tasks in ways.items()} for _ in range(options.repeats)]  # in turns
+    table = Table("samples of", "how many", "seconds, median", "seconds, all runs")
+    for way, tasks in ways.items():
+        count = sum(len(task.samples("search")) for task in tasks)
+        each = [run[way] for run in runs]
+        table.add_row(way, str(count), f"{median(each):.1f}", " ".join(f"{one:.1f}" for one in each))
     console = Console(width=100)
     console.print(table)
-    together, alone = seconds["all at once"], [seconds[name] for name in suite]
+    together = median(run["all at once"] for run in runs)
+    alone = [median(run[name] for run in runs) for name in suite]
     console.print(f"all at once: {together / max(alone):.2f} of the slowest, {together / sum(alone):.2f} of the sum")
 
 
