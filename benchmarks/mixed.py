@@ -3,19 +3,21 @@
     export AGENTBENCH_OS=os.json AGENTBENCH_DB=file:///path/to/data_dbbench_standard_dev.jsonl
     python benchmarks/mixed.py MbppPlus.jsonl [--repeats 3]
 
-All of the time is the surroundings': programs in boxes, shells in boxes, databases. Together the tasks should take
-little more than the slowest of them takes alone, as far as there are cores for them.
+All of the time is the surroundings': programs in boxes, shells in boxes, databases. Together the tasks take little more
+than the slowest of them alone where that leaves cores idle, and their sum where each keeps all cores busy by itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -47,12 +49,13 @@ async def outcomes(tasks: Sequence[SuiteTask]) -> list[Outcome]:
     return await asyncio.gather(*(one(task, sample) for task in tasks for sample in task.samples("search")))
 
 
-def seconds(*tasks: SuiteTask) -> float:
-    """Until all samples are scored."""
-    start = time.perf_counter()
+def measured(*tasks: SuiteTask) -> tuple[float, float]:
+    """Seconds until all samples are scored, and the share of that in which the host's cores were busy."""
+    start, idle = time.perf_counter(), psutil.cpu_times().idle
     scored = asyncio.run(outcomes(tasks))
+    seconds = time.perf_counter() - start
     assert sum(outcome.score for outcome in scored) > 0.95 * len(scored)
-    return time.perf_counter() - start
+    return seconds, 1 - (psutil.cpu_times().idle - idle) / (seconds * (os.cpu_count() or 1))
 
 
 def main() -> None:
@@ -63,17 +66,17 @@ def main() -> None:
     suite = opened(options.problems)
     ways = {name: [task] for name, task in suite.items()} | {"all at once": list(suite.values())}
     for task in suite.values():
-        seconds(task)  # works out expected values and starts the server, once for all runs
-    runs = [{way: seconds(*tasks) for way, tasks in ways.items()} for _ in range(options.repeats)]  # in turns
-    table = Table("samples of", "how many", "seconds, median", "seconds, all runs")
+        measured(task)  # works out expected values and starts the server, once for all runs
+    runs = [{way: measured(*tasks) for way, tasks in ways.items()} for _ in range(options.repeats)]  # in turns
+    seconds = {way: median(run[way][0] for run in runs) for way in ways}
+    table = Table("samples of", "how many", "seconds, median", "all runs", "cores busy")
     for way, tasks in ways.items():
         count = sum(len(task.samples("search")) for task in tasks)
-        each = [run[way] for run in runs]
-        table.add_row(way, str(count), f"{median(each):.1f}", " ".join(f"{one:.1f}" for one in each))
+        each = " ".join(f"{run[way][0]:.1f}" for run in runs)
+        table.add_row(way, str(count), f"{seconds[way]:.1f}", each, f"{median(run[way][1] for run in runs):.0%}")
     console = Console(width=100)
     console.print(table)
-    together = median(run["all at once"] for run in runs)
-    alone = [median(run[name] for run in runs) for name in suite]
+    together, alone = seconds.pop("all at once"), seconds.values()
     console.print(f"all at once: {together / max(alone):.2f} of the slowest, {together / sum(alone):.2f} of the sum")
 
 
