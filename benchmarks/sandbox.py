@@ -1,9 +1,6 @@
 """What sandboxes cost: programs in a box each beside bare subprocesses, shells in boxes with a root of their own.
 
 python benchmarks/sandbox.py [--programs 200] [--shells 32]
-
-With --problems FILE (EvalPlus' JSONL) and --systems FILE (AgentBench's OS problems) a scripted model also answers both
-tasks, each alone and together: what the two take at once should be little more than the slower of them takes alone.
 """
 
 from __future__ import annotations
@@ -14,20 +11,14 @@ import json
 import os
 import time
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from cycleqd_merge.recipe.task_file import CodeTask, OsInteractionTask
-from cycleqd_merge.tasks.check import Scripted
 from cycleqd_merge.tasks.code.execution import RUNNER
-from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.code.values import pack
-from cycleqd_merge.tasks.os_interaction.task import OsInteraction
-from cycleqd_merge.tasks.protocol import Outcome, Sample
 from cycleqd_merge.tasks.sandbox.boxes import open_box, run_once
 from cycleqd_merge.tasks.sandbox.protocol import Limits, Provider, Root
 from cycleqd_merge.tasks.sandbox.providers import Slots, sandbox_for
@@ -88,44 +79,12 @@ async def shells(provider: Provider, count: int, table: Table) -> None:
     table.add_row(f"{count} shells up", f"{seconds:.2f} s", "(under 3 s)")
 
 
-async def answered(tasks: Sequence[Code | OsInteraction]) -> float:
-    """Seconds until a model that knows all answers has given them to all samples of some tasks at once."""
-
-    async def one(task: Code | OsInteraction, sample: Sample) -> Outcome:
-        (gold,) = (answer for answer in task.known_answers(sample) if answer.name == "gold")
-        return await task.score(sample, Scripted(gold.reply))
-
-    start = time.perf_counter()
-    outcomes = await asyncio.gather(*(one(task, sample) for task in tasks for sample in task.samples("search")))
-    assert sum(outcome.score for outcome in outcomes) > 0.95 * len(outcomes)
-    return time.perf_counter() - start
-
-
-async def together(problems: Path, systems: Path, table: Table) -> None:
-    """Two tasks alone and at once."""
-    asked = {"chat": True, "prompt": "{{ instruction }}"}
-    stated = {"kind": "code", "metric": "base", "data": {"rows": {"path": str(problems)}}, **asked}
-    code = Code(CodeTask.model_validate(stated), Path())
-    asked = {"chat": True, "prompt": "{{ description }}"}
-    stated = {"kind": "os_interaction", "data": {"rows": {"path": str(systems)}}, **asked}
-    system = OsInteraction(OsInteractionTask.model_validate(stated), Path())
-    await answered([code])  # works out the expected values, once for all runs
-    alone = {"code": await answered([code]), "os_interaction": await answered([system])}
-    both = await answered([code, system])
-    for name, seconds in alone.items():
-        table.add_row(f"{name} alone", f"{seconds:.1f} s", "")
-    slowest, sum_ = max(alone.values()), sum(alone.values())
-    table.add_row("both at once", f"{both:.1f} s", f"{both / slowest:.2f} of the slower, {both / sum_:.2f} of the sum")
-
-
 async def run(options: argparse.Namespace) -> None:
     table = Table("what", "measured", "ratio")
     provider = (await asyncio.to_thread(sandbox_for, Root())).provider
     await programs(provider, options.programs, table)
     provider = (await asyncio.to_thread(sandbox_for, Root("default"))).provider
     await shells(provider, options.shells, table)
-    if options.problems and options.systems:
-        await together(options.problems, options.systems, table)
     Console(width=100).print(table)
 
 
@@ -133,8 +92,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=200)
     parser.add_argument("--shells", type=int, default=32)
-    parser.add_argument("--problems", type=Path)
-    parser.add_argument("--systems", type=Path)
     asyncio.run(run(parser.parse_args()))
 
 

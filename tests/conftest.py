@@ -23,6 +23,8 @@ import hypothesis
 import pytest
 import torch
 
+from cycleqd_merge.tasks.sandbox.protocol import Root
+
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 
@@ -34,6 +36,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CYCLEQD_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def own_root(cache: Path) -> Root:
+    """The root file system that `cycleqd-merge sandbox build` made: the user's, or one in $CYCLEQD_ROOTFS."""
+    built = Path(os.environ.get("CYCLEQD_ROOTFS", Path.home() / ".cache" / "cycleqd-merge" / "rootfs"))
+    if not (built / "default").is_dir():
+        raise FileNotFoundError(f"{built}: no root `default`; build it: `sudo cycleqd-merge sandbox build`")
+    (cache / "rootfs").mkdir(exist_ok=True)
+    (cache / "rootfs" / "default").symlink_to(built / "default", target_is_directory=True)
+    return Root("default")
 
 
 @pytest.fixture(scope="session", autouse=True)

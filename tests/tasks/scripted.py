@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
+from cycleqd_merge.recipe.loading import DEFINITIONS
 from cycleqd_merge.recipe.task_file import GenerateTask
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Outcome, Sample, Sampling
@@ -48,6 +51,12 @@ def write_rows(path: Path, *rows: Mapping[str, Any]) -> Path:
     """A JSONL file of `rows`."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def shipped(name: str, rows: Path) -> dict[str, Any]:
+    """A shipped definition on other rows."""
+    definition: dict[str, Any] = YAML(typ="safe", pure=True).load(DEFINITIONS / f"{name}.yaml")
+    return {**definition, "data": {"rows": {"path": str(rows)}}}
 
 
 def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> Generate:

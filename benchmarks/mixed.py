@@ -1,0 +1,84 @@
+"""The paper's three tasks alone and at once, answered at once by a scripted model: what waits for what.
+
+    export AGENTBENCH_OS=os.json AGENTBENCH_DB=file:///path/to/data_dbbench_standard_dev.jsonl
+    python benchmarks/mixed.py MbppPlus.jsonl [--repeats 3]
+
+All of the time is the surroundings': programs in boxes, shells in boxes, databases. Together the tasks take little more
+than the slowest of them alone where that leaves cores idle, and their sum where each keeps all cores busy by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from cycleqd_merge.recipe.loading import load_task
+from cycleqd_merge.recipe.schema import TaskUse
+from cycleqd_merge.tasks.check import Scripted
+from cycleqd_merge.tasks.protocol import Checkable, Outcome, Sample
+from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_surroundings
+
+
+def opened(problems: Path) -> dict[str, SuiteTask]:
+    """The shipped tasks; MBPP's rows come from a file in EvalPlus' format."""
+    mbpp = load_task(TaskUse(task="mbpp-plus"), Path()).definition.model_dump(mode="json", exclude_unset=True)
+    mbpp["data"] = {"rows": {"path": str(problems.resolve())}}
+    uses = [TaskUse(task=mbpp, name="mbpp-plus"), TaskUse(task="agentbench-os"), TaskUse(task="agentbench-db")]
+    suite = tuple(open_task(use, Path(), 0.0) for use in uses)
+    require_surroundings(suite)
+    return {task.name: task for task in suite}
+
+
+async def outcomes(tasks: Sequence[SuiteTask]) -> list[Outcome]:
+    """What a model that knows all answers gets for all samples of some tasks at once."""
+
+    async def one(task: SuiteTask, sample: Sample) -> Outcome:
+        assert isinstance(task.task, Checkable)
+        (gold,) = (answer for answer in task.task.known_answers(sample) if answer.name == "gold")
+        return await task.task.score(sample, Scripted(gold.reply))
+
+    return await asyncio.gather(*(one(task, sample) for task in tasks for sample in task.samples("search")))
+
+
+def measured(*tasks: SuiteTask) -> tuple[float, float]:
+    """Seconds until all samples are scored, and the share of that in which the host's cores were busy."""
+    start, idle = time.perf_counter(), psutil.cpu_times().idle
+    scored = asyncio.run(outcomes(tasks))
+    seconds = time.perf_counter() - start
+    assert sum(outcome.score for outcome in scored) > 0.95 * len(scored)
+    return seconds, 1 - (psutil.cpu_times().idle - idle) / (seconds * (os.cpu_count() or 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    suite = opened(options.problems)
+    ways = {name: [task] for name, task in suite.items()} | {"all at once": list(suite.values())}
+    for task in suite.values():
+        measured(task)  # works out expected values and starts the server, once for all runs
+    runs = [{way: measured(*tasks) for way, tasks in ways.items()} for _ in range(options.repeats)]  # in turns
+    seconds = {way: median(run[way][0] for run in runs) for way in ways}
+    table = Table("samples of", "how many", "seconds, median", "all runs", "cores busy")
+    for way, tasks in ways.items():
+        count = sum(len(task.samples("search")) for task in tasks)
+        each = " ".join(f"{run[way][0]:.1f}" for run in runs)
+        table.add_row(way, str(count), f"{seconds[way]:.1f}", each, f"{median(run[way][1] for run in runs):.0%}")
+    console = Console(width=100)
+    console.print(table)
+    together, alone = seconds.pop("all at once"), seconds.values()
+    console.print(f"all at once: {together / max(alone):.2f} of the slowest, {together / sum(alone):.2f} of the sum")
+
+
+if __name__ == "__main__":
+    main()
