@@ -63,19 +63,27 @@ def recipe_of(session: Event, where: str) -> Recipe:
 
 def code_in(value: Any, place: str = "") -> Iterator[str]:
     """What in a recipe's plain values makes code run that is not this program's: Python targets, trust, options that
-    are handed on to an engine."""
+    are handed on to an engine, and lm-evaluation-harness's own task files, whose templates are not confined."""
     if isinstance(value, list):
         for each in value:
             yield from code_in(each, place)
     if isinstance(value, dict):
         if isinstance(value.get("target"), str):
             yield value["target"]
+        if value.get("kind") == "lm_eval" and (
+            value.get("overrides") or value.get("include") or _is_file(value["task"])
+        ):
+            yield f"lm_eval task {value['task']}"
         for key, each in value.items():
             if (key == "trust_remote_code" and each) or (
                 place == "engine" and key in ("options", "environment") and each
             ):
                 yield key
             yield from code_in(each, key)
+
+
+def _is_file(task: str) -> bool:
+    return "/" in task or task.endswith((".yaml", ".yml"))
 
 
 def _row_files(recipe: Recipe) -> list[str]:

@@ -68,12 +68,17 @@ def test_it_shows_plots_and_exports_what_it_did_before(
     assert cycleqd_merge("evolve", there, "--generations", 5).code == 0
 
 
+TEMPLATED = {"kind": "lm_eval", "task": "gsm8k", "overrides": {"doc_to_text": "{{ ''.__class__ }}"}}
+"""A task whose template the harness renders with nothing to confine it."""
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("strategy", {"kind": "python", "target": "evil.py:Strategy"}),
         ("models", {"trust_remote_code": True}),
         ("engine", {"kind": "vllm", "options": {"worker_cls": "evil"}}),
+        ("tasks", [{"task": TEMPLATED, "name": name} for name in ("one", "two")]),
     ],
 )
 def test_published_code_is_not_run_unasked(key: str, value: object, hub: LocalHub, run: Path, tmp_path: Path) -> None:
