@@ -15,8 +15,10 @@ from cycleqd_merge.tasks.sandbox.bubblewrap import Bubblewrap
 @pytest.fixture
 def bubblewrap() -> Iterator[Bubblewrap]:
     """A provider; afterwards none of its processes is left."""
+    before = set(psutil.Process().children(recursive=True))  # other tests leave a server to fork from
     yield Bubblewrap()
-    gone, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
+    started = set(psutil.Process().children(recursive=True)) - before
+    gone, left = psutil.wait_procs(started, timeout=5)
     assert left == [], gone
 
 
