@@ -148,6 +148,20 @@ def test_the_card_is_that_of_the_model(hub: LocalHub, run: Path) -> None:
     assert "merge_method: " in card
 
 
+def test_models_in_subfolders_have_cards_of_their_own(hub: LocalHub, run: Path) -> None:
+    for license in ("mit", "apache-2.0"):  # built, and there already
+        pushed(run, "--repo", MODEL, "--license", license, "--elites", "best:vowels")
+        card = hub.read(MODEL, "best-vowels/README.md").decode()
+        assert f"license: {license}" in card
+        assert "# run/best-vowels" in card
+        assert 'AutoTokenizer.from_pretrained("ann/run", subfolder="best-vowels")' in card
+        assert "hf download ann/run best-vowels/mergekit_config.yml" in card
+        assert "merge_method: " in card
+        assert "Further models" not in card
+    pushed(run, "--repo", MODEL, "--license", "mit")
+    assert not [path for path in hub.repo(MODEL).tree() if path.startswith("best-vowels/")]
+
+
 def test_what_is_not_this_runs_is_not_overwritten(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
     head = hub.put("ann/mine", {"config.json": b"{}", "model.safetensors": b"years of work"})
     answer = cycleqd_merge("push", run, "--repo", "ann/mine")
