@@ -30,7 +30,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
         pipeline_tag="text-generation",
         language=list(run.languages) or None,
         tags=TAGS,
-        model_name=_name(run.repo),
+        model_name=_name(run.repo, facts.subfolder),
         eval_results=[*_results(facts, "heldout"), *_results(facts, "search")] or None,
         **_relation(run),
         **_license(run),
@@ -42,6 +42,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
         run,
         scored,
         facts.label,
+        name=_name(run.repo, facts.subfolder),
         facts=facts,
         figure=FIGURE,
         one_group=len(facts.groups) == 1,
@@ -69,12 +70,12 @@ def archive_card(facts: CardFacts) -> DatasetCard:
         configs=configs,
         **_license(facts),
     )
-    body = _render("archive.md.jinja", facts, facts.scores, "best-mean")
+    body = _render("archive.md.jinja", facts, facts.scores, "best-mean", name=_name(facts.repo))
     return DatasetCard(f"---\n{front.to_yaml()}\n---\n\n{body}")
 
 
-def _name(repo: str) -> str:
-    return repo.rpartition("/")[2]
+def _name(repo: str, subfolder: str = "") -> str:
+    return "/".join(filter(None, (repo.rpartition("/")[2], subfolder)))
 
 
 def _relation(run: CardFacts) -> dict[str, Any]:
@@ -133,7 +134,6 @@ def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], chosen
         "sentence": sentence,
     }
     text = environment.get_template(template).render(
-        name=_name(run.repo),
         run=run,
         base=run.parents[0],
         experts=run.parents[1:],

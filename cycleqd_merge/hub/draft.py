@@ -1,4 +1,4 @@
-"""One commit to one repository, prepared file by file: what is there already is left alone, all else comes at once."""
+"""A change to one repository, prepared file by file: what is there already is left alone, all else comes at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Literal
 
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, errors
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, errors
 from huggingface_hub.hf_api import RepoFile
 
-from cycleqd_merge.errors import HubFailed, UserError
+from cycleqd_merge.errors import HubFailed
 from cycleqd_merge.hub.contents import has_content, size_of
 from cycleqd_merge.hub.record import PushRecord
+from cycleqd_merge.hub.staging import PullRequest
 from cycleqd_merge.hub_errors import hub_errors
 
 MAIN = "main"
 _MADE_WITH = {".gitattributes", "README.md"}
 """Files that a repository may be made with."""
 MOST_FILES = 5000
+"""Files that one commit changes at most."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,13 @@ class Draft:
 
     def _has_moved(self) -> bool:
         """Whether `main` stands elsewhere than this run left it. A commit whose answer was lost is this run's too."""
-        last, mark = self._record.commit, self._record.mark
+        last, mark, staged = self._record.commit, self._record.mark, self._record.pull_request
         if last is None or not self.target.on_main or self._head in (last, self.target.onto):
             return False
         if mark is None:
             return True
+        if staged is not None and self._pull_request(staged).merged_as() == self._head:
+            return False
         newest = self._api.list_repo_commits(self.target.repo, repo_type=self.target.kind, revision=self._head)[0]
         return mark not in newest.message
 
@@ -180,14 +184,12 @@ class Draft:
         """Make the commit, if anything is to be changed; on `main`, tag the last commit.
 
         Raises:
-            HubFailed: see `Draft`; the branch is as it was.
+            HubFailed: see `Draft`; `main` is as it was.
         """
         removed = tuple(each.path_in_repo for each in self._operations if isinstance(each, CommitOperationDelete))
         url = f"{self._api.endpoint}/{'' if self.target.kind == 'model' else self.target.kind + 's/'}{self.target.repo}"
         if self._dry:
             return Pushed(self.target, None, url, self._added, removed)
-        if len(self._operations) > MOST_FILES:
-            raise UserError(f"{self.target.label}: {len(self._operations)} files are too many for one commit")
         if self._operations:
             self._require_unmoved()
             with hub_errors(self.target.label, HubFailed):
@@ -200,22 +202,53 @@ class Draft:
         return Pushed(self.target, self._head, url, self._added, removed)
 
     def _send(self, title: str) -> str | None:
-        """Commit; returns the address of the pull request, if it is one. A mark tells a commit whose answer is lost."""
-        mark = self._record.announce(self._head) if self.target.on_main else ""
-        made = self._api.create_commit(
+        """Commit; returns the address of the pull request, if it is one. A mark tells a commit whose answer is lost.
+
+        What is too much for one commit on `main` goes into a pull request, which is merged when it holds everything.
+        """
+        first, further = self._operations[:MOST_FILES], range(MOST_FILES, len(self._operations), MOST_FILES)
+        parent, target, mark = self._head, self.target, ""
+        staged = bool(further) and target.on_main
+        if target.on_main:
+            if self._record.pull_request is not None:
+                self._pull_request(self._record.pull_request).discard()
+            mark = self._record.announce(parent)
+        begun = made = self._create_commit(first, title, mark, parent, target.revision, target.create_pr or staged)
+        if staged and begun.pr_num is not None:
+            self._record.propose(begun.pr_num)
+        for at in further:
+            piece, onto = self._operations[at : at + MOST_FILES], begun.pr_revision or target.revision
+            made = self._create_commit(piece, title, "", made.oid, onto, create_pr=False)
+        if not staged or begun.pr_num is None:
+            self._head = made.oid
+        else:
+            self._head = self._pull_request(begun.pr_num).merge(parent)
+        if target.on_main:
+            self._record.confirm(self._head)
+        return None if staged else begun.pr_url
+
+    def _create_commit(
+        self,
+        operations: list[CommitOperationAdd | CommitOperationDelete],
+        title: str,
+        mark: str,
+        parent: str | None,
+        revision: str | None,
+        create_pr: bool,
+    ) -> CommitInfo:
+        return self._api.create_commit(
             self.target.repo,
-            self._operations,
+            operations,
             commit_message=title,
             commit_description=mark,
             repo_type=self.target.kind,
-            revision=self.target.revision,
-            parent_commit=self._head,
-            create_pr=self.target.create_pr,
+            revision=revision,
+            parent_commit=parent,
+            create_pr=create_pr,
         )
-        self._head = made.oid
-        if self.target.on_main:
-            self._record.confirm(made.oid)
-        return made.pr_url
+
+    def _pull_request(self, number: int) -> PullRequest:
+        return PullRequest(self._api, self.target.repo, self.target.kind, number)
 
     def _tag(self, tag: str) -> None:
         """Let the tag stand at the branch's last commit."""

@@ -61,7 +61,7 @@ class ModelFacts:
 
     label: its name as `export` takes it. coefficients: per expert, per group. line: see `report.summary.lineage`.
     configuration: the text of its `mergekit_config.yml`. chat: its tokenizer has a chat template. adapter: it is
-    published as one. others: further models of the repository, by their subfolder.
+    published as one. others: further models of the repository, by their subfolder. subfolder: its own, if it has one.
     """
 
     run: CardFacts
@@ -77,6 +77,7 @@ class ModelFacts:
     chat: bool
     adapter: bool
     others: Mapping[str, str]
+    subfolder: str = ""
 
 
 def card_facts(replay: Replay, repo: str, archive: str | None = None, license: str | None = None) -> CardFacts:
@@ -116,6 +117,7 @@ def model_facts(
     chat: bool = False,
     adapter: bool = False,
     others: Mapping[str, str] | None = None,
+    subfolder: str = "",
 ) -> ModelFacts:
     """The facts of the model `genome`, called `label`, whose evaluation is `number` if it has one."""
     own = model_scores(replay, label, genome, number)
@@ -134,6 +136,7 @@ def model_facts(
         chat=chat,
         adapter=adapter,
         others=dict(others or {}),
+        subfolder=subfolder,
     )
 
 

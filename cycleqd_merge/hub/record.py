@@ -29,11 +29,20 @@ class PushRecord:
         """The mark of a commit that was sent, if no answer came."""
         return self._all().get(self._repository, {}).get("mark")  # type: ignore[no-any-return]
 
+    @property
+    def pull_request(self) -> int | None:
+        """The number of the pull request that gathers a push of several commits, if no answer came to its merging."""
+        return self._all().get(self._repository, {}).get("pull_request")  # type: ignore[no-any-return]
+
     def announce(self, parent: str | None) -> str:
         """A commit on `parent` is about to be sent; returns the mark that its message shall hold."""
         mark = f"push {secrets.token_hex(8)}"
         self._write({"commit": parent, "mark": mark})
         return mark
+
+    def propose(self, pull_request: int) -> None:
+        """What was announced gathers in a pull request first."""
+        self._write({**self._all()[self._repository], "pull_request": pull_request})
 
     def confirm(self, commit: str | None) -> None:
         """`main` stands at `commit`, and it is as this run wants it."""

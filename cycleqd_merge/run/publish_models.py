@@ -35,7 +35,7 @@ def file_name(label: str) -> str:
 def push_models(publication: Publication, repo: str, placed: Mapping[str, Chosen]) -> Pushed:
     """One commit with all models of a repository; those whose genome stands there already are not built again.
 
-    placed: by folder in the repository; `""` is its root, whose card it bears.
+    placed: by folder in the repository; `""` is its root.
     """
     draft, kept = publication.draft("model", repo), set[str]()
     draft.claim(lambda: _is_of_this_run(draft, publication))
@@ -49,9 +49,8 @@ def push_models(publication: Publication, repo: str, placed: Mapping[str, Chosen
         else:
             files = _add_model(draft, prefix, publication, chosen)
             kept |= files.keys()
-        shown = {f"{prefix}{FIGURE}": _figure(publication, chosen)}
-        if prefix == "":
-            shown[CARD] = _card(publication, repo, placed, draft, files)
+        card = _card(publication, repo, prefix, placed, draft, files)
+        shown = {f"{prefix}{FIGURE}": _figure(publication, chosen), f"{prefix}{CARD}": card}
         require_no_token(shown)
         draft.add(shown)
         kept |= shown.keys()
@@ -103,11 +102,12 @@ def _add_model(draft: Draft, prefix: str, publication: Publication, chosen: Chos
 
 
 def _card(
-    publication: Publication, repo: str, placed: Mapping[str, Chosen], draft: Draft, files: Mapping[str, bytes | Path]
+    publication: Publication, repo: str, prefix: str, placed: Mapping[str, Chosen], draft: Draft, files: Files
 ) -> bytes:
-    """The card of the model at the root. files: what was just added of it, if it was."""
-    chosen = placed[""]
-    configuration = files.get(CONFIGURATION) or draft.read(CONFIGURATION)
+    """The card of the model in folder `prefix`; the root's tells of the others. files: what was just added of it."""
+    chosen, path = placed[prefix], f"{prefix}{CONFIGURATION}"
+    configuration = files.get(path) or draft.read(path)
+    others = {folder.rstrip("/"): other.label for folder, other in placed.items() if folder}
     facts = model_facts(
         publication.facts_of(repo),
         publication.replay,
@@ -115,9 +115,10 @@ def _card(
         chosen.genome,
         chosen.number,
         configuration=configuration.decode() if isinstance(configuration, bytes) else None,
-        chat=CHAT_TEMPLATE in (files or draft.there),
+        chat=f"{prefix}{CHAT_TEMPLATE}" in (files or draft.there),
         adapter=publication.hub.adapters,
-        others={folder.rstrip("/"): other.label for folder, other in placed.items() if folder},
+        others={} if prefix else others,
+        subfolder=prefix.rstrip("/"),
     )
     return str(model_card(facts).content).encode()
 

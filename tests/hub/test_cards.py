@@ -138,6 +138,19 @@ def test_usage_of_a_card_is_code(measured: Replay) -> None:
         assert f'from_pretrained("{REPO}"' in block
 
 
+@pytest.mark.parametrize("adapter", [False, True])
+def test_usage_of_a_model_in_a_subfolder_names_it(measured: Replay, adapter: bool) -> None:
+    card = model_card(facts_of(measured, subfolder="best-sql", adapter=adapter, configuration=CONFIGURATION))
+    (block,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    compile(block, "card", "exec")
+    loads = [line for line in block.splitlines() if f'"{REPO}"' in line]
+    assert len(loads) == 2  # tokenizer and model
+    assert all('subfolder="best-sql"' in line for line in loads)
+    assert ('AutoModelForCausalLM.from_pretrained("org/base"' in block) == adapter
+    assert f"hf download {REPO} best-sql/mergekit_config.yml --local-dir .\ncd best-sql\ncycleqd-merge" in card.text
+    assert "# merged/best-sql\n" in card.text
+
+
 def test_every_kind_of_model_has_a_card(measured: Replay) -> None:
     for name in ("best-mean", "aggregate", "mean", "base", "expert:sql", "best:bash", "#3"):
         card = model_card(facts_of(measured, name))

@@ -104,7 +104,7 @@ def test_private_and_pull_requests_and_branches(hub: LocalHub, run: Path) -> Non
     head = archive.resolve("main")
     assert cycleqd_merge("evolve", run, "--generations", 5).code == 0
     pushed(run, "--repo", MODEL, "--archive-only", "--create-pr")
-    assert (archive.resolve("main"), archive.pull_requests) == (head, 1)
+    assert (archive.resolve("main"), len(archive.pull_requests)) == (head, 1)
     pushed(run, "--repo", MODEL, "--archive-only", "--revision", "try")
     assert archive.resolve("main") == head
     assert archive.resolve("try") != head
@@ -146,6 +146,20 @@ def test_the_card_is_that_of_the_model(hub: LocalHub, run: Path) -> None:
     assert "best-vowels" in card
     assert "archives.png" in card
     assert "merge_method: " in card
+
+
+def test_models_in_subfolders_have_cards_of_their_own(hub: LocalHub, run: Path) -> None:
+    for license in ("mit", "apache-2.0"):  # built, and there already
+        pushed(run, "--repo", MODEL, "--license", license, "--elites", "best:vowels")
+        card = hub.read(MODEL, "best-vowels/README.md").decode()
+        assert f"license: {license}" in card
+        assert "# run/best-vowels" in card
+        assert 'AutoTokenizer.from_pretrained("ann/run", subfolder="best-vowels")' in card
+        assert "hf download ann/run best-vowels/mergekit_config.yml" in card
+        assert "merge_method: " in card
+        assert "Further models" not in card
+    pushed(run, "--repo", MODEL, "--license", "mit")
+    assert not [path for path in hub.repo(MODEL).tree() if path.startswith("best-vowels/")]
 
 
 def test_what_is_not_this_runs_is_not_overwritten(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.hub.server import commits, files, repos, xet
+from tests.hub.server import commits, files, pulls, repos, xet
 from tests.hub.server.faults import CUT, CUT_AFTER
 from tests.hub.server.local import LocalHub
 from tests.hub.server.refusal import Refused
@@ -57,6 +57,9 @@ _ENDPOINTS: tuple[tuple[str, str, str, Endpoint], ...] = (
     ("access", "GET", _REPO + "/auth-check/write", repos.check_write),
     ("preupload", "POST", _REPO + "/preupload/{revision}", commits.preupload),
     ("commit", "POST", _REPO + "/commit/{revision}", commits.commit),
+    ("discussion", "GET", _REPO + "/discussions/{number:int}", pulls.details),
+    ("merge", "POST", _REPO + "/discussions/{number:int}/merge", pulls.merge),
+    ("status", "POST", _REPO + "/discussions/{number:int}/status", pulls.change_status),
     ("xet", "GET", _REPO + "/xet-{access}-token/{revision}", xet.token),
     ("batch", "POST", "/{kind:kind}/{space}/{name}.git/info/lfs/objects/batch", commits.batch),
     ("batch", "POST", "/{space}/{name}.git/info/lfs/objects/batch", commits.batch),

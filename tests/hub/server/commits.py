@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from tests.hub.server.access import signed_in, visible, writable
 from tests.hub.server.local import LocalHub
 from tests.hub.server.refusal import Refused
-from tests.hub.server.state import LARGE, Commit, Entry, Repo, Tree
+from tests.hub.server.state import LARGE, Commit, Entry, PullRequest, Repo, Tree
 from tests.hub.server.xet import take_in
 
 _LARGE_ANYWAY = 10_000_000  # bytes
@@ -102,7 +102,9 @@ async def commit(hub: LocalHub, request: Request) -> dict[str, Any]:
     lines = [json.loads(line) for line in (await request.body()).splitlines() if line.strip()]
     header, head, proposed = lines[0]["value"], repo.refs[ref], "create_pr" in request.query_params
     parent = header.get("parentCommit")
-    if parent and not proposed and not head.startswith(parent):
+    if parent and proposed:
+        head = repo.resolve(parent)
+    elif parent and not head.startswith(parent):
         raise Refused(412, "A commit has happened since. Please refresh and try again.")
     tree = dict(repo.tree(head))
     for line in lines[1:]:
@@ -110,9 +112,10 @@ async def commit(hub: LocalHub, request: Request) -> dict[str, Any]:
     oid = repo.add(Commit(tree, head, header["summary"], header.get("description", ""), user.name))
     answer = {"success": True, "commitOid": oid, "commitUrl": f"{hub.url}{repo.path}/commit/{oid}"}
     if proposed:
-        repo.pull_requests += 1
-        ref = f"refs/pr/{repo.pull_requests}"
-        answer["pullRequestUrl"] = f"{hub.url}{repo.path}/discussions/{repo.pull_requests}"
+        number = len(repo.pull_requests) + 1
+        repo.pull_requests[number] = PullRequest(header["summary"], user.name, head)
+        ref = f"refs/pr/{number}"
+        answer["pullRequestUrl"] = f"{hub.url}{repo.path}/discussions/{number}"
     repo.refs[ref] = oid
     return answer
 

@@ -100,6 +100,19 @@ class Commit:
     date: str = field(default_factory=now)
 
 
+@dataclass
+class PullRequest:
+    """A proposal to change `main`, which stood at `base` when it was made. status: open, closed or merged."""
+
+    title: str
+    author: str
+    base: str
+    status: str = "open"
+    merged: str | None = None
+    comments: list[str] = field(default_factory=list)
+    created: str = field(default_factory=now)
+
+
 class Repo:
     """A repository. `gated`: its files are for those in `granted`; everybody sees that it exists."""
 
@@ -109,7 +122,7 @@ class Repo:
         self.granted: set[str] = set()
         self.created = now()
         self.commits: dict[str, Commit] = {}
-        self.pull_requests = 0
+        self.pull_requests: dict[int, PullRequest] = {}
         self.refs = {"refs/heads/main": self.add(Commit(first, None, "initial commit", "", self.namespace))}
 
     @property
