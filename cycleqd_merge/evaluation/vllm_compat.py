@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -68,6 +70,28 @@ def gpu_memory() -> int | None:
     return int(current_platform.get_device_total_memory())
 
 
+def fail_with_its_core(llm: Any) -> None:
+    """Have everything that waits for the engine's core raise once that process is gone.
+
+    A core that fails says so, but one that is killed, as for want of memory, leaves whoever waits for it waiting for
+    ever (seen in 0.32). May go when vLLM ends these waits.
+    """
+    core = llm.llm_engine.engine_core
+    if not hasattr(core, "resources"):
+        return  # it runs in this process
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    def watch() -> None:
+        while not core.resources.engine_dead:  # also set when it is shut down
+            time.sleep(0.5)
+        core.outputs_queue.put_nowait(EngineDeadError())
+        for waited in list(core.utility_results.values()):
+            if not waited.done():
+                waited.set_exception(EngineDeadError())
+
+    threading.Thread(target=watch, name="vllm-core", daemon=True).start()
+
+
 def reset_prefix_cache(llm: Any) -> None:
     """Forget cached prefixes; without it, prompts seen before are answered with the last child's keys and values.
 
@@ -82,3 +106,14 @@ def final_only() -> Any:
     from vllm.sampling_params import RequestOutputKind
 
     return RequestOutputKind.FINAL_ONLY
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for options and requests that it does not take.
+
+    A `ValueError` in 0.25; errors of its own by 0.32. May go with the last version that raises `ValueError`.
+    """
+    from vllm import exceptions
+
+    own = getattr(exceptions, "VLLMError", None)
+    return (ValueError,) if own is None else (ValueError, own)

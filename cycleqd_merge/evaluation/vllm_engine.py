@@ -80,8 +80,9 @@ class VllmEngine:
         }
         try:
             self._llm = LLM(**arguments)
-        except (ValueError, TypeError, OSError) as error:
+        except (*vllm_compat.refusals(), TypeError, OSError) as error:
             raise UserError(f"engine vllm: {str(error).strip().splitlines()[-1]}") from error
+        vllm_compat.fail_with_its_core(self._llm)
         spec = materialiser_spec(self._materialiser)
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.ahead))
         configured = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id", [])
@@ -180,7 +181,7 @@ class VllmEngine:
         """Hand a request to vLLM; one that it refuses, such as a prompt that is too long, fails alone."""
         try:
             self._llm.llm_engine.add_request(number, {"prompt_token_ids": tokens}, params)
-        except ValueError as error:
+        except Exception as error:  # none may stay behind unanswered: the engine would wait for it for ever
             self._answers.pop(number).set_exception(error)
 
     async def _drive(self) -> None:
@@ -203,10 +204,18 @@ class VllmEngine:
                 waiting, self._new = self._new, []
                 for request in waiting:
                     self._add(*request)
+        except asyncio.CancelledError:  # a sample failed, and its evaluation with it: nobody waits for the others
+            self._thread.submit(int).result()  # a step under way ends first
+            engine.abort_request(list(self._answers))
+            self._forget()
+            raise
         except Exception as error:
             self.close()
-            self._stepping = False
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(error)
-            self._answers, self._new = {}, []
+            self._forget()
+
+    def _forget(self) -> None:
+        """Take no request as waiting."""
+        self._answers, self._new, self._stepping = {}, [], False
