@@ -41,7 +41,8 @@ class Materials:
     def mutated_experts(self, seeds: Sequence[dict[str, Any]] = ()) -> set[int]:
         """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
         inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
-        if self.recipe.evolution.mutation.kind != "svd":
+        mutates = self.recipe.strategy.kind in ("cycleqd", "python")
+        if not mutates or self.recipe.evolution.mutation.kind != "svd":
             return inherited
         names = list(self.recipe.experts)
         uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]

@@ -1,5 +1,5 @@
 """Archives: one per task, on ribs' GridArchive. Every task is the quality of its own archive and a behaviour
-characteristic of all the others."""
+characteristic of all the others. Plain MAP-Elites has one archive instead: its quality is the mean."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class Archive:
             ranges=[bounds[other] for other in self.others],
             extra_fields={"number": ((), np.int64)},
         )
-        self._bins = tuple(int(bins[other]) for other in self.others)
+        self._all_bins = tuple(int(count) for count in bins)
+        self._bins = tuple(self._all_bins[other] for other in self.others)
         self._qualities: dict[tuple[int, ...], float] = {}
 
     @property
@@ -71,12 +72,17 @@ class Archive:
 
     def cell_of(self, scores: Scores) -> tuple[int, ...]:
         """The cell that `scores` fall into; values outside the bounds belong to the edge cell."""
-        cell = []
-        for other, bins in zip(self.others, self._bins, strict=True):  # as the grid does, without the cost of arrays
-            low, high = self.bounds[other]
-            place = (bins * (scores[other] - low) + self._grid.epsilon) / (high - low)
-            cell.append(int(min(max(place, 0), bins - 1)))
-        return tuple(cell)
+        return tuple(self._bin(other, scores[other]) for other in self.others)
+
+    def bins_of(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The bin of every score, of the quality too; both of shape (elites, tasks)."""
+        return np.array([[self._bin(task, score) for task, score in enumerate(row)] for row in scores.tolist()])
+
+    def _bin(self, task: int, score: float) -> int:
+        """As the grid does, without the cost of arrays."""
+        bins, (low, high) = self._all_bins[task], self.bounds[task]
+        place = (bins * (score - low) + self._grid.epsilon) / (high - low)
+        return int(min(max(place, 0), bins - 1))
 
     def add(self, number: int, scores: Scores) -> bool:
         """Offer a child; it enters if its cell is empty or its quality is strictly better. True if it entered."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.draws import generator, new_seed
 from cycleqd_merge.evolution.genome import Matrix, Mutation, crossover, mutate
-from cycleqd_merge.evolution.selection import choose_parents, elite_weights, uniform_weights
+from cycleqd_merge.evolution.selection import choose_parents, elite_weights, published_weights, uniform_weights
 from cycleqd_merge.evolution.space import SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 
@@ -23,7 +25,7 @@ class Operators:
     mutation: Literal["svd", "gaussian", "none"] = "svd"
     scale: float = 0.3
     signed: bool = False
-    sampling: Literal["elite", "random"] = "elite"
+    sampling: Literal["elite", "random", "published"] = "elite"
     alpha_low: float = 0.5
     alpha_high: float = 0.8
 
@@ -50,31 +52,43 @@ class CycleQD:
         generation = number - space.first + 1
         objective = generation % len(space.objectives)
         rng = generator(self.seed, generation)
-        numbers, scores = space.archives[objective].table()
+        archive = self._archive(objective)
+        numbers, scores = archive.table()
         if not len(numbers):  # failed experts can leave one archive's only cells empty
             raise ValueError(f"the archive of task {space.objectives[objective].name} is empty")
-        first, second = choose_parents(numbers, self._weights(scores), rng)
+        first, second = choose_parents(numbers, self._weights(archive, scores), rng)
         weights = rng.normal(self.operators.mu, self.operators.sigma, size=(2, space.groups))
         child = crossover(space.genome(first), space.genome(second), weights)
         step: dict[str, Any] = {"parents": [first, second], "weights": weights.tolist()}
-        mutation = self._draw_mutation(objective, generation, rng)
+        mutation = self._draw_mutation(self._expert(objective), generation, rng)
         if mutation is not None:
             child = mutate(child, mutation)
             step["mutation"] = mutation.to_json()
         return space.propose(number, child, step)
 
-    def _weights(self, scores: Matrix) -> Matrix:
+    def _archive(self, objective: int) -> Archive:
+        """Where the parents of a generation come from."""
+        return self.space.archives[objective]
+
+    def _expert(self, objective: int) -> int | None:
+        """The expert along whose task vector a generation mutates; None for any."""
+        return self.space.objectives[objective].expert
+
+    def _weights(self, archive: Archive, scores: Matrix) -> NDArray[np.float64]:
+        scores = scores[:, : len(self.space.objectives)]
         if self.operators.sampling == "random":
             return uniform_weights(scores)
-        return elite_weights(scores, self.operators.alpha_low, self.operators.alpha_high)
+        low, high = self.operators.alpha_low, self.operators.alpha_high
+        if self.operators.sampling == "published":
+            return published_weights(archive.bins_of(scores), low, high)
+        return elite_weights(scores, low, high)
 
-    def _draw_mutation(self, objective: int, generation: int, rng: np.random.Generator) -> Mutation | None:
+    def _draw_mutation(self, expert: int | None, generation: int, rng: np.random.Generator) -> Mutation | None:
         if self.operators.mutation == "none":
             return None
-        expert = None
-        if self.operators.mutation == "svd":
-            expert = self.space.objectives[objective].expert
-            if expert is None:
-                expert = int(rng.integers(self.space.experts))
+        if self.operators.mutation == "gaussian":
+            expert = None
+        elif expert is None:
+            expert = int(rng.integers(self.space.experts))
         seed = new_seed(self.seed, generation, "mutation")
         return Mutation(self.operators.mutation, expert, seed, self.operators.scale, self.operators.signed)

@@ -113,16 +113,21 @@ class Genome:
         return json.dumps(self.to_json(), separators=(",", ":"))
 
 
+def coefficient_genome(coefficients: Matrix) -> Genome:
+    """The genome with these coefficients, shape (experts, groups), and no mutation."""
+    return Genome(coefficients, (), np.zeros((0, coefficients.shape[1])))
+
+
 def expert_genome(expert: int, experts: int, groups: int) -> Genome:
     """The genome of expert number `expert`: its own task vector in every group, nothing else."""
     coefficients = np.zeros((experts, groups))
     coefficients[expert] = 1.0
-    return Genome(coefficients, (), np.zeros((0, groups)))
+    return coefficient_genome(coefficients)
 
 
 def level_genome(level: float, experts: int, groups: int) -> Genome:
     """The genome that holds `level` of every expert: 0 is the base, 1 / `experts` the experts' plain mean."""
-    return Genome(np.full((experts, groups), level), (), np.zeros((0, groups)))
+    return coefficient_genome(np.full((experts, groups), level))
 
 
 def combine(genomes: Sequence[Genome], weights: Matrix) -> Genome:

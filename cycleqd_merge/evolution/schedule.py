@@ -34,7 +34,7 @@ class Schedule:
     """
 
     def __init__(self, strategy: Strategy, in_flight: int, total: int) -> None:
-        self._strategy, self._in_flight, self._total = strategy, in_flight, total
+        self._strategy, self._in_flight, self.total = strategy, in_flight, total
         self._asked = 0
         self._told = 0
 
@@ -46,12 +46,12 @@ class Schedule:
     @property
     def done(self) -> bool:
         """Whether every number below the total was told."""
-        return self._told >= self._total
+        return self._told >= self.total
 
     def ready(self) -> list[Proposal]:
         """The proposals that may be asked now, each given out once."""
         proposals = []
-        while self._asked < min(self._total, self._told + self._in_flight):
+        while self._asked < min(self.total, self._told + self._in_flight):
             proposal = self._strategy.ask(self._asked)
             if proposal is None:
                 break

@@ -19,6 +19,12 @@ def elite_weights(scores: NDArray[np.float64], low: float, high: float) -> NDArr
     return np.asarray(weights / weights.sum())
 
 
+def published_weights(bins: NDArray[np.int64], low: float, high: float) -> NDArray[np.float64]:
+    """The weights that the published code computes, shape (elites,): `bins`, shape (elites, tasks), instead of scores,
+    each column scaled to [low, low + high], which is 0.5 to 1.3 for the paper's 0.5 and 0.8."""
+    return elite_weights(bins.astype(np.float64), low, low + high)
+
+
 def uniform_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Every elite with equal probability, shape (elites,)."""
     return np.full(len(scores), 1.0 / len(scores))

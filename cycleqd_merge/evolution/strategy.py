@@ -69,7 +69,8 @@ class Strategy(Protocol):
     """Proposes candidates and learns from their scores.
 
     A strategy is a function of its settings, its seed and the results told, nothing else: no clock, no shared
-    generator. It is restored by asking and telling again in the same order.
+    generator. It is restored by asking and telling again in the same order. One that has only so many candidates says
+    how many, beside the founders, in an attribute `generations`.
     """
 
     def ask(self, number: int) -> Proposal | None:

@@ -18,7 +18,7 @@ from cycleqd_merge.evolution.space import SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Measured, measured_of
-from cycleqd_merge.journal.search import build_space, build_strategy, ordered_tasks
+from cycleqd_merge.journal.search import build_space, build_strategy, children, ordered_tasks
 from cycleqd_merge.recipe.loading import parse
 from cycleqd_merge.recipe.schema import Recipe, task_name
 
@@ -51,8 +51,9 @@ class Replay:
         """
         seeds = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
         space = build_space(recipe, len(start["groups"]), seeds)
-        total = max(space.first + recipe.evolution.generations, recorded)
-        schedule = Schedule(build_strategy(recipe, space, folder), start["in_flight"], total)
+        strategy = build_strategy(recipe, space, folder)
+        total = max(space.first + children(recipe, strategy), recorded)
+        schedule = Schedule(strategy, start["in_flight"], total)
         replay = cls(recipe, folder, space, schedule, start)
         replay._opened(replay.schedule.ready())
         return replay
@@ -110,6 +111,11 @@ class Replay:
     def generation(self) -> int:
         """The last generation that was told; 0 for the experts and other seeds."""
         return max(0, self.schedule.told - self.space.first)
+
+    @property
+    def generations(self) -> int:
+        """Children that the run evaluates: the recipe's number, or fewer where its strategy has no more."""
+        return self.schedule.total - self.space.first
 
     def known(self, number: int) -> dict[str, float]:
         """Scores by task that an evaluation brings from the run that it was forked from."""

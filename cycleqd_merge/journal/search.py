@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from cycleqd_merge.evolution.cycleqd import CycleQD, Operators
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.listed import Listed
+from cycleqd_merge.evolution.map_elites import MapElites
+from cycleqd_merge.evolution.populations import Optimiser, Populations
+from cycleqd_merge.evolution.random_search import RandomSearch
 from cycleqd_merge.evolution.space import Floor, Objective, SearchSpace
 from cycleqd_merge.evolution.strategy import Strategy
 from cycleqd_merge.recipe import target
-from cycleqd_merge.recipe.schema import Evolution, GaussianMutation, Recipe, SvdMutation, TaskUse, task_name
+from cycleqd_merge.recipe.schema import (
+    CmaEsStrategy,
+    CycleQDStrategy,
+    Evolution,
+    GaussianMutation,
+    MergekitStrategy,
+    Nsga2Strategy,
+    PythonStrategy,
+    RandomStrategy,
+    Recipe,
+    SvdMutation,
+    TaskUse,
+    task_name,
+)
 
 
 def ordered_tasks(recipe: Recipe) -> list[TaskUse]:
@@ -39,14 +58,44 @@ def build_strategy(recipe: Recipe, space: SearchSpace, folder: Path) -> Strategy
     """The strategy that a recipe asks for; a strategy in Python is found from `folder`.
 
     Raises:
-        UserError: the user's own strategy cannot be made.
+        UserError: the user's own strategy cannot be made, or mergekit lacks what the recipe names.
     """
-    chosen = recipe.strategy
-    if chosen.kind == "python":
-        arguments = (space, recipe.evolution.seed)
-        strategy: Strategy = target.create(chosen.target, folder, *arguments, methods=("ask", "tell"), **chosen.options)
-        return strategy
-    return CycleQD(space, operators(recipe.evolution), recipe.evolution.seed)
+    chosen, seed = recipe.strategy, recipe.evolution.seed
+    match chosen:
+        case CycleQDStrategy():
+            kind = CycleQD if recipe.evolution.cycling else MapElites
+            return kind(space, operators(recipe.evolution), seed)
+        case RandomStrategy():
+            return RandomSearch(space, seed, chosen.low, chosen.high)
+        case CmaEsStrategy():
+            return Populations(space, _cma_es(chosen, space, seed))
+        case Nsga2Strategy():
+            from cycleqd_merge.evolution.nsga2 import Nsga2
+
+            dimensions, tasks = space.experts * space.groups, len(space.objectives)
+            return Populations(space, Nsga2(dimensions, tasks, chosen.population, chosen.low, chosen.high, seed))
+        case MergekitStrategy():
+            from cycleqd_merge.merging.merge_grid import merges
+
+            return Listed(space, merges(recipe, chosen))
+        case PythonStrategy():
+            arguments = (space, seed)
+            own: Strategy = target.create(chosen.target, folder, *arguments, methods=("ask", "tell"), **chosen.options)
+            return own
+
+
+def children(recipe: Recipe, strategy: Strategy) -> int:
+    """How many children a run evaluates: as many as the recipe says, unless the strategy has no more."""
+    return min(recipe.evolution.generations, getattr(strategy, "generations", recipe.evolution.generations))
+
+
+def _cma_es(setting: CmaEsStrategy, space: SearchSpace, seed: int) -> Optimiser:
+    from cycleqd_merge.evolution.cma_es import CmaEs
+
+    start = 1.0 / space.experts if setting.start is None else setting.start
+    weights = [1.0 if setting.weights is None else setting.weights.get(each.name, 0.0) for each in space.objectives]
+    begin = np.full(space.experts * space.groups, start)
+    return CmaEs(begin, setting.sigma, setting.population, np.array(weights), seed)
 
 
 def operators(evolution: Evolution) -> Operators:

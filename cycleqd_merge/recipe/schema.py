@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -153,8 +153,11 @@ class Evolution(Strict):
     """Standard deviation of the crossover weights."""
     mutation: Mutation = SvdMutation()
     """How children are mutated."""
-    sampling: Literal["elite", "random"] = "elite"
-    """How parents are chosen."""
+    cycling: bool = True
+    """Tasks take turns as the quality. Without, plain MAP-Elites (the paper's ablation): parents come from one archive
+    whose quality is the mean score, and all tasks are its behaviour characteristics."""
+    sampling: Literal["elite", "random", "published"] = "elite"
+    """How parents are chosen; `published` weighs elites by their bins, as the published code does."""
     alpha_low: float = Field(0.5, gt=0)
     """Elite sampling: weight factor of the worst elite of a task."""
     alpha_high: float = Field(0.8, gt=0)
@@ -291,13 +294,70 @@ class CycleQDStrategy(Strict):
     kind: Literal["cycleqd"] = "cycleqd"
 
 
+class Coefficients(Strict):
+    """A range of coefficients: how much of an expert's task vector each group of tensors holds."""
+
+    low: float = 0.0
+    """The least."""
+    high: float = 1.0
+    """The most."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise KeyFault(f"{self.low} is not below high, which is {self.high}", "low")
+        return self
+
+
+class RandomStrategy(Coefficients):
+    """Random search: every coefficient drawn evenly from a range."""
+
+    kind: Literal["random"]
+
+
+class CmaEsStrategy(Strict):
+    """CMA-ES over the coefficients of all experts and groups, for the mean score, as mergekit-evolve searches."""
+
+    kind: Literal["cma-es"]
+    start: float | None = None
+    """All coefficients where the search begins; 1 / experts, their plain mean, by default."""
+    sigma: float = Field(0.2, gt=0)
+    """Standard deviation that it begins with."""
+    population: int | None = Field(None, ge=2)
+    """Children per population; by default as many as `cma` takes for the number of coefficients."""
+    weights: dict[Name, Annotated[float, Field(ge=0)]] | None = None
+    """Weight of each task's score in the objective; by default they count alike."""
+
+
+class Nsga2Strategy(Coefficients):
+    """NSGA-II over the coefficients of all experts and groups, an objective per task."""
+
+    kind: Literal["nsga2"]
+    population: int = Field(20, ge=4)
+    """Children per population."""
+
+
+class MergekitStrategy(Strict):
+    """Merge methods of mergekit with given parameters, one after another, built by mergekit itself."""
+
+    kind: Literal["mergekit"]
+    methods: list[str] | None = Field(None, min_length=1)
+    """Methods by mergekit's names; by default all that fit the recipe's models."""
+    grid: dict[str, dict[str, Annotated[list[float | bool], Field(min_length=1)]]] = Field(default_factory=dict)
+    """By method, values to try of each parameter, instead of the small grid that each method has; `weight` is every
+    expert's."""
+
+
 class PythonStrategy(Target):
     """The user's own strategy: a class as docs/python.md shows, called with the search space, seed and options."""
 
     kind: Literal["python"]
 
 
-Strategy = Annotated[CycleQDStrategy | PythonStrategy, Field(discriminator="kind")]
+Strategy = Annotated[
+    CycleQDStrategy | RandomStrategy | CmaEsStrategy | Nsga2Strategy | MergekitStrategy | PythonStrategy,
+    Field(discriminator="kind"),
+]
 
 
 class Finish(Strict):
@@ -401,7 +461,20 @@ class Recipe(Strict):
         optimised = sum(use.role == "optimise" for use in self.tasks)
         if optimised < 2:
             raise KeyFault(f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks")
+        self._weighs_tasks()
         return self
+
+    def _weighs_tasks(self) -> None:
+        """Check the weights of CMA-ES, if it is the strategy and has any."""
+        weights = self.strategy.weights if isinstance(self.strategy, CmaEsStrategy) else None
+        names = [task_name(use) for use in self.tasks if use.role == "optimise"]
+        for name in weights or {}:
+            if name not in names:
+                hint = suggestion(name, names)
+                known = ", ".join(names)
+                raise KeyFault(f"no task to optimise is named {name!r}{hint}; there are {known}", "strategy", "weights")
+        if weights is not None and not any(weights.values()):
+            raise KeyFault("needs a weight above 0", "strategy", "weights")
 
     def pinned(self, reference: str) -> str:
         """A model reference with its Hub ids at their commits, as far as `revisions` states them."""

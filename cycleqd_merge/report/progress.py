@@ -70,13 +70,19 @@ class Progress:
         elif number < replay.space.first:
             what = f"seed {number - len(replay.experts) + 1}/{len(replay.space.seeds)}"
         else:
-            task = replay.objectives[replay.generation % len(replay.objectives)]
-            what = f"generation {replay.generation}/{replay.recipe.evolution.generations} ({task})"
+            what = f"generation {replay.generation}/{replay.generations}{self._kind(replay, number)}"
         if event["scores"] is None:
             return f"{what}: failed: {event['error']}"
         scores = " ".join(f"{task} {score:.3f}" for task, score in zip(replay.tasks, event["scores"], strict=True))
         each, left = self._pace(replay)
         return f"{what}: {scores} | {self._archives(replay)} | {each:.1f} s each, {duration(left)} left"
+
+    def _kind(self, replay: Replay, number: int) -> str:
+        """What is special about a generation: its merge method, or the task that is the quality."""
+        if "merge" in replay.steps[number]:
+            return f" ({replay.steps[number]['merge']})"
+        cycling = replay.recipe.strategy.kind == "cycleqd" and replay.recipe.evolution.cycling
+        return f" ({replay.objectives[replay.generation % len(replay.objectives)]})" if cycling else ""
 
     def _archives(self, replay: Replay) -> str:
         best = [archive.best() for archive in replay.archives]
@@ -92,8 +98,7 @@ class Progress:
         """Seconds per evaluation in this session, and seconds left."""
         done = max(replay.schedule.told - self._already, 1)
         each = (time.monotonic() - self._since) / done
-        total = replay.space.first + replay.recipe.evolution.generations
-        return each, each * (total - replay.schedule.told)
+        return each, each * (replay.schedule.total - replay.schedule.told)
 
 
 def duration(seconds: float) -> str:

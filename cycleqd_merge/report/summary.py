@@ -18,7 +18,7 @@ def summary(replay: Replay) -> dict[str, Any]:
         "tasks": replay.tasks,
         "objectives": replay.objectives,
         "generation": replay.generation,
-        "generations": replay.recipe.evolution.generations,
+        "generations": replay.generations,
         "evaluations": len(results),
         "failed": len(replay.results) - len(results),
         "below_floor": sum(not replay.space.holds(tuple(event["scores"])) for event in results),

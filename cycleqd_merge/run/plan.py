@@ -18,7 +18,7 @@ from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.hub.access import repositories, require_write
 from cycleqd_merge.hub.pin import pin
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
-from cycleqd_merge.journal.search import ordered_tasks
+from cycleqd_merge.journal.search import build_space, build_strategy, children, ordered_tasks
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
@@ -96,7 +96,10 @@ def _check(recipe: Recipe, folder: Path, measure: bool, since: float, found: Pla
     uses = disk_uses(recipe, family, mutated, materials.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
-    _estimate(materials, mutated, len(seeds) - told, measure, since, found)
+    strategy = found.attempt(build_strategy, recipe, build_space(recipe, len(groups)), folder)
+    if strategy is not None:
+        evaluations = len(recipe.experts) + len(seeds) + children(recipe, strategy) - told
+        _estimate(materials, mutated, max(0, evaluations), measure, since, found)
 
 
 def _check_tasks(recipe: Recipe, folder: Path, found: Plan) -> Suite:
@@ -203,11 +206,11 @@ def _check_output(out: Path, materials: Materials | None) -> tuple[list[Event], 
 
 
 def _estimate(
-    materials: Materials, mutated: Sequence[int], further: int, measure: bool, since: float, found: Plan
+    materials: Materials, mutated: Sequence[int], evaluations: int, measure: bool, since: float, found: Plan
 ) -> None:
     """Time and memory; measured only on input without faults, and where the weights fit at all.
 
-    further: founders beside the experts, less the evaluations that were made already.
+    evaluations: how many are still to be made.
     """
     available = available_memory()
     found.memory = memory_of(materials, None, available)
@@ -228,7 +231,6 @@ def _estimate(
         cause = single_cause(raised)
         found.faults.append(f"measured evaluation: {type(cause).__name__}: {cause}")
         return
-    evaluations = max(0, len(materials.recipe.experts) + materials.recipe.evolution.generations + further)
     found.time = time_of(materials.recipe, trial, evaluations, setup + trial.opened, bases)
     found.memory = memory_of(materials, trial, available)
     _check_memory(found)

@@ -136,6 +136,7 @@ def _set_up(
     fetch(recipe, fetching)
     materials = Materials.open(recipe, folder)
     start = begin(materials, journal, seeds)
+    Replay.begin(recipe, folder, start)  # a strategy that cannot be made is told before any work
     mutated = sorted(materials.mutated_experts(start["seeds"]))
     if not journal.events:  # a run that goes on was checked when it began, on the same contents
         for notice in require_mergeable(materials.family):

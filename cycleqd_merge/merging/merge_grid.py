@@ -1,0 +1,110 @@
+"""Static merges: mergekit's own methods over a recipe's experts, each with a few values of its parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, permutations, product
+from typing import Any
+
+import yaml
+from mergekit.merge_methods.registry import registered_methods
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.draws import new_seed
+from cycleqd_merge.evolution.strategy import MergeConfiguration
+from cycleqd_merge.merging.mergekit_config import METHOD
+from cycleqd_merge.recipe.faults import suggestion
+from cycleqd_merge.recipe.schema import MergekitStrategy, Recipe
+
+Values = Mapping[str, Sequence[float | bool]]
+_SUMMED: Values = {"weight": (1.0,), "lambda": (0.3, 0.5, 0.7, 1.0)}
+_AVERAGED: Values = {"weight": (1.0,), "lambda": (1.0, 1.5, 2.0)}  # what divides by the weights shrinks task vectors
+_SPARSE = {"density": (0.3, 0.6)}
+_GRIDS: dict[str, Values] = {
+    "linear": {"weight": (1.0,)},
+    "task_arithmetic": _SUMMED,
+    "ties": {**_AVERAGED, **_SPARSE},
+    "dare_ties": {**_SUMMED, **_SPARSE},
+    "dare_linear": {**_SUMMED, **_SPARSE},
+    "della": {**_AVERAGED, **_SPARSE},
+    "della_linear": {**_SUMMED, **_SPARSE},
+    "breadcrumbs": {**_SUMMED, "density": (0.6, 0.9)},
+    "breadcrumbs_ties": {**_SUMMED, "density": (0.6, 0.9)},
+    "sce": {"select_topk": (0.1, 0.5, 1.0)},
+    "slerp": {"t": (0.3, 0.5, 0.7)},
+    "nuslerp": {"weight": (1.0,)},
+    "multislerp": {"weight": (1.0,)},
+    "nearswap": {"t": (0.0001, 0.001)},
+}
+"""Values per parameter; a method that is not listed is tried once, if it needs no parameter."""
+_NO_MERGE = ("passthrough", METHOD)
+
+
+def merges(recipe: Recipe, setting: MergekitStrategy) -> list[tuple[MergeConfiguration, dict[str, Any]]]:
+    """The configurations that a recipe's strategy stands for, each with its step: method, models and parameters.
+
+    Methods of two models are tried on every pair of experts. What a method draws at random follows from the run's seed.
+
+    Raises:
+        UserError: a method or a parameter is not mergekit's, or a method does not take so many models.
+    """
+    specs = {method.spec.name: method.spec for method in registered_methods() if method.spec.name not in _NO_MERGE}
+    grids = {**_GRIDS, **setting.grid}
+    for name in [*(setting.methods or []), *setting.grid]:
+        if name not in specs:
+            raise UserError(f"strategy: mergekit has no method {name!r}{suggestion(name, specs)}")
+    chosen = list(dict.fromkeys(setting.methods or [*_GRIDS, *setting.grid, *specs]))
+    found = []
+    for name in chosen:
+        if name not in specs:  # a method of the small grids that this mergekit lacks
+            continue
+        steps = list(_steps(specs[name], grids.get(name, {}), list(recipe.experts)))
+        if not steps and setting.methods is not None:
+            raise UserError(f"strategy: {name} does not take these {len(recipe.experts)} experts, or needs a `grid`")
+        found += [(_configuration(recipe, specs[name], step), step) for step in steps]
+    return found
+
+
+def _steps(spec: Any, grid: Values, experts: list[str]) -> Iterator[dict[str, Any]]:
+    """All that a method is tried with; nothing if it does not fit."""
+    known = {parameter.name: parameter for parameter in spec.parameters}
+    for name in grid:
+        if name not in known:
+            raise UserError(f"strategy: grid: {spec.name} has no parameter {name!r}{suggestion(name, known)}")
+    if any(parameter.required and name not in grid for name, parameter in known.items()):
+        return
+    for models in _models(spec, experts):
+        for values in product(*grid.values()):
+            yield {"merge": spec.name, "models": models, "parameters": dict(zip(grid, values, strict=True))}
+
+
+def _models(spec: Any, experts: list[str]) -> list[list[str]]:
+    """Which experts are merged at once; where one of two is the method's base model, it comes first."""
+    contract = spec.contract
+    if contract.max_inputs == 2 and contract.base.value == "required":
+        symmetric = spec.name == "slerp"  # t runs both ways
+        return [list(pair) for pair in (combinations if symmetric else permutations)(experts, 2)]
+    if 2 in (contract.max_inputs, contract.max_non_base):
+        return [list(pair) for pair in combinations(experts, 2)]
+    inputs = len(experts) + (contract.base.value == "required")
+    most = math.inf if contract.max_inputs is None else contract.max_inputs
+    return [experts] if contract.min_inputs <= inputs <= most else []
+
+
+def _configuration(recipe: Recipe, spec: Any, step: Mapping[str, Any]) -> MergeConfiguration:
+    """What mergekit is given."""
+    references = {name: recipe.pinned(recipe.experts[name]) for name in step["models"]}
+    scopes = {parameter.name: parameter.scope.value for parameter in spec.parameters}
+    own = {name: value for name, value in step["parameters"].items() if scopes[name] != "shared"}
+    shared = {name: value for name, value in step["parameters"].items() if scopes[name] == "shared"}
+    models = [{"model": reference} | ({"parameters": own} if own else {}) for reference in references.values()]
+    record: dict[str, Any] = {"merge_method": spec.name, "models": models, "dtype": "float32"}
+    if spec.contract.max_inputs == 2 and spec.contract.base.value == "required":
+        record["base_model"] = next(iter(references.values()))
+    elif spec.contract.base.value != "ignored":
+        record["base_model"] = recipe.pinned(recipe.base)
+    if shared:
+        record["parameters"] = shared
+    seed = new_seed(recipe.evolution.seed, spec.name, repr(sorted(step["parameters"].items()))) % 2**32
+    return MergeConfiguration(yaml.safe_dump(record, sort_keys=False), seed)

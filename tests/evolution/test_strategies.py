@@ -1,0 +1,196 @@
+"""The rivals of CycleQD as strategies, against the libraries that they are made of run plainly by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from cma import CMAEvolutionStrategy
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.problem import Problem
+from pymoo.optimize import minimize
+
+from cycleqd_merge.evolution.archive import Scores
+from cycleqd_merge.evolution.cma_es import CmaEs
+from cycleqd_merge.evolution.cycleqd import Operators
+from cycleqd_merge.evolution.draws import generator, new_seed
+from cycleqd_merge.evolution.genome import Genome, Matrix, coefficient_genome
+from cycleqd_merge.evolution.listed import Listed
+from cycleqd_merge.evolution.map_elites import MapElites
+from cycleqd_merge.evolution.nsga2 import Nsga2
+from cycleqd_merge.evolution.populations import Populations
+from cycleqd_merge.evolution.random_search import RandomSearch
+from cycleqd_merge.evolution.schedule import Schedule
+from cycleqd_merge.evolution.selection import published_weights
+from cycleqd_merge.evolution.space import Floor, Objective, SearchSpace
+from cycleqd_merge.evolution.strategy import Proposal, Result, Strategy
+
+TARGETS = np.array([[0.9, 0.2, 0.1, 0.3], [0.1, 0.8, 0.4, 0.2]])
+"""Each task likes other coefficients best."""
+Scorer = Callable[[Proposal], Scores | None]
+
+
+def space(floors: tuple[Floor, ...] = ()) -> SearchSpace:
+    """Two experts, two groups, two tasks, one to keep."""
+    objectives = tuple(Objective(name, number, 6) for number, name in enumerate(("sql", "bash")))
+    return SearchSpace(objectives, experts=2, groups=2, floors=floors)
+
+
+def scores_of(vector: Matrix) -> tuple[float, ...]:
+    """Smooth scores in [0, 1]."""
+    return tuple(float(np.exp(-np.sum((vector.ravel() - target) ** 2))) for target in TARGETS)
+
+
+def plain(proposal: Proposal) -> Scores:
+    assert isinstance(proposal.candidate, Genome)
+    return (*scores_of(proposal.candidate.coefficients), 0.5)
+
+
+def play(strategy: Strategy, generations: int, scorer: Scorer = plain, in_flight: int = 1) -> list[Proposal]:
+    """Ask and tell as a run does."""
+    schedule = Schedule(strategy, in_flight, 2 + generations)
+    waiting, proposals = schedule.ready(), []
+    while not schedule.done:
+        proposal = waiting.pop(0)
+        proposals.append(proposal)
+        waiting += schedule.tell(Result(proposal.number, scorer(proposal)))
+    return proposals
+
+
+def coefficients(proposals: list[Proposal]) -> list[list[float]]:
+    return [proposal.candidate.coefficients.ravel().tolist() for proposal in proposals]  # type: ignore[union-attr]
+
+
+def cma_es(population: int | None = None, seed: int = 3) -> CmaEs:
+    return CmaEs(np.full(4, 0.5), 0.2, population, np.array([3.0, 1.0]), seed)
+
+
+def strategies() -> dict[str, Callable[[], Strategy]]:
+    return {
+        "random": lambda: RandomSearch(space(), 3, -0.5, 1.5),
+        "cma-es": lambda: Populations(space(), cma_es()),
+        "nsga2": lambda: Populations(space(), Nsga2(4, 2, 8, -0.5, 1.5, 3)),
+        "map-elites": lambda: MapElites(space(), Operators(), 3),
+    }
+
+
+def test_cma_es_searches_as_cma_itself_does() -> None:
+    """A plain ask-and-tell loop over `cma`, on the weighted mean: rounding to six decimals is all that differs."""
+    rng = generator(3, "cma-es")
+    options = {"verbose": -9, "seed": np.nan, "randn": lambda *shape: rng.standard_normal(shape), "popsize": 6}
+    wanted, search = [], CMAEvolutionStrategy(np.full(4, 0.5), 0.2, options)
+    for _ in range(12):
+        population = search.ask()
+        wanted += [child.tolist() for child in population]
+        search.tell(population, [-np.dot([0.75, 0.25], scores_of(child.round(6))) for child in population])
+    found = play(Populations(space(), cma_es(6)), 72)
+    np.testing.assert_allclose(coefficients(found)[2:], wanted, atol=1e-5)
+
+
+def test_cma_es_finds_the_best_and_begins_anew_with_more_children() -> None:
+    search = Populations(space(), CmaEs(np.zeros(4), 0.3, None, np.array([1.0, 0.0]), 0))
+    best = max(scores_of(np.array(each))[0] for each in coefficients(play(search, 1500)))
+    assert best > 0.9999
+    assert len(search._population) == 16  # it had converged: 8 children before
+
+
+def test_nsga2_searches_as_pymoo_itself_does() -> None:
+    class Tasks(Problem):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(n_var=4, n_obj=2, xl=-0.5, xu=1.5)
+            self.seen: list[list[float]] = []
+
+        def _evaluate(self, x: Matrix, out: dict[str, Matrix], *args: object, **more: object) -> None:
+            self.seen += x.tolist()
+            out["F"] = -np.array([scores_of(each.round(6)) for each in x])
+
+    tasks = Tasks()
+    minimize(tasks, NSGA2(pop_size=8), ("n_gen", 9), seed=new_seed(3, "nsga2") % 2**32)
+    found = coefficients(play(Populations(space(), Nsga2(4, 2, 8, -0.5, 1.5, 3)), 72))[2:]
+    np.testing.assert_allclose(found, tasks.seen, atol=1e-6)
+
+
+def test_random_search_draws_evenly_from_its_range() -> None:
+    drawn = np.array(coefficients(play(RandomSearch(space(), 1, -1.0, 3.0), 2000))[2:])
+    assert drawn.min() >= -1.0
+    assert drawn.max() <= 3.0
+    np.testing.assert_allclose(drawn.mean(axis=0), 1.0, atol=0.15)
+    np.testing.assert_allclose(drawn.std(axis=0), 4 / np.sqrt(12), atol=0.1)
+
+
+@pytest.mark.parametrize("kind", strategies())
+@pytest.mark.parametrize("in_flight", [1, 5])
+def test_a_strategy_told_again_proposes_again(kind: str, in_flight: int) -> None:
+    make = strategies()[kind]
+    first, again = (play(make(), 70, in_flight=in_flight) for _ in range(2))
+    assert [(each.number, each.step) for each in first] == [(each.number, each.step) for each in again]
+    assert coefficients(first) == coefficients(again)
+    assert len({str(each.candidate.to_json()) for each in first}) > 60
+
+
+@pytest.mark.parametrize("kind", strategies())
+def test_failed_children_and_those_below_a_floor_are_lived_with(kind: str) -> None:
+    make = strategies()[kind]
+    search = make()
+    search.space.floors = (Floor(2, 0.4),)  # type: ignore[attr-defined]
+
+    def scorer(proposal: Proposal) -> Scores | None:
+        if proposal.number >= 2 and proposal.number % 5 == 0:
+            return None
+        return (*plain(proposal)[:2], 0.3 if proposal.number >= 2 and proposal.number % 3 == 0 else 0.9)
+
+    play(search, 100, scorer)
+    elites = {each.number for archive in search.space.archives for each in archive.elites()}  # type: ignore[attr-defined]
+    assert len(elites) > 5
+    assert not any(number >= 2 and (number % 5 == 0 or number % 3 == 0) for number in elites)
+
+
+def test_populations_are_asked_only_when_all_of_one_was_told() -> None:
+    search = Populations(space(), cma_es(6))
+    schedule = Schedule(search, in_flight=100, total=100)
+    waiting = schedule.ready()
+    assert [each.number for each in waiting] == [0, 1]
+    for expected in ([], [2, 3, 4, 5, 6, 7], [], [], [], [], [], [8, 9, 10, 11, 12, 13]):
+        proposal = waiting.pop(0)
+        opened = schedule.tell(Result(proposal.number, plain(proposal)))
+        assert [each.number for each in opened] == expected
+        waiting += opened
+
+
+def test_listed_candidates_come_in_their_order_and_end() -> None:
+    listed = [(coefficient_genome(np.full((2, 2), level)), {"level": level}) for level in (0.1, 0.2, 0.3)]
+    search = Listed(space(), listed)
+    assert search.generations == 3
+    assert [each.step for each in play(search, 3)[2:]] == [{"level": level} for level in (0.1, 0.2, 0.3)]
+
+
+def test_map_elites_takes_its_parents_from_one_archive_of_the_mean() -> None:
+    """Followed by hand: a cell per pair of both tasks' bins, the better mean stays."""
+    search = MapElites(space(), Operators(sampling="random"), 1)
+    cells: dict[tuple[int, ...], tuple[float, int]] = {}
+    early: list[tuple[int, Scores]] = []
+    parents: set[int] = set()
+    for number in range(150):
+        proposal = search.ask(number)
+        assert proposal is not None
+        chosen = set(proposal.step.get("parents", ()))
+        assert chosen <= {number for _, number in cells.values()}
+        parents |= chosen
+        search.tell(Result(number, plain(proposal)))
+        early.append((number, plain(proposal)[:2]))
+        if search.space.bounds is not None:
+            for told, scores in early:
+                edges = [np.linspace(low, high, 7)[1:-1] for low, high in search.space.bounds]
+                cell = tuple(int(np.digitize(own, edge)) for own, edge in zip(scores, edges, strict=True))
+                if sum(scores) / 2 > cells.get(cell, (-1.0, 0))[0]:
+                    cells[cell] = (sum(scores) / 2, told)
+            early = []
+    assert len(cells) > 8
+    assert len(parents) > 8
+
+
+def test_published_weights_are_those_of_bins_scaled_to_the_published_range() -> None:
+    bins = np.array([[0, 4], [2, 2], [4, 0], [4, 4]])
+    wanted = np.array([0.5 * 1.3, 0.9 * 0.9, 1.3 * 0.5, 1.3 * 1.3])
+    np.testing.assert_allclose(published_weights(bins, 0.5, 0.8), wanted / wanted.sum())
