@@ -43,7 +43,9 @@ def findings_of(folder: Path) -> Any:
 
 
 def test_every_search_is_an_ordinary_run_of_the_same_budget(compared: Path) -> None:
-    runs = sorted(path.parent.relative_to(compared / "compared") for path in compared.glob("compared/*/*/journal.jsonl"))
+    runs = sorted(
+        path.parent.relative_to(compared / "compared") for path in compared.glob("compared/*/*/journal.jsonl")
+    )
     assert [str(run) for run in runs] == [
         *(f"cma-es-groups/seed-{seed}" for seed in (0, 1)),
         "mergekit/seed-0",
