@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cycleqd_merge.comparison.results import Kind
-
 from cycleqd_merge.comparison.searches import Planned
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.strategy import Candidate, candidate_digest

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.comparison.curves import curve, filled_archives
-from cycleqd_merge.comparison.results import Entrant, Findings, Judged, Opening, RowCount, Search
-from cycleqd_merge.comparison.statistics import duplicates
-
 from cycleqd_merge.comparison.entrants import Chosen, entrants, families
 from cycleqd_merge.comparison.heldout import HeldOut, Told, open_rows, score_heldout
+from cycleqd_merge.comparison.results import Entrant, Findings, Judged, Opening, RowCount, Search
 from cycleqd_merge.comparison.searches import Observing, Planned, planned_searches, run_searches, shared_pool
+from cycleqd_merge.comparison.statistics import duplicates
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.strategy import Candidate, candidate_digest

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cycleqd_merge.comparison.results import Opening
-
 from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evaluation.pool import Pool
 from cycleqd_merge.evaluation.worker import Evaluation

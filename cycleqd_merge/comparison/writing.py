@@ -10,7 +10,6 @@ from cycleqd_merge.comparison.figures import curves_figure, families_figure, win
 from cycleqd_merge.comparison.results import Findings, to_json
 from cycleqd_merge.comparison.tables import Report, csv_files, markdown
 from cycleqd_merge.comparison.verdicts import verdicts
-
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.report.figures import save
 

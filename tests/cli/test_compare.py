@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pytest
 
 from cycleqd_merge.journal.log import Journal, of_kind, read_events
 from cycleqd_merge.journal.replay import open_run
-from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.measure import measure
 from tests.cli.conftest import Models, cycleqd_merge, write_recipe
 
@@ -110,8 +111,6 @@ def test_held_out_rows_are_opened_once_for_what_was_chosen_before(compared: Path
 
 def test_a_search_that_goes_on_after_the_rows_were_opened_is_refused(compared: Path, tmp_path: Path) -> None:
     """Whoever extends one of the runs by hand has chosen again with the held-out rows in sight."""
-    import shutil
-
     shutil.copytree(compared / "compared", tmp_path / "compared")
     shutil.copy(compared / "recipe.yaml", tmp_path / "recipe.yaml")
     journal = Journal(tmp_path / "compared")
@@ -127,8 +126,6 @@ def test_a_search_that_goes_on_after_the_rows_were_opened_is_refused(compared: P
 
 
 def test_a_comparison_killed_among_the_held_out_rows_goes_on(compared: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(compared / "compared", tmp_path / "compared")
     shutil.copy(compared / "recipe.yaml", tmp_path / "recipe.yaml")
     journal = tmp_path / "compared/journal.jsonl"
@@ -160,8 +157,6 @@ def test_tables_and_figures_lie_in_its_folder(compared: Path) -> None:
 def test_what_cannot_be_compared_is_told_before_any_work(
     models: Models, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    import re
-
     recipe = write_recipe(tmp_path, models)
     answer = cycleqd_merge("compare", recipe, "--output", tmp_path / "compared", *options)
     assert answer.code != 0

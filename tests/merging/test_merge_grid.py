@@ -63,14 +63,13 @@ def test_each_candidate_is_what_stock_mergekit_builds(recipe: Recipe, tmp_path: 
 
 def test_steps_say_what_a_configuration_is_made_of(recipe: Recipe) -> None:
     found = tried(recipe, methods=["slerp", "ties"], grid={"ties": {"weight": [0.5], "density": [0.2, 0.4]}})
-    assert [step for _, step in found] == [
-        *({"merge": "slerp", "models": list(pair), "parameters": {"t": t}} for pair in ("ab", "ac", "bc") for t in T),
-        *({"merge": "ties", "models": list("abc"), "parameters": {"weight": 0.5, "density": d}} for d in (0.2, 0.4)),
-    ]
-    ties = yaml.safe_load(found[-1][0].yaml)
-    assert ties["base_model"] == recipe.base
-    assert [each["model"] for each in ties["models"]] == list(recipe.experts.values())
-    assert {str(each["parameters"]) for each in ties["models"]} == {"{'weight': 0.5, 'density': 0.4}"}
+    slerp = [{"merge": "slerp", "models": list(pair), "parameters": {"t": t}} for pair in ("ab", "ac", "bc") for t in T]
+    ties = [{"merge": "ties", "models": list("abc"), "parameters": {"weight": 0.5, "density": d}} for d in (0.2, 0.4)]
+    assert [step for _, step in found] == [slerp[0], ties[0], slerp[1], ties[1], *slerp[2:]]
+    text = yaml.safe_load(found[3][0].yaml)
+    assert text["base_model"] == recipe.base
+    assert [each["model"] for each in text["models"]] == list(recipe.experts.values())
+    assert {str(each["parameters"]) for each in text["models"]} == {"{'weight': 0.5, 'density': 0.4}"}
 
 
 T = (0.3, 0.5, 0.7)
