@@ -10,7 +10,6 @@ from typing import Any
 from mergekit.common import ModelReference
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.engine import open_engine
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
 from cycleqd_merge.evolution.archive import Scores
@@ -60,7 +59,7 @@ def measure(
             done(name, evaluations[name])
 
     if own:
-        worker = _worker(materials, materials.materialiser(needed_bases(*own.values())))
+        worker = materials.worker(materials.materialiser(needed_bases(*own.values())))
         try:
             for name, genome in own.items():
                 score(name, worker, genome)
@@ -69,7 +68,7 @@ def measure(
     for name in names:
         if name.startswith(OTHER):
             family, adapted = _other_model(name.removeprefix(OTHER), materials)
-            worker = _worker(materials, Materialiser(family, Groups(family.weights, "one"), {}))
+            worker = materials.worker(Materialiser(family, Groups(family.weights, "one"), {}))
             try:
                 score(name, worker, adapted)
             finally:
@@ -118,10 +117,6 @@ def heldout_scores(replay: Replay, folder: Path) -> dict[str, Scores]:
     if missing:
         record(replay, folder, "heldout", measure(replay, missing, "heldout"))
     return {name: tuple(replay.measured[key][task].score for task in replay.tasks) for name, key in chosen.items()}
-
-
-def _worker(materials: Materials, materialiser: Materialiser) -> Worker:
-    return Worker(open_engine(materials.recipe.engine, materialiser), materials.suite)
 
 
 def _other_model(text: str, materials: Materials) -> tuple[Family, Genome | None]:
