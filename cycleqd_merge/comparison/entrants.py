@@ -46,7 +46,7 @@ def entrants(searches: Sequence[tuple[Planned, Replay]]) -> list[Chosen]:
 
 def families(searches: Sequence[tuple[Planned, Replay]]) -> list[list[Candidate]]:
     """Per search, the elites that no other of its elites dominates by what the search saw."""
-    return [[replay.space.candidate(number) for number in pareto(replay)] for _, replay in searches]
+    return [[replay.candidate(number) for number in pareto(replay)] for _, replay in searches]
 
 
 def _usual(replay: Replay) -> list[Chosen]:
@@ -70,14 +70,14 @@ def _methods(planned: Planned, replay: Replay) -> list[Chosen]:
         best = max(numbers, key=lambda number: (replay.mean(replay.scores(number)), -number))
         label = f"{method} (best of {len(numbers)})" if len(numbers) > 1 else method
         seen = search_estimates(replay, best)
-        chosen.append(Chosen(label, "merge", planned.name, None, replay.space.candidate(best), seen))
+        chosen.append(Chosen(label, "merge", planned.name, None, replay.candidate(best), seen))
     return chosen
 
 
 def _winners(planned: Planned, replay: Replay) -> list[Chosen]:
     best = replay.best_mean()
     label, seen = f"{planned.name} best-mean", search_estimates(replay, best)
-    chosen = [Chosen(label, "elite", planned.name, planned.seed, replay.space.candidate(best), seen)]
+    chosen = [Chosen(label, "elite", planned.name, planned.seed, replay.candidate(best), seen)]
     try:
         aggregate = replay.aggregate()
     except UserError:  # elites that are no genomes cannot be added up

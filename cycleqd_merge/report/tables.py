@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.tasks.check import Verdict
 
@@ -102,6 +103,14 @@ def genome_table(genome: Genome, experts: Sequence[str], groups: Sequence[str]) 
     return table
 
 
+def candidate_view(candidate: Candidate, experts: Sequence[str], groups: Sequence[str]) -> RenderableType:
+    """What a model is made of: a genome's table, or the configuration that mergekit builds it from."""
+    if isinstance(candidate, Genome):
+        return genome_table(candidate, experts, groups)
+    title = Text(f"mergekit configuration, random seed {candidate.seed}", style="italic")
+    return Group(title, Text(candidate.yaml.rstrip("\n"), no_wrap=True, overflow="ignore"))
+
+
 def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Table:
     """An evaluation and its ancestors: parents, mutation and scores."""
     table = Table(title="Lineage", title_justify="left")
@@ -109,7 +118,7 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
         table.add_column(heading)
     for entry in line:
         step, scores = entry["step"], entry["scores"]
-        founder = f"expert {step['expert']}" if "expert" in step else f"seed {step.get('seed')}"
+        founder = next((f"{kind} {step[kind]}" for kind in ("expert", "seed") if kind in step), "-")
         parents = ", ".join(f"#{parent}" for parent in step.get("parents", [])) or founder
         mutation = step.get("mutation", {})
         kind = (
