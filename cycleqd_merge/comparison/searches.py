@@ -94,7 +94,8 @@ def run_searches(
     deadline: a `time.monotonic()` instant at which to stop.
 
     Raises:
-        Interrupted, RunFailed, UserError: see `run_recipe`.
+        Interrupted, RunFailed: see `run_recipe`.
+        UserError: see `run_recipe`; or one has evaluated more than its budget.
     """
     replays = []
     for search in planned:
@@ -104,6 +105,11 @@ def run_searches(
             with observing(search) as observer:
                 done = run_recipe(search.recipe, folder, observer, pool=pool, max_hours=hours)
         assert done is not None  # only processes beside the first of several return no run
+        if done.generation > search.recipe.evolution.generations:
+            raise UserError(
+                f"{search.folder}: has evaluated {done.generation} children, more than the budget of "
+                f"{search.recipe.evolution.generations}; remove the folder, and the search is made again"
+            )
         replays.append(done)
     return replays
 

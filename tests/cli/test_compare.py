@@ -12,18 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cycleqd_merge.journal.log import Journal, of_kind, read_events
+from cycleqd_merge.journal.log import read_events
 from cycleqd_merge.journal.replay import open_run
 from cycleqd_merge.run.measure import measure
-from tests.cli.conftest import Models, cycleqd_merge, write_recipe
+from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
 
 SEARCHES = "paper,cma-es-groups,mergekit"
 SEEDS = 2
 
 
-def compare(folder: Path, *more: object) -> Any:
+def compare(folder: Path, *more: object) -> Answer:
     budget = ("--strategies", SEARCHES, "--budget", 6, "--seeds", SEEDS)
     return cycleqd_merge("compare", folder / "recipe.yaml", *budget, "--output", folder / "compared", *more)
+
+
+@pytest.fixture
+def copied(compared: Path, tmp_path: Path) -> Path:
+    """The comparison once more, to be damaged."""
+    shutil.copytree(compared, tmp_path / "copied")
+    return tmp_path / "copied"
 
 
 @pytest.fixture(scope="module")
@@ -109,29 +116,28 @@ def test_held_out_rows_are_opened_once_for_what_was_chosen_before(compared: Path
     assert read_events(compared / "compared") == events
 
 
-def test_a_search_that_goes_on_after_the_rows_were_opened_is_refused(compared: Path, tmp_path: Path) -> None:
-    """Whoever extends one of the runs by hand has chosen again with the held-out rows in sight."""
-    shutil.copytree(compared / "compared", tmp_path / "compared")
-    shutil.copy(compared / "recipe.yaml", tmp_path / "recipe.yaml")
-    journal = Journal(tmp_path / "compared")
-    opened = of_kind(journal.events, "opened")[0]
-    journal.close()
-    lines = (tmp_path / "compared/journal.jsonl").read_text().splitlines()
-    opened["frozen"]["paper best-mean"] = ["0" * 64] * SEEDS
-    (tmp_path / "compared/journal.jsonl").write_text("\n".join([lines[0], json.dumps(opened), *lines[2:], ""]))
-    refused = compare(tmp_path)
+def test_a_search_beyond_the_budget_is_refused(copied: Path) -> None:
+    assert cycleqd_merge("evolve", copied / "compared/paper/seed-0", "--generations", 7).code == 0
+    refused = compare(copied)
+    assert refused.code != 0
+    assert "paper/seed-0: has evaluated 7 children, more than the budget of 6" in refused.err
+
+
+def test_models_chosen_after_the_rows_were_opened_are_refused(copied: Path) -> None:
+    """As when somebody tries other seeds until one wins."""
+    events = read_events(copied / "compared")
+    refused = compare(copied, "--set", "evolution.seed=5")
     assert refused.code != 0
     assert "opened at" in refused.err
     assert "opened once" in refused.err
+    assert read_events(copied / "compared") == events
 
 
-def test_a_comparison_killed_among_the_held_out_rows_goes_on(compared: Path, tmp_path: Path) -> None:
-    shutil.copytree(compared / "compared", tmp_path / "compared")
-    shutil.copy(compared / "recipe.yaml", tmp_path / "recipe.yaml")
-    journal = tmp_path / "compared/journal.jsonl"
+def test_a_comparison_killed_among_the_held_out_rows_goes_on(compared: Path, copied: Path) -> None:
+    journal = copied / "compared/journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:5]) + lines[5][:20])
-    again = compare(tmp_path, "--json")
+    again = compare(copied, "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out) == json.loads((compared / "said.json").read_text())
 
