@@ -6,8 +6,11 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from textwrap import wrap
 from typing import Any
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -89,16 +92,45 @@ class Sheet:
         return max((number for number in numbers if isinstance(number, float)), default=None)
 
 
-def terminal(sheet: Sheet) -> Table:
-    """A sheet for a terminal; the best of a column is bold."""
-    table = Table(title=Text(sheet.title), title_justify="left")
-    for column in sheet.columns:
-        table.add_column(Text(column.heading), justify="left" if column.is_text else "right", overflow="fold")
-    for number, row in enumerate(sheet.written()):
-        if number in sheet.sections:
-            table.add_section()
-        table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
-    return table
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """A sheet for a terminal of any width; the best of a column is bold.
+
+    What is wider goes on in a further table below, which begins with the column of names (the first of texts) again.
+    """
+
+    sheet: Sheet
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        written = list(self.sheet.written())
+        widths = [self._width(place, written) for place in range(len(self.sheet.columns))]
+        for number, places in enumerate(self._parts(widths, options.max_width)):
+            table = Table(title=Text(self.sheet.title) if number == 0 else None, title_justify="left")
+            for place in places:
+                column = self.sheet.columns[place]
+                justify: JustifyMethod = "left" if column.is_text else "right"
+                heading = Text("\n".join(wrap(column.heading, widths[place], break_on_hyphens=False)))
+                table.add_column(heading, justify=justify, overflow="fold")
+            for place, row in enumerate(written):
+                if place in self.sheet.sections:
+                    table.add_section()
+                table.add_row(*(Text(row[at][0], style="bold" if row[at][1] else "") for at in places))
+            yield table
+
+    def _width(self, place: int, written: list[list[tuple[str, bool]]]) -> int:
+        """Characters of a column whose cells stand on one line, and its heading on as many as that leaves it."""
+        texts = (*self.sheet.columns[place].heading.split(), *(row[place][0] for row in written))
+        return max(map(cell_len, texts))
+
+    def _parts(self, widths: list[int], most: int) -> list[list[int]]:
+        """Numbers of the columns of each table, none wider than `most` unless a name and one column are."""
+        name = next(place for place, column in enumerate(self.sheet.columns) if column.is_text)
+        parts = [list(range(name + 1))]
+        for place in range(name + 1, len(widths)):
+            if len(parts[-1]) > 1 and 1 + sum(3 + widths[at] for at in (*parts[-1], place)) > most:
+                parts.append([name])
+            parts[-1].append(place)
+        return parts
 
 
 def markdown(sheet: Sheet) -> str:

@@ -21,8 +21,8 @@ from cycleqd_merge.comparison.verdicts import (
     contest,
     family_volumes,
     verdicts,
-    warnings,
 )
+from cycleqd_merge.comparison.warnings import warnings
 from cycleqd_merge.hub.markdown import cell as escaped
 
 
@@ -165,7 +165,7 @@ def _paper_layout(
 
 def terminal(said: Report) -> RenderableType:
     """What a terminal shows: models, strategies, conclusions and warnings."""
-    tables = [sheets.terminal(said.tables[name]) for name in ("models", "strategies") if name in said.tables]
+    tables = [sheets.Terminal(said.tables[name]) for name in ("models", "strategies") if name in said.tables]
     lines = [Text(line, style="bold") for line in said.conclusions]
     return Group(*tables, *lines, *(Text(f"! {line}", style="yellow") for line in said.warnings))
 

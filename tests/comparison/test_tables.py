@@ -78,9 +78,21 @@ def test_json_holds_the_values() -> None:
 
 
 def test_terminal_shows_names_as_they_are() -> None:
-    text = terminal_text(sheets.terminal(SHEET))
+    text = terminal_text(sheets.Terminal(SHEET))
     assert "[a]|b" in text
     assert "-0.125 (-0.250 to +0.062)" in text
+
+
+def test_a_narrow_terminal_gets_tables_below_each_other() -> None:
+    said = tables.report(example())
+    sheet = said.tables["models"]
+    lines = terminal_text(sheets.Terminal(sheet), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("│ cycleqd aggregate " in line for line in lines) > 1
+    for row in sheet.written():  # nothing is broken or lost
+        for text, _ in row:
+            assert any(f" {text} " in line for line in lines)
+    assert sum("│ cycleqd aggregate " in line for line in terminal_text(sheets.Terminal(sheet)).splitlines()) == 1
 
 
 def test_a_table_without_rows_has_its_headings() -> None:
