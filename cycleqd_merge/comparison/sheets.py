@@ -1,4 +1,4 @@
-"""One table in five forms: for a terminal, Markdown, CSV, JSON and a page."""
+"""One table in four forms: for a terminal, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -176,27 +176,6 @@ def csv_text(sheet: Sheet) -> str:
     for record in found:
         writer.writerow(_flat(record[heading], part) for heading in headings for part in parts[heading])
     return text.getvalue()
-
-
-def page_values(sheet: Sheet) -> dict[str, Any]:
-    """A sheet as JSON values for a page: of each cell its text, whether it is the best, and what it is sorted by."""
-    return {
-        "title": sheet.title,
-        "columns": [{"heading": column.heading, "text": column.is_text} for column in sheet.columns],
-        "rows": [
-            [{"text": text, "best": best, "value": _sorted_by(value)} for (text, best), value in zip(written, row, strict=True)]
-            for written, row in zip(sheet.written(), sheet.rows, strict=True)
-        ],
-    }
-
-
-def _sorted_by(value: Cell) -> str | float | None:
-    """What a cell is sorted by: an estimate, a difference, or the first of several scores."""
-    if isinstance(value, tuple):
-        return value[0] if value else None
-    if isinstance(value, Interval):
-        return value.estimate
-    return value.difference if isinstance(value, Gap) else value
 
 
 def _parts(values: list[Any]) -> list[str]:

@@ -19,7 +19,10 @@ from cycleqd_merge.report.scores import compare_best, mean_of, usual_scores
 from cycleqd_merge.report.summary import summary
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("dom.js", "heatmap.js", "lineage.js", "elite.js", "progress.js", "sorting.js", "plot.js", "curves.js", "winners.js", "page.js")
+SCRIPTS = (
+    *("dom.js", "heatmap.js", "lineage.js", "elite.js", "progress.js"),
+    *("sorting.js", "plot.js", "curves.js", "winners.js", "page.js"),
+)
 """Joined in this order into one module."""
 
 

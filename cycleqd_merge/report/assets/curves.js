@@ -34,15 +34,16 @@ class CurvesChart {
     this.at = Math.min(Math.max(at, 0), this.marks.length - 1);
     const mark = this.marks[this.at];
     this.when.textContent = `after ${mark} evaluations`;
-    this.list.replaceChildren(...this.bands.map((band, place) => this.reading(band, place, mark)));
+    this.list.replaceChildren(...this.bands.map((band) => this.reading(band, mark)));
     this.plot.redraw();
   }
 
-  reading({ name, reference, evaluations, mean, low, high }, place, mark) {
+  reading(band, mark) {
+    const { name, evaluations, mean, low, high } = band;
     const last = evaluations.findLastIndex((number) => number <= mark);
     const value = last < 0 ? "–" : this.format(mean[last]);
     const spread = last < 0 || low[last] === high[last] ? null : make("small", {}, ` ${this.format(low[last])} to ${this.format(high[last])}`);
-    return make("li", {}, lineSwatch(place, reference), `${name} `, make("b", {}, value), spread);
+    return make("li", {}, lineSwatch(band), `${name} `, make("b", {}, value), spread);
   }
 
   paint(width, height) {
@@ -59,8 +60,8 @@ class CurvesChart {
       draw("text", { x: LEFT, y: height - 8 }, `${first}`),
       draw("text", { x: (LEFT + width - RIGHT) / 2, y: height - 8, "text-anchor": "middle" }, "evaluations"),
       draw("text", { x: width - RIGHT, y: height - 8, "text-anchor": "end" }, `${last}`),
-      this.bands.map((band, place) => draw("polygon", { class: "band", fill: lineStyle(place).stroke, points: points([...path(band, band.low), ...path(band, band.high).reverse()]) })),
-      this.bands.map((band, place) => draw("polyline", { class: band.reference ? "line reference" : "line", points: points(path(band, band.mean)), ...lineStyle(place) })),
+      this.bands.map((band) => draw("polygon", { class: "band", fill: lineStyle(band.style).stroke, points: points([...path(band, band.low), ...path(band, band.high).reverse()]) })),
+      this.bands.map((band) => draw("polyline", { class: band.reference ? "line reference" : "line", points: points(path(band, band.mean)), ...lineStyle(band.style) })),
       draw("line", { class: "cursor", x1: cursor, x2: cursor, y1: TOP, y2: height - BOTTOM }),
     ];
   }

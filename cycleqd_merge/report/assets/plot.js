@@ -2,13 +2,13 @@
 
 const DASHES = [null, "7 4", "2 3", "10 3 2 3", "4 2"]; // with the colours 30 styles, told apart without their colour too
 
-function lineStyle(place) {
-  return { stroke: LINES[place % LINES.length], "stroke-dasharray": DASHES[place % DASHES.length] };
+function lineStyle(number) {
+  return { stroke: LINES[number % LINES.length], "stroke-dasharray": DASHES[number % DASHES.length] };
 }
 
-function lineSwatch(place, reference) {
+function lineSwatch({ style, reference }) {
   return draw("svg", { class: "line-swatch", viewBox: "0 0 30 8", "aria-hidden": "true" },
-    draw("line", { class: reference ? "line reference" : "line", x1: 0, x2: 30, y1: 4, y2: 4, ...lineStyle(place) }));
+    draw("line", { class: reference ? "line reference" : "line", x1: 0, x2: 30, y1: 4, y2: 4, ...lineStyle(style) }));
 }
 
 // An SVG element in CSS pixels: `paint(width, height)` gives its children, anew whenever its size changes.

@@ -5,9 +5,9 @@ class WinnersChart {
     [this.axes, this.lines, this.chosen] = [axes, lines, null];
     this.ticks = roundTicks([0, ...lines.flatMap(({ values, interval }) => [...values, ...(interval ?? [])])]);
     this.plot = new Plot("Held-out scores of the winners, task by task", (width, height) => this.paint(width, height));
-    this.buttons = lines.map(({ name, reference, values }, place) => make("button", {
+    this.buttons = lines.map((line, place) => make("button", {
       type: "button", "aria-pressed": false, onclick: () => this.choose(this.chosen === place ? null : place),
-    }, lineSwatch(place, reference), `${name} `, make("b", {}, three(values.at(-1)))));
+    }, lineSwatch(line), `${line.name} `, make("b", {}, three(line.values.at(-1)))));
     this.node = make("figure", { class: "chart" },
       make("figcaption", {}, make("b", {}, "held-out scores of the winners"), make("span", { class: "when" }, "choose one")),
       this.plot.node, make("div", { class: "readings" }, this.buttons));
@@ -35,8 +35,8 @@ class WinnersChart {
     ];
   }
 
-  winner({ name, reference, values, interval }, place, x, y) {
-    const style = lineStyle(place), chosen = this.chosen === place;
+  winner({ name, style: number, reference, values, interval }, place, x, y) {
+    const style = lineStyle(number), chosen = this.chosen === place;
     const beside = x(this.axes.length - 1) + 4 + (4 * RIGHT - 8) * (place + 1) / (this.lines.length + 1); // bars side by side
     return draw("g", { class: this.chosen === null || chosen ? "winner" : "winner faded" },
       draw("title", {}, name),
