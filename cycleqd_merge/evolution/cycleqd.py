@@ -28,6 +28,8 @@ class Operators:
     sampling: Literal["elite", "random", "published"] = "elite"
     alpha_low: float = 0.5
     alpha_high: float = 0.8
+    scaling: tuple[float, float] | None = None
+    """Range of the factor that crossover multiplies a child's task vectors by; None: the plain mean."""
 
 
 class CycleQD:
@@ -58,8 +60,10 @@ class CycleQD:
             raise ValueError(f"the archive of task {space.objectives[objective].name} is empty")
         first, second = choose_parents(numbers, self._weights(archive, scores), rng)
         weights = rng.normal(self.operators.mu, self.operators.sigma, size=(2, space.groups))
-        child = crossover(space.genome(first), space.genome(second), weights)
         step: dict[str, Any] = {"parents": [first, second], "weights": weights.tolist()}
+        if self.operators.scaling is not None:
+            step["scaling"] = float(rng.uniform(*self.operators.scaling))
+        child = crossover(space.genome(first), space.genome(second), weights, step.get("scaling", 1.0))
         mutation = self._draw_mutation(self._expert(objective), generation, rng)
         if mutation is not None:
             child = mutate(child, mutation)

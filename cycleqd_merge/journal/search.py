@@ -115,4 +115,5 @@ def operators(evolution: Evolution) -> Operators:
         sampling=evolution.sampling,
         alpha_low=evolution.alpha_low,
         alpha_high=evolution.alpha_high,
+        scaling=evolution.scaling,
     )

@@ -151,6 +151,9 @@ class Evolution(Strict):
     """Mean of the crossover weights."""
     sigma: float = Field(0.03, ge=0)
     """Standard deviation of the crossover weights."""
+    scaling: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    """Crossover multiplies a child's task vectors by a factor drawn from this range, such as [1.0, 1.6]: the plain mean
+    of two experts, the paper's, leaves half of either."""
     mutation: Mutation = SvdMutation()
     """How children are mutated."""
     cycling: bool = True
@@ -173,6 +176,8 @@ class Evolution(Strict):
             raise KeyFault(f"{self.alpha_low} is above alpha_high, which is {self.alpha_high}", "alpha_low")
         if self.bounds.low >= self.bounds.high:
             raise KeyFault(f"{self.bounds.low} is not below bounds.high, which is {self.bounds.high}", "bounds", "low")
+        if self.scaling is not None and self.scaling[0] > self.scaling[1]:
+            raise KeyFault(f"{self.scaling[0]} is above {self.scaling[1]}", "scaling")
         return self
 
     def flights(self, workers: int) -> int:
