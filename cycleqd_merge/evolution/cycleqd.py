@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.draws import generator, new_seed
 from cycleqd_merge.evolution.genome import Matrix, Mutation, crossover, mutate
-from cycleqd_merge.evolution.selection import choose_parents, elite_weights, published_weights, uniform_weights
+from cycleqd_merge.evolution.selection import (
+    choose_mate,
+    choose_parents,
+    elite_weights,
+    published_weights,
+    uniform_weights,
+)
 from cycleqd_merge.evolution.space import SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 
@@ -30,6 +36,8 @@ class Operators:
     alpha_high: float = 0.8
     scaling: tuple[float, float] | None = None
     """Range of the factor that crossover multiplies a child's task vectors by; None: the plain mean."""
+    mates: Literal["own", "any"] = "own"
+    """Which archive the second parent comes from: the first one's, or another task's."""
 
 
 class CycleQD:
@@ -54,11 +62,7 @@ class CycleQD:
         generation = number - space.first + 1
         objective = generation % len(space.objectives)
         rng = generator(self.seed, generation)
-        archive = self._archive(objective)
-        numbers, scores = archive.table()
-        if not len(numbers):  # failed experts can leave one archive's only cells empty
-            raise ValueError(f"the archive of task {space.objectives[objective].name} is empty")
-        first, second = choose_parents(numbers, self._weights(archive, scores), rng)
+        first, second = self._parents(objective, rng)
         weights = rng.normal(self.operators.mu, self.operators.sigma, size=(2, space.groups))
         step: dict[str, Any] = {"parents": [first, second], "weights": weights.tolist()}
         if self.operators.scaling is not None:
@@ -69,6 +73,27 @@ class CycleQD:
             child = mutate(child, mutation)
             step["mutation"] = mutation.to_json()
         return space.propose(number, child, step)
+
+    def _parents(self, objective: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Numbers of two elites of the archive; with `mates: any` the second is another archive's."""
+        first, second = choose_parents(*self._candidates(objective), rng)
+        if self.operators.mates == "own":
+            return first, second
+        tasks = len(self.space.objectives)
+        other = (objective + 1 + int(rng.integers(tasks - 1))) % tasks
+        return first, choose_mate(*self._candidates(other), first, rng)
+
+    def _candidates(self, objective: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Numbers of an archive's elites and the probability of each to be a parent.
+
+        Raises:
+            ValueError: it has none.
+        """
+        archive = self._archive(objective)
+        numbers, scores = archive.table()
+        if not len(numbers):  # failed experts can leave one archive's only cells empty
+            raise ValueError(f"the archive of task {self.space.objectives[objective].name} is empty")
+        return numbers, self._weights(archive, scores)
 
     def _archive(self, objective: int) -> Archive:
         """Where the parents of a generation come from."""

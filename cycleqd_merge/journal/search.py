@@ -116,4 +116,5 @@ def operators(evolution: Evolution) -> Operators:
         alpha_low=evolution.alpha_low,
         alpha_high=evolution.alpha_high,
         scaling=evolution.scaling,
+        mates=evolution.mates,
     )

@@ -161,6 +161,9 @@ class Evolution(Strict):
     whose quality is the mean score, and all tasks are its behaviour characteristics."""
     sampling: Literal["elite", "random", "published"] = "elite"
     """How parents are chosen; `published` weighs elites by their bins, as the published code does."""
+    mates: Literal["own", "any"] = "own"
+    """Where the second parent comes from: the archive of the first, or, with `any`, that of another task, drawn anew for
+    each child."""
     alpha_low: float = Field(0.5, gt=0)
     """Elite sampling: weight factor of the worst elite of a task."""
     alpha_high: float = Field(0.8, gt=0)
@@ -178,6 +181,8 @@ class Evolution(Strict):
             raise KeyFault(f"{self.bounds.low} is not below bounds.high, which is {self.bounds.high}", "bounds", "low")
         if self.scaling is not None and self.scaling[0] > self.scaling[1]:
             raise KeyFault(f"{self.scaling[0]} is above {self.scaling[1]}", "scaling")
+        if self.mates == "any" and not self.cycling:
+            raise KeyFault("`any` needs `cycling: true`; plain MAP-Elites has one archive", "mates")
         return self
 
     def flights(self, workers: int) -> int:

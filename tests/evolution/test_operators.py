@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cycleqd_merge.evolution.archive import Scores
+from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, crossover
-from tests.evolution.references import flat, weighted_sum
-from tests.evolution.test_cycleqd import play, strategy
+from cycleqd_merge.evolution.selection import choose_mate
+from cycleqd_merge.evolution.strategy import Result
+from tests.evolution.references import SlowArchive, flat, synthetic_scores, weighted_sum
+from tests.evolution.test_cycleqd import elites_of, play, strategy
 
 
 def test_scaling_multiplies_coefficients_and_shares_by_a_factor_per_child() -> None:
@@ -40,3 +44,38 @@ def test_scaling_of_one_is_the_plain_mean() -> None:
     a, b = Genome.from_json(plain.candidate.to_json()), scaled.candidate
     assert a == b
     assert crossover(a, a, np.ones((2, 1)), 2.0).coefficients.tolist() == (2 * a.coefficients).tolist()
+
+
+def test_mates_come_from_another_archive_each_as_often() -> None:
+    """Watched with an archive per task that is filled by hand; a child's scores leave it in one archive or two."""
+    search = strategy(tasks=3, mates="any", sampling="random")
+    archives: list[SlowArchive] = []
+    known: dict[int, Scores] = {}
+    elsewhere = same = 0
+    for number in range(600):
+        proposal = search.ask(number)
+        assert proposal is not None
+        if number >= 3:
+            task = (number - 2) % 3
+            first, second = proposal.step["parents"]
+            assert first in elites_of(archives, task)
+            assert second in elites_of(archives, (task + 1) % 3) | elites_of(archives, (task + 2) % 3)
+            elsewhere += second not in elites_of(archives, task)
+            same += first == second
+        known[number] = synthetic_scores(proposal.candidate, 3)  # type: ignore[arg-type]
+        search.tell(Result(number, known[number]))
+        if number == 2:
+            archives = [SlowArchive(task, search.space.bounds or (), [6] * 3) for task in range(3)]
+        for archive in archives:
+            for told in known if number == 2 else [number]:
+                archive.add(told, known[told])
+    assert elsewhere > 100
+    assert same == 0
+
+
+def test_an_elite_alone_in_the_other_archive_is_its_own_mate() -> None:
+    numbers, rng = np.array([4, 7]), generator(1)
+    assert choose_mate(np.array([4]), np.ones(1), 4, rng) == 4
+    assert {choose_mate(numbers, np.array([0.5, 0.5]), 4, rng) for _ in range(20)} == {7}
+    drawn = [choose_mate(numbers, np.array([0.2, 0.8]), 9, rng) for _ in range(2000)]
+    assert drawn.count(7) / 2000 == pytest.approx(0.8, abs=0.03)
