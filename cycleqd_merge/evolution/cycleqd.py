@@ -48,8 +48,9 @@ class CycleQD:
 
     def ask(self, number: int) -> Proposal | None:
         """See `Strategy.ask`. Waits until every founder was told before the first child is bred."""
-        if number < self.space.first:
-            return self.space.founder(number)
+        opening = self.space.opening(number)
+        if opening is not None:
+            return opening
         return self._breed(number) if self.space.archives else None
 
     def tell(self, result: Result) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Scores, bounds_from
-from cycleqd_merge.evolution.genome import Genome, expert_genome
+from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
 from cycleqd_merge.evolution.strategy import Candidate, Proposal, Result
 
 
@@ -35,6 +35,7 @@ class SearchSpace:
     of generation 1. Result scores hold the objectives first, in their order, then those of tasks without an archive.
 
     factors: bounds of the archives, times the worst and times the best score of the tasks' experts (paper: 0.85, 1.15).
+    levels: warm starts: static merges, so much of every expert each, that a strategy may begin its generations with.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class SearchSpace:
         floors: tuple[Floor, ...] = (),
         seeds: tuple[Genome, ...] = (),
         factors: tuple[float, float] = (0.85, 1.15),
+        levels: tuple[float, ...] = (),
     ) -> None:
         self.objectives, self.experts, self.groups = objectives, experts, groups
-        self.floors, self.seeds, self.factors = floors, seeds, factors
+        self.floors, self.seeds, self.factors, self.levels = floors, seeds, factors, levels
         self.first = experts + len(seeds)
         self.bounds: Bounds | None = None
         self.archives: list[Archive] = []
@@ -61,6 +63,15 @@ class SearchSpace:
         if number < self.experts:
             return self.propose(number, expert_genome(number, self.experts, self.groups), {"expert": number})
         return self.propose(number, self.seeds[number - self.experts], {"seed": number - self.experts})
+
+    def opening(self, number: int) -> Proposal | None:
+        """The proposal of a founder or a warm start; None for all numbers after them."""
+        if number < self.first:
+            return self.founder(number)
+        if number < self.first + len(self.levels):
+            level = self.levels[number - self.first]
+            return self.propose(number, level_genome(level, self.experts, self.groups), {"level": level})
+        return None
 
     def propose(self, number: int, candidate: Candidate, step: dict[str, Any]) -> Proposal:
         """A proposal, remembered under its number; `step` says how it came to be, as JSON values.

@@ -51,7 +51,8 @@ def build_space(recipe: Recipe, groups: int, seeds: tuple[Genome, ...] = ()) -> 
     )
     floors = tuple(Floor(column, use.floor) for column, use in enumerate(tasks) if use.floor is not None)
     factors = (recipe.evolution.bounds.low, recipe.evolution.bounds.high)
-    return SearchSpace(objectives, len(experts), groups, floors, seeds, factors)
+    levels = tuple(recipe.evolution.warm_start or ())
+    return SearchSpace(objectives, len(experts), groups, floors, seeds, factors, levels)
 
 
 def build_strategy(recipe: Recipe, space: SearchSpace, folder: Path) -> Strategy:

@@ -164,6 +164,9 @@ class Evolution(Strict):
     mates: Literal["own", "any"] = "own"
     """Where the second parent comes from: the archive of the first, or, with `any`, that of another task, drawn anew for
     each child."""
+    warm_start: list[float] | None = Field(None, min_length=1)
+    """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are the static merges that hold so much of every
+    expert's task vector, and fill the archives before the first child is bred."""
     alpha_low: float = Field(0.5, gt=0)
     """Elite sampling: weight factor of the worst elite of a task."""
     alpha_high: float = Field(0.8, gt=0)

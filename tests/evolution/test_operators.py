@@ -8,7 +8,9 @@ import pytest
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, crossover
+from cycleqd_merge.evolution.schedule import Schedule
 from cycleqd_merge.evolution.selection import choose_mate
+from cycleqd_merge.evolution.space import Floor
 from cycleqd_merge.evolution.strategy import Result
 from tests.evolution.references import SlowArchive, flat, synthetic_scores, weighted_sum
 from tests.evolution.test_cycleqd import elites_of, play, strategy
@@ -79,3 +81,27 @@ def test_an_elite_alone_in_the_other_archive_is_its_own_mate() -> None:
     assert {choose_mate(numbers, np.array([0.5, 0.5]), 4, rng) for _ in range(20)} == {7}
     drawn = [choose_mate(numbers, np.array([0.2, 0.8]), 9, rng) for _ in range(2000)]
     assert drawn.count(7) / 2000 == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("in_flight", [1, 6])
+def test_warm_starts_are_the_first_generations_and_become_parents(in_flight: int) -> None:
+    levels = (0.3, 0.5, 1.0)
+    search = strategy(groups=2, levels=levels)
+    schedule = Schedule(search, in_flight, total=60)
+    waiting, proposals = schedule.ready(), []
+    while not schedule.done:
+        proposals.append(waiting.pop(0))
+        scores = synthetic_scores(proposals[-1].candidate, 3)  # type: ignore[arg-type]
+        waiting += schedule.tell(Result(proposals[-1].number, scores))
+    assert [proposal.step for proposal in proposals[3:6]] == [{"level": level} for level in levels]
+    for proposal, level in zip(proposals[3:6], levels, strict=True):
+        assert flat(proposal.candidate) == {(e, g): level for e in range(3) for g in range(2)}  # type: ignore[arg-type]
+    assert {parent for proposal in proposals[6:] for parent in proposal.step["parents"]} & {3, 4, 5}
+    assert [proposal.step["mutation"]["expert"] for proposal in proposals[6:12]] == [1, 2, 0, 1, 2, 0]
+
+
+def test_warm_starts_under_a_floor_enter_no_archive() -> None:
+    search = strategy(tasks=2, levels=(0.5, 1.0), floors=(Floor(2, 0.5),))
+    play(search, 2, lambda number, genome: (*synthetic_scores(genome, 2), 0.4 if number == 2 else 0.6))
+    assert {elite.number for archive in search.space.archives for elite in archive.elites()} >= {3}
+    assert 2 not in {elite.number for archive in search.space.archives for elite in archive.elites()}
