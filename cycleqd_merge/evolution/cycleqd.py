@@ -18,8 +18,9 @@ from cycleqd_merge.evolution.selection import (
     published_weights,
     uniform_weights,
 )
-from cycleqd_merge.evolution.space import SearchSpace
+from cycleqd_merge.evolution.space import Outcome, SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
+from cycleqd_merge.evolution.success_rule import SuccessRule
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Operators:
     """Range of the factor that crossover multiplies a child's task vectors by; None: the plain mean."""
     mates: Literal["own", "any"] = "own"
     """Which archive the second parent comes from: the first one's, or another task's."""
+    adaptive: bool = False
+    """`sigma` and `scale` follow the success rule, per task."""
 
 
 class CycleQD:
@@ -45,6 +48,8 @@ class CycleQD:
 
     def __init__(self, space: SearchSpace, operators: Operators, seed: int) -> None:
         self.space, self.operators, self.seed = space, operators, seed
+        self._rule = SuccessRule(len(space.objectives))
+        self._bred_for: dict[int, int] = {}
 
     def ask(self, number: int) -> Proposal | None:
         """See `Strategy.ask`. Waits until every founder was told before the first child is bred."""
@@ -55,7 +60,13 @@ class CycleQD:
 
     def tell(self, result: Result) -> None:
         """See `Strategy.tell` and `SearchSpace.tell`."""
-        self.space.tell(result)
+        self.learn(result.number, self.space.tell(result))
+
+    def learn(self, number: int, outcome: Outcome) -> None:
+        """Take what became of a child, if it was bred here."""
+        objective = self._bred_for.pop(number, None)
+        if self.operators.adaptive and objective is not None:
+            self._rule.learn(objective, outcome.entered)
 
     def _breed(self, number: int) -> Proposal:
         """One generation: select two parents from the current task's archive, cross them, mutate the child."""
@@ -64,12 +75,14 @@ class CycleQD:
         objective = generation % len(space.objectives)
         rng = generator(self.seed, generation)
         first, second = self._parents(objective, rng)
-        weights = rng.normal(self.operators.mu, self.operators.sigma, size=(2, space.groups))
+        self._bred_for[number] = objective
+        sigma = self.operators.sigma * self._rule.factor(objective)
+        weights = rng.normal(self.operators.mu, sigma, size=(2, space.groups))
         step: dict[str, Any] = {"parents": [first, second], "weights": weights.tolist()}
         if self.operators.scaling is not None:
             step["scaling"] = float(rng.uniform(*self.operators.scaling))
         child = crossover(space.genome(first), space.genome(second), weights, step.get("scaling", 1.0))
-        mutation = self._draw_mutation(self._expert(objective), generation, rng)
+        mutation = self._draw_mutation(objective, generation, rng)
         if mutation is not None:
             child = mutate(child, mutation)
             step["mutation"] = mutation.to_json()
@@ -113,12 +126,14 @@ class CycleQD:
             return published_weights(archive.bins_of(scores), low, high)
         return elite_weights(scores, low, high)
 
-    def _draw_mutation(self, expert: int | None, generation: int, rng: np.random.Generator) -> Mutation | None:
+    def _draw_mutation(self, objective: int, generation: int, rng: np.random.Generator) -> Mutation | None:
         if self.operators.mutation == "none":
             return None
+        expert = self._expert(objective)
         if self.operators.mutation == "gaussian":
             expert = None
         elif expert is None:
             expert = int(rng.integers(self.space.experts))
         seed = new_seed(self.seed, generation, "mutation")
-        return Mutation(self.operators.mutation, expert, seed, self.operators.scale, self.operators.signed)
+        scale = self.operators.scale * self._rule.factor(objective)
+        return Mutation(self.operators.mutation, expert, seed, scale, self.operators.signed)

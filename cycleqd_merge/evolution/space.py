@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Scores, bounds_from
+from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Entry, Scores, bounds_from
 from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
 from cycleqd_merge.evolution.strategy import Candidate, Proposal, Result
 
@@ -26,6 +26,23 @@ class Floor:
 
     column: int
     least: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a child.
+
+    scores: the objectives' scores; None if it failed or fell below a floor. entries: what it did in each archive; empty
+    where it was offered to none.
+    """
+
+    scores: Scores | None
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def entered(self) -> bool:
+        """Whether it entered any archive."""
+        return any(entry.status for entry in self.entries)
 
 
 class SearchSpace:
@@ -103,8 +120,8 @@ class SearchSpace:
         """Whether scores reach every floor."""
         return all(scores[floor.column] >= floor.least for floor in self.floors)
 
-    def tell(self, result: Result) -> None:
-        """Offer a result to the archives; they open once every founder was told.
+    def tell(self, result: Result) -> Outcome:
+        """Offer a result to the archives; they open once every founder was told, and only then are founders offered.
 
         Raises:
             EmptyRange: a task's scores cannot be binned and no bounds were given.
@@ -117,8 +134,9 @@ class SearchSpace:
             self._founders[result.number] = result.scores
         if self._told == self.first:
             self._open()
-        elif self._told > self.first and result.scores is not None:
-            self._offer(result.number, result.scores)
+        elif self._told > self.first and result.scores is not None and self.holds(result.scores):
+            return self._offer(result.number, result.scores[: len(self.objectives)])
+        return Outcome(None)
 
     def _open(self) -> None:
         """Generation 0 is scored: fix the bounds and seed the archives."""
@@ -148,7 +166,5 @@ class SearchSpace:
                 raise EmptyRange(task, error.worst, error.best) from None
         return tuple(bounds)
 
-    def _offer(self, number: int, scores: Scores) -> None:
-        if self.holds(scores):
-            for archive in self.archives:
-                archive.add(number, scores[: len(self.objectives)])
+    def _offer(self, number: int, scores: Scores) -> Outcome:
+        return Outcome(scores, tuple(archive.add(number, scores) for archive in self.archives))

@@ -118,4 +118,5 @@ def operators(evolution: Evolution) -> Operators:
         alpha_high=evolution.alpha_high,
         scaling=evolution.scaling,
         mates=evolution.mates,
+        adaptive=evolution.adaptive,
     )

@@ -164,6 +164,9 @@ class Evolution(Strict):
     mates: Literal["own", "any"] = "own"
     """Where the second parent comes from: the archive of the first, or, with `any`, that of another task, drawn anew for
     each child."""
+    adaptive: bool = False
+    """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule, for each task apart: they grow
+    while more than one child in five enters an archive, else they shrink, up to eightfold either way."""
     warm_start: list[float] | None = Field(None, min_length=1)
     """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are the static merges that hold so much of every
     expert's task vector, and fill the archives before the first child is bred."""

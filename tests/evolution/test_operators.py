@@ -12,7 +12,7 @@ from cycleqd_merge.evolution.schedule import Schedule
 from cycleqd_merge.evolution.selection import choose_mate
 from cycleqd_merge.evolution.space import Floor
 from cycleqd_merge.evolution.strategy import Result
-from tests.evolution.references import SlowArchive, flat, synthetic_scores, weighted_sum
+from tests.evolution.references import SlowArchive, flat, snapshot, synthetic_scores, weighted_sum
 from tests.evolution.test_cycleqd import elites_of, play, strategy
 
 
@@ -105,3 +105,43 @@ def test_warm_starts_under_a_floor_enter_no_archive() -> None:
     play(search, 2, lambda number, genome: (*synthetic_scores(genome, 2), 0.4 if number == 2 else 0.6))
     assert {elite.number for archive in search.space.archives for elite in archive.elites()} >= {3}
     assert 2 not in {elite.number for archive in search.space.archives for elite in archive.elites()}
+
+
+def test_adaptive_strength_follows_the_success_of_each_tasks_children() -> None:
+    """By hand, several in flight: 2^(1/3) up for a child that enters any archive, 2^(-1/12) down for another."""
+    search = strategy(tasks=2, adaptive=True, sigma=0.05)
+    schedule = Schedule(search, in_flight=3, total=150)
+    doublings, waiting = [0.0, 0.0], schedule.ready()
+    drawn: list[float] = []
+    apart = False
+    while not schedule.done:
+        for proposal in waiting:
+            if proposal.number >= 2 + len(drawn):
+                task = (proposal.number - 1) % 2
+                drawn.append(proposal.step["mutation"]["scale"])
+                assert drawn[-1] == pytest.approx(0.3 * 2 ** doublings[task])
+        told = waiting.pop(0)
+        before = snapshot(search.space.archives)
+        scores = synthetic_scores(told.candidate, 2, steps=30) if told.number % 7 else None  # type: ignore[arg-type]
+        waiting += schedule.tell(Result(told.number, scores))
+        if told.number >= 2:
+            entered = snapshot(search.space.archives) != before
+            task = (told.number - 1) % 2
+            doublings[task] = min(max(doublings[task] + (1 / 3 if entered else -1 / 12), -3.0), 3.0)
+            apart |= doublings[0] != doublings[1]
+    assert apart
+    assert min(drawn) < 0.3 < max(drawn)
+
+
+@pytest.mark.parametrize(("succeeds", "factor"), [(True, 8.0), (False, 0.125)])
+def test_the_success_rule_is_bounded_and_spreads_the_weights(succeeds: bool, factor: float) -> None:
+    search = strategy(tasks=2, adaptive=True)
+    better = iter(np.linspace(0.3, 1.0, 1000))
+
+    def scorer(number: int, genome: Genome) -> Scores:
+        return (float(next(better)),) * 2 if succeeds else (0.3, 0.3)
+
+    proposals = play(search, 400, scorer)[202:]
+    weights = np.array([proposal.step["weights"] for proposal in proposals])
+    assert {proposal.step["mutation"]["scale"] for proposal in proposals} == {0.3 * factor}
+    assert weights.std() == pytest.approx(0.03 * factor, rel=0.1)
