@@ -18,7 +18,7 @@ from cycleqd_merge.evolution.selection import (
     published_weights,
     uniform_weights,
 )
-from cycleqd_merge.evolution.space import Outcome, SearchSpace
+from cycleqd_merge.evolution.space import Admission, SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 from cycleqd_merge.evolution.success_rule import SuccessRule
 
@@ -56,19 +56,19 @@ class CycleQD:
         opening = self.space.opening(number)
         if opening is not None:
             return opening
-        return self._breed(number) if self.space.archives else None
+        return self.breed(number) if self.space.archives else None
 
     def tell(self, result: Result) -> None:
         """See `Strategy.tell` and `SearchSpace.tell`."""
         self.learn(result.number, self.space.tell(result))
 
-    def learn(self, number: int, outcome: Outcome) -> None:
+    def learn(self, number: int, admission: Admission) -> None:
         """Take what became of a child, if it was bred here."""
         objective = self._bred_for.pop(number, None)
         if self.operators.adaptive and objective is not None:
-            self._rule.learn(objective, outcome.entered)
+            self._rule.learn(objective, admission.entered)
 
-    def _breed(self, number: int) -> Proposal:
+    def breed(self, number: int) -> Proposal:
         """One generation: select two parents from the current task's archive, cross them, mutate the child."""
         space = self.space
         generation = number - space.first + 1

@@ -29,7 +29,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Admission:
     """What became of a child.
 
     scores: the objectives' scores; None if it failed or fell below a floor. entries: what it did in each archive; empty
@@ -120,7 +120,7 @@ class SearchSpace:
         """Whether scores reach every floor."""
         return all(scores[floor.column] >= floor.least for floor in self.floors)
 
-    def tell(self, result: Result) -> Outcome:
+    def tell(self, result: Result) -> Admission:
         """Offer a result to the archives; they open once every founder was told, and only then are founders offered.
 
         Raises:
@@ -136,7 +136,7 @@ class SearchSpace:
             self._open()
         elif self._told > self.first and result.scores is not None and self.holds(result.scores):
             return self._offer(result.number, result.scores[: len(self.objectives)])
-        return Outcome(None)
+        return Admission(None)
 
     def _open(self) -> None:
         """Generation 0 is scored: fix the bounds and seed the archives."""
@@ -166,5 +166,5 @@ class SearchSpace:
                 raise EmptyRange(task, error.worst, error.best) from None
         return tuple(bounds)
 
-    def _offer(self, number: int, scores: Scores) -> Outcome:
-        return Outcome(scores, tuple(archive.add(number, scores) for archive in self.archives))
+    def _offer(self, number: int, scores: Scores) -> Admission:
+        return Admission(scores, tuple(archive.add(number, scores) for archive in self.archives))

@@ -345,6 +345,21 @@ class CmaEsStrategy(Strict):
     """Weight of each task's score in the objective; by default they count alike."""
 
 
+class CmaMeStrategy(Strict):
+    """CMA-ME over the coefficients of all experts and groups: a CMA-ES for each task's archive, driven by what its
+    children improve there, and one for the mean score, in turns; beside them, children bred as `evolution` says."""
+
+    kind: Literal["cma-me"]
+    start: float | None = None
+    """All coefficients where each begins; 1 / experts, their plain mean, by default."""
+    sigma: float = Field(0.2, gt=0)
+    """Standard deviation that each begins with."""
+    population: int | None = Field(None, ge=2)
+    """Children per population; by default as many as `ribs` takes for the number of coefficients."""
+    bred: Unit = 0.0
+    """Share of children that CycleQD's operators, mutation among them, breed from the same archives instead."""
+
+
 class Nsga2Strategy(Coefficients):
     """NSGA-II over the coefficients of all experts and groups, an objective per task."""
 
@@ -371,7 +386,13 @@ class PythonStrategy(Target):
 
 
 Strategy = Annotated[
-    CycleQDStrategy | RandomStrategy | CmaEsStrategy | Nsga2Strategy | MergekitStrategy | PythonStrategy,
+    CycleQDStrategy
+    | RandomStrategy
+    | CmaEsStrategy
+    | CmaMeStrategy
+    | Nsga2Strategy
+    | MergekitStrategy
+    | PythonStrategy,
     Field(discriminator="kind"),
 ]
 
@@ -478,6 +499,8 @@ class Recipe(Strict):
         if optimised < 2:
             raise KeyFault(f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks")
         self._weighs_tasks()
+        if isinstance(self.strategy, CmaMeStrategy) and not self.evolution.cycling:
+            raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
         return self
 
     def _weighs_tasks(self) -> None:
