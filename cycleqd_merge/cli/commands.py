@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cycleqd_merge.cli.comparing import compare
 from cycleqd_merge.cli.hub import pull, push
 from cycleqd_merge.cli.looking import evaluate, plot, report, show
 from cycleqd_merge.cli.models import convert, export, merge
@@ -44,6 +45,7 @@ for command in (
     confirm,
     plot,
     report,
+    compare,
     push,
     pull,
     merge,

@@ -27,9 +27,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Summarise a run: archives, coverage, QD score, elites; or one elite's lineage."""
+    from cycleqd_merge.evolution.strategy import candidate_kind
     from cycleqd_merge.journal.replay import open_run
     from cycleqd_merge.report.summary import lineage, summary
-    from cycleqd_merge.report.tables import elite_table, genome_table, lineage_table
+    from cycleqd_merge.report.tables import candidate_view, elite_table, lineage_table
     from cycleqd_merge.run.elites import choose
 
     replay = open_run(run)
@@ -37,11 +38,11 @@ def show(
         chosen = choose(replay, elite)
         line = [] if chosen.number is None else lineage(replay, chosen.number)
         if as_json:
-            print_json({"name": chosen.label, "genome": chosen.genome.to_json(), "lineage": line})
+            made_of = {candidate_kind(chosen.candidate): chosen.candidate.to_json()}
+            print_json({"name": chosen.label, **made_of, "lineage": line})
         else:
-            console().print(
-                genome_table(chosen.genome, replay.experts, replay.groups), lineage_table(line, replay.tasks)
-            )
+            view = candidate_view(chosen.candidate, replay.experts, replay.groups)
+            console().print(view, lineage_table(line, replay.tasks))
     elif as_json:
         print_json(summary(replay))
     else:

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from cycleqd_merge.journal.replay import Replay
 
 
-def console() -> Console:
+def console(stderr: bool = False) -> Console:
     """Where tables go: as wide as the terminal, or 160 columns in a file."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(width=None if stream.isatty() else 160, soft_wrap=False, stderr=stderr)
 
 
 def print_json(value: Any) -> None:

@@ -47,7 +47,9 @@ class Materials:
             return inherited
         names = list(self.recipe.experts)
         uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]
-        drawn_from = names if None in uses or not self.recipe.evolution.cycling else [name for name in uses if name is not None]
+        drawn_from = (
+            names if None in uses or not self.recipe.evolution.cycling else [name for name in uses if name is not None]
+        )
         return inherited | {names.index(name) for name in drawn_from}
 
     @property

@@ -51,7 +51,7 @@ class WorkerExtension:
         with torch.inference_mode():
             tensors = self._build(record) if prepared is None else prepared
             vllm_compat.load_weights(self, self._probed(tensors, probes))
-        if prepared is None and torch.cuda.is_available():
+        if prepared is None and self.cycleqd_ahead is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()  # the next child is built on another stream, which cannot use this one's memory
         if not self._finite:
             return "a tensor of the child holds NaN or infinite values"

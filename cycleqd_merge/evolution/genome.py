@@ -118,6 +118,11 @@ def coefficient_genome(coefficients: Matrix) -> Genome:
     return Genome(coefficients, (), np.zeros((0, coefficients.shape[1])))
 
 
+def spread(genome: Genome, groups: int) -> Genome:
+    """A genome of one group as one of so many: the same weights."""
+    return Genome(np.repeat(genome.coefficients, groups, axis=1), genome.mutations, np.repeat(genome.shares, groups, 1))
+
+
 def expert_genome(expert: int, experts: int, groups: int) -> Genome:
     """The genome of expert number `expert`: its own task vector in every group, nothing else."""
     coefficients = np.zeros((experts, groups))

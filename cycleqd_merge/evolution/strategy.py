@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome
@@ -32,6 +32,11 @@ class MergeConfiguration:
 
 
 Candidate = Genome | MergeConfiguration
+
+
+def candidate_kind(candidate: Candidate) -> Literal["genome", "configuration"]:
+    """What a candidate is, as records of it say."""
+    return "genome" if isinstance(candidate, Genome) else "configuration"
 
 
 def candidate_from_json(record: dict[str, Any]) -> Candidate:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from cycleqd_merge.evolution.strategy import candidate_digest
+from cycleqd_merge.evolution.strategy import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS, Portable
 from cycleqd_merge.journal.log import FILE, Event
 from cycleqd_merge.journal.replay import Replay
@@ -87,17 +87,24 @@ def elite_rows(replay: Replay) -> list[dict[str, Any]]:
             "evaluation": elite.number,
             "generation": max(0, elite.number - replay.space.first + 1),
             **scores_of(replay, elite.number),
-            "genome": json.dumps(replay.space.genome(elite.number).to_json(), separators=(",", ":")),
+            **_made_of(replay, elite.number),
         }
         for archive in replay.archives
         for elite in archive.elites()
     ]
 
 
+def _made_of(replay: Replay, number: int) -> dict[str, str | None]:
+    """An elite's candidate as JSON, by what it is."""
+    candidate = replay.portable(replay.candidate(number))
+    stated = {candidate_kind(candidate): json.dumps(candidate.to_json(), separators=(",", ":"))}
+    return {kind: stated.get(kind) for kind in ("genome", "configuration")}
+
+
 def scores_of(replay: Replay, number: int) -> dict[str, float | None]:
     """All scores of an evaluation by kind of rows and task; None where it was not scored."""
     confirmed = replay.confirmed.get(number)
-    heldout = replay.measured.get((candidate_digest(replay.space.candidate(number)), "heldout"), {})
+    heldout = replay.measured.get((replay.digest(replay.candidate(number)), "heldout"), {})
     found: dict[str, float | None] = {}
     for place, task in enumerate(replay.tasks):
         found[f"search_{task}"] = replay.scores(number)[place]
@@ -144,6 +151,7 @@ def _schema(rows: list[dict[str, Any]]) -> pyarrow.Schema:
         "generation": pyarrow.int32(),
         "failed": pyarrow.bool_(),
         "genome": pyarrow.string(),
+        "configuration": pyarrow.string(),
         "step": pyarrow.string(),
     }
     return pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in (rows[0] if rows else ())])

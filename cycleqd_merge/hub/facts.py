@@ -8,11 +8,12 @@ from importlib.metadata import version
 from typing import Any
 
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.hub.parents import License, Parent, derived_license, parents_of
-from cycleqd_merge.hub.portable import without_paths
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.journal.search import ordered_tasks
 from cycleqd_merge.recipe.loading import load_task
+from cycleqd_merge.recipe.references import without_paths
 from cycleqd_merge.recipe.schema import hub_id, task_name
 from cycleqd_merge.report.scores import Comparison, ModelScores, compare_best, model_scores, usual_scores
 from cycleqd_merge.report.summary import lineage, summary
@@ -59,9 +60,10 @@ class CardFacts:
 class ModelFacts:
     """What the card of a model says beside what it says of its run.
 
-    label: its name as `export` takes it. coefficients: per expert, per group. line: see `report.summary.lineage`.
-    configuration: the text of its `mergekit_config.yml`. chat: its tokenizer has a chat template. adapter: it is
-    published as one. others: further models of the repository, by their subfolder. subfolder: its own, if it has one.
+    label: its name as `export` takes it. coefficients: per expert, per group; none of a mergekit configuration.
+    seed: that of a mergekit configuration, else None. line: see `report.summary.lineage`. configuration: the text of
+    its `mergekit_config.yml`. chat: its tokenizer has a chat template. adapter: it is published as one. others: further
+    models of the repository, by their subfolder. subfolder: its own, if it has one.
     """
 
     run: CardFacts
@@ -72,12 +74,18 @@ class ModelFacts:
     coefficients: Mapping[str, tuple[float, ...]]
     groups: tuple[str, ...]
     mutations: int
+    seed: int | None
     line: tuple[Mapping[str, Any], ...]
     configuration: str | None
     chat: bool
     adapter: bool
     others: Mapping[str, str]
     subfolder: str = ""
+
+    @property
+    def is_genome(self) -> bool:
+        """Whether it is no mergekit configuration."""
+        return self.seed is None
 
 
 def card_facts(replay: Replay, repo: str, archive: str | None = None, license: str | None = None) -> CardFacts:
@@ -110,7 +118,7 @@ def model_facts(
     run: CardFacts,
     replay: Replay,
     label: str,
-    genome: Genome,
+    candidate: Candidate,
     number: int | None = None,
     *,
     configuration: str | None = None,
@@ -119,8 +127,9 @@ def model_facts(
     others: Mapping[str, str] | None = None,
     subfolder: str = "",
 ) -> ModelFacts:
-    """The facts of the model `genome`, called `label`, whose evaluation is `number` if it has one."""
-    own = model_scores(replay, label, genome, number)
+    """The facts of the model `candidate`, called `label`, whose evaluation is `number` if it has one."""
+    own = model_scores(replay, label, candidate, number)
+    genome = candidate if isinstance(candidate, Genome) else None
     rivals = [each for each in run.scores if each.name != label]
     return ModelFacts(
         run=run,
@@ -128,9 +137,10 @@ def model_facts(
         number=number,
         scores=own,
         comparison=compare_best([*rivals, own], run.objectives, label),
-        coefficients=dict(zip(replay.experts, map(tuple, genome.coefficients.tolist()), strict=True)),
+        coefficients={} if genome is None else _coefficients(genome, replay),
         groups=tuple(replay.groups),
-        mutations=len(genome.mutations),
+        mutations=0 if genome is None else len(genome.mutations),
+        seed=None if isinstance(candidate, Genome) else candidate.seed,
         line=() if number is None else tuple(lineage(replay, number, ANCESTORS)),
         configuration=None if configuration is None else without_paths(configuration, replay.recipe),
         chat=chat,
@@ -138,6 +148,11 @@ def model_facts(
         others=dict(others or {}),
         subfolder=subfolder,
     )
+
+
+def _coefficients(genome: Genome, replay: Replay) -> dict[str, tuple[float, ...]]:
+    """How much of each expert it holds, per group."""
+    return dict(zip(replay.experts, map(tuple, genome.coefficients.tolist()), strict=True))
 
 
 def _datasets(replay: Replay) -> dict[str, str]:

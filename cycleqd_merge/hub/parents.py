@@ -11,9 +11,9 @@ import huggingface_hub
 from huggingface_hub import ModelCard, constants, errors
 
 from cycleqd_merge.errors import HubFailed, UserError
-from cycleqd_merge.hub.portable import without_paths
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.recipe.references import without_paths
 from cycleqd_merge.recipe.schema import hub_id
 
 CARD = "README.md"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cycleqd_merge.recipe.loading import LoadedTask, load_task, parse
-from cycleqd_merge.recipe.schema import Recipe, TaskUse, hub_id, task_name
+from cycleqd_merge.recipe.references import local_models, respelled
+from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
 from cycleqd_merge.recipe.task_file import RowsFrom
 
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -53,27 +53,9 @@ def portable(recipe: Recipe, folder: Path) -> Portable:
     stated = changed.model_dump(mode="json", exclude_unset=True, exclude=set(_OWN_SETTINGS))
     for part in ("engine", "strategy"):
         if part in stated:
-            stated[part] = _without_machine(stated[part])
+            stated[part] = respelled(_without_machine(stated[part]), names)
     whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")
     return Portable(whole, rows, Path(template) if from_file and template is not None else None)
-
-
-def local_models(recipe: Recipe) -> dict[str, str]:
-    """What local models are called for others, by their paths here."""
-    names: dict[str, str] = {}
-    for name, reference in (("base", recipe.base), *((f"expert-{key}", text) for key, text in recipe.experts.items())):
-        for part in reference.split("+"):
-            path = part.partition("@")[0]
-            if hub_id(path) is None:
-                names.setdefault(path, f"./models/{name}")
-    return names
-
-
-def without_paths(text: str, recipe: Recipe) -> str:
-    """A text, such as a file of an exported model, with local models called as others call them."""
-    for path, name in sorted(local_models(recipe).items(), key=lambda pair: -len(pair[0])):
-        text = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w-])", name, text)
-    return text
 
 
 def _renamed(reference: str, names: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
 from cycleqd_merge.recipe.loading import load_task, override_recipe, parse
+from cycleqd_merge.recipe.references import respelled
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.recipe.task_file import RowsFrom
 
@@ -108,9 +109,13 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     """
     start, session, *rest = events
     here = out.resolve()
-    recipe = override_recipe(recipe_of(session, str(out)), [f"output={json.dumps(str(out))}", *overrides], str(out))
+    published = recipe_of(session, str(out))
+    recipe = override_recipe(published, [f"output={json.dumps(str(out))}", *overrides], str(out))
     recipe = _settled(recipe, here)
-    kept = {**session, "recipe": recipe.model_dump(mode="json", exclude_unset=True), "folder": str(here)}
+    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    if "strategy" in stated:
+        stated["strategy"] = respelled(stated["strategy"], _moved(published, recipe))
+    kept = {**session, "recipe": stated, "folder": str(here)}
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
     (folder / FILE).write_text(text, encoding="utf-8")
     for path in files.rglob("*"):
@@ -119,6 +124,14 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / place)
     return [path for path in dict.fromkeys(_row_files(recipe)) if not (folder / path).is_file()]
+
+
+def _moved(published: Recipe, recipe: Recipe) -> dict[str, str]:
+    """Where the models that were local to the publisher lie now, by what they are called in the published recipe."""
+    pairs = [(published.base, recipe.base)]
+    pairs += [(text, recipe.experts[name]) for name, text in published.experts.items() if name in recipe.experts]
+    parts = (part for before, now in pairs for part in zip(before.split("+"), now.split("+"), strict=False))
+    return {before: now for before, now in parts if before.startswith("./")}
 
 
 def _settled(recipe: Recipe, here: Path) -> Recipe:

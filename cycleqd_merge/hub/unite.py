@@ -49,16 +49,15 @@ def _founders(replays: Sequence[Replay]) -> list[dict[str, Any]]:
     """The elites of all runs but the experts, each genome once."""
     found: dict[str, dict[str, Any]] = {}
     for replay in replays:
-        for number in replay.elites():
+        for number in replay.inheritable():
             genome = replay.space.genome(number).to_json()
-            if number >= len(replay.experts):
-                founder = {
-                    "genome": genome,
-                    "scores": dict(zip(replay.tasks, replay.scores(number), strict=True)),
-                    "from": number,
-                    "confirmed": replay.confirmed.get(number),
-                }
-                found.setdefault(json.dumps(genome, sort_keys=True), founder)
+            founder = {
+                "genome": genome,
+                "scores": dict(zip(replay.tasks, replay.scores(number), strict=True)),
+                "from": number,
+                "confirmed": replay.confirmed.get(number),
+            }
+            found.setdefault(json.dumps(genome, sort_keys=True), founder)
     return list(found.values())
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
 from cycleqd_merge.evolution.genome import Genome, aggregate
 from cycleqd_merge.evolution.schedule import Schedule
 from cycleqd_merge.evolution.space import SearchSpace
-from cycleqd_merge.evolution.strategy import Proposal, Result
+from cycleqd_merge.evolution.strategy import Candidate, Proposal, Result, candidate_digest
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Measured, measured_of
 from cycleqd_merge.journal.search import build_space, build_strategy, children, ordered_tasks
 from cycleqd_merge.recipe.loading import parse
+from cycleqd_merge.recipe.references import pinned_candidate, portable_candidate
 from cycleqd_merge.recipe.schema import Recipe, task_name
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,12 +78,14 @@ class Replay:
         except ValueError as error:
             raise RunFailed(str(error)) from error
         self.results.append(event)
-        self._opened(opened)
-        return opened
+        return self._opened(opened)
 
-    def _opened(self, proposals: Sequence[Proposal]) -> None:
-        self.open.extend(proposals)
-        self.steps.extend(proposal.step for proposal in proposals)
+    def _opened(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """Take in what the strategy proposes; candidates that name the run's models name them at their commits."""
+        opened = [replace(each, candidate=pinned_candidate(each.candidate, self.recipe)) for each in proposals]
+        self.open.extend(opened)
+        self.steps.extend(proposal.step for proposal in opened)
+        return opened
 
     def _explain(self, error: EmptyRange) -> str:
         return (
@@ -117,6 +123,26 @@ class Replay:
         """Children that the run evaluates: the recipe's number, or fewer where its strategy has no more."""
         return self.schedule.total - self.space.first
 
+    def candidate(self, number: int) -> Candidate:
+        """What was proposed under `number`, with the run's models at their commits."""
+        return pinned_candidate(self.space.candidate(number), self.recipe)
+
+    def portable(self, candidate: Candidate) -> Candidate:
+        """A candidate as others see it, without paths of this machine."""
+        return portable_candidate(candidate, self.recipe)
+
+    def digest(self, candidate: Candidate) -> str:
+        """What the journal knows a candidate by, wherever the run and its models lie."""
+        return candidate_digest(self.portable(candidate))
+
+    def inheritable(self) -> list[int]:
+        """The elites that another run can start from: genomes, beside the experts."""
+        numbers = [number for number in self.elites() if number >= len(self.experts)]
+        genomes = [number for number in numbers if isinstance(self.space.candidate(number), Genome)]
+        if len(genomes) < len(numbers):
+            log.warning("%d elites are mergekit configurations, and stay behind", len(numbers) - len(genomes))
+        return genomes
+
     def known(self, number: int) -> dict[str, float]:
         """Scores by task that an evaluation brings from the run that it was forked from."""
         seeds = self.start.get("seeds", [])
@@ -148,11 +174,27 @@ class Replay:
         """One model from the best elite of each archive (paper, section 4.4).
 
         Raises:
-            UserError: the archives hold no elite yet.
+            UserError: the archives hold no elite yet, or a best elite is a mergekit configuration.
         """
         best = [self.best_of(task) for task in range(len(self.objectives))]
-        genomes = [self.space.genome(number) for number in best]
+        genomes = []
+        for task, number in zip(self.objectives, best, strict=True):
+            candidate = self.space.candidate(number)
+            if not isinstance(candidate, Genome):
+                raise UserError(
+                    f"aggregate: #{number}, the best of {task}, is a mergekit configuration; only genomes can be summed"
+                )
+            genomes.append(candidate)
         return aggregate(genomes, [self.judged(number)[task] for task, number in enumerate(best)])
+
+    @property
+    def has_aggregate(self) -> bool:
+        """Whether there is a best elite in each archive, all of them genomes."""
+        try:
+            self.aggregate()
+        except UserError:
+            return False
+        return True
 
     def elites(self) -> list[int]:
         """Evaluation numbers of all elites, each once, ascending."""

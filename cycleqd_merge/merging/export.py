@@ -28,7 +28,25 @@ def write_checkpoint(
     configuration: str,
     check: Callable[[Path], None],
 ) -> None:
-    """Write safetensors (sharded at 5 GB), configurations, tokenizer and chat template to `out`.
+    """Write safetensors (sharded at 5 GB), configurations, tokenizer and chat template to `out`; see `write_model`."""
+
+    def write(folder: Path) -> None:
+        _write_tensors(tensors, folder)
+        family.base.config.save_pretrained(folder)
+        _copy(family.base.path / "generation_config.json", folder)
+        family_tokenizer(family).save_pretrained(folder)
+
+    write_model(write, out, record, configuration, check)
+
+
+def write_model(
+    write: Callable[[Path], None],
+    out: Path,
+    record: Mapping[str, Any],
+    configuration: str,
+    check: Callable[[Path], None],
+) -> None:
+    """Let `write` put a model into `out`, and say beside it what it is.
 
     `record` becomes `genome.json`, `configuration` becomes `mergekit_config.yml`. The folder appears under its name
     only when it is complete and `check`, called with it, has raised nothing.
@@ -39,10 +57,7 @@ def write_checkpoint(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; name another folder")
     with folder_beside(out) as unfinished:
-        _write_tensors(tensors, unfinished)
-        family.base.config.save_pretrained(unfinished)
-        _copy(family.base.path / "generation_config.json", unfinished)
-        family_tokenizer(family).save_pretrained(unfinished)
+        write(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (unfinished / "mergekit_config.yml").write_text(configuration, encoding="utf-8")
         check(unfinished)

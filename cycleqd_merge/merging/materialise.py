@@ -25,6 +25,9 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.singular import joined, rescaled, strengthened
 from cycleqd_merge.merging.staging import Place, Staging
 
+Mutations = Sequence[tuple[float, Mutation]]
+"""The mutations that change a tensor, with their shares in its group."""
+
 
 class Materialiser:
     """Builds the tensors of any genome over one family.
@@ -67,8 +70,9 @@ class Materialiser:
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
         present = {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
         wide = base.float()
-        vectors = self._task_vectors(present | self._mutated(genome, weight), weight, wide)
-        change = self._change(genome, weight, vectors)
+        mutations = self._mutations(genome, weight)
+        vectors = self._task_vectors(present | _mutated(mutations), weight, wide)
+        change = self._change(genome, mutations, weight, vectors)
         delta = task_arithmetic(wide, vectors, coefficients)  # after the change, for it writes over task vectors
         if delta is None and change is None:
             return base
@@ -77,8 +81,8 @@ class Materialiser:
     def change(self, genome: Genome, weight: Weight) -> torch.Tensor | None:
         """What the genome's mutations add to one tensor, float32, or None if nothing."""
         wide = self.staging.base(weight).float()
-        vectors = self._task_vectors(self._mutated(genome, weight), weight, wide)
-        return self._change(genome, weight, vectors)
+        mutations = self._mutations(genome, weight)
+        return self._change(genome, mutations, weight, self._task_vectors(_mutated(mutations), weight, wide))
 
     def low_rank(self, genome: Genome, weight: Weight) -> LowRank | None:
         """What the genome adds to one tensor, as factors of the experts' ranks together; None if nothing.
@@ -86,10 +90,11 @@ class Materialiser:
         Raises:
             UserError: an expert or a mutation changes the tensor otherwise than by factors.
         """
-        if any(mutation.kind == "gaussian" for _, mutation in self._mutations(genome, weight)):
+        mutations = self._mutations(genome, weight)
+        if any(mutation.kind == "gaussian" for _, mutation in mutations):
             raise UserError("no adapter can hold this model: Gaussian mutations have full rank")
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
-        mutated, strengths = self._mutated(genome, weight), self._strengths(genome)
+        mutated, strengths = _mutated(mutations), self._strengths(genome)
         changed = mutated | {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
         parts = []
         for expert, vector in sorted(self._task_vectors(changed, weight, self.staging.base(weight).float()).items()):
@@ -101,10 +106,12 @@ class Materialiser:
             parts.append(strengthened(vector, basis, weights, coefficients[expert]))
         return joined(parts) if parts else None
 
-    def _change(self, genome: Genome, weight: Weight, vectors: Mapping[int, TaskVector]) -> torch.Tensor | None:
+    def _change(
+        self, genome: Genome, mutations: Mutations, weight: Weight, vectors: Mapping[int, TaskVector]
+    ) -> torch.Tensor | None:
         total, low = None, []
         strengths = self._strengths(genome)
-        for expert in sorted(self._mutated(genome, weight)):
+        for expert in sorted(_mutated(mutations)):
             basis = self.staging.basis(expert, weight.name)
             if expert not in vectors or basis is None:
                 continue
@@ -115,7 +122,7 @@ class Materialiser:
                 total = _sum(total, change.reshape(weight.shape))
         if low:
             total = _sum(total, joined(low).dense().reshape(weight.shape))
-        return self._add_noise(total, genome, weight)
+        return self._add_noise(total, mutations, weight)
 
     def _task_vectors(self, experts: Set[int], weight: Weight, base: torch.Tensor) -> dict[int, TaskVector]:
         """Task vectors by expert, in float32 on the device, as memory that may be written over."""
@@ -128,23 +135,24 @@ class Materialiser:
             self._last = genome, self._directions.strengths(genome, self.device)
         return self._last[1]
 
-    def _mutations(self, genome: Genome, weight: Weight) -> list[tuple[float, Mutation]]:
+    def _mutations(self, genome: Genome, weight: Weight) -> Mutations:
         """The mutations that change a tensor, with their shares in its group. One-dimensional tensors have none."""
         if not weight.is_matrix or not genome.mutations:
             return []
         shares = genome.shares[:, self.groups.of(weight.name)].tolist()
         return [(share, mutation) for share, mutation in zip(shares, genome.mutations, strict=True) if share != 0.0]
 
-    def _mutated(self, genome: Genome, weight: Weight) -> set[int]:
-        """The experts along whose singular directions a tensor is changed."""
-        return {mutation.expert for _, mutation in self._mutations(genome, weight) if mutation.expert is not None}
-
-    def _add_noise(self, total: torch.Tensor | None, genome: Genome, weight: Weight) -> torch.Tensor | None:
-        for share, mutation in self._mutations(genome, weight):
+    def _add_noise(self, total: torch.Tensor | None, mutations: Mutations, weight: Weight) -> torch.Tensor | None:
+        for share, mutation in mutations:
             if mutation.kind == "gaussian":
                 noise = torch.from_numpy(normal(mutation.seed, weight.name, prod(weight.shape)))
                 total = _sum(total, noise.to(self.device).mul_(share * mutation.scale).reshape(weight.shape))
         return total
+
+
+def _mutated(mutations: Mutations) -> set[int]:
+    """The experts along whose singular directions a tensor is changed."""
+    return {mutation.expert for _, mutation in mutations if mutation.expert is not None}
 
 
 def task_arithmetic(

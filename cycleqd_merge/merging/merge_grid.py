@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, permutations, product
+from itertools import combinations, permutations, product, zip_longest
 from typing import Any
 
 import yaml
@@ -55,15 +55,16 @@ def merges(recipe: Recipe, setting: MergekitStrategy) -> list[tuple[MergeConfigu
         if name not in specs:
             raise UserError(f"strategy: mergekit has no method {name!r}{suggestion(name, specs)}")
     chosen = list(dict.fromkeys(setting.methods or [*_GRIDS, *setting.grid, *specs]))
-    found = []
+    found: list[list[tuple[MergeConfiguration, dict[str, Any]]]] = []
     for name in chosen:
         if name not in specs:  # a method of the small grids that this mergekit lacks
             continue
         steps = list(_steps(specs[name], grids.get(name, {}), list(recipe.experts)))
         if not steps and setting.methods is not None:
             raise UserError(f"strategy: {name} does not take these {len(recipe.experts)} experts, or needs a `grid`")
-        found += [(_configuration(recipe, specs[name], step), step) for step in steps]
-    return found
+        found.append([(_configuration(recipe, specs[name], step), step) for step in steps])
+    rounds = zip_longest(*found)  # the first of every method, then the second: a small budget knows them all
+    return [each for turn in rounds for each in turn if each is not None]
 
 
 def _steps(spec: Any, grid: Values, experts: list[str]) -> Iterator[dict[str, Any]]:

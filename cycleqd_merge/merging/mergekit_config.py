@@ -22,6 +22,8 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Evolution
 
 METHOD = "cycleqd"
+STOCK_COMMAND, OWN_COMMAND = "mergekit-yaml mergekit_config.yml OUT", "cycleqd-merge merge mergekit_config.yml OUT"
+"""What builds the model of a configuration: mergekit as it is, or with the method `cycleqd`."""
 
 
 def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evolution) -> str:
@@ -40,17 +42,19 @@ def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evol
 def _command(genome: Genome, family: Family) -> str:
     """What rebuilds the model from its configuration."""
     if genome.mutations:
-        return "cycleqd-merge merge mergekit_config.yml OUT"
-    options = ["--lora-merge-cache CACHE --lora-merge-dtype float32"] if _adapters(family) else []
+        return OWN_COMMAND
+    adapters = any(expert.reference.lora is not None for expert in family.experts)
+    return " ".join([STOCK_COMMAND, *stock_options(family, adapters)])
+
+
+def stock_options(family: Family, adapters: bool) -> list[str]:
+    """What mergekit must be told beside the configuration. adapters: some of its models are."""
+    options = ["--lora-merge-cache CACHE --lora-merge-dtype float32"] if adapters else []
     if family.models.vocabulary == "base":
         options.append("--unsafe-truncate-embeddings")
     if family.models.trust_remote_code:
         options.append("--trust-remote-code")
-    return " ".join(["mergekit-yaml mergekit_config.yml OUT", *options])
-
-
-def _adapters(family: Family) -> bool:
-    return any(expert.reference.lora is not None for expert in family.experts)
+    return options
 
 
 def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evolution) -> MergeConfiguration:

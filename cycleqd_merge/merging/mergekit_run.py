@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -28,7 +28,7 @@ from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.export import folder_beside
 from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
-from cycleqd_merge.merging.mergekit_config import METHOD
+from cycleqd_merge.merging.mergekit_config import METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
 from cycleqd_merge.merging.mergekit_method import Carried
 
 _Step = TypeVar("_Step")
@@ -109,6 +109,40 @@ def merged_tensors(
             yield name, tensor.to(dtype_from_name(saves[name].dtype) or tensor.dtype).to(weights[name].dtype)
 
 
+def write_merge(candidate: Candidate, family: Family, folder: Path, device: torch.device | str = "cpu") -> None:
+    """Write what `mergekit-yaml --random-seed` writes for a configuration to a folder, but for the card.
+
+    Raises:
+        UserError: the configuration cannot be read or run.
+    """
+    config = parse_configuration(candidate.yaml, "candidate")
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
+    trust, own = family.models.trust_remote_code, {"random_seed": candidate.seed, "device": str(device)}
+    with (
+        torch.random.fork_rng(devices),
+        _refusals("candidate"),
+        _opened(config, trust, write_model_card=False, **own, **truncation) as options,
+    ):
+        run_merge(config, str(folder), options)
+
+
+def merge_command(candidate: Candidate, family: Family, device: torch.device | str = "cpu") -> str:
+    """The command that writes the same from `mergekit_config.yml`.
+
+    Raises:
+        UserError: the configuration cannot be read.
+    """
+    config = parse_configuration(candidate.yaml, "candidate")
+    if config.merge_method == METHOD:  # nothing of it is drawn by mergekit
+        return OWN_COMMAND
+    adapters = any(reference.lora is not None for reference in config.referenced_models())
+    options = [f"--random-seed {candidate.seed}", *stock_options(family, adapters)]
+    if torch.device(device).type != "cpu":
+        options.append(f"--device {torch.device(device).type}")
+    return " ".join([STOCK_COMMAND, *options])
+
+
 def _planned(config: MergeConfiguration, options: MergeOptions, family: Family) -> dict[str, SaveTensor]:
     """mergekit's tasks by the tensor that they would save."""
     architecture = get_architecture_info(config, options)
@@ -128,7 +162,7 @@ def _require_form(saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight]
 
 
 @contextmanager
-def _opened(config: MergeConfiguration, trust_remote_code: bool = False, **more: bool | int) -> Iterator[MergeOptions]:
+def _opened(config: MergeConfiguration, trust_remote_code: bool = False, **more: Any) -> Iterator[MergeOptions]:
     """mergekit's options, with the adapters merged, nothing open from merges before, and less talk."""
     with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
         settings = MergeOptions(

@@ -275,7 +275,20 @@ class CodeTask(Prompted):
         return self
 
 
-class OsInteractionTask(Prompted):
+class Conversation(Prompted):
+    """What a task of several turns says: its prompt is a chat, and the model's turns may be longer."""
+
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest turn in tokens."""
+
+    @model_validator(mode="after")
+    def _talks(self) -> Self:
+        if not self.is_chat:
+            raise KeyFault("a conversation needs `messages`, or `prompt` with `chat: true`", "prompt")
+        return self
+
+
+class OsInteractionTask(Conversation):
     """AgentBench's OS problems: several turns with a shell in a sandbox."""
 
     kind: Literal["os_interaction"]
@@ -285,8 +298,6 @@ class OsInteractionTask(Prompted):
     """Problems in AgentBench's format and how they divide into search and held-out."""
     scripts: str | None = None
     """Folder that the scripts' file names start at; relative paths start at the file that names it."""
-    max_new_tokens: int = Field(512, ge=1)
-    """Longest turn in tokens."""
     rounds: int = Field(5, ge=1)
     """Turns of the model; without an answer by then, the state of the system alone is graded."""
     output_longest: int = Field(800, ge=1)
@@ -304,14 +315,8 @@ class OsInteractionTask(Prompted):
     boxes: int = Field(32, ge=1)
     """Sandboxes at once."""
 
-    @model_validator(mode="after")
-    def _talks(self) -> OsInteractionTask:
-        if not self.is_chat:
-            raise KeyFault("a conversation needs `messages`, or `prompt` with `chat: true`", "prompt")
-        return self
 
-
-class DbbenchTask(Prompted):
+class DbbenchTask(Conversation):
     """AgentBench's database samples: the model works on a table with SQL, turn by turn, and answers or changes it."""
 
     kind: Literal["dbbench"]
@@ -321,18 +326,10 @@ class DbbenchTask(Prompted):
     """Rows in AgentBench's format and how they divide into search and held-out."""
     database: Literal["mariadb", "sqlite"] = "mariadb"
     """What runs the SQL: MariaDB as AgentBench's MySQL, or SQLite after a translation, which is an approximation."""
-    max_new_tokens: int = Field(512, ge=1)
-    """Longest turn in tokens."""
     rounds: int = Field(5, ge=1)
     """Statements that the model may run before it has to answer."""
     seconds: float = Field(10.0, gt=0)
     """Time that one statement may take."""
-
-    @model_validator(mode="after")
-    def _talks(self) -> DbbenchTask:
-        if not self.is_chat:
-            raise KeyFault("a conversation needs `messages`, or `prompt` with `chat: true`", "prompt")
-        return self
 
 
 class LmEvalTask(Strict):

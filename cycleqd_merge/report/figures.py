@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from cycleqd_merge.evolution.archive import Archive
 
@@ -30,15 +31,31 @@ def archives_figure(
     Two tasks give one strip per archive, three one heatmap; with more, one heatmap per pair of other tasks that shows
     the best quality over the rest. marked: evaluation number -> label of elites to point out.
     """
-    pairs = max(1, len(list(combinations(range(len(tasks) - 1), 2))))
-    columns = len(archives) if pairs == 1 else pairs
-    rows = 1 if pairs == 1 else len(archives)
-    figure = Figure(figsize=(4.4 * columns, (2.4 if len(tasks) == 2 else 3.7) * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for number, archive in enumerate(archives):
-        axes = [grid[0][number]] if pairs == 1 else list(grid[number])
-        _draw_archive(archive, axes, tasks, marked or {})
+    figure = Figure(figsize=archives_size(len(tasks)), layout="constrained")
+    draw_archives(figure, archives, tasks, marked or {})
     return figure
+
+
+def archives_size(tasks: int) -> tuple[float, float]:
+    """Width and height in inches of what `draw_archives` draws."""
+    rows, columns = _archives_grid(tasks)
+    return 4.4 * columns, (2.4 if tasks == 2 else 3.7) * rows
+
+
+def draw_archives(
+    figure: FigureBase, archives: Sequence[Archive], tasks: Sequence[str], marked: Mapping[int, str]
+) -> None:
+    """What `archives_figure` shows, drawn into a figure or a part of one."""
+    grid = figure.subplots(*_archives_grid(len(tasks)), squeeze=False)
+    for number, archive in enumerate(archives):
+        axes = [grid[0][number]] if len(grid) == 1 else list(grid[number])
+        _draw_archive(archive, axes, tasks, marked)
+
+
+def _archives_grid(tasks: int) -> tuple[int, int]:
+    """Rows and columns of heatmaps: archives side by side, or below each other where each has several."""
+    pairs = comb(tasks - 1, 2)
+    return (1, tasks) if pairs <= 1 else (tasks, pairs)
 
 
 def _draw_archive(archive: Archive, axes: Sequence[Axes], tasks: Sequence[str], marked: Mapping[int, str]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.evolution.strategy import candidate_digest
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.report.figures import lineage_rows
 from cycleqd_merge.report.summary import history, lineage, summary
@@ -44,7 +43,7 @@ def _archive(archive: Archive, facts: dict[str, Any], replay: Replay) -> dict[st
 
 def _evaluation(replay: Replay, number: int) -> dict[str, Any]:
     """How a child came to be, its scores on each kind of rows, what it is made of, and where its ancestors stand."""
-    event, candidate = replay.results[number], replay.space.candidate(number)
+    event, candidate = replay.results[number], replay.portable(replay.candidate(number))
     line = lineage(replay, number, ANCESTORS)
     rows = lineage_rows(line)
     facts: dict[str, Any] = {
@@ -59,9 +58,11 @@ def _evaluation(replay: Replay, number: int) -> dict[str, Any]:
     }
     if isinstance(candidate, Genome):
         facts |= {"coefficients": candidate.coefficients.round(6).tolist(), "mutations": len(candidate.mutations)}
+    else:
+        facts["configuration"] = {"yaml": candidate.yaml, "seed": candidate.seed}
     if number in replay.confirmed:
         facts["confirm"] = list(replay.confirmed[number])
     if replay.measured:
-        heldout = replay.measured.get((candidate_digest(candidate), "heldout"), {})
+        heldout = replay.measured.get((replay.digest(candidate), "heldout"), {})
         facts["heldout"] = {task: asdict(estimate) for task, estimate in heldout.items()} or None
     return facts

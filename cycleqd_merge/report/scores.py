@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import expert_genome, level_genome
-from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
+from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.journal.replay import Replay
 
@@ -27,24 +26,23 @@ class ModelScores:
 
 
 def usual_scores(replay: Replay) -> list[ModelScores]:
-    """Base, experts and their plain mean, then, once there are elites, the best-mean elite and the aggregate."""
+    """Base, experts and their plain mean, then, once there are elites, the best-mean elite and the aggregate if any."""
     experts, groups = len(replay.experts), len(replay.groups)
     scored = [model_scores(replay, "base", level_genome(0.0, experts, groups))]
     for number, name in enumerate(replay.experts):
         scored.append(model_scores(replay, f"expert:{name}", expert_genome(number, experts, groups), number))
     scored.append(model_scores(replay, "mean", level_genome(1.0 / experts, experts, groups)))
-    try:
+    if replay.elites():
         best = replay.best_mean()
-        scored.append(model_scores(replay, "best-mean", replay.space.candidate(best), best))
+        scored.append(model_scores(replay, "best-mean", replay.candidate(best), best))
+    if replay.has_aggregate:
         scored.append(model_scores(replay, "aggregate", replay.aggregate()))
-    except (UserError, ValueError):  # no elite yet, or elites that are mergekit configurations: nothing to aggregate
-        pass
     return scored
 
 
 def model_scores(replay: Replay, name: str, candidate: Candidate, number: int | None = None) -> ModelScores:
     """What the journal knows of a model; `number` is its evaluation's, if it has one."""
-    digest = candidate_digest(candidate)
+    digest = replay.digest(candidate)
     searched = replay.measured.get((digest, "search")) or search_estimates(replay, number)
     return ModelScores(name, number, searched, replay.measured.get((digest, "heldout"), {}))
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.tasks.check import Verdict
 
@@ -100,6 +101,14 @@ def genome_table(genome: Genome, experts: Sequence[str], groups: Sequence[str]) 
     for group, column in zip(groups, genome.coefficients.T, strict=True):
         table.add_row(group, *(f"{coefficient:.4f}" for coefficient in column))
     return table
+
+
+def candidate_view(candidate: Candidate, experts: Sequence[str], groups: Sequence[str]) -> RenderableType:
+    """What a model is made of: a genome's table, or the configuration that mergekit builds it from."""
+    if isinstance(candidate, Genome):
+        return genome_table(candidate, experts, groups)
+    title = Text(f"mergekit configuration, random seed {candidate.seed}", style="italic")
+    return Group(title, Text(candidate.yaml.rstrip("\n"), no_wrap=True, overflow="ignore"))
 
 
 def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Table:

@@ -28,7 +28,7 @@ def confirm(journal: Journal, replay: Replay, pool: Pool) -> list[int]:
     """
     numbers = to_confirm(replay)
     for number in numbers:
-        pool.submit(Proposal(number, replay.space.candidate(number), {}), rows="confirm")
+        pool.submit(Proposal(number, replay.candidate(number), {}), rows="confirm")
     for _ in numbers:
         finished = pool.next()
         if finished.evaluation is not None:

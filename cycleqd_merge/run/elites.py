@@ -11,6 +11,7 @@ import numpy as np
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.archive import Archive, Elite
 from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
+from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.journal.replay import Replay
 
 FORMS = (
@@ -23,8 +24,19 @@ class Chosen:
     """A model of a run by its name: `label` is the canonical one, `number` its evaluation's, if it has one."""
 
     label: str
-    genome: Genome
+    candidate: Candidate
     number: int | None = None
+
+    @property
+    def genome(self) -> Genome:
+        """The candidate, where it is a genome.
+
+        Raises:
+            UserError: it is a mergekit configuration.
+        """
+        if not isinstance(self.candidate, Genome):
+            raise UserError(f"{self.label}: a mergekit configuration, which has no genome")
+        return self.candidate
 
 
 def choose(replay: Replay, name: str) -> Chosen:
@@ -74,7 +86,7 @@ def pareto(replay: Replay) -> list[int]:
 
 
 def _evaluated(replay: Replay, number: int, label: str) -> Chosen:
-    return Chosen(label, replay.space.genome(number), number)
+    return Chosen(label, replay.candidate(number), number)
 
 
 def _archive(replay: Replay, task: str) -> Archive:

@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 import torch
 
-from cycleqd_merge.evaluation.engine import open_engine
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
@@ -84,7 +83,7 @@ def bases_seconds(family: Family, mutated: Sequence[int], rank: Rank) -> float:
 def try_out(materials: Materials, mutated: Sequence[int]) -> Trial:
     """Load and score one representative child as a run will, on searched and on confirming rows."""
     start = time.perf_counter()
-    worker = Worker(open_engine(materials.recipe.engine, materials.materialiser(mutated)), materials.suite)
+    worker = materials.worker(materials.materialiser(mutated))
     try:
         opened, resident = time.perf_counter() - start, peak_memory()
         device = _device(materials)

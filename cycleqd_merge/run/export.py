@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from cycleqd_merge.errors import RunFailed
+from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.strategy import Candidate, MergeConfiguration, candidate_kind
 from cycleqd_merge.journal.replay import Replay
-from cycleqd_merge.merging.export import write_checkpoint
+from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.merging.checks import family_tokenizer
+from cycleqd_merge.merging.export import write_checkpoint, write_model
 from cycleqd_merge.merging.export_adapter import require_adapters, write_adapter
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text
@@ -37,15 +40,39 @@ def export(replay: Replay, name: str, out: Path) -> Chosen:
     """
     chosen = choose(replay, name)
     materials = reopen(replay)
-    materialiser = materials.materialiser(needed_bases(chosen.genome))
+    candidate, materialiser = chosen.candidate, materials.materialiser(needed_bases(chosen.candidate))
+    record = _record(replay, chosen, materialiser)
 
     def check(folder: Path) -> None:
-        _check_loads(folder, chosen.genome, materialiser)
+        _check_loads(folder, candidate, materialiser)
 
-    tensors = materialiser.tensors(chosen.genome)
-    configuration = configuration_text(chosen.genome, materialiser, replay.recipe.evolution)
-    write_checkpoint(tensors, materials.family, out, _record(replay, chosen, materialiser), configuration, check)
+    if isinstance(candidate, Genome):
+        configuration = configuration_text(candidate, materialiser, replay.recipe.evolution)
+        write_checkpoint(materialiser.tensors(candidate), materials.family, out, record, configuration, check)
+    else:
+        _write_merge(candidate, materialiser, out, record, check)
     return chosen
+
+
+def _write_merge(
+    candidate: MergeConfiguration,
+    materialiser: Materialiser,
+    out: Path,
+    record: Mapping[str, Any],
+    check: Callable[[Path], None],
+) -> None:
+    """Let mergekit write its configuration's checkpoint; prompts must be put as they were when it was scored."""
+    from cycleqd_merge.merging.mergekit_run import merge_command, write_merge  # mergekit's planner is slow to import
+
+    family, device = materialiser.family, materialiser.device
+
+    def write(folder: Path) -> None:
+        write_merge(candidate, family, folder, device)
+        if family.models.chat_template not in (None, "base"):
+            family_tokenizer(family).save_pretrained(folder)
+
+    text = candidate.yaml.rstrip("\n")
+    write_model(write, out, record, f"# {merge_command(candidate, family, device)}\n{text}\n", check)
 
 
 def finish_exports(replay: Replay, out: Path) -> Iterator[tuple[str, Path]]:
@@ -68,6 +95,7 @@ def export_adapter(replay: Replay, name: str, out: Path) -> Chosen:
         RunFailed: what was written does not answer as the engine's weights do.
     """
     chosen = choose(replay, name)
+    require_genome(chosen)
     materials = reopen(replay)
     require_adapters(materials.family)
     materialiser = materials.materialiser(needed_bases(chosen.genome))
@@ -81,6 +109,16 @@ def export_adapter(replay: Replay, name: str, out: Path) -> Chosen:
     return chosen
 
 
+def require_genome(chosen: Chosen) -> None:
+    """Check that a model is a sum of task vectors, which an adapter may hold.
+
+    Raises:
+        UserError: it is a mergekit configuration.
+    """
+    if not isinstance(chosen.candidate, Genome):
+        raise UserError(f"{chosen.label}: a mergekit configuration, which no adapter can hold")
+
+
 def state_dict(replay: Replay, name: str) -> dict[str, torch.Tensor]:
     """All tensors of the model that `name` stands for, in memory, in the checkpoint's dtype.
 
@@ -88,12 +126,13 @@ def state_dict(replay: Replay, name: str) -> dict[str, torch.Tensor]:
         UserError: no such model.
     """
     chosen = choose(replay, name)
-    materialiser = reopen(replay).materialiser(needed_bases(chosen.genome))
-    return dict(materialiser.tensors(chosen.genome))
+    materialiser = reopen(replay).materialiser(needed_bases(chosen.candidate))
+    return dict(candidate_tensors(chosen.candidate, materialiser))
 
 
-def needed_bases(*genomes: Genome) -> set[int]:
+def needed_bases(*candidates: Candidate) -> set[int]:
     """Numbers of the experts whose singular bases the genomes' mutations need."""
+    genomes = [candidate for candidate in candidates if isinstance(candidate, Genome)]
     return {m.expert for genome in genomes for m in genome.mutations if m.expert is not None}
 
 
@@ -121,15 +160,15 @@ def model_record(replay: Replay, chosen: Chosen) -> dict[str, Any]:
             for name, reference in recipe.experts.items()
         },
         "groups": recipe.evolution.model_dump(mode="json")["groups"],
-        "genome": chosen.genome.to_json(),
+        candidate_kind(chosen.candidate): chosen.candidate.to_json(),
     }
 
 
-def _check_loads(folder: Path, genome: Genome, materialiser: Materialiser) -> None:
+def _check_loads(folder: Path, candidate: Candidate, materialiser: Materialiser) -> None:
     """Load the checkpoint as its users will and compare a forward pass with one on the engine's weights."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, where loading is to be told of
         folder,
-        dtype="auto",
+        dtype=materialiser.family.base.config.dtype or "auto",  # mergekit may have written another
         output_loading_info=True,
         trust_remote_code=materialiser.family.models.trust_remote_code,
     )
@@ -137,13 +176,13 @@ def _check_loads(folder: Path, genome: Genome, materialiser: Materialiser) -> No
     absent = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
     if absent:
         raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, absent[:3]))}")
-    _compare(model, genome, materialiser, _EQUAL)
+    _compare(model, candidate, materialiser, _EQUAL)
 
 
-def _compare(model: Any, genome: Genome, materialiser: Materialiser, most: float) -> None:
+def _compare(model: Any, candidate: Candidate, materialiser: Materialiser, most: float) -> None:
     """A forward pass of a loaded model and one on the engine's weights: logits may differ by `most` of their range."""
     engine = TransformersEngine(TransformersOptions(device="cpu"), materialiser)
-    engine.load(genome)
+    engine.load(candidate)
     tokens = torch.tensor([engine.encode(_PROBE)])
     with torch.inference_mode():
         wanted = engine.model(tokens).logits.float()

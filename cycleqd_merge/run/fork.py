@@ -21,8 +21,8 @@ _SAME_SCORE = ("definition", "search")
 def fork(source: Path, out: Path, overrides: Sequence[str]) -> tuple[Recipe, Path, list[Event]]:
     """The recipe, its folder and the seeds of a run that starts from the archives of `source`.
 
-    The elites of all archives join the experts as generation 0. They bring the scores of tasks that are the same;
-    others are measured.
+    The genomes of all archives' elites join the experts as generation 0. They bring the scores of tasks that are the
+    same; others are measured.
 
     Raises:
         UserError: `out` holds a run already, or the new recipe names other models or groups, which genomes of the old
@@ -46,7 +46,7 @@ def fork(source: Path, out: Path, overrides: Sequence[str]) -> tuple[Recipe, Pat
     return (
         recipe,
         replay.folder,
-        [_seed(replay, number, same) for number in replay.elites() if number >= len(replay.experts)],
+        [_seed(replay, number, same) for number in replay.inheritable()],
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event
+from cycleqd_merge.recipe.references import local_models, respelled
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.protocol import Rows
 
@@ -33,7 +34,7 @@ def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = (
         "experts": {expert.name: expert.digest for expert in family.experts},
         "models": _models(recipe),
         "tasks": {task.name: task_identity(task) for task in suite},
-        "strategy": recipe.strategy.model_dump(mode="json"),
+        "strategy": respelled(recipe.strategy.model_dump(mode="json"), local_models(recipe)),
         "evolution": operators,
         "groups": list(groups.labels),
         "in_flight": in_flight,

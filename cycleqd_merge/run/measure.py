@@ -10,12 +10,11 @@ from typing import Any
 from mergekit.common import ModelReference
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.engine import open_engine
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome, expert_genome
-from cycleqd_merge.evolution.strategy import candidate_digest
+from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.merging.family import Expert, Family, open_checkpoint, open_expert
@@ -33,8 +32,9 @@ OTHER = "model:"
 
 
 def usual_models(replay: Replay) -> list[str]:
-    """The models that a run is judged by: base, experts, their mean, the best-mean elite and the aggregate."""
-    return ["base", *(f"expert:{name}" for name in replay.experts), "mean", "best-mean", "aggregate"]
+    """The models that a run is judged by: base, experts, their mean, the best-mean elite and the aggregate, if any."""
+    aggregate = ["aggregate"] if replay.has_aggregate else []
+    return ["base", *(f"expert:{name}" for name in replay.experts), "mean", "best-mean", *aggregate]
 
 
 def measure(
@@ -47,29 +47,29 @@ def measure(
     Raises:
         UserError: a name stands for no model, or a model cannot be opened.
     """
-    own = {name: choose(replay, name).genome for name in names if not name.startswith(OTHER)}
+    own = {name: choose(replay, name).candidate for name in names if not name.startswith(OTHER)}
     materials = reopen(replay)
     evaluations: dict[str, Evaluation] = {}
 
-    def score(name: str, worker: Worker, genome: Genome | None) -> None:
+    def score(name: str, worker: Worker, candidate: Candidate | None) -> None:
         try:
-            evaluations[name] = worker.evaluate(genome, rows, limit)
+            evaluations[name] = worker.evaluate(candidate, rows, limit)
         except ExceptionGroup as group:
             raise single_cause(group) from group
         if done is not None:
             done(name, evaluations[name])
 
     if own:
-        worker = _worker(materials, materials.materialiser(needed_bases(*own.values())))
+        worker = materials.worker(materials.materialiser(needed_bases(*own.values())))
         try:
-            for name, genome in own.items():
-                score(name, worker, genome)
+            for name, candidate in own.items():
+                score(name, worker, candidate)
         finally:
             worker.close()
     for name in names:
         if name.startswith(OTHER):
             family, adapted = _other_model(name.removeprefix(OTHER), materials)
-            worker = _worker(materials, Materialiser(family, Groups(family.weights, "one"), {}))
+            worker = materials.worker(Materialiser(family, Groups(family.weights, "one"), {}))
             try:
                 score(name, worker, adapted)
             finally:
@@ -101,7 +101,8 @@ def record(replay: Replay, folder: Path, rows: Rows, evaluations: Mapping[str, E
                 task: Estimate.of([outcome.score for outcome in result.outcomes], result.truncated)
                 for task, result in evaluation.results.items()
             }
-            events.append(measured_event(name, choose(replay, name).genome, rows, tasks))
+            candidate = replay.portable(choose(replay, name).candidate)
+            events.append(measured_event(name, candidate, rows, tasks))
     try:
         with opened_journal(folder) as journal:
             for event in events:
@@ -113,15 +114,11 @@ def record(replay: Replay, folder: Path, rows: Rows, evaluations: Mapping[str, E
 
 def heldout_scores(replay: Replay, folder: Path) -> dict[str, Scores]:
     """Scores of the usual models on held-out rows, in the order of the tasks; measured are those that were not yet."""
-    chosen = {name: (candidate_digest(choose(replay, name).genome), "heldout") for name in usual_models(replay)}
+    chosen = {name: (replay.digest(choose(replay, name).candidate), "heldout") for name in usual_models(replay)}
     missing = [name for name, key in chosen.items() if key not in replay.measured]
     if missing:
         record(replay, folder, "heldout", measure(replay, missing, "heldout"))
     return {name: tuple(replay.measured[key][task].score for task in replay.tasks) for name, key in chosen.items()}
-
-
-def _worker(materials: Materials, materialiser: Materialiser) -> Worker:
-    return Worker(open_engine(materials.recipe.engine, materialiser), materials.suite)
 
 
 def _other_model(text: str, materials: Materials) -> tuple[Family, Genome | None]:

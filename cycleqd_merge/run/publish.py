@@ -24,6 +24,7 @@ from cycleqd_merge.recipe.loading import parse
 from cycleqd_merge.recipe.schema import Hub, Recipe, hub_id
 from cycleqd_merge.report.page import render_page
 from cycleqd_merge.run.elites import Chosen, choose, expand
+from cycleqd_merge.run.export import require_genome
 from cycleqd_merge.run.publication import CARD, Options, Publication, require_no_token
 from cycleqd_merge.run.publish_models import file_name, push_models
 
@@ -61,6 +62,8 @@ def publish(folder: Path, hub: Hub, options: Options, report: Report) -> list[Pu
     placed = _placed(replay, hub)
     if placed and hub.adapters:
         _require_adapters(replay.recipe)
+        for chosen in (each for models in placed.values() for each in models.values()):
+            require_genome(chosen)
     if not options.dry:
         others = [each for each in named_repositories(hub) if each[0] != "model"]
         require_write(*others, *(("model", repo) for repo in placed))

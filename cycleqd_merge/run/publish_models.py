@@ -11,8 +11,9 @@ from pathlib import Path
 from cycleqd_merge.hub.card import FIGURE, model_card
 from cycleqd_merge.hub.draft import Draft, Pushed
 from cycleqd_merge.hub.facts import model_facts
-from cycleqd_merge.hub.portable import CHAT_TEMPLATE, without_paths
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE
 from cycleqd_merge.merging.sizes import model_bytes
+from cycleqd_merge.recipe.references import without_paths
 from cycleqd_merge.report.figures import archives_figure, png
 from cycleqd_merge.run.elites import Chosen
 from cycleqd_merge.run.export import export, export_adapter, model_record
@@ -33,7 +34,7 @@ def file_name(label: str) -> str:
 
 
 def push_models(publication: Publication, repo: str, placed: Mapping[str, Chosen]) -> Pushed:
-    """One commit with all models of a repository; those whose genome stands there already are not built again.
+    """One commit with all models of a repository; those that stand there already are not built again.
 
     placed: by folder in the repository; `""` is its root.
     """
@@ -71,7 +72,7 @@ def _is_of_this_run(draft: Draft, publication: Publication) -> bool:
 
 
 def _stands(draft: Draft, prefix: str, publication: Publication, chosen: Chosen) -> bool:
-    """Whether the repository holds this very model there: a commit brings a genome and its weights together."""
+    """Whether the repository holds this very model there: a commit brings a model's record and its weights together."""
     there = draft.read(f"{prefix}{GENOME}")
     if there is None or (f"{prefix}adapter_config.json" in draft.there) != publication.hub.adapters:
         return False
@@ -112,7 +113,7 @@ def _card(
         publication.facts_of(repo),
         publication.replay,
         chosen.label,
-        chosen.genome,
+        chosen.candidate,
         chosen.number,
         configuration=configuration.decode() if isinstance(configuration, bytes) else None,
         chat=f"{prefix}{CHAT_TEMPLATE}" in (files or draft.there),

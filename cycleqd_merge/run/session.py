@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from cycleqd_merge.errors import UserError
@@ -80,12 +81,14 @@ def run_recipe(
     seeds: Sequence[Event] = (),
     fresh: bool = False,
     max_hours: float | None = None,
+    pool: Pool | None = None,
     progress: Progress | None = None,
     fetching: Fetching | None = None,
 ) -> Replay | None:
     """Evolve a recipe to its last generation, from where its run directory stands, and confirm its elites.
 
-    seeds: see `start_event`; a run that goes on keeps its own. progress, fetching: told of singular bases that are
+    seeds: see `start_event`; a run that goes on keeps its own. pool: evaluates instead of one that the recipe asks for,
+    and stays open. progress, fetching: told of singular bases that are
     computed, and of downloads. Started under `accelerate launch`, the processes beside
     the first only share in the singular bases and return None.
 
@@ -109,15 +112,13 @@ def run_recipe(
         _logging_to(out / "run.log"),
         _pushing(observer, recipe.hub, out) as observer,
     ):
-        replay, pool = _set_up(journal, recipe, folder, seeds, progress, fetching)
-        if pool is None:
+        replay, open_own = _set_up(journal, recipe, folder, seeds, progress, fetching)
+        if open_own is None:
             observer.started(replay)
             return replay
-        try:
-            evolve(journal, replay, pool, observer, deadline)
-            confirm(journal, replay, pool)
-        finally:
-            pool.close()
+        with nullcontext(pool) if pool is not None else closing(open_own()) as at_work:
+            evolve(journal, replay, at_work, observer, deadline)
+            confirm(journal, replay, at_work)
         return replay
 
 
@@ -128,8 +129,8 @@ def _set_up(
     seeds: Sequence[Event] = (),
     progress: Progress | None = None,
     fetching: Fetching | None = None,
-) -> tuple[Replay, Pool | None]:
-    """Open what the recipe names, check it, take up the journal; a pool if anything is left to evaluate."""
+) -> tuple[Replay, Callable[[], Pool] | None]:
+    """Open what the recipe names, check it, take up the journal; what opens a pool, if anything is left to evaluate."""
     require_grid(recipe)
     recipe = pin(recipe, folder, recorded_revisions(journal.events))
     require_disk(download_uses(recipe))
@@ -148,10 +149,10 @@ def _set_up(
     replay = take_up(journal, start, _session_event(materials, materialiser))
     if replay.schedule.done and not to_confirm(replay):
         return replay, None
-    return replay, _pool(materials, materialiser, mutated)
+    return replay, partial(open_pool, materials, materialiser, mutated)
 
 
-def _pool(materials: Materials, materialiser: Materialiser, mutated: Sequence[int]) -> Pool:
+def open_pool(materials: Materials, materialiser: Materialiser, mutated: Sequence[int]) -> Pool:
     """One worker in this process, or as many as the recipe asks for on Ray."""
     recipe = materials.recipe
     workers = worker_count(recipe)
@@ -171,12 +172,10 @@ def confirm_run(folder: Path, top: int | None = None) -> Replay:
     if top is not None:
         recipe = recipe.model_copy(update={"confirm": recipe.confirm.model_copy(update={"top": top})})
     with terminable(), opened_journal(folder) as journal:
-        replay, pool = _set_up(journal, recipe, run.folder)
-        if pool is not None:
-            try:
+        replay, open_own = _set_up(journal, recipe, run.folder)
+        if open_own is not None:
+            with closing(open_own()) as pool:
                 confirm(journal, replay, pool)
-            finally:
-                pool.close()
         return replay
 
 

@@ -16,8 +16,9 @@ from typing import Any
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.evaluation.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
+from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.evolution.strategy import Candidate, Proposal, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, read_events
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.recipe.schema import Recipe
@@ -94,9 +95,14 @@ class SyntheticPool:
             raise failure
         if failure is not None:
             return Finished(proposal.number, None, failure)
-        assert isinstance(proposal.candidate, Genome)
-        scores = synthetic_scores(proposal.candidate, self.tasks)
+        scores = self._scores(proposal.candidate)
         return Finished(proposal.number, Evaluation({}, scores, self._random.random(), self._random.random()))
+
+    def _scores(self, candidate: Candidate) -> Scores:
+        if isinstance(candidate, Genome):
+            return synthetic_scores(candidate, self.tasks)
+        drawn = random.Random(candidate_digest(candidate))
+        return tuple(drawn.uniform(0.2, 0.8) for _ in range(self.tasks))
 
     def close(self) -> None:
         self._waiting.clear()
@@ -135,10 +141,12 @@ def run(
     return replay
 
 
-def run_in_process(folder: Path, generations: int, in_flight: int, order: int, seconds: float) -> None:
+def run_in_process(
+    folder: Path, generations: int, in_flight: int, order: int, seconds: float, settings: Mapping[str, Any]
+) -> None:
     """The same as the work of a child process, which ends as the command line does."""
     try:
-        run(folder, synthetic_recipe(generations), in_flight, SyntheticPool(order, seconds))
+        run(folder, synthetic_recipe(generations, **settings), in_flight, SyntheticPool(order, seconds))
     except Interrupted:
         sys.exit(130)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,16 +34,19 @@ def processes() -> Iterator[ForkServerContext]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.run.synthetic"])
+        rivals = ("evolution.cma_es", "evolution.nsga2", "merging.merge_grid")
+        context.set_forkserver_preload(["tests.run.synthetic", *(f"cycleqd_merge.{module}" for module in rivals)])
         first = context.Process(target=os.getpid)
         first.start()
         first.join()
         yield context
 
 
-def kill_after(processes: ForkServerContext, delay: float, folder: Path, in_flight: int, order: int) -> bool:
+def kill_after(
+    processes: ForkServerContext, delay: float, folder: Path, in_flight: int, order: int, settings: dict[str, Any]
+) -> bool:
     """Take up the run and kill it after `delay` seconds; whether it was still going."""
-    work = processes.Process(target=run_in_process, args=(folder, GENERATIONS, in_flight, order, SECONDS))
+    work = processes.Process(target=run_in_process, args=(folder, GENERATIONS, in_flight, order, SECONDS, settings))
     work.start()
     work.join(delay)
     work.kill()
@@ -56,29 +60,52 @@ def test_a_run_killed_at_any_instant_ends_as_if_it_never_was(
     processes: ForkServerContext, tmp_path: Path, in_flight: int
 ) -> None:
     """Run after run, each killed until it is done, 25 kills or more; they hit start-up, replay and evaluations."""
-    whole = run(tmp_path / "whole", synthetic_recipe(GENERATIONS), in_flight)
+    assert_kills_change_nothing(processes, tmp_path, in_flight, KILLS, {})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": {"kind": "random"}},
+        {"strategy": {"kind": "cma-es", "population": 7}},
+        {"strategy": {"kind": "nsga2", "population": 8}},
+        {"strategy": {"kind": "mergekit"}},
+        {"evolution": {"cycling": False}},
+        {"evolution": {"mutation": {"kind": "gaussian"}, "sampling": "published"}},
+    ],
+    ids=str,
+)
+def test_so_does_every_other_strategy(processes: ForkServerContext, tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert_kills_change_nothing(processes, tmp_path, 3, 6, settings)
+
+
+def assert_kills_change_nothing(
+    processes: ForkServerContext, tmp_path: Path, in_flight: int, least: int, settings: dict[str, Any]
+) -> None:
+    """Kill runs until `least` kills came in their middle; each run ends as the one that was left alone."""
+    whole = run(tmp_path / "whole", synthetic_recipe(GENERATIONS, **settings), in_flight)
     delays = random.Random(in_flight)
     kills, found = 0, set()
-    for attempt in range(KILLS):
+    for attempt in range(least):
         folder = tmp_path / str(attempt)
         longest = 0.2
-        while kill_after(processes, delays.uniform(0.0, longest), folder, in_flight, order=kills):
+        while kill_after(processes, delays.uniform(0.0, longest), folder, in_flight, kills, settings):
             kills += 1
             longest *= 1.1  # on a machine so busy that no run gets anywhere, one does in the end
             found.add((folder / FILE).read_bytes().count(b"\n") if (folder / FILE).exists() else 0)
         assert history(folder) == history(tmp_path / "whole")
         assert snapshot(open_run(folder).archives) == snapshot(whole.archives)
-        if kills >= KILLS:
+        if kills >= least:
             break
-    assert kills >= KILLS
-    assert len(found) > KILLS // 2  # they hit the runs in many places
+    assert kills >= least
+    assert len(found) > least // 2  # they hit the runs in many places
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_that_is_asked_to_end_does_and_its_run_goes_on(
     processes: ForkServerContext, tmp_path: Path, sign: signal.Signals
 ) -> None:
-    work = processes.Process(target=run_in_process, args=(tmp_path / "stopped", GENERATIONS, 4, 0, 0.02))
+    work = processes.Process(target=run_in_process, args=(tmp_path / "stopped", GENERATIONS, 4, 0, 0.02, {}))
     work.start()
     assert work.pid is not None
     wait_for_lines(tmp_path / "stopped" / FILE, 12)

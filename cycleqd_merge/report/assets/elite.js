@@ -59,8 +59,12 @@ function cells(number, data) {
   return make("p", { class: "cells" }, held.length ? "Holds " : "Holds no cell any more.", held.map((cell) => make("code", {}, cell)));
 }
 
-// How much of each expert it has, per group of tensors.
+// How much of each expert it has, per group of tensors; or what mergekit makes it by.
 function composition(model, data) {
+  if (model.configuration) {
+    const { yaml, seed } = model.configuration;
+    return make("details", { open: true }, make("summary", {}, `Made by mergekit, seed ${seed}`), make("pre", { tabindex: 0 }, yaml));
+  }
   if (!model.coefficients) return null;
   const { coefficients, mutations } = model;
   const largest = Math.max(1, ...coefficients.flat().map(Math.abs));

@@ -7,7 +7,7 @@ import base64
 import binascii
 import contextlib
 import json
-from asyncio.subprocess import Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -72,6 +72,26 @@ async def _begin(process: Process, kept: bytearray, begins: bytes) -> None:
             said = await process.stderr.read(2000)
     why = said.decode(errors="replace").strip() or f"it does not say why within {_TO_START:.0f} s"
     raise EnvironmentFailed(f"the sandbox cannot start a program: {why}")
+
+
+@asynccontextmanager
+async def piped(line: Sequence[str], limits: Limits, **options: Any) -> AsyncIterator[Process]:
+    """A process on pipes, which is gone at the end; `options` are those of `asyncio.create_subprocess_exec`.
+
+    Raises:
+        EnvironmentFailed: the host cannot start it, or something in the box outlives it.
+    """
+    most = 2 * limits.output + 2**16
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *line, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=most, **options
+        )
+    except OSError as error:
+        raise EnvironmentFailed(f"the sandbox cannot start a process: {error}") from error
+    try:
+        yield process
+    finally:
+        await ended(process)
 
 
 async def ended(process: Process) -> None:

@@ -11,13 +11,13 @@ import asyncio
 import functools
 import os
 import shutil
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from cycleqd_merge.errors import EnvironmentFailed, UserError
-from cycleqd_merge.tasks.sandbox.boxes import ended, open_box
+from cycleqd_merge.tasks.sandbox.boxes import open_box, piped
 from cycleqd_merge.tasks.sandbox.cgroups import groups, parents
 from cycleqd_merge.tasks.sandbox.identities import as_nobody, as_root_of_its_own, first_user
 from cycleqd_merge.tasks.sandbox.protocol import BoxLost, Limits, Root
@@ -86,33 +86,10 @@ class Bubblewrap:
                 mounting += ["sh", "-c", _OVERLAY, "sh", str(limits.disk)]
                 box = [self._program, *_own_root(), *_inside(command, limits)]
                 line = [*beginning, *as_root, *mounting, *box]
-            async with _process(line, folder, limits) as process:
-                yield process
-
-
-@asynccontextmanager
-async def _process(line: Sequence[str], folder: Path | None, limits: Limits) -> AsyncIterator[Process]:
-    """A process and all that it started: bubblewrap's own end takes the box with it.
-
-    Its variables can be read from within the box, so it gets none of this process'.
-    """
-    variables = {"PATH": os.environ.get("PATH", os.defpath)}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *line,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            cwd=folder or "/",
-            env=variables,
-            limit=2 * limits.output + 2**16,
-        )
-    except OSError as error:
-        raise EnvironmentFailed(f"the sandbox cannot start a process: {error}") from error
-    try:
-        yield process
-    finally:
-        await ended(process)
+            # its variables can be read from within the box, so it gets none of this process'
+            variables = {"PATH": os.environ.get("PATH", os.defpath)}
+            async with piped(line, limits, cwd=folder or "/", env=variables) as process:
+                yield process  # bubblewrap's own end takes the box with it
 
 
 def _resource_limits(limits: Limits) -> list[str]:

@@ -6,12 +6,12 @@ import asyncio
 import shutil
 import subprocess
 import uuid
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
-from cycleqd_merge.tasks.sandbox.boxes import ended
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.tasks.sandbox.boxes import piped
 from cycleqd_merge.tasks.sandbox.protocol import Limits, Root
 from cycleqd_merge.tasks.sandbox.rootfs import BUILD, FINISH, PACKAGES
 
@@ -41,24 +41,14 @@ class Docker:
     @asynccontextmanager
     async def started(self, command: Sequence[str], root: Root, limits: Limits) -> AsyncIterator[Process]:
         name = f"cycleqd-{uuid.uuid4().hex}"
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *run_line(name, command, root, limits),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                limit=2 * limits.output + 2**16,
-            )
-        except OSError as error:
-            raise EnvironmentFailed(f"the sandbox cannot start docker: {error}") from error
-        try:
-            yield process
-        finally:  # the container is the daemon's child, not ours
-            removing = await asyncio.create_subprocess_exec(
-                "docker", "rm", "--force", name, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
-            )
-            await removing.wait()
-            await ended(process)
+        async with piped(run_line(name, command, root, limits), limits) as process:
+            try:
+                yield process
+            finally:  # the container is the daemon's child, not ours
+                removing = await asyncio.create_subprocess_exec(
+                    "docker", "rm", "--force", name, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
+                )
+                await removing.wait()
 
 
 def image_of(root: Root) -> str:

@@ -1,0 +1,68 @@
+"""How far a search had come after how many evaluations, from the scores that it was told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cycleqd_merge.comparison.statistics import hypervolume
+from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Values by number of evaluations, all of one length; it starts at the first evaluation that gave scores.
+
+    best_mean: highest mean over tasks so far. hypervolume: of all scores so far, above 0. qd_score: summed over the
+    archives. coverage: share of cells, averaged over the archives.
+    """
+
+    evaluations: tuple[int, ...]
+    best_mean: tuple[float, ...]
+    hypervolume: tuple[float, ...]
+    qd_score: tuple[float, ...]
+    coverage: tuple[float, ...]
+
+
+def filled_archives(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int]) -> list[Archive]:
+    """One archive per task, offered every evaluation in order: what any strategy's models would fill."""
+    archives = _archives(bounds, bins)
+    for number, told in enumerate(scores):
+        if told is not None:
+            _offer(archives, number, told[: len(bounds)])
+    return archives
+
+
+def curve(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int], points: int = 50) -> Curve:
+    """The curve of a search, at `points` numbers of evaluations at most: the first, the last and even steps between.
+
+    scores: by evaluation, objectives first (what follows them is left out); None where one gave none. bounds, bins: of
+    archives, the same for all strategies of a comparison, whether they keep archives or not.
+    """
+    first = next((number for number, told in enumerate(scores, start=1) if told is not None), None)
+    if first is None:
+        return Curve((), (), (), (), ())
+    marks = np.unique(np.linspace(first, len(scores), points).round().astype(int)).tolist()
+    archives, known = _archives(bounds, bins), list[Scores]()
+    values = []
+    for number, told in enumerate(scores, start=1):
+        if told is not None:
+            known.append(told[: len(bounds)])
+            _offer(archives, number - 1, known[-1])
+        if number in marks:
+            qd_score = sum(archive.qd_score for archive in archives)
+            coverage = float(np.mean([archive.coverage for archive in archives]))
+            values.append((max(float(np.mean(one)) for one in known), hypervolume(known), qd_score, coverage))
+    best_mean, volumes, qd_scores, coverages = zip(*values, strict=True)
+    return Curve(tuple(marks), best_mean, volumes, qd_scores, coverages)
+
+
+def _archives(bounds: Bounds, bins: Sequence[int]) -> list[Archive]:
+    return [Archive(task, bounds, bins) for task in range(len(bounds))]
+
+
+def _offer(archives: Sequence[Archive], number: int, scores: Scores) -> None:
+    for archive in archives:
+        archive.add(number, scores)

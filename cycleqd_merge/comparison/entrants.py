@@ -1,0 +1,86 @@
+"""Who is judged on held-out rows: chosen by what the searches saw, before those rows are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cycleqd_merge.comparison.results import Kind
+from cycleqd_merge.comparison.searches import Planned
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
+from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.report.scores import search_estimates
+from cycleqd_merge.run.elites import choose, pareto
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model to judge: of an entrant, found by a search with one seed; both None for one that no search found."""
+
+    entrant: str
+    kind: Kind
+    strategy: str | None
+    seed: int | None
+    candidate: Candidate
+    search: Mapping[str, Estimate]
+
+    @property
+    def digest(self) -> str:
+        """The candidate's."""
+        return candidate_digest(self.candidate)
+
+
+def entrants(searches: Sequence[tuple[Planned, Replay]]) -> list[Chosen]:
+    """Base, experts and their plain mean; of static merges the best of each method; of every other search and seed the
+    best-mean elite and the aggregate."""
+    chosen = _usual(searches[0][1])
+    for planned, replay in searches:
+        if planned.recipe.strategy.kind == "mergekit":
+            chosen += _methods(planned, replay)
+        else:
+            chosen += _winners(planned, replay)
+    return chosen
+
+
+def families(searches: Sequence[tuple[Planned, Replay]]) -> list[list[Candidate]]:
+    """Per search, the elites that no other of its elites dominates by what the search saw."""
+    return [[replay.candidate(number) for number in pareto(replay)] for _, replay in searches]
+
+
+def _usual(replay: Replay) -> list[Chosen]:
+    """What users have without a search."""
+    chosen = [Chosen("base", "base", None, None, choose(replay, "base").candidate, {})]
+    for number, name in enumerate(replay.experts):
+        label = f"expert:{name}"
+        candidate = choose(replay, label).candidate
+        chosen.append(Chosen(label, "expert", None, None, candidate, search_estimates(replay, number)))
+    return [*chosen, Chosen("mean", "merge", None, None, choose(replay, "mean").candidate, {})]
+
+
+def _methods(planned: Planned, replay: Replay) -> list[Chosen]:
+    """The best configuration of each merge method by its mean score; of equals the first."""
+    tried: dict[str, list[int]] = {}
+    for number, step in enumerate(replay.steps):
+        if "merge" in step and replay.results[number]["scores"] is not None:
+            tried.setdefault(step["merge"], []).append(number)
+    chosen = []
+    for method, numbers in tried.items():
+        best = max(numbers, key=lambda number: (replay.mean(replay.scores(number)), -number))
+        label = f"{method} (best of {len(numbers)})" if len(numbers) > 1 else method
+        seen = search_estimates(replay, best)
+        chosen.append(Chosen(label, "merge", planned.name, None, replay.candidate(best), seen))
+    return chosen
+
+
+def _winners(planned: Planned, replay: Replay) -> list[Chosen]:
+    best = replay.best_mean()
+    label, seen = f"{planned.name} best-mean", search_estimates(replay, best)
+    chosen = [Chosen(label, "elite", planned.name, planned.seed, replay.candidate(best), seen)]
+    try:
+        aggregate = replay.aggregate()
+    except UserError:  # elites that are no genomes cannot be added up
+        return chosen
+    label = f"{planned.name} aggregate"
+    return [*chosen, Chosen(label, "aggregate", planned.name, planned.seed, aggregate, {})]

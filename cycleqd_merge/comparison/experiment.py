@@ -1,0 +1,194 @@
+"""`compare` from end to end: searches, the choice of entrants, the held-out rows, what was found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cycleqd_merge.comparison.curves import curve, filled_archives
+from cycleqd_merge.comparison.entrants import Chosen, entrants, families
+from cycleqd_merge.comparison.heldout import HeldOut, Told, open_rows, score_heldout
+from cycleqd_merge.comparison.results import Entrant, Findings, Judged, Opening, RowCount, Search
+from cycleqd_merge.comparison.searches import Observing, Planned, planned_searches, run_searches, shared_pool
+from cycleqd_merge.comparison.statistics import duplicates
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
+from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
+from cycleqd_merge.hub.pin import pin
+from cycleqd_merge.journal.differences import differences
+from cycleqd_merge.journal.log import FORMAT, Journal
+from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.merging.download import fetch
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.evolve import terminable
+from cycleqd_merge.run.session import opened_journal
+from cycleqd_merge.tasks.suite import Suite
+
+Searched = list[tuple[Planned, Replay]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found, and the archives that each search's first seed filled."""
+
+    findings: Findings
+    archives: dict[str, list[Archive]]
+
+
+def compare(
+    recipe: Recipe,
+    folder: Path,
+    names: Sequence[str],
+    budget: int,
+    seeds: int,
+    observing: Observing,
+    told: Told,
+    *,
+    max_hours: float | None = None,
+) -> Compared:
+    """Set searches against each other; goes on where the recipe's output folder stands.
+
+    names: of the searches (see `recipe.rivals`); the best-mean elite of the first is what all others are held against.
+    budget: children that each evaluates, with each of so many `seeds`. folder: where the recipe's relative paths start.
+
+    Raises:
+        UserError: the recipe or a name is not fit, or the folder holds another comparison.
+        Interrupted: ended early; it can go on.
+        RunFailed: it cannot go on.
+    """
+    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+    out = Path(recipe.output)
+    planned_searches(recipe, names, budget, seeds, out)  # names and groups, before anything is fetched
+    with terminable(), opened_journal(out) as journal:
+        recipe = _begin(journal, recipe, folder, names, budget, seeds)
+        planned = planned_searches(recipe, names, budget, seeds, out)
+        fetch(recipe)
+        with shared_pool(planned, folder) as (pool, materials):
+            searches = list(zip(planned, run_searches(planned, folder, pool, observing, deadline), strict=True))
+            chosen, offered = entrants(searches), families(searches)
+            opening = open_rows(journal, _frozen(chosen, planned, offered))
+            candidates = [*(each.candidate for each in chosen), *(each for family in offered for each in family)]
+            scored = score_heldout(journal, pool, candidates, told)
+        findings = _findings(searches, chosen, offered, scored, opening, materials.suite)
+        return Compared(findings, _archives(searches))
+
+
+def _begin(journal: Journal, recipe: Recipe, folder: Path, names: Sequence[str], budget: int, seeds: int) -> Recipe:
+    """Record what is compared, or see that it is what the journal says; the recipe with its models' commits."""
+    stated: dict[str, Any] = {"searches": list(names), "budget": budget, "seeds": seeds}
+    if not journal.events:
+        recipe = pin(recipe, folder)
+        start = {"event": "comparison", "format": FORMAT, **stated, "revisions": recipe.revisions}
+        journal.append(start)
+        return recipe
+    found = differences({key: journal.events[0].get(key) for key in stated}, stated)
+    if found:
+        raise UserError(
+            f"{journal.folder}: holds another comparison; it differs in {'; '.join(found)}; "
+            "compare in another folder (--output)"
+        )
+    return pin(recipe, folder, journal.events[0]["revisions"])
+
+
+def _frozen(
+    chosen: Sequence[Chosen], planned: Sequence[Planned], offered: Sequence[Sequence[Candidate]]
+) -> dict[str, list[str]]:
+    """Digests by entrant, and by search of the family that it offers."""
+    frozen: dict[str, list[str]] = {}
+    for each in chosen:
+        frozen.setdefault(each.entrant, []).append(each.digest)
+    for search, family in zip(planned, offered, strict=True):
+        frozen[f"{search.name} seed {search.seed} family"] = [candidate_digest(each) for each in family]
+    return frozen
+
+
+def _findings(
+    searches: Searched,
+    chosen: Sequence[Chosen],
+    offered: Sequence[Sequence[Candidate]],
+    scored: Mapping[str, HeldOut],
+    opening: Opening,
+    suite: Suite,
+) -> Findings:
+    first = searches[0][1]
+    objectives = first.objectives
+    reference = next(each.entrant for each in chosen if each.strategy == searches[0][0].name)
+    return Findings(
+        tasks=tuple(objectives),
+        kept=tuple(first.tasks[len(objectives) :]),
+        rows=_rows(suite),
+        reference=reference,
+        opened=opening,
+        entrants=tuple(_entrant(members, scored) for members in _by_entrant(chosen)),
+        searches=tuple(
+            _search(planned, replay, [scored[candidate_digest(each)] for each in family], first)
+            for (planned, replay), family in zip(searches, offered, strict=True)
+        ),
+    )
+
+
+def _rows(suite: Suite) -> dict[str, RowCount]:
+    counts = {}
+    for task in suite:
+        search, heldout = task.task.samples("search"), task.task.samples("heldout")
+        known = duplicates((sample.row for sample in search), (sample.row for sample in heldout))
+        counts[task.name] = RowCount(len(task.samples("search")), len(heldout), known)
+    return counts
+
+
+def _by_entrant(chosen: Sequence[Chosen]) -> Iterator[list[Chosen]]:
+    for name in dict.fromkeys(each.entrant for each in chosen):
+        yield [each for each in chosen if each.entrant == name]
+
+
+def _entrant(members: Sequence[Chosen], scored: Mapping[str, HeldOut]) -> Entrant:
+    judged = tuple(
+        Judged(
+            each.seed,
+            each.digest,
+            dict(each.search),
+            dict(scored[each.digest].scores),
+            dict(scored[each.digest].truncated),
+        )
+        for each in members
+    )
+    return Entrant(members[0].entrant, members[0].kind, members[0].strategy, judged)
+
+
+def _archives(searches: Searched) -> dict[str, list[Archive]]:
+    """One search beside the other, in the bounds of the first."""
+    archives: dict[str, list[Archive]] = {}
+    for planned, replay in searches:
+        if planned.name not in archives:
+            archives[planned.name] = filled_archives(_told(replay), *_grid(searches[0][1]))
+    return archives
+
+
+def _told(replay: Replay) -> list[Scores | None]:
+    return [None if event["scores"] is None else tuple(event["scores"]) for event in replay.results]
+
+
+def _grid(replay: Replay) -> tuple[Bounds, list[int]]:
+    """Bounds and bins of a run's archives."""
+    assert replay.space.bounds is not None  # its search has ended
+    return replay.space.bounds, [objective.bins for objective in replay.space.objectives]
+
+
+def _search(planned: Planned, replay: Replay, family: Sequence[HeldOut], first: Replay) -> Search:
+    """first: the run whose archives' bounds count for all."""
+    told = _told(replay)
+    return Search(
+        strategy=planned.name,
+        seed=planned.seed,
+        evaluations=len(told),
+        failures=sum("error" in event for event in replay.results),
+        censored=sum(bool(event.get("censored")) for event in replay.results),
+        seconds=sum(sum(event.get("seconds", ())) for event in replay.results),
+        curve=curve(told, *_grid(first)),
+        family=tuple(
+            tuple(sum(model.scores[task]) / len(model.scores[task]) for task in first.objectives) for model in family
+        ),
+    )

@@ -1,0 +1,87 @@
+"""The held-out rows: opened once, after every search has ended and every entrant is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cycleqd_merge.comparison.results import Opening
+from cycleqd_merge.errors import RunFailed, UserError
+from cycleqd_merge.evaluation.pool import Pool
+from cycleqd_merge.evaluation.worker import Evaluation
+from cycleqd_merge.evolution.strategy import Candidate, Proposal, candidate_digest
+from cycleqd_merge.journal.log import Event, Journal, of_kind
+
+Told = Callable[[int, int], None]
+"""Called with how many models were scored, and of how many."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model did on the held-out rows: by task, a score per row, and the share of answers that were cut."""
+
+    scores: Mapping[str, tuple[float, ...]]
+    truncated: Mapping[str, float]
+
+
+def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]]) -> Opening:
+    """Record that the held-out rows are opened now, and for whom: digests by entrant.
+
+    Raises:
+        UserError: they were opened already, for others.
+    """
+    wanted = {name: list(digests) for name, digests in frozen.items()}
+    for event in of_kind(journal.events, "opened"):
+        if event["frozen"] != wanted:
+            raise UserError(
+                f"{journal.folder}: its held-out rows were opened at {event['at']} for other models; they are opened "
+                "once: compare other searches or budgets in another folder (--output)"
+            )
+        return _opening(event)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    journal.append({"event": "opened", "at": at, "frozen": wanted})
+    return _opening(journal.events[-1])
+
+
+def _opening(event: Event) -> Opening:
+    return Opening(event["at"], {name: tuple(digests) for name, digests in event["frozen"].items()})
+
+
+def score_heldout(journal: Journal, pool: Pool, candidates: Sequence[Candidate], told: Told) -> dict[str, HeldOut]:
+    """What every candidate does on the held-out rows, by digest; scored are those that the journal does not have.
+
+    Raises:
+        RunFailed: one cannot be scored.
+    """
+    scored = {event["candidate"]: _read(event["tasks"]) for event in of_kind(journal.events, "heldout")}
+    missing = {candidate_digest(each): each for each in candidates}
+    missing = {digest: each for digest, each in missing.items() if digest not in scored}
+    for number, candidate in enumerate(missing.values()):
+        pool.submit(Proposal(number, candidate, {}), "heldout")
+    digests = list(missing)
+    for done in range(1, len(missing) + 1):
+        finished = pool.next()
+        if finished.evaluation is None:
+            raise RunFailed(f"held-out rows: a model could not be scored: {finished.error}")
+        tasks = _tasks(finished.evaluation)
+        digest = digests[finished.number]
+        journal.append({"event": "heldout", "candidate": digest, "tasks": tasks})
+        scored[digest] = _read(tasks)
+        told(done, len(missing))
+    return scored
+
+
+def _tasks(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        task: {"scores": [outcome.score for outcome in result.outcomes], "truncated": result.truncated}
+        for task, result in evaluation.results.items()
+    }
+
+
+def _read(tasks: Mapping[str, Any]) -> HeldOut:
+    return HeldOut(
+        {task: tuple(own["scores"]) for task, own in tasks.items()},
+        {task: own["truncated"] for task, own in tasks.items()},
+    )

@@ -1,0 +1,35 @@
+"""One pool for all searches of a comparison: engines start once, whatever groups a search has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from cycleqd_merge.evaluation.pool import Finished, Pool
+from cycleqd_merge.evolution.genome import Genome, spread
+from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.tasks.protocol import Rows
+
+
+class SharedPool:
+    """See `Pool`. Opened when the first proposal comes, with so many `groups`; genomes of one group are spread."""
+
+    def __init__(self, open_pool: Callable[[], Pool], groups: int) -> None:
+        self._open, self._groups = open_pool, groups
+        self._pool: Pool | None = None
+
+    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+        if self._pool is None:
+            self._pool = self._open()
+        candidate = proposal.candidate
+        if isinstance(candidate, Genome) and candidate.coefficients.shape[1] < self._groups:
+            proposal = replace(proposal, candidate=spread(candidate, self._groups))
+        self._pool.submit(proposal, rows, known)
+
+    def next(self) -> Finished:
+        assert self._pool is not None, "nothing was submitted"
+        return self._pool.next()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()

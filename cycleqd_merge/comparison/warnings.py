@@ -1,0 +1,74 @@
+"""What to distrust in a comparison: noise, false wins, cut answers, rows that are not held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cycleqd_merge.comparison.results import Findings
+from cycleqd_merge.comparison.verdicts import Contest, Verdict
+
+TRUNCATED = 0.05
+"""The share of answers cut by the token limit above which a score is distrusted."""
+
+
+def warnings(findings: Findings, found: Sequence[Verdict], decided: Contest | None) -> list[str]:
+    """What keeps the figures from being taken at their word, a sentence each; none if nothing does."""
+    return [
+        *_noise(findings.reference, found, decided),
+        *_false_wins(found),
+        *_cut_answers(found),
+        *_unclean_rows(findings),
+    ]
+
+
+def _noise(reference: str, found: Sequence[Verdict], decided: Contest | None) -> list[str]:
+    lines = []
+    if decided is not None and decided.difference.holds_zero:
+        lines.append(
+            f"The difference between {decided.own} and its best rival, {decided.rival}, is inside noise: "
+            "these rows do not tell which is better."
+        )
+    alike = [
+        verdict.entrant.name
+        for verdict in found
+        if verdict.difference is not None
+        and verdict.difference.holds_zero
+        and (decided is None or verdict.entrant.name != decided.rival)
+    ]
+    if alike:
+        lines.append(f"Not told apart from {reference}: {', '.join(alike)}.")
+    return lines
+
+
+def _false_wins(found: Sequence[Verdict]) -> list[str]:
+    """Of entrants that were chosen by their search scores: base and experts were not."""
+    return [
+        f"False win: the search score of {verdict.entrant.name} lies {verdict.gap.difference:.3f} above its held-out "
+        f"score, more than two standard errors ({verdict.gap.error:.3f}): it fits the rows of the search."
+        for verdict in found
+        if verdict.entrant.kind not in ("base", "expert") and verdict.gap is not None and verdict.gap.large
+    ]
+
+
+def _cut_answers(found: Sequence[Verdict]) -> list[str]:
+    return [
+        f"{verdict.entrant.name}: the token limit cut {share:.0%} of its answers to {task}; "
+        "its score may be the limit's; a higher max_tokens would tell."
+        for verdict in found
+        for task, share in verdict.truncated.items()
+        if share > TRUNCATED
+    ]
+
+
+def _unclean_rows(findings: Findings) -> list[str]:
+    lines = [
+        f"Task {task}: {count.duplicates} of {count.heldout} held-out rows are rows of the search too; "
+        "scores on them are not held out."
+        for task, count in findings.rows.items()
+        if count.duplicates
+    ]
+    for entrant in findings.entrants:
+        frozen = findings.opened.frozen.get(entrant.name, ())
+        if any(judged.digest not in frozen for judged in entrant.judged):
+            lines.append(f"{entrant.name} was not fixed when the held-out rows were opened at {findings.opened.at}.")
+    return lines

@@ -1,0 +1,59 @@
+"""Searches by name, as `compare` sets them against each other: what each makes of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.recipe.faults import suggestion
+from cycleqd_merge.recipe.schema import Recipe
+
+AS_STATED = "recipe"
+"""The name of the search that the recipe itself states."""
+_SHARED = ("generations", "seed", "bins", "bounds")
+"""Keys of `evolution` that belong to the comparison, not to one of its searches."""
+_PAPER: dict[str, Any] = {"preset": "paper"}
+_NAMED: dict[str, dict[str, Any]] = {
+    "paper": {"evolution": _PAPER},
+    "no-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "none"}}},
+    "gaussian-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "gaussian"}}},
+    "random-sampling": {"evolution": {**_PAPER, "sampling": "random"}},
+    "published-sampling": {"evolution": {**_PAPER, "sampling": "published"}},
+    "map-elites": {"evolution": {**_PAPER, "cycling": False}},
+    "random": {"strategy": {"kind": "random"}},
+    "cma-es": {"strategy": {"kind": "cma-es"}},
+    "cma-me": {"strategy": {"kind": "cma-me"}},
+    "nsga2": {"strategy": {"kind": "nsga2"}},
+    "mergekit": {"strategy": {"kind": "mergekit"}},
+}
+_GROUPED = ("random", "cma-es", "cma-me", "nsga2")
+_GROUPS = "-groups"
+"""Behind the name of a search over coefficients: with the recipe's groups instead of one."""
+RIVALS = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
+
+
+def with_search(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another search: models, tasks, seed, generations, bins and bounds stay, operators are those of
+    the search that `name` means. Truncated singular bases stay truncated.
+
+    Raises:
+        UserError: no search has this name, or it needs groups and the recipe states none.
+    """
+    if name == AS_STATED:
+        return recipe
+    if name not in RIVALS:
+        raise UserError(f"no search is named {name!r}{suggestion(name, RIVALS)}; there are {', '.join(RIVALS)}")
+    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    own = stated.get("evolution", {})
+    named = _NAMED[name.removesuffix(_GROUPS)]
+    evolution = {key: own[key] for key in _SHARED if key in own} | named.get("evolution", {})
+    if name.endswith(_GROUPS):
+        if recipe.evolution.groups == "one":
+            raise UserError(f"{name}: the recipe states no `evolution.groups`")
+        evolution["groups"] = own["groups"]
+    rank = recipe.evolution.mutation.rank if recipe.evolution.mutation.kind == "svd" else None
+    if rank is not None:
+        evolution.setdefault("mutation", {"kind": "svd", "rank": rank})
+    return Recipe.model_validate(
+        {**stated, "strategy": named.get("strategy", {"kind": "cycleqd"}), "evolution": evolution}
+    )

@@ -1,0 +1,170 @@
+"""`compare`: searches of tiny real models set against each other, interrupted, gone on with, and judged once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cycleqd_merge.journal.log import read_events
+from cycleqd_merge.journal.replay import open_run
+from cycleqd_merge.run.measure import measure
+from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
+
+SEARCHES = "paper,cma-es-groups,mergekit"
+SEEDS = 2
+
+
+def compare(folder: Path, *more: object) -> Answer:
+    budget = ("--strategies", SEARCHES, "--budget", 6, "--seeds", SEEDS)
+    return cycleqd_merge("compare", folder / "recipe.yaml", *budget, "--output", folder / "compared", *more)
+
+
+@pytest.fixture
+def copied(compared: Path, tmp_path: Path) -> Path:
+    """The comparison once more, to be damaged."""
+    shutil.copytree(compared, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+@pytest.fixture(scope="module")
+def compared(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole comparison; stopped at once the first time."""
+    folder = tmp_path_factory.mktemp("comparison")
+    write_recipe(folder, models, evolution={"groups": {"layers": 1}, "mutation": {"kind": "svd", "w_max": 2.0}})
+    stopped = compare(folder, "--max-hours", 0)
+    assert (stopped.code, "time limit" in stopped.err) == (130, True), stopped.err
+    answer = compare(folder, "--json")
+    assert answer.code == 0, answer.err
+    (folder / "said.json").write_text(answer.out)
+    return folder
+
+
+def findings_of(folder: Path) -> Any:
+    return json.loads((folder / "compared/comparison.json").read_text())
+
+
+def test_every_search_is_an_ordinary_run_of_the_same_budget(compared: Path) -> None:
+    runs = sorted(
+        path.parent.relative_to(compared / "compared") for path in compared.glob("compared/*/*/journal.jsonl")
+    )
+    assert [str(run) for run in runs] == [
+        *(f"cma-es-groups/seed-{seed}" for seed in (0, 1)),
+        "mergekit/seed-0",
+        *(f"paper/seed-{seed}" for seed in (0, 1)),
+    ]
+    for run in runs:
+        replay = open_run(compared / "compared" / run)
+        assert len(replay.results) == 2 + 6
+        assert replay.confirmed
+    first, second = (open_run(compared / "compared/paper" / f"seed-{seed}") for seed in (0, 1))
+    assert first.steps[2:] != second.steps[2:]
+    assert len(first.groups) == 1
+    assert len(open_run(compared / "compared/cma-es-groups/seed-0").groups) > 1
+
+
+def test_entrants_score_as_they_do_in_runs_of_their_own(compared: Path) -> None:
+    """`measure` opens the run's own groups and engine; the comparison shared one pool for all."""
+    found = {entrant["name"]: entrant for entrant in findings_of(compared)["entrants"]}
+    for search in ("paper", "cma-es-groups"):
+        for place, seed in enumerate((0, 1)):
+            run = open_run(compared / "compared" / search / f"seed-{seed}")
+            alone = measure(run, ["best-mean", "aggregate", "base", "mean"], "heldout")
+            for name in ("best-mean", "aggregate"):
+                judged = found[f"{search} {name}"]["judged"][place]
+                assert judged["seed"] == seed
+                scores = {task: [o.score for o in result.outcomes] for task, result in alone[name].results.items()}
+                assert judged["heldout"] == scores
+            for name in ("base", "mean"):
+                scores = {task: [o.score for o in result.outcomes] for task, result in alone[name].results.items()}
+                assert found[name]["judged"][0]["heldout"] == scores
+
+
+def test_static_merges_are_judged_by_the_best_of_each_method(compared: Path) -> None:
+    run = open_run(compared / "compared/mergekit/seed-0")
+    found = {entrant["name"]: entrant for entrant in findings_of(compared)["entrants"] if entrant["kind"] == "merge"}
+    tried = [step["merge"] for step in run.steps[2:]]
+    for method in dict.fromkeys(tried):
+        count = tried.count(method)
+        entrant = found[f"{method} (best of {count})" if count > 1 else method]
+        numbers = [number for number, step in enumerate(run.steps) if step.get("merge") == method]
+        best = max(numbers, key=lambda number: np.mean(run.scores(number)))
+        searched = [entrant["judged"][0]["search"][task]["score"] for task in run.tasks]
+        assert searched == list(run.scores(best))
+
+
+def test_held_out_rows_are_opened_once_for_what_was_chosen_before(compared: Path, models: Models) -> None:
+    events = read_events(compared / "compared")
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "comparison"
+    assert kinds[1] == "opened"
+    assert set(kinds[2:]) == {"heldout"}
+    frozen = {digest for digests in events[1]["frozen"].values() for digest in digests}
+    assert {event["candidate"] for event in events[2:]} == frozen
+    again = compare(compared, "--json")
+    assert (again.code, again.out) == (0, (compared / "said.json").read_text())
+    assert read_events(compared / "compared") == events
+    refused = compare(compared, "--budget", 7)
+    assert refused.code != 0
+    assert "holds another comparison" in refused.err
+    assert read_events(compared / "compared") == events
+
+
+def test_a_search_beyond_the_budget_is_refused(copied: Path) -> None:
+    assert cycleqd_merge("evolve", copied / "compared/paper/seed-0", "--generations", 7).code == 0
+    refused = compare(copied)
+    assert refused.code != 0
+    assert "paper/seed-0: has evaluated 7 children, more than the budget of 6" in refused.err
+
+
+def test_models_chosen_after_the_rows_were_opened_are_refused(copied: Path) -> None:
+    """As when somebody tries other seeds until one wins."""
+    events = read_events(copied / "compared")
+    refused = compare(copied, "--set", "evolution.seed=5")
+    assert refused.code != 0
+    assert "opened at" in refused.err
+    assert "opened once" in refused.err
+    assert read_events(copied / "compared") == events
+
+
+def test_a_comparison_killed_among_the_held_out_rows_goes_on(compared: Path, copied: Path) -> None:
+    journal = copied / "compared/journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:5]) + lines[5][:20])
+    again = compare(copied, "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out) == json.loads((compared / "said.json").read_text())
+
+
+def test_tables_and_figures_lie_in_its_folder(compared: Path) -> None:
+    folder = compared / "compared"
+    with (folder / "models.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 1 + len(findings_of(compared)["entrants"])
+    assert "paper best-mean" in (folder / "comparison.md").read_text()
+    pictures = sorted(path.name for path in (folder / "figures").iterdir())
+    assert pictures == [f"{name}.{kind}" for name in ("archives", "curves", "winners") for kind in ("png", "svg")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strategies", "paper,cmaes"], "no search is named 'cmaes'.*cma-es"),
+        (["--strategies", "paper,paper"], "paper is named twice"),
+        (["--strategies", "nsga2-groups"], "states no `evolution.groups`"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_any_work(
+    models: Models, tmp_path: Path, options: list[str], message: str
+) -> None:
+    recipe = write_recipe(tmp_path, models)
+    answer = cycleqd_merge("compare", recipe, "--output", tmp_path / "compared", *options)
+    assert answer.code != 0
+    assert re.search(message, answer.err)
+    assert not (tmp_path / "compared").exists()
