@@ -22,10 +22,11 @@ _NAMED: dict[str, dict[str, Any]] = {
     "map-elites": {"evolution": {**_PAPER, "cycling": False}},
     "random": {"strategy": {"kind": "random"}},
     "cma-es": {"strategy": {"kind": "cma-es"}},
+    "cma-me": {"strategy": {"kind": "cma-me"}},
     "nsga2": {"strategy": {"kind": "nsga2"}},
     "mergekit": {"strategy": {"kind": "mergekit"}},
 }
-_GROUPED = ("random", "cma-es", "nsga2")
+_GROUPED = ("random", "cma-es", "cma-me", "nsga2")
 _GROUPS = "-groups"
 """Behind the name of a search over coefficients: with the recipe's groups instead of one."""
 RIVALS = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
