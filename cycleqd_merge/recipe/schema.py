@@ -162,11 +162,11 @@ class Evolution(Strict):
     sampling: Literal["elite", "random", "published"] = "elite"
     """How parents are chosen; `published` weighs elites by their bins, as the published code does."""
     mates: Literal["own", "any"] = "own"
-    """Where the second parent comes from: the archive of the first, or, with `any`, that of another task, drawn anew for
-    each child."""
+    """Where the second parent comes from: the archive of the first, or, with `any`, that of another task, drawn anew
+    for each child."""
     adaptive: bool = False
-    """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule, for each task apart: they grow
-    while more than one child in five enters an archive, else they shrink, up to eightfold either way."""
+    """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule, for each task apart: they
+    grow while more than one child in five enters an archive, else they shrink, up to eightfold either way."""
     warm_start: list[float] | None = Field(None, min_length=1)
     """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are the static merges that hold so much of every
     expert's task vector, and fill the archives before the first child is bred."""
@@ -300,8 +300,9 @@ class Confirm(Strict):
 
     share: float = Field(0.2, ge=0, lt=1)
     """Share of each task's search rows that is set aside for it; 0 switches it off."""
-    top: int = Field(10, ge=1)
-    """How many elites of the highest mean, besides the best of each archive, are scored again."""
+    top: int = Field(10, ge=0)
+    """How many elites of the highest mean, besides the best of each archive, are scored again; 0: none at all, and the
+    rows stay unseen."""
 
 
 class CycleQDStrategy(Strict):
@@ -397,6 +398,15 @@ Strategy = Annotated[
 ]
 
 
+class Search(Strict):
+    """A search of the user's own for `compare`."""
+
+    strategy: Strategy = CycleQDStrategy()
+    """What proposes children."""
+    evolution: Evolution = Evolution()
+    """Its operators; generations, seed, bins and bounds are the recipe's."""
+
+
 class Finish(Strict):
     """What `evolve` does once the last generation is told."""
 
@@ -464,6 +474,8 @@ class Recipe(Strict):
     """What proposes children."""
     evolution: Evolution = Evolution()
     """The search."""
+    searches: dict[Name, Search] = Field(default_factory=dict)
+    """Searches that `compare` knows by these names, besides its own."""
     models: Models = Models()
     """How models are opened."""
     engine: Engine = TransformersEngine()
