@@ -41,12 +41,15 @@ class Materials:
     def mutated_experts(self, seeds: Sequence[dict[str, Any]] = ()) -> set[int]:
         """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
         inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
-        mutates = self.recipe.strategy.kind in ("cycleqd", "python")
+        strategy = self.recipe.strategy
+        mutates = strategy.kind in ("cycleqd", "python") or (strategy.kind == "cma-me" and strategy.bred > 0)
         if not mutates or self.recipe.evolution.mutation.kind != "svd":
             return inherited
         names = list(self.recipe.experts)
         uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]
-        drawn_from = names if None in uses else [name for name in uses if name is not None]
+        drawn_from = (
+            names if None in uses or not self.recipe.evolution.cycling else [name for name in uses if name is not None]
+        )
         return inherited | {names.index(name) for name in drawn_from}
 
     @property

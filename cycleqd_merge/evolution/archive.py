@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
-from ribs.archives import GridArchive
+from ribs.archives import AddStatus, GridArchive
 
 Bounds = tuple[tuple[float, float], ...]
 Scores = tuple[float, ...]
@@ -31,6 +31,17 @@ class Elite:
     task: int
     cell: tuple[int, ...]
     scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of a child in one archive.
+
+    gain: its quality, less that of the elite that stood in its cell if there was one; 0 or less if it did not enter.
+    """
+
+    status: AddStatus
+    gain: float
 
 
 def bounds_from(scores: Sequence[Scores], low: float, high: float) -> Bounds:
@@ -84,15 +95,16 @@ class Archive:
         place = (bins * (score - low) + self._grid.epsilon) / (high - low)
         return int(min(max(place, 0), bins - 1))
 
-    def add(self, number: int, scores: Scores) -> bool:
-        """Offer a child; it enters if its cell is empty or its quality is strictly better. True if it entered."""
+    def add(self, number: int, scores: Scores) -> Entry:
+        """Offer a child; it enters if its cell is empty or its quality is strictly better."""
         cell, quality = self.cell_of(scores), scores[self.task]
-        if quality <= self._qualities.get(cell, -np.inf):  # the common case, decided without the cost of an insertion
-            return False
+        held = self._qualities.get(cell)
+        if held is not None and quality <= held:  # the common case, decided without the cost of an insertion
+            return Entry(AddStatus.NOT_ADDED, quality - held)
         measures = [min(max(scores[other], self.bounds[other][0]), self.bounds[other][1]) for other in self.others]
         self._grid.add_single(list(scores), quality, measures, number=number)
         self._qualities[cell] = quality
-        return True
+        return Entry(AddStatus.NEW, quality) if held is None else Entry(AddStatus.IMPROVE_EXISTING, quality - held)
 
     def elites(self) -> list[Elite]:
         """All elites, ordered by cell."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from cma import CMAEvolutionStrategy
 
-from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Matrix
+from cycleqd_merge.evolution.space import Admission
 
 
 class CmaEs:
@@ -36,7 +36,7 @@ class CmaEs:
             self._search = self._begin(2 * int(self._search.popsize))
         return np.array(self._search.ask())
 
-    def tell(self, population: Matrix, scores: list[Scores | None]) -> None:
+    def tell(self, population: Matrix, admissions: list[Admission]) -> None:
         """See `Optimiser.tell`. A child without scores ranks below all others."""
-        losses = [1.0 if own is None else -float(np.dot(self._weights, own)) for own in scores]
+        losses = [1.0 if each.scores is None else -float(np.dot(self._weights, each.scores)) for each in admissions]
         self._search.tell(list(population), losses)

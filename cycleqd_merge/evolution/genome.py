@@ -150,12 +150,13 @@ def combine(genomes: Sequence[Genome], weights: Matrix) -> Genome:
     return Genome(np.asarray(coefficients), tuple(pool[first[i]] for i in kept), shares[kept])
 
 
-def crossover(a: Genome, b: Genome, weights: Matrix) -> Genome:
-    """Model-merging crossover (paper, section 4.2): per group (w1 a + w2 b) / (w1 + w2).
+def crossover(a: Genome, b: Genome, weights: Matrix, scaling: float = 1.0) -> Genome:
+    """Model-merging crossover (paper, section 4.2): per group scaling * (w1 a + w2 b) / (w1 + w2).
 
-    weights: shape (2, groups): w1 and w2 as drawn from N(mu, sigma^2).
+    weights: shape (2, groups): w1 and w2 as drawn from N(mu, sigma^2). scaling: what task arithmetic multiplies a sum
+    of task vectors by; the paper's mean leaves them at 1.
     """
-    return combine((a, b), weights / weights.sum(axis=0))
+    return combine((a, b), scaling * (weights / weights.sum(axis=0)))
 
 
 def mutate(genome: Genome, mutation: Mutation) -> Genome:

@@ -9,9 +9,9 @@ from pymoo.core.problem import Problem
 from pymoo.problems.static import StaticProblem
 from pymoo.termination.max_gen import MaximumGenerationTermination
 
-from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.draws import new_seed
 from cycleqd_merge.evolution.genome import Matrix
+from cycleqd_merge.evolution.space import Admission
 
 
 class Nsga2:
@@ -28,9 +28,9 @@ class Nsga2:
         self._asked = self._search.ask()
         return np.asarray(self._asked.get("X"), dtype=np.float64)
 
-    def tell(self, population: Matrix, scores: list[Scores | None]) -> None:
+    def tell(self, population: Matrix, admissions: list[Admission]) -> None:
         """See `Optimiser.tell`. A child without scores is beaten by all others."""
         worst = (-1.0,) * int(self._problem.n_obj)
-        losses = -np.array([worst if own is None else own for own in scores])
+        losses = -np.array([worst if each.scores is None else each.scores for each in admissions])
         Evaluator().eval(StaticProblem(self._problem, F=losses), self._asked)
         self._search.tell(infills=self._asked)

@@ -6,9 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome, Matrix, coefficient_genome
-from cycleqd_merge.evolution.space import SearchSpace
+from cycleqd_merge.evolution.space import Admission, SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 
 DIGITS = 6
@@ -17,15 +16,14 @@ linear algebra on two machines differs by, so that a run is replayed on any."""
 
 
 class Optimiser(Protocol):
-    """Proposes populations of vectors and learns from the scores of all of one at once."""
+    """Proposes populations of vectors and learns from all of one at once."""
 
     def ask(self) -> Matrix:
         """The next population, shape (children, dimensions)."""
         ...
 
-    def tell(self, population: Matrix, scores: list[Scores | None]) -> None:
-        """What the children of the population scored: the objectives' scores; None for one that failed or that fell
-        below a floor."""
+    def tell(self, population: Matrix, admissions: list[Admission]) -> None:
+        """What became of each child of the population."""
         ...
 
 
@@ -35,32 +33,38 @@ class Populations:
     def __init__(self, space: SearchSpace, optimiser: Optimiser) -> None:
         self.space, self._optimiser = space, optimiser
         self._population: Matrix = np.zeros((0, space.experts * space.groups))
-        self._begins = space.first
-        self._told: list[Scores | None] = []
+        self._numbers: list[int] = []
+        self._told: list[Admission] = []
 
     def ask(self, number: int) -> Proposal | None:
         """See `Strategy.ask`."""
         if number < self.space.first:
             return self.space.founder(number)
-        if number == self._begins + len(self._population):
-            if not self.space.archives or len(self._told) < len(self._population):
+        return self.emit(number) if self.space.archives else None
+
+    def emit(self, number: int) -> Proposal | None:
+        """The next child of the population, or the first of a new one; None while some of one are not told."""
+        if len(self._numbers) == len(self._population):
+            if len(self._told) < len(self._population):
                 return None
-            self._next_population(number)
-        member = number - self._begins
-        genome = self._genome(self._population[member])
+            self._next_population()
+        genome = self._genome(self._population[len(self._numbers)])
+        self._numbers.append(number)
         return self.space.propose(number, genome, {"coefficients": genome.coefficients.tolist()})
 
     def tell(self, result: Result) -> None:
         """See `Strategy.tell`."""
-        self.space.tell(result)
-        if result.number >= self.space.first:
-            fit = result.scores is not None and self.space.holds(result.scores)
-            self._told.append(result.scores[: len(self.space.objectives)] if result.scores and fit else None)
+        self.learn(result.number, self.space.tell(result))
 
-    def _next_population(self, number: int) -> None:
+    def learn(self, number: int, admission: Admission) -> None:
+        """Take what became of a child, if it is one of the population."""
+        if number in self._numbers:
+            self._told.append(admission)
+
+    def _next_population(self) -> None:
         if len(self._population):
             self._optimiser.tell(self._population, self._told)
-        self._population, self._begins, self._told = self._optimiser.ask(), number, []
+        self._population, self._numbers, self._told = self._optimiser.ask(), [], []
 
     def _genome(self, vector: Matrix) -> Genome:
         return coefficient_genome(vector.reshape(self.space.experts, self.space.groups).round(DIGITS))

@@ -42,6 +42,13 @@ def choose_parents(
     return int(numbers[first]), int(numbers[second])
 
 
+def choose_mate(numbers: NDArray[np.int64], weights: NDArray[np.float64], first: int, rng: np.random.Generator) -> int:
+    """A second parent from another archive than the first's, by probability; `first` itself only where it is alone."""
+    others = np.where(numbers == first, 0.0, weights)
+    (place,) = _places(others if others.any() else weights, rng.random(1))
+    return int(numbers[place])
+
+
 def _places(weights: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
     """Where draws of U(0, 1) fall along the cumulated weights, one place each."""
     cumulated = weights.cumsum()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Scores, bounds_from
-from cycleqd_merge.evolution.genome import Genome, expert_genome
+from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Entry, Scores, bounds_from
+from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
 from cycleqd_merge.evolution.strategy import Candidate, Proposal, Result
 
 
@@ -28,6 +28,23 @@ class Floor:
     least: float
 
 
+@dataclass(frozen=True)
+class Admission:
+    """What became of a child.
+
+    scores: the objectives' scores; None if it failed or fell below a floor. entries: what it did in each archive; empty
+    where it was offered to none.
+    """
+
+    scores: Scores | None
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def entered(self) -> bool:
+        """Whether it entered any archive."""
+        return any(entry.status for entry in self.entries)
+
+
 class SearchSpace:
     """Founders, candidates and archives of one search.
 
@@ -35,6 +52,7 @@ class SearchSpace:
     of generation 1. Result scores hold the objectives first, in their order, then those of tasks without an archive.
 
     factors: bounds of the archives, times the worst and times the best score of the tasks' experts (paper: 0.85, 1.15).
+    levels: warm starts: static merges, so much of every expert each, that a strategy may begin its generations with.
     """
 
     def __init__(
@@ -45,9 +63,10 @@ class SearchSpace:
         floors: tuple[Floor, ...] = (),
         seeds: tuple[Genome, ...] = (),
         factors: tuple[float, float] = (0.85, 1.15),
+        levels: tuple[float, ...] = (),
     ) -> None:
         self.objectives, self.experts, self.groups = objectives, experts, groups
-        self.floors, self.seeds, self.factors = floors, seeds, factors
+        self.floors, self.seeds, self.factors, self.levels = floors, seeds, factors, levels
         self.first = experts + len(seeds)
         self.bounds: Bounds | None = None
         self.archives: list[Archive] = []
@@ -61,6 +80,15 @@ class SearchSpace:
         if number < self.experts:
             return self.propose(number, expert_genome(number, self.experts, self.groups), {"expert": number})
         return self.propose(number, self.seeds[number - self.experts], {"seed": number - self.experts})
+
+    def opening(self, number: int) -> Proposal | None:
+        """The proposal of a founder or a warm start; None for all numbers after them."""
+        if number < self.first:
+            return self.founder(number)
+        if number < self.first + len(self.levels):
+            level = self.levels[number - self.first]
+            return self.propose(number, level_genome(level, self.experts, self.groups), {"level": level})
+        return None
 
     def propose(self, number: int, candidate: Candidate, step: dict[str, Any]) -> Proposal:
         """A proposal, remembered under its number; `step` says how it came to be, as JSON values.
@@ -92,8 +120,8 @@ class SearchSpace:
         """Whether scores reach every floor."""
         return all(scores[floor.column] >= floor.least for floor in self.floors)
 
-    def tell(self, result: Result) -> None:
-        """Offer a result to the archives; they open once every founder was told.
+    def tell(self, result: Result) -> Admission:
+        """Offer a result to the archives; they open once every founder was told, and only then are founders offered.
 
         Raises:
             EmptyRange: a task's scores cannot be binned and no bounds were given.
@@ -106,8 +134,9 @@ class SearchSpace:
             self._founders[result.number] = result.scores
         if self._told == self.first:
             self._open()
-        elif self._told > self.first and result.scores is not None:
-            self._offer(result.number, result.scores)
+        elif self._told > self.first and result.scores is not None and self.holds(result.scores):
+            return self._offer(result.number, result.scores[: len(self.objectives)])
+        return Admission(None)
 
     def _open(self) -> None:
         """Generation 0 is scored: fix the bounds and seed the archives."""
@@ -137,7 +166,5 @@ class SearchSpace:
                 raise EmptyRange(task, error.worst, error.best) from None
         return tuple(bounds)
 
-    def _offer(self, number: int, scores: Scores) -> None:
-        if self.holds(scores):
-            for archive in self.archives:
-                archive.add(number, scores[: len(self.objectives)])
+    def _offer(self, number: int, scores: Scores) -> Admission:
+        return Admission(scores, tuple(archive.add(number, scores) for archive in self.archives))

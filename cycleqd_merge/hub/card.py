@@ -189,6 +189,8 @@ def _founder(step: Mapping[str, Any], experts: Sequence[Any]) -> str:
         return f"expert {cell(experts[step['expert']].name)}"
     if "seed" in step:
         return f"seed {step['seed']}"
+    if "level" in step:
+        return f"{step['level']:g} of every expert"
     return ", ".join(f"#{parent}" for parent in step.get("parents", [])) or "-"
 
 

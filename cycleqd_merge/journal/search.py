@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from cycleqd_merge.evolution.cycleqd import CycleQD, Operators
-from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.genome import Genome, Matrix
 from cycleqd_merge.evolution.listed import Listed
 from cycleqd_merge.evolution.map_elites import MapElites
+from cycleqd_merge.evolution.mixed import Mixed
 from cycleqd_merge.evolution.populations import Optimiser, Populations
 from cycleqd_merge.evolution.random_search import RandomSearch
 from cycleqd_merge.evolution.space import Floor, Objective, SearchSpace
@@ -17,6 +18,7 @@ from cycleqd_merge.evolution.strategy import Strategy
 from cycleqd_merge.recipe import target
 from cycleqd_merge.recipe.schema import (
     CmaEsStrategy,
+    CmaMeStrategy,
     CycleQDStrategy,
     Evolution,
     GaussianMutation,
@@ -51,7 +53,8 @@ def build_space(recipe: Recipe, groups: int, seeds: tuple[Genome, ...] = ()) -> 
     )
     floors = tuple(Floor(column, use.floor) for column, use in enumerate(tasks) if use.floor is not None)
     factors = (recipe.evolution.bounds.low, recipe.evolution.bounds.high)
-    return SearchSpace(objectives, len(experts), groups, floors, seeds, factors)
+    levels = tuple(recipe.evolution.warm_start or ())
+    return SearchSpace(objectives, len(experts), groups, floors, seeds, factors, levels)
 
 
 def build_strategy(recipe: Recipe, space: SearchSpace, folder: Path) -> Strategy:
@@ -69,6 +72,9 @@ def build_strategy(recipe: Recipe, space: SearchSpace, folder: Path) -> Strategy
             return RandomSearch(space, seed, chosen.low, chosen.high)
         case CmaEsStrategy():
             return Populations(space, _cma_es(chosen, space, seed))
+        case CmaMeStrategy():
+            breeder = CycleQD(space, operators(recipe.evolution), seed)
+            return Mixed(Populations(space, _cma_me(chosen, space, seed)), breeder, chosen.bred)
         case Nsga2Strategy():
             from cycleqd_merge.evolution.nsga2 import Nsga2
 
@@ -89,13 +95,22 @@ def children(recipe: Recipe, strategy: Strategy) -> int:
     return min(recipe.evolution.generations, getattr(strategy, "generations", recipe.evolution.generations))
 
 
+def _start(start: float | None, space: SearchSpace) -> Matrix:
+    """Where a search over coefficients begins, shape (dimensions,); the experts' plain mean by default."""
+    return np.full(space.experts * space.groups, 1.0 / space.experts if start is None else start)
+
+
+def _cma_me(setting: CmaMeStrategy, space: SearchSpace, seed: int) -> Optimiser:
+    from cycleqd_merge.evolution.cma_me import CmaMe
+
+    return CmaMe(space, _start(setting.start, space), setting.sigma, setting.population, seed)
+
+
 def _cma_es(setting: CmaEsStrategy, space: SearchSpace, seed: int) -> Optimiser:
     from cycleqd_merge.evolution.cma_es import CmaEs
 
-    start = 1.0 / space.experts if setting.start is None else setting.start
     weights = [1.0 if setting.weights is None else setting.weights.get(each.name, 0.0) for each in space.objectives]
-    begin = np.full(space.experts * space.groups, start)
-    return CmaEs(begin, setting.sigma, setting.population, np.array(weights), seed)
+    return CmaEs(_start(setting.start, space), setting.sigma, setting.population, np.array(weights), seed)
 
 
 def operators(evolution: Evolution) -> Operators:
@@ -115,4 +130,7 @@ def operators(evolution: Evolution) -> Operators:
         sampling=evolution.sampling,
         alpha_low=evolution.alpha_low,
         alpha_high=evolution.alpha_high,
+        scaling=evolution.scaling,
+        mates=evolution.mates,
+        adaptive=evolution.adaptive,
     )

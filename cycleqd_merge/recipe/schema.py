@@ -151,6 +151,9 @@ class Evolution(Strict):
     """Mean of the crossover weights."""
     sigma: float = Field(0.03, ge=0)
     """Standard deviation of the crossover weights."""
+    scaling: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    """Crossover multiplies a child's task vectors by a factor drawn from this range, such as [1.0, 1.6]: the plain mean
+    of two experts, the paper's, leaves half of either."""
     mutation: Mutation = SvdMutation()
     """How children are mutated."""
     cycling: bool = True
@@ -158,6 +161,15 @@ class Evolution(Strict):
     whose quality is the mean score, and all tasks are its behaviour characteristics."""
     sampling: Literal["elite", "random", "published"] = "elite"
     """How parents are chosen; `published` weighs elites by their bins, as the published code does."""
+    mates: Literal["own", "any"] = "own"
+    """Where the second parent comes from: the archive of the first, or, with `any`, that of another task, drawn anew
+    for each child."""
+    adaptive: bool = False
+    """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule, for each task apart: they
+    grow while more than one child in five enters an archive, else they shrink, up to eightfold either way."""
+    warm_start: list[float] | None = Field(None, min_length=1)
+    """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are the static merges that hold so much of every
+    expert's task vector, and fill the archives before the first child is bred."""
     alpha_low: float = Field(0.5, gt=0)
     """Elite sampling: weight factor of the worst elite of a task."""
     alpha_high: float = Field(0.8, gt=0)
@@ -173,6 +185,10 @@ class Evolution(Strict):
             raise KeyFault(f"{self.alpha_low} is above alpha_high, which is {self.alpha_high}", "alpha_low")
         if self.bounds.low >= self.bounds.high:
             raise KeyFault(f"{self.bounds.low} is not below bounds.high, which is {self.bounds.high}", "bounds", "low")
+        if self.scaling is not None and self.scaling[0] > self.scaling[1]:
+            raise KeyFault(f"{self.scaling[0]} is above {self.scaling[1]}", "scaling")
+        if self.mates == "any" and not self.cycling:
+            raise KeyFault("`any` needs `cycling: true`; plain MAP-Elites has one archive", "mates")
         return self
 
     def flights(self, workers: int) -> int:
@@ -284,8 +300,9 @@ class Confirm(Strict):
 
     share: float = Field(0.2, ge=0, lt=1)
     """Share of each task's search rows that is set aside for it; 0 switches it off."""
-    top: int = Field(10, ge=1)
-    """How many elites of the highest mean, besides the best of each archive, are scored again."""
+    top: int = Field(10, ge=0)
+    """How many elites of the highest mean, besides the best of each archive, are scored again; 0: none at all, and the
+    rows stay unseen."""
 
 
 class CycleQDStrategy(Strict):
@@ -329,6 +346,21 @@ class CmaEsStrategy(Strict):
     """Weight of each task's score in the objective; by default they count alike."""
 
 
+class CmaMeStrategy(Strict):
+    """CMA-ME over the coefficients of all experts and groups: a CMA-ES for each task's archive, driven by what its
+    children improve there, and one for the mean score, in turns; beside them, children bred as `evolution` says."""
+
+    kind: Literal["cma-me"]
+    start: float | None = None
+    """All coefficients where each begins; 1 / experts, their plain mean, by default."""
+    sigma: float = Field(0.2, gt=0)
+    """Standard deviation that each begins with."""
+    population: int | None = Field(None, ge=2)
+    """Children per population; by default as many as `ribs` takes for the number of coefficients."""
+    bred: Unit = 0.0
+    """Share of children that CycleQD's operators, mutation among them, breed from the same archives instead."""
+
+
 class Nsga2Strategy(Coefficients):
     """NSGA-II over the coefficients of all experts and groups, an objective per task."""
 
@@ -355,9 +387,24 @@ class PythonStrategy(Target):
 
 
 Strategy = Annotated[
-    CycleQDStrategy | RandomStrategy | CmaEsStrategy | Nsga2Strategy | MergekitStrategy | PythonStrategy,
+    CycleQDStrategy
+    | RandomStrategy
+    | CmaEsStrategy
+    | CmaMeStrategy
+    | Nsga2Strategy
+    | MergekitStrategy
+    | PythonStrategy,
     Field(discriminator="kind"),
 ]
+
+
+class Search(Strict):
+    """A search of the user's own for `compare`."""
+
+    strategy: Strategy = CycleQDStrategy()
+    """What proposes children."""
+    evolution: Evolution = Evolution()
+    """Its operators; generations, seed, bins and bounds are the recipe's."""
 
 
 class Finish(Strict):
@@ -427,6 +474,8 @@ class Recipe(Strict):
     """What proposes children."""
     evolution: Evolution = Evolution()
     """The search."""
+    searches: dict[Name, Search] = Field(default_factory=dict)
+    """Searches that `compare` knows by these names, besides its own."""
     models: Models = Models()
     """How models are opened."""
     engine: Engine = TransformersEngine()
@@ -462,6 +511,8 @@ class Recipe(Strict):
         if optimised < 2:
             raise KeyFault(f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks")
         self._weighs_tasks()
+        if isinstance(self.strategy, CmaMeStrategy) and not self.evolution.cycling:
+            raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
         return self
 
     def _weighs_tasks(self) -> None:

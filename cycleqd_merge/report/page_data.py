@@ -47,7 +47,11 @@ def _evaluation(replay: Replay, number: int) -> dict[str, Any]:
     line = lineage(replay, number, ANCESTORS)
     rows = lineage_rows(line)
     facts: dict[str, Any] = {
-        "step": {key: event["step"][key] for key in ("expert", "seed", "parents", "mutation") if key in event["step"]},
+        "step": {
+            key: event["step"][key]
+            for key in ("expert", "seed", "level", "parents", "mutation")
+            if key in event["step"]
+        },
         "scores": event["scores"],
         "error": event.get("error"),
         "lineage": [[entry["evaluation"], rows[entry["evaluation"]]] for entry in line],

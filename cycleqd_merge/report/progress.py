@@ -81,7 +81,7 @@ class Progress:
         """What is special about a generation: its merge method, or the task that is the quality."""
         if "merge" in replay.steps[number]:
             return f" ({replay.steps[number]['merge']})"
-        cycling = replay.recipe.strategy.kind == "cycleqd" and replay.recipe.evolution.cycling
+        cycling = "parents" in replay.steps[number] and replay.recipe.evolution.cycling
         return f" ({replay.objectives[replay.generation % len(replay.objectives)]})" if cycling else ""
 
     def _archives(self, replay: Replay) -> str:

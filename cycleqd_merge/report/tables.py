@@ -118,7 +118,7 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
         table.add_column(heading)
     for entry in line:
         step, scores = entry["step"], entry["scores"]
-        founder = next((f"{kind} {step[kind]}" for kind in ("expert", "seed") if kind in step), "-")
+        founder = next((f"{kind} {step[kind]}" for kind in ("expert", "seed", "level") if kind in step), "-")
         parents = ", ".join(f"#{parent}" for parent in step.get("parents", [])) or founder
         mutation = step.get("mutation", {})
         kind = (

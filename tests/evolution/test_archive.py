@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ribs.archives import GridArchive
 
 from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Scores, bounds_from
 from tests.evolution.references import SlowArchive, slow_snapshot, snapshot
@@ -34,7 +35,7 @@ def test_archive_holds_what_a_plain_dictionary_of_cells_holds(
     archive, slow = Archive(task, bounds, bins), SlowArchive(task, bounds, bins)
     for number, scores in enumerate(children):
         assert archive.cell_of(scores) == slow.cell_of(scores)
-        assert archive.add(number, scores) == slow.add(number, scores)
+        assert bool(archive.add(number, scores).status) == slow.add(number, scores)
     held = slow.cells.values()
     assert snapshot([archive]) == slow_snapshot([slow])
     assert archive.qd_score == pytest.approx(math.fsum(scores[task] for _, scores in held))
@@ -62,16 +63,31 @@ def test_table_and_heatmap_show_the_same_elites(given: tuple[int, Bounds, list[i
 
 def test_only_a_strictly_better_child_takes_a_cell() -> None:
     archive = Archive(0, ((0.0, 1.0), (0.0, 1.0)), [5, 5])
-    assert archive.add(0, (0.5, 0.41))
-    assert not archive.add(1, (0.5, 0.42))
-    assert not archive.add(2, (0.4, 0.42))
-    assert archive.add(3, (math.nextafter(0.5, 1), 0.42))
+    assert archive.add(0, (0.5, 0.41)).status
+    assert not archive.add(1, (0.5, 0.42)).status
+    assert not archive.add(2, (0.4, 0.42)).status
+    assert archive.add(3, (math.nextafter(0.5, 1), 0.42)).status
     assert snapshot([archive]) == [[((2,), 3, (math.nextafter(0.5, 1), 0.42))]]
+
+
+@given(settings())
+def test_entries_are_those_that_ribs_itself_reports(given: tuple[int, Bounds, list[int], list[Scores]]) -> None:
+    task, bounds, bins, children = given
+    others = [other for other in range(len(bounds)) if other != task]
+    grid = GridArchive(
+        solution_dim=0, dims=[bins[other] for other in others], ranges=[bounds[other] for other in others]
+    )
+    archive = Archive(task, bounds, bins)
+    for number, scores in enumerate(children):
+        measures = [min(max(scores[other], bounds[other][0]), bounds[other][1]) for other in others]
+        wanted = grid.add_single([], scores[task], measures)
+        found = archive.add(number, scores)
+        assert (found.status, found.gain) == (wanted["status"], pytest.approx(wanted["value"]))
 
 
 def test_a_child_that_scores_nothing_enters_an_empty_cell() -> None:
     archive = Archive(0, ((0.0, 1.0), (0.0, 1.0)), [5, 5])
-    assert archive.add(0, (0.0, 0.0))
+    assert archive.add(0, (0.0, 0.0)).status
     assert archive.coverage == 0.2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,18 @@ from cma import CMAEvolutionStrategy
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import Problem
 from pymoo.optimize import minimize
+from ribs.archives import GridArchive
+from ribs.emitters import EvolutionStrategyEmitter
 
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.cma_es import CmaEs
-from cycleqd_merge.evolution.cycleqd import Operators
+from cycleqd_merge.evolution.cma_me import CmaMe
+from cycleqd_merge.evolution.cycleqd import CycleQD, Operators
 from cycleqd_merge.evolution.draws import generator, new_seed
 from cycleqd_merge.evolution.genome import Genome, Matrix, coefficient_genome
 from cycleqd_merge.evolution.listed import Listed
 from cycleqd_merge.evolution.map_elites import MapElites
+from cycleqd_merge.evolution.mixed import Mixed
 from cycleqd_merge.evolution.nsga2 import Nsga2
 from cycleqd_merge.evolution.populations import Populations
 from cycleqd_merge.evolution.random_search import RandomSearch
@@ -31,10 +36,10 @@ TARGETS = np.array([[0.9, 0.2, 0.1, 0.3], [0.1, 0.8, 0.4, 0.2]])
 Scorer = Callable[[Proposal], Scores | None]
 
 
-def space(floors: tuple[Floor, ...] = ()) -> SearchSpace:
+def space(floors: tuple[Floor, ...] = (), levels: tuple[float, ...] = ()) -> SearchSpace:
     """Two experts, two groups, two tasks, one to keep."""
     objectives = tuple(Objective(name, number, 6) for number, name in enumerate(("sql", "bash")))
-    return SearchSpace(objectives, experts=2, groups=2, floors=floors)
+    return SearchSpace(objectives, experts=2, groups=2, floors=floors, levels=levels)
 
 
 def scores_of(vector: Matrix) -> tuple[float, ...]:
@@ -66,11 +71,19 @@ def cma_es(population: int | None = None, seed: int = 3) -> CmaEs:
     return CmaEs(np.full(4, 0.5), 0.2, population, np.array([3.0, 1.0]), seed)
 
 
+def cma_me(bred: float, seed: int = 3, levels: tuple[float, ...] = (), **operators: Any) -> Mixed:
+    of = space(levels=levels)
+    populations = Populations(of, CmaMe(of, np.full(4, 0.5), 0.2, 6, seed))
+    return Mixed(populations, CycleQD(of, Operators(**operators), seed), bred)
+
+
 def strategies() -> dict[str, Callable[[], Strategy]]:
     return {
         "random": lambda: RandomSearch(space(), 3, -0.5, 1.5),
         "cma-es": lambda: Populations(space(), cma_es()),
         "nsga2": lambda: Populations(space(), Nsga2(4, 2, 8, -0.5, 1.5, 3)),
+        "cma-me": lambda: cma_me(0.0),
+        "cma-me and bred": lambda: cma_me(0.4, adaptive=True, scaling=(1.0, 1.6)),
         "map-elites": lambda: MapElites(space(), Operators(), 3),
     }
 
@@ -93,6 +106,83 @@ def test_cma_es_finds_the_best_and_begins_anew_with_more_children() -> None:
     best = max(scores_of(np.array(each))[0] for each in coefficients(play(search, 1500)))
     assert best > 0.9999
     assert len(search._population) == 16  # it had converged: 8 children before
+
+
+def test_cma_me_searches_as_emitters_of_ribs_do_in_turns() -> None:
+    """Compared as far as no emitter begins anew: it does so at an elite, and draws this one by itself."""
+    compared = 0
+    for seed in range(8):
+        found = play(cma_me(0.0, seed), 150)
+        wanted = emitters_by_hand(seed, found[:2])[:150]
+        np.testing.assert_allclose(coefficients(found)[2 : len(wanted) + 2], wanted, atol=1e-5)
+        compared += len(wanted) // 6
+    assert compared > 40
+
+
+def emitters_by_hand(seed: int, experts: list[Proposal]) -> list[list[float]]:
+    """A plain loop over `ribs` until an emitter begins anew: archives with the coefficients in them, an emitter each,
+    and one for the mean that ranks by it alone."""
+    bounds = [(0.85 * min(column), 1.15 * max(column)) for column in zip(*map(plain, experts), strict=True)][:2]
+    archives = [GridArchive(solution_dim=4, dims=[6], ranges=[bounds[1 - task]]) for task in (0, 1)]
+    overall = GridArchive(solution_dim=4, dims=[1], ranges=[(0.0, 1.0)])
+    kinds = [{"selection_rule": "filter"}] * 2 + [{"selection_rule": "mu", "restart_rule": "basic", "ranker": "obj"}]
+    emitters = [
+        EvolutionStrategyEmitter(
+            archive, x0=np.full(4, 0.5), sigma0=0.2, batch_size=6, seed=new_seed(seed, "cma-me", turn), **kind
+        )
+        for turn, (archive, kind) in enumerate(zip((*archives, overall), kinds, strict=True))
+    ]
+    for proposal in experts:
+        add_all(archives, np.array([proposal.candidate.coefficients.ravel()]), bounds)  # type: ignore[union-attr]
+    wanted: list[list[float]] = []
+    while not any(emitter.restarts for emitter in emitters):
+        turn = len(wanted) // 6 % 3
+        population = emitters[turn].ask()
+        wanted += population.tolist()
+        infos = add_all(archives, population.round(6), bounds)
+        scores = np.array([scores_of(child) for child in population.round(6)])
+        measures = np.zeros((6, 1))
+        info = infos[turn] if turn < 2 else {"status": np.zeros(6), "value": np.zeros(6)}
+        emitters[turn].tell(population, scores[:, turn] if turn < 2 else scores.mean(axis=1), measures, info)
+    return wanted
+
+
+def add_all(archives: list[GridArchive], population: Matrix, bounds: list[tuple[float, float]]) -> list[Any]:
+    """Offer children one after another; what each archive says of them, as arrays."""
+    infos = []
+    for task, archive in enumerate(archives):
+        low, high = bounds[1 - task]
+        told = []
+        for child in population:
+            scores = scores_of(child)
+            told.append(archive.add_single(child, scores[task], [min(max(scores[1 - task], low), high)]))
+        infos.append({key: np.array([each[key] for each in told]) for key in ("status", "value")})
+    return infos
+
+
+def test_cma_me_begins_anew_at_elites_and_goes_on_improving() -> None:
+    search = cma_me(0.0)
+    scores = np.array([plain(proposal)[:2] for proposal in play(search, 900)])
+    optimiser = search._populations._optimiser
+    assert all(emitter.restarts for emitter in optimiser._emitters[:2])  # type: ignore[attr-defined]
+    assert scores.max(axis=0).tolist() == pytest.approx([1.0, 1.0], abs=0.02)
+    best_mean = max(np.mean(scores_of(weight * TARGETS[0] + (1 - weight) * TARGETS[1])) for weight in np.linspace(0, 1))
+    assert scores.mean(axis=1).max() == pytest.approx(best_mean, abs=0.005)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_both_ways_of_making_children_fill_the_same_archives(share: float) -> None:
+    search = cma_me(share, levels=(0.4, 0.6))
+    proposals = play(search, 400, in_flight=4)
+    assert [each.step for each in proposals[2:4]] == [{"level": 0.4}, {"level": 0.6}]
+    ways = ["parents" in each.step for each in proposals[4:]]
+    assert np.mean(ways) == pytest.approx(share, abs=0.07)
+    held = {elite.number for archive in search.space.archives for elite in archive.elites()}
+    made = {"parents" in proposals[number].step for number in held - {0, 1, 2, 3}}
+    assert made == {True} if share == 1 else made == {False} if share == 0 else made == {True, False}
+    if share == 0.3:
+        crossed = {"parents" in proposals[p].step for each in proposals[4:] for p in each.step.get("parents", ())}
+        assert crossed == {True, False}
 
 
 def test_nsga2_searches_as_pymoo_itself_does() -> None:

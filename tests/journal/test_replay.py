@@ -14,6 +14,7 @@ from cycleqd_merge.evolution.space import Floor, Objective
 from cycleqd_merge.journal.log import FILE
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.journal.search import build_space, operators
+from cycleqd_merge.recipe.schema import Recipe
 from tests.evolution.references import snapshot
 from tests.run.synthetic import SyntheticPool, Watcher, run, synthetic_recipe
 
@@ -39,6 +40,33 @@ def test_replay_equals_the_run_that_was_lived(tmp_path: Path, in_flight: int) ->
     assert state(replay) == state(lived)
     assert replay.generation == 40
     assert sum(len(archive.elites()) for archive in replay.archives) > 10
+
+
+OPTIONS = {
+    "scaling": [1.0, 1.6],
+    "mates": "any",
+    "adaptive": True,
+    "warm_start": [0.3, 0.5],
+    "mutation": {"kind": "svd", "signed": True},
+}
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+@pytest.mark.parametrize("strategy", [{"kind": "cycleqd"}, {"kind": "cma-me", "bred": 0.4, "population": 4}])
+def test_replay_and_going_on_equal_the_run_with_every_option(
+    tmp_path: Path, strategy: dict[str, Any], in_flight: int
+) -> None:
+    def recipe(generations: int) -> Recipe:
+        return synthetic_recipe(generations, strategy=strategy, evolution=OPTIONS)
+
+    whole = run(tmp_path / "whole", recipe(60), in_flight, SyntheticPool(order=3, failure=fail_some))
+    assert state(open_run(tmp_path / "whole")) == state(whole)
+    for generations in (1, 23, 60):
+        extended = run(
+            tmp_path / "parts", recipe(generations), in_flight, SyntheticPool(generations, failure=fail_some)
+        )
+    assert snapshot(extended.archives) == snapshot(whole.archives)
+    assert extended.steps == whole.steps
 
 
 def fail_some(number: int) -> str | None:

@@ -144,6 +144,15 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         # values that contradict each other
         (in_evolution("alpha_low: 0.9"), "12: evolution.alpha_low: 0.9 is above alpha_high, which is 0.8"),
         (in_evolution("bounds: {low: 1.2}"), "12: evolution.bounds.low: 1.2 is not below bounds.high, which is 1.15"),
+        (in_evolution("scaling: [1.6, 1.0]"), "12: evolution.scaling: 1.6 is above 1.0"),
+        (
+            in_evolution("{mates: any, cycling: false}"),
+            "12: evolution.mates: `any` needs `cycling: true`; plain MAP-Elites has one archive",
+        ),
+        (
+            in_evolution("cycling: false\nstrategy: {kind: cma-me}"),
+            "12: evolution.cycling: CMA-ME needs `cycling: true`: it improves an archive per task",
+        ),
         (in_task("bounds: [1, 0]"), "9: tasks.1.bounds: 1.0 is not below 0.0"),
         (in_task("floor: 0.5"), "9: tasks.1.floor: needs `role: keep`"),
         (in_evolution("groups: {modules: false}"), "12: evolution.groups: state `layers`, `modules: true` or both"),

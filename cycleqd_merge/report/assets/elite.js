@@ -25,6 +25,7 @@ function stack(number, beside, choose) {
 
 function origin(number, step, data) {
   if (step.expert !== undefined) return `Expert ${data.experts[step.expert]}, one of the founders.`;
+  if (step.level !== undefined) return `A warm start: ${step.level} of every expert.`;
   if (step.seed !== undefined) return "A seed that the run started from.";
   const parts = [`Generation ${number - data.first + 1}`];
   if (step.parents?.length) parts.push(`crossover of ${step.parents.map((parent) => `#${parent}`).join(" and ")}`);
