@@ -22,7 +22,7 @@ def page_section(findings: Findings) -> dict[str, Any]:
     said = report(findings)
     return {
         "reference": findings.reference,
-        "opened": findings.opened.at,
+        "opened": {"at": findings.opened.at, "rows": findings.opened.rows},
         "rows": {task: asdict(count) for task, count in findings.rows.items()},
         "conclusions": list(said.conclusions),
         "warnings": list(said.warnings),

@@ -14,6 +14,7 @@ from cycleqd_merge.evolution.strategy import candidate_digest
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.tasks.protocol import Rows
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Shown:
 def read_shown(folder: Path) -> Shown:
     """The run in a folder; of the folder of a comparison, the first run of the reference's search.
 
-    What the comparison scored on held-out rows counts as measured.
+    What the comparison scored on the rows that judged counts as measured.
 
     Raises:
         UserError: the folder holds neither, or a comparison that has not ended, or something in it cannot be read.
@@ -66,16 +67,16 @@ def _place(search: Search) -> Path:
 
 
 def _compared(run: Path, out: Path, findings: Findings) -> Shown:
-    return Shown(run, _with_heldout(open_run(run), read_events(out)), findings)
+    return Shown(run, _with_judged(open_run(run), read_events(out), findings.opened.rows), findings)
 
 
-def _with_heldout(replay: Replay, events: Sequence[Event]) -> Replay:
-    """The run with what its comparison's journal says of held-out rows, by the digests that the run knows models by."""
+def _with_judged(replay: Replay, events: Sequence[Event], rows: Rows) -> Replay:
+    """The run with what its comparison's journal says of the rows that judged, by digests as the run knows models."""
     scored = {
         event["candidate"]: {task: Estimate.of(own["scores"], own["truncated"]) for task, own in event["tasks"].items()}
         for event in of_kind(events, "heldout")
     }
     elites = [replay.candidate(number) for number in replay.elites()]
     known = {candidate_digest(each): replay.digest(each) for each in elites}
-    found = {(known.get(digest, digest), "heldout"): estimates for digest, estimates in scored.items()}
+    found = {(known.get(digest, digest), rows): estimates for digest, estimates in scored.items()}
     return replace(replay, measured={**found, **replay.measured})
