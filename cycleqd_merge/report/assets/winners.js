@@ -1,5 +1,7 @@
 // The winners in parallel coordinates: tasks and their mean side by side, a line per model. Choosing one tells its scores.
 
+const HEAD = TOP + 14; // room for the value of a point at the top
+
 class WinnersChart {
   constructor({ axes, lines }) {
     [this.axes, this.lines, this.chosen] = [axes, lines, null];
@@ -22,13 +24,13 @@ class WinnersChart {
   paint(width, height) {
     const high = this.ticks.at(-1), low = Math.min(this.ticks[0], 0), step = (width - LEFT - 5 * RIGHT) / (this.axes.length - 1);
     const x = (axis) => LEFT + RIGHT + step * axis;
-    const y = (value) => height - BOTTOM - ((height - TOP - BOTTOM) * (value - low)) / (high - low);
+    const y = (value) => height - BOTTOM - ((height - HEAD - BOTTOM) * (value - low)) / (high - low);
     const last = this.axes.length - 1;
     return [
       this.ticks.map((tick) => draw("text", { x: LEFT - 5, y: y(tick) + 4, "text-anchor": "end" }, `${tick}`)),
       this.ticks.map((tick) => draw("line", { class: "tick", x1: LEFT, x2: width, y1: y(tick), y2: y(tick) })),
       this.axes.flatMap((name, axis) => [
-        draw("line", { class: "coordinate", x1: x(axis), x2: x(axis), y1: TOP, y2: height - BOTTOM }),
+        draw("line", { class: "coordinate", x1: x(axis), x2: x(axis), y1: HEAD, y2: height - BOTTOM }),
         draw("text", { x: x(axis), y: height - 8, "text-anchor": axis === 0 ? "start" : axis === last ? "end" : "middle" }, shortened(name, step / 7)),
       ]),
       this.lines.map((line, place) => this.winner(line, place, x, y)),
