@@ -12,7 +12,7 @@ from cycleqd_merge.comparison.writing import FINDINGS
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.strategy import candidate_digest
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
-from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.journal.measured import Estimate, Measured
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.tasks.protocol import Rows
 
@@ -78,5 +78,5 @@ def _with_judged(replay: Replay, events: Sequence[Event], rows: Rows) -> Replay:
     }
     elites = [replay.candidate(number) for number in replay.elites()]
     known = {candidate_digest(each): replay.digest(each) for each in elites}
-    found = {(known.get(digest, digest), rows): estimates for digest, estimates in scored.items()}
+    found: Measured = {(known.get(digest, digest), rows): estimates for digest, estimates in scored.items()}
     return replace(replay, measured={**found, **replay.measured})
