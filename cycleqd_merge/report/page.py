@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.journal.log import failed
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.recipe.loading import yaml_text
 from cycleqd_merge.report.page_data import page_data
@@ -55,7 +56,7 @@ def render_page(replay: Replay, run: str) -> str:
         style=_asset("page.css"),
         script="\n".join(_asset(name) for name in SCRIPTS),
         data=page_data(replay, run),
-        failures=[event for event in replay.results if event["scores"] is None],
+        failures=[event for event in replay.results if failed(event)],
         **_scores(replay),
         **_provenance(replay),
     )
