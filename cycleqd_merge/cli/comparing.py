@@ -27,6 +27,9 @@ def compare(
     budget: Annotated[int, typer.Option(min=1, help="Children that each search evaluates.")] = 150,
     seeds: Annotated[int, typer.Option(min=1, help="How often each search runs, with another seed.")] = 3,
     output: Annotated[str | None, typer.Option(help="Directory; by default the recipe's with `-compared`.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Judge on the rows that the recipe sets aside; held-out rows stay closed.")
+    ] = False,
     settings: Settings = None,
     max_hours: MaxHours = None,
     as_json: Json = False,
@@ -40,7 +43,17 @@ def compare(
     loaded = load_recipe(recipe, settings or [])
     loaded = loaded.model_copy(update={"output": output or f"{loaded.output}-compared"})
     names = [name.strip() for name in strategies.split(",") if name.strip()]
-    compared = run_comparison(loaded, recipe.parent, names, budget, seeds, _observing, _scored, max_hours=max_hours)
+    compared = run_comparison(
+        loaded,
+        recipe.parent,
+        names,
+        budget,
+        seeds,
+        _observing,
+        _scored,
+        rows="confirm" if tune else "heldout",
+        max_hours=max_hours,
+    )
     said = report(compared.findings)
     paths = write(compared.findings, said, compared.archives, Path(loaded.output))
     if as_json:

@@ -25,6 +25,7 @@ from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.evolve import terminable
 from cycleqd_merge.run.session import opened_journal
+from cycleqd_merge.tasks.protocol import Rows
 from cycleqd_merge.tasks.suite import Suite
 
 Searched = list[tuple[Planned, Replay]]
@@ -47,12 +48,14 @@ def compare(
     observing: Observing,
     told: Told,
     *,
+    rows: Rows = "heldout",
     max_hours: float | None = None,
 ) -> Compared:
     """Set searches against each other; goes on where the recipe's output folder stands.
 
     names: of the searches (see `recipe.rivals`); the best-mean elite of the first is what all others are held against.
     budget: children that each evaluates, with each of so many `seeds`. folder: where the recipe's relative paths start.
+    rows: what judges; `confirm`, the rows that the recipe sets aside, to tune without opening held-out rows.
 
     Raises:
         UserError: the recipe or a name is not fit, or the folder holds another comparison.
@@ -61,30 +64,31 @@ def compare(
     """
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     out = Path(recipe.output)
-    planned_searches(recipe, names, budget, seeds, out)  # names and groups, before anything is fetched
+    planned_searches(recipe, names, budget, seeds, out, rows)  # names and groups, before anything is fetched
     with terminable(), opened_journal(out) as journal:
-        recipe = _begin(journal, recipe, folder, names, budget, seeds)
-        planned = planned_searches(recipe, names, budget, seeds, out)
+        recipe = _begin(
+            journal, recipe, folder, {"searches": list(names), "budget": budget, "seeds": seeds, "rows": rows}
+        )
+        planned = planned_searches(recipe, names, budget, seeds, out, rows)
         fetch(recipe)
         with shared_pool(planned, folder) as (pool, materials):
             searches = list(zip(planned, run_searches(planned, folder, pool, observing, deadline), strict=True))
             chosen, offered = entrants(searches), families(searches)
-            opening = open_rows(journal, _frozen(chosen, planned, offered))
+            opening = open_rows(journal, _frozen(chosen, planned, offered), rows)
             candidates = [*(each.candidate for each in chosen), *(each for family in offered for each in family)]
-            scored = score_heldout(journal, pool, candidates, told)
-        findings = _findings(searches, chosen, offered, scored, opening, materials.suite)
+            scored = score_heldout(journal, pool, candidates, rows, told)
+        findings = _findings(searches, chosen, offered, scored, opening, _rows(materials.suite, rows))
         return Compared(findings, _archives(searches))
 
 
-def _begin(journal: Journal, recipe: Recipe, folder: Path, names: Sequence[str], budget: int, seeds: int) -> Recipe:
+def _begin(journal: Journal, recipe: Recipe, folder: Path, stated: Mapping[str, Any]) -> Recipe:
     """Record what is compared, or see that it is what the journal says; the recipe with its models' commits."""
-    stated: dict[str, Any] = {"searches": list(names), "budget": budget, "seeds": seeds}
     if not journal.events:
         recipe = pin(recipe, folder)
         start = {"event": "comparison", "format": FORMAT, **stated, "revisions": recipe.revisions}
         journal.append(start)
         return recipe
-    found = differences({key: journal.events[0].get(key) for key in stated}, stated)
+    found = differences({key: journal.events[0].get(key) for key in stated}, dict(stated))
     if found:
         raise UserError(
             f"{journal.folder}: holds another comparison; it differs in {'; '.join(found)}; "
@@ -111,7 +115,7 @@ def _findings(
     offered: Sequence[Sequence[Candidate]],
     scored: Mapping[str, HeldOut],
     opening: Opening,
-    suite: Suite,
+    counts: dict[str, RowCount],
 ) -> Findings:
     first = searches[0][1]
     objectives = first.objectives
@@ -119,7 +123,7 @@ def _findings(
     return Findings(
         tasks=tuple(objectives),
         kept=tuple(first.tasks[len(objectives) :]),
-        rows=_rows(suite),
+        rows=counts,
         reference=reference,
         opened=opening,
         entrants=tuple(_entrant(members, scored) for members in _by_entrant(chosen)),
@@ -130,12 +134,14 @@ def _findings(
     )
 
 
-def _rows(suite: Suite) -> dict[str, RowCount]:
+def _rows(suite: Suite, judging: Rows) -> dict[str, RowCount]:
+    """What each task is searched and judged on, and how much of it is the same."""
     counts = {}
     for task in suite:
-        search, heldout = task.task.samples("search"), task.task.samples("heldout")
-        known = duplicates((sample.row for sample in search), (sample.row for sample in heldout))
-        counts[task.name] = RowCount(len(task.samples("search")), len(heldout), known)
+        search = [*task.samples("search"), *(task.samples("confirm") if judging == "heldout" else ())]
+        judge = task.samples(judging)
+        known = duplicates((sample.row for sample in search), (sample.row for sample in judge))
+        counts[task.name] = RowCount(len(task.samples("search")), len(judge), known)
     return counts
 
 

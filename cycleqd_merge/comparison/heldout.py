@@ -1,4 +1,7 @@
-"""The held-out rows: opened once, after every search has ended and every entrant is chosen."""
+"""The rows that judge: opened once, after every search has ended and every entrant is chosen.
+
+They are the held-out rows, or, where operators are tuned, rows of the search split that no search has seen.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from cycleqd_merge.evaluation.pool import Pool
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.strategy import Candidate, Proposal, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, of_kind
+from cycleqd_merge.tasks.protocol import Rows
 
 Told = Callable[[int, int], None]
 """Called with how many models were scored, and of how many."""
@@ -26,8 +30,8 @@ class HeldOut:
     truncated: Mapping[str, float]
 
 
-def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]]) -> Opening:
-    """Record that the held-out rows are opened now, and for whom: digests by entrant.
+def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]], rows: Rows) -> Opening:
+    """Record that the rows are opened now, and for whom: digests by entrant.
 
     Raises:
         UserError: they were opened already, for others.
@@ -36,21 +40,23 @@ def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]]) -> Opening:
     for event in of_kind(journal.events, "opened"):
         if event["frozen"] != wanted:
             raise UserError(
-                f"{journal.folder}: its held-out rows were opened at {event['at']} for other models; they are opened "
+                f"{journal.folder}: the rows that judge were opened at {event['at']} for other models; they are opened "
                 "once: compare other searches or budgets in another folder (--output)"
             )
-        return _opening(event)
+        return _opening(event, rows)
     at = datetime.now(UTC).isoformat(timespec="seconds")
     journal.append({"event": "opened", "at": at, "frozen": wanted})
-    return _opening(journal.events[-1])
+    return _opening(journal.events[-1], rows)
 
 
-def _opening(event: Event) -> Opening:
-    return Opening(event["at"], {name: tuple(digests) for name, digests in event["frozen"].items()})
+def _opening(event: Event, rows: Rows) -> Opening:
+    return Opening(event["at"], {name: tuple(digests) for name, digests in event["frozen"].items()}, rows)
 
 
-def score_heldout(journal: Journal, pool: Pool, candidates: Sequence[Candidate], told: Told) -> dict[str, HeldOut]:
-    """What every candidate does on the held-out rows, by digest; scored are those that the journal does not have.
+def score_heldout(
+    journal: Journal, pool: Pool, candidates: Sequence[Candidate], rows: Rows, told: Told
+) -> dict[str, HeldOut]:
+    """What every candidate does on the rows that judge, by digest; scored are those that the journal does not have.
 
     Raises:
         RunFailed: one cannot be scored.
@@ -59,12 +65,12 @@ def score_heldout(journal: Journal, pool: Pool, candidates: Sequence[Candidate],
     missing = {candidate_digest(each): each for each in candidates}
     missing = {digest: each for digest, each in missing.items() if digest not in scored}
     for number, candidate in enumerate(missing.values()):
-        pool.submit(Proposal(number, candidate, {}), "heldout")
+        pool.submit(Proposal(number, candidate, {}), rows)
     digests = list(missing)
     for done in range(1, len(missing) + 1):
         finished = pool.next()
         if finished.evaluation is None:
-            raise RunFailed(f"held-out rows: a model could not be scored: {finished.error}")
+            raise RunFailed(f"{rows} rows: a model could not be scored: {finished.error}")
         tasks = _tasks(finished.evaluation)
         digest = digests[finished.number]
         journal.append({"event": "heldout", "candidate": digest, "tasks": tasks})

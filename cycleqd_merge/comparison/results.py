@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from cycleqd_merge.comparison.curves import Curve
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.tasks.protocol import Rows
 
 Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
 
@@ -77,10 +78,14 @@ class RowCount:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """When the held-out rows were opened (ISO 8601, UTC), and what stood fixed then: digests by entrant."""
+    """When the held-out rows were opened (ISO 8601, UTC), and what stood fixed then: digests by entrant.
+
+    rows: `confirm` where rows that were set aside from the search split stand for them, to tune.
+    """
 
     at: str
     frozen: dict[str, tuple[str, ...]]
+    rows: Rows = "heldout"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from cycleqd_merge.recipe.schema import Finish, Recipe
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.evolve import Observer
 from cycleqd_merge.run.session import open_pool, run_recipe
+from cycleqd_merge.tasks.protocol import Rows
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class Planned:
 Observing = Callable[[Planned], AbstractContextManager[Observer]]
 
 
-def planned_searches(recipe: Recipe, names: Sequence[str], budget: int, seeds: int, out: Path) -> list[Planned]:
+def planned_searches(
+    recipe: Recipe, names: Sequence[str], budget: int, seeds: int, out: Path, rows: Rows
+) -> list[Planned]:
     """Every search with every seed, from the recipe's seed on; static merges, which no seed changes, once.
 
-    budget: children that each evaluates.
+    budget: children that each evaluates. rows: what will judge them; those set aside confirm no elites then.
 
     Raises:
         UserError: no search has such a name, one is named twice, or two need other groups.
@@ -55,7 +58,9 @@ def planned_searches(recipe: Recipe, names: Sequence[str], budget: int, seeds: i
         first = search.evolution.seed
         for seed in range(first, first + (1 if search.strategy.kind == "mergekit" else seeds)):
             evolution = search.evolution.model_copy(update={"seed": seed, "generations": budget})
-            own = {"evolution": evolution, "output": str(out / name / f"seed-{seed}"), "finish": Finish(), "hub": None}
+            confirm = search.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
+            output = str(out / name / f"seed-{seed}")
+            own = {"evolution": evolution, "confirm": confirm, "output": output, "finish": Finish(), "hub": None}
             planned.append(Planned(name, seed, search.model_copy(update=own)))
     _finest([each.recipe for each in planned])
     return planned

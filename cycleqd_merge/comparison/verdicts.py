@@ -125,7 +125,7 @@ def conclusions(findings: Findings, decided: Contest | None) -> list[str]:
     """Sentences that say who won: the reference against its best rival, and the families by their hypervolume."""
     lines = []
     if decided is not None:
-        lines.append(f"{decided.own} lies {_apart(decided.difference)} its best rival, {decided.rival}.")
+        lines.append(f"{decided.own} against its best rival, {decided.rival}: {_apart(decided.difference)}.")
     volumes = {name: float(np.mean(family_volumes(searches))) for name, searches in findings.by_strategy.items()}
     if len(volumes) > 1:
         first, second = sorted(volumes, key=lambda name: -volumes[name])[:2]
@@ -137,5 +137,4 @@ def conclusions(findings: Findings, decided: Contest | None) -> list[str]:
 
 
 def _apart(interval: Interval) -> str:
-    side = "below" if interval.estimate < 0 else "above"
-    return f"{abs(interval.estimate):.3f} (95%: {interval.low:+.3f} to {interval.high:+.3f}) {side}"
+    return f"{interval.estimate:+.3f} (95%: {interval.low:+.3f} to {interval.high:+.3f})"

@@ -14,10 +14,19 @@ TRUNCATED = 0.05
 def warnings(findings: Findings, found: Sequence[Verdict], decided: Contest | None) -> list[str]:
     """What keeps the figures from being taken at their word, a sentence each; none if nothing does."""
     return [
+        *_tuning(findings),
         *_noise(findings.reference, found, decided),
         *_false_wins(found),
         *_cut_answers(found),
         *_unclean_rows(findings),
+    ]
+
+
+def _tuning(findings: Findings) -> list[str]:
+    if findings.opened.rows == "heldout":
+        return []
+    return [
+        "Rows set aside from the search split stand for the held-out rows, which stay closed: to tune, not to report."
     ]
 
 

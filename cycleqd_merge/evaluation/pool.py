@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
-from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal
 from cycleqd_merge.tasks.protocol import Rows
 
 
@@ -69,7 +69,7 @@ def outcome_of(
 
     Raises:
         EnvironmentFailed: the surroundings failed.
-        UserError: what the user wrote cannot be evaluated at all.
+        UserError: what the user wrote cannot be evaluated at all; a mergekit configuration fails alone.
     """
     error = ""
     for _ in range(attempts):
@@ -78,7 +78,8 @@ def outcome_of(
             return Finished(proposal.number, evaluation)
         except Exception as raised:
             cause = single_cause(raised)
-            if isinstance(cause, EnvironmentFailed | UserError):
+            own_fault = isinstance(proposal.candidate, MergeConfiguration)  # one that mergekit cannot build
+            if isinstance(cause, EnvironmentFailed) or (isinstance(cause, UserError) and not own_fault):
                 raise cause from raised
             if isinstance(cause, OSError):
                 raise EnvironmentFailed(f"an evaluation failed: {cause}") from raised

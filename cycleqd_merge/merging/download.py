@@ -124,8 +124,9 @@ def _fetched(path: ModelPath, models: Models, label: str, adapter: bool, progres
 def _cached(path: ModelPath) -> Path | None:
     try:
         return Path(huggingface_hub.snapshot_download(path.path, revision=path.revision, local_files_only=True))
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError) as error:
+        found = getattr(error, "snapshot_path", None)  # stated where files are known to lack, such as unneeded ones
+        return None if found is None else Path(found)
 
 
 def _download(wanted: Download, label: str, progress: Progress | None) -> None:

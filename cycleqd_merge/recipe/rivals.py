@@ -33,27 +33,36 @@ RIVALS = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 
 
 def with_search(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with another search: models, tasks, seed, generations, bins and bounds stay, operators are those of
-    the search that `name` means. Truncated singular bases stay truncated.
+    """The recipe with another search: one of its own `searches`, or one of `RIVALS`.
+
+    Models, tasks, seed, generations, bins and bounds stay; operators are those of the search that `name` means, less
+    what truncates singular bases.
 
     Raises:
         UserError: no search has this name, or it needs groups and the recipe states none.
     """
     if name == AS_STATED:
         return recipe
-    if name not in RIVALS:
-        raise UserError(f"no search is named {name!r}{suggestion(name, RIVALS)}; there are {', '.join(RIVALS)}")
     stated = recipe.model_dump(mode="json", exclude_unset=True)
+    search = stated.get("searches", {}).get(name) or _named(recipe, name)
     own = stated.get("evolution", {})
-    named = _NAMED[name.removesuffix(_GROUPS)]
-    evolution = {key: own[key] for key in _SHARED if key in own} | named.get("evolution", {})
-    if name.endswith(_GROUPS):
-        if recipe.evolution.groups == "one":
-            raise UserError(f"{name}: the recipe states no `evolution.groups`")
-        evolution["groups"] = own["groups"]
+    evolution = search.get("evolution", {}) | {key: own[key] for key in _SHARED if key in own}
     rank = recipe.evolution.mutation.rank if recipe.evolution.mutation.kind == "svd" else None
     if rank is not None:
         evolution.setdefault("mutation", {"kind": "svd", "rank": rank})
     return Recipe.model_validate(
-        {**stated, "strategy": named.get("strategy", {"kind": "cycleqd"}), "evolution": evolution}
+        {**stated, "strategy": search.get("strategy", {"kind": "cycleqd"}), "evolution": evolution}
     )
+
+
+def _named(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Strategy and operators of one of `RIVALS`, as a recipe states them."""
+    if name not in RIVALS:
+        known = [*recipe.searches, *RIVALS]
+        raise UserError(f"no search is named {name!r}{suggestion(name, known)}; there are {', '.join(known)}")
+    search = _NAMED[name.removesuffix(_GROUPS)]
+    if not name.endswith(_GROUPS):
+        return search
+    if recipe.evolution.groups == "one":
+        raise UserError(f"{name}: the recipe states no `evolution.groups`")
+    return {**search, "evolution": {"groups": recipe.evolution.model_dump(mode="json", include={"groups"})["groups"]}}

@@ -314,8 +314,9 @@ class Confirm(Strict):
 
     share: float = Field(0.2, ge=0, lt=1)
     """Share of each task's search rows that is set aside for it; 0 switches it off."""
-    top: int = Field(10, ge=1)
-    """How many elites of the highest mean, besides the best of each archive, are scored again."""
+    top: int = Field(10, ge=0)
+    """How many elites of the highest mean, besides the best of each archive, are scored again; 0: none at all, and the
+    rows stay unseen."""
 
 
 class CycleQDStrategy(Strict):
@@ -411,6 +412,15 @@ Strategy = Annotated[
 ]
 
 
+class Search(Strict):
+    """A search of the user's own for `compare`."""
+
+    strategy: Strategy = CycleQDStrategy()
+    """What proposes children."""
+    evolution: Evolution = Evolution()
+    """Its operators; generations, seed, bins and bounds are the recipe's."""
+
+
 class Finish(Strict):
     """What `evolve` does once the last generation is told."""
 
@@ -478,6 +488,8 @@ class Recipe(Strict):
     """What proposes children."""
     evolution: Evolution = Evolution()
     """The search."""
+    searches: dict[Name, Search] = Field(default_factory=dict)
+    """Searches that `compare` knows by these names, besides its own."""
     models: Models = Models()
     """How models are opened."""
     engine: Engine = TransformersEngine()

@@ -11,9 +11,13 @@ from cycleqd_merge.journal.replay import Replay
 def to_confirm(replay: Replay) -> list[int]:
     """Elites to score again: the highest means and the best of each archive, less those that were.
 
-    Empty where a task sets no rows aside.
+    Empty where a task sets no rows aside, or the recipe wants none scored again.
     """
-    if not all(task["rows"]["confirm"] for task in replay.start["tasks"].values()) or not replay.archives:
+    if (
+        not replay.recipe.confirm.top
+        or not all(task["rows"]["confirm"] for task in replay.start["tasks"].values())
+        or not replay.archives
+    ):
         return []
     by_mean = sorted(replay.elites(), key=lambda number: (-replay.mean(replay.scores(number)), number))
     best = [elite.number for archive in replay.archives if (elite := archive.best()) is not None]

@@ -152,6 +152,24 @@ def test_tables_and_figures_lie_in_its_folder(compared: Path) -> None:
     assert pictures == [f"{name}.{kind}" for name in ("archives", "curves", "winners") for kind in ("png", "svg")]
 
 
+def test_tuning_judges_on_rows_set_aside_that_no_search_saw(models: Models, tmp_path: Path) -> None:
+    searches = {"wild": {"evolution": {"sigma": 0.5, "mutation": {"kind": "none"}, "generations": 99, "seed": 7}}}
+    recipe = write_recipe(tmp_path, models, searches=searches)
+    options = ("--strategies", "wild,paper", "--budget", 4, "--seeds", 1, "--output", tmp_path / "tuned", "--tune")
+    answer = cycleqd_merge("compare", recipe, *options)
+    assert answer.code == 0, answer.err
+    assert "stand for the held-out rows, which stay closed" in answer.out
+    wild = open_run(tmp_path / "tuned/wild/seed-1")
+    assert (wild.generation, wild.recipe.evolution.sigma, wild.confirmed) == (4, 0.5, {})
+    found = {
+        entrant["name"]: entrant for entrant in json.loads((tmp_path / "tuned/comparison.json").read_text())["entrants"]
+    }
+    alone = measure(wild, ["best-mean"], "confirm")["best-mean"]
+    scores = {task: [o.score for o in result.outcomes] for task, result in alone.results.items()}
+    assert found["wild best-mean"]["judged"][0]["heldout"] == scores
+    assert {len(rows) for rows in scores.values()} == {4}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

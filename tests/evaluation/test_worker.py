@@ -14,7 +14,7 @@ from cycleqd_merge.evaluation.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.archive import Axis, Hurdle
 from cycleqd_merge.evolution.race import Race
-from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.suite import open_suite
 from tests.evaluation.conftest import BASE, Models, Reference, genome_of
@@ -152,6 +152,16 @@ def test_weights_that_are_no_numbers_are_a_failure_and_the_pool_goes_on(open_wor
     failed, fine = pool.next(), pool.next()
     assert (failed.number, failed.evaluation) == (0, None)
     assert str(failed.error).startswith("ValueError: tensor ")
+    assert (fine.number, fine.error) == (1, None)
+
+
+def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Callable[..., Worker]) -> None:
+    pool = LocalPool(open_worker(use("a", "Scores", scores=[1])))
+    pool.submit(Proposal(0, MergeConfiguration("merge_method: linear\nmodels: [{model: nowhere/to-be-found}]"), {}))
+    pool.submit(Proposal(1, BASE, {}))
+    failed, fine = pool.next(), pool.next()
+    assert failed.evaluation is None
+    assert "candidate" in str(failed.error)
     assert (fine.number, fine.error) == (1, None)
 
 
