@@ -48,9 +48,11 @@ def show(
     else:
         facts, screen = summary(replay), console()
         below = f"{facts['below_floor']} below a floor, " if replay.space.floors else ""
+        saved = facts["rows_saved"]
+        dropped = "" if saved is None else f"{facts['censored']} dropped early ({saved:.0%} of all rows saved), "
         screen.print(
             f"generation {facts['generation']} of {facts['generations']}, {facts['failed']} failed, {below}"
-            f"best mean #{facts['best_mean']}",
+            f"{dropped}best mean #{facts['best_mean']}",
             highlight=False,
         )
         print_archives(replay)

@@ -74,7 +74,8 @@ def outcome_of(
     error = ""
     for _ in range(attempts):
         try:
-            return Finished(proposal.number, worker.evaluate(proposal.candidate, rows, known=known))
+            evaluation = worker.evaluate(proposal.candidate, rows, known=known, race=proposal.race)
+            return Finished(proposal.number, evaluation)
         except Exception as raised:
             cause = single_cause(raised)
             own_fault = isinstance(proposal.candidate, MergeConfiguration)  # one that mergekit cannot build

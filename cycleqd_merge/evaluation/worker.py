@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cycleqd_merge.errors import EnvironmentFailed
 from cycleqd_merge.evaluation.engine import Engine
+from cycleqd_merge.evolution.race import Partial, Race
 from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.tasks.protocol import Outcome, Rows, Sample
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
@@ -35,12 +36,26 @@ class TaskResult:
 @dataclass(frozen=True)
 class Evaluation:
     """A scored candidate: results by name of the tasks that were measured, scores of all tasks in their order,
-    seconds to load the weights and to score them."""
+    seconds to load the weights and to score them; how many rows were scored, of how many.
+
+    Fewer than all were if the candidate lost its race: results and scores are then those of the first rows.
+    """
 
     results: Mapping[str, TaskResult]
     scores: tuple[float, ...]
     load_seconds: float
     score_seconds: float
+    scored: int = 0
+    rows: int = 0
+
+    @property
+    def censored(self) -> bool:
+        """Whether the candidate lost its race."""
+        return self.scored < self.rows
+
+
+Job = tuple[SuiteTask, Sequence[Sample]]
+"""What to score of a task."""
 
 
 class Worker:
@@ -56,27 +71,44 @@ class Worker:
         rows: Rows = "search",
         limit: int | None = None,
         known: Mapping[str, float] | None = None,
+        race: Race | None = None,
     ) -> Evaluation:
         """Load a candidate (None: the weights that the engine holds) and score it on the tasks.
 
         limit: score only the first samples of each task. known: scores by task that need not be measured again.
+        race: what the candidate must prove on its first rows to be scored on the others.
         """
         start = time.perf_counter()
         if candidate is not None:
             self._engine.load(candidate)
         loaded = time.perf_counter()
-        suite = [task for task in self._suite if task.name not in (known or {})]
-        results = self._loop.run(self._score(suite, rows, limit))
+        jobs = [(task, task.samples(rows)[:limit]) for task in self._suite if task.name not in (known or {})]
+        results = self._loop.run(self._score(jobs) if race is None else self._score_in_race(jobs, race))
         scores = {name: result.score for name, result in results.items()} | dict(known or {})
         ordered = tuple(scores[task.name] for task in self._suite)
-        return Evaluation(results, ordered, loaded - start, time.perf_counter() - loaded)
+        counts = sum(len(result.samples) for result in results.values()), sum(len(samples) for _, samples in jobs)
+        return Evaluation(results, ordered, loaded - start, time.perf_counter() - loaded, *counts)
 
-    async def _score(self, suite: Sequence[SuiteTask], rows: Rows, limit: int | None) -> dict[str, TaskResult]:
+    async def _score_in_race(self, jobs: Sequence[Job], race: Race) -> dict[str, TaskResult]:
+        """The first rows, and the others only if the candidate has not lost by then."""
+        first = [race.first(len(samples)) for _, samples in jobs]
+        begun = await self._score([_at(job, places) for job, places in zip(jobs, first, strict=True)])
+        partials = [Partial(begun[task.name].score, len(begun[task.name].samples), len(every)) for task, every in jobs]
+        if race.lost(partials):
+            return begun
+        others = [sorted({*range(len(every))} - {*places}) for (_, every), places in zip(jobs, first, strict=True)]
+        rest = await self._score([_at(job, places) for job, places in zip(jobs, others, strict=True)])
+        return {
+            task.name: _in_order((places, begun[task.name]), (further, rest[task.name]))
+            for (task, _), places, further in zip(jobs, first, others, strict=True)
+        }
+
+    async def _score(self, jobs: Sequence[Job]) -> dict[str, TaskResult]:
         """All samples of all tasks at once: no slow one holds up another."""
         async with asyncio.TaskGroup() as group:
             running = [
                 (task, samples, [group.create_task(self._sample(task, sample)) for sample in samples])
-                for task, samples in ((task, task.samples(rows)[:limit]) for task in suite)
+                for task, samples in jobs
             ]
         return {
             task.name: TaskResult(tuple(sample.id for sample in samples), tuple(done.result() for done in tasks))
@@ -97,6 +129,18 @@ class Worker:
         """Free the engine."""
         self._loop.close()
         self._engine.close()
+
+
+def _at(job: Job, places: Sequence[int]) -> Job:
+    task, samples = job
+    return task, [samples[place] for place in places]
+
+
+def _in_order(*parts: tuple[Sequence[int], TaskResult]) -> TaskResult:
+    """One result of several, each with the places of its samples among all."""
+    rows = [row for places, part in parts for row in zip(places, part.samples, part.outcomes, strict=True)]
+    _, samples, outcomes = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
+    return TaskResult(samples, outcomes)
 
 
 def single_cause(error: BaseException) -> BaseException:

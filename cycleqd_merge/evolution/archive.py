@@ -3,7 +3,7 @@ characteristic of all the others. Plain MAP-Elites has one archive instead: its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -13,6 +13,8 @@ from ribs.archives import AddStatus, GridArchive
 
 Bounds = tuple[tuple[float, float], ...]
 Scores = tuple[float, ...]
+EPSILON = 1e-6
+"""So far below a bin's edge a score still belongs above it."""
 
 
 class EmptyRange(ValueError):
@@ -31,6 +33,39 @@ class Elite:
     task: int
     cell: tuple[int, ...]
     scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A task's scores, binned; what lies outside the bounds belongs to the edge bins."""
+
+    low: float
+    high: float
+    bins: int
+
+    def bin(self, score: float) -> int:
+        """As ribs' GridArchive does, without the cost of arrays."""
+        place = (self.bins * (score - self.low) + EPSILON) / (self.high - self.low)
+        return int(min(max(place, 0), self.bins - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Hurdle:
+    """An archive as a child finds it: the quality to beat in each cell that is held; `axes` are those of all tasks."""
+
+    task: int
+    axes: tuple[Axis, ...]
+    qualities: Mapping[tuple[int, ...], float]
+
+    def passable(self, low: Scores, high: Scores) -> bool:
+        """Whether any child could enter whose scores lie between `low` and `high`, task by task."""
+        others = [task for task in range(len(self.axes)) if task != self.task]
+        reach = [range(self.axes[task].bin(low[task]), self.axes[task].bin(high[task]) + 1) for task in others]
+        barred = sum(
+            quality >= high[self.task] and all(place in along for place, along in zip(cell, reach, strict=True))
+            for cell, quality in self.qualities.items()
+        )
+        return barred < prod(map(len, reach))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +106,29 @@ class Archive:
             dims=[bins[other] for other in self.others],
             ranges=[bounds[other] for other in self.others],
             extra_fields={"number": ((), np.int64)},
+            epsilon=EPSILON,
         )
-        self._all_bins = tuple(int(count) for count in bins)
-        self._bins = tuple(self._all_bins[other] for other in self.others)
+        self._axes = tuple(Axis(low, high, int(count)) for (low, high), count in zip(bounds, bins, strict=True))
         self._qualities: dict[tuple[int, ...], float] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Bins per other task."""
-        return self._bins
+        return tuple(self._axes[other].bins for other in self.others)
 
     def cell_of(self, scores: Scores) -> tuple[int, ...]:
         """The cell that `scores` fall into; values outside the bounds belong to the edge cell."""
-        return tuple(self._bin(other, scores[other]) for other in self.others)
+        return tuple(self._axes[other].bin(scores[other]) for other in self.others)
 
     def bins_of(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
         """The bin of every score, of the quality too; both of shape (elites, tasks)."""
-        return np.array([[self._bin(task, score) for task, score in enumerate(row)] for row in scores.tolist()])
+        return np.array(
+            [[axis.bin(score) for axis, score in zip(self._axes, row, strict=True)] for row in scores.tolist()]
+        )
 
-    def _bin(self, task: int, score: float) -> int:
-        """As the grid does, without the cost of arrays."""
-        bins, (low, high) = self._all_bins[task], self.bounds[task]
-        place = (bins * (score - low) + self._grid.epsilon) / (high - low)
-        return int(min(max(place, 0), bins - 1))
+    def hurdle(self) -> Hurdle:
+        """What a child must beat to enter, as the archive stands now."""
+        return Hurdle(self.task, self._axes, dict(self._qualities))
 
     def add(self, number: int, scores: Scores) -> Entry:
         """Offer a child; it enters if its cell is empty or its quality is strictly better."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Entry, Scores, bounds_from
 from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
+from cycleqd_merge.evolution.race import Race
 from cycleqd_merge.evolution.strategy import Candidate, Proposal, Result
 
 
@@ -52,6 +53,7 @@ class SearchSpace:
     of generation 1. Result scores hold the objectives first, in their order, then those of tasks without an archive.
 
     factors: bounds of the archives, times the worst and times the best score of the tasks' experts (paper: 0.85, 1.15).
+    race: share of the rows and confidence, see `Race`; None: every child is scored on all rows.
     levels: warm starts: static merges, so much of every expert each, that a strategy may begin its generations with.
     """
 
@@ -64,9 +66,11 @@ class SearchSpace:
         seeds: tuple[Genome, ...] = (),
         factors: tuple[float, float] = (0.85, 1.15),
         levels: tuple[float, ...] = (),
+        race: tuple[float, float] | None = None,
     ) -> None:
         self.objectives, self.experts, self.groups = objectives, experts, groups
         self.floors, self.seeds, self.factors, self.levels = floors, seeds, factors, levels
+        self._race = race
         self.first = experts + len(seeds)
         self.bounds: Bounds | None = None
         self.archives: list[Archive] = []
@@ -99,7 +103,13 @@ class SearchSpace:
         if number != len(self._candidates):
             raise ValueError(f"asked for number {number}, but {len(self._candidates)} is next")
         self._candidates.append(candidate)
-        return Proposal(number, candidate, step)
+        return Proposal(number, candidate, step, self._race_of(number))
+
+    def _race_of(self, number: int) -> Race | None:
+        if self._race is None or number < self.first or not self.archives:
+            return None
+        floors = tuple((floor.column, floor.least) for floor in self.floors)
+        return Race(*self._race, tuple(archive.hurdle() for archive in self.archives), floors)
 
     def candidate(self, number: int) -> Candidate:
         """The candidate that was proposed under `number`."""

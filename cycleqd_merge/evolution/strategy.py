@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.race import Race
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,20 @@ def candidate_digest(candidate: Candidate) -> str:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate to evaluate. `step` says how it came to be, as JSON values for the journal."""
+    """A candidate to evaluate. `step` says how it came to be, as JSON values for the journal.
+
+    race: what it must prove on the first of its rows to be scored on all; None: it is scored on all anyway.
+    """
 
     number: int
     candidate: Candidate
     step: dict[str, Any]
+    race: Race | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """Scores in the order of the tasks, each in [0, 1]; None if the evaluation failed for good."""
+    """Scores in the order of the tasks, each in [0, 1]; None if the evaluation failed for good or lost its race."""
 
     number: int
     scores: Scores | None

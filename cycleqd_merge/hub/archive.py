@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from cycleqd_merge.evolution.strategy import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS, Portable
-from cycleqd_merge.journal.log import FILE, Event
+from cycleqd_merge.journal.log import FILE, Event, failed
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.recipe.loading import yaml_text
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
@@ -124,7 +124,7 @@ def generation_rows(replay: Replay) -> list[dict[str, Any]]:
                 "generation": max(0, event["number"] - replay.space.first + 1),
                 **{f"search_{task}": score for task, score in zip(replay.tasks, scores, strict=True)},
                 "seconds": sum(event["seconds"]) if event.get("seconds") else None,
-                "failed": event["scores"] is None,
+                "failed": failed(event),
                 "step": json.dumps(event["step"], separators=(",", ":")),
             }
         )

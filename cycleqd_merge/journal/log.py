@@ -110,6 +110,11 @@ def of_kind(events: Iterable[Event], kind: str) -> list[Event]:
     return [event for event in events if event["event"] == kind]
 
 
+def failed(result: Event) -> bool:
+    """Whether a `result` is that of an evaluation that failed for good; one that lost its race has no scores either."""
+    return result["scores"] is None and not result.get("censored")
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

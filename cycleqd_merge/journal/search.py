@@ -54,7 +54,9 @@ def build_space(recipe: Recipe, groups: int, seeds: tuple[Genome, ...] = ()) -> 
     floors = tuple(Floor(column, use.floor) for column, use in enumerate(tasks) if use.floor is not None)
     factors = (recipe.evolution.bounds.low, recipe.evolution.bounds.high)
     levels = tuple(recipe.evolution.warm_start or ())
-    return SearchSpace(objectives, len(experts), groups, floors, seeds, factors, levels)
+    race = recipe.evolution.race
+    racing = None if race is None else (race.share, race.confidence)
+    return SearchSpace(objectives, len(experts), groups, floors, seeds, factors, levels, racing)
 
 
 def build_strategy(recipe: Recipe, space: SearchSpace, folder: Path) -> Strategy:

@@ -134,6 +134,16 @@ class BoundFactors(Strict):
     """Times their best score."""
 
 
+class Racing(Strict):
+    """Rejecting children early: part of each task's search rows is scored first, and a child that can enter no archive,
+    as they stood when it was proposed, is not scored on the others. It counts as one that entered none."""
+
+    share: float = Field(0.25, gt=0, lt=1)
+    """Share of the rows that is scored first."""
+    confidence: float = Field(0.99, gt=0.5, lt=1)
+    """How sure it must be that the child would enter no archive."""
+
+
 class Evolution(Strict):
     """The search: CycleQD's operators and its length."""
 
@@ -170,6 +180,8 @@ class Evolution(Strict):
     warm_start: list[float] | None = Field(None, min_length=1)
     """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are the static merges that hold so much of every
     expert's task vector, and fill the archives before the first child is bred."""
+    race: Racing | None = None
+    """Reject hopeless children on a part of the rows, such as `{share: 0.25, confidence: 0.99}`."""
     alpha_low: float = Field(0.5, gt=0)
     """Elite sampling: weight factor of the worst elite of a task."""
     alpha_high: float = Field(0.8, gt=0)
@@ -189,6 +201,8 @@ class Evolution(Strict):
             raise KeyFault(f"{self.scaling[0]} is above {self.scaling[1]}", "scaling")
         if self.mates == "any" and not self.cycling:
             raise KeyFault("`any` needs `cycling: true`; plain MAP-Elites has one archive", "mates")
+        if self.race is not None and not self.cycling:
+            raise KeyFault("needs `cycling: true`; the archive of plain MAP-Elites takes part in no race", "race")
         return self
 
     def flights(self, workers: int) -> int:
@@ -510,6 +524,10 @@ class Recipe(Strict):
         optimised = sum(use.role == "optimise" for use in self.tasks)
         if optimised < 2:
             raise KeyFault(f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks")
+        if self.evolution.race is not None and self.strategy.kind not in ("cycleqd", "cma-me"):
+            raise KeyFault(
+                f"{self.strategy.kind} needs every child's scores, not its entries alone", "evolution", "race"
+            )
         self._weighs_tasks()
         if isinstance(self.strategy, CmaMeStrategy) and not self.evolution.cycling:
             raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")

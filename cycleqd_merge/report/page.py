@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.journal.log import failed
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.recipe.loading import yaml_text
 from cycleqd_merge.report.page_data import page_data
@@ -63,7 +64,7 @@ def render_page(replay: Replay, run: str, comparison: Mapping[str, Any] | None =
         script="\n".join(_asset(name) for name in SCRIPTS),
         comparison=comparison,
         data={**page_data(replay, run), "comparison": comparison and comparison["charts"]},
-        failures=[event for event in replay.results if event["scores"] is None],
+        failures=[event for event in replay.results if failed(event)],
         **_scores(replay),
         **_provenance(replay),
     )

@@ -54,6 +54,7 @@ def _evaluation(replay: Replay, number: int) -> dict[str, Any]:
         },
         "scores": event["scores"],
         "error": event.get("error"),
+        "censored": event.get("censored", False),
         "lineage": [[entry["evaluation"], rows[entry["evaluation"]]] for entry in line],
     }
     if isinstance(candidate, Genome):

@@ -71,6 +71,8 @@ class Progress:
             what = f"seed {number - len(replay.experts) + 1}/{len(replay.space.seeds)}"
         else:
             what = f"generation {replay.generation}/{replay.generations}{self._kind(replay, number)}"
+        if event.get("censored"):
+            return f"{what}: dropped after {event['scored']} of {event['rows']} rows: it can enter no archive"
         if event["scores"] is None:
             return f"{what}: failed: {event['error']}"
         scores = " ".join(f"{task} {score:.3f}" for task, score in zip(replay.tasks, event["scores"], strict=True))

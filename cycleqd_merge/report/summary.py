@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive
+from cycleqd_merge.journal.log import Event, failed
 from cycleqd_merge.journal.replay import Replay
 
 
 def summary(replay: Replay) -> dict[str, Any]:
     """The run as JSON values: settings, progress, archives with every elite."""
     results = [event for event in replay.results if event["scores"] is not None]
-    seconds = [sum(event["seconds"]) for event in results if "seconds" in event]
+    censored = [event for event in replay.results if event.get("censored")]
+    seconds = [sum(event["seconds"]) for event in replay.results if "seconds" in event]
     return {
         "base": replay.recipe.base,
         "experts": dict(replay.recipe.experts),
@@ -20,12 +23,23 @@ def summary(replay: Replay) -> dict[str, Any]:
         "generation": replay.generation,
         "generations": replay.generations,
         "evaluations": len(results),
-        "failed": len(replay.results) - len(results),
+        "failed": sum(map(failed, replay.results)),
+        "censored": len(censored),
+        "rows_saved": _rows_saved(censored, len(results)),
         "below_floor": sum(not replay.space.holds(tuple(event["scores"])) for event in results),
         "seconds_per_evaluation": sum(seconds) / len(seconds) if seconds else None,
         "archives": {replay.objectives[archive.task]: _archive(archive, replay) for archive in replay.archives},
         "best_mean": replay.best_mean() if any(archive.elites() for archive in replay.archives) else None,
     }
+
+
+def _rows_saved(censored: Sequence[Event], scored: int) -> float | None:
+    """The share of all rows that was not scored because children lost their race; None where none did."""
+    if not censored:
+        return None
+    saved: int = sum(event["rows"] - event["scored"] for event in censored)
+    rows: int = censored[0]["rows"]
+    return saved / (rows * (len(censored) + scored))
 
 
 def _archive(archive: Archive, replay: Replay) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cycleqd_merge.evaluation.pool import Finished, Pool
 from cycleqd_merge.evolution.schedule import InOrder
 from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.journal.differences import differences
-from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind
+from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
 from cycleqd_merge.journal.replay import Replay, replay_events
 
 log = logging.getLogger(__name__)
@@ -109,8 +109,12 @@ def _event(finished: Finished, step: dict[str, Any]) -> Event:
     event: Event = {"event": "result", "number": finished.number, "step": step}
     if finished.evaluation is None:
         return {**event, "scores": None, "error": finished.error}
-    seconds = finished.evaluation.load_seconds, finished.evaluation.score_seconds
-    return {**event, "scores": list(finished.evaluation.scores), "seconds": [round(each, 3) for each in seconds]}
+    evaluation = finished.evaluation
+    seconds = [round(each, 3) for each in (evaluation.load_seconds, evaluation.score_seconds)]
+    if evaluation.censored:  # the scores are of the first rows alone: nothing may take them for those of all
+        partial = {"partial": list(evaluation.scores), "scored": evaluation.scored, "rows": evaluation.rows}
+        return {**event, "scores": None, "censored": True, **partial, "seconds": seconds}
+    return {**event, "scores": list(evaluation.scores), "seconds": seconds}
 
 
 def _record(journal: Journal, replay: Replay, event: Event) -> list[Proposal]:
@@ -131,7 +135,7 @@ def _record_bounds(journal: Journal, replay: Replay) -> None:
 
 def _stop_if_failing(replay: Replay) -> None:
     last = replay.results[-MOST_FAILURES:]
-    if len(last) == MOST_FAILURES and all(event["scores"] is None for event in last):
+    if len(last) == MOST_FAILURES and all(failed(event) for event in last):
         raise RunFailed(f"{MOST_FAILURES} evaluations in a row failed, the last with: {last[-1]['error']}")
 
 

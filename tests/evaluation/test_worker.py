@@ -12,6 +12,8 @@ import pytest
 from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.evaluation.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
+from cycleqd_merge.evolution.archive import Axis, Hurdle
+from cycleqd_merge.evolution.race import Race
 from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.suite import open_suite
@@ -65,6 +67,36 @@ def test_a_score_is_the_mean_over_samples_in_the_order_of_the_suite(
     assert kept.samples == ("search-0", "search-1", "search-2", "search-3")
     assert [outcome.output for outcome in kept.outcomes] == [reference.text(sample, 4) for sample in kept.samples]
     assert kept.truncated == 1.0
+
+
+def race(quality: float) -> Race:
+    """Three tasks with one cell each, held by an elite of this quality."""
+    axes = (Axis(0.0, 1.0, 1),) * 3
+    return Race(0.25, 0.99, tuple(Hurdle(task, axes, {(0, 0): quality}) for task in range(3)))
+
+
+def test_a_candidate_that_loses_its_race_is_scored_on_the_first_rows_alone(open_worker: Callable[..., Worker]) -> None:
+    worker = open_worker(use("a", "Scores", scores=[0.0] * 80), use("b", "Scores", scores=[0.25] * 40))
+    lost = worker.evaluate(BASE, race=race(0.999))
+    assert (lost.censored, lost.scored, lost.rows) == (True, 20 + 10 + 1, 80 + 40 + 1)
+    assert lost.results["a"].samples == tuple(f"search-{place}" for place in race(0.9).first(80))
+    assert lost.scores == (0.0, 0.25, 0.5)
+
+
+def test_a_candidate_that_stays_in_its_race_is_scored_as_without(open_worker: Callable[..., Worker]) -> None:
+    scores = [place / 80 for place in range(80)]
+    worker = open_worker(use("a", "Scores", scores=scores), use("b", "Scores", scores=[0.25] * 40))
+    raced, plain = worker.evaluate(BASE, race=race(0.3)), worker.evaluate(BASE)
+    assert not raced.censored
+    assert (raced.results, raced.scores, raced.scored) == (plain.results, plain.scores, plain.scored)
+
+
+def test_a_pool_takes_the_race_of_a_proposal(open_worker: Callable[..., Worker]) -> None:
+    pool = LocalPool(open_worker(use("a", "Scores", scores=[0.0] * 80), use("b", "Scores", scores=[0.0] * 40)))
+    for number, quality in enumerate((0.999, 0.0)):
+        pool.submit(Proposal(number, BASE, {}, race(quality)))
+    finished = [pool.next(), pool.next()]
+    assert [each.evaluation.censored for each in finished if each.evaluation] == [True, False]
 
 
 def test_rows_and_limit_choose_the_samples(open_worker: Callable[..., Worker]) -> None:

@@ -17,7 +17,7 @@ from cycleqd_merge.evolution.strategy import Proposal, Result
 from tests.evolution.references import SlowArchive, slow_snapshot, snapshot, synthetic_scores
 
 Scorer = Callable[[int, Genome], Scores | None]
-SPACE = {"objectives", "experts", "groups", "floors", "seeds", "factors", "levels"}
+SPACE = {"objectives", "experts", "groups", "floors", "seeds", "factors", "levels", "race"}
 NAMES = ("sql", "bash", "math", "chat")
 
 

@@ -15,8 +15,9 @@ from cycleqd_merge.journal.log import FILE
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.journal.search import build_space, operators
 from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.report.summary import summary
 from tests.evolution.references import snapshot
-from tests.run.synthetic import SyntheticPool, Watcher, run, synthetic_recipe
+from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, run, synthetic_recipe
 
 Line = dict[str, Any]
 
@@ -42,11 +43,13 @@ def test_replay_equals_the_run_that_was_lived(tmp_path: Path, in_flight: int) ->
     assert sum(len(archive.elites()) for archive in replay.archives) > 10
 
 
+COARSE = [{"task": name, "expert": name, "bins": 2} for name in EXPERTS]
 OPTIONS = {
     "scaling": [1.0, 1.6],
     "mates": "any",
     "adaptive": True,
     "warm_start": [0.3, 0.5],
+    "race": {"share": 0.25, "confidence": 0.9},
     "mutation": {"kind": "svd", "signed": True},
 }
 
@@ -57,10 +60,15 @@ def test_replay_and_going_on_equal_the_run_with_every_option(
     tmp_path: Path, strategy: dict[str, Any], in_flight: int
 ) -> None:
     def recipe(generations: int) -> Recipe:
-        return synthetic_recipe(generations, strategy=strategy, evolution=OPTIONS)
+        return synthetic_recipe(generations, tasks=COARSE, strategy=strategy, evolution=OPTIONS)
 
     whole = run(tmp_path / "whole", recipe(60), in_flight, SyntheticPool(order=3, failure=fail_some))
     assert state(open_run(tmp_path / "whole")) == state(whole)
+    censored = [event for event in whole.results if event.get("censored")]
+    facts = summary(whole)
+    assert facts["censored"] == len(censored) > 0
+    assert facts["rows_saved"] == pytest.approx(0.75 * len(censored) / (63 - facts["failed"]))
+    assert not {event["number"] for event in censored} & set(whole.elites())
     for generations in (1, 23, 60):
         extended = run(
             tmp_path / "parts", recipe(generations), in_flight, SyntheticPool(generations, failure=fail_some)

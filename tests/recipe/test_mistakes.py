@@ -153,6 +153,14 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
             in_evolution("cycling: false\nstrategy: {kind: cma-me}"),
             "12: evolution.cycling: CMA-ME needs `cycling: true`: it improves an archive per task",
         ),
+        (
+            in_evolution("race: {}\n  cycling: false"),
+            "12: evolution.race: needs `cycling: true`; the archive of plain MAP-Elites takes part in no race",
+        ),
+        (
+            in_evolution("race: {}\nstrategy: {kind: cma-es}"),
+            "12: evolution.race: cma-es needs every child's scores, not its entries alone",
+        ),
         (in_task("bounds: [1, 0]"), "9: tasks.1.bounds: 1.0 is not below 0.0"),
         (in_task("floor: 0.5"), "9: tasks.1.floor: needs `role: keep`"),
         (in_evolution("groups: {modules: false}"), "12: evolution.groups: state `layers`, `modules: true` or both"),

@@ -18,6 +18,7 @@ from cycleqd_merge.evaluation.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.race import Partial
 from cycleqd_merge.evolution.strategy import Candidate, Proposal, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, read_events
 from cycleqd_merge.journal.replay import Replay
@@ -96,7 +97,12 @@ class SyntheticPool:
         if failure is not None:
             return Finished(proposal.number, None, failure)
         scores = self._scores(proposal.candidate)
-        return Finished(proposal.number, Evaluation({}, scores, self._random.random(), self._random.random()))
+        seconds = self._random.random(), self._random.random()
+        lost = proposal.race is not None and proposal.race.lost([Partial(score, 60, 240) for score in scores])
+        return Finished(
+            proposal.number,
+            Evaluation({}, scores, *seconds, 60 * self.tasks if lost else 240 * self.tasks, 240 * self.tasks),
+        )
 
     def _scores(self, candidate: Candidate) -> Scores:
         if isinstance(candidate, Genome):

@@ -1,12 +1,15 @@
 // What is known of one model: where it stands, its scores, what it is made of, and how to export it.
 
+const DROPPED = "It was dropped on a part of its rows, which said that it would enter no archive.";
+
 function modelPanel(number, beside, data, choose) {
-  const { step, scores, error } = data.evaluations[number];
+  const { step, scores, error, censored } = data.evaluations[number];
   return [
     make("h3", {}, `#${number}`, number === data.bestMean ? make("small", {}, " best mean") : null),
     beside.length > 1 ? stack(number, beside, choose) : null,
     make("p", { class: "origin" }, origin(number, step, data)),
-    scores === null ? make("p", { class: "note" }, `Its evaluation failed: ${error}`) : scoreTable(number, scores, data),
+    scores === null ? make("p", { class: "note" }, censored ? DROPPED : `Its evaluation failed: ${error}`)
+      : scoreTable(number, scores, data),
     cells(number, data),
     composition(data.evaluations[number], data),
     command(number, data),
