@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from cycleqd_merge.comparison.results import Kind
 from cycleqd_merge.comparison.searches import Planned
+from cycleqd_merge.comparison.statistics import hypervolume
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.report.scores import search_estimates
 from cycleqd_merge.run.elites import choose, pareto
+
+FAMILY = 16
+"""Models of a search that are judged as its family, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,21 @@ def entrants(searches: Sequence[tuple[Planned, Replay]]) -> list[Chosen]:
 
 
 def families(searches: Sequence[tuple[Planned, Replay]]) -> list[list[Candidate]]:
-    """Per search, the elites that no other of its elites dominates by what the search saw."""
-    return [[replay.candidate(number) for number in pareto(replay)] for _, replay in searches]
+    """Per search, the elites that none of its others dominates by what it saw; of many, those that add most
+    hypervolume, one after another."""
+    return [[replay.candidate(number) for number in _family(replay)] for _, replay in searches]
+
+
+def _family(replay: Replay) -> list[int]:
+    objectives = len(replay.objectives)
+    left = {number: replay.scores(number)[:objectives] for number in pareto(replay)}
+    family: list[int] = []
+    points: list[tuple[float, ...]] = []
+    while left and len(family) < FAMILY:
+        best = max(left, key=lambda number: (hypervolume([*points, left[number]]), -number))
+        family.append(best)
+        points.append(left.pop(best))
+    return sorted(family)
 
 
 def _usual(replay: Replay) -> list[Chosen]:
@@ -60,15 +77,18 @@ def _usual(replay: Replay) -> list[Chosen]:
 
 
 def _methods(planned: Planned, replay: Replay) -> list[Chosen]:
-    """The best configuration of each merge method by its mean score; of equals the first."""
+    """The best configuration of each merge method by its mean score, of those that hold every floor if any does; of
+    equals the first. Static merges of the user's own carry the name of their search."""
     tried: dict[str, list[int]] = {}
     for number, step in enumerate(replay.steps):
         if "merge" in step and replay.results[number]["scores"] is not None:
             tried.setdefault(step["merge"], []).append(number)
     chosen = []
     for method, numbers in tried.items():
-        best = max(numbers, key=lambda number: (replay.mean(replay.scores(number)), -number))
-        label = f"{method} (best of {len(numbers)})" if len(numbers) > 1 else method
+        fit = [number for number in numbers if replay.space.holds(replay.scores(number))] or numbers
+        best = max(fit, key=lambda number: (replay.mean(replay.scores(number)), -number))
+        label = method if planned.name == "mergekit" else f"{planned.name} {method}"
+        label += f" (best of {len(numbers)})" if len(numbers) > 1 else ""
         seen = search_estimates(replay, best)
         chosen.append(Chosen(label, "merge", planned.name, None, replay.candidate(best), seen))
     return chosen

@@ -12,9 +12,16 @@ from cycleqd_merge.comparison.curves import curve, filled_archives
 from cycleqd_merge.comparison.entrants import Chosen, entrants, families
 from cycleqd_merge.comparison.heldout import HeldOut, Told, open_rows, score_heldout
 from cycleqd_merge.comparison.results import Entrant, Findings, Judged, Opening, RowCount, Search
-from cycleqd_merge.comparison.searches import Observing, Planned, planned_searches, run_searches, shared_pool
+from cycleqd_merge.comparison.searches import (
+    Observing,
+    Planned,
+    planned_searches,
+    require_searches,
+    run_searches,
+    shared_pool,
+)
 from cycleqd_merge.comparison.statistics import duplicates
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
 from cycleqd_merge.hub.pin import pin
@@ -67,16 +74,20 @@ def compare(
     planned_searches(recipe, names, budget, seeds, out, rows)  # names and groups, before anything is fetched
     with terminable(), opened_journal(out) as journal:
         recipe = _begin(
-            journal, recipe, folder, {"searches": list(names), "budget": budget, "seeds": seeds, "rows": rows}
+            journal,
+            recipe,
+            folder,
+            {"searches": list(names), "budget": budget, "seeds": seeds, "rows": rows, "first": recipe.evolution.seed},
         )
         planned = planned_searches(recipe, names, budget, seeds, out, rows)
         fetch(recipe)
         with shared_pool(planned, folder) as (pool, materials):
+            require_searches(planned, materials, rows)
             searches = list(zip(planned, run_searches(planned, folder, pool, observing, deadline), strict=True))
             chosen, offered = entrants(searches), families(searches)
             opening = open_rows(journal, _frozen(chosen, planned, offered), rows)
             candidates = [*(each.candidate for each in chosen), *(each for family in offered for each in family)]
-            scored = score_heldout(journal, pool, candidates, rows, told)
+            scored = score_heldout(journal, pool, candidates, rows, told, deadline)
         findings = _findings(searches, chosen, offered, scored, opening, _rows(materials.suite, rows))
         return Compared(findings, _archives(searches))
 
@@ -113,24 +124,28 @@ def _findings(
     searches: Searched,
     chosen: Sequence[Chosen],
     offered: Sequence[Sequence[Candidate]],
-    scored: Mapping[str, HeldOut],
+    scored: Mapping[str, HeldOut | None],
     opening: Opening,
     counts: dict[str, RowCount],
 ) -> Findings:
     first = searches[0][1]
     objectives = first.objectives
-    reference = next(each.entrant for each in chosen if each.strategy == searches[0][0].name)
+    judged = [(each, own) for each in chosen if (own := scored[each.digest]) is not None]
+    reference = next((each.entrant for each, _ in judged if each.strategy == searches[0][0].name), None)
+    if reference is None:
+        raise RunFailed(f"no model of {searches[0][0].name} could be scored on the rows that judge; see the journal")
     return Findings(
         tasks=tuple(objectives),
         kept=tuple(first.tasks[len(objectives) :]),
         rows=counts,
         reference=reference,
         opened=opening,
-        entrants=tuple(_entrant(members, scored) for members in _by_entrant(chosen)),
+        entrants=tuple(_entrant(members) for members in _by_entrant(judged)),
         searches=tuple(
             _search(planned, replay, [scored[candidate_digest(each)] for each in family], first)
             for (planned, replay), family in zip(searches, offered, strict=True)
         ),
+        unscored=tuple(dict.fromkeys(each.entrant for each in chosen if scored[each.digest] is None)),
     )
 
 
@@ -145,23 +160,21 @@ def _rows(suite: Suite, judging: Rows) -> dict[str, RowCount]:
     return counts
 
 
-def _by_entrant(chosen: Sequence[Chosen]) -> Iterator[list[Chosen]]:
-    for name in dict.fromkeys(each.entrant for each in chosen):
-        yield [each for each in chosen if each.entrant == name]
+Scored = tuple[Chosen, HeldOut]
 
 
-def _entrant(members: Sequence[Chosen], scored: Mapping[str, HeldOut]) -> Entrant:
+def _by_entrant(judged: Sequence[Scored]) -> Iterator[list[Scored]]:
+    for name in dict.fromkeys(each.entrant for each, _ in judged):
+        yield [(each, own) for each, own in judged if each.entrant == name]
+
+
+def _entrant(members: Sequence[Scored]) -> Entrant:
     judged = tuple(
-        Judged(
-            each.seed,
-            each.digest,
-            dict(each.search),
-            dict(scored[each.digest].scores),
-            dict(scored[each.digest].truncated),
-        )
-        for each in members
+        Judged(each.seed, each.digest, dict(each.search), dict(own.scores), dict(own.truncated))
+        for each, own in members
     )
-    return Entrant(members[0].entrant, members[0].kind, members[0].strategy, judged)
+    first, _ = members[0]
+    return Entrant(first.entrant, first.kind, first.strategy, judged)
 
 
 def _archives(searches: Searched) -> dict[str, list[Archive]]:
@@ -183,7 +196,7 @@ def _grid(replay: Replay) -> tuple[Bounds, list[int]]:
     return replay.space.bounds, [objective.bins for objective in replay.space.objectives]
 
 
-def _search(planned: Planned, replay: Replay, family: Sequence[HeldOut], first: Replay) -> Search:
+def _search(planned: Planned, replay: Replay, family: Sequence[HeldOut | None], first: Replay) -> Search:
     """first: the run whose archives' bounds count for all."""
     told = _told(replay)
     return Search(
@@ -195,6 +208,8 @@ def _search(planned: Planned, replay: Replay, family: Sequence[HeldOut], first: 
         seconds=sum(sum(event.get("seconds", ())) for event in replay.results),
         curve=curve(told, *_grid(first)),
         family=tuple(
-            tuple(sum(model.scores[task]) / len(model.scores[task]) for task in first.objectives) for model in family
+            tuple(sum(model.scores[task]) / len(model.scores[task]) for task in first.objectives)
+            for model in family
+            if model is not None
         ),
     )

@@ -5,14 +5,15 @@ They are the held-out rows, or, where operators are tuned, rows of the search sp
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from cycleqd_merge.comparison.results import Opening
-from cycleqd_merge.errors import RunFailed, UserError
-from cycleqd_merge.evaluation.pool import Pool
+from cycleqd_merge.errors import Interrupted, UserError
+from cycleqd_merge.evaluation.pool import Finished, Pool
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.strategy import Candidate, Proposal, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, of_kind
@@ -54,29 +55,41 @@ def _opening(event: Event, rows: Rows) -> Opening:
 
 
 def score_heldout(
-    journal: Journal, pool: Pool, candidates: Sequence[Candidate], rows: Rows, told: Told
-) -> dict[str, HeldOut]:
+    journal: Journal,
+    pool: Pool,
+    candidates: Sequence[Candidate],
+    rows: Rows,
+    told: Told,
+    deadline: float | None = None,
+) -> dict[str, HeldOut | None]:
     """What every candidate does on the rows that judge, by digest; scored are those that the journal does not have.
 
+    None for one that cannot be scored. deadline: a `time.monotonic()` instant at which to stop.
+
     Raises:
-        RunFailed: one cannot be scored.
+        Interrupted: the deadline has passed; what was scored is recorded.
     """
-    scored = {event["candidate"]: _read(event["tasks"]) for event in of_kind(journal.events, "heldout")}
+    scored = {event["candidate"]: _read(event) for event in of_kind(journal.events, "heldout")}
     missing = {candidate_digest(each): each for each in candidates}
     missing = {digest: each for digest, each in missing.items() if digest not in scored}
     for number, candidate in enumerate(missing.values()):
         pool.submit(Proposal(number, candidate, {}), rows)
     digests = list(missing)
     for done in range(1, len(missing) + 1):
-        finished = pool.next()
-        if finished.evaluation is None:
-            raise RunFailed(f"{rows} rows: a model could not be scored: {finished.error}")
-        tasks = _tasks(finished.evaluation)
-        digest = digests[finished.number]
-        journal.append({"event": "heldout", "candidate": digest, "tasks": tasks})
-        scored[digest] = _read(tasks)
+        if deadline is not None and time.monotonic() > deadline:
+            raise Interrupted("the time limit is reached")
+        event = _event(digests, pool.next())
+        journal.append(event)
+        scored[event["candidate"]] = _read(event)
         told(done, len(missing))
     return scored
+
+
+def _event(digests: Sequence[str], finished: Finished) -> Event:
+    event: Event = {"event": "heldout", "candidate": digests[finished.number]}
+    if finished.evaluation is None:
+        return {**event, "tasks": None, "error": finished.error}
+    return {**event, "tasks": _tasks(finished.evaluation)}
 
 
 def _tasks(evaluation: Evaluation) -> dict[str, Any]:
@@ -86,7 +99,10 @@ def _tasks(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _read(tasks: Mapping[str, Any]) -> HeldOut:
+def _read(event: Event) -> HeldOut | None:
+    tasks = event["tasks"]
+    if tasks is None:
+        return None
     return HeldOut(
         {task: tuple(own["scores"]) for task, own in tasks.items()},
         {task: own["truncated"] for task, own in tasks.items()},

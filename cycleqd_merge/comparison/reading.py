@@ -75,6 +75,7 @@ def _with_judged(replay: Replay, events: Sequence[Event], rows: Rows) -> Replay:
     scored = {
         event["candidate"]: {task: Estimate.of(own["scores"], own["truncated"]) for task, own in event["tasks"].items()}
         for event in of_kind(events, "heldout")
+        if event["tasks"] is not None
     }
     elites = [replay.candidate(number) for number in replay.elites()]
     known = {candidate_digest(each): replay.digest(each) for each in elites}

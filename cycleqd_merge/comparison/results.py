@@ -93,7 +93,8 @@ class Findings:
     """All that a comparison found.
 
     tasks: those that the mean is over. kept: further tasks that are reported beside it. rows: by task. reference: the
-    name of the entrant that all others are held against.
+    name of the entrant that all others are held against. unscored: names of entrants of which a model could not be
+    scored on the rows that judge.
 
     Raises:
         ValueError: a name occurs twice, or the reference stands for no entrant, or an entrant was not scored on the
@@ -107,6 +108,7 @@ class Findings:
     opened: Opening
     entrants: tuple[Entrant, ...]
     searches: tuple[Search, ...]
+    unscored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [entrant.name for entrant in self.entrants]

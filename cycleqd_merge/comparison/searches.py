@@ -12,13 +12,15 @@ from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.pool import Pool
-from cycleqd_merge.journal.log import FILE
+from cycleqd_merge.journal.log import FILE, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.recipe.rivals import with_search
-from cycleqd_merge.recipe.schema import Finish, Recipe
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.recipe.rivals import RIVALS, with_search
+from cycleqd_merge.recipe.schema import Finish, Recipe, SvdMutation
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.evolve import Observer
-from cycleqd_merge.run.session import open_pool, run_recipe
+from cycleqd_merge.run.identity import start_event
+from cycleqd_merge.run.session import begin, open_pool, opened_journal, run_recipe
 from cycleqd_merge.tasks.protocol import Rows
 
 
@@ -36,6 +38,8 @@ class Planned:
         return Path(self.recipe.output)
 
 
+COEFFICIENTS_ALONE = ("random", "cma-es", "nsga2", "mergekit")
+"""Strategies that mutate nothing, so that singular bases do not matter to them."""
 Observing = Callable[[Planned], AbstractContextManager[Observer]]
 
 
@@ -47,11 +51,9 @@ def planned_searches(
     budget: children that each evaluates. rows: what will judge them; those set aside confirm no elites then.
 
     Raises:
-        UserError: no search has such a name, one is named twice, or two need other groups.
+        UserError: no search has such a name, one is named twice, or two need other groups or singular bases.
     """
-    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
-    if twice is not None:
-        raise UserError(f"{twice} is named twice; name each search once")
+    _require_names(recipe, names)
     planned = []
     for name in names:
         search = with_search(recipe, name)
@@ -62,26 +64,49 @@ def planned_searches(
             output = str(out / name / f"seed-{seed}")
             own = {"evolution": evolution, "confirm": confirm, "output": output, "finish": Finish(), "hub": None}
             planned.append(Planned(name, seed, search.model_copy(update=own)))
-    _finest([each.recipe for each in planned])
+    if planned[0].recipe.strategy.kind == "mergekit":
+        raise UserError(
+            f"{names[0]}: static merges cannot be named first: all are held against one search's best model"
+        )
+    _common([each.recipe for each in planned])
     return planned
 
 
-def _finest(recipes: Sequence[Recipe]) -> Recipe:
-    """One of the recipes whose groups are those of all that have more than one.
+def _require_names(recipe: Recipe, names: Sequence[str]) -> None:
+    if not names:
+        raise UserError(f"no search is named; there are {', '.join([*recipe.searches, *RIVALS])}")
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise UserError(f"{twice} is named twice; name each search once")
+    taken = next((name for name in recipe.searches if name in RIVALS), None)
+    if taken is not None:
+        raise UserError(f"searches: {taken} is a name that `compare` has itself; give yours another")
+
+
+def _common(recipes: Sequence[Recipe]) -> Recipe:
+    """A recipe with the groups, and the rank of singular bases, that all searches can be evaluated with.
 
     Raises:
-        UserError: two have different groups.
+        UserError: there is no such recipe.
     """
     grouped = [recipe for recipe in recipes if recipe.evolution.groups != "one"]
     if any(recipe.evolution.groups != grouped[0].evolution.groups for recipe in grouped):
-        raise UserError("evolution.groups: the searches have different ones; state those of all of them in the recipe")
-    return (grouped or list(recipes))[0]
+        raise UserError("evolution.groups: two of the searches have different ones; compare them one after another")
+    mutations = [recipe.evolution.mutation for recipe in recipes if recipe.strategy.kind not in COEFFICIENTS_ALONE]
+    ranks = {mutation.rank for mutation in mutations if mutation.kind == "svd"}
+    if len(ranks) > 1:
+        raise UserError(
+            "mutation.rank: the searches have different ones; state one in the recipe's `evolution.mutation`"
+        )
+    common = (grouped or list(recipes))[0]
+    evolution = common.evolution.model_copy(update={"mutation": SvdMutation(rank=next(iter(ranks), None))})
+    return common.model_copy(update={"evolution": evolution})
 
 
 @contextmanager
 def shared_pool(planned: Sequence[Planned], folder: Path) -> Iterator[tuple[SharedPool, Materials]]:
     """A pool for every search, and what it is made from."""
-    materials = Materials.open(_finest([each.recipe for each in planned]), folder)
+    materials = Materials.open(_common([each.recipe for each in planned]), folder)
     mutated = sorted({n for each in planned for n in replace(materials, recipe=each.recipe).mutated_experts()})
 
     def opened() -> Pool:
@@ -89,6 +114,25 @@ def shared_pool(planned: Sequence[Planned], folder: Path) -> Iterator[tuple[Shar
 
     with closing(SharedPool(opened, len(materials.groups))) as pool:
         yield pool, materials
+
+
+def require_searches(planned: Sequence[Planned], materials: Materials, rows: Rows) -> None:
+    """Check every search before the first is run: its strategy, and that its folder holds no other run.
+
+    Raises:
+        UserError: something is not fit, or no rows are there to judge on.
+    """
+    for task in materials.suite:
+        if not task.samples(rows):
+            raise UserError(f"task {task.name}: sets no rows aside to judge on; raise the recipe's `confirm.share`")
+    for search in planned:
+        groups = Groups(materials.family.weights, search.recipe.evolution.groups)
+        own = replace(materials, recipe=search.recipe, groups=groups)
+        start = start_event(own, 1)
+        if (search.folder / FILE).is_file():
+            with opened_journal(search.folder) as journal:
+                start = begin(own, journal)
+        Replay.begin(search.recipe, materials.folder, start)
 
 
 def run_searches(
@@ -121,8 +165,8 @@ def run_searches(
 
 def _complete(search: Planned) -> Replay | None:
     """The search's run, if it is there and at its end."""
-    if not (search.folder / FILE).is_file():
-        return None
+    if not (search.folder / FILE).is_file() or not of_kind(read_events(search.folder), "session"):
+        return None  # it was stopped while it was set up, if it ever was begun
     replay = open_run(search.folder)
     enough = replay.generation >= min(search.recipe.evolution.generations, replay.generations)
     return replay if replay.schedule.done and enough and not to_confirm(replay) else None

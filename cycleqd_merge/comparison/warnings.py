@@ -37,6 +37,11 @@ def _noise(reference: str, found: Sequence[Verdict], decided: Contest | None) ->
             f"The difference between {decided.own} and its best rival, {decided.rival}, is inside noise: "
             "these rows do not tell which is better."
         )
+    if decided is not None and _overlap(found, decided):
+        lines.append(
+            f"Over seeds, the intervals of {decided.own} and {decided.rival} overlap: the difference holds for these "
+            "runs' models; more seeds would tell whether it holds for their searches."
+        )
     alike = [
         verdict.entrant.name
         for verdict in found
@@ -47,6 +52,15 @@ def _noise(reference: str, found: Sequence[Verdict], decided: Contest | None) ->
     if alike:
         lines.append(f"Not told apart from {reference}: {', '.join(alike)}.")
     return lines
+
+
+def _overlap(found: Sequence[Verdict], decided: Contest) -> bool:
+    """Whether the difference is clear over rows, and yet inside what seeds make of either side."""
+    spans = {verdict.entrant.name: verdict.over_seeds for verdict in found}
+    own, rival = spans[decided.own], spans[decided.rival]
+    if decided.difference.holds_zero or own is None or rival is None:
+        return False
+    return own.low <= rival.high and rival.low <= own.high
 
 
 def _false_wins(found: Sequence[Verdict]) -> list[str]:
@@ -76,8 +90,5 @@ def _unclean_rows(findings: Findings) -> list[str]:
         for task, count in findings.rows.items()
         if count.duplicates
     ]
-    for entrant in findings.entrants:
-        frozen = findings.opened.frozen.get(entrant.name, ())
-        if any(judged.digest not in frozen for judged in entrant.judged):
-            lines.append(f"{entrant.name} was not fixed when the held-out rows were opened at {findings.opened.at}.")
+    lines += [f"{name}: a model of it could not be scored; the journal says why." for name in findings.unscored]
     return lines

@@ -35,8 +35,8 @@ RIVALS = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 def with_search(recipe: Recipe, name: str) -> Recipe:
     """The recipe with another search: one of its own `searches`, or one of `RIVALS`.
 
-    Models, tasks, seed, generations, bins and bounds stay; operators are those of the search that `name` means, less
-    what truncates singular bases.
+    Models, tasks, seed, generations, bins and bounds stay the recipe's, and so does the rank of singular bases where it
+    states one; operators are those of the search that `name` means.
 
     Raises:
         UserError: no search has this name, or it needs groups and the recipe states none.
@@ -44,15 +44,16 @@ def with_search(recipe: Recipe, name: str) -> Recipe:
     if name == AS_STATED:
         return recipe
     stated = recipe.model_dump(mode="json", exclude_unset=True)
-    search = stated.get("searches", {}).get(name) or _named(recipe, name)
+    search = stated["searches"][name] if name in recipe.searches else _named(recipe, name)
     own = stated.get("evolution", {})
-    evolution = search.get("evolution", {}) | {key: own[key] for key in _SHARED if key in own}
+    operators = {key: value for key, value in search.get("evolution", {}).items() if key not in _SHARED}
+    evolution = operators | {key: own[key] for key in _SHARED if key in own}
     rank = recipe.evolution.mutation.rank if recipe.evolution.mutation.kind == "svd" else None
-    if rank is not None:
-        evolution.setdefault("mutation", {"kind": "svd", "rank": rank})
-    return Recipe.model_validate(
-        {**stated, "strategy": search.get("strategy", {"kind": "cycleqd"}), "evolution": evolution}
-    )
+    mutation = evolution.get("mutation", {})
+    if rank is not None and mutation.get("kind", "svd") == "svd":
+        evolution["mutation"] = {**mutation, "rank": rank}
+    strategy = search.get("strategy", {"kind": "cycleqd"})
+    return Recipe.model_validate({**stated, "strategy": strategy, "evolution": evolution})
 
 
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:

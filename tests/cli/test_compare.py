@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cycleqd_merge.journal.log import read_events
+from cycleqd_merge.journal.log import of_kind, read_events
 from cycleqd_merge.journal.replay import open_run
 from cycleqd_merge.run.measure import measure
 from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
@@ -145,11 +145,15 @@ def test_a_search_beyond_the_budget_is_refused(copied: Path) -> None:
 
 
 def test_models_chosen_after_the_rows_were_opened_are_refused(copied: Path) -> None:
-    """As when somebody tries other seeds until one wins."""
+    """As when somebody tries other seeds until one wins, or makes a search anew with other operators."""
     events = read_events(copied / "compared")
     refused = compare(copied, "--set", "evolution.seed=5")
     assert refused.code != 0
-    assert "opened at" in refused.err
+    assert "holds another comparison; it differs in first: 0 -> 5" in refused.err
+    shutil.rmtree(copied / "compared/cma-es-groups")
+    refused = compare(copied, "--set", "evolution.groups.modules=true")
+    assert refused.code != 0
+    assert "were opened at" in refused.err
     assert "opened once" in refused.err
     assert read_events(copied / "compared") == events
 
@@ -161,6 +165,50 @@ def test_a_comparison_killed_among_the_held_out_rows_goes_on(compared: Path, cop
     again = compare(copied, "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out) == json.loads((compared / "said.json").read_text())
+
+
+def test_a_comparison_stopped_while_a_search_was_set_up_goes_on(copied: Path) -> None:
+    journal = copied / "compared/cma-es-groups/seed-1/journal.jsonl"
+    whole = journal.read_text()
+    journal.write_text("")
+    (copied / "compared/journal.jsonl").write_text(
+        (copied / "compared/journal.jsonl").read_text().splitlines(keepends=True)[0]
+    )
+    assert compare(copied).code == 0
+    assert of_kind(read_events(journal.parent), "result")[-1]["number"] == whole.count('"event":"result"') - 1
+
+
+def test_a_finished_search_of_other_rows_is_refused_before_any_work(copied: Path) -> None:
+    recipe = json.loads((copied / "recipe.yaml").read_text())
+    recipe["tasks"][0]["samples"] = 5
+    (copied / "recipe.yaml").write_text(json.dumps(recipe))
+    refused = compare(copied)
+    assert refused.code != 0
+    assert "holds another run" in refused.err
+    assert "tasks.vowels.samples" in refused.err
+
+
+def test_strategies_that_cannot_be_made_are_told_before_the_first_search(models: Models, tmp_path: Path) -> None:
+    searches = {"odd": {"strategy": {"kind": "mergekit", "methods": ["tiess"]}}}
+    recipe = write_recipe(tmp_path, models, searches=searches)
+    answer = cycleqd_merge("compare", recipe, "--strategies", "random,odd", "--output", tmp_path / "compared")
+    assert answer.code != 0
+    assert "mergekit has no method 'tiess'" in answer.err
+    assert not (tmp_path / "compared/random").exists()
+
+
+def test_own_searches_of_static_merges_stay_apart(models: Models, tmp_path: Path) -> None:
+    def grid(weight: float) -> dict[str, Any]:
+        methods = {"methods": ["task_arithmetic"], "grid": {"task_arithmetic": {"weight": [weight]}}}
+        return {"strategy": {"kind": "mergekit", **methods}, "evolution": {"seed": 9, "bins": 3}}
+
+    recipe = write_recipe(tmp_path, models, searches={"low": grid(0.2), "high": grid(0.9), "plain": {}})
+    options = ("--strategies", "plain,low,high", "--budget", 2, "--seeds", 1, "--output", tmp_path / "compared")
+    assert cycleqd_merge("compare", recipe, *options).code == 0
+    found = json.loads((tmp_path / "compared/comparison.json").read_text())
+    assert {"low task_arithmetic", "high task_arithmetic"} <= {entrant["name"] for entrant in found["entrants"]}
+    own = open_run(tmp_path / "compared/low/seed-1").recipe.evolution
+    assert (own.seed, own.bins) == (1, 10)
 
 
 def test_tables_and_figures_lie_in_its_folder(compared: Path) -> None:
@@ -197,6 +245,8 @@ def test_tuning_judges_on_rows_set_aside_that_no_search_saw(models: Models, tmp_
         (["--strategies", "paper,cmaes"], "no search is named 'cmaes'.*cma-es"),
         (["--strategies", "paper,paper"], "paper is named twice"),
         (["--strategies", "nsga2-groups"], "states no `evolution.groups`"),
+        (["--strategies", ","], "no search is named; there are .*paper"),
+        (["--strategies", "mergekit,paper"], "mergekit: static merges cannot be named first"),
     ],
 )
 def test_what_cannot_be_compared_is_told_before_any_work(

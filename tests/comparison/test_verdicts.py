@@ -108,7 +108,7 @@ def test_false_wins_are_called_out_for_what_a_search_chose() -> None:
     assert "False win" not in warned(findings)
 
 
-def test_cut_answers_duplicates_and_late_models_are_named() -> None:
+def test_cut_answers_duplicates_and_models_without_scores_are_named() -> None:
     late = Entrant(
         "late", "merge", "ties", (judged("x", {"sql": 2, "bash": 2}, truncated={"sql": 0.051, "bash": 0.05}),)
     )
@@ -121,5 +121,6 @@ def test_cut_answers_duplicates_and_late_models_are_named() -> None:
     assert [line for line in lines if line.startswith("Task ")] == [
         "Task sql: 3 of 40 held-out rows are rows of the search too; scores on them are not held out."
     ]
-    assert "late was not fixed when the held-out rows were opened at 2026-01-02T03:04:05Z." in lines
+    unscored = warned(example(unscored=("ties",)))
+    assert "ties: a model of it could not be scored; the journal says why." in unscored
     assert not any(line.startswith("base was") for line in lines)
