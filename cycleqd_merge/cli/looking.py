@@ -107,13 +107,16 @@ def plot(
 
 
 def report(
-    run: RunFolder,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run or a comparison.", show_default=False)],
     output: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
 ) -> None:
-    """Write a run as one HTML page: scores, archives to click through, lineages, progress, settings."""
-    from cycleqd_merge.journal.replay import open_run
+    """Write a run as one HTML page: scores, archives to click through, lineages, progress, comparison, settings."""
+    from cycleqd_merge.comparison.page_section import page_section
+    from cycleqd_merge.comparison.reading import read_shown
     from cycleqd_merge.report.page import write_page
 
+    shown = read_shown(run)
+    section = None if shown.findings is None else page_section(shown.findings)
     page = output or run / "report.html"
-    write_page(open_run(run), str(run), page)
+    write_page(shown.replay, str(shown.run), page, section)
     typer.echo(page)

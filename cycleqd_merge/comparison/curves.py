@@ -26,6 +26,36 @@ class Curve:
     coverage: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A value of several curves by number of evaluations: their mean, from the lowest curve to the highest."""
+
+    evaluations: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def band(curves: Sequence[Curve], value: str) -> Band | None:
+    """The band of one value of `Curve`, where all curves that start have come; None if none starts.
+
+    Between its points a curve stays as it was.
+    """
+    started = [each for each in curves if each.evaluations]
+    if not started:
+        return None
+    points = [np.asarray(each.evaluations) for each in started]
+    first, last = max(each[0] for each in points), min(each[-1] for each in points)
+    shared = np.unique(np.concatenate([[first], *points]))
+    shared = shared[(shared >= first) & (shared <= last)]
+    if not shared.size:  # one ended before another had its first score
+        shared = np.array([last])
+    places = [np.maximum(np.searchsorted(each, shared, side="right") - 1, 0) for each in points]
+    values = np.stack([np.asarray(getattr(each, value))[at] for each, at in zip(started, places, strict=True)])
+    lines = (values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+    return Band(tuple(shared.tolist()), *(tuple(line.tolist()) for line in lines))
+
+
 def filled_archives(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int]) -> list[Archive]:
     """One archive per task, offered every evaluation in order: what any strategy's models would fill."""
     archives = _archives(bounds, bins)

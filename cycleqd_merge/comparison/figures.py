@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from cycleqd_merge.comparison.curves import band
 from cycleqd_merge.comparison.results import Findings, Search
 from cycleqd_merge.comparison.verdicts import Verdict
 from cycleqd_merge.evolution.archive import Archive
@@ -33,7 +32,7 @@ def curves_figure(findings: Findings) -> Figure:
     axes = figure.subplots(2, 2).flat
     for axis, (value, label) in zip(axes, _PANELS, strict=True):
         for place, (name, searches) in enumerate(findings.by_strategy.items()):
-            _draw_curve(axis, [search for search in searches if search.curve.evaluations], value, name, place)
+            _draw_curve(axis, searches, value, name, place)
         axis.set_xlabel("evaluations")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
@@ -43,27 +42,12 @@ def curves_figure(findings: Findings) -> Figure:
 
 
 def _draw_curve(axis: Axes, searches: Sequence[Search], value: str, name: str, place: int) -> None:
-    if not searches:
+    found = band([search.curve for search in searches], value)
+    if found is None:
         return
-    evaluations, values = _aligned(searches, value)
     style = {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _LINES[place // len(_COLOURS) % len(_LINES)]}
-    axis.plot(evaluations, values.mean(axis=0), label=name, **style)
-    axis.fill_between(evaluations, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, lw=0)
-
-
-def _aligned(searches: Sequence[Search], value: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Numbers of evaluations that every seed reached, and the values then, shape (seeds, numbers)."""
-    points = [np.asarray(search.curve.evaluations) for search in searches]
-    first, last = max(each[0] for each in points), min(each[-1] for each in points)
-    shared = np.unique(np.concatenate([[first], *points]))
-    shared = shared[(shared >= first) & (shared <= last)]
-    if not shared.size:  # one seed ended before another had its first score
-        shared = np.array([last])
-    rows = [
-        np.asarray(getattr(search.curve, value))[np.maximum(np.searchsorted(each, shared, side="right") - 1, 0)]
-        for search, each in zip(searches, points, strict=True)
-    ]
-    return shared, np.stack(rows)
+    axis.plot(found.evaluations, found.mean, label=name, **style)
+    axis.fill_between(found.evaluations, found.low, found.high, color=style["color"], alpha=0.15, lw=0)
 
 
 def families_figure(archives: Mapping[str, Sequence[Archive]], tasks: Sequence[str]) -> Figure:

@@ -20,17 +20,20 @@ from cycleqd_merge.report.scores import compare_best, mean_of, usual_scores
 from cycleqd_merge.report.summary import summary
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("dom.js", "heatmap.js", "lineage.js", "elite.js", "progress.js", "page.js")
+SCRIPTS = (
+    *("dom.js", "heatmap.js", "lineage.js", "elite.js", "progress.js"),
+    *("sorting.js", "plot.js", "curves.js", "winners.js", "page.js"),
+)
 """Joined in this order into one module."""
 
 
-def write_page(replay: Replay, run: str, path: Path) -> None:
-    """Write the page of a run to `path`; `run` is what its commands call the run.
+def write_page(replay: Replay, run: str, path: Path, comparison: Mapping[str, Any] | None = None) -> None:
+    """Write the page of a run to `path`; see `render_page`.
 
     Raises:
         UserError: the file cannot be written.
     """
-    text = render_page(replay, run)
+    text = render_page(replay, run, comparison)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may hold half a character
@@ -38,8 +41,12 @@ def write_page(replay: Replay, run: str, path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def render_page(replay: Replay, run: str) -> str:
-    """The page of a run as HTML; `run` is what its commands call the run."""
+def render_page(replay: Replay, run: str, comparison: Mapping[str, Any] | None = None) -> str:
+    """The page of a run as HTML.
+
+    run: what its commands call the run. comparison: the JSON values of a section about the comparison that the run took
+    part in, as `comparison.page_section` gives them.
+    """
     environment = Environment(
         loader=PackageLoader("cycleqd_merge.report", "assets"),
         autoescape=True,
@@ -55,7 +62,8 @@ def render_page(replay: Replay, run: str) -> str:
         made_by=f"cycleqd-merge {version('cycleqd-merge')}",
         style=_asset("page.css"),
         script="\n".join(_asset(name) for name in SCRIPTS),
-        data=page_data(replay, run),
+        comparison=comparison,
+        data={**page_data(replay, run), "comparison": comparison and comparison["charts"]},
         failures=[event for event in replay.results if failed(event)],
         **_scores(replay),
         **_provenance(replay),
@@ -81,7 +89,7 @@ def _scores(replay: Replay) -> dict[str, Any]:
             ],
             "best": [max((e.score for e in column if e is not None), default=None) for column in columns],
         }
-    return {"tables": tables, "comparison": compare_best(scored, replay.objectives)}
+    return {"tables": tables, "verdict": compare_best(scored, replay.objectives)}
 
 
 def _provenance(replay: Replay) -> dict[str, Any]:

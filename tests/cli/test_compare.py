@@ -16,6 +16,7 @@ from cycleqd_merge.journal.log import read_events
 from cycleqd_merge.journal.replay import open_run
 from cycleqd_merge.run.measure import measure
 from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
+from tests.report.test_page import Page
 
 SEARCHES = "paper,cma-es-groups,mergekit"
 SEEDS = 2
@@ -48,6 +49,26 @@ def compared(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def findings_of(folder: Path) -> Any:
     return json.loads((folder / "compared/comparison.json").read_text())
+
+
+def test_the_page_of_a_comparison_is_its_first_runs_with_what_was_found(compared: Path, tmp_path: Path) -> None:
+    folder, run = compared / "compared", compared / "compared/paper/seed-0"
+    found = {entrant["name"]: entrant["judged"][0]["heldout"] for entrant in findings_of(compared)["entrants"]}
+    pages = []
+    for named in (folder, run):
+        answer = cycleqd_merge("report", named, "--output", tmp_path / "page.html")
+        assert (answer.code, answer.err) == (0, "")
+        pages.append((tmp_path / "page.html").read_text())
+    assert pages[0] == pages[1]
+    page = Page(pages[0])
+    assert page.data["export"] == f"cycleqd-merge export {run}"
+    for name in ("base", "expert:first", "mean"):
+        means = [f"{np.mean(scores):.3f}" for scores in found[name].values()]
+        assert page.rows[f"comparison-models {name}"][:2] == means
+        assert [cell.split(" ")[0] for cell in page.rows[f"scores-heldout {name}"][1:3]] == means
+    other = cycleqd_merge("report", compared / "compared/mergekit/seed-0", "--output", tmp_path / "page.html")
+    assert other.code == 0
+    assert Page((tmp_path / "page.html").read_text()).data["comparison"] == page.data["comparison"]
 
 
 def test_every_search_is_an_ordinary_run_of_the_same_budget(compared: Path) -> None:

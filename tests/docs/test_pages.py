@@ -14,7 +14,8 @@ from typer.main import get_command
 from cycleqd_merge import load_recipe, open_run, run_recipe
 from cycleqd_merge.cli import app
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.recipe.schema import Hub, json_schema
+from cycleqd_merge.recipe.rivals import RIVALS, with_search
+from cycleqd_merge.recipe.schema import Hub, Search, json_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,3 +103,18 @@ def test_the_hub_pages_recipe_and_commands_exist(tmp_path: Path) -> None:
     options = {option for command in ("push", "pull") for each in commands[command].params for option in each.opts}
     for option in re.findall(r"(--[a-z][a-z-]+)", page):
         assert option in options | {"--generations"}, option
+
+
+def test_the_page_on_comparisons_names_every_search_and_option() -> None:
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    (text,) = blocks("docs/compare.md", "yaml")
+    searches = YAML(typ="safe", pure=True).load(text)["searches"]
+    quickstart = load_recipe(ROOT / "recipes" / "quickstart.yaml")
+    recipe = quickstart.model_copy(update={"searches": {name: Search(**own) for name, own in searches.items()}})
+    assert [with_search(recipe, name).strategy.kind for name in searches] == ["cycleqd", "cma-es"]
+    rows = re.findall(r"^\| (`.*?) \|", page.split("## Searches by name")[1].split("```")[0], re.MULTILINE)
+    grouped = re.findall(r"`([a-z0-9-]+-groups)`", page)
+    named = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)]
+    assert sorted({*named, *grouped}) == sorted(RIVALS)
+    options = {each for param in get_command(app).commands["compare"].params for each in param.opts}  # type: ignore[attr-defined]
+    assert set(re.findall(r"(--[a-z][a-z-]+)", page)) <= options

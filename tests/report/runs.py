@@ -1,13 +1,18 @@
-"""Whole runs without models, as the journal of a real one tells them: any number of tasks, held-out scores."""
+"""Whole runs without models, as the journal of a real one tells them: any number of tasks, held-out scores; and a
+comparison that such a run took part in."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
+from cycleqd_merge.comparison.results import Findings, to_json
 from cycleqd_merge.evolution.genome import level_genome
-from cycleqd_merge.journal.log import Journal
+from cycleqd_merge.evolution.strategy import candidate_digest
+from cycleqd_merge.journal.log import FORMAT, Journal
 from cycleqd_merge.journal.measured import Estimate, measured_event
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.recipe.schema import Recipe
@@ -77,3 +82,17 @@ def measure_heldout(folder: Path, samples: Mapping[str, Sequence[float]]) -> Rep
 
 HELDOUT = {"base": [0.0, 0.0, 0.0, 1.0], "best-mean": [1.0, 1.0, 0.5, 1.0], "aggregate": [1.0, 0.0, 1.0, 0.25]}
 """Samples of each model, for `measure_heldout`."""
+
+
+def make_comparison(folder: Path, findings: Findings) -> Replay:
+    """The folder of a comparison of two tasks with its reference's first run, which it scored on held-out rows."""
+    strategy = findings.by_name[findings.reference].strategy
+    replay = make_run(folder / str(strategy) / "seed-0", tasks=2)
+    scores = {task: {"scores": HELDOUT["best-mean"], "truncated": 0.25} for task in replay.tasks}
+    digest = candidate_digest(replay.candidate(replay.best_mean()))
+    with closing(Journal(folder)) as journal:
+        journal.append({"event": "comparison", "format": FORMAT})
+        journal.append({"event": "opened", **asdict(findings.opened)})
+        journal.append({"event": "heldout", "candidate": digest, "tasks": scores})
+    (folder / "comparison.json").write_text(json.dumps(to_json(findings)))
+    return replay

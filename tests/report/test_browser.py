@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.comparison.page_section import page_section
 from cycleqd_merge.report.page import write_page
+from tests.comparison.examples import example
 from tests.report.runs import HELDOUT, make_run, measure_heldout
 from tests.report.test_page import HOSTILE, Page
 
@@ -188,4 +190,57 @@ def test_a_link_leads_to_a_model(browser: Browser, pages: dict[int, Path]) -> No
     browser.open(pages[2], 1280, fragment="#model-9")  # it failed, with a hostile error
     told = "return document.querySelector('#elite .note').textContent.includes(arguments[0])"
     assert browser.run(told, HOSTILE.split(" & ")[0])  # the rest holds half a character, which no driver takes
+    assert browser.complaints == []
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run that took part in a comparison."""
+    folder = tmp_path_factory.mktemp("compared")
+    write_page(make_run(folder / "run", 2), "runs/mine", folder / "page.html", page_section(example()))
+    return folder / "page.html"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_comparison_fits_and_can_be_read_and_sorted(
+    browser: Browser, compared: Path, width: int, scheme: str
+) -> None:
+    browser.open(compared, width, scheme)
+    curves, winners = browser.all("#comparison-charts .plot")
+    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert len(browser.run("return arguments[0].querySelectorAll('polyline')", curves)) == 2
+    assert len(browser.run("return arguments[0].querySelectorAll('.winner')", winners)) == 5
+    for text in browser.run("return [...arguments[0].querySelectorAll('text')]", winners):
+        assert browser.run("return arguments[0].getBoundingClientRect().right <= window.innerWidth", text)
+        assert browser.run("return parseFloat(getComputedStyle(arguments[0]).fontSize) >= 11", text)
+    heading = browser.all("#comparison-models thead button")[1]  # sql
+    orders = []
+    for _ in range(2):
+        browser.run("arguments[0].click()", heading)
+        orders.append([float(cell.text) for cell in browser.all("#comparison-models td:nth-child(2)")])
+    assert orders[0] == sorted(orders[0], reverse=True)
+    assert orders[1] == sorted(orders[1])
+    assert browser.complaints == []
+
+
+def test_values_along_the_curves_and_of_a_winner_can_be_read_by_keys(browser: Browser, compared: Path) -> None:
+    browser.open(compared, 1280)
+    (curves, _) = browser.all("#comparison-charts .plot")
+    browser.run("arguments[0].focus()", curves)
+    readings = "#comparison-charts .chart:first-child .readings"
+    browser.press("\ue011")  # Home
+    assert browser.text(readings).split("\n") == ["cma-es \u2013", "cycleqd 0.175 0.150 to 0.200"]
+    browser.press("\ue010")  # End
+    assert browser.text(readings).split("\n") == ["cma-es 0.375 0.300 to 0.450", "cycleqd 0.475 0.450 to 0.500"]
+    browser.run(
+        "const s = arguments[0]; s.value = 'coverage'; s.dispatchEvent(new Event('change'))",
+        browser.all("#comparison-charts select")[0],
+    )
+    assert browser.text(readings).split("\n")[1] == "cycleqd 50.0%"
+    first = browser.all("#comparison-charts .readings button")[0]
+    browser.run("arguments[0].focus()", first)
+    browser.press("\ue007")  # Enter
+    assert [value.text for value in browser.all("#comparison-charts .value")] == ["0.600", "0.400", "0.500"]
+    assert len(browser.all("#comparison-charts .faded")) == 4
     assert browser.complaints == []

@@ -1,4 +1,4 @@
-// Put together: the heatmaps, the model that is chosen, its lineage, the progress.
+// Put together: the heatmaps, the model that is chosen, its lineage, the progress, the comparison.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const heatmaps = data.archives.map((archive) => new Heatmap(archive, data, chooseInHeatmap));
@@ -29,3 +29,9 @@ if (heatmaps.length) {
   if (first !== null) choose(first);
 }
 document.getElementById("charts")?.append(...(data.history.length ? progressCharts(data) : []));
+document.querySelectorAll("table.sortable").forEach(makeSortable);
+if (data.comparison) {
+  const { curves, winners } = data.comparison;
+  const charts = [curves.best_mean.length ? new CurvesChart(curves) : null, new WinnersChart(winners)];
+  document.getElementById("comparison-charts").replaceChildren(...charts.filter(Boolean).map(({ node }) => node));
+}

@@ -1,0 +1,82 @@
+"""A comparison as it lies on disk: the run that a folder stands for, and what was found where it took part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cycleqd_merge.comparison.results import Findings, Search, from_json
+from cycleqd_merge.comparison.writing import FINDINGS
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.strategy import candidate_digest
+from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.tasks.protocol import Rows
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run, in its folder; `findings` are those of the comparison that it took part in, if it did in one."""
+
+    run: Path
+    replay: Replay
+    findings: Findings | None
+
+
+def read_shown(folder: Path) -> Shown:
+    """The run in a folder; of the folder of a comparison, the first run of the reference's search.
+
+    What the comparison scored on the rows that judged counts as measured.
+
+    Raises:
+        UserError: the folder holds neither, or a comparison that has not ended, or something in it cannot be read.
+    """
+    if (folder / FINDINGS).is_file():
+        findings = read_findings(folder)
+        strategy = findings.by_name[findings.reference].strategy
+        first = next(search for search in findings.searches if search.strategy == strategy)
+        return _compared(folder / _place(first), folder, findings)
+    if (folder / FILE).is_file() and of_kind(read_events(folder), "comparison"):
+        raise UserError(f"{folder}: its comparison has not ended; go on with `compare`, or name one of its runs")
+    above = folder.resolve().parent.parent
+    if (above / FINDINGS).is_file():
+        findings = read_findings(above)
+        if folder.resolve() in [above / _place(search) for search in findings.searches]:
+            return _compared(folder, above, findings)
+    return Shown(folder, open_run(folder), None)
+
+
+def read_findings(out: Path) -> Findings:
+    """What a comparison found, from its folder.
+
+    Raises:
+        UserError: the file cannot be read, or is not what `compare` writes.
+    """
+    path = out / FINDINGS
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; run `compare` again") from error
+
+
+def _place(search: Search) -> Path:
+    return Path(search.strategy) / f"seed-{search.seed}"
+
+
+def _compared(run: Path, out: Path, findings: Findings) -> Shown:
+    return Shown(run, _with_judged(open_run(run), read_events(out), findings.opened.rows), findings)
+
+
+def _with_judged(replay: Replay, events: Sequence[Event], rows: Rows) -> Replay:
+    """The run with what its comparison's journal says of the rows that judged, by digests as the run knows models."""
+    scored = {
+        event["candidate"]: {task: Estimate.of(own["scores"], own["truncated"]) for task, own in event["tasks"].items()}
+        for event in of_kind(events, "heldout")
+    }
+    elites = [replay.candidate(number) for number in replay.elites()]
+    known = {candidate_digest(each): replay.digest(each) for each in elites}
+    found = {(known.get(digest, digest), rows): estimates for digest, estimates in scored.items()}
+    return replace(replay, measured={**found, **replay.measured})

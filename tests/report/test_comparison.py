@@ -1,0 +1,114 @@
+"""The comparison on a run's page: found from either folder, and shown as `compare` says it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cycleqd_merge.comparison import sheets
+from cycleqd_merge.comparison.page_section import page_section
+from cycleqd_merge.comparison.reading import read_shown
+from cycleqd_merge.comparison.tables import report
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.report.page import render_page
+from tests.comparison.examples import example
+from tests.report.runs import make_comparison, make_run
+from tests.report.test_page import HOSTILE, Page
+
+
+def page_at(folder: Path) -> Page:
+    """The page that `report` writes of a folder."""
+    shown = read_shown(folder)
+    section = None if shown.findings is None else page_section(shown.findings)
+    return Page(render_page(shown.replay, str(shown.run), section))
+
+
+def test_a_comparisons_folder_stands_for_its_references_first_run(tmp_path: Path) -> None:
+    make_comparison(tmp_path, example())
+    run = tmp_path / "cycleqd/seed-0"
+    whole, own = page_at(tmp_path), page_at(run)
+    assert whole.data == own.data
+    assert whole.data["export"] == f"cycleqd-merge export {run}"
+    assert whole.rows == own.rows
+    assert "#comparison" in [attributes.get("href") for _, attributes in whole.elements]
+
+
+def test_other_runs_are_as_before(tmp_path: Path) -> None:
+    make_comparison(tmp_path, example())
+    make_run(tmp_path / "cycleqd/seed-7", tasks=2)  # lies there, but the comparison does not know it
+    page = page_at(tmp_path / "cycleqd/seed-7")
+    assert page.data["comparison"] is None
+    assert "#comparison" not in [attributes.get("href") for _, attributes in page.elements]
+
+
+def test_the_tables_say_what_compare_says(tmp_path: Path) -> None:
+    findings = example()
+    make_comparison(tmp_path, findings)
+    page = page_at(tmp_path)
+    for name in ("models", "strategies"):
+        for written in report(findings).tables[name].written():
+            (label, _), *cells = written
+            assert page.rows[f"comparison-{name} {label}"] == [text for text, _ in cells]
+    assert page.rows["comparison-models cma-es best-mean"][:4] == ["0.525", "0.375", "0.450", "0.132 to 0.768"]
+
+
+def test_cells_are_sorted_by_their_values(tmp_path: Path) -> None:
+    rows = page_section(example())["tables"]["models"]["rows"]
+    sheet = report(example()).tables["models"]
+    against = [column.heading for column in sheet.columns].index("against cycleqd best-mean")
+    assert [row[against]["value"] for row in rows] == [
+        None if record is None else record["estimate"]
+        for record in (each["against cycleqd best-mean"] for each in sheets.records(sheet))
+    ]
+    assert rows[0][0]["value"] == "base"
+
+
+def test_the_charts_have_a_line_per_strategy_and_winner() -> None:
+    charts = page_section(example())["charts"]
+    (cma, ours) = charts["curves"]["best_mean"]
+    assert (cma["name"], cma["reference"], ours["name"], ours["reference"]) == ("cma-es", False, "cycleqd", True)
+    assert (cma["evaluations"], cma["low"][-1], cma["high"][-1]) == ((2, 3, 4), 0.3, pytest.approx(0.45))
+    lines = {line["name"]: line for line in charts["winners"]["lines"]}
+    assert charts["winners"]["axes"] == ["sql", "bash", "mean"]
+    assert lines["cycleqd best-mean"]["style"] == ours["style"]
+    assert lines["cma-es best-mean"]["values"] == pytest.approx([0.525, 0.375, 0.45])
+    assert len({line["style"] for line in lines.values()}) == len(lines)
+
+
+def test_what_the_comparison_scored_counts_as_held_out(tmp_path: Path) -> None:
+    replay = make_comparison(tmp_path, example())
+    page = page_at(tmp_path)
+    best = replay.best_mean()
+    assert page.rows[f"scores-heldout best-mean #{best}"][:2] == ["0.875 ±0.088", "0.875 ±0.125"]
+    assert page.data["evaluations"][best]["heldout"]["sql"] == {
+        "score": 0.875,
+        "error": 0.125,
+        "samples": 4,
+        "truncated": 0.25,
+    }
+
+
+def test_hostile_names_stay_texts(tmp_path: Path) -> None:
+    name = HOSTILE.replace("\ud83d", "")  # half a character can be no name: recipes are UTF-8
+    entrants = [replace(each, name=name) if each.kind == "merge" else each for each in example().entrants]
+    make_comparison(tmp_path, example(entrants=tuple(entrants)))
+    page = page_at(tmp_path)
+    assert [tag for tag, _ in page.elements].count("script") == 2
+    assert "img" not in [tag for tag, _ in page.elements]
+    assert name in [line["name"] for line in page.data["comparison"]["winners"]["lines"]]
+
+
+def test_a_comparison_that_has_not_ended_or_is_damaged_is_told(tmp_path: Path) -> None:
+    make_comparison(tmp_path, example())
+    file = tmp_path / "comparison.json"
+    for damaged in ("{", json.dumps({"format": 99}), json.dumps({"format": 1, "tasks": ["sql"]})):
+        file.write_text(damaged)
+        with pytest.raises(UserError, match=r"comparison\.json: "):
+            read_shown(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match="has not ended; go on with `compare`"):
+        read_shown(tmp_path)
+    assert read_shown(tmp_path / "cycleqd/seed-0").findings is None
