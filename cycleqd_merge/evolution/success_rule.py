@@ -17,9 +17,8 @@ class SuccessRule:
 
     def factor(self, task: int) -> float:
         """What the settings of the next child that is bred for `task` are multiplied by."""
-        return float(
-            round(2.0 ** (self._steps[task] / PER_DOUBLING), 9)
-        )  # powers may differ between machines in a last bit
+        power = 2.0 ** (self._steps[task] / PER_DOUBLING)
+        return float(round(power, 9))  # machines may differ in its last bit
 
     def learn(self, task: int, success: bool) -> None:
         """Take how a child fared that was bred for `task`."""

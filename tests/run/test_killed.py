@@ -35,7 +35,7 @@ def processes() -> Iterator[ForkServerContext]:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         context = multiprocessing.get_context("forkserver")
         rivals = ("evolution.cma_es", "evolution.nsga2", "merging.merge_grid")
-        context.set_forkserver_preload(["tests.run.synthetic", *(f"cycleqd_merge.{module}" for module in rivals)])
+        context.set_forkserver_preload(["tests.run.compiled", *(f"cycleqd_merge.{module}" for module in rivals)])
         first = context.Process(target=os.getpid)
         first.start()
         first.join()
@@ -69,6 +69,7 @@ def test_a_run_killed_at_any_instant_ends_as_if_it_never_was(
         {"strategy": {"kind": "random"}},
         {"strategy": {"kind": "cma-es", "population": 7}},
         {"strategy": {"kind": "nsga2", "population": 8}},
+        {"strategy": {"kind": "cma-me", "population": 7, "bred": 0.3}, "evolution": {"adaptive": True, "race": {}}},
         {"strategy": {"kind": "mergekit"}},
         {"evolution": {"cycling": False}},
         {"evolution": {"mutation": {"kind": "gaussian"}, "sampling": "published"}},
