@@ -14,6 +14,7 @@ _SHARED = ("generations", "seed", "bins", "bounds")
 """Keys of `evolution` that belong to the comparison, not to one of its searches."""
 _PAPER: dict[str, Any] = {"preset": "paper"}
 _NAMED: dict[str, dict[str, Any]] = {
+    "recommended": {"evolution": {"preset": "recommended"}},
     "paper": {"evolution": _PAPER},
     "no-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "none"}}},
     "gaussian-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "gaussian"}}},

@@ -144,6 +144,13 @@ class Racing(Strict):
     """How sure it must be that the child would enter no archive."""
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "recommended": {"warm_start": [0.3, 0.5, 0.7, 1.0], "scaling": [0.9, 1.3]},
+}
+"""What each preset states of `Evolution`, whose own defaults are the paper's; docs/results.md says why."""
+
+
 class Evolution(Strict):
     """The search: CycleQD's operators and its length."""
 
@@ -188,8 +195,15 @@ class Evolution(Strict):
     """Elite sampling: weight factor of the best elite of a task."""
     in_flight: int | None = Field(None, ge=1)
     """Children evaluated at once; 2 per worker by default, 1 under `preset: paper`."""
-    preset: Literal["paper"] | None = None
-    """`paper`: one child at a time, as published."""
+    preset: Literal["paper", "recommended"] | None = None
+    """Operators that are not stated: `paper`, as published, one child at a time; `recommended`, what did best where it
+    was measured (docs/results.md)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, stated: Any) -> Any:
+        preset = stated.get("preset") if isinstance(stated, Mapping) else None
+        return {**PRESETS[preset], **stated} if isinstance(preset, str) and preset in PRESETS else stated
 
     @model_validator(mode="after")
     def _ordered(self) -> Evolution:

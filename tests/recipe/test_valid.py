@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from cycleqd_merge.recipe.loading import load_task, parse
-from cycleqd_merge.recipe.schema import Evolution, GaussianMutation, Recipe, SvdMutation, TaskUse, task_name
+from cycleqd_merge.recipe.schema import PRESETS, Evolution, GaussianMutation, Recipe, SvdMutation, TaskUse, task_name
 from cycleqd_merge.recipe.task_file import GenerateTask
 from tests.recipe.texts import INLINE, NAMED, load, replaced
 
@@ -60,6 +60,17 @@ def test_a_recipe_survives_the_journal(tmp_path: Path) -> None:
     recipe = load(tmp_path, text)
     journaled = recipe.model_dump(mode="json", exclude_unset=True)
     assert parse(TypeAdapter(Recipe), journaled, "journal") == recipe
+
+
+def test_a_preset_states_what_the_recipe_does_not() -> None:
+    recommended = Evolution.model_validate({"preset": "recommended", "scaling": [1.0, 1.1], "bins": 4})
+    assert recommended.scaling == (1.0, 1.1)
+    assert recommended.warm_start == PRESETS["recommended"]["warm_start"]
+    assert recommended.bins == 4
+    again = Evolution.model_validate(recommended.model_dump(mode="json", exclude_unset=True))
+    assert again == recommended
+    paper = Evolution.model_validate({"preset": "paper"})
+    assert paper.model_copy(update={"preset": None}) == Evolution()
 
 
 @pytest.mark.parametrize(
