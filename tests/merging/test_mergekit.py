@@ -398,7 +398,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 def test_a_disk_that_fails_is_no_fault_of_the_candidate(llama: Trio, tmp_path: Path) -> None:
     candidate = MergeConfiguration(baselines(llama)["ties"])
-    with files_of_at_most(10_000), pytest.raises(EnvironmentFailed, match="^candidate: .*File too large"):
+    with files_of_at_most(10_000), pytest.raises(EnvironmentFailed, match=r"^candidate: .*File too large"):
         write_merge(candidate, llama.family, tmp_path)
 
 
