@@ -15,6 +15,7 @@ from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.journal.log import Journal, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.run.confirm import confirm, to_confirm
+from cycleqd_merge.run.elites import expand
 from cycleqd_merge.run.evolve import evolve, take_up
 from cycleqd_merge.tasks.protocol import Rows
 from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, session_of, start_of, synthetic_recipe
@@ -90,6 +91,18 @@ def test_an_elite_is_chosen_by_all_rows_it_was_scored_on(tmp_path: Path) -> None
         elites = {elite.number for elite in archive.elites()} & set(replay.confirmed)
         by_quality = {n: replay.scores(n)[task] * share + strict_scores(n)[task] * (1 - share) for n in elites}
         assert replay.best_of(task) == max(elites, key=lambda number: (round(by_quality[number], 9), -number))
+
+
+def test_the_front_compares_elites_on_the_rows_that_all_were_scored_on(tmp_path: Path) -> None:
+    replay = run(tmp_path, Strict())
+    scores = {number: replay.scores(number) for number in replay.elites()}
+    assert set(replay.confirmed) < set(scores)
+
+    def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+    front = [number for number, own in scores.items() if not any(beats(each, own) for each in scores.values())]
+    assert expand(replay, ["pareto"]) == [f"#{number}" for number in front]
 
 
 def test_confirming_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
