@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,9 @@ from cycleqd_merge.tasks.protocol import Rows
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
-"""A worker that takes so many times the median evaluation, and a minute more, is taken for hung."""
+"""A worker that takes so many times the median evaluation on such rows, and a minute more, is taken for hung."""
+UNKNOWN = 12 * 3600.0
+"""Seconds until it is, where too few evaluations on such rows have ended to know what is usual."""
 DEATHS = 5
 """So many deaths per worker in a row, with no evaluation between, stop the run: a host that leaves takes several."""
 
@@ -53,6 +55,22 @@ class RemoteWorker:
     def prepare(self, candidate: Candidate) -> None:
         """See `Engine`. Called while `evaluate` is at work."""
         self._worker.prepare(candidate)
+
+
+class Deadlines:
+    """How long an evaluation may take, by what others on the same kind of rows took: their counts differ widely."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[Rows, list[float]] = defaultdict(list)
+
+    def learn(self, rows: Rows, seconds: float) -> None:
+        """Take how long an evaluation took."""
+        self._seconds[rows].append(seconds)
+
+    def of(self, rows: Rows) -> float:
+        """Seconds after which a worker is taken for hung."""
+        seconds = self._seconds[rows]
+        return UNKNOWN if len(seconds) < 3 else PATIENCE * median(seconds) + 60
 
 
 @dataclass
@@ -104,7 +122,7 @@ class RayPool:
         self._queue: deque[_Job] = deque()
         self._reserved: dict[Any, _Job] = {}
         self._flights: dict[Any, _Flight] = {}
-        self._seconds: list[float] = []
+        self._deadlines = Deadlines()
         self._deaths = 0
         self._own = not ray.is_initialized()
         if self._own:
@@ -168,7 +186,7 @@ class RayPool:
             return self._lost(flight, f"{type(cause).__name__}: {cause}")
         if flight.job is not None:
             self._deaths = 0
-            self._seconds.append(time.monotonic() - flight.since)
+            self._deadlines.learn(flight.job.rows, time.monotonic() - flight.since)
         self._idle.append(flight.worker)
         self._dispatch()
         return finished
@@ -193,11 +211,11 @@ class RayPool:
 
     def _replace_hung(self) -> Finished | None:
         """Replace one worker that takes far longer than is usual, if there is one."""
-        if len(self._seconds) < 3:  # too few to know what is usual
-            return None
-        limit = PATIENCE * median(self._seconds) + 60
         for reference, flight in list(self._flights.items()):
-            if flight.job is not None and time.monotonic() - flight.since > limit:
+            if flight.job is None:
+                continue
+            limit = self._deadlines.of(flight.job.rows)
+            if time.monotonic() - flight.since > limit:
                 del self._flights[reference]
                 return self._lost(flight, f"no answer in {limit:.0f} s")
         return None

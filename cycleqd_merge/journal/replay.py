@@ -41,6 +41,8 @@ class Replay:
     open: list[Proposal] = field(default_factory=list)
     confirmed: dict[int, Scores] = field(default_factory=dict)
     """Scores on the rows set aside, by evaluation number, in the order of `tasks`."""
+    unconfirmed: set[int] = field(default_factory=set)
+    """Numbers of elites whose evaluation on these rows failed for good."""
     measured: Measured = field(default_factory=dict)
     """What models of the run scored outside its search."""
     sessions: list[Event] = field(default_factory=list)
@@ -79,6 +81,13 @@ class Replay:
             raise RunFailed(str(error)) from error
         self.results.append(event)
         return self._opened(opened)
+
+    def tell_confirmed(self, event: Event) -> None:
+        """Take a `confirm` event."""
+        if event["scores"] is None:
+            self.unconfirmed.add(event["number"])
+        else:
+            self.confirmed[event["number"]] = tuple(event["scores"])
 
     def _opened(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Take in what the strategy proposes; candidates that name the run's models name them at their commits."""
@@ -243,7 +252,7 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Replay:
     replay.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):
         if event["event"] == "confirm":
-            replay.confirmed[event["number"]] = tuple(event["scores"])
+            replay.tell_confirmed(event)
         if event["event"] != "result":
             continue
         number = event.get("number")

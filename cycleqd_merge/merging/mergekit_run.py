@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.evolution.strategy import MergeConfiguration as Candidate
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.export import folder_beside
@@ -197,14 +199,28 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _refusals(where: str) -> Iterator[None]:
-    """What mergekit raises for a configuration that cannot be run, as a `UserError`."""
+    """What mergekit raises for a configuration that cannot be run, as a `UserError`.
+
+    Raises:
+        EnvironmentFailed: the disk or the file system failed, whatever the configuration.
+    """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
+        if _errno(error) not in (None, errno.ENOENT):
+            raise EnvironmentFailed(f"{where}: mergekit could not build it: {line}") from error
         raise UserError(f"{where}: mergekit cannot build it: {line}") from error
+
+
+def _errno(error: Exception) -> int | None:
+    """The number of the system's error, if it is one; a model that is not there comes without, or as ENOENT."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
+    return int(found[1]) if found else None
 
 
 def _seeded(steps: Iterator[_Step], seed: int, device: torch.device) -> Iterator[_Step]:

@@ -426,6 +426,33 @@ Strategy = Annotated[
 ]
 
 
+_BREEDING: tuple[str, ...] = ("scaling", "mates", "adaptive")
+"""Keys of `evolution` that say how children are bred, and nothing to a strategy that breeds none."""
+
+
+def _require_heeded(evolution: Evolution, strategy: Strategy) -> None:
+    """Refuse what the paper's search does not have, where it is stated beside a strategy that takes no notice of it.
+
+    A strategy in Python is handed the warm starts, and may begin with them.
+
+    Raises:
+        KeyFault: there is something; `at` begins with `evolution`.
+    """
+    kind = strategy.kind
+    if evolution.race is not None and kind != "cycleqd":
+        raise KeyFault(f"{kind} needs every child's scores, not its entries alone", "evolution", "race")
+    if kind == "cma-me" and not evolution.cycling:
+        raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
+    bred = kind == "cycleqd" or (isinstance(strategy, CmaMeStrategy) and strategy.bred > 0)
+    ignored = () if bred else _BREEDING
+    if kind not in ("cycleqd", "cma-me", "python"):
+        ignored += ("warm_start",)
+    for key in ignored:
+        if getattr(evolution, key) != Evolution.model_fields[key].default:
+            unless = " unless `strategy.bred` is above 0" if kind == "cma-me" else ""
+            raise KeyFault(f"{kind} takes no notice of it{unless}; leave it out", "evolution", key)
+
+
 class Search(Strict):
     """A search of the user's own for `compare`."""
 
@@ -433,6 +460,11 @@ class Search(Strict):
     """What proposes children."""
     evolution: Evolution = Evolution()
     """Its operators; generations, seed, bins and bounds are the recipe's."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _require_heeded(self.evolution, self.strategy)
+        return self
 
 
 class Finish(Strict):
@@ -538,13 +570,8 @@ class Recipe(Strict):
         optimised = sum(use.role == "optimise" for use in self.tasks)
         if optimised < 2:
             raise KeyFault(f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks")
-        if self.evolution.race is not None and self.strategy.kind not in ("cycleqd", "cma-me"):
-            raise KeyFault(
-                f"{self.strategy.kind} needs every child's scores, not its entries alone", "evolution", "race"
-            )
+        _require_heeded(self.evolution, self.strategy)
         self._weighs_tasks()
-        if isinstance(self.strategy, CmaMeStrategy) and not self.evolution.cycling:
-            raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
         return self
 
     def _weighs_tasks(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from cycleqd_merge.evaluation.pool import Pool
 from cycleqd_merge.evolution.strategy import Proposal
-from cycleqd_merge.journal.log import Journal
+from cycleqd_merge.journal.log import Event, Journal
 from cycleqd_merge.journal.replay import Replay
 
 
 def to_confirm(replay: Replay) -> list[int]:
-    """Elites to score again: the highest means and the best of each archive, less those that were.
+    """Elites to score again: the highest means and the best of each archive, less those that were, or failed in it.
 
     Empty where a task sets no rows aside, or the recipe wants none scored again.
     """
@@ -22,21 +22,24 @@ def to_confirm(replay: Replay) -> list[int]:
     by_mean = sorted(replay.elites(), key=lambda number: (-replay.mean(replay.scores(number)), number))
     best = [elite.number for archive in replay.archives if (elite := archive.best()) is not None]
     chosen = dict.fromkeys([*by_mean[: replay.recipe.confirm.top], *best])
-    return [number for number in chosen if number not in replay.confirmed]
+    return [number for number in chosen if number not in replay.confirmed and number not in replay.unconfirmed]
 
 
 def confirm(journal: Journal, replay: Replay, pool: Pool) -> list[int]:
     """Score the top elites on the rows set aside and journal it; returns their numbers.
 
-    An elite whose evaluation fails stays unconfirmed and is thereby not chosen.
+    An elite whose evaluation fails stays unconfirmed for good and is thereby not chosen.
     """
     numbers = to_confirm(replay)
     for number in numbers:
         pool.submit(Proposal(number, replay.candidate(number), {}), rows="confirm")
     for _ in numbers:
         finished = pool.next()
-        if finished.evaluation is not None:
-            scores = finished.evaluation.scores
-            journal.append({"event": "confirm", "number": finished.number, "scores": list(scores)})
-            replay.confirmed[finished.number] = scores
+        event: Event = {"event": "confirm", "number": finished.number}
+        if finished.evaluation is None:
+            event |= {"scores": None, "error": finished.error}
+        else:
+            event |= {"scores": list(finished.evaluation.scores)}
+        journal.append(event)
+        replay.tell_confirmed(event)
     return numbers

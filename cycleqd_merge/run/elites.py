@@ -78,9 +78,13 @@ def expand(replay: Replay, names: Sequence[str]) -> list[str]:
 
 
 def pareto(replay: Replay) -> list[int]:
-    """The elites that no other is at least as good as on every objective, and better on one; by `judged`."""
+    """The elites that no other is at least as good as on every objective, and better on one.
+
+    By the scores on the searched rows, which all of them have: those that were confirmed are lower as a rule, so that
+    an elite nobody looked at again would beat them.
+    """
     numbers = replay.elites()
-    scores = np.array([replay.judged(number)[: len(replay.objectives)] for number in numbers])
+    scores = np.array([replay.scores(number)[: len(replay.objectives)] for number in numbers])
     beaten = [bool(np.any(np.all(scores >= own, axis=1) & np.any(scores > own, axis=1))) for own in scores]
     return [number for number, is_beaten in zip(numbers, beaten, strict=True) if not is_beaten]
 

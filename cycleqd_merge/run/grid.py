@@ -10,10 +10,20 @@ from cycleqd_merge.recipe.schema import Recipe, task_name
 MOST_CELLS = 1_000_000
 
 
+OVERALL = "of all tasks"
+"""Stands for the one archive that plain MAP-Elites adds; no task can have this name."""
+
+
 def cells(recipe: Recipe) -> dict[str, int]:
-    """Cells per archive, by the name of its task: the product of the other tasks' bins."""
+    """Cells per archive, by the name of its task: the product of the other tasks' bins.
+
+    Without `evolution.cycling` there is one more, `OVERALL`, with the bins of all tasks.
+    """
     bins = {task_name(use): use.bins or recipe.evolution.bins for use in recipe.tasks if use.role == "optimise"}
-    return {task: prod(count for other, count in bins.items() if other != task) for task in bins}
+    found = {task: prod(count for other, count in bins.items() if other != task) for task in bins}
+    if recipe.strategy.kind == "cycleqd" and not recipe.evolution.cycling:
+        found[OVERALL] = prod(bins.values())
+    return found
 
 
 def require_grid(recipe: Recipe) -> None:

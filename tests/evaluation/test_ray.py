@@ -12,7 +12,7 @@ import pytest
 
 from cycleqd_merge import load_recipe, run_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.ray_pool import RayPool
+from cycleqd_merge.evaluation.ray_pool import PATIENCE, UNKNOWN, Deadlines, RayPool
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay
 
@@ -83,3 +83,12 @@ def test_what_a_worker_cannot_open_is_told_as_it_is(tmp_path: Path) -> None:
             pool.next()
     finally:
         pool.close()
+
+
+def test_an_evaluation_is_hung_by_what_others_on_such_rows_took() -> None:
+    deadlines = Deadlines()
+    for seconds in (3.0, 1.0, 2.0):
+        deadlines.learn("search", seconds)
+    deadlines.learn("heldout", 2000.0)
+    assert deadlines.of("search") == PATIENCE * 2 + 60
+    assert deadlines.of("heldout") == deadlines.of("confirm") == UNKNOWN > 2000

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from cycleqd_merge.cli import app
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
@@ -33,7 +35,7 @@ from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
-from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors
+from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors, write_merge
 from cycleqd_merge.recipe.schema import Evolution
 from cycleqd_merge.recipe.schema import TransformersEngine as EngineOptions
 from tests.merging.conftest import Trio, make_trio
@@ -381,6 +383,23 @@ def test_refused_candidates(llama: Trio, tmp_path: Path) -> None:
         assert reason in str(caught.value)
         assert str(caught.value).startswith("candidate: ")
         assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse to write longer files, as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_candidate(llama: Trio, tmp_path: Path) -> None:
+    candidate = MergeConfiguration(baselines(llama)["ties"])
+    with files_of_at_most(10_000), pytest.raises(EnvironmentFailed, match=r"^candidate: .*File too large"):
+        write_merge(candidate, llama.family, tmp_path)
 
 
 def test_the_command_line_refuses_what_it_cannot_merge(llama: Trio, tmp_path: Path) -> None:

@@ -161,6 +161,30 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
             in_evolution("race: {}\nstrategy: {kind: cma-es}"),
             "12: evolution.race: cma-es needs every child's scores, not its entries alone",
         ),
+        (
+            in_evolution("race: {}\nstrategy: {kind: cma-me, bred: 0.5}"),
+            "12: evolution.race: cma-me needs every child's scores, not its entries alone",
+        ),
+        *(
+            (
+                in_evolution(f"{stated}\nstrategy: {{kind: {kind}}}"),
+                f"12: evolution.{stated.partition(':')[0]}: {kind} takes no notice of it; leave it out",
+            )
+            for kind in ("random", "cma-es", "nsga2", "mergekit")
+            for stated in ("scaling: [1.0, 1.6]", "mates: any", "adaptive: true", "warm_start: [0.5]")
+        ),
+        (
+            in_evolution("mates: any\nstrategy: {kind: python, target: 'mine:Mine'}"),
+            "12: evolution.mates: python takes no notice of it; leave it out",
+        ),
+        (
+            in_evolution("adaptive: true\nstrategy: {kind: cma-me}"),
+            "12: evolution.adaptive: cma-me takes no notice of it unless `strategy.bred` is above 0; leave it out",
+        ),
+        (
+            f"{NAMED}searches: {{mine: {{strategy: {{kind: random}}, evolution: {{adaptive: true}}}}}}\n",
+            "11: searches.mine.evolution.adaptive: random takes no notice of it; leave it out",
+        ),
         (in_task("bounds: [1, 0]"), "9: tasks.1.bounds: 1.0 is not below 0.0"),
         (in_task("floor: 0.5"), "9: tasks.1.floor: needs `role: keep`"),
         (in_evolution("groups: {modules: false}"), "12: evolution.groups: state `layers`, `modules: true` or both"),

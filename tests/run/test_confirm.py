@@ -12,9 +12,12 @@ from cycleqd_merge.errors import EnvironmentFailed
 from cycleqd_merge.evaluation.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.hub.archive import told
+from cycleqd_merge.hub.portable import Portable
 from cycleqd_merge.journal.log import Journal, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.run.confirm import confirm, to_confirm
+from cycleqd_merge.run.elites import expand
 from cycleqd_merge.run.evolve import evolve, take_up
 from cycleqd_merge.tasks.protocol import Rows
 from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, session_of, start_of, synthetic_recipe
@@ -24,11 +27,14 @@ RECIPE = synthetic_recipe(30, confirm={"top": 4})
 
 
 class Strict(SyntheticPool):
-    """Scores an evaluation n mod 7 tenths on the rows set aside; `ends` of them, then the surroundings fail."""
+    """Scores an evaluation n mod 7 tenths on the rows set aside; `ends` of them, then the surroundings fail.
 
-    def __init__(self, ends: int = 1000) -> None:
+    fails: every evaluation on these rows fails instead.
+    """
+
+    def __init__(self, ends: int = 1000, fails: bool = False) -> None:
         super().__init__()
-        self.ends = ends
+        self.ends, self.fails = ends, fails
         self.rows: dict[int, Rows] = {}
 
     def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
@@ -42,6 +48,8 @@ class Strict(SyntheticPool):
         self.ends -= 1
         if self.ends < 0:
             raise EnvironmentFailed("the disk is gone")
+        if self.fails:
+            return Finished(finished.number, None, "RuntimeError: out of memory on /home/me")
         return Finished(finished.number, Evaluation({}, strict_scores(finished.number), 0.0, 0.0))
 
 
@@ -92,6 +100,18 @@ def test_an_elite_is_chosen_by_all_rows_it_was_scored_on(tmp_path: Path) -> None
         assert replay.best_of(task) == max(elites, key=lambda number: (round(by_quality[number], 9), -number))
 
 
+def test_the_front_compares_elites_on_the_rows_that_all_were_scored_on(tmp_path: Path) -> None:
+    replay = run(tmp_path, Strict())
+    scores = {number: replay.scores(number) for number in replay.elites()}
+    assert set(replay.confirmed) < set(scores)
+
+    def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+    front = [number for number, own in scores.items() if not any(beats(each, own) for each in scores.values())]
+    assert expand(replay, ["pareto"]) == [f"#{number}" for number in front]
+
+
 def test_confirming_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailed):
         run(tmp_path / "cut", Strict(ends=2))
@@ -101,6 +121,20 @@ def test_confirming_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) ->
     assert len(pool.submitted) == len(expected(replay)) - 2
     assert replay.confirmed == run(tmp_path / "whole", Strict()).confirmed
     assert len(of_kind(read_events(tmp_path / "cut"), "confirm")) == len(replay.confirmed)
+
+
+def test_an_elite_that_cannot_be_confirmed_is_not_tried_again(tmp_path: Path) -> None:
+    first = run(tmp_path, Strict(fails=True))
+    assert (first.confirmed, first.unconfirmed) == ({}, expected(first))
+    events = of_kind(read_events(tmp_path), "confirm")
+    assert {event["number"]: (event["scores"], event["error"]) for event in events} == dict.fromkeys(
+        first.unconfirmed, (None, "RuntimeError: out of memory on /home/me")
+    )
+    pool = Strict()
+    again = run(tmp_path, pool)
+    assert (pool.submitted, again.confirmed, again.unconfirmed) == ([], {}, first.unconfirmed)
+    published = of_kind(told(read_events(tmp_path), Portable(RECIPE, {}, None)), "confirm")
+    assert {event["error"] for event in published} == {"RuntimeError"}
 
 
 def test_nothing_is_confirmed_where_no_rows_are_set_aside(tmp_path: Path) -> None:

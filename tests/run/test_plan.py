@@ -291,6 +291,17 @@ def test_a_million_cells_are_the_most(family: Family, tmp_path: Path) -> None:
         run_recipe(over, Path())
 
 
+def test_the_archive_of_all_tasks_counts_too(family: Family, tmp_path: Path) -> None:
+    plain = {"bins": 1000, "cycling": False}
+    found = checked(recipe_of(tmp_path, family, evolution=plain))
+    assert (found.faults, found.cells) == ([], {"one": 1000, "two": 1000, "of all tasks": 1_000_000})
+    over = recipe_of(tmp_path, family, evolution={**plain, "bins": 1001})
+    refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the most is 1,000,000"
+    assert only(checked(over).faults).startswith(refusal)
+    with pytest.raises(UserError, match=refusal):
+        run_recipe(over, Path())
+
+
 def test_a_run_refuses_what_its_plan_refuses(family: Family, tmp_path: Path) -> None:
     rows = [*rows_of("short"), {"question": "y" * 300, "answer": "a"}]
     with pytest.raises(UserError, match="do not fit the model's 256 tokens"):
