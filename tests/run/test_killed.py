@@ -69,7 +69,7 @@ def test_a_run_killed_at_any_instant_ends_as_if_it_never_was(
         {"strategy": {"kind": "random"}},
         {"strategy": {"kind": "cma-es", "population": 7}},
         {"strategy": {"kind": "nsga2", "population": 8}},
-        {"strategy": {"kind": "cma-me", "population": 7, "bred": 0.3}, "evolution": {"adaptive": True, "race": {}}},
+        {"strategy": {"kind": "cma-me", "population": 7, "bred": 0.3}, "evolution": {"adaptive": True}},
         {"strategy": {"kind": "mergekit"}},
         {"evolution": {"cycling": False}},
         {"evolution": {"mutation": {"kind": "gaussian"}, "sampling": "published"}},
