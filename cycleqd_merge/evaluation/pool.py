@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
 from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal
@@ -83,7 +81,7 @@ def outcome_of(
             own_fault = isinstance(proposal.candidate, MergeConfiguration)  # one that mergekit cannot build
             if isinstance(cause, EnvironmentFailed) or (isinstance(cause, UserError) and not own_fault):
                 raise cause from raised
-            if isinstance(cause, OSError | torch.AcceleratorError):  # after the latter a process computes nothing more
+            if isinstance(cause, OSError):
                 raise EnvironmentFailed(f"an evaluation failed: {cause}") from raised
             error = f"{type(cause).__name__}: {cause}"
     return Finished(proposal.number, None, error)

@@ -170,7 +170,6 @@ def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Cal
     [
         ("EnvironmentFailed", EnvironmentFailed, "the disk is full"),
         ("OSError", EnvironmentFailed, "an evaluation failed: the disk is full"),
-        ("AcceleratorError", EnvironmentFailed, "an evaluation failed: the disk is full"),
         ("UserError", UserError, "the disk is full"),
     ],
 )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import torch
-
 from cycleqd_merge import errors
 from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, Split
 
@@ -16,7 +14,6 @@ ERRORS = {
     "OSError": OSError,
     "ValueError": ValueError,
     "KeyError": KeyError,
-    "AcceleratorError": torch.AcceleratorError,
 }
 
 
