@@ -15,8 +15,9 @@ from cycleqd_merge.evaluation.pool import Pool
 from cycleqd_merge.journal.log import FILE, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.recipe.evolution import SvdMutation
 from cycleqd_merge.recipe.rivals import RIVALS, with_search
-from cycleqd_merge.recipe.schema import Finish, Recipe, SvdMutation
+from cycleqd_merge.recipe.schema import Finish, Recipe
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.evolve import Observer
 from cycleqd_merge.run.identity import start_event

@@ -14,7 +14,8 @@ from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.journal.search import ordered_tasks
 from cycleqd_merge.recipe.loading import load_task
 from cycleqd_merge.recipe.references import without_paths
-from cycleqd_merge.recipe.schema import hub_id, task_name
+from cycleqd_merge.recipe.schema import task_name
+from cycleqd_merge.recipe.values import hub_id
 from cycleqd_merge.report.scores import Comparison, ModelScores, compare_best, model_scores, usual_scores
 from cycleqd_merge.report.summary import lineage, summary
 

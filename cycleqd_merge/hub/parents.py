@@ -14,7 +14,7 @@ from cycleqd_merge.errors import HubFailed, UserError
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.recipe.references import without_paths
-from cycleqd_merge.recipe.schema import hub_id
+from cycleqd_merge.recipe.values import hub_id
 
 CARD = "README.md"
 

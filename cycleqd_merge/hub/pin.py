@@ -16,7 +16,8 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.recipe.loading import dataset_key, load_task
-from cycleqd_merge.recipe.schema import Recipe, hub_id, task_name
+from cycleqd_merge.recipe.schema import Recipe, task_name
+from cycleqd_merge.recipe.values import hub_id
 
 _PARALLEL = 8
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -16,20 +16,16 @@ from cycleqd_merge.evolution.random_search import RandomSearch
 from cycleqd_merge.evolution.space import Floor, Objective, SearchSpace
 from cycleqd_merge.evolution.strategy import Strategy
 from cycleqd_merge.recipe import target
-from cycleqd_merge.recipe.schema import (
+from cycleqd_merge.recipe.evolution import Evolution, GaussianMutation, SvdMutation
+from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
+from cycleqd_merge.recipe.strategies import (
     CmaEsStrategy,
     CmaMeStrategy,
     CycleQDStrategy,
-    Evolution,
-    GaussianMutation,
     MergekitStrategy,
     Nsga2Strategy,
     PythonStrategy,
     RandomStrategy,
-    Recipe,
-    SvdMutation,
-    TaskUse,
-    task_name,
 )
 
 

@@ -18,7 +18,8 @@ from mergekit.common import ModelPath, ModelReference
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub_errors import explained, hub_errors
-from cycleqd_merge.recipe.schema import Models, Recipe, hub_id
+from cycleqd_merge.recipe.schema import Models, Recipe
+from cycleqd_merge.recipe.values import hub_id
 
 Progress = Callable[[str, int, int], None]
 """Called with a repository's id, bytes done and bytes in all."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.recipe.schema import LayerGroups, PatternGroups
+from cycleqd_merge.recipe.evolution import LayerGroups, PatternGroups
 
 _LAYER = re.compile(r"\.(\d+)\.")
 REST = "rest"

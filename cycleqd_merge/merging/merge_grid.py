@@ -15,7 +15,8 @@ from cycleqd_merge.evolution.draws import new_seed
 from cycleqd_merge.evolution.strategy import MergeConfiguration
 from cycleqd_merge.merging.mergekit_config import METHOD
 from cycleqd_merge.recipe.faults import suggestion
-from cycleqd_merge.recipe.schema import MergekitStrategy, Recipe
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.recipe.strategies import MergekitStrategy
 
 Values = Mapping[str, Sequence[float | bool]]
 _SUMMED: Values = {"weight": (1.0,), "lambda": (0.3, 0.5, 0.7, 1.0)}

@@ -19,7 +19,7 @@ from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.family import Family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import Evolution
+from cycleqd_merge.recipe.evolution import Evolution
 
 METHOD = "cycleqd"
 STOCK_COMMAND, OWN_COMMAND = "mergekit-yaml mergekit_config.yml OUT", "cycleqd-merge merge mergekit_config.yml OUT"

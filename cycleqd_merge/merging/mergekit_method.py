@@ -25,7 +25,8 @@ from cycleqd_merge.merging.family import Expert, Family, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import METHOD
-from cycleqd_merge.recipe.schema import GroupSetting, Models
+from cycleqd_merge.recipe.evolution import GroupSetting
+from cycleqd_merge.recipe.schema import Models
 
 log = logging.getLogger(__name__)
 

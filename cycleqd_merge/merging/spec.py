@@ -14,7 +14,8 @@ from cycleqd_merge.merging.family import Expert, Family, open_checkpoint, open_e
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
-from cycleqd_merge.recipe.schema import GroupSetting, Models
+from cycleqd_merge.recipe.evolution import GroupSetting
+from cycleqd_merge.recipe.schema import Models
 
 
 def materialiser_spec(materialiser: Materialiser) -> str:

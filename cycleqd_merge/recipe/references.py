@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from cycleqd_merge.evolution.strategy import Candidate, MergeConfiguration
-from cycleqd_merge.recipe.schema import Recipe, hub_id
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.recipe.values import hub_id
 
 _NAMING = ("model", "base_model", "lora")
 """Keys of a mergekit configuration whose text is a model reference."""

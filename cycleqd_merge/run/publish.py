@@ -21,7 +21,8 @@ from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import FILE, read_events
 from cycleqd_merge.journal.replay import Replay, open_run, replay_events
 from cycleqd_merge.recipe.loading import parse
-from cycleqd_merge.recipe.schema import Hub, Recipe, hub_id
+from cycleqd_merge.recipe.schema import Hub, Recipe
+from cycleqd_merge.recipe.values import hub_id
 from cycleqd_merge.report.page import render_page
 from cycleqd_merge.run.elites import Chosen, choose, expand
 from cycleqd_merge.run.export import require_genome

@@ -15,7 +15,8 @@ from cycleqd_merge import load_recipe, open_run, run_recipe
 from cycleqd_merge.cli import app
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.recipe.rivals import RIVALS, with_search
-from cycleqd_merge.recipe.schema import Hub, Search, json_schema
+from cycleqd_merge.recipe.schema import Hub, json_schema
+from cycleqd_merge.recipe.strategies import Search
 
 ROOT = Path(__file__).parents[2]
 

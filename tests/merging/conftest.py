@@ -15,7 +15,8 @@ from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
-from cycleqd_merge.recipe.schema import LayerGroups, Recipe
+from cycleqd_merge.recipe.evolution import LayerGroups
+from cycleqd_merge.recipe.schema import Recipe
 from tests.merging.processes import Report, reports_of_two_processes
 from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base
 

@@ -9,7 +9,7 @@ import torch
 
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.recipe.schema import LayerGroups, PatternGroups
+from cycleqd_merge.recipe.evolution import LayerGroups, PatternGroups
 from tests.merging.conftest import Trio
 from tests.models import read_tensors
 

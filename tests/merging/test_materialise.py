@@ -19,7 +19,7 @@ from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_g
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
-from cycleqd_merge.recipe.schema import LayerGroups
+from cycleqd_merge.recipe.evolution import LayerGroups
 from tests.merging.conftest import Trio, long_lineage, make_trio
 from tests.merging.processes import Report, digest
 from tests.merging.reference import Array, Reference, Tensors, full_task_vector, lora_task_vector

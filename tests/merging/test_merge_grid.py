@@ -16,7 +16,8 @@ from cycleqd_merge.evolution.strategy import MergeConfiguration
 from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.mergekit_run import merged_tensors
-from cycleqd_merge.recipe.schema import MergekitStrategy, Recipe
+from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.recipe.strategies import MergekitStrategy
 from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, read_tensors
 
 NO_MERGE = {"passthrough", "cycleqd"}

@@ -36,7 +36,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
 from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors, write_merge
-from cycleqd_merge.recipe.schema import Evolution
+from cycleqd_merge.recipe.evolution import Evolution
 from cycleqd_merge.recipe.schema import TransformersEngine as EngineOptions
 from tests.merging.conftest import Trio, make_trio
 from tests.models import edit_json, make_base, make_expert, make_recipe, on_base, read_tensors, write_tensors

@@ -14,7 +14,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text
 from cycleqd_merge.merging.singular import similarity, singular_basis, truncated
-from cycleqd_merge.recipe.schema import Evolution
+from cycleqd_merge.recipe.evolution import Evolution
 from tests.merging.conftest import Trio
 from tests.merging.reference import Array, Reference, Tensors, full_task_vector
 from tests.merging.test_mergekit import assert_same, family_of, ours

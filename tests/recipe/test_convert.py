@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from cycleqd_merge.cli import app
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.recipe.convert import convert_genome
+from cycleqd_merge.recipe.evolution import LayerGroups, PatternGroups
 from cycleqd_merge.recipe.loading import load_recipe
-from cycleqd_merge.recipe.schema import LayerGroups, PatternGroups, Recipe
+from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.recipe.task_file import LmEvalTask
 
 PLAIN = """

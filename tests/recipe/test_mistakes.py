@@ -9,8 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.recipe.evolution import Evolution, LayerGroups, PatternGroups, SvdMutation
 from cycleqd_merge.recipe.loading import load_task
-from cycleqd_merge.recipe.schema import Evolution, LayerGroups, PatternGroups, Recipe, SvdMutation, TaskUse
+from cycleqd_merge.recipe.schema import Recipe, TaskUse
 from cycleqd_merge.recipe.task_file import (
     ExactScorer,
     GenerateTask,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.recipe.schema import LayerGroups, NoMutation, SvdMutation
+from cycleqd_merge.recipe.evolution import LayerGroups, NoMutation, SvdMutation
 from cycleqd_merge.recipe.task_file import ExactScorer, GenerateTask, NumberScorer
 from tests.recipe.texts import INLINE, NAMED, fault, load, replaced
 

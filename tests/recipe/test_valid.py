@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
+from cycleqd_merge.recipe.evolution import PRESETS, Evolution, GaussianMutation, SvdMutation
 from cycleqd_merge.recipe.loading import load_task, parse
-from cycleqd_merge.recipe.schema import PRESETS, Evolution, GaussianMutation, Recipe, SvdMutation, TaskUse, task_name
+from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
 from cycleqd_merge.recipe.task_file import GenerateTask
 from tests.recipe.texts import INLINE, NAMED, load, replaced
 

@@ -1,0 +1,149 @@
+"""The strategies that a recipe may name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+
+from cycleqd_merge.recipe.evolution import Evolution
+from cycleqd_merge.recipe.faults import KeyFault
+from cycleqd_merge.recipe.task_file import Strict, Target
+from cycleqd_merge.recipe.values import Name, Unit
+
+
+class CycleQDStrategy(Strict):
+    """CycleQD, as `evolution` sets it up."""
+
+    kind: Literal["cycleqd"] = "cycleqd"
+
+
+class Coefficients(Strict):
+    """A range of coefficients: how much of an expert's task vector each group of tensors holds."""
+
+    low: float = 0.0
+    """The least."""
+    high: float = 1.0
+    """The most."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise KeyFault(f"{self.low} is not below high, which is {self.high}", "low")
+        return self
+
+
+class RandomStrategy(Coefficients):
+    """Random search: every coefficient drawn evenly from a range."""
+
+    kind: Literal["random"]
+
+
+class CmaEsStrategy(Strict):
+    """CMA-ES over the coefficients of all experts and groups, for the mean score, as mergekit-evolve searches."""
+
+    kind: Literal["cma-es"]
+    start: float | None = None
+    """All coefficients where the search begins; 1 / experts, their plain mean, by default."""
+    sigma: float = Field(0.2, gt=0)
+    """Standard deviation that it begins with."""
+    population: int | None = Field(None, ge=2)
+    """Children per population; by default as many as `cma` takes for the number of coefficients."""
+    weights: dict[Name, Annotated[float, Field(ge=0)]] | None = None
+    """Weight of each task's score in the objective; by default they count alike."""
+
+
+class CmaMeStrategy(Strict):
+    """CMA-ME over the coefficients of all experts and groups: a CMA-ES for each task's archive, driven by what its
+    children improve there, and one for the mean score, in turns; beside them, children bred as `evolution` says."""
+
+    kind: Literal["cma-me"]
+    start: float | None = None
+    """All coefficients where each begins; 1 / experts, their plain mean, by default."""
+    sigma: float = Field(0.2, gt=0)
+    """Standard deviation that each begins with."""
+    population: int | None = Field(None, ge=2)
+    """Children per population; by default as many as `ribs` takes for the number of coefficients."""
+    bred: Unit = 0.0
+    """Share of children that CycleQD's operators, mutation among them, breed from the same archives instead."""
+
+
+class Nsga2Strategy(Coefficients):
+    """NSGA-II over the coefficients of all experts and groups, an objective per task."""
+
+    kind: Literal["nsga2"]
+    population: int = Field(20, ge=4)
+    """Children per population."""
+
+
+class MergekitStrategy(Strict):
+    """Merge methods of mergekit with given parameters, one after another, built by mergekit itself."""
+
+    kind: Literal["mergekit"]
+    methods: list[str] | None = Field(None, min_length=1)
+    """Methods by mergekit's names; by default all that fit the recipe's models."""
+    grid: dict[str, dict[str, Annotated[list[float | bool], Field(min_length=1)]]] = Field(default_factory=dict)
+    """By method, values to try of each parameter, instead of the small grid that each method has; `weight` is every
+    expert's."""
+
+
+class PythonStrategy(Target):
+    """The user's own strategy: a class as docs/python.md shows, called with the search space, seed and options."""
+
+    kind: Literal["python"]
+
+
+Strategy = Annotated[
+    CycleQDStrategy
+    | RandomStrategy
+    | CmaEsStrategy
+    | CmaMeStrategy
+    | Nsga2Strategy
+    | MergekitStrategy
+    | PythonStrategy,
+    Field(discriminator="kind"),
+]
+
+
+_BREEDING: tuple[str, ...] = ("scaling", "mates", "adaptive")
+"""Keys of `evolution` that say how children are bred, and nothing to a strategy that breeds none."""
+
+
+def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
+    """Refuse what the paper's search does not have, where it is stated beside a strategy that takes no notice of it.
+
+    A strategy in Python is handed the warm starts, and may begin with them.
+
+    Raises:
+        KeyFault: there is something; `at` begins with `evolution`.
+    """
+    kind = strategy.kind
+    if evolution.race is not None and kind != "cycleqd":
+        raise KeyFault(f"{kind} needs every child's scores, not its entries alone", "evolution", "race")
+    if kind == "cma-me" and not evolution.cycling:
+        raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
+    bred = kind == "cycleqd" or (isinstance(strategy, CmaMeStrategy) and strategy.bred > 0)
+    ignored = () if bred else _BREEDING
+    if kind not in ("cycleqd", "cma-me", "python"):
+        ignored += ("warm_start",)
+    for key in ignored:
+        if getattr(evolution, key) != Evolution.model_fields[key].default:
+            unless = " unless `strategy.bred` is above 0" if kind == "cma-me" else ""
+            raise KeyFault(f"{kind} takes no notice of it{unless}; leave it out", "evolution", key)
+
+
+class Search(Strict):
+    """A search of the user's own for `compare`."""
+
+    strategy: Strategy = CycleQDStrategy()
+    """What proposes children."""
+    evolution: Evolution = Evolution()
+    """Its operators; generations, seed, bins and bounds are the recipe's."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        require_heeded(self.evolution, self.strategy)
+        return self

@@ -1,0 +1,59 @@
+"""The kinds of values that recipes are made of: names, model references, repositories."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    WithJsonSchema,
+)
+
+
+def _model_reference(value: str) -> str:
+    parts = value.split("+")
+    if len(parts) > 2 or any(part.count("@") > 1 or not part for part in parts):
+        raise ValueError("write a model as a Hub id or a path, with `@revision` and `+adapter` where needed")
+    return value
+
+
+_HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
+
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+def require_name(value: str) -> str:
+    if not re.fullmatch(_NAME, value):
+        raise ValueError("a name is made of letters, digits, `_`, `.` and `-`, and begins with a letter or digit")
+    return value
+
+
+ModelReference = Annotated[str, AfterValidator(_model_reference)]
+"""A model in mergekit's syntax: Hub id or local path, `@revision`, `base+adapter`."""
+
+
+def hub_id(path: str) -> str | None:
+    """The Hub id that a model's path (without `@revision`) is, unless it is a folder, or can only be meant for one."""
+    return path if re.fullmatch(_HUB_ID, path) and not Path(path).exists() else None
+
+
+Name = Annotated[str, AfterValidator(require_name), WithJsonSchema({"type": "string", "pattern": _NAME})]
+
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+_REPOSITORY = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
+
+
+def _repository(value: str) -> str:
+    if not re.fullmatch(_REPOSITORY, value):
+        raise ValueError("write a repository as `user/name`")
+    return value
+
+
+Repository = Annotated[str, AfterValidator(_repository), WithJsonSchema({"type": "string", "pattern": _REPOSITORY})]
