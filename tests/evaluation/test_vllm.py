@@ -181,7 +181,9 @@ def test_a_prompt_that_is_too_long_fails_alone(engine: VllmEngine) -> None:
     short, long, other = asyncio.run(ask())
     assert isinstance(long, Exception)
     assert "64" in str(long)
-    assert short.tokens == other.tokens == 4
+    assert isinstance(short, Completion)
+    assert isinstance(other, Completion)
+    assert min(short.tokens, other.tokens) > 0  # a random model may well end its answer early
 
 
 @ONE_FAMILY
