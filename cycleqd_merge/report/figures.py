@@ -75,7 +75,7 @@ def _draw_heatmap(axis: Axes, archive: Archive, heat: Any, shown: tuple[int, ...
     filled = (
         np.where(np.isnan(heat), -np.inf, heat).max(axis=hidden) if hidden else np.where(np.isnan(heat), -np.inf, heat)
     )
-    values = np.ma.masked_where(np.isinf(filled), filled)
+    values = np.where(np.isinf(filled), np.nan, filled)  # drawn as empty
     edges = [np.linspace(*archive.bounds[archive.others[d]], archive.shape[d] + 1) for d in shown]
     if len(shown) == 1:
         edges.append(np.array([0.0, 1.0]))
