@@ -75,4 +75,4 @@ def _observing(search: Planned) -> Iterator[Progress]:
 
 def _scored(done: int, models: int) -> None:
     if done == models or done % 10 == 0:
-        typer.echo(f"held-out rows: {done} of {models} models", err=True)
+        typer.echo(f"rows that judge: {done} of {models} models", err=True)

@@ -75,16 +75,17 @@ def curve(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int], 
     if first is None:
         return Curve((), (), (), (), ())
     marks = np.unique(np.linspace(first, len(scores), points).round().astype(int)).tolist()
-    archives, known = _archives(bounds, bins), list[Scores]()
+    archives, known, best = _archives(bounds, bins), list[Scores](), 0.0
     values = []
     for number, told in enumerate(scores, start=1):
         if told is not None:
             known.append(told[: len(bounds)])
+            best = max(best, float(np.mean(known[-1])))
             _offer(archives, number - 1, known[-1])
         if number in marks:
             qd_score = sum(archive.qd_score for archive in archives)
             coverage = float(np.mean([archive.coverage for archive in archives]))
-            values.append((max(float(np.mean(one)) for one in known), hypervolume(known), qd_score, coverage))
+            values.append((best, hypervolume(known), qd_score, coverage))
     best_mean, volumes, qd_scores, coverages = zip(*values, strict=True)
     return Curve(tuple(marks), best_mean, volumes, qd_scores, coverages)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from cycleqd_merge.comparison.results import Kind
 from cycleqd_merge.comparison.searches import Planned
 from cycleqd_merge.comparison.statistics import hypervolume
-from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.journal.replay import Replay
@@ -98,9 +97,7 @@ def _winners(planned: Planned, replay: Replay) -> list[Chosen]:
     best = replay.best_mean()
     label, seen = f"{planned.name} best-mean", search_estimates(replay, best)
     chosen = [Chosen(label, "elite", planned.name, planned.seed, replay.candidate(best), seen)]
-    try:
-        aggregate = replay.aggregate()
-    except UserError:  # elites that are no genomes cannot be added up
-        return chosen
-    label = f"{planned.name} aggregate"
-    return [*chosen, Chosen(label, "aggregate", planned.name, planned.seed, aggregate, {})]
+    if replay.has_aggregate:
+        label = f"{planned.name} aggregate"
+        chosen.append(Chosen(label, "aggregate", planned.name, planned.seed, replay.aggregate(), {}))
+    return chosen

@@ -26,7 +26,7 @@ from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
 from cycleqd_merge.hub.pin import pin
 from cycleqd_merge.journal.differences import differences
-from cycleqd_merge.journal.log import FORMAT, Journal
+from cycleqd_merge.journal.log import FORMAT, Journal, failed
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.recipe.schema import Recipe
@@ -203,7 +203,7 @@ def _search(planned: Planned, replay: Replay, family: Sequence[HeldOut | None], 
         strategy=planned.name,
         seed=planned.seed,
         evaluations=len(told),
-        failures=sum("error" in event for event in replay.results),
+        failures=sum(map(failed, replay.results)),
         censored=sum(bool(event.get("censored")) for event in replay.results),
         seconds=sum(sum(event.get("seconds", ())) for event in replay.results),
         curve=curve(told, *_grid(first)),

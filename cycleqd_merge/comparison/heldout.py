@@ -69,7 +69,7 @@ def score_heldout(
     Raises:
         Interrupted: the deadline has passed; what was scored is recorded.
     """
-    scored = {event["candidate"]: _read(event) for event in of_kind(journal.events, "heldout")}
+    scored = read_scored(journal.events)
     missing = {candidate_digest(each): each for each in candidates}
     missing = {digest: each for digest, each in missing.items() if digest not in scored}
     for number, candidate in enumerate(missing.values()):
@@ -83,6 +83,11 @@ def score_heldout(
         scored[event["candidate"]] = _read(event)
         told(done, len(missing))
     return scored
+
+
+def read_scored(events: Sequence[Event]) -> dict[str, HeldOut | None]:
+    """What a comparison's journal says of the rows that judged, by digest; None of what could not be scored."""
+    return {event["candidate"]: _read(event) for event in of_kind(events, "heldout")}
 
 
 def _event(digests: Sequence[str], finished: Finished) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,7 @@ from cycleqd_merge.comparison.results import Findings
 from cycleqd_merge.comparison.sheets import Cell, Sheet
 from cycleqd_merge.comparison.statistics import Gap, Interval
 from cycleqd_merge.comparison.tables import report
-from cycleqd_merge.comparison.verdicts import verdicts
+from cycleqd_merge.comparison.verdicts import Verdict
 
 CURVES = ("best_mean", "hypervolume", "qd_score", "coverage")
 """The values of a `Curve` that are drawn."""
@@ -29,7 +30,7 @@ def page_section(findings: Findings) -> dict[str, Any]:
         "tables": {name: _table(said.tables[name]) for name in ("models", "strategies") if name in said.tables},
         "charts": {
             "curves": {value: _curves(findings, value) for value in CURVES},
-            "winners": {"axes": [*findings.tasks, "mean"], "lines": _winners(findings)},
+            "winners": {"axes": [*findings.tasks, "mean"], "lines": _winners(findings, said.verdicts)},
         },
     }
 
@@ -68,11 +69,11 @@ def _curves(findings: Findings, value: str) -> list[dict[str, Any]]:
     ]
 
 
-def _winners(findings: Findings) -> list[dict[str, Any]]:
+def _winners(findings: Findings, found: Sequence[Verdict]) -> list[dict[str, Any]]:
     """A line per winner; it has its strategy's `style`, or one of its own."""
     styles = {name: style for style, name in enumerate(findings.by_strategy)}
     lines = []
-    for verdict in winners(findings, verdicts(findings)):
+    for verdict in winners(findings, found):
         entrant, spread = verdict.entrant, verdict.over_seeds
         lines.append(
             {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cycleqd_merge.comparison.heldout import read_scored
 from cycleqd_merge.comparison.results import Findings, Search, from_json
 from cycleqd_merge.comparison.writing import FINDINGS
 from cycleqd_merge.errors import UserError
@@ -73,9 +74,9 @@ def _compared(run: Path, out: Path, findings: Findings) -> Shown:
 def _with_judged(replay: Replay, events: Sequence[Event], rows: Rows) -> Replay:
     """The run with what its comparison's journal says of the rows that judged, by digests as the run knows models."""
     scored = {
-        event["candidate"]: {task: Estimate.of(own["scores"], own["truncated"]) for task, own in event["tasks"].items()}
-        for event in of_kind(events, "heldout")
-        if event["tasks"] is not None
+        digest: {task: Estimate.of(scores, model.truncated[task]) for task, scores in model.scores.items()}
+        for digest, model in read_scored(events).items()
+        if model is not None
     }
     elites = [replay.candidate(number) for number in replay.elites()]
     known = {candidate_digest(each): replay.digest(each) for each in elites}

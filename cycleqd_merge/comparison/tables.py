@@ -28,8 +28,9 @@ from cycleqd_merge.hub.markdown import cell as escaped
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All tables of a comparison by the name of their file, and the sentences that go with them."""
+    """All that a comparison says: a verdict per entrant, tables by the name of their file, and sentences."""
 
+    verdicts: tuple[Verdict, ...]
     tables: dict[str, Sheet]
     contest: Contest | None
     conclusions: tuple[str, ...]
@@ -47,6 +48,7 @@ def report(findings: Findings) -> Report:
         "ablations": ablation_table(findings, found),
     }
     return Report(
+        tuple(found),
         {name: sheet for name, sheet in tables.items() if sheet.rows},
         decided,
         tuple(conclusions(findings, decided)),

@@ -76,7 +76,7 @@ def _false_wins(found: Sequence[Verdict]) -> list[str]:
 def _cut_answers(found: Sequence[Verdict]) -> list[str]:
     return [
         f"{verdict.entrant.name}: the token limit cut {share:.0%} of its answers to {task}; "
-        "its score may be the limit's; a higher max_tokens would tell."
+        "its score may be the limit's; a higher max_new_tokens would tell."
         for verdict in found
         for task, share in verdict.truncated.items()
         if share > TRUNCATED

@@ -9,7 +9,6 @@ from pathlib import Path
 from cycleqd_merge.comparison.figures import curves_figure, families_figure, winners_figure
 from cycleqd_merge.comparison.results import Findings, to_json
 from cycleqd_merge.comparison.tables import Report, csv_files, markdown
-from cycleqd_merge.comparison.verdicts import verdicts
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.report.figures import save
 
@@ -31,5 +30,5 @@ def write(findings: Findings, said: Report, archives: Mapping[str, Sequence[Arch
     figures = out / "figures"
     paths = save(curves_figure(findings), figures, "curves")
     paths += save(families_figure(archives, findings.tasks), figures, "archives")
-    paths += save(winners_figure(findings, verdicts(findings)), figures, "winners")
+    paths += save(winners_figure(findings, said.verdicts), figures, "winners")
     return [*(out / name for name in texts), *paths]

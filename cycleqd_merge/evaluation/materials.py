@@ -14,6 +14,7 @@ from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.recipe.strategies import breeds
 from cycleqd_merge.tasks.suite import Suite, open_suite
 
 
@@ -42,7 +43,7 @@ class Materials:
         """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
         inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
         strategy = self.recipe.strategy
-        mutates = strategy.kind in ("cycleqd", "python") or (strategy.kind == "cma-me" and strategy.bred > 0)
+        mutates = strategy.kind == "python" or breeds(strategy)
         if not mutates or self.recipe.evolution.mutation.kind != "svd":
             return inherited
         names = list(self.recipe.experts)

@@ -95,17 +95,17 @@ def _models(spec: Any, experts: list[str]) -> list[list[str]]:
 
 
 def _configuration(recipe: Recipe, spec: Any, step: Mapping[str, Any]) -> MergeConfiguration:
-    """What mergekit is given."""
-    references = {name: recipe.pinned(recipe.experts[name]) for name in step["models"]}
+    """What mergekit is given; whoever takes up the run puts its models at their commits."""
+    references = [recipe.experts[name] for name in step["models"]]
     scopes = {parameter.name: parameter.scope.value for parameter in spec.parameters}
     own = {name: value for name, value in step["parameters"].items() if scopes[name] != "shared"}
     shared = {name: value for name, value in step["parameters"].items() if scopes[name] == "shared"}
-    models = [{"model": reference} | ({"parameters": own} if own else {}) for reference in references.values()]
+    models = [{"model": reference} | ({"parameters": own} if own else {}) for reference in references]
     record: dict[str, Any] = {"merge_method": spec.name, "models": models, "dtype": "float32"}
     if spec.contract.max_inputs == 2 and spec.contract.base.value == "required":
-        record["base_model"] = next(iter(references.values()))
+        record["base_model"] = references[0]
     elif spec.contract.base.value != "ignored":
-        record["base_model"] = recipe.pinned(recipe.base)
+        record["base_model"] = recipe.base
     if shared:
         record["parameters"] = shared
     seed = new_seed(recipe.evolution.seed, spec.name, repr(sorted(step["parameters"].items()))) % 2**32

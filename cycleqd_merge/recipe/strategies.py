@@ -112,6 +112,11 @@ _BREEDING: tuple[str, ...] = ("scaling", "mates", "adaptive")
 """Keys of `evolution` that say how children are bred, and nothing to a strategy that breeds none."""
 
 
+def breeds(strategy: Strategy) -> bool:
+    """Whether any of a strategy's children are bred by CycleQD's operators; what one in Python does is its own."""
+    return strategy.kind == "cycleqd" or (strategy.kind == "cma-me" and strategy.bred > 0)
+
+
 def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
     """Refuse what the paper's search does not have, where it is stated beside a strategy that takes no notice of it.
 
@@ -125,8 +130,7 @@ def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
         raise KeyFault(f"{kind} needs every child's scores, not its entries alone", "evolution", "race")
     if kind == "cma-me" and not evolution.cycling:
         raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
-    bred = kind == "cycleqd" or (isinstance(strategy, CmaMeStrategy) and strategy.bred > 0)
-    ignored = () if bred else _BREEDING
+    ignored = () if breeds(strategy) else _BREEDING
     if kind not in ("cycleqd", "cma-me", "python"):
         ignored += ("warm_start",)
     for key in ignored:

@@ -88,9 +88,8 @@ def run_recipe(
     """Evolve a recipe to its last generation, from where its run directory stands, and confirm its elites.
 
     seeds: see `start_event`; a run that goes on keeps its own. pool: evaluates instead of one that the recipe asks for,
-    and stays open. progress, fetching: told of singular bases that are
-    computed, and of downloads. Started under `accelerate launch`, the processes beside
-    the first only share in the singular bases and return None.
+    and stays open. progress, fetching: told of singular bases that are computed, and of downloads. Started under
+    `accelerate launch`, the processes beside the first only share in the singular bases and return None.
 
     Raises:
         UserError: the recipe, its models, tasks or output are not fit; nothing was evaluated.

@@ -116,7 +116,7 @@ def test_cut_answers_duplicates_and_models_without_scores_are_named() -> None:
     lines = warned(example(entrants=(*example().entrants, late), rows=rows)).splitlines()
     assert [line for line in lines if "token limit" in line] == [
         "late: the token limit cut 5% of its answers to sql; its score may be the limit's; "
-        "a higher max_tokens would tell."
+        "a higher max_new_tokens would tell."
     ]
     assert [line for line in lines if line.startswith("Task ")] == [
         "Task sql: 3 of 40 held-out rows are rows of the search too; scores on them are not held out."
