@@ -43,14 +43,12 @@ class Materials:
         """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
         inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
         strategy = self.recipe.strategy
-        mutates = strategy.kind == "python" or breeds(strategy)
-        if not mutates or self.recipe.evolution.mutation.kind != "svd":
+        if not (strategy.kind == "python" or breeds(strategy)) or self.recipe.evolution.mutation.kind != "svd":
             return inherited
         names = list(self.recipe.experts)
         uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]
-        drawn_from = (
-            names if None in uses or not self.recipe.evolution.cycling else [name for name in uses if name is not None]
-        )
+        any_expert = None in uses or not self.recipe.evolution.cycling
+        drawn_from = names if any_expert else [name for name in uses if name is not None]
         return inherited | {names.index(name) for name in drawn_from}
 
     @property

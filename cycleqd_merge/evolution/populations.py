@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from cycleqd_merge.evolution.space import Admission, SearchSpace
 from cycleqd_merge.evolution.strategy import Proposal, Result
 
 DIGITS = 6
-"""Coefficients are rounded to so many decimals: far below what a checkpoint's dtype can tell apart, far above what
-linear algebra on two machines differs by, so that a run is replayed on any."""
+"""Coefficients are rounded to so many decimals, far below what a checkpoint's dtype can tell apart."""
 
 
 class Optimiser(Protocol):
@@ -42,12 +41,32 @@ class Populations:
             return self.space.founder(number)
         return self.emit(number) if self.space.archives else None
 
+    def recall(self, number: int, step: dict[str, Any]) -> Proposal | None:
+        """See `Recalling.recall`."""
+        return self.ask(number) if number < self.space.first else self.emit_again(number, step)
+
     def emit(self, number: int) -> Proposal | None:
-        """The next child of the population, or the first of a new one; None while some of one are not told."""
+        """See `Emitter.emit`: the next of the population, or the first of a new one once all of one was told."""
+        return self._propose(number) if self._ready() else None
+
+    def emit_again(self, number: int, step: dict[str, Any]) -> Proposal | None:
+        """See `Emitter.emit_again`."""
+        if not self._ready():
+            return None
+        place, recorded = len(self._numbers), np.ravel(step["coefficients"])
+        if not np.array_equal(self._population[place].round(DIGITS), recorded):
+            self._population[place] = recorded
+        return self._propose(number)
+
+    def _ready(self) -> bool:
+        """Whether a child is there to be emitted, of this population or the next."""
         if len(self._numbers) == len(self._population):
             if len(self._told) < len(self._population):
-                return None
+                return False
             self._next_population()
+        return True
+
+    def _propose(self, number: int) -> Proposal:
         genome = self._genome(self._population[len(self._numbers)])
         self._numbers.append(number)
         return self.space.propose(number, genome, {"coefficients": genome.coefficients.tolist()})
@@ -57,7 +76,7 @@ class Populations:
         self.learn(result.number, self.space.tell(result))
 
     def learn(self, number: int, admission: Admission) -> None:
-        """Take what became of a child, if it is one of the population."""
+        """See `Emitter.learn`."""
         if number in self._numbers:
             self._told.append(admission)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
-from cycleqd_merge.evolution.strategy import Proposal, Result, Strategy
+from cycleqd_merge.evolution.strategy import Proposal, Recalling, Result, Strategy
 
 Item = TypeVar("Item")
 
@@ -31,10 +32,13 @@ class Schedule:
 
     With `in_flight` = W, number n is asked once n - W was told, never earlier and never later, so a run depends on
     its seed, W and the scores, not on which evaluation ended first.
+
+    recorded: steps of the first proposals, where the run is restored.
     """
 
-    def __init__(self, strategy: Strategy, in_flight: int, total: int) -> None:
+    def __init__(self, strategy: Strategy, in_flight: int, total: int, recorded: Sequence[dict[str, Any]] = ()) -> None:
         self._strategy, self._in_flight, self.total = strategy, in_flight, total
+        self._recorded = recorded
         self._asked = 0
         self._told = 0
 
@@ -52,12 +56,17 @@ class Schedule:
         """The proposals that may be asked now, each given out once."""
         proposals = []
         while self._asked < min(self.total, self._told + self._in_flight):
-            proposal = self._strategy.ask(self._asked)
+            proposal = self._ask(self._asked)
             if proposal is None:
                 break
             self._asked += 1
             proposals.append(proposal)
         return proposals
+
+    def _ask(self, number: int) -> Proposal | None:
+        if number < len(self._recorded) and isinstance(self._strategy, Recalling):
+            return self._strategy.recall(number, self._recorded[number])
+        return self._strategy.ask(number)
 
     def tell(self, result: Result) -> list[Proposal]:
         """Tell the result whose turn it is and ask what its telling has opened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +77,7 @@ class SearchSpace:
         self.archives: list[Archive] = []
         """One per objective; empty until every founder was told."""
         self._candidates: list[Candidate] = []
-        self._founders: dict[int, Scores] = {}
-        self._told = 0
+        self._told: list[Scores | None] = []
 
     def founder(self, number: int) -> Proposal:
         """The proposal of a number below `first`: an expert, or a seed."""
@@ -126,6 +126,14 @@ class SearchSpace:
             raise ValueError(f"evaluation {number} is a mergekit configuration and has no genome")
         return candidate
 
+    def told(self) -> list[tuple[Candidate, Scores | None]]:
+        """The candidates whose results were told, with the scores of all tasks, in their order."""
+        return list(zip(self._candidates, self._told, strict=False))
+
+    def pending(self) -> list[Candidate]:
+        """The candidates that were proposed and not told yet."""
+        return self._candidates[len(self._told) :]
+
     def holds(self, scores: Scores) -> bool:
         """Whether scores reach every floor."""
         return all(scores[floor.column] >= floor.least for floor in self.floors)
@@ -137,32 +145,31 @@ class SearchSpace:
             EmptyRange: a task's scores cannot be binned and no bounds were given.
             ValueError: no expert could be evaluated, or results come out of order.
         """
-        if result.number != self._told:
-            raise ValueError(f"told number {result.number}, but {self._told} is next")
-        self._told += 1
-        if result.scores is not None and result.number < self.first:
-            self._founders[result.number] = result.scores
-        if self._told == self.first:
+        if result.number != len(self._told):
+            raise ValueError(f"told number {result.number}, but {len(self._told)} is next")
+        self._told.append(result.scores)
+        if len(self._told) == self.first:
             self._open()
-        elif self._told > self.first and result.scores is not None and self.holds(result.scores):
+        elif len(self._told) > self.first and result.scores is not None and self.holds(result.scores):
             return self._offer(result.number, result.scores[: len(self.objectives)])
         return Admission(None)
 
     def _open(self) -> None:
         """Generation 0 is scored: fix the bounds and seed the archives."""
-        if not any(number < self.experts for number in self._founders):
+        founders = {number: scores for number, scores in enumerate(self._told) if scores is not None}
+        if not any(number < self.experts for number in founders):
             raise ValueError("no expert could be evaluated")
-        self.bounds = self._bounds()
+        self.bounds = self._bounds(founders)
         bins = [objective.bins for objective in self.objectives]
         self.archives = [Archive(task, self.bounds, bins) for task in range(len(self.objectives))]
-        for number, scores in self._founders.items():
+        for number, scores in founders.items():
             for archive in self.archives:  # floors do not apply: without its experts a search has no parents
                 archive.add(number, scores[: len(self.objectives)])
 
-    def _bounds(self) -> Bounds:
+    def _bounds(self, founders: Mapping[int, Scores]) -> Bounds:
         """Bounds given explicitly, else from the scores of the tasks' own experts."""
         named = {objective.expert for objective in self.objectives} - {None} or set(range(self.experts))
-        scores = [own for number, own in self._founders.items() if number in named]
+        scores = [own for number, own in founders.items() if number in named]
         if not scores and any(objective.bounds is None for objective in self.objectives):
             raise ValueError("no expert of the tasks could be evaluated, which leaves their archives without bounds")
         bounds = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.genome import Genome
@@ -89,4 +89,13 @@ class Strategy(Protocol):
 
     def tell(self, result: Result) -> None:
         """Take the result of an asked proposal. Results are told in ascending order of their numbers."""
+        ...
+
+
+@runtime_checkable
+class Recalling(Protocol):
+    """A strategy whose proposals hang on the last bits of linear algebra, which differ from machine to machine."""
+
+    def recall(self, number: int, step: dict[str, Any]) -> Proposal | None:
+        """`Strategy.ask` while a run is restored: the proposal is the one that was recorded with this `step`."""
         ...

@@ -49,17 +49,17 @@ class Replay:
     """The processes that worked on the run: recipe, folder, environment."""
 
     @classmethod
-    def begin(cls, recipe: Recipe, folder: Path, start: Event, recorded: int = 0) -> Replay:
+    def begin(cls, recipe: Recipe, folder: Path, start: Event, recorded: Sequence[dict[str, Any]] = ()) -> Replay:
         """A run of which nothing was told yet.
 
-        folder: where the recipe's relative paths start. recorded: results that will be replayed, which may be more
-        than the recipe's generations.
+        folder: where the recipe's relative paths start. recorded: steps of the results that will be replayed, which
+        may be more than the recipe's generations.
         """
         seeds = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
         space = build_space(recipe, len(start["groups"]), seeds)
         strategy = build_strategy(recipe, space, folder)
-        total = max(space.first + children(recipe, strategy), recorded)
-        schedule = Schedule(strategy, start["in_flight"], total)
+        total = max(space.first + children(recipe, strategy), len(recorded))
+        schedule = Schedule(strategy, start["in_flight"], total, recorded)
         replay = cls(recipe, folder, space, schedule, start)
         replay._opened(replay.schedule.ready())
         return replay
@@ -247,7 +247,8 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Replay:
     """
     start, session = events[0], of_kind(events, "session")[-1]
     recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
-    replay = Replay.begin(recipe, Path(session["folder"]), start, len(of_kind(events, "result")))
+    recorded = [event.get("step", {}) for event in of_kind(events, "result")]
+    replay = Replay.begin(recipe, Path(session["folder"]), start, recorded)
     replay.measured = measured_of(events)
     replay.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):

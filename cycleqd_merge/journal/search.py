@@ -19,6 +19,7 @@ from cycleqd_merge.recipe import target
 from cycleqd_merge.recipe.evolution import Evolution, GaussianMutation, SvdMutation
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
 from cycleqd_merge.recipe.strategies import (
+    BayesianStrategy,
     CmaEsStrategy,
     CmaMeStrategy,
     CycleQDStrategy,
@@ -73,6 +74,11 @@ def build_strategy(recipe: Recipe, space: SearchSpace, folder: Path) -> Strategy
         case CmaMeStrategy():
             breeder = CycleQD(space, operators(recipe.evolution), seed)
             return Mixed(Populations(space, _cma_me(chosen, space, seed)), breeder, chosen.bred)
+        case BayesianStrategy():
+            from cycleqd_merge.evolution.bayesian import Bayesian
+
+            breeder = CycleQD(space, operators(recipe.evolution), seed)
+            return Mixed(Bayesian(space, chosen.optimism, seed), breeder, chosen.bred)
         case Nsga2Strategy():
             from cycleqd_merge.evolution.nsga2 import Nsga2
 

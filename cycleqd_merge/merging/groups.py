@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import ceil
 
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.recipe.evolution import LayerGroups, PatternGroups
@@ -16,7 +17,8 @@ class Groups:
     """The groups of one architecture under one setting, numbered in order of first appearance."""
 
     def __init__(self, weights: Sequence[Weight], setting: str | LayerGroups | PatternGroups) -> None:
-        labels = {weight.name: _label(weight, setting) for weight in weights}
+        size = _block(weights, setting)
+        labels = {weight.name: _label(weight, setting, size) for weight in weights}
         self.setting = setting
         self.labels = tuple(dict.fromkeys(labels.values()))
         self._numbers = {name: self.labels.index(label) for name, label in labels.items()}
@@ -33,7 +35,15 @@ class Groups:
         return [name for name, number in self._numbers.items() if number == group]
 
 
-def _label(weight: Weight, setting: str | LayerGroups | PatternGroups) -> str:
+def _block(weights: Sequence[Weight], setting: str | LayerGroups | PatternGroups) -> int | None:
+    """Layers per block; None where all layers are one."""
+    if not isinstance(setting, LayerGroups) or setting.blocks is None:
+        return setting.layers if isinstance(setting, LayerGroups) else None
+    layers = {int(found.group(1)) for weight in weights if (found := _LAYER.search(weight.name))}
+    return ceil((max(layers, default=0) + 1) / setting.blocks)
+
+
+def _label(weight: Weight, setting: str | LayerGroups | PatternGroups, size: int | None) -> str:
     if isinstance(setting, str):
         return "all"
     if isinstance(setting, PatternGroups):
@@ -42,9 +52,9 @@ def _label(weight: Weight, setting: str | LayerGroups | PatternGroups) -> str:
     if layer is None:
         return REST
     parts = []
-    if setting.layers is not None:
-        start = int(layer.group(1)) // setting.layers * setting.layers
-        parts.append(f"layers {start}-{start + setting.layers - 1}")
+    if size is not None:
+        start = int(layer.group(1)) // size * size
+        parts.append(f"layers {start}-{start + size - 1}")
     if setting.modules:
         module, _, inside = weight.name[layer.end() :].partition(".")
         if len(weight.shape) < 2 and "." not in inside:  # a norm is its layer's own child, not a module with matrices

@@ -21,14 +21,18 @@ class LayerGroups(Strict):
     """Blocks of layers, optionally divided by the kind of module within a layer."""
 
     layers: int | None = Field(None, ge=1)
-    """Layers per block; without it all layers make one block."""
+    """Layers per block; without it, and without `blocks`, all layers make one block."""
+    blocks: int | None = Field(None, ge=1)
+    """Blocks of equally many layers, the last of fewer where they do not divide evenly."""
     modules: bool = False
     """Divide by the module that holds a tensor inside its layer (attention, MLP ...); the rest is one more group."""
 
     @model_validator(mode="after")
     def _states_something(self) -> LayerGroups:
-        if self.layers is None and not self.modules:
-            raise ValueError("state `layers`, `modules: true` or both")
+        if self.layers is None and self.blocks is None and not self.modules:
+            raise ValueError("state `layers` or `blocks`, `modules: true` or both")
+        if self.layers is not None and self.blocks is not None:
+            raise ValueError("state `layers` or `blocks`, not both")
         return self
 
 
@@ -111,7 +115,7 @@ class Racing(Strict):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "recommended": {"warm_start": [0.3, 0.5, 0.7, 1.0], "scaling": [0.9, 1.3]},
+    "recommended": {"warm_start": [0.3, 0.5, 0.7, 1.0], "groups": {"blocks": 3, "modules": True}},
 }
 """What each preset states of `Evolution`, whose own defaults are the paper's; docs/results.md says why."""
 
@@ -161,8 +165,8 @@ class Evolution(Strict):
     in_flight: int | None = Field(None, ge=1)
     """Children evaluated at once; 2 per worker by default, 1 under `preset: paper`."""
     preset: Literal["paper", "recommended"] | None = None
-    """Operators that are not stated: `paper`, as published, one child at a time; `recommended`, what did best where it
-    was measured (docs/results.md)."""
+    """What is not stated: `paper`, as published, one child at a time; `recommended`, the strategy, groups and warm
+    starts that did best where it was measured (docs/results.md)."""
 
     @model_validator(mode="before")
     @classmethod

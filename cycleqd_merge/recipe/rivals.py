@@ -14,7 +14,7 @@ _SHARED = ("generations", "seed", "bins", "bounds")
 """Keys of `evolution` that belong to the comparison, not to one of its searches."""
 _PAPER: dict[str, Any] = {"preset": "paper"}
 _NAMED: dict[str, dict[str, Any]] = {
-    "recommended": {"evolution": {"preset": "recommended"}},
+    "recommended": {"strategy": {"kind": "bayesian"}, "evolution": {"preset": "recommended"}},
     "paper": {"evolution": _PAPER},
     "no-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "none"}}},
     "gaussian-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "gaussian"}}},
@@ -23,11 +23,12 @@ _NAMED: dict[str, dict[str, Any]] = {
     "map-elites": {"evolution": {**_PAPER, "cycling": False}},
     "random": {"strategy": {"kind": "random"}},
     "cma-es": {"strategy": {"kind": "cma-es"}},
+    "bayesian": {"strategy": {"kind": "bayesian"}},
     "cma-me": {"strategy": {"kind": "cma-me"}},
     "nsga2": {"strategy": {"kind": "nsga2"}},
     "mergekit": {"strategy": {"kind": "mergekit"}},
 }
-_GROUPED = ("random", "cma-es", "cma-me", "nsga2")
+_GROUPED = ("random", "cma-es", "cma-me", "nsga2", "bayesian")
 _GROUPS = "-groups"
 """Behind the name of a search over coefficients: with the recipe's groups instead of one."""
 RIVALS = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
@@ -63,8 +64,11 @@ def _named(recipe: Recipe, name: str) -> dict[str, Any]:
         known = [*recipe.searches, *RIVALS]
         raise UserError(f"no search is named {name!r}{suggestion(name, known)}; there are {', '.join(known)}")
     search = _NAMED[name.removesuffix(_GROUPS)]
-    if not name.endswith(_GROUPS):
+    if not name.endswith(_GROUPS) and name != "recommended":
         return search
     if recipe.evolution.groups == "one":
+        if name == "recommended":
+            return search
         raise UserError(f"{name}: the recipe states no `evolution.groups`")
-    return {**search, "evolution": {"groups": recipe.evolution.model_dump(mode="json", include={"groups"})["groups"]}}
+    groups = recipe.evolution.model_dump(mode="json", include={"groups"})
+    return {**search, "evolution": search.get("evolution", {}) | groups}

@@ -16,7 +16,14 @@ from pydantic import (
 
 from cycleqd_merge.recipe.evolution import Evolution
 from cycleqd_merge.recipe.faults import KeyFault, suggestion
-from cycleqd_merge.recipe.strategies import CmaEsStrategy, CycleQDStrategy, Search, Strategy, require_heeded
+from cycleqd_merge.recipe.strategies import (
+    CmaEsStrategy,
+    CycleQDStrategy,
+    Search,
+    Strategy,
+    require_heeded,
+    with_preset,
+)
 from cycleqd_merge.recipe.task_file import Strict, TaskDefinition
 from cycleqd_merge.recipe.values import ModelReference, Name, Repository, Unit, require_name
 
@@ -205,6 +212,11 @@ class Recipe(Strict):
     revisions: dict[str, str] = Field(default_factory=dict)
     """The commit of each Hub id, by `id` or `id@revision` as it stands here, datasets as `datasets/id`. A run resolves
     those that are missing when it begins, and keeps them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, stated: Any) -> Any:
+        return with_preset(stated)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -71,6 +72,18 @@ class CmaMeStrategy(Strict):
     """Share of children that CycleQD's operators, mutation among them, breed from the same archives instead."""
 
 
+class BayesianStrategy(Strict):
+    """Bayesian optimisation over the coefficients of all experts and groups: Gaussian processes foretell every task's
+    score, and children take turns between the best mean and what widens the front of all tasks; beside them, children
+    bred as `evolution` says. Learns most from few evaluations."""
+
+    kind: Literal["bayesian"]
+    optimism: float = Field(1.0, ge=0)
+    """Standard deviations above what is foretold at which a child is judged: more explores more."""
+    bred: Unit = 0.0
+    """Share of children that CycleQD's operators, mutation among them, breed from the same archives instead."""
+
+
 class Nsga2Strategy(Coefficients):
     """NSGA-II over the coefficients of all experts and groups, an objective per task."""
 
@@ -101,6 +114,7 @@ Strategy = Annotated[
     | RandomStrategy
     | CmaEsStrategy
     | CmaMeStrategy
+    | BayesianStrategy
     | Nsga2Strategy
     | MergekitStrategy
     | PythonStrategy,
@@ -112,9 +126,13 @@ _BREEDING: tuple[str, ...] = ("scaling", "mates", "adaptive")
 """Keys of `evolution` that say how children are bred, and nothing to a strategy that breeds none."""
 
 
+_MIXED = (CmaMeStrategy, BayesianStrategy)
+"""Strategies that breed a share of their children."""
+
+
 def breeds(strategy: Strategy) -> bool:
     """Whether any of a strategy's children are bred by CycleQD's operators; what one in Python does is its own."""
-    return strategy.kind == "cycleqd" or (strategy.kind == "cma-me" and strategy.bred > 0)
+    return strategy.kind == "cycleqd" or (isinstance(strategy, _MIXED) and strategy.bred > 0)
 
 
 def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
@@ -131,12 +149,21 @@ def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
     if kind == "cma-me" and not evolution.cycling:
         raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
     ignored = () if breeds(strategy) else _BREEDING
-    if kind not in ("cycleqd", "cma-me", "python"):
+    if not isinstance(strategy, (CycleQDStrategy, PythonStrategy, *_MIXED)):
         ignored += ("warm_start",)
     for key in ignored:
         if getattr(evolution, key) != Evolution.model_fields[key].default:
-            unless = " unless `strategy.bred` is above 0" if kind == "cma-me" else ""
+            unless = " unless `strategy.bred` is above 0" if isinstance(strategy, _MIXED) else ""
             raise KeyFault(f"{kind} takes no notice of it{unless}; leave it out", "evolution", key)
+
+
+def with_preset(stated: Any) -> Any:
+    """What a user states of a search, with the strategy of its `evolution.preset` where none is stated."""
+    if not isinstance(stated, Mapping) or "strategy" in stated or not isinstance(stated.get("evolution"), Mapping):
+        return stated
+    return (
+        {**stated, "strategy": {"kind": "bayesian"}} if stated["evolution"].get("preset") == "recommended" else stated
+    )
 
 
 class Search(Strict):
@@ -146,6 +173,11 @@ class Search(Strict):
     """What proposes children."""
     evolution: Evolution = Evolution()
     """Its operators; generations, seed, bins and bounds are the recipe's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, stated: Any) -> Any:
+        return with_preset(stated)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -75,7 +75,7 @@ def lineage(replay: Replay, number: int, most: int = 40) -> list[dict[str, Any]]
 
 def history(replay: Replay) -> list[dict[str, Any]]:
     """Best quality, QD score and coverage per archive after every generation, from generation 0 on."""
-    again = Replay.begin(replay.recipe, replay.folder, replay.start, len(replay.results))
+    again = Replay.begin(replay.recipe, replay.folder, replay.start, [event["step"] for event in replay.results])
     entries = []
     for event in replay.results:
         again.tell(event)

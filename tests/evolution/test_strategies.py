@@ -163,7 +163,7 @@ def add_all(archives: list[GridArchive], population: Matrix, bounds: list[tuple[
 def test_cma_me_begins_anew_at_elites_and_goes_on_improving() -> None:
     search = cma_me(0.0)
     scores = np.array([plain(proposal)[:2] for proposal in play(search, 900)])
-    optimiser = search._populations._optimiser
+    optimiser = search._emitter._optimiser
     assert all(emitter.restarts for emitter in optimiser._emitters[:2])  # type: ignore[attr-defined]
     assert scores.max(axis=0).tolist() == pytest.approx([1.0, 1.0], abs=0.02)
     best_mean = max(np.mean(scores_of(weight * TARGETS[0] + (1 - weight) * TARGETS[1])) for weight in np.linspace(0, 1))
