@@ -14,7 +14,7 @@ from cycleqd_merge.cli.printing import console, print_json
 
 if TYPE_CHECKING:
     from cycleqd_merge.comparison.searches import Planned
-    from cycleqd_merge.report.progress import Progress
+    from cycleqd_merge.run.evolve import Observer
 
 SEARCHES = "paper,cma-es,random,mergekit"
 
@@ -65,10 +65,14 @@ def compare(
 
 
 @contextmanager
-def _observing(search: Planned) -> Iterator[Progress]:
-    from cycleqd_merge.report.progress import Progress
+def _observing(search: Planned, alone: bool) -> Iterator[Observer]:
+    from cycleqd_merge.report.progress import Milestones, Progress
 
-    typer.echo(f"{search.name}, seed {search.seed}", err=True)
+    name = f"{search.name}, seed {search.seed}"
+    if not alone:
+        yield Milestones(console(stderr=True), name)
+        return
+    typer.echo(name, err=True)
     with Progress(console(stderr=True)) as progress:
         yield progress
 

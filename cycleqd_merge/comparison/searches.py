@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cycleqd_merge.comparison.shared_pool import SharedPool
+from cycleqd_merge.comparison.side_by_side import side_by_side
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.pool import Pool
+from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.journal.log import FILE, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.merging.groups import Groups
@@ -41,7 +44,8 @@ class Planned:
 
 COEFFICIENTS_ALONE = ("random", "cma-es", "nsga2", "mergekit")
 """Strategies that mutate nothing, so that singular bases do not matter to them."""
-Observing = Callable[[Planned], AbstractContextManager[Observer]]
+Observing = Callable[[Planned, bool], AbstractContextManager[Observer]]
+"""Makes what is told of a search, which may be the only one at work."""
 
 
 def planned_searches(
@@ -49,7 +53,8 @@ def planned_searches(
 ) -> list[Planned]:
     """Every search with every seed, from the recipe's seed on; static merges, which no seed changes, once.
 
-    budget: children that each evaluates. rows: what will judge them; those set aside confirm no elites then.
+    budget: children that each evaluates. rows: what will judge them; those set aside confirm no elites then. The number
+    of workers changes no result.
 
     Raises:
         UserError: no search has such a name, one is named twice, or two need other groups or singular bases.
@@ -60,7 +65,8 @@ def planned_searches(
         search = with_search(recipe, name)
         first = search.evolution.seed
         for seed in range(first, first + (1 if search.strategy.kind == "mergekit" else seeds)):
-            evolution = search.evolution.model_copy(update={"seed": seed, "generations": budget})
+            length = {"seed": seed, "generations": budget, "in_flight": _flights(search)}
+            evolution = search.evolution.model_copy(update=length)
             confirm = search.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
             output = str(out / name / f"seed-{seed}")
             own = {"evolution": evolution, "confirm": confirm, "output": output, "finish": Finish(), "hub": None}
@@ -71,6 +77,12 @@ def planned_searches(
         )
     _common([each.recipe for each in planned])
     return planned
+
+
+def _flights(search: Recipe) -> int:
+    """Children in flight: as few as for one worker, as others are at work beside it, unless it learns nothing anyway."""
+    learns = search.strategy.kind not in ("mergekit", "random")
+    return search.evolution.flights(1 if learns else worker_count(search))
 
 
 def _require_names(recipe: Recipe, names: Sequence[str]) -> None:
@@ -139,7 +151,7 @@ def require_searches(planned: Sequence[Planned], materials: Materials, rows: Row
 def run_searches(
     planned: Sequence[Planned], folder: Path, pool: Pool, observing: Observing, deadline: float | None
 ) -> list[Replay]:
-    """All searches, each from where its run directory stands to its end.
+    """All searches, each from where its run directory stands to its end; as many side by side as there are workers.
 
     deadline: a `time.monotonic()` instant at which to stop.
 
@@ -147,21 +159,23 @@ def run_searches(
         Interrupted, RunFailed: see `run_recipe`.
         UserError: see `run_recipe`; or one has evaluated more than its budget.
     """
-    replays = []
-    for search in planned:
+    at_once = min(worker_count(planned[0].recipe), len(planned))
+
+    def run(search: Planned, own_pool: Pool) -> Replay:
         done = _complete(search)
         if done is None:
             hours = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 3600)
-            with observing(search) as observer:
-                done = run_recipe(search.recipe, folder, observer, pool=pool, max_hours=hours)
+            with observing(search, at_once == 1) as observer:
+                done = run_recipe(search.recipe, folder, observer, pool=own_pool, max_hours=hours)
         assert done is not None  # only processes beside the first of several return no run
         if done.generation > search.recipe.evolution.generations:
             raise UserError(
                 f"{search.folder}: has evaluated {done.generation} children, more than the budget of "
                 f"{search.recipe.evolution.generations}; remove the folder, and the search is made again"
             )
-        replays.append(done)
-    return replays
+        return done
+
+    return side_by_side(pool, [partial(run, search) for search in planned], at_once)
 
 
 def _complete(search: Planned) -> Replay | None:

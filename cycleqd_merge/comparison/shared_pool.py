@@ -30,6 +30,10 @@ class SharedPool:
         assert self._pool is not None, "nothing was submitted"
         return self._pool.next()
 
+    def poll(self, seconds: float) -> Finished | None:
+        assert self._pool is not None, "nothing was submitted"
+        return self._pool.poll(seconds)
+
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()

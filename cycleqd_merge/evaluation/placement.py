@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cycleqd_merge.merging.materialise import Materialiser
@@ -13,6 +13,7 @@ from cycleqd_merge.merging.staging import Place
 _LEAST_FOR_CACHE = 0.2  # of the GPU: what keys and values should have beside the model
 _MOST = 0.9  # of the GPU: vLLM's own default; the rest is for CUDA and its graphs
 _ALL = 0.97  # of the GPU: what vLLM and this package may take together where the user sets vLLM's share
+_CACHE = 0.7  # of what vLLM has beside the model; the rest is for activations, CUDA and its graphs
 _HOST = 0.8  # of the host memory that is available
 _WORKING = 6  # float32 tensors of the largest shape that building one takes at a time, beside one per expert
 
@@ -32,11 +33,13 @@ class Needs:
 @dataclass(frozen=True)
 class Placement:
     """place: of base, experts and bases between children. ahead: of the next child. utilization: vLLM's share of the
-    GPU's memory; None without a GPU."""
+    GPU's memory; None without a GPU. cache: bytes for keys and values where engines share a GPU: vLLM would measure
+    what the others take meanwhile; None where it finds out itself."""
 
     place: Place
     ahead: Ahead
     utilization: float | None
+    cache: int | None = None
 
 
 def needs(materialiser: Materialiser, gpu: bool) -> Needs:
@@ -58,13 +61,20 @@ def placement(
     neighbours: int = 1,
     place: Place | None = None,
     utilization: float | None = None,
+    per_gpu: int = 1,
 ) -> Placement:
     """Keep everything on the GPU where it leaves vLLM enough, else in host memory, else on disk; so the next child.
 
     gpu: bytes of one GPU's memory, None without one. host: bytes of host memory that are available.
     ranks: of tensor parallelism; each builds whole tensors. neighbours: workers on this host, which share what is kept
-    in its memory. place, utilization: the user's choice, if any.
+    in its memory. place, utilization: the user's choice, if any. per_gpu: engines that share the GPU.
     """
+    if per_gpu > 1 and gpu is not None:
+        stated = None if utilization is None else utilization * per_gpu
+        placed = placement(needed, gpu // per_gpu, host, ranks, neighbours, place, stated)
+        assert placed.utilization is not None
+        cache = max(int(_CACHE * (placed.utilization * (gpu // per_gpu) - needed.model)), 0)
+        return replace(placed, utilization=round(placed.utilization / per_gpu, 4), cache=cache)
     processes = ranks * neighbours
     in_host: Place = "shared" if processes > 1 and MEMORY.is_dir() else "host"
     copies = processes if in_host == "host" else 1

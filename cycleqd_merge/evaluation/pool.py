@@ -37,6 +37,10 @@ class Pool(Protocol):
         """
         ...
 
+    def poll(self, seconds: float) -> Finished | None:
+        """The same, but None if nothing ends for about so many seconds; one that works in this process takes longer."""
+        ...
+
     def close(self) -> None:
         """Stop the workers."""
         ...
@@ -57,6 +61,9 @@ class LocalPool:
         if self._queue:
             self._worker.prepare(self._queue[0][0].candidate)
         return outcome_of(self._worker, *job, attempts=self._attempts)
+
+    def poll(self, seconds: float) -> Finished | None:
+        return self.next() if self._queue else None
 
     def close(self) -> None:
         self._worker.close()

@@ -33,6 +33,8 @@ DEATHS = 5
 """So many deaths per worker in a row, with no evaluation between, stop the run: a host that leaves takes several."""
 
 
+LOOK = 5.0
+"""Seconds between two looks for workers that hang."""
 CLOSING = 20.0
 """Seconds that idle workers have to free their engines at the end, before they are killed."""
 
@@ -115,7 +117,7 @@ class RayPool:
             raise UserError("workers: more than one needs Ray: `pip install 'cycleqd-merge[ray]'`") from error
         self._ray, self._attempts = ray, attempts
         self._gpus = _gpus_per_worker(recipe)
-        neighbours = min(workers, max(_gpus(recipe) // max(self._gpus, 1), 1)) if self._gpus else workers
+        neighbours = min(workers, _fitting(recipe)) if self._gpus else workers
         settings = recipe.model_dump(mode="json", exclude_unset=True)
         self._spec = (settings, str(folder.resolve()), list(experts), neighbours)
         self._workers = workers
@@ -124,6 +126,7 @@ class RayPool:
         self._flights: dict[Any, _Flight] = {}
         self._deadlines = Deadlines()
         self._deaths = 0
+        self._looked = time.monotonic()
         self._own = not ray.is_initialized()
         if self._own:
             connect(address)
@@ -163,14 +166,20 @@ class RayPool:
 
     def next(self) -> Finished:
         while True:
-            done, _ = self._ray.wait(list(self._flights), num_returns=1, timeout=5.0)
-            for reference in done:
-                finished = self._land(reference)
-                if finished is not None:
-                    return finished
-            ended = self._replace_hung()
-            if ended is not None:
-                return ended
+            finished = self.poll(LOOK)
+            if finished is not None:
+                return finished
+
+    def poll(self, seconds: float) -> Finished | None:
+        done, _ = self._ray.wait(list(self._flights), num_returns=1, timeout=seconds)
+        for reference in done:
+            finished = self._land(reference)
+            if finished is not None:
+                return finished
+        if time.monotonic() - self._looked < LOOK:
+            return None
+        self._looked = time.monotonic()
+        return self._replace_hung()
 
     def _land(self, reference: Any) -> Finished | None:
         """Take what a worker sent; None if it has only opened, or died and its job was queued again."""
@@ -251,7 +260,13 @@ def worker_count(recipe: Recipe) -> int:
     """The workers that a recipe asks for; `auto` counts the GPUs of the cluster that it names, or of this host."""
     if recipe.workers != "auto":
         return recipe.workers
-    return max(_gpus(recipe) // max(_gpus_per_worker(recipe), 1), 1)
+    return _fitting(recipe)
+
+
+def _fitting(recipe: Recipe) -> int:
+    """How many workers the GPUs have room for; one without any."""
+    own = _gpus_per_worker(recipe)
+    return max(int(_gpus(recipe) / own), 1) if own else 1
 
 
 def _gpus(recipe: Recipe) -> int:
@@ -266,9 +281,13 @@ def _gpus(recipe: Recipe) -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def _gpus_per_worker(recipe: Recipe) -> int:
+def _gpus_per_worker(recipe: Recipe) -> float:
+    """GPUs of a worker; a part of one, in the ten-thousandths that Ray counts, where several share it."""
+    engine = recipe.engine
     if _gpus(recipe) == 0:
         return 0
-    if recipe.engine.kind == "vllm":
-        return int(recipe.engine.options.get("tensor_parallel_size", 1))
-    return 1
+    if engine.kind != "vllm":
+        return 1
+    if engine.per_gpu > 1:
+        return 10_000 // engine.per_gpu / 10_000
+    return int(engine.options.get("tensor_parallel_size", 1))

@@ -71,6 +71,7 @@ class VllmEngine:
             "model": str(family.base.path),
             "max_model_len": -1,  # as long as the memory allows, at most the model's own
             **({} if placed.utilization is None else {"gpu_memory_utilization": placed.utilization}),
+            **({} if placed.cache is None else {"kv_cache_memory_bytes": placed.cache}),
             "worker_extension_cls": _EXTENSION,
             "trust_remote_code": family.models.trust_remote_code,
             "generation_config": "vllm",
@@ -94,7 +95,8 @@ class VllmEngine:
         place = None if options.place == "auto" else options.place
         host = psutil.virtual_memory().available
         share = options.options.get("gpu_memory_utilization")
-        return placement(needs(self._materialiser, gpu is not None), gpu, host, ranks, self._neighbours, place, share)
+        needed = needs(self._materialiser, gpu is not None)
+        return placement(needed, gpu, host, ranks, self._neighbours, place, share, options.per_gpu)
 
     def prepare(self, candidate: Candidate) -> None:
         self._following = candidate  # the next step sends it on

@@ -113,6 +113,15 @@ class VllmEngine(Strict):
     place: Literal["auto", "disk", "host", "device"] = "auto"
     """Where base, experts and singular bases are kept between children: memory-mapped files, pinned host memory, or
     the GPU's memory; `auto` takes the fastest that has room. vLLM gets what is left, unless `options` say otherwise."""
+    per_gpu: int = Field(1, ge=1)
+    """Engines that share a GPU, for models so small that one leaves it idle; each takes its part of the memory. There
+    are as many as `workers`."""
+
+    @model_validator(mode="after")
+    def _undivided(self) -> VllmEngine:
+        if self.per_gpu > 1 and self.options.get("tensor_parallel_size", 1) != 1:
+            raise KeyFault("engines that span several GPUs cannot share one", "per_gpu")
+        return self
 
 
 def _transformers_unless_stated(value: Any) -> Any:

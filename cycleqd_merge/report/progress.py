@@ -110,6 +110,27 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
+class Milestones:
+    """Observes one of several runs: a line at its begin, and after every tenth of its generations."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name = console, name
+
+    def started(self, replay: Replay) -> None:
+        """See `run.evolve.Observer`."""
+        self._say(f"going on after generation {replay.generation}" if replay.schedule.told else "begun")
+
+    def told(self, replay: Replay, event: Event) -> None:
+        """See `run.evolve.Observer`."""
+        done, total = replay.generation, replay.generations
+        if done and (done == total or done * 10 // total > (done - 1) * 10 // total):
+            best = max(replay.mean(tuple(each["scores"])) for each in replay.results if each["scores"] is not None)
+            self._say(f"generation {done}/{total}, best mean {best:.3f}")
+
+    def _say(self, what: str) -> None:
+        self._console.print(f"{self._name}: {what}", highlight=False, soft_wrap=True)
+
+
 def size(count: float) -> str:
     """A number of bytes for people."""
     for unit in ("B", "kB", "MB", "GB"):
