@@ -80,7 +80,7 @@ def planned_searches(
 
 
 def _flights(search: Recipe) -> int:
-    """Children in flight: as few as for one worker, as others are at work beside it, unless it learns nothing anyway."""
+    """Children in flight: as few as for one worker, as others are at work beside it, unless it learns nothing."""
     learns = search.strategy.kind not in ("mergekit", "random")
     return search.evolution.flights(1 if learns else worker_count(search))
 
