@@ -90,6 +90,22 @@ def test_every_search_is_an_ordinary_run_of_the_same_budget(compared: Path) -> N
     assert len(open_run(compared / "compared/cma-es-groups/seed-0").groups) > 1
 
 
+def test_workers_change_no_result(compared: Path, models: Models, tmp_path: Path) -> None:
+    """Two workers on Ray take the searches side by side; one in this process took them one after another."""
+    shutil.copytree(compared, tmp_path, ignore=shutil.ignore_patterns("compared"), dirs_exist_ok=True)
+    answer = compare(tmp_path, "--set", "workers=2")
+    assert answer.code == 0, answer.err
+    assert all(f"{search}, seed 0: generation 6/6" in answer.err for search in ("paper", "cma-es-groups"))
+    for search in ("paper", "cma-es-groups"):
+        for seed in range(SEEDS):
+            told, alone = (
+                [(event["number"], event["step"], event["scores"]) for event in of_kind(read_events(folder), "result")]
+                for folder in (each / "compared" / search / f"seed-{seed}" for each in (tmp_path, compared))
+            )
+            assert told == alone
+    assert findings_of(tmp_path)["entrants"] == findings_of(compared)["entrants"]
+
+
 def test_entrants_score_as_they_do_in_runs_of_their_own(compared: Path) -> None:
     """`measure` opens the run's own groups and engine; the comparison shared one pool for all."""
     found = {entrant["name"]: entrant for entrant in findings_of(compared)["entrants"]}
