@@ -188,7 +188,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (in_task("bounds: [1, 0]"), "9: tasks.1.bounds: 1.0 is not below 0.0"),
         (in_task("floor: 0.5"), "9: tasks.1.floor: needs `role: keep`"),
-        (in_evolution("groups: {modules: false}"), "12: evolution.groups: state `layers`, `modules: true` or both"),
+        (in_evolution("groups: {modules: false}"), "12: evolution.groups: state `layers` or `blocks`, `modules: true` or both"),
         (
             in_evolution("groups: {layers: 1, patterns: [a]}"),
             "12: evolution.groups.layers: cannot stand beside `patterns`",
@@ -233,7 +233,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             in_evolution("groups: two"),
-            "12: evolution.groups: no such choice; allowed are one, the keys layers, modules, patterns; found 'two'",
+            "12: evolution.groups: no such choice; allowed are one, the keys layers, blocks, modules, patterns; found 'two'",
         ),
         # kinds
         (
