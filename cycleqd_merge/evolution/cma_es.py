@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from cma import CMAEvolutionStrategy
+from cma.evolution_strategy import InjectionWarning
 
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Matrix
@@ -39,4 +42,6 @@ class CmaEs:
     def tell(self, population: Matrix, admissions: list[Admission]) -> None:
         """See `Optimiser.tell`. A child without scores ranks below all others."""
         losses = [1.0 if each.scores is None else -float(np.dot(self._weights, each.scores)) for each in admissions]
-        self._search.tell(list(population), losses)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InjectionWarning)  # of a restored run: told what another machine had asked
+            self._search.tell(list(population), losses)

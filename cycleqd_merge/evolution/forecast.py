@@ -59,5 +59,5 @@ def fitted_kernels(points: Matrix, scores: Matrix) -> list[Any]:
 
 def settled(count: int) -> int:
     """Of how many points the kernels are fitted to, where there are `count`: anew eight times while they double."""
-    step = max(1, 2 ** (count.bit_length() - 1) // 8)
+    step = max(1, (1 << count.bit_length()) // 16)
     return count - count % step

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from cycleqd_merge.evolution.cycleqd import CycleQD
 from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.evolution.genome import Matrix
 from cycleqd_merge.evolution.space import Admission
 from cycleqd_merge.evolution.strategy import Proposal, Result
 
@@ -13,12 +14,11 @@ from cycleqd_merge.evolution.strategy import Proposal, Result
 class Emitter(Protocol):
     """Makes children once the archives are open."""
 
-    def emit(self, number: int) -> Proposal | None:
-        """Its next child, under `number`; None means: tell more results first."""
-        ...
+    def emit(self, number: int, recorded: Matrix | None = None) -> Proposal | None:
+        """Its next child, under `number`; None means: tell more results first.
 
-    def emit_again(self, number: int, step: dict[str, Any]) -> Proposal | None:
-        """The child that was emitted with this `step`, in the place of the one that would be emitted now."""
+        recorded: coefficients, shape (dimensions,), that the child has in place of those that it would have.
+        """
         ...
 
     def learn(self, number: int, admission: Admission) -> None:
@@ -37,15 +37,16 @@ class Mixed:
 
     def ask(self, number: int) -> Proposal | None:
         """See `Strategy.ask`."""
-        opening = self.space.opening(number)
-        if opening is not None or not self.space.archives:
-            return opening
-        bred = generator(self._breeder.seed, number, "bred").random() < self._share
-        return self._breeder.breed(number) if bred else self._emitter.emit(number)
+        return self.recall(number, {})
 
     def recall(self, number: int, step: dict[str, Any]) -> Proposal | None:
         """See `Recalling.recall`."""
-        return self._emitter.emit_again(number, step) if "coefficients" in step else self.ask(number)
+        opening = self.space.opening(number)
+        if opening is not None or not self.space.archives:
+            return opening
+        if generator(self._breeder.seed, number, "bred").random() < self._share:
+            return self._breeder.breed(number)
+        return self._emitter.emit(number, self.space.recorded(step))
 
     def tell(self, result: Result) -> None:
         """See `Strategy.tell`."""

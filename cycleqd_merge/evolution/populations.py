@@ -37,37 +37,24 @@ class Populations:
 
     def ask(self, number: int) -> Proposal | None:
         """See `Strategy.ask`."""
-        if number < self.space.first:
-            return self.space.founder(number)
-        return self.emit(number) if self.space.archives else None
+        return self.recall(number, {})
 
     def recall(self, number: int, step: dict[str, Any]) -> Proposal | None:
         """See `Recalling.recall`."""
-        return self.ask(number) if number < self.space.first else self.emit_again(number, step)
+        if number < self.space.first:
+            return self.space.founder(number)
+        return self.emit(number, self.space.recorded(step)) if self.space.archives else None
 
-    def emit(self, number: int) -> Proposal | None:
+    def emit(self, number: int, recorded: Matrix | None = None) -> Proposal | None:
         """See `Emitter.emit`: the next of the population, or the first of a new one once all of one was told."""
-        return self._propose(number) if self._ready() else None
-
-    def emit_again(self, number: int, step: dict[str, Any]) -> Proposal | None:
-        """See `Emitter.emit_again`."""
-        if not self._ready():
-            return None
-        place, recorded = len(self._numbers), np.ravel(step["coefficients"])
-        if not np.array_equal(self._population[place].round(DIGITS), recorded):
-            self._population[place] = recorded
-        return self._propose(number)
-
-    def _ready(self) -> bool:
-        """Whether a child is there to be emitted, of this population or the next."""
         if len(self._numbers) == len(self._population):
             if len(self._told) < len(self._population):
-                return False
+                return None
             self._next_population()
-        return True
-
-    def _propose(self, number: int) -> Proposal:
-        genome = self._genome(self._population[len(self._numbers)])
+        place = len(self._numbers)
+        if recorded is not None and not np.array_equal(self._population[place].round(DIGITS), recorded):
+            self._population[place] = recorded  # where they agree, the optimiser learns from what was not rounded
+        genome = self._genome(self._population[place])
         self._numbers.append(number)
         return self.space.propose(number, genome, {"coefficients": genome.coefficients.tolist()})
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cycleqd_merge.evolution.archive import Archive, Bounds, EmptyRange, Entry, Scores, bounds_from
-from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
+from cycleqd_merge.evolution.genome import Genome, Matrix, expert_genome, level_genome
 from cycleqd_merge.evolution.race import Race
 from cycleqd_merge.evolution.strategy import Candidate, Proposal, Result
 
@@ -133,6 +135,14 @@ class SearchSpace:
     def pending(self) -> list[Candidate]:
         """The candidates that were proposed and not told yet."""
         return self._candidates[len(self._told) :]
+
+    def recorded(self, step: Mapping[str, Any]) -> Matrix | None:
+        """The coefficients that a proposal's `step` states, shape (dimensions,); None where it states none that fit."""
+        try:
+            stated = np.array(step.get("coefficients"), dtype=np.float64)
+        except (TypeError, ValueError):
+            return None
+        return stated.ravel() if stated.shape == (self.experts, self.groups) else None
 
     def holds(self, scores: Scores) -> bool:
         """Whether scores reach every floor."""

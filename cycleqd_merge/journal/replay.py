@@ -247,7 +247,8 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Replay:
     """
     start, session = events[0], of_kind(events, "session")[-1]
     recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
-    recorded = [event.get("step", {}) for event in of_kind(events, "result")]
+    steps = [event.get("step") for event in of_kind(events, "result")]
+    recorded = [step if isinstance(step, dict) else {} for step in steps]
     replay = Replay.begin(recipe, Path(session["folder"]), start, recorded)
     replay.measured = measured_of(events)
     replay.sessions = of_kind(events, "session")

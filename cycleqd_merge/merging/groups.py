@@ -17,8 +17,8 @@ class Groups:
     """The groups of one architecture under one setting, numbered in order of first appearance."""
 
     def __init__(self, weights: Sequence[Weight], setting: str | LayerGroups | PatternGroups) -> None:
-        size = _block(weights, setting)
-        labels = {weight.name: _label(weight, setting, size) for weight in weights}
+        layers = 1 + max((int(found.group(1)) for each in weights if (found := _LAYER.search(each.name))), default=-1)
+        labels = {weight.name: _label(weight, setting, layers) for weight in weights}
         self.setting = setting
         self.labels = tuple(dict.fromkeys(labels.values()))
         self._numbers = {name: self.labels.index(label) for name, label in labels.items()}
@@ -35,15 +35,7 @@ class Groups:
         return [name for name, number in self._numbers.items() if number == group]
 
 
-def _block(weights: Sequence[Weight], setting: str | LayerGroups | PatternGroups) -> int | None:
-    """Layers per block; None where all layers are one."""
-    if not isinstance(setting, LayerGroups) or setting.blocks is None:
-        return setting.layers if isinstance(setting, LayerGroups) else None
-    layers = {int(found.group(1)) for weight in weights if (found := _LAYER.search(weight.name))}
-    return ceil((max(layers, default=0) + 1) / setting.blocks)
-
-
-def _label(weight: Weight, setting: str | LayerGroups | PatternGroups, size: int | None) -> str:
+def _label(weight: Weight, setting: str | LayerGroups | PatternGroups, layers: int) -> str:
     if isinstance(setting, str):
         return "all"
     if isinstance(setting, PatternGroups):
@@ -52,12 +44,22 @@ def _label(weight: Weight, setting: str | LayerGroups | PatternGroups, size: int
     if layer is None:
         return REST
     parts = []
-    if size is not None:
-        start = int(layer.group(1)) // size * size
-        parts.append(f"layers {start}-{start + size - 1}")
+    if setting.layers is not None or setting.blocks is not None:
+        first, last = _block(int(layer.group(1)), setting, layers)
+        parts.append(f"layers {first}-{last}")
     if setting.modules:
         module, _, inside = weight.name[layer.end() :].partition(".")
         if len(weight.shape) < 2 and "." not in inside:  # a norm is its layer's own child, not a module with matrices
             return REST
         parts.append(module)
     return " ".join(parts)
+
+
+def _block(layer: int, setting: LayerGroups, layers: int) -> tuple[int, int]:
+    """First and last layer of the block that holds `layer`, of so many layers."""
+    if setting.layers is not None:
+        first = layer // setting.layers * setting.layers
+        return first, first + setting.layers - 1
+    blocks = setting.blocks or 1
+    block = layer * blocks // layers
+    return ceil(block * layers / blocks), ceil((block + 1) * layers / blocks) - 1

@@ -23,7 +23,7 @@ class LayerGroups(Strict):
     layers: int | None = Field(None, ge=1)
     """Layers per block; without it, and without `blocks`, all layers make one block."""
     blocks: int | None = Field(None, ge=1)
-    """Blocks of equally many layers, the last of fewer where they do not divide evenly."""
+    """Blocks that the layers are divided into as evenly as goes; one per layer where there are more blocks."""
     modules: bool = False
     """Divide by the module that holds a tensor inside its layer (attention, MLP ...); the rest is one more group."""
 

@@ -125,7 +125,6 @@ Strategy = Annotated[
 _BREEDING: tuple[str, ...] = ("scaling", "mates", "adaptive")
 """Keys of `evolution` that say how children are bred, and nothing to a strategy that breeds none."""
 
-
 _MIXED = (CmaMeStrategy, BayesianStrategy)
 """Strategies that breed a share of their children."""
 
@@ -148,6 +147,8 @@ def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
         raise KeyFault(f"{kind} needs every child's scores, not its entries alone", "evolution", "race")
     if kind == "cma-me" and not evolution.cycling:
         raise KeyFault("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
+    if kind == "bayesian" and not evolution.cycling:
+        raise KeyFault("bayesian needs `cycling: true`: what it breeds, it breeds per task", "evolution", "cycling")
     ignored = () if breeds(strategy) else _BREEDING
     if not isinstance(strategy, (CycleQDStrategy, PythonStrategy, *_MIXED)):
         ignored += ("warm_start",)
@@ -159,11 +160,11 @@ def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
 
 def with_preset(stated: Any) -> Any:
     """What a user states of a search, with the strategy of its `evolution.preset` where none is stated."""
-    if not isinstance(stated, Mapping) or "strategy" in stated or not isinstance(stated.get("evolution"), Mapping):
+    if not isinstance(stated, Mapping) or "strategy" in stated:
         return stated
-    return (
-        {**stated, "strategy": {"kind": "bayesian"}} if stated["evolution"].get("preset") == "recommended" else stated
-    )
+    evolution = stated.get("evolution")
+    preset = evolution.get("preset") if isinstance(evolution, Mapping) else None
+    return {**stated, "strategy": {"kind": "bayesian"}} if preset == "recommended" else stated
 
 
 class Search(Strict):

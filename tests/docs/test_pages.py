@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from typer.main import get_command
@@ -14,6 +15,9 @@ from typer.main import get_command
 from cycleqd_merge import load_recipe, open_run, run_recipe
 from cycleqd_merge.cli import app
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.schedule import Schedule
+from cycleqd_merge.evolution.space import Objective, SearchSpace
+from cycleqd_merge.evolution.strategy import Result
 from cycleqd_merge.recipe.rivals import RIVALS, with_search
 from cycleqd_merge.recipe.schema import Hub, json_schema
 from cycleqd_merge.recipe.strategies import Search
@@ -94,6 +98,20 @@ output: {tmp_path}/run
     assert 0 < child.coefficients.min() < child.coefficients.max() < 0.8
     again = open_run(tmp_path / "run")
     assert [again.space.genome(n) for n in range(5)] == [run.space.genome(n) for n in range(5)]
+
+
+def test_own_strategy_takes_what_was_recorded_for_its_own() -> None:
+    scope: dict[str, Any] = {}
+    for name in ("RandomWeights", "Sphere"):
+        exec(block_with("docs/python.md", f"class {name}"), scope)
+    tasks = tuple(Objective(name, number, 4, (0.0, 1.0)) for number, name in enumerate(("sql", "bash")))
+    recorded = [{"expert": 0}, {"expert": 1}, {"coefficients": [[0.5, 0.25], [0.125, 0.0]]}]
+    schedule = Schedule(scope["Sphere"](SearchSpace(tasks, experts=2, groups=2), 1), 1, 4, recorded)
+    proposals = schedule.ready()
+    while not schedule.done:
+        proposals += schedule.tell(Result(len(proposals) - 1, (0.25, 0.5)))
+    assert [each.step for each in proposals[:3]] == recorded
+    assert np.linalg.norm(proposals[3].step["coefficients"]) == pytest.approx(1.0)
 
 
 def test_the_hub_pages_recipe_and_commands_exist(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ribs.archives import GridArchive
 from ribs.emitters import EvolutionStrategyEmitter
 
 from cycleqd_merge.evolution.archive import Scores
+from cycleqd_merge.evolution.bayesian import Bayesian
 from cycleqd_merge.evolution.cma_es import CmaEs
 from cycleqd_merge.evolution.cma_me import CmaMe
 from cycleqd_merge.evolution.cycleqd import CycleQD, Operators
@@ -77,6 +78,11 @@ def cma_me(bred: float, seed: int = 3, levels: tuple[float, ...] = (), **operato
     return Mixed(populations, CycleQD(of, Operators(**operators), seed), bred)
 
 
+def bayesian(bred: float, seed: int = 3) -> Mixed:
+    of = space()
+    return Mixed(Bayesian(of, 1.0, seed), CycleQD(of, Operators(), seed), bred)
+
+
 def strategies() -> dict[str, Callable[[], Strategy]]:
     return {
         "random": lambda: RandomSearch(space(), 3, -0.5, 1.5),
@@ -84,6 +90,8 @@ def strategies() -> dict[str, Callable[[], Strategy]]:
         "nsga2": lambda: Populations(space(), Nsga2(4, 2, 8, -0.5, 1.5, 3)),
         "cma-me": lambda: cma_me(0.0),
         "cma-me and bred": lambda: cma_me(0.4, adaptive=True, scaling=(1.0, 1.6)),
+        "bayesian": lambda: bayesian(0.0),
+        "bayesian and bred": lambda: bayesian(0.4),
         "map-elites": lambda: MapElites(space(), Operators(), 3),
     }
 

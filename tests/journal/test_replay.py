@@ -15,7 +15,7 @@ from cycleqd_merge.journal.log import FILE
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.journal.search import build_space, operators
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.report.summary import summary
+from cycleqd_merge.report.summary import history, summary
 from tests.evolution.references import snapshot
 from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, run, synthetic_recipe
 
@@ -56,7 +56,12 @@ RACE = {"race": {"share": 0.25, "confidence": 0.9}}
 
 @pytest.mark.parametrize("in_flight", [1, 4])
 @pytest.mark.parametrize(
-    ("strategy", "race"), [({"kind": "cycleqd"}, RACE), ({"kind": "cma-me", "bred": 0.4, "population": 4}, {})]
+    ("strategy", "race"),
+    [
+        ({"kind": "cycleqd"}, RACE),
+        ({"kind": "cma-me", "bred": 0.4, "population": 4}, {}),
+        ({"kind": "bayesian", "bred": 0.4}, {}),
+    ],
 )
 def test_replay_and_going_on_equal_the_run_with_every_option(
     tmp_path: Path, strategy: dict[str, Any], race: dict[str, Any], in_flight: int
@@ -130,6 +135,81 @@ def test_a_child_that_would_not_be_proposed_is_refused(tmp_path: Path, tamper: C
     rewrite(tmp_path, lambda lines: tamper(lines[11]))
     with pytest.raises(UserError, match=f"{FILE}:12: this version proposes another child than the one recorded"):
         open_run(tmp_path)
+
+
+def breed(line: Line) -> None:
+    line["step"] = {"parents": [0, 1], "weights": [[1.0], [1.0]]}
+
+
+def change_aim(line: Line) -> None:
+    line["step"]["aim"] = "front" if line["step"]["aim"] == "mean" else "mean"
+
+
+def no_step(line: Line) -> None:
+    line["step"] = None
+
+
+def fewer_experts(line: Line) -> None:
+    del line["step"]["coefficients"][0]
+
+
+def more_digits(line: Line) -> None:
+    line["step"]["coefficients"][0][0] += 1e-9
+
+
+@pytest.mark.parametrize("tamper", [breed, change_kind, change_aim, no_step, fewer_experts, more_digits])
+def test_so_is_one_that_no_machine_would_propose(tmp_path: Path, tamper: Callable[[Line], None]) -> None:
+    run(tmp_path, synthetic_recipe(strategy={"kind": "bayesian"}))
+    rewrite(tmp_path, lambda lines: tamper(lines[11]))
+    with pytest.raises(UserError, match=f"{FILE}:12: this version proposes another child than the one recorded"):
+        open_run(tmp_path)
+
+
+def test_an_expert_is_not_replaced_by_what_a_journal_says(tmp_path: Path) -> None:
+    run(tmp_path, synthetic_recipe(strategy={"kind": "bayesian"}))
+
+    def replace(lines: list[Line]) -> None:
+        number = next(number for number, line in enumerate(lines) if line["event"] == "result")
+        lines[number]["step"] = {"coefficients": [[0.5], [0.5], [0.5]], "aim": "mean"}
+
+    rewrite(tmp_path, replace)
+    with pytest.raises(UserError, match="this version proposes another child than the one recorded"):
+        open_run(tmp_path)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("in_flight", [1, 4])
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ({"kind": "cma-es", "population": 5}, {"sigma": 0.201}),
+        ({"kind": "cma-me", "population": 5, "bred": 0.3}, {"sigma": 0.201}),
+        ({"kind": "bayesian", "bred": 0.3}, {"optimism": 1.01}),
+    ],
+)
+def test_a_run_of_another_machine_is_read_and_gone_on_with(
+    tmp_path: Path, here: dict[str, Any], there: dict[str, Any], in_flight: int
+) -> None:
+    """Another machine's linear algebra proposes slightly other coefficients, as a slightly other setting does here."""
+
+    def recipe(generations: int, **other: Any) -> Recipe:
+        return synthetic_recipe(generations, strategy=here | other)
+
+    made = run(tmp_path / "there", recipe(30, **there), in_flight)
+    assert made.steps != run(tmp_path / "here", recipe(30), in_flight).steps
+
+    def move(lines: list[Line]) -> None:
+        for line in lines:
+            if line["event"] == "session":
+                line["recipe"]["strategy"] = here
+
+    rewrite(tmp_path / "there", move)
+    assert state(open_run(tmp_path / "there")) == state(made)
+    assert history(open_run(tmp_path / "there")) == history(made)
+    longer = run(tmp_path / "there", recipe(40), in_flight)
+    assert longer.steps[:33] == made.steps
+    assert len(longer.results) == 43
+    assert state(open_run(tmp_path / "there")) == state(longer)
 
 
 def test_changed_scores_show_in_a_child_that_follows(tmp_path: Path) -> None:

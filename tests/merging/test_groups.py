@@ -59,6 +59,34 @@ def test_block_counts_layers_as_numbers(layers: int, labels: dict[int, str]) -> 
         assert groups.labels[groups.of(weights[layer].name)] == f"layers {label}"
 
 
+def layered(layers: int) -> list[Weight]:
+    names = [f"model.layers.{n}.{module}.weight" for n in range(layers) for module in ("mlp.up_proj", "self_attn.q")]
+    return [Weight(name, (2, 2), torch.float32) for name in ("embed.weight", *names)]
+
+
+@pytest.mark.parametrize("modules", [False, True])
+def test_blocks_of_as_many_layers_are_those_of_so_many_each(modules: bool) -> None:
+    by_count = Groups(layered(30), LayerGroups(blocks=3, modules=modules))
+    assert members(by_count) == members(Groups(layered(30), LayerGroups(layers=10, modules=modules)))
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(10, 4), (5, 4), (22, 3), (7, 7), (3, 8), (1, 3), (9, 1)])
+def test_layers_divide_into_blocks_as_evenly_as_goes(layers: int, blocks: int) -> None:
+    groups = Groups(layered(layers), LayerGroups(blocks=blocks))
+    found = [label for label in groups.labels if label != "rest"]
+    spans = [tuple(map(int, label.removeprefix("layers ").split("-"))) for label in found]
+    assert [n for first, last in spans for n in range(first, last + 1)] == list(range(layers))
+    assert len(spans) == min(layers, blocks)
+    assert {last - first + 1 for first, last in spans} <= {layers // len(spans), -(-layers // len(spans))}
+    for label, (first, last) in zip(found, spans, strict=True):
+        assert len(groups.members(groups.labels.index(label))) == 2 * (last - first + 1)
+        assert all(first <= int(name.split(".")[2]) <= last for name in groups.members(groups.labels.index(label)))
+
+
+def test_blocks_of_a_model_without_layers_are_one_group() -> None:
+    assert Groups(layered(0), LayerGroups(blocks=3)).labels == ("rest",)
+
+
 def test_modules_divide_attention_from_mlp_across_layers(trio: Trio) -> None:
     attention = "attn" if trio.architecture == "gpt2" else "self_attn"
     groups = Groups(trio.family.weights, LayerGroups(modules=True))

@@ -132,6 +132,15 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (in_evolution("sigma: .inf"), "12: evolution.sigma: expected a finite number; found inf"),
         (in_evolution("sigma: .nan"), "12: evolution.sigma: expected a finite number; found nan"),
         (in_evolution("groups: {layers: 0}"), "12: evolution.groups.layers: must be at least 1; found 0"),
+        (in_evolution("groups: {blocks: 0}"), "12: evolution.groups.blocks: must be at least 1; found 0"),
+        (
+            in_evolution("groups: {layers: 4, blocks: 3}"),
+            "12: evolution.groups: state `layers` or `blocks`, not both",
+        ),
+        (
+            in_evolution("groups: {blocks: 3, patterns: [a]}"),
+            "12: evolution.groups.blocks: cannot stand beside `patterns`",
+        ),
         (in_evolution("groups: {patterns: []}"), "12: evolution.groups.patterns: needs 1 or more entries; found []"),
         (
             f"{NAMED}models: {{vocabulary: bass}}\n",
@@ -153,6 +162,26 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (
             in_evolution("cycling: false\nstrategy: {kind: cma-me}"),
             "12: evolution.cycling: CMA-ME needs `cycling: true`: it improves an archive per task",
+        ),
+        (
+            in_evolution("cycling: false\nstrategy: {kind: bayesian, bred: 0.5}"),
+            "12: evolution.cycling: bayesian needs `cycling: true`: what it breeds, it breeds per task",
+        ),
+        (
+            in_evolution("race: {}\nstrategy: {kind: bayesian}"),
+            "12: evolution.race: bayesian needs every child's scores, not its entries alone",
+        ),
+        *(
+            (
+                in_evolution(f"{stated}\nstrategy: {{kind: bayesian}}"),
+                f"12: evolution.{stated.partition(':')[0]}: bayesian takes no notice of it unless `strategy.bred` is "
+                "above 0; leave it out",
+            )
+            for stated in ("scaling: [1.0, 1.6]", "mates: any", "adaptive: true")
+        ),
+        (
+            in_evolution("preset: recommended\n  adaptive: true"),
+            "13: evolution.adaptive: bayesian takes no notice of it unless `strategy.bred` is above 0; leave it out",
         ),
         (
             in_evolution("race: {}\n  cycling: false"),
@@ -188,7 +217,10 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (in_task("bounds: [1, 0]"), "9: tasks.1.bounds: 1.0 is not below 0.0"),
         (in_task("floor: 0.5"), "9: tasks.1.floor: needs `role: keep`"),
-        (in_evolution("groups: {modules: false}"), "12: evolution.groups: state `layers`, `modules: true` or both"),
+        (
+            in_evolution("groups: {modules: false}"),
+            "12: evolution.groups: state `layers` or `blocks`, `modules: true` or both",
+        ),
         (
             in_evolution("groups: {layers: 1, patterns: [a]}"),
             "12: evolution.groups.layers: cannot stand beside `patterns`",
@@ -233,7 +265,8 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             in_evolution("groups: two"),
-            "12: evolution.groups: no such choice; allowed are one, the keys layers, modules, patterns; found 'two'",
+            "12: evolution.groups: no such choice; allowed are one, the keys layers, blocks, modules, patterns; "
+            "found 'two'",
         ),
         # kinds
         (

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from cycleqd_merge.recipe.evolution import PRESETS, Evolution, GaussianMutation, SvdMutation
+from cycleqd_merge.recipe.evolution import (
+    PRESETS,
+    Evolution,
+    GaussianMutation,
+    LayerGroups,
+    PatternGroups,
+    SvdMutation,
+)
 from cycleqd_merge.recipe.loading import load_task, parse
+from cycleqd_merge.recipe.rivals import with_search
 from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
+from cycleqd_merge.recipe.strategies import BayesianStrategy, CycleQDStrategy
 from cycleqd_merge.recipe.task_file import GenerateTask
 from tests.recipe.texts import INLINE, NAMED, load, replaced
 
@@ -72,6 +82,40 @@ def test_a_preset_states_what_the_recipe_does_not() -> None:
     assert again == recommended
     paper = Evolution.model_validate({"preset": "paper"})
     assert paper.model_copy(update={"preset": None}) == Evolution()
+
+
+def test_the_recommended_preset_brings_its_strategy_unless_one_is_stated(tmp_path: Path) -> None:
+    recommended = load(tmp_path, f"{NAMED}evolution: {{preset: recommended}}\n")
+    assert recommended.strategy == BayesianStrategy(kind="bayesian")
+    assert recommended.evolution.groups == LayerGroups(blocks=3, modules=True)
+    journaled = recommended.model_dump(mode="json", exclude_unset=True)
+    assert parse(TypeAdapter(Recipe), journaled, "journal") == recommended
+    stated = load(tmp_path, f"{NAMED}evolution: {{preset: recommended}}\nstrategy: {{kind: cycleqd}}\n")
+    assert stated.strategy == CycleQDStrategy()
+    assert load(tmp_path, NAMED, "evolution.preset=recommended").strategy == recommended.strategy
+    for other in ("", "evolution: {preset: paper}\n", "evolution: {bins: 4}\n"):
+        assert load(tmp_path, NAMED + other).strategy == CycleQDStrategy()
+    beside = load(tmp_path, f"{NAMED}searches: {{mine: {{evolution: {{preset: recommended}}}}}}\n")
+    assert beside.strategy == CycleQDStrategy()
+    assert with_search(beside, "mine").strategy == recommended.strategy
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "groups"),
+    [
+        ("", "recommended", LayerGroups(blocks=3, modules=True)),
+        ("groups: {layers: 4}", "recommended", LayerGroups(layers=4)),
+        ("groups: {patterns: [mlp]}", "recommended", PatternGroups(patterns=["mlp"])),
+        ("groups: {layers: 4}", "bayesian-groups", LayerGroups(layers=4)),
+        ("groups: {layers: 4}", "bayesian", "one"),
+        ("preset: recommended", "cma-es-groups", LayerGroups(blocks=3, modules=True)),
+    ],
+)
+def test_a_search_by_name_takes_the_groups_that_it_should(tmp_path: Path, stated: str, name: str, groups: Any) -> None:
+    found = with_search(load(tmp_path, f"{NAMED}evolution: {{{stated}}}\n"), name)
+    assert found.evolution.groups == groups
+    assert found.strategy.kind == ("cma-es" if name == "cma-es-groups" else "bayesian")
+    assert found.evolution.warm_start == (PRESETS["recommended"]["warm_start"] if name == "recommended" else None)
 
 
 @pytest.mark.parametrize(

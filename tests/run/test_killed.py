@@ -34,7 +34,7 @@ def processes() -> Iterator[ForkServerContext]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         context = multiprocessing.get_context("forkserver")
-        rivals = ("evolution.cma_es", "evolution.nsga2", "merging.merge_grid")
+        rivals = ("evolution.bayesian", "evolution.cma_es", "evolution.nsga2", "merging.merge_grid")
         context.set_forkserver_preload(["tests.run.compiled", *(f"cycleqd_merge.{module}" for module in rivals)])
         first = context.Process(target=os.getpid)
         first.start()
@@ -70,6 +70,7 @@ def test_a_run_killed_at_any_instant_ends_as_if_it_never_was(
         {"strategy": {"kind": "cma-es", "population": 7}},
         {"strategy": {"kind": "nsga2", "population": 8}},
         {"strategy": {"kind": "cma-me", "population": 7, "bred": 0.3}, "evolution": {"adaptive": True}},
+        {"strategy": {"kind": "bayesian", "bred": 0.2}},
         {"strategy": {"kind": "mergekit"}},
         {"evolution": {"cycling": False}},
         {"evolution": {"mutation": {"kind": "gaussian"}, "sampling": "published"}},
