@@ -13,6 +13,9 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from cycleqd_merge.evolution.genome import Matrix
 
+# A length at its bound means that the dimension does not matter. For all threads: searches run side by side.
+warnings.filterwarnings("ignore", category=ConvergenceWarning, module=r"sklearn\.gaussian_process")
+
 LATEST = 500
 """So many points are learned from, the latest: the time of a forecast grows with their square."""
 
@@ -49,12 +52,10 @@ def fitted_kernels(points: Matrix, scores: Matrix) -> list[Any]:
     """A Matérn 5/2 kernel per task with a length per dimension and the noise, of the greatest marginal likelihood."""
     start = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.full(points.shape[1], 2.0), (0.2, 20.0), nu=2.5)
     start = start + WhiteKernel(0.02, (1e-4, 0.5))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound: the dimension does not matter
-        return [
-            GaussianProcessRegressor(start, normalize_y=True).fit(points[-LATEST:], column[-LATEST:]).kernel_
-            for column in scores.T
-        ]
+    return [
+        GaussianProcessRegressor(start, normalize_y=True).fit(points[-LATEST:], column[-LATEST:]).kernel_
+        for column in scores.T
+    ]
 
 
 def settled(count: int) -> int:
