@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cycleqd_merge.comparison.searches import Planned
     from cycleqd_merge.run.evolve import Observer
 
-SEARCHES = "paper,cma-es,random,mergekit"
+SEARCHES = "recommended,paper,cma-es,mergekit"
 
 
 def compare(

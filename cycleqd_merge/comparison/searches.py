@@ -79,10 +79,11 @@ def planned_searches(
     return planned
 
 
-def _flights(search: Recipe) -> int:
-    """Children in flight: as few as for one worker, as others are at work beside it, unless it learns nothing."""
+def _flights(search: Recipe) -> int | None:
+    """Children in flight: as few as for one worker, as others are at work beside it. A search that learns nothing has
+    as many as there is room for."""
     learns = search.strategy.kind not in ("mergekit", "random")
-    return search.evolution.flights(1 if learns else worker_count(search))
+    return search.evolution.flights(1) if learns else search.evolution.in_flight
 
 
 def _require_names(recipe: Recipe, names: Sequence[str]) -> None:

@@ -104,6 +104,9 @@ def test_workers_change_no_result(compared: Path, models: Models, tmp_path: Path
             )
             assert told == alone
     assert findings_of(tmp_path)["entrants"] == findings_of(compared)["entrants"]
+    events = read_events(tmp_path / "compared")
+    alone = compare(tmp_path)
+    assert (alone.code, read_events(tmp_path / "compared")) == (0, events), alone.err
 
 
 def test_entrants_score_as_they_do_in_runs_of_their_own(compared: Path) -> None:
