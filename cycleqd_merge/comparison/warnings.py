@@ -74,12 +74,20 @@ def _false_wins(found: Sequence[Verdict]) -> list[str]:
 
 
 def _cut_answers(found: Sequence[Verdict]) -> list[str]:
-    return [
-        f"{verdict.entrant.name}: the token limit cut {share:.0%} of its answers to {task}; "
-        "its score may be the limit's; a higher max_new_tokens would tell."
+    cut = {
+        verdict.entrant.name: {task: share for task, share in verdict.truncated.items() if share > TRUNCATED}
         for verdict in found
-        for task, share in verdict.truncated.items()
-        if share > TRUNCATED
+    }
+    named = [
+        f"{name} ({', '.join(f'{task} {share:.0%}' for task, share in tasks.items())})"
+        for name, tasks in cut.items()
+        if tasks
+    ]
+    if not named:
+        return []
+    return [
+        f"The token limit cut more than {TRUNCATED:.0%} of the answers of {', '.join(named)}: such scores may be the "
+        "limit's; a higher max_new_tokens would tell."
     ]
 
 

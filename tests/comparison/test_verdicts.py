@@ -112,11 +112,12 @@ def test_cut_answers_duplicates_and_models_without_scores_are_named() -> None:
     late = Entrant(
         "late", "merge", "ties", (judged("x", {"sql": 2, "bash": 2}, truncated={"sql": 0.051, "bash": 0.05}),)
     )
+    both = Entrant("both", "merge", "slerp", (judged("y", {"sql": 2, "bash": 2}, truncated={"sql": 0.2, "bash": 0.3}),))
     rows = {"sql": RowCount(100, ROWS, 3), "bash": RowCount(100, ROWS, 0)}
-    lines = warned(example(entrants=(*example().entrants, late), rows=rows)).splitlines()
+    lines = warned(example(entrants=(*example().entrants, late, both), rows=rows)).splitlines()
     assert [line for line in lines if "token limit" in line] == [
-        "late: the token limit cut 5% of its answers to sql; its score may be the limit's; "
-        "a higher max_new_tokens would tell."
+        "The token limit cut more than 5% of the answers of late (sql 5%), both (sql 20%, bash 30%): such scores may "
+        "be the limit's; a higher max_new_tokens would tell."
     ]
     assert [line for line in lines if line.startswith("Task ")] == [
         "Task sql: 3 of 40 held-out rows are rows of the search too; scores on them are not held out."
