@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.evaluation.pool import Pool
 from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.journal.log import Event, Journal
@@ -25,15 +28,21 @@ def to_confirm(replay: Replay) -> list[int]:
     return [number for number in chosen if number not in replay.confirmed and number not in replay.unconfirmed]
 
 
-def confirm(journal: Journal, replay: Replay, pool: Pool) -> list[int]:
+def confirm(journal: Journal, replay: Replay, pool: Pool, deadline: float | None = None) -> list[int]:
     """Score the top elites on the rows set aside and journal it; returns their numbers.
 
-    An elite whose evaluation fails stays unconfirmed for good and is thereby not chosen.
+    An elite whose evaluation fails stays unconfirmed for good and is thereby not chosen. deadline: a `time.monotonic()`
+    instant after which no further evaluation is waited for.
+
+    Raises:
+        Interrupted: by the deadline; everything scored so far is recorded.
     """
     numbers = to_confirm(replay)
     for number in numbers:
         pool.submit(Proposal(number, replay.candidate(number), {}), rows="confirm")
     for _ in numbers:
+        if deadline is not None and time.monotonic() > deadline:
+            raise Interrupted("the time limit is reached")
         finished = pool.next()
         event: Event = {"event": "confirm", "number": finished.number}
         if finished.evaluation is None:

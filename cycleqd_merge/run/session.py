@@ -117,7 +117,7 @@ def run_recipe(
             return replay
         with nullcontext(pool) if pool is not None else closing(open_own()) as at_work:
             evolve(journal, replay, at_work, observer, deadline)
-            confirm(journal, replay, at_work)
+            confirm(journal, replay, at_work, deadline)
         return replay
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.errors import EnvironmentFailed
+from cycleqd_merge.errors import EnvironmentFailed, Interrupted
 from cycleqd_merge.evaluation.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.strategy import Proposal
@@ -121,6 +122,15 @@ def test_confirming_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) ->
     assert len(pool.submitted) == len(expected(replay)) - 2
     assert replay.confirmed == run(tmp_path / "whole", Strict()).confirmed
     assert len(of_kind(read_events(tmp_path / "cut"), "confirm")) == len(replay.confirmed)
+
+
+def test_the_time_limit_ends_confirming_too(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailed):
+        run(tmp_path, Strict(ends=2))
+    pool = Strict()
+    with closing(Journal(tmp_path)) as journal, pytest.raises(Interrupted, match="time limit"):
+        confirm(journal, open_run(tmp_path), pool, deadline=time.monotonic() - 1)
+    assert len(open_run(tmp_path).confirmed) == 2
 
 
 def test_an_elite_that_cannot_be_confirmed_is_not_tried_again(tmp_path: Path) -> None:
