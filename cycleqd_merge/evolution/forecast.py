@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
+from scipy.optimize import minimize
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from cycleqd_merge.evolution.genome import Matrix
-
-# A length at its bound means that the dimension does not matter. For all threads: searches run side by side.
-warnings.filterwarnings("ignore", category=ConvergenceWarning, module=r"sklearn\.gaussian_process")
 
 LATEST = 500
 """So many points are learned from, the latest: the time of a forecast grows with their square."""
@@ -52,10 +48,19 @@ def fitted_kernels(points: Matrix, scores: Matrix) -> list[Any]:
     """A Matérn 5/2 kernel per task with a length per dimension and the noise, of the greatest marginal likelihood."""
     start = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.full(points.shape[1], 2.0), (0.2, 20.0), nu=2.5)
     start = start + WhiteKernel(0.02, (1e-4, 0.5))
-    return [
-        GaussianProcessRegressor(start, normalize_y=True).fit(points[-LATEST:], column[-LATEST:]).kernel_
-        for column in scores.T
-    ]
+    return [_fitted(start, points[-LATEST:], column[-LATEST:]) for column in scores.T]
+
+
+def _fitted(start: Any, points: Matrix, scores: Matrix) -> Any:
+    """As scikit-learn fits a kernel, but a length at its bound, of a dimension that does not matter, is no warning."""
+    process = GaussianProcessRegressor(start, optimizer=None, normalize_y=True).fit(points, scores)
+
+    def loss(theta: Matrix) -> tuple[float, Matrix]:
+        likelihood, gradient = process.log_marginal_likelihood(theta, eval_gradient=True, clone_kernel=False)
+        return -likelihood, -gradient
+
+    found = minimize(loss, start.theta, method="L-BFGS-B", jac=True, bounds=start.bounds)
+    return start.clone_with_theta(found.x)
 
 
 def settled(count: int) -> int:
