@@ -17,10 +17,12 @@ from cycleqd_merge.evaluation.pool import Pool
 from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.journal.log import FILE, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.merging.bases import this_process
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.recipe.evolution import SvdMutation
 from cycleqd_merge.recipe.rivals import RIVALS, with_search
 from cycleqd_merge.recipe.schema import Finish, Recipe
+from cycleqd_merge.recipe.strategies import mutates
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.evolve import Observer
 from cycleqd_merge.run.identity import start_event
@@ -42,8 +44,6 @@ class Planned:
         return Path(self.recipe.output)
 
 
-COEFFICIENTS_ALONE = ("random", "cma-es", "nsga2", "mergekit")
-"""Strategies that mutate nothing, so that singular bases do not matter to them."""
 Observing = Callable[[Planned, bool], AbstractContextManager[Observer]]
 """Makes what is told of a search, which may be the only one at work."""
 
@@ -106,7 +106,7 @@ def _common(recipes: Sequence[Recipe]) -> Recipe:
     grouped = [recipe for recipe in recipes if recipe.evolution.groups != "one"]
     if any(recipe.evolution.groups != grouped[0].evolution.groups for recipe in grouped):
         raise UserError("evolution.groups: two of the searches have different ones; compare them one after another")
-    mutations = [recipe.evolution.mutation for recipe in recipes if recipe.strategy.kind not in COEFFICIENTS_ALONE]
+    mutations = [recipe.evolution.mutation for recipe in recipes if mutates(recipe.strategy)]
     ranks = {mutation.rank for mutation in mutations if mutation.kind == "svd"}
     if len(ranks) > 1:
         raise UserError(
@@ -150,7 +150,7 @@ def require_searches(planned: Sequence[Planned], materials: Materials, rows: Row
 
 
 def run_searches(
-    planned: Sequence[Planned], folder: Path, pool: Pool, observing: Observing, deadline: float | None
+    planned: Sequence[Planned], folder: Path, pool: SharedPool, observing: Observing, deadline: float | None
 ) -> list[Replay]:
     """All searches, each from where its run directory stands to its end; as many side by side as there are workers.
 
@@ -161,6 +161,9 @@ def run_searches(
         UserError: see `run_recipe`; or one has evaluated more than its budget.
     """
     at_once = min(worker_count(planned[0].recipe), len(planned))
+    if at_once > 1 and any(_complete(search) is None for search in planned):
+        this_process()  # made once: two threads that ask for the first time get in each other's way
+        pool.open()  # singular bases are computed here, where a signal is heard
 
     def run(search: Planned, own_pool: Pool) -> Replay:
         done = _complete(search)

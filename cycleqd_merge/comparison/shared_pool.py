@@ -18,13 +18,18 @@ class SharedPool:
         self._open, self._groups = open_pool, groups
         self._pool: Pool | None = None
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def open(self) -> Pool:
+        """The pool itself, its workers started."""
         if self._pool is None:
             self._pool = self._open()
+        return self._pool
+
+    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+        pool = self.open()
         candidate = proposal.candidate
         if isinstance(candidate, Genome) and candidate.coefficients.shape[1] < self._groups:
             proposal = replace(proposal, candidate=spread(candidate, self._groups))
-        self._pool.submit(proposal, rows, known)
+        pool.submit(proposal, rows, known)
 
     def next(self) -> Finished:
         assert self._pool is not None, "nothing was submitted"

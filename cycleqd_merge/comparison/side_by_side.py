@@ -76,8 +76,9 @@ def side_by_side(pool: Pool, jobs: Sequence[Callable[[Pool], Of]], at_once: int)
     submitted: SimpleQueue[_Submitted] = SimpleQueue()
     lanes = [Lane(submitted) for _ in jobs]
     with ThreadPoolExecutor(at_once, "search") as threads:
-        at_work = [threads.submit(job, lane) for job, lane in zip(jobs, lanes, strict=True)]
+        at_work: list[Future[Of]] = []
         try:
+            at_work += [threads.submit(job, lane) for job, lane in zip(jobs, lanes, strict=True)]
             _serve(pool, submitted, at_work)
         except BaseException:
             for each in at_work:

@@ -14,7 +14,7 @@ from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.recipe.strategies import breeds
+from cycleqd_merge.recipe.strategies import mutates
 from cycleqd_merge.tasks.suite import Suite, open_suite
 
 
@@ -43,7 +43,7 @@ class Materials:
         """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
         inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
         strategy = self.recipe.strategy
-        if not (strategy.kind == "python" or breeds(strategy)) or self.recipe.evolution.mutation.kind != "svd":
+        if not mutates(strategy) or self.recipe.evolution.mutation.kind != "svd":
             return inherited
         names = list(self.recipe.experts)
         uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]

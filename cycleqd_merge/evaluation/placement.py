@@ -9,10 +9,10 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.shared import MEMORY
 from cycleqd_merge.merging.sizes import basis_bytes, expert_bytes, largest_tensor, model_bytes
 from cycleqd_merge.merging.staging import Place
+from cycleqd_merge.recipe.schema import MOST_OF_GPU
 
 _LEAST_FOR_CACHE = 0.2  # of the GPU: what keys and values should have beside the model
 _MOST = 0.9  # of the GPU: vLLM's own default; the rest is for CUDA and its graphs
-_ALL = 0.97  # of the GPU: what vLLM and this package may take together where the user sets vLLM's share
 _CACHE = 0.7  # of what vLLM has beside the model; the rest is for activations, CUDA and its graphs
 _HOST = 0.8  # of the host memory that is available
 _WORKING = 6  # float32 tensors of the largest shape that building one takes at a time, beside one per expert
@@ -86,7 +86,7 @@ def placement(
             return "device"
         return in_host if copies * needed.parts <= _HOST * host else "disk"
 
-    share = _MOST - _LEAST_FOR_CACHE if utilization is None else _ALL - utilization
+    share = _MOST - _LEAST_FOR_CACHE if utilization is None else MOST_OF_GPU - utilization
     room = 0.0 if gpu is None else gpu * share - needed.working - (needed.model / ranks if utilization is None else 0)
     kept = chosen(room)
     taken = needed.parts if kept == "device" else 0

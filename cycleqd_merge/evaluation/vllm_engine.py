@@ -96,7 +96,12 @@ class VllmEngine:
         host = psutil.virtual_memory().available
         share = options.options.get("gpu_memory_utilization")
         needed = needs(self._materialiser, gpu is not None)
-        return placement(needed, gpu, host, ranks, self._neighbours, place, share, options.per_gpu)
+        placed = placement(needed, gpu, host, ranks, self._neighbours, place, share, options.per_gpu)
+        if placed.cache == 0:
+            raise UserError(
+                f"engine.per_gpu: {options.per_gpu} engines leave each no room for keys and values; fewer do"
+            )
+        return placed
 
     def prepare(self, candidate: Candidate) -> None:
         self._following = candidate  # the next step sends it on

@@ -32,5 +32,6 @@ class Nsga2:
         """See `Optimiser.tell`. A child without scores is beaten by all others."""
         worst = (-1.0,) * int(self._problem.n_obj)
         losses = -np.array([worst if each.scores is None else each.scores for each in admissions])
+        self._asked.set("X", population)  # a restored run's are those that were recorded
         Evaluator().eval(StaticProblem(self._problem, F=losses), self._asked)
         self._search.tell(infills=self._asked)

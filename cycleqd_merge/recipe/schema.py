@@ -102,6 +102,10 @@ class TransformersEngine(Strict):
     """CPU threads; by default torch's."""
 
 
+MOST_OF_GPU = 0.97
+"""The share of a GPU's memory that its engines may take together."""
+
+
 class VllmEngine(Strict):
     """Evaluation with vLLM: one persistent engine per worker, children built inside its own processes."""
 
@@ -121,6 +125,14 @@ class VllmEngine(Strict):
     def _undivided(self) -> VllmEngine:
         if self.per_gpu > 1 and self.options.get("tensor_parallel_size", 1) != 1:
             raise KeyFault("engines that span several GPUs cannot share one", "per_gpu")
+        share = self.options.get("gpu_memory_utilization")
+        if self.per_gpu > 1 and isinstance(share, int | float) and share * self.per_gpu > MOST_OF_GPU:
+            fit = f"at most {MOST_OF_GPU / self.per_gpu:.2f} each would"
+            raise KeyFault(
+                f"{self.per_gpu} engines that take {share:g} of a GPU each do not fit; {fit}",
+                "options",
+                "gpu_memory_utilization",
+            )
         return self
 
 
@@ -241,6 +253,8 @@ class Recipe(Strict):
         if optimised < 2:
             raise KeyFault(f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks")
         require_heeded(self.evolution, self.strategy)
+        if isinstance(self.engine, VllmEngine) and self.engine.per_gpu > 1 and self.workers == 1:
+            raise KeyFault("one worker would share a GPU with none; state `workers: auto`", "engine", "per_gpu")
         self._weighs_tasks()
         return self
 

@@ -10,7 +10,7 @@ from pydantic import (
     model_validator,
 )
 
-from cycleqd_merge.recipe.evolution import Evolution
+from cycleqd_merge.recipe.evolution import PRESETS, Evolution
 from cycleqd_merge.recipe.faults import KeyFault
 from cycleqd_merge.recipe.task_file import Strict, Target
 from cycleqd_merge.recipe.values import Name, Unit
@@ -134,6 +134,11 @@ def breeds(strategy: Strategy) -> bool:
     return strategy.kind == "cycleqd" or (isinstance(strategy, _MIXED) and strategy.bred > 0)
 
 
+def mutates(strategy: Strategy) -> bool:
+    """Whether any of a strategy's children are mutated, for all that is known: one in Python may do so."""
+    return strategy.kind == "python" or breeds(strategy)
+
+
 def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
     """Refuse what the paper's search does not have, where it is stated beside a strategy that takes no notice of it.
 
@@ -154,6 +159,11 @@ def require_heeded(evolution: Evolution, strategy: Strategy) -> None:
         ignored += ("warm_start",)
     for key in ignored:
         if getattr(evolution, key) != Evolution.model_fields[key].default:
+            if evolution.preset is not None and key in PRESETS[evolution.preset]:
+                stated = f"`preset: {evolution.preset}` states `{key}`"
+                raise KeyFault(
+                    f"{stated}, and {kind} takes no notice of it; leave the preset out", "evolution", "preset"
+                )
             unless = " unless `strategy.bred` is above 0" if isinstance(strategy, _MIXED) else ""
             raise KeyFault(f"{kind} takes no notice of it{unless}; leave it out", "evolution", key)
 

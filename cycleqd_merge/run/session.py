@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -35,6 +36,8 @@ from cycleqd_merge.run.periodic import PeriodicPush
 from cycleqd_merge.tasks.suite import require_surroundings
 
 log = logging.getLogger(__name__)
+_LOGGING: set[int] = set()
+"""Threads whose runs keep a log: searches of a comparison go on side by side."""
 
 
 def reopen(replay: Replay) -> Materials:
@@ -227,13 +230,17 @@ def opened_journal(out: Path) -> Iterator[Journal]:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Keep the package's log in the run directory while the run goes on."""
+    """Keep the package's log in the run directory while the run goes on, but for what other runs' threads say."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    own = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == own or record.thread not in _LOGGING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
+    _LOGGING.add(own)
     try:
         yield
     finally:
+        _LOGGING.discard(own)
         root.removeHandler(handler)
         handler.close()

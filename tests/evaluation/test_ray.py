@@ -12,7 +12,7 @@ import pytest
 
 from cycleqd_merge import load_recipe, run_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.ray_pool import PATIENCE, UNKNOWN, Deadlines, RayPool
+from cycleqd_merge.evaluation.ray_pool import PATIENCE, UNKNOWN, Deadlines, RayPool, worker_count
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay
 
@@ -92,3 +92,22 @@ def test_an_evaluation_is_hung_by_what_others_on_such_rows_took() -> None:
     deadlines.learn("heldout", 2000.0)
     assert deadlines.of("search") == PATIENCE * 2 + 60
     assert deadlines.of("heldout") == deadlines.of("confirm") == UNKNOWN > 2000
+
+
+@pytest.mark.parametrize(
+    ("gpus", "engine", "workers"),
+    [
+        (2, "{kind: vllm}", 2),
+        (2, "{kind: vllm, per_gpu: 6}", 12),
+        (3, "{kind: vllm, per_gpu: 7}", 21),
+        (8, "{kind: vllm, options: {tensor_parallel_size: 4}}", 2),
+        (2, "{kind: transformers}", 2),
+        (0, "{kind: vllm, per_gpu: 6}", 1),
+    ],
+)
+def test_as_many_workers_as_the_gpus_have_room_for(
+    gpus: int, engine: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    recipe = load_recipe(RECIPES / "quickstart.yaml", ["workers=auto", f"engine={engine}"])
+    assert worker_count(recipe) == workers

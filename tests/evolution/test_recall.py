@@ -12,6 +12,7 @@ from cycleqd_merge.evolution.cma_es import CmaEs
 from cycleqd_merge.evolution.cma_me import CmaMe
 from cycleqd_merge.evolution.cycleqd import CycleQD, Operators
 from cycleqd_merge.evolution.mixed import Mixed
+from cycleqd_merge.evolution.nsga2 import Nsga2
 from cycleqd_merge.evolution.populations import Populations
 from cycleqd_merge.evolution.schedule import Schedule
 from cycleqd_merge.evolution.strategy import Proposal, Recalling, Result, Strategy
@@ -26,6 +27,8 @@ def strategy(kind: str, off: float = 0.0) -> Strategy:
     of, start = space(), np.full(4, 0.5)
     if kind == "cma-es":
         return Populations(of, CmaEs(start, 0.2 + off, 6, np.ones(2), 3))
+    if kind == "nsga2":
+        return Populations(of, Nsga2(4, 2, 6, 0.0, 1.0 + off, 3))
     if kind == "cma-me":
         return Mixed(Populations(of, CmaMe(of, start, 0.2 + off, 6, 3)), CycleQD(of, Operators(), 3), 0.3)
     return Mixed(Bayesian(of, 1.0 + off, 3), CycleQD(of, Operators(), 3), 0.2)
@@ -41,7 +44,7 @@ def restore(search: Strategy, steps: list[dict[str, Any]], in_flight: int) -> li
     return proposals
 
 
-@pytest.mark.parametrize("kind", ["cma-es", "cma-me", "bayesian"])
+@pytest.mark.parametrize("kind", ["cma-es", "cma-me", "nsga2", "bayesian"])
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_what_was_made_elsewhere_is_restored_and_gone_on_with(kind: str, in_flight: int) -> None:
     there = play(strategy(kind, 1e-3), TOTAL, in_flight=in_flight)
@@ -54,7 +57,7 @@ def test_what_was_made_elsewhere_is_restored_and_gone_on_with(kind: str, in_flig
     assert later == pytest.approx(wanted, abs=0.02)  # what it had learned there is known here
 
 
-@pytest.mark.parametrize("kind", ["cma-es", "cma-me", "bayesian"])
+@pytest.mark.parametrize("kind", ["cma-es", "cma-me", "nsga2", "bayesian"])
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_what_was_made_here_goes_on_as_if_it_had_never_ended(kind: str, in_flight: int) -> None:
     search = strategy(kind)
@@ -66,7 +69,7 @@ def test_what_was_made_here_goes_on_as_if_it_had_never_ended(kind: str, in_fligh
         assert snapshot(search.space.archives) == snapshot(again.space.archives)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("kind", ["cma-es", "cma-me", "bayesian"])
+@pytest.mark.parametrize("kind", ["cma-es", "cma-me", "nsga2", "bayesian"])
 def test_a_step_that_does_not_fit_the_space_changes_nothing(kind: str) -> None:
     wrong: list[dict[str, Any]] = [{}, {"coefficients": [1.0]}, {"coefficients": "a"}, {"coefficients": [[1, 2], [3]]}]
     whole = play(strategy(kind), TOTAL)

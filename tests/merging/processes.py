@@ -80,14 +80,9 @@ def reports_of_two_processes(folder: Path, recipe: Recipe, genome: Genome) -> li
         )
         for rank in range(2)
     ]
-    return [_read(process) for process in started]
-
-
-def _read(process: subprocess.Popen[str]) -> Report:
-    output, errors = process.communicate(timeout=180)
-    assert process.returncode == 0, errors
-    result: Report = json.loads(output.splitlines()[-1])
-    return result
+    ended = [process.communicate(timeout=180) for process in started]
+    assert not any(process.returncode for process in started), "\n".join(errors for _, errors in ended)
+    return [json.loads(output.splitlines()[-1]) for output, _ in ended]
 
 
 def _free_port() -> int:

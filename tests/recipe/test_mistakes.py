@@ -126,6 +126,20 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
             replaced(INLINE, "{path: a.jsonl}", "a.jsonl"),
             "11: tasks.1.task.data.rows: expected keys with values; found 'a.jsonl'",
         ),
+        # engines that share a GPU
+        (
+            f"{NAMED}engine: {{kind: vllm, per_gpu: 2, options: {{tensor_parallel_size: 2}}}}\n",
+            "11: engine.per_gpu: engines that span several GPUs cannot share one",
+        ),
+        (
+            f"{NAMED}engine: {{kind: vllm, per_gpu: 4, options: {{gpu_memory_utilization: 0.9}}}}\n",
+            "11: engine.options.gpu_memory_utilization: 4 engines that take 0.9 of a GPU each do not fit; "
+            "at most 0.24 each would",
+        ),
+        (
+            f"{NAMED}engine: {{kind: vllm, per_gpu: 2}}\n",
+            "11: engine.per_gpu: one worker would share a GPU with none; state `workers: auto`",
+        ),
         # values out of range
         (in_evolution("bins: 0"), "12: evolution.bins: must be at least 1; found 0"),
         (in_evolution("mutation: {w_max: -1}"), "12: evolution.mutation.w_max: must be above 0; found -1"),
