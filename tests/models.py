@@ -133,8 +133,9 @@ def make_adapter(base: Path, folder: Path, seed: int, rank: int = 4, scale: floa
     """
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     config = peft.LoraConfig(**{"r": rank, "task_type": "CAUSAL_LM", "target_modules": "all-linear", **options})
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")  # peft has much to say of unusual options
+        torch.manual_seed(seed)  # training starts at random values
         adapted = peft.get_peft_model(model, config)
         for name, parameter in adapted.named_parameters():
             if parameter.requires_grad:

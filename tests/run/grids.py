@@ -24,7 +24,12 @@ def grid(base: str, experts: list[str], dtype: str = "bfloat16") -> list[tuple[s
     """A configuration of each method, in the order of `METHODS`."""
     weighted = [{"model": expert, "parameters": {"weight": 0.6, "density": 0.5}} for expert in experts]
     stated: dict[str, dict[str, Any]] = {
-        "linear": {"models": [{"model": expert, "parameters": {"weight": 0.5}} for expert in experts]},
+        "linear": {
+            "models": [
+                {"model": base, "parameters": {"weight": 0.9}},
+                *({"model": expert, "parameters": {"weight": 0.1 / len(experts)}} for expert in experts),
+            ]
+        },
         "ties": {"base_model": base, "models": weighted, "parameters": {"normalize": True}},
         "slerp": {"base_model": base, "models": [{"model": experts[0]}], "parameters": {"t": 0.3}},
         "dare_ties": {"base_model": base, "models": weighted},
