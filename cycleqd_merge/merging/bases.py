@@ -1,7 +1,7 @@
 """The singular bases of the experts: computed once per expert, kept on disk, the same for every later run.
 
 One safetensors file per tensor, so a computation that was cut off goes on where it stopped and processes started by
-`accelerate launch` share the work without talking.
+`accelerate launch` share the work with hardly a word.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -94,7 +94,8 @@ def prepare_bases(
     bases = {}
     for expert in experts:
         folder = basis_folder(family, expert, rank)
-        if not (folder / "manifest.json").is_file():
+        (missing,) = broadcast_object_list([not (folder / "manifest.json").is_file()])  # all of them must see the same
+        if missing:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}-{state.process_index}.lock"):  # processes launched together hold one each
                 if not (folder / "manifest.json").is_file():
