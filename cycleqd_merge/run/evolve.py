@@ -17,6 +17,7 @@ from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
 from cycleqd_merge.journal.replay import Replay, replay_events
+from cycleqd_merge.run.identity import as_of_today
 
 log = logging.getLogger(__name__)
 MOST_FAILURES = 5
@@ -73,7 +74,7 @@ def require_same(journal: Journal, start: Event) -> None:
     Raises:
         UserError: it is another; every difference is listed.
     """
-    found = differences(journal.events[0], start) if journal.events else []
+    found = differences(as_of_today(journal.events[0]), start) if journal.events else []
     if found:
         listed = "\n".join(f"  {line}" for line in found)
         raise UserError(f"{journal.folder}: holds another run (--fresh starts anew beside it); it differs in\n{listed}")

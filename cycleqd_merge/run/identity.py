@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event
+from cycleqd_merge.recipe.evolution import Evolution
 from cycleqd_merge.recipe.references import local_models, respelled
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.protocol import Rows
@@ -26,7 +29,6 @@ def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = (
     seeds: genomes beside the experts that the run starts from, each with the scores that it brings, by task.
     """
     recipe, family, suite, groups = materials.recipe, materials.family, materials.suite, materials.groups
-    operators = recipe.evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
     return {
         "event": "start",
         "format": JOURNAL_FORMAT,
@@ -35,12 +37,29 @@ def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = (
         "models": _models(recipe),
         "tasks": {task.name: task_identity(task) for task in suite},
         "strategy": respelled(recipe.strategy.model_dump(mode="json"), local_models(recipe)),
-        "evolution": operators,
+        "evolution": operators(recipe.evolution),
         "groups": list(groups.labels),
         "in_flight": in_flight,
         "seeds": list(seeds),
         "revisions": recipe.revisions,
     }
+
+
+def operators(evolution: Evolution) -> dict[str, Any]:
+    """The settings of the search that belong to a run's identity."""
+    return evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
+
+
+def as_of_today(recorded: Event) -> Event:
+    """A recorded identity, whose settings are given those that came into being since: new ones begin as it was before.
+
+    What this version does not know stays as it is recorded.
+    """
+    try:
+        evolution = Evolution.model_validate(recorded["evolution"])
+    except (KeyError, ValidationError):
+        return recorded
+    return {**recorded, "evolution": operators(evolution)}
 
 
 def _models(recipe: Recipe) -> dict[str, Any]:

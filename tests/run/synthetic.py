@@ -24,6 +24,7 @@ from cycleqd_merge.journal.log import Event, Journal, read_events
 from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.evolve import evolve, take_up
+from cycleqd_merge.run.identity import operators
 from cycleqd_merge.tasks.protocol import Rows
 from tests.evolution.references import synthetic_scores
 
@@ -45,13 +46,12 @@ def synthetic_recipe(generations: int = 20, **settings: Any) -> Recipe:
 
 def start_of(recipe: Recipe, in_flight: int) -> Event:
     """The identity of a synthetic run."""
-    operators = recipe.evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
     return {
         "event": "start",
         "format": 1,
         "base": "0123",
         "experts": {name: f"{name}-digest" for name in recipe.experts},
-        "evolution": operators,
+        "evolution": operators(recipe.evolution),
         "groups": ["all"],
         "in_flight": in_flight,
     }

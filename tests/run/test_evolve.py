@@ -195,6 +195,25 @@ def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Pa
     assert (tmp_path / FILE).read_bytes() == before
 
 
+def test_a_run_from_before_a_setting_existed_is_gone_on_with(tmp_path: Path) -> None:
+    recipe = synthetic_recipe(evolution={"warm_start": [0.5]})
+    start = start_of(recipe, 1)
+    earlier = {**start, "evolution": {key: value for key, value in start["evolution"].items() if key != "bins"}}
+    for recorded, wanted, differs in (
+        (earlier, recipe, []),
+        (earlier, synthetic_recipe(evolution={"warm_start": [0.5], "bins": 7}), ["  evolution.bins: 15 -> 7"]),
+        ({**start, "evolution": {**start["evolution"], "gone": 3}}, recipe, ["  evolution.gone: 3 -> None"]),
+    ):
+        with closing(Journal(tmp_path / str(len(list(tmp_path.iterdir()))))) as journal:
+            journal.append(recorded)
+            found: list[str] = []
+            try:
+                require_same(journal, start_of(wanted, 1))
+            except UserError as error:
+                found = str(error).splitlines()[1:]
+            assert found == differs
+
+
 def test_an_empty_folder_is_any_run(tmp_path: Path) -> None:
     with closing(Journal(tmp_path)) as journal:
         require_same(journal, {"event": "start"})
