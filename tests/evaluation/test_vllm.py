@@ -47,8 +47,10 @@ OPTIONS = Options(
     environment={"VLLM_LOGGING_LEVEL": "ERROR"},
 )
 CHILDREN = 20
-FAMILIES = ["llama", "llama-tied", "qwen2", "qwen2-tied"]
-ONE_FAMILY = pytest.mark.parametrize("family", ["qwen2-tied"], indirect=True)
+FAMILIES = [
+    pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("llama", "llama-tied", "qwen2", "qwen2-tied")
+]
+ONE_FAMILY = pytest.mark.parametrize("family", FAMILIES[-1:], indirect=True)
 PROMPTS = ["abc", "hello there", "0123456789", "x", "the quick brown fox"]
 
 
