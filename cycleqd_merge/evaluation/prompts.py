@@ -28,7 +28,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], temp
     begun = bool(messages) and messages[-1]["role"] == "assistant"
     try:
         text = tokenizer.apply_chat_template(
-            list(messages),
+            [dict(message) for message in messages],
             chat_template=template,
             add_generation_prompt=not begun,
             continue_final_message=begun,

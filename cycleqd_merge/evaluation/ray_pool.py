@@ -115,7 +115,8 @@ class RayPool:
             import ray
         except ImportError as error:
             raise UserError("workers: more than one needs Ray: `pip install 'cycleqd-merge[ray]'`") from error
-        self._ray, self._attempts = ray, attempts
+        self._attempts = attempts
+        self._ray: Any = ray
         self._gpus = _gpus_per_worker(recipe)
         neighbours = min(workers, _fitting(recipe)) if self._gpus else workers
         settings = recipe.model_dump(mode="json", exclude_unset=True)
@@ -251,7 +252,7 @@ def connect(address: str | None) -> None:
     import ray
 
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise UserError(f"ray: no cluster at {address}: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +54,7 @@ class TransformersEngine:
             )
         except (OSError, ValueError) as error:
             raise UserError(f"engine: {family.base.reference} cannot be loaded: {error}") from error
-        self.model.to(self.device).eval()
+        self.model.to(self.device).eval()  # type: ignore[arg-type]
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
         start = self._tokenizer.bos_token_id
@@ -143,7 +143,8 @@ class TransformersEngine:
                 batch = self._take_batch()
                 if not batch:
                     break
-                work = self._generate if batch[0].sampling is not None else self._score
+                scoring = batch[0].sampling is None
+                work: Callable[[list[_Request]], list[Any]] = self._score if scoring else self._generate
                 answers = await loop.run_in_executor(self._thread, work, batch)
                 for request, answer in zip(batch, answers, strict=True):
                     if not request.answer.done():

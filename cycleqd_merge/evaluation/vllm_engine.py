@@ -79,9 +79,10 @@ class VllmEngine:
             "seed": 0,
             **self._options.options,
         }
+        refusals: tuple[type[Exception], ...] = (*vllm_compat.refusals(), TypeError, OSError)
         try:
             self._llm = LLM(**arguments)
-        except (*vllm_compat.refusals(), TypeError, OSError) as error:
+        except refusals as error:
             raise UserError(f"engine vllm: {str(error).strip().splitlines()[-1]}") from error
         vllm_compat.fail_with_its_core(self._llm)
         spec = materialiser_spec(self._materialiser)

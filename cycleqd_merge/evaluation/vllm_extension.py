@@ -13,6 +13,7 @@ from cycleqd_merge.evolution.strategy import candidate_from_json
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.spec import open_materialiser
+from cycleqd_merge.merging.staging import Place
 
 _PROBED = 8
 
@@ -29,7 +30,7 @@ class WorkerExtension:
     cycleqd_materialiser: Materialiser
     cycleqd_ahead: Ahead | None
 
-    def cycleqd_open(self, spec: str, place: str, ahead: str) -> None:
+    def cycleqd_open(self, spec: str, place: Place, ahead: str) -> None:
         """Open the family that `spec` describes (see `merging.spec`); `place` and `ahead` as in `Placement`."""
         self.cycleqd_use(open_materialiser(spec, self.device, place), ahead)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
+from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 
@@ -144,7 +144,7 @@ class Adapter:
         """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, with alpha by the adapter's patterns."""
         patterns = self._config.alpha_pattern or {}
         module = name.rsplit(".", 1)[0]
-        alpha = patterns.get(get_pattern_key(patterns.keys(), module), self._config.lora_alpha)
+        alpha = patterns.get(get_pattern_key(list(patterns), module), self._config.lora_alpha)
         return float(alpha) / (rank**0.5 if self._config.use_rslora else rank)
 
     @property
@@ -168,6 +168,7 @@ def _other_kind(config: PeftConfig) -> str | None:
     kind = getattr(config.peft_type, "value", str(config.peft_type))
     if kind != "LORA":
         return kind
+    assert isinstance(config, LoraConfig)
     if config.use_dora:
         return "DoRA"
     variants = [field.name for field in fields(config) if field.metadata.get("is_lora_variant")]

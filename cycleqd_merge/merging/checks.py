@@ -166,7 +166,7 @@ def load_tokenizer(folder: Path, family: Family) -> PreTrainedTokenizerBase:
     except Exception as error:  # tokenizers raises nothing more specific
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: no tokenizer can be loaded: {reason}") from error
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def family_tokenizer(family: Family) -> PreTrainedTokenizerBase:

@@ -89,7 +89,7 @@ def pending(path: ModelPath, models: Models, label: str, adapter: bool = False) 
         if _cached(path) is not None:
             return None
         raise UserError(f"{label}: {line}") from error
-    missing = {each.filename: each.file_size for each in found if each.will_download}
+    missing = {each.filename: each.file_size or 0 for each in found if each.will_download}
     return Download(path.path, path.revision, missing) if missing else None
 
 

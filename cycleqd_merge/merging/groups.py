@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import ceil
+from typing import Literal
 
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.recipe.evolution import LayerGroups, PatternGroups
@@ -16,7 +17,7 @@ REST = "rest"
 class Groups:
     """The groups of one architecture under one setting, numbered in order of first appearance."""
 
-    def __init__(self, weights: Sequence[Weight], setting: str | LayerGroups | PatternGroups) -> None:
+    def __init__(self, weights: Sequence[Weight], setting: Literal["one"] | LayerGroups | PatternGroups) -> None:
         layers = 1 + max((int(found.group(1)) for each in weights if (found := _LAYER.search(each.name))), default=-1)
         labels = {weight.name: _label(weight, setting, layers) for weight in weights}
         self.setting = setting
@@ -35,7 +36,7 @@ class Groups:
         return [name for name, number in self._numbers.items() if number == group]
 
 
-def _label(weight: Weight, setting: str | LayerGroups | PatternGroups, layers: int) -> str:
+def _label(weight: Weight, setting: Literal["one"] | LayerGroups | PatternGroups, layers: int) -> str:
     if isinstance(setting, str):
         return "all"
     if isinstance(setting, PatternGroups):
