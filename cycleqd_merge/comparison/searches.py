@@ -17,8 +17,8 @@ from cycleqd_merge.evaluation.pool import Pool
 from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.journal.log import FILE, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.merging.bases import this_process
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.recipe.evolution import SvdMutation
 from cycleqd_merge.recipe.rivals import RIVALS, with_search
 from cycleqd_merge.recipe.schema import Finish, Recipe

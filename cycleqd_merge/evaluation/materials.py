@@ -9,10 +9,11 @@ from typing import Any
 
 from cycleqd_merge.evaluation.engine import open_engine
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.merging.bases import Progress, Rank, prepare_bases, this_process
+from cycleqd_merge.merging.bases import Progress, Rank, prepare_bases
 from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.recipe.strategies import mutates
 from cycleqd_merge.tasks.suite import Suite, open_suite

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.shared import MEMORY
-from cycleqd_merge.merging.sizes import basis_bytes, expert_bytes, largest_tensor, model_bytes
+from cycleqd_merge.merging.shared import SPARE
+from cycleqd_merge.merging.sizes import basis_bytes, expert_bytes, largest_tensor, model_bytes, pinned_bytes
 from cycleqd_merge.merging.staging import Place
 from cycleqd_merge.recipe.schema import MOST_OF_GPU
 
@@ -23,11 +27,15 @@ Ahead = Literal["device", "host", "none"]
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes. model: one child. parts: base, experts and singular bases as they are kept. working: to build a tensor."""
+    """Bytes. model: one child. parts: base, experts and singular bases as they are kept. working: to build a tensor.
+
+    pinned: how many times as much they take in pinned memory, where CUDA gives every tensor a power of two.
+    """
 
     model: int
     parts: int
     working: int
+    pinned: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,39 @@ def needs(materialiser: Materialiser, gpu: bool) -> Needs:
         expert = family.experts[number]
         stored = sum(basis_bytes(w, expert, materialiser.rank) for w in family.weights if w.is_matrix)
         parts += stored // 2 if gpu and expert.reference.lora is None else stored
-    return Needs(model_bytes(family), parts, (_WORKING + len(family.experts)) * largest_tensor(family))
+    model, working = model_bytes(family), (_WORKING + len(family.experts)) * largest_tensor(family)
+    return Needs(model, parts, working, pinned_bytes(family) / model if gpu else 1.0)
+
+
+def host_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of host memory that this process may still take: what is free, or what its control groups leave of it.
+
+    groups, own: where the system shows control groups, and this process' own.
+    """
+    left = [psutil.virtual_memory().available]
+    for line in own.read_text().splitlines() if own.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):  # version 2, or version 1
+            mount = groups / controllers
+            folder = mount / path.lstrip("/")
+            left += [_left(each) for each in (folder, *folder.parents) if each.is_relative_to(mount)]
+    return max(min(left), 0)
+
+
+def _left(group: Path) -> int:
+    """What a control group leaves: its limit less what it uses, without the files that the system keeps for speed."""
+    for limit, used, files in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, taken = ((group / name).read_text().strip() for name in (limit, used))
+            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue
+        if most != "max":
+            return int(most) - int(taken) + int(counts.get(files, 0))
+    return sys.maxsize
 
 
 def placement(
@@ -62,36 +102,38 @@ def placement(
     place: Place | None = None,
     utilization: float | None = None,
     per_gpu: int = 1,
+    shared: int = 0,
 ) -> Placement:
     """Keep everything on the GPU where it leaves vLLM enough, else in host memory, else on disk; so the next child.
 
     gpu: bytes of one GPU's memory, None without one. host: bytes of host memory that are available.
     ranks: of tensor parallelism; each builds whole tensors. neighbours: workers on this host, which share what is kept
-    in its memory. place, utilization: the user's choice, if any. per_gpu: engines that share the GPU.
+    in its memory. place, utilization: the user's choice, if any. per_gpu: engines that share the GPU. shared: bytes of
+    the host's shared memory in all.
     """
     if per_gpu > 1 and gpu is not None:
         stated = None if utilization is None else utilization * per_gpu
-        placed = placement(needed, gpu // per_gpu, host, ranks, neighbours, place, stated)
+        placed = placement(needed, gpu // per_gpu, host, ranks, neighbours, place, stated, shared=shared)
         assert placed.utilization is not None
         cache = max(int(_CACHE * (placed.utilization * (gpu // per_gpu) - needed.model)), 0)
         return replace(placed, utilization=round(placed.utilization / per_gpu, 4), cache=cache)
     processes = ranks * neighbours
-    in_host: Place = "shared" if processes > 1 and MEMORY.is_dir() else "host"
-    copies = processes if in_host == "host" else 1
+    in_host: Place = "shared" if processes > 1 and needed.parts + SPARE <= shared else "host"
+    parts = needed.parts if in_host == "shared" else processes * needed.parts * needed.pinned
 
     def chosen(device_room: float) -> Place:
         if place is not None:
             return in_host if place == "host" else place
         if needed.parts + needed.model <= device_room:
             return "device"
-        return in_host if copies * needed.parts <= _HOST * host else "disk"
+        return in_host if parts <= _HOST * host else "disk"
 
     share = _MOST - _LEAST_FOR_CACHE if utilization is None else MOST_OF_GPU - utilization
     room = 0.0 if gpu is None else gpu * share - needed.working - (needed.model / ranks if utilization is None else 0)
     kept = chosen(room)
     taken = needed.parts if kept == "device" else 0
-    host_room = _HOST * host - (copies * needed.parts if kept == in_host else 0)
-    ahead: Ahead = "host" if processes * needed.model <= host_room else "none"
+    host_room = _HOST * host - (parts if kept == in_host else 0)
+    ahead: Ahead = "host" if processes * needed.model * needed.pinned <= host_room else "none"
     if gpu is None:
         return Placement(kept, ahead, None)
     if taken + needed.model <= room:

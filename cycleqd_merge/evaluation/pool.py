@@ -70,7 +70,7 @@ class LocalPool:
 
 
 def outcome_of(
-    worker: Worker, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None, attempts: int = 1
+    worker: Worker, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None, attempts: int = 2
 ) -> Finished:
     """Let a worker score a proposal, at most `attempts` times.
 

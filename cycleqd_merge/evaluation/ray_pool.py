@@ -26,9 +26,13 @@ from cycleqd_merge.tasks.protocol import Rows
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
-"""A worker that takes so many times the median evaluation on such rows, and a minute more, is taken for hung."""
+"""A worker that takes so many times the median evaluation on such rows, and `RESTART` more, is taken for hung."""
+RESTART = 600.0
+"""Seconds in which a worker may start its engine anew, which belongs to the evaluation that found it dead."""
 UNKNOWN = 12 * 3600.0
 """Seconds until it is, where too few evaluations on such rows have ended to know what is usual."""
+FIRST = 3600.0
+"""Seconds more for a worker's first evaluation, in which it reads all models."""
 DEATHS = 5
 """So many deaths per worker in a row, with no evaluation between, stop the run: a host that leaves takes several."""
 
@@ -72,7 +76,7 @@ class Deadlines:
     def of(self, rows: Rows) -> float:
         """Seconds after which a worker is taken for hung."""
         seconds = self._seconds[rows]
-        return UNKNOWN if len(seconds) < 3 else PATIENCE * median(seconds) + 60
+        return UNKNOWN if len(seconds) < 3 else PATIENCE * median(seconds) + RESTART
 
 
 @dataclass
@@ -81,6 +85,10 @@ class _Job:
     rows: Rows
     known: Mapping[str, float] | None
     attempts: int = 0
+
+    def is_measured_by(self, finished: Finished) -> bool:
+        """Whether the time that it took is that of a whole evaluation."""
+        return not self.known and finished.evaluation is not None and not finished.evaluation.censored
 
 
 @dataclass
@@ -117,10 +125,6 @@ class RayPool:
             raise UserError("workers: more than one needs Ray: `pip install 'cycleqd-merge[ray]'`") from error
         self._attempts = attempts
         self._ray: Any = ray
-        self._gpus = _gpus_per_worker(recipe)
-        neighbours = min(workers, _fitting(recipe)) if self._gpus else workers
-        settings = recipe.model_dump(mode="json", exclude_unset=True)
-        self._spec = (settings, str(folder.resolve()), list(experts), neighbours)
         self._workers = workers
         self._queue: deque[_Job] = deque()
         self._reserved: dict[Any, _Job] = {}
@@ -131,9 +135,29 @@ class RayPool:
         self._own = not ray.is_initialized()
         if self._own:
             connect(address)
+        self._gpus = _gpus_per_worker(recipe)
+        settings = recipe.model_dump(mode="json", exclude_unset=True)
+        self._spec = (settings, str(folder.resolve()), list(experts), self._neighbours())
         self._idle: list[Any] = []
+        self._warm: set[Any] = set()
         for _ in range(workers):
             self._hire()
+
+    def _neighbours(self) -> int:
+        """How many workers the largest host takes at most, which they must share.
+
+        Raises:
+            UserError: not even one.
+        """
+        if not self._gpus:
+            return self._workers
+        largest = max(int(node["Resources"].get("GPU", 0)) for node in self._ray.nodes() if node["Alive"])
+        if self._gpus > largest:
+            raise UserError(
+                f"engine.options.tensor_parallel_size: a worker needs {self._gpus:g} GPUs of one host, and the largest "
+                f"has {largest}"
+            )
+        return min(self._workers, int(largest / self._gpus))
 
     def _hire(self) -> None:
         """Start one more worker."""
@@ -187,16 +211,18 @@ class RayPool:
         flight = self._flights.pop(reference)
         try:
             finished: Finished | None = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:
-            return self._lost(flight, f"its worker died: {str(error).splitlines()[0]}")
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, UserError | EnvironmentFailed):
                 raise cause from error
             return self._lost(flight, f"{type(cause).__name__}: {cause}")
+        except self._ray.exceptions.RayError as error:  # it died, or Ray killed it for the memory that it took
+            return self._lost(flight, f"its worker died: {str(error).splitlines()[0]}")
         if flight.job is not None:
             self._deaths = 0
-            self._deadlines.learn(flight.job.rows, time.monotonic() - flight.since)
+            self._warm.add(flight.worker)
+            if finished is not None and flight.job.is_measured_by(finished):
+                self._deadlines.learn(flight.job.rows, time.monotonic() - flight.since)
         self._idle.append(flight.worker)
         self._dispatch()
         return finished
@@ -224,7 +250,7 @@ class RayPool:
         for reference, flight in list(self._flights.items()):
             if flight.job is None:
                 continue
-            limit = self._deadlines.of(flight.job.rows)
+            limit = self._deadlines.of(flight.job.rows) + (0 if flight.worker in self._warm else FIRST)
             if time.monotonic() - flight.since > limit:
                 del self._flights[reference]
                 return self._lost(flight, f"no answer in {limit:.0f} s")

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evolution.strategy import Candidate
-from cycleqd_merge.merging.bases import this_process
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.recipe.schema import TransformersEngine as Options
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
@@ -149,6 +149,10 @@ class TransformersEngine:
                 for request, answer in zip(batch, answers, strict=True):
                     if not request.answer.done():
                         request.answer.set_result(answer)
+        except asyncio.CancelledError:  # the evaluation failed: nobody waits for answers any more
+            self._thread.submit(int).result()  # a batch under way ends first
+            self._waiting = []
+            raise
         except Exception as error:
             self._fail([*batch, *self._waiting], error)
 

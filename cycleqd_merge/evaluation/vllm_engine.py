@@ -10,17 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
-import psutil
 from cachetools import LRUCache
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation import vllm_compat
-from cycleqd_merge.evaluation.placement import Placement, needs, placement
+from cycleqd_merge.evaluation.placement import Placement, host_memory, needs, placement
 from cycleqd_merge.evaluation.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.merging.checks import family_tokenizer
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.shared import remove_unused
+from cycleqd_merge.merging.shared import remove_unused, shared_memory
 from cycleqd_merge.merging.spec import materialiser_spec
 from cycleqd_merge.recipe.schema import VllmEngine as Options
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
@@ -94,10 +93,11 @@ class VllmEngine:
         options, gpu = self._options, vllm_compat.gpu_memory()
         ranks = int(options.options.get("tensor_parallel_size", 1))
         place = None if options.place == "auto" else options.place
-        host = psutil.virtual_memory().available
         share = options.options.get("gpu_memory_utilization")
         needed = needs(self._materialiser, gpu is not None)
-        placed = placement(needed, gpu, host, ranks, self._neighbours, place, share, options.per_gpu)
+        placed = placement(
+            needed, gpu, host_memory(), ranks, self._neighbours, place, share, options.per_gpu, shared_memory()
+        )
         if placed.cache == 0:
             raise UserError(
                 f"engine.per_gpu: {options.per_gpu} engines leave each no room for keys and values; fewer do"
@@ -218,7 +218,8 @@ class VllmEngine:
             self._forget()
             raise
         except Exception as error:
-            self.close()
+            if self._llm is not None and self._llm.llm_engine is engine:
+                self.close()
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(error)

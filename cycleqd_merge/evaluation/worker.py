@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cycleqd_merge.errors import EnvironmentFailed
 from cycleqd_merge.evaluation.engine import Engine
@@ -83,7 +84,7 @@ class Worker:
             self._engine.load(candidate)
         loaded = time.perf_counter()
         jobs = [(task, task.samples(rows)[:limit]) for task in self._suite if task.name not in (known or {})]
-        results = self._loop.run(self._score(jobs) if race is None else self._score_in_race(jobs, race))
+        results = self._loop.run(_alone(self._score(jobs) if race is None else self._score_in_race(jobs, race)))
         scores = {name: result.score for name, result in results.items()} | dict(known or {})
         ordered = tuple(scores[task.name] for task in self._suite)
         counts = sum(len(result.samples) for result in results.values()), sum(len(samples) for _, samples in jobs)
@@ -129,6 +130,19 @@ class Worker:
         """Free the engine."""
         self._loop.close()
         self._engine.close()
+
+
+async def _alone(scoring: Coroutine[Any, Any, dict[str, TaskResult]]) -> dict[str, TaskResult]:
+    """What `scoring` gives. Where it fails, whatever else still runs ends with it: the engine at work for a sample that
+    nobody waits for would meet the next candidate's weights."""
+    try:
+        return await scoring
+    except BaseException:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        raise
 
 
 def _at(job: Job, places: Sequence[int]) -> Job:

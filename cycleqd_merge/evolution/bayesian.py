@@ -96,7 +96,8 @@ class Bayesian:
         falls = np.zeros(len(candidates), bool)
         for floor in self.space.floors:
             falls |= means[:, floor.column] < floor.least
-        return np.lexsort((-promise(hopes), falls))
+        order: NDArray[np.intp] = np.lexsort((-promise(hopes), falls))
+        return order
 
 
 def _point(candidate: Candidate) -> Matrix | None:

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checkpoint import Weight, read_json
 from cycleqd_merge.merging.family import Family
+from cycleqd_merge.merging.processes import of_the_first, this_process
 from cycleqd_merge.merging.singular import Basis, singular_basis, skew, truncated
 
 METHOD = "gram-float64/2"
@@ -77,11 +77,6 @@ class ExpertBases:
         return safe_open(self._folder / f"{name}.safetensors", framework="pt")
 
 
-def this_process() -> PartialState:
-    """This process among those started together; on the CPU where the launcher asked for it, as `Accelerator` does."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
 def prepare_bases(
     family: Family, experts: Sequence[int], progress: Progress | None = None, rank: Rank = None
 ) -> dict[int, ExpertBases]:
@@ -94,15 +89,14 @@ def prepare_bases(
     bases = {}
     for expert in experts:
         folder = basis_folder(family, expert, rank)
-        (missing,) = broadcast_object_list([not (folder / "manifest.json").is_file()])  # all of them must see the same
-        if missing:
+        manifest = folder / "manifest.json"
+        if not of_the_first(manifest.is_file()):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}-{state.process_index}.lock"):  # processes launched together hold one each
-                if not (folder / "manifest.json").is_file():
-                    _compute(family, expert, rank, state, progress)
+                _compute(family, expert, of_the_first(missing_bases(family, expert, rank)), rank, progress)
                 state.wait_for_everyone()
-                if state.is_main_process:
-                    _write_manifest(folder, family, rank)
+                if state.is_main_process and not manifest.is_file():
+                    _write_manifest(folder, family, expert, rank)
                 state.wait_for_everyone()
             if state.device.type == "cuda":
                 torch.cuda.empty_cache()  # the engine is about to ask for the memory
@@ -116,9 +110,10 @@ def basis_folder(family: Family, expert: int, rank: Rank = None) -> Path:
     return cache_folder("bases") / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def _compute(family: Family, expert: int, rank: Rank, state: PartialState, progress: Progress | None) -> None:
-    matrices = [weight for weight in family.weights if weight.is_matrix]
-    with state.split_between_processes(matrices) as share:
+def _compute(family: Family, expert: int, missing: Sequence[Weight], rank: Rank, progress: Progress | None) -> None:
+    """This process' share of the missing bases."""
+    state = this_process()
+    with state.split_between_processes(list(missing)) as share:
         for done, weight in enumerate(share, start=1):
             compute_basis(family, expert, weight, rank)
             if progress is not None and state.is_main_process:
@@ -168,8 +163,18 @@ def _norm(values: torch.Tensor) -> float:
     return float(values.double().norm())
 
 
-def _write_manifest(folder: Path, family: Family, rank: Rank) -> None:
-    """The list of files with their digests; its presence says that all of them are there."""
+def _write_manifest(folder: Path, family: Family, expert: int, rank: Rank) -> None:
+    """The list of files with their digests; its presence says that all of them are there.
+
+    Raises:
+        UserError: some are not: they lie on another host.
+    """
+    for weight in missing_bases(family, expert, rank):
+        if family.difference(expert, weight, family.base_tensor(weight)) is not None:
+            raise UserError(
+                f"{folder}: the singular basis of {weight.name} is not there; processes on several hosts need a cache "
+                "folder that all of them see (CYCLEQD_CACHE)"
+            )
     files, norm, kept, worst = {}, 0.0, 0.0, 0.0
     for weight in family.weights:
         path = folder / f"{weight.name}.safetensors"

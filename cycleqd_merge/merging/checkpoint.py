@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -160,7 +161,9 @@ def _digest_file(path: Path) -> str:
         return remembered.read_text()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    remembered.write_text(digest)
+    unfinished = remembered.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_text(digest)
+    unfinished.replace(remembered)
     return digest
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import huggingface_hub
 import torch
+from filelock import FileLock
 from huggingface_hub import constants
 from mergekit.common import ModelPath, ModelReference
 
@@ -186,9 +186,15 @@ def _converted(folder: Path) -> Path:
     shards = sorted(folder.glob("pytorch_model*.bin"))
     key = hashlib.sha256("|".join(f"{path.resolve()}:{path.stat().st_size}" for path in shards).encode())
     target = cache_folder("converted") / key.hexdigest()[:32]
-    if target.is_dir():
-        return target
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
+    with FileLock(f"{target}.lock"):
+        if not target.is_dir():
+            _convert(folder, shards, target)
+    return target
+
+
+def _convert(folder: Path, shards: Sequence[Path], target: Path) -> None:
+    unfinished = target.with_name(f"{target.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)  # what a process that was killed left
     unfinished.mkdir()
     try:
         tensors: dict[str, torch.Tensor] = {}
@@ -203,4 +209,3 @@ def _converted(folder: Path) -> Path:
         if path.is_file() and ".bin" not in path.name:
             shutil.copy(path, unfinished)
     unfinished.replace(target)
-    return target

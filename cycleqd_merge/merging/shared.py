@@ -28,11 +28,23 @@ from cycleqd_merge.merging.singular import Basis
 log = logging.getLogger(__name__)
 
 MEMORY = Path("/dev/shm")
-_SPARE = 2**30  # bytes of it that are left to others
+SPARE = 2**30
+"""Bytes of it that are left to others."""
 _PREFIX = f"cycleqd-{os.getuid()}-" if hasattr(os, "getuid") else "cycleqd-"
 _BARE = "item"  # the name of a tensor that is no dataclass' field
 _KINDS = {kind.__name__: kind for kind in (Whole, LowRank, Basis)}
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class SharedMemory:
@@ -48,7 +60,7 @@ class SharedMemory:
     def get(self, name: str, read: Callable[[], Any]) -> Any:
         """What is kept under `name`; the first process to ask puts there what `read` gives.
 
-        Where the shared memory is full, this process has it alone.
+        Where the shared memory is full, it is what `read` gives: a file's contents then stay in the file.
         """
         path = self._folder / hashlib.sha256(name.encode()).hexdigest()[:24]
         if not path.exists():
@@ -56,15 +68,15 @@ class SharedMemory:
                 if not path.exists():
                     item = read()
                     if not self._fits(item):
-                        return _pinned(item) if self._pin else item
+                        return item
                     _write(item, path)
         return self._mapped(path)
 
     def _fits(self, item: Any) -> bool:
         needed = sum(tensor.nbytes for tensor in _tensors(item).values())
-        if needed + _SPARE > shutil.disk_usage(self._folder).free:
+        if needed + SPARE > shutil.disk_usage(self._folder).free:
             if not self._full:
-                log.warning("%s is full: each worker keeps its own copy of the experts from here on", MEMORY)
+                log.warning("%s is full: from here on experts are read from their files for every child", MEMORY)
             self._full = True
         return not self._full
 
@@ -93,6 +105,11 @@ def _hold(folder: Path) -> IO[str]:
         lock.close()
 
 
+def shared_memory() -> int:
+    """Bytes of the host's shared memory in all; none where there is no such thing."""
+    return shutil.disk_usage(MEMORY).total if MEMORY.is_dir() else 0
+
+
 def remove_unused() -> None:
     """Free what no living process holds: a worker's share ends with its process."""
     for folder in MEMORY.glob(f"{_PREFIX}*"):
@@ -111,11 +128,6 @@ def _tensors(item: Any) -> dict[str, torch.Tensor]:
         return {_BARE: item}
     values = {field.name: getattr(item, field.name) for field in fields(item)}
     return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-
-
-def _pinned(item: Any) -> Any:
-    tensors = {name: tensor.cpu().pin_memory() for name, tensor in _tensors(item).items()}
-    return _made(type(item).__name__, {**_scalars(item), **tensors})
 
 
 def _scalars(item: Any) -> dict[str, Any]:

@@ -17,6 +17,11 @@ def model_bytes(family: Family) -> int:
     return sum(prod(weight.shape) * weight.dtype.itemsize for weight in family.weights)
 
 
+def pinned_bytes(family: Family) -> int:
+    """The same in pinned memory, where torch rounds every tensor up to a power of two."""
+    return sum(1 << (prod(weight.shape) * weight.dtype.itemsize - 1).bit_length() for weight in family.weights)
+
+
 def largest_tensor(family: Family) -> int:
     """Bytes of the largest tensor in float32."""
     return max(prod(weight.shape) for weight in family.weights) * FLOAT32

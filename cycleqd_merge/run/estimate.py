@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from cycleqd_merge.evaluation.materials import Materials
+from cycleqd_merge.evaluation.placement import host_memory
 from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
@@ -50,7 +51,7 @@ class Trial:
 
 def available_memory() -> int:
     """Bytes that this process can have in all."""
-    return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+    return int(host_memory() + psutil.Process().memory_info().rss)
 
 
 def representative(materials: Materials, mutated: Sequence[int]) -> Genome:

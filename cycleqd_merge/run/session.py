@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.materials import Materials
@@ -19,11 +20,12 @@ from cycleqd_merge.hub.pin import pin
 from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import Event, Journal, of_kind
 from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.merging.bases import Progress, this_process
+from cycleqd_merge.merging.bases import Progress
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import Progress as Fetching
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.processes import of_the_first, part, this_process
 from cycleqd_merge.recipe.schema import Hub, Recipe
 from cycleqd_merge.run.answerable import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
@@ -102,8 +104,7 @@ def run_recipe(
     observer = observer or Quiet()
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     if not this_process().is_main_process:
-        materials = Materials.open(pin(recipe, folder), folder)
-        materials.materialiser(materials.mutated_experts(seeds))
+        _lend_a_hand(folder)
         return None
     out = output_folder(recipe, fresh)
     if recipe.hub is not None:
@@ -122,6 +123,13 @@ def run_recipe(
             evolve(journal, replay, at_work, observer, deadline)
             confirm(journal, replay, at_work, deadline)
         return replay
+
+
+def _lend_a_hand(folder: Path) -> None:
+    """What a process beside the first does: its share of the singular bases of the run that the first one opened."""
+    recipe, mutated = of_the_first((dict[str, Any](), list[int]()))
+    Materials.open(Recipe.model_validate(recipe), folder).materialiser(mutated)
+    part()
 
 
 def _set_up(
@@ -147,7 +155,9 @@ def _set_up(
         require_answerable(materials.suite, materials.family)
     require_surroundings(materials.suite)
     require_disk(disk_uses(recipe, materials.family, mutated, materials.rank))
+    of_the_first((recipe.model_dump(mode="json", exclude_unset=True), mutated))
     materialiser = materials.materialiser(mutated, progress)
+    part()
     replay = take_up(journal, start, _session_event(materials, materialiser))
     if replay.schedule.done and not to_confirm(replay):
         return replay, None

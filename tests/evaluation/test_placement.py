@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd_merge.evaluation.placement import Needs, placement
+from cycleqd_merge.evaluation.placement import Needs, host_memory, placement
 
 GB = 10**9
 LLAMA_8B = Needs(model=16 * GB, parts=86 * GB, working=12 * GB)
@@ -27,9 +30,38 @@ def test_an_8b_family_lives_in_host_memory_and_its_next_child_on_the_gpu() -> No
 
 
 def test_workers_of_one_host_share_its_memory() -> None:
-    assert placement(LLAMA_8B, H100, 400 * GB, neighbours=8).place == "shared"
-    assert placement(LLAMA_8B, H100, 400 * GB, ranks=4).place == "shared"
-    assert placement(LLAMA_8B, H100, 100 * GB, neighbours=8).place == "disk"
+    assert placement(LLAMA_8B, H100, 400 * GB, neighbours=8, shared=200 * GB).place == "shared"
+    assert placement(LLAMA_8B, H100, 400 * GB, ranks=4, shared=200 * GB).place == "shared"
+    assert placement(LLAMA_8B, H100, 100 * GB, neighbours=8, shared=200 * GB).place == "disk"
+
+
+def test_a_container_s_small_shared_memory_is_not_counted_on() -> None:
+    assert placement(LLAMA_8B, H100, 400 * GB, neighbours=8, shared=2**26).place == "disk"
+    assert placement(LLAMA_8B, H100, 2000 * GB, neighbours=8, shared=2**26).place == "host"  # a copy each
+
+
+def test_what_pinned_memory_rounds_up_to_is_counted() -> None:
+    qwen_7b = Needs(model=15 * GB, parts=72 * GB, working=12 * GB, pinned=1.9)
+    assert placement(qwen_7b, H100, 128 * GB).place == "disk"
+    assert placement(qwen_7b, H100, 180 * GB).place == "host"
+    assert placement(qwen_7b, H100, 128 * GB, neighbours=2, shared=100 * GB).place == "shared"  # is mapped, not rounded
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_memory_that_control_groups_leave_is_what_there_is(tmp_path: Path, version: int) -> None:
+    mount = tmp_path / "groups" / ("memory" if version == 1 else "")
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    own = tmp_path / "own"
+    own.write_text("4:memory:/pod/box\n3:cpu,cpuacct:/x\n" if version == 1 else "0::/pod/box\n")
+    free = host_memory(tmp_path / "none", own)
+    assert free == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    for folder, limit in ((mount / "pod" / "box", 10**18), (mount / "pod", 3000), (mount, 10**18)):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in zip((*names[:2], "memory.stat"), (limit, 1200, f"anon 5\n{names[2]} 200"), strict=True):
+            (folder / name).write_text(f"{value}\n")
+    assert host_memory(tmp_path / "groups", own) == 3000 - 1200 + 200
 
 
 def test_what_the_user_chose_stands() -> None:
@@ -45,14 +77,19 @@ def test_nothing_is_prepared_where_there_is_no_room() -> None:
 
 @pytest.mark.parametrize("gpu", [None, H100, H200])
 @given(
-    model=st.integers(1, 200), experts=st.integers(2, 6), host=st.integers(1, 2000), ranks=st.sampled_from([1, 2, 4, 8])
+    model=st.integers(1, 200),
+    experts=st.integers(2, 6),
+    host=st.integers(1, 2000),
+    ranks=st.sampled_from([1, 2, 4, 8]),
+    shared=st.integers(0, 2000),
 )
-def test_no_more_is_taken_than_there_is(gpu: int | None, model: int, experts: int, host: int, ranks: int) -> None:
+def test_no_more_is_taken_than_there_is(
+    gpu: int | None, model: int, experts: int, host: int, ranks: int, shared: int
+) -> None:
     needed = Needs(model * GB, (1 + experts) * model * GB, GB)
-    placed = placement(needed, gpu, host * GB, ranks)
-    on_host = (needed.parts if placed.place in ("host", "shared") else 0) + (
-        ranks * needed.model if placed.ahead == "host" else 0
-    )
+    placed = placement(needed, gpu, host * GB, ranks, shared=shared * GB)
+    copies = {"shared": 1, "host": ranks}.get(placed.place, 0)
+    on_host = copies * needed.parts + (ranks * needed.model if placed.ahead == "host" else 0)
     assert on_host <= host * GB
     if gpu is not None and placed.utilization is not None and placed.utilization > 0.05:
         on_gpu = (needed.parts if placed.place == "device" else 0) + (needed.model if placed.ahead == "device" else 0)

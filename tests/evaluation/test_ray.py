@@ -12,7 +12,7 @@ import pytest
 
 from cycleqd_merge import load_recipe, run_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.ray_pool import PATIENCE, UNKNOWN, Deadlines, RayPool, worker_count
+from cycleqd_merge.evaluation.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool, worker_count
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay
 
@@ -90,7 +90,7 @@ def test_an_evaluation_is_hung_by_what_others_on_such_rows_took() -> None:
     for seconds in (3.0, 1.0, 2.0):
         deadlines.learn("search", seconds)
     deadlines.learn("heldout", 2000.0)
-    assert deadlines.of("search") == PATIENCE * 2 + 60
+    assert deadlines.of("search") == PATIENCE * 2 + RESTART
     assert deadlines.of("heldout") == deadlines.of("confirm") == UNKNOWN > 2000
 
 

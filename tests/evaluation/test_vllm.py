@@ -33,6 +33,7 @@ from cycleqd_merge.merging.export import write_checkpoint
 from cycleqd_merge.merging.family import Family, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.recipe.schema import VllmEngine as Options
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from cycleqd_merge.tasks.suite import Suite, open_suite
@@ -209,6 +210,24 @@ def test_what_a_failed_evaluation_left_unanswered_is_forgotten(engine: VllmEngin
         assert answers(engine) == before
     engine.load(children(1)[0])
     assert answers(engine) == before
+
+
+@ONE_FAMILY
+def test_what_one_evaluation_left_unanswered_does_not_meet_the_next(engine: VllmEngine) -> None:
+    kinds = {"late": "RaisesMeanwhile", "plain": "Scores"}
+    options: dict[str, dict[str, object]] = {"late": {"samples": 24}, "plain": {"scores": [0.5]}}
+    tasks = [
+        {"name": name, "task": {"kind": "python", "target": f"user_tasks.py:{kind}", "options": options[name]}}
+        for name, kind in kinds.items()
+    ]
+    stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}, "tasks": tasks}
+    worker = Worker(engine, open_suite(Recipe.model_validate(stated), Path(__file__).parent))
+    core = engine._llm
+    with pytest.raises(ExceptionGroup):
+        worker.evaluate(children(2)[0])
+    first = worker.evaluate(children(2)[1])
+    assert engine._llm is core  # it was not restarted
+    assert worker.evaluate(children(2)[1]).results == first.results
 
 
 @ONE_FAMILY

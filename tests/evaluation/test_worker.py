@@ -69,6 +69,17 @@ def test_a_score_is_the_mean_over_samples_in_the_order_of_the_suite(
     assert kept.truncated == 1.0
 
 
+def test_what_a_failed_evaluation_left_unanswered_ends_before_the_next(
+    open_worker: Callable[..., Worker], reference: Reference
+) -> None:
+    worker = open_worker(use("late", "RaisesMeanwhile", samples=24))
+    with pytest.raises(ExceptionGroup):
+        worker.evaluate(genome_of(1, 0))
+    assert not worker._engine._waiting  # type: ignore[attr-defined]
+    found = worker.evaluate(BASE).results["late"]
+    assert [outcome.output for outcome in found.outcomes] == [reference.text(sample, 40) for sample in found.samples]
+
+
 def race(quality: float) -> Race:
     """Three tasks with one cell each, held by an elite of this quality."""
     axes = (Axis(0.0, 1.0, 1),) * 3

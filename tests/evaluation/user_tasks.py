@@ -44,6 +44,22 @@ class Raises(Scores):
         return await super().score(sample, model)
 
 
+class RaisesMeanwhile(Scores):
+    """Its samples ask for long answers; in the first evaluation one raises as soon as another thread is at those."""
+
+    def __init__(self, samples: int = 6) -> None:
+        super().__init__([1.0] * samples)
+        self._left = 1
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        if self._left and sample.id == "search-0":
+            await asyncio.sleep(0.05)
+            self._left -= 1
+            raise ValueError("no such thing")
+        answer = await model.complete(sample.id, Sampling(max_new_tokens=40))
+        return Outcome(sample.row["score"], answer.text, answer.truncated)
+
+
 class RaisesTogether(Scores):
     """Its samples wait for each other and then raise, each its own error."""
 

@@ -17,10 +17,11 @@ from typing import TypedDict
 import torch
 
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.bases import prepare_bases, this_process
+from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.recipe.schema import Recipe
 
 
@@ -62,29 +63,28 @@ def reports_of_two_processes(folder: Path, recipe: Recipe, genome: Genome) -> li
     """The reports of two processes that share the work as under `accelerate launch`, with a cache in `folder`."""
     (folder / "recipe.json").write_text(recipe.model_dump_json())
     (folder / "genome.json").write_text(genome.dumps())
-    environment = {
-        **os.environ,
-        "CYCLEQD_CACHE": str(folder / "cache"),
-        "ACCELERATE_USE_CPU": "true",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-    }
+    environment = {**os.environ, "CYCLEQD_CACHE": str(folder / "cache")}
     started = [
         subprocess.Popen(
             [sys.executable, "-m", __name__, str(folder / "recipe.json"), str(folder / "genome.json")],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**environment, **own},
             cwd=Path(__file__).parents[2],
         )
-        for rank in range(2)
+        for own in group_of_two()
     ]
     ended = [process.communicate(timeout=180) for process in started]
     assert not any(process.returncode for process in started), "\n".join(errors for _, errors in ended)
     return [json.loads(output.splitlines()[-1]) for output, _ in ended]
+
+
+def group_of_two() -> list[dict[str, str]]:
+    """What `accelerate launch --cpu --num_processes 2` tells each of its processes by variables."""
+    group = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    group |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
 
 
 def _free_port() -> int:
