@@ -47,7 +47,7 @@ OPTIONS = Options(
     options={"max_model_len": 64, "kv_cache_memory_bytes": 50_000_000, "enforce_eager": True, "dtype": "float32"},
     environment={"VLLM_LOGGING_LEVEL": "ERROR"},
 )
-CHILDREN = 20
+CHILDREN = 10
 FAMILIES = [
     pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("llama", "llama-tied", "qwen2", "qwen2-tied")
 ]
