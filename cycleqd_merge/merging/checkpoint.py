@@ -47,7 +47,7 @@ class Checkpoint:
     """A full checkpoint: its folder, configuration and tensors.
 
     Raises:
-        UserError: it cannot be found, holds no safetensors, or a shard is missing.
+        UserError: it cannot be found, holds no safetensors, is quantised, or a shard is missing.
     """
 
     def __init__(self, reference: ModelReference, models: Models | None = None) -> None:
@@ -61,6 +61,10 @@ class Checkpoint:
             missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
         except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise UserError(f"model {reference.model}: cannot be opened: {_first_line(error)}") from error
+        quantised = getattr(self.config, "quantization_config", None)
+        if quantised is not None:
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+            raise UserError(f"model {reference.model}: is quantised ({method}); merging takes weights of 16 or 32 bits")
         if missing:
             raise UserError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
         self._loader = LazyTensorLoader(index)

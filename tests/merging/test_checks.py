@@ -359,6 +359,15 @@ def test_pickles_are_refused_unopened(llama: Trio, tmp_path: Path, content: byte
     )
 
 
+def test_quantised_weights_are_refused(llama: Trio, tmp_path: Path) -> None:
+    expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
+    config = json.loads((expert / "config.json").read_text())
+    (expert / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    assert opening_fault(tmp_path, llama.base, expert) == (
+        f"model {expert}: is quantised (fp8); merging takes weights of 16 or 32 bits"
+    )
+
+
 def test_missing_shard_is_refused(llama: Trio, tmp_path: Path) -> None:
     expert = sharded(llama.base, tmp_path / "tuned")
     (expert / "model-00002-of-00003.safetensors").unlink()
