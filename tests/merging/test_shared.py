@@ -23,6 +23,8 @@ ITEMS: dict[str, Any] = {
     "whole": Whole(torch.ones(3)),
     "factors": LowRank(torch.ones(4, 2), torch.ones(2, 5), 0.5),
     "basis": Basis(torch.eye(3), torch.ones(3), "left"),
+    "mask": torch.tensor([[True, False]]),
+    "bytes": torch.arange(3, dtype=torch.uint8),
     "nothing": None,
 }
 
@@ -81,8 +83,8 @@ def test_two_workers_map_one_copy_which_goes_with_the_last(memory: Path) -> None
     assert folders(memory) == []
 
 
-def test_where_it_is_full_each_worker_has_its_own(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_SPARE", 2**60)
+def test_where_it_is_full_a_worker_has_what_it_read(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "SPARE", 2**60)
     item = torch.ones(3)
     assert SharedMemory("key", pin=False).get("tensor", lambda: item) is item
 
