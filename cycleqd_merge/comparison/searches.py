@@ -12,9 +12,9 @@ from pathlib import Path
 from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.comparison.side_by_side import side_by_side
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.cluster import worker_count
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.pool import Pool
-from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.journal.log import FILE, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.merging.groups import Groups

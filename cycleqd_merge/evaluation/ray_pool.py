@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from cycleqd_merge.errors import EnvironmentFailed, RunFailed, UserError
+from cycleqd_merge.evaluation.cluster import connect, gpus_per_worker, neighbours
 from cycleqd_merge.evaluation.materials import open_worker
 from cycleqd_merge.evaluation.pool import Finished, outcome_of
 from cycleqd_merge.evolution.strategy import Candidate, Proposal
@@ -107,7 +108,7 @@ class RayPool:
     is reserved for a worker at work, which prepares its weights meanwhile; a worker that would idle takes any.
 
     Raises:
-        UserError: Ray is not installed, or the cluster cannot be reached.
+        UserError: Ray is not installed, the cluster cannot be reached, or no host of it has room for a worker.
     """
 
     def __init__(
@@ -135,29 +136,13 @@ class RayPool:
         self._own = not ray.is_initialized()
         if self._own:
             connect(address)
-        self._gpus = _gpus_per_worker(recipe)
+        self._gpus = gpus_per_worker(recipe)
         settings = recipe.model_dump(mode="json", exclude_unset=True)
-        self._spec = (settings, str(folder.resolve()), list(experts), self._neighbours())
+        self._spec = (settings, str(folder.resolve()), list(experts), neighbours(workers, self._gpus))
         self._idle: list[Any] = []
         self._warm: set[Any] = set()
         for _ in range(workers):
             self._hire()
-
-    def _neighbours(self) -> int:
-        """How many workers the largest host takes at most, which they must share.
-
-        Raises:
-            UserError: not even one.
-        """
-        if not self._gpus:
-            return self._workers
-        largest = max(int(node["Resources"].get("GPU", 0)) for node in self._ray.nodes() if node["Alive"])
-        if self._gpus > largest:
-            raise UserError(
-                f"engine.options.tensor_parallel_size: a worker needs {self._gpus:g} GPUs of one host, and the largest "
-                f"has {largest}"
-            )
-        return min(self._workers, int(largest / self._gpus))
 
     def _hire(self) -> None:
         """Start one more worker."""
@@ -267,54 +252,3 @@ class RayPool:
         remove_unused()
         if self._own:
             self._ray.shutdown()
-
-
-def connect(address: str | None) -> None:
-    """Join the Ray cluster at `address`, or start one on this host.
-
-    Raises:
-        UserError: there is none.
-    """
-    import ray
-
-    try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise UserError(f"ray: no cluster at {address}: {error}") from error
-
-
-def worker_count(recipe: Recipe) -> int:
-    """The workers that a recipe asks for; `auto` counts the GPUs of the cluster that it names, or of this host."""
-    if recipe.workers != "auto":
-        return recipe.workers
-    return _fitting(recipe)
-
-
-def _fitting(recipe: Recipe) -> int:
-    """How many workers the GPUs have room for; one without any."""
-    own = _gpus_per_worker(recipe)
-    return max(int(_gpus(recipe) / own), 1) if own else 1
-
-
-def _gpus(recipe: Recipe) -> int:
-    if recipe.ray_address is None:
-        import torch
-
-        return torch.cuda.device_count()
-    import ray
-
-    if not ray.is_initialized():
-        connect(recipe.ray_address)
-    return int(ray.cluster_resources().get("GPU", 0))
-
-
-def _gpus_per_worker(recipe: Recipe) -> float:
-    """GPUs of a worker; a part of one, in the ten-thousandths that Ray counts, where several share it."""
-    engine = recipe.engine
-    if _gpus(recipe) == 0:
-        return 0
-    if engine.kind != "vllm":
-        return 1
-    if engine.per_gpu > 1:
-        return 10_000 // engine.per_gpu / 10_000
-    return int(engine.options.get("tensor_parallel_size", 1))

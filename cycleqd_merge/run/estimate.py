@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import torch
 
+from cycleqd_merge.evaluation.cluster import worker_count
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.placement import host_memory
-from cycleqd_merge.evaluation.ray_pool import worker_count
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
 from cycleqd_merge.merging.bases import Rank, compute_basis, missing_bases

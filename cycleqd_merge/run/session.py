@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.cluster import worker_count
 from cycleqd_merge.evaluation.materials import Materials
 from cycleqd_merge.evaluation.pool import LocalPool, Pool
-from cycleqd_merge.evaluation.ray_pool import RayPool, worker_count
+from cycleqd_merge.evaluation.ray_pool import RayPool
 from cycleqd_merge.hub.access import repositories, require_write
 from cycleqd_merge.hub.pin import pin
 from cycleqd_merge.journal.differences import differences

@@ -12,7 +12,8 @@ import pytest
 
 from cycleqd_merge import load_recipe, run_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool, worker_count
+from cycleqd_merge.evaluation.cluster import neighbours, worker_count
+from cycleqd_merge.evaluation.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.replay import Replay
 
@@ -111,3 +112,15 @@ def test_as_many_workers_as_the_gpus_have_room_for(
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     recipe = load_recipe(RECIPES / "quickstart.yaml", ["workers=auto", f"engine={engine}"])
     assert worker_count(recipe) == workers
+
+
+def test_workers_share_the_largest_host_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = [(8.0, True), (4.0, True), (16.0, False)]
+    monkeypatch.setattr("ray.nodes", lambda: [{"Resources": {"GPU": gpus}, "Alive": alive} for gpus, alive in hosts])
+    assert neighbours(32, 1) == 8
+    assert neighbours(32, 4) == 2
+    assert neighbours(3, 1) == 3
+    assert neighbours(100, 0.1666) == 48
+    assert neighbours(5, 0) == 5  # without GPUs all may lie on one
+    with pytest.raises(UserError, match="a worker needs 16 GPUs of one host, and the largest has 8"):
+        neighbours(2, 16)
