@@ -1,10 +1,11 @@
 """The paper's three tasks alone and at once, answered at once by a scripted model: what waits for what.
 
     export AGENTBENCH_OS=os.json AGENTBENCH_DB=file:///path/to/data_dbbench_standard_dev.jsonl
-    python benchmarks/mixed.py MbppPlus.jsonl [--repeats 3]
+    python benchmarks/mixed.py MbppPlus.jsonl [--repeats 3] [--boxes 1]
 
 All of the time is the surroundings': programs in boxes, shells in boxes, databases. Together the tasks take little more
-than the slowest of them alone where that leaves cores idle, and their sum where each keeps all cores busy by itself.
+than the slowest of them alone where that leaves cores idle, and their sum where each keeps all cores busy by itself:
+`--boxes` says how many sandboxes each task may use at once, and so which of the two is seen.
 """
 
 from __future__ import annotations
@@ -24,17 +25,23 @@ from rich.table import Table
 from cycleqd_merge.recipe.loading import load_task
 from cycleqd_merge.recipe.schema import TaskUse
 from cycleqd_merge.tasks.check import Scripted
+from cycleqd_merge.tasks.code.task import Code
+from cycleqd_merge.tasks.os_interaction.task import OsInteraction
 from cycleqd_merge.tasks.protocol import Checkable, Outcome, Sample
+from cycleqd_merge.tasks.sandbox.providers import Slots
 from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_surroundings
 
 
-def opened(problems: Path) -> dict[str, SuiteTask]:
-    """The shipped tasks; MBPP's rows come from a file in EvalPlus' format."""
+def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
+    """The shipped tasks; MBPP's rows come from a file in EvalPlus' format. boxes: instead of each task's own number."""
     mbpp = load_task(TaskUse(task="mbpp-plus"), Path()).definition.model_dump(mode="json", exclude_unset=True)
     mbpp["data"] = {"rows": {"path": str(problems.resolve())}}
     uses = [TaskUse(task=mbpp, name="mbpp-plus"), TaskUse(task="agentbench-os"), TaskUse(task="agentbench-db")]
     suite = tuple(open_task(use, Path(), 0.0) for use in uses)
     require_surroundings(suite)
+    for task in suite:
+        if boxes is not None and isinstance(task.task, Code | OsInteraction):
+            task.task._slots = Slots(boxes)
     return {task.name: task for task in suite}
 
 
@@ -62,8 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--boxes", type=int, help="sandboxes of a task at once, instead of its own number")
     options = parser.parse_args()
-    suite = opened(options.problems)
+    suite = opened(options.problems, options.boxes)
     ways = {name: [task] for name, task in suite.items()} | {"all at once": list(suite.values())}
     for task in suite.values():
         measured(task)  # works out expected values and starts the server, once for all runs
