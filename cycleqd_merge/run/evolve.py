@@ -142,17 +142,20 @@ def _stop_if_failing(replay: Replay) -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends a run like Ctrl-C; both surface as `Interrupted`."""
+    """SIGTERM ends a run like Ctrl-C; both surface as `Interrupted`.
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    in_main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, interrupt) if in_main else None
+    An event loop at work replaces Python's own handler by one that ends its tasks first; any other handler would raise
+    in the midst of one of them. So Python's stands here, even where a shell's background ignores Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ends = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT)}
+    previous = {number: signal.signal(number, end) for number, end in ends.items()}
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted("interrupted") from None
     finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, previous)
+        for number, end in previous.items():
+            signal.signal(number, end)

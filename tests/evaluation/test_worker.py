@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import EnvironmentFailed, Interrupted, UserError
 from cycleqd_merge.evaluation.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.archive import Axis, Hurdle
 from cycleqd_merge.evolution.race import Race
 from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal
 from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.run.evolve import terminable
 from cycleqd_merge.tasks.suite import open_suite
 from tests.evaluation.conftest import BASE, Models, Reference, genome_of
 
@@ -77,6 +81,29 @@ def test_what_a_failed_evaluation_left_unanswered_ends_before_the_next(
         worker.evaluate(genome_of(1, 0))
     assert not worker._engine._waiting  # type: ignore[attr-defined]
     found = worker.evaluate(BASE).results["late"]
+    assert [outcome.output for outcome in found.outcomes] == [reference.text(sample, 40) for sample in found.samples]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_signal_in_the_midst_of_a_sample_ends_the_evaluation_in_order(
+    open_worker: Callable[..., Worker],
+    reference: Reference,
+    caplog: pytest.LogCaptureFixture,
+    number: signal.Signals,
+    before: Any,
+) -> None:
+    worker = open_worker(use("ended", "Signals", number=number))
+    outside = signal.signal(signal.SIGINT, before)
+    try:
+        with pytest.raises(Interrupted), terminable():
+            worker.evaluate(genome_of(1, 0))
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, outside)
+    gc.collect()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    found = worker.evaluate(BASE).results["ended"]
     assert [outcome.output for outcome in found.outcomes] == [reference.text(sample, 40) for sample in found.samples]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 from cycleqd_merge import errors
@@ -56,6 +57,20 @@ class RaisesMeanwhile(Scores):
             await asyncio.sleep(0.05)
             self._left -= 1
             raise ValueError("no such thing")
+        answer = await model.complete(sample.id, Sampling(max_new_tokens=40))
+        return Outcome(sample.row["score"], answer.text, answer.truncated)
+
+
+class Signals(Scores):
+    """In the first evaluation a sample gets this process a signal, while others ask for long answers."""
+
+    def __init__(self, number: int, samples: int = 6) -> None:
+        super().__init__([1.0] * samples)
+        self._numbers = [number]
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        if self._numbers and sample.id == "search-3":
+            os.kill(os.getpid(), self._numbers.pop())
         answer = await model.complete(sample.id, Sampling(max_new_tokens=40))
         return Outcome(sample.row["score"], answer.text, answer.truncated)
 
