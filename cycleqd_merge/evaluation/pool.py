@@ -49,8 +49,8 @@ class Pool(Protocol):
 class LocalPool:
     """A pool of one worker in this process."""
 
-    def __init__(self, worker: Worker, attempts: int = 2) -> None:
-        self._worker, self._attempts = worker, attempts
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
         self._queue: deque[tuple[Proposal, Rows, Mapping[str, float] | None]] = deque()
 
     def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
@@ -60,7 +60,7 @@ class LocalPool:
         job = self._queue.popleft()
         if self._queue:
             self._worker.prepare(self._queue[0][0].candidate)
-        return outcome_of(self._worker, *job, attempts=self._attempts)
+        return outcome_of(self._worker, *job)
 
     def poll(self, seconds: float) -> Finished | None:
         return self.next() if self._queue else None

@@ -110,10 +110,10 @@ def basis_folder(family: Family, expert: int, rank: Rank = None) -> Path:
     return cache_folder("bases") / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def _compute(family: Family, expert: int, missing: Sequence[Weight], rank: Rank, progress: Progress | None) -> None:
+def _compute(family: Family, expert: int, missing: list[Weight], rank: Rank, progress: Progress | None) -> None:
     """This process' share of the missing bases."""
     state = this_process()
-    with state.split_between_processes(list(missing)) as share:
+    with state.split_between_processes(missing) as share:
         for done, weight in enumerate(share, start=1):
             compute_basis(family, expert, weight, rank)
             if progress is not None and state.is_main_process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -165,7 +166,7 @@ def _digest_file(path: Path) -> str:
         return remembered.read_text()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unfinished = remembered.with_suffix(f".{os.getpid()}.part")
+    unfinished = remembered.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     unfinished.write_text(digest)
     unfinished.replace(remembered)
     return digest

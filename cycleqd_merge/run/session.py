@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.cluster import worker_count
@@ -105,7 +104,7 @@ def run_recipe(
     observer = observer or Quiet()
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     if not this_process().is_main_process:
-        _lend_a_hand(folder)
+        _lend_a_hand(recipe, folder)
         return None
     out = output_folder(recipe, fresh)
     if recipe.hub is not None:
@@ -126,10 +125,10 @@ def run_recipe(
         return replay
 
 
-def _lend_a_hand(folder: Path) -> None:
+def _lend_a_hand(recipe: Recipe, folder: Path) -> None:
     """What a process beside the first does: its share of the singular bases of the run that the first one opened."""
-    recipe, mutated = of_the_first((dict[str, Any](), list[int]()))
-    Materials.open(Recipe.model_validate(recipe), folder).materialiser(mutated)
+    recipe, mutated = of_the_first((recipe, list[int]()))
+    Materials.open(recipe, folder).materialiser(mutated)
     part()
 
 
@@ -156,7 +155,7 @@ def _set_up(
         require_answerable(materials.suite, materials.family)
     require_surroundings(materials.suite)
     require_disk(disk_uses(recipe, materials.family, mutated, materials.rank))
-    of_the_first((recipe.model_dump(mode="json", exclude_unset=True), mutated))
+    of_the_first((recipe, mutated))
     materialiser = materials.materialiser(mutated, progress)
     part()
     replay = take_up(journal, start, _session_event(materials, materialiser))

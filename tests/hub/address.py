@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import socket
 
-BOUND = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio lets only those that say so answer without delay
-BOUND.bind(("127.0.0.1", 0))
+
+def free_socket() -> socket.socket:
+    """A bound socket on a free port of this machine; nothing answers there until a server listens on it."""
+    bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio lets only those that say so answer without delay
+    bound.bind(("127.0.0.1", 0))
+    return bound
+
+
+BOUND = free_socket()
 URL = f"http://127.0.0.1:{BOUND.getsockname()[1]}"

@@ -63,28 +63,29 @@ def reports_of_two_processes(folder: Path, recipe: Recipe, genome: Genome) -> li
     """The reports of two processes that share the work as under `accelerate launch`, with a cache in `folder`."""
     (folder / "recipe.json").write_text(recipe.model_dump_json())
     (folder / "genome.json").write_text(genome.dumps())
-    environment = {**os.environ, "CYCLEQD_CACHE": str(folder / "cache")}
+    module = [__name__, str(folder / "recipe.json"), str(folder / "genome.json")]
+    return [json.loads(output.splitlines()[-1]) for output in outputs_of_two(module, folder / "cache")]
+
+
+def outputs_of_two(module: list[str], cache: Path) -> list[str]:
+    """What two processes print that run a module, with its arguments, as `accelerate launch --cpu --num_processes 2`
+    does; none of them may fail."""
+    group = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    group |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "CYCLEQD_CACHE": str(cache)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", __name__, str(folder / "recipe.json"), str(folder / "genome.json")],
+            [sys.executable, "-m", *module],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**environment, **own},
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=Path(__file__).parents[2],
         )
-        for own in group_of_two()
+        for rank in range(2)
     ]
-    ended = [process.communicate(timeout=180) for process in started]
+    ended = [process.communicate(timeout=300) for process in started]
     assert not any(process.returncode for process in started), "\n".join(errors for _, errors in ended)
-    return [json.loads(output.splitlines()[-1]) for output, _ in ended]
-
-
-def group_of_two() -> list[dict[str, str]]:
-    """What `accelerate launch --cpu --num_processes 2` tells each of its processes by variables."""
-    group = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    group |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    return [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [output for output, _ in ended]
 
 
 def _free_port() -> int:

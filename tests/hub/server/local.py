@@ -14,15 +14,9 @@ from typing import Any
 
 import uvicorn
 
+from tests.hub.address import free_socket
 from tests.hub.server.faults import Faults
 from tests.hub.server.state import LARGE, Commit, Contents, Entry, Repo, User
-
-
-def free_socket() -> socket.socket:
-    """A bound socket on a free port of this machine; nothing answers there until a server listens on it."""
-    bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio lets only those that say so answer without delay
-    bound.bind(("127.0.0.1", 0))
-    return bound
 
 
 class LocalHub:
