@@ -97,10 +97,9 @@ def assert_kills_change_nothing(
             found.add((folder / FILE).read_bytes().count(b"\n") if (folder / FILE).exists() else 0)
         assert history(folder) == history(tmp_path / "whole")
         assert snapshot(open_run(folder).archives) == snapshot(whole.archives)
-        if kills >= least:
-            break
-    assert kills >= least
-    assert len(found) > least // 2  # they hit the runs in many places
+        if kills >= least and len(found) > least // 2:  # they hit the runs in many places
+            return
+    raise AssertionError(f"{kills} kills hit {len(found)} places")
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
@@ -112,7 +111,7 @@ def test_a_process_that_is_asked_to_end_does_and_its_run_goes_on(
     assert work.pid is not None
     wait_for_lines(tmp_path / "stopped" / FILE, 12)
     os.kill(work.pid, sign)
-    work.join(10)
+    work.join(60)
     assert work.exitcode == 130
     run(tmp_path / "stopped", synthetic_recipe(GENERATIONS), 4)
     run(tmp_path / "whole", synthetic_recipe(GENERATIONS), 4)
