@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 Tensors = Iterable[tuple[str, torch.Tensor]]
 
@@ -117,3 +118,10 @@ def refusals() -> tuple[type[Exception], ...]:
 
     own = getattr(exceptions, "VLLMError", None)
     return (ValueError,) if own is None else (ValueError, own)
+
+
+def reason(refusal: Exception) -> str:
+    """Why vLLM refuses, in one line: the last of what it says, unless it is pydantic that says it."""
+    if isinstance(refusal, ValidationError):
+        return " ".join("; ".join(fault["msg"] for fault in refusal.errors()).split())
+    return str(refusal).strip().splitlines()[-1]

@@ -82,7 +82,7 @@ class VllmEngine:
         try:
             self._llm = LLM(**arguments)
         except refusals as error:
-            raise UserError(f"engine vllm: {str(error).strip().splitlines()[-1]}") from error
+            raise UserError(f"engine vllm: {vllm_compat.reason(error)}") from error
         vllm_compat.fail_with_its_core(self._llm)
         spec = materialiser_spec(self._materialiser)
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.ahead))

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import torch
 
+from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.pool import outcome_of
 from cycleqd_merge.evaluation.prompts import encode
 from cycleqd_merge.evaluation.vllm_engine import VllmEngine
@@ -157,6 +158,14 @@ def test_a_child_with_nan_is_refused_and_the_next_one_is_right(engine: VllmEngin
         engine.load(Genome(np.full((2, 1), np.nan), (), np.zeros((0, 1))))
     engine.load(good)
     assert answers(engine) == before
+
+
+@ONE_FAMILY
+def test_what_vllm_refuses_is_told_in_a_line(materialiser: Materialiser) -> None:
+    too_long = OPTIONS.model_copy(update={"options": {**OPTIONS.options, "max_model_len": 10**6}})
+    with pytest.raises(UserError, match=r"engine vllm: .*max_model_len \(1000000\)") as refused:
+        VllmEngine(too_long, materialiser)
+    assert "\n" not in str(refused.value)
 
 
 @ONE_FAMILY
