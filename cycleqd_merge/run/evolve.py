@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
@@ -154,7 +155,7 @@ def terminable() -> Iterator[None]:
     previous = {number: signal.signal(number, end) for number, end in ends.items()}
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter if it came as an event loop was about to start
         raise Interrupted("interrupted") from None
     finally:
         for number, end in previous.items():

@@ -201,7 +201,8 @@ def test_an_export_never_overwrites(finished: Run, tmp_path: Path) -> None:
 def with_failure(finished: Run, tmp_path: Path) -> Path:
     """The finished run as if its last evaluation had failed."""
     lines = [json.loads(line) for line in (finished.folder / FILE).read_text().splitlines()]
-    lines = [line for line in lines if line["event"] not in ("confirm", "measured")]
+    sessions = [place for place, line in enumerate(lines) if line["event"] == "session"]
+    lines = [line for line in lines[: [*sessions, None][1]] if line["event"] not in ("confirm", "measured")]
     lines[-1] = {**lines[-1], "scores": None, "error": "ValueError: no luck"}
     (tmp_path / "failed").mkdir()
     (tmp_path / "failed" / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -94,6 +94,8 @@ def test_a_signal_in_the_midst_of_a_sample_ends_the_evaluation_in_order(
     before: Any,
 ) -> None:
     worker = open_worker(use("ended", "Signals", number=number))
+    gc.collect()
+    caplog.clear()  # what earlier tests left behind is not this one's
     outside = signal.signal(signal.SIGINT, before)
     try:
         with pytest.raises(Interrupted), terminable():

@@ -97,12 +97,12 @@ def test_a_signal_while_waiting_ends_a_run(tmp_path: Path) -> None:
     def fail(number: int) -> None:
         if number == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
+            time.sleep(60)
 
     since = time.monotonic()
     with pytest.raises(Interrupted):
         run(tmp_path, pool=SyntheticPool(failure=fail))
-    assert time.monotonic() - since < 4
+    assert time.monotonic() - since < 30
     assert open_run(tmp_path).schedule.told == 7
 
 
