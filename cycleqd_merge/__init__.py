@@ -6,30 +6,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cycleqd_merge.config.loading import load_recipe
+    from cycleqd_merge.config.recipe import Recipe
     from cycleqd_merge.evolution.archive import Archive, Elite
     from cycleqd_merge.evolution.genome import Genome, Mutation
-    from cycleqd_merge.journal.replay import Replay, open_run
-    from cycleqd_merge.recipe.loading import load_recipe
-    from cycleqd_merge.recipe.schema import Recipe
+    from cycleqd_merge.outputs.export import export, state_dict
+    from cycleqd_merge.outputs.measure import measure
     from cycleqd_merge.run.elites import choose
-    from cycleqd_merge.run.export import export, state_dict
-    from cycleqd_merge.run.measure import measure
-    from cycleqd_merge.run.session import run_recipe
+    from cycleqd_merge.run.state import Run, open_run
+    from cycleqd_merge.session.evolve import run_recipe
 
 _HOMES = {
     "Archive": "evolution.archive",
     "Elite": "evolution.archive",
     "Genome": "evolution.genome",
     "Mutation": "evolution.genome",
-    "Recipe": "recipe.schema",
-    "Replay": "journal.replay",
+    "Recipe": "config.recipe",
+    "Run": "run.state",
     "choose": "run.elites",
-    "export": "run.export",
-    "load_recipe": "recipe.loading",
-    "measure": "run.measure",
-    "open_run": "journal.replay",
-    "run_recipe": "run.session",
-    "state_dict": "run.export",
+    "export": "outputs.export",
+    "load_recipe": "config.loading",
+    "measure": "outputs.measure",
+    "open_run": "run.state",
+    "run_recipe": "session.evolve",
+    "state_dict": "outputs.export",
 }
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "Genome",
     "Mutation",
     "Recipe",
-    "Replay",
+    "Run",
     "choose",
     "export",
     "load_recipe",

@@ -24,7 +24,7 @@ import hypothesis
 import pytest
 import torch
 
-from cycleqd_merge.tasks.sandbox.protocol import Root
+from cycleqd_merge.sandbox.protocol import Root
 
 # a shell that starts the tests in the background has SIGINT ignored, by child processes too
 signal.signal(signal.SIGINT, signal.default_int_handler)

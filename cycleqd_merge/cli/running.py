@@ -16,8 +16,8 @@ from cycleqd_merge.cli.printing import console, print_archives, print_confirmed,
 from cycleqd_merge.errors import HubFailed, UserError
 
 if TYPE_CHECKING:
-    from cycleqd_merge.journal.replay import Replay
-    from cycleqd_merge.recipe.schema import Recipe
+    from cycleqd_merge.config.recipe import Recipe
+    from cycleqd_merge.run.state import Run
 
 
 def evolve(
@@ -29,7 +29,7 @@ def evolve(
     max_hours: MaxHours = None,
 ) -> None:
     """Evolve a recipe: begin a run, or go on with the one in its output directory."""
-    from cycleqd_merge.run.session import output_folder
+    from cycleqd_merge.session.evolve import output_folder
 
     loaded, folder = _recipe_or_run(recipe, _overrides(settings, generations, output))
     out = output_folder(loaded, fresh)
@@ -43,7 +43,7 @@ def fork(
     max_hours: MaxHours = None,
 ) -> None:
     """Start a run from another's archives, with other operators or tasks; scores of unchanged tasks are kept."""
-    from cycleqd_merge.run.fork import fork as fork_run
+    from cycleqd_merge.session.fork import fork as fork_run
 
     recipe, folder, seeds = fork_run(run, out, settings or [])
     _evolve(recipe, folder, max_hours, seeds)
@@ -59,8 +59,8 @@ def plan(
 ) -> None:
     """Check a recipe, tell all its faults at once, and estimate what its run takes; nothing is written to the run."""
     since = time.perf_counter()
+    from cycleqd_merge.preflight.plan import plan as make_plan
     from cycleqd_merge.report.plan import plan_report
-    from cycleqd_merge.run.plan import plan as make_plan
 
     found = make_plan(*_recipe_or_run(recipe, _overrides(settings, generations, output)), measure, since)
     if as_json:
@@ -76,7 +76,7 @@ def confirm(
     top: Annotated[int | None, typer.Option(min=1, help="Elites to score again, instead of the recipe's.")] = None,
 ) -> None:
     """Score the top elites of a run again on the rows set aside for it, and choose by both scores."""
-    from cycleqd_merge.run.session import confirm_run
+    from cycleqd_merge.session.evolve import confirm_run
 
     print_confirmed(confirm_run(run, top))
 
@@ -93,22 +93,22 @@ def _overrides(settings: list[str] | None, generations: int | None, output: str 
 
 def _recipe_or_run(path: Path, overrides: list[str]) -> tuple[Recipe, Path]:
     """A recipe and the folder its relative paths start at, from a recipe file or a run directory."""
-    from cycleqd_merge.journal.replay import open_run
-    from cycleqd_merge.recipe.loading import load_recipe, override_recipe
+    from cycleqd_merge.config.loading import load_recipe, override_recipe
+    from cycleqd_merge.run.state import open_run
 
     if path.is_dir():
-        replay = open_run(path)
+        loaded = open_run(path)
         here = [f"output={json.dumps(str(path))}", *overrides]
-        return override_recipe(replay.recipe, here, f"recipe of {path}"), replay.folder
+        return override_recipe(loaded.recipe, here, f"recipe of {path}"), loaded.folder
     return load_recipe(path, overrides), path.parent
 
 
 def _evolve(recipe: Recipe, folder: Path, max_hours: float | None, seeds: Sequence[dict[str, Any]] = ()) -> None:
-    from cycleqd_merge.report.progress import Progress
-    from cycleqd_merge.run.session import run_recipe
+    from cycleqd_merge.report.progress import ProgressDisplay
+    from cycleqd_merge.session.evolve import run_recipe
 
-    with Progress(console()) as progress:
-        replay = run_recipe(
+    with ProgressDisplay(console()) as progress:
+        loaded = run_recipe(
             recipe,
             folder,
             progress,
@@ -117,33 +117,33 @@ def _evolve(recipe: Recipe, folder: Path, max_hours: float | None, seeds: Sequen
             progress=progress.bases,
             fetching=progress.fetching,
         )
-    if replay is not None:
-        print_archives(replay)
-        print_confirmed(replay)
-        _finish(replay, Path(recipe.output))
-        _publish(replay, Path(recipe.output))
+    if loaded is not None:
+        print_archives(loaded)
+        print_confirmed(loaded)
+        _finish(loaded, Path(recipe.output))
+        _publish(loaded, Path(recipe.output))
 
 
-def _finish(replay: Replay, out: Path) -> None:
+def _finish(loaded: Run, out: Path) -> None:
     """What the recipe wants done after the last generation; not done again where it was done before."""
-    from cycleqd_merge.run.export import finish_exports
-    from cycleqd_merge.run.measure import heldout_scores
+    from cycleqd_merge.outputs.export import finish_exports
+    from cycleqd_merge.outputs.measure import heldout_scores
 
-    for name, folder in finish_exports(replay, out):
+    for name, folder in finish_exports(loaded, out):
         console().print(f"{name} is in {folder}", highlight=False)
-    if replay.recipe.finish.heldout:
-        print_scores(replay, "heldout", heldout_scores(replay, out))
+    if loaded.recipe.finish.heldout:
+        print_scores(loaded, "heldout", heldout_scores(loaded, out))
 
 
-def _publish(replay: Replay, out: Path) -> None:
+def _publish(loaded: Run, out: Path) -> None:
     """Push what the recipe's `hub` says."""
-    if replay.recipe.hub is None:
+    if loaded.recipe.hub is None:
         return
-    from cycleqd_merge.run.publication import Options
-    from cycleqd_merge.run.publish import publish
+    from cycleqd_merge.hub.publication import PushOptions
+    from cycleqd_merge.hub.publish import publish
 
     try:
-        publish(out, replay.recipe.hub, Options(), print_pushed)
+        publish(out, loaded.recipe.hub, PushOptions(), print_pushed)
     except (UserError, HubFailed) as error:
         again = shlex.join(["cycleqd-merge", "push", str(out)])
         raise HubFailed(f"the run is complete, but was not all pushed: {error}; push again with: {again}") from error

@@ -21,21 +21,21 @@ from cycleqd_merge.comparison.searches import (
     shared_pool,
 )
 from cycleqd_merge.comparison.statistics import duplicates
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
-from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
-from cycleqd_merge.hub.pin import pin
+from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FORMAT, Journal, failed
-from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.merging.download import fetch
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.run.evolve import terminable
-from cycleqd_merge.run.session import opened_journal
+from cycleqd_merge.merging.revisions import pin
+from cycleqd_merge.run.loop import terminable
+from cycleqd_merge.run.state import Run
+from cycleqd_merge.session.evolve import opened_journal
 from cycleqd_merge.tasks.protocol import Rows
 from cycleqd_merge.tasks.suite import Suite
 
-Searched = list[tuple[Planned, Replay]]
+Searched = list[tuple[Planned, Run]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def compare(
 ) -> Compared:
     """Set searches against each other; goes on where the recipe's output folder stands.
 
-    names: of the searches (see `recipe.rivals`); the best-mean elite of the first is what all others are held against.
+    names: of the searches (see `comparison.named_strategies`); the best-mean elite of the first is what all others are held against.
     budget: children that each evaluates, with each of so many `seeds`. folder: where the recipe's relative paths start.
     rows: what judges; `confirm`, the rows that the recipe sets aside, to tune without opening held-out rows.
 
@@ -142,8 +142,8 @@ def _findings(
         opened=opening,
         entrants=tuple(_entrant(members) for members in _by_entrant(judged)),
         searches=tuple(
-            _search(planned, replay, [scored[candidate_digest(each)] for each in family], first)
-            for (planned, replay), family in zip(searches, offered, strict=True)
+            _search(planned, run, [scored[candidate_digest(each)] for each in family], first)
+            for (planned, run), family in zip(searches, offered, strict=True)
         ),
         unscored=tuple(dict.fromkeys(each.entrant for each in chosen if scored[each.digest] is None)),
     )
@@ -180,32 +180,32 @@ def _entrant(members: Sequence[Scored]) -> Entrant:
 def _archives(searches: Searched) -> dict[str, list[Archive]]:
     """One search beside the other, in the bounds of the first."""
     archives: dict[str, list[Archive]] = {}
-    for planned, replay in searches:
+    for planned, run in searches:
         if planned.name not in archives:
-            archives[planned.name] = filled_archives(_told(replay), *_grid(searches[0][1]))
+            archives[planned.name] = filled_archives(_told(run), *_grid(searches[0][1]))
     return archives
 
 
-def _told(replay: Replay) -> list[Scores | None]:
-    return [None if event["scores"] is None else tuple(event["scores"]) for event in replay.results]
+def _told(run: Run) -> list[Scores | None]:
+    return [None if event["scores"] is None else tuple(event["scores"]) for event in run.results]
 
 
-def _grid(replay: Replay) -> tuple[Bounds, list[int]]:
+def _grid(run: Run) -> tuple[Bounds, list[int]]:
     """Bounds and bins of a run's archives."""
-    assert replay.space.bounds is not None  # its search has ended
-    return replay.space.bounds, [objective.bins for objective in replay.space.objectives]
+    assert run.space.bounds is not None  # its search has ended
+    return run.space.bounds, [objective.bins for objective in run.space.objectives]
 
 
-def _search(planned: Planned, replay: Replay, family: Sequence[HeldOut | None], first: Replay) -> Search:
+def _search(planned: Planned, run: Run, family: Sequence[HeldOut | None], first: Run) -> Search:
     """first: the run whose archives' bounds count for all."""
-    told = _told(replay)
+    told = _told(run)
     return Search(
         strategy=planned.name,
         seed=planned.seed,
         evaluations=len(told),
-        failures=sum(map(failed, replay.results)),
-        censored=sum(bool(event.get("censored")) for event in replay.results),
-        seconds=sum(sum(event.get("seconds", ())) for event in replay.results),
+        failures=sum(map(failed, run.results)),
+        censored=sum(bool(event.get("censored")) for event in run.results),
+        seconds=sum(sum(event.get("seconds", ())) for event in run.results),
         curve=curve(told, *_grid(first)),
         family=tuple(
             tuple(sum(model.scores[task]) / len(model.scores[task]) for task in first.objectives)

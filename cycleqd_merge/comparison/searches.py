@@ -9,24 +9,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from cycleqd_merge.comparison.named_strategies import STRATEGIES, with_strategy
 from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.comparison.side_by_side import side_by_side
+from cycleqd_merge.config.evolution import SvdMutationConfig
+from cycleqd_merge.config.recipe import FinishConfig, Recipe
+from cycleqd_merge.config.strategies import mutates
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.cluster import worker_count
-from cycleqd_merge.evaluation.materials import Materials
-from cycleqd_merge.evaluation.pool import Pool
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.evaluation.pools.cluster import worker_count
+from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import FILE, of_kind, read_events
-from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.processes import this_process
-from cycleqd_merge.recipe.evolution import SvdMutation
-from cycleqd_merge.recipe.rivals import RIVALS, with_search
-from cycleqd_merge.recipe.schema import Finish, Recipe
-from cycleqd_merge.recipe.strategies import mutates
 from cycleqd_merge.run.confirm import to_confirm
-from cycleqd_merge.run.evolve import Observer
 from cycleqd_merge.run.identity import start_event
-from cycleqd_merge.run.session import begin, open_pool, opened_journal, run_recipe
+from cycleqd_merge.run.loop import Observer
+from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.session.evolve import begin, open_pool, opened_journal, run_recipe
 from cycleqd_merge.tasks.protocol import Rows
 
 
@@ -62,14 +62,14 @@ def planned_searches(
     _require_names(recipe, names)
     planned = []
     for name in names:
-        search = with_search(recipe, name)
+        search = with_strategy(recipe, name)
         first = search.evolution.seed
         for seed in range(first, first + (1 if search.strategy.kind == "mergekit" else seeds)):
             length = {"seed": seed, "generations": budget, "in_flight": _flights(search)}
             evolution = search.evolution.model_copy(update=length)
             confirm = search.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
             output = str(out / name / f"seed-{seed}")
-            own = {"evolution": evolution, "confirm": confirm, "output": output, "finish": Finish(), "hub": None}
+            own = {"evolution": evolution, "confirm": confirm, "output": output, "finish": FinishConfig(), "hub": None}
             planned.append(Planned(name, seed, search.model_copy(update=own)))
     if planned[0].recipe.strategy.kind == "mergekit":
         raise UserError(
@@ -88,11 +88,11 @@ def _flights(search: Recipe) -> int | None:
 
 def _require_names(recipe: Recipe, names: Sequence[str]) -> None:
     if not names:
-        raise UserError(f"no search is named; there are {', '.join([*recipe.searches, *RIVALS])}")
+        raise UserError(f"no search is named; there are {', '.join([*recipe.searches, *STRATEGIES])}")
     twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
     if twice is not None:
         raise UserError(f"{twice} is named twice; name each search once")
-    taken = next((name for name in recipe.searches if name in RIVALS), None)
+    taken = next((name for name in recipe.searches if name in STRATEGIES), None)
     if taken is not None:
         raise UserError(f"searches: {taken} is a name that `compare` has itself; give yours another")
 
@@ -113,14 +113,14 @@ def _common(recipes: Sequence[Recipe]) -> Recipe:
             "mutation.rank: the searches have different ones; state one in the recipe's `evolution.mutation`"
         )
     common = (grouped or list(recipes))[0]
-    evolution = common.evolution.model_copy(update={"mutation": SvdMutation(rank=next(iter(ranks), None))})
+    evolution = common.evolution.model_copy(update={"mutation": SvdMutationConfig(rank=next(iter(ranks), None))})
     return common.model_copy(update={"evolution": evolution})
 
 
 @contextmanager
-def shared_pool(planned: Sequence[Planned], folder: Path) -> Iterator[tuple[SharedPool, Materials]]:
+def shared_pool(planned: Sequence[Planned], folder: Path) -> Iterator[tuple[SharedPool, OpenedRecipe]]:
     """A pool for every search, and what it is made from."""
-    materials = Materials.open(_common([each.recipe for each in planned]), folder)
+    materials = OpenedRecipe.open(_common([each.recipe for each in planned]), folder)
     mutated = sorted({n for each in planned for n in replace(materials, recipe=each.recipe).mutated_experts()})
 
     def opened() -> Pool:
@@ -130,7 +130,7 @@ def shared_pool(planned: Sequence[Planned], folder: Path) -> Iterator[tuple[Shar
         yield pool, materials
 
 
-def require_searches(planned: Sequence[Planned], materials: Materials, rows: Rows) -> None:
+def require_searches(planned: Sequence[Planned], materials: OpenedRecipe, rows: Rows) -> None:
     """Check every search before the first is run: its strategy, and that its folder holds no other run.
 
     Raises:
@@ -146,12 +146,12 @@ def require_searches(planned: Sequence[Planned], materials: Materials, rows: Row
         if (search.folder / FILE).is_file():
             with opened_journal(search.folder) as journal:
                 start = begin(own, journal)
-        Replay.begin(search.recipe, materials.folder, start)
+        Run.begin(search.recipe, materials.folder, start)
 
 
 def run_searches(
     planned: Sequence[Planned], folder: Path, pool: SharedPool, observing: Observing, deadline: float | None
-) -> list[Replay]:
+) -> list[Run]:
     """All searches, each from where its run directory stands to its end; as many side by side as there are workers.
 
     deadline: a `time.monotonic()` instant at which to stop.
@@ -165,7 +165,7 @@ def run_searches(
         this_process()  # made once: two threads that ask for the first time get in each other's way
         pool.open()  # singular bases are computed here, where a signal is heard
 
-    def run(search: Planned, own_pool: Pool) -> Replay:
+    def run_one(search: Planned, own_pool: Pool) -> Run:
         done = _complete(search)
         if done is None:
             hours = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 3600)
@@ -179,13 +179,13 @@ def run_searches(
             )
         return done
 
-    return side_by_side(pool, [partial(run, search) for search in planned], at_once)
+    return side_by_side(pool, [partial(run_one, search) for search in planned], at_once)
 
 
-def _complete(search: Planned) -> Replay | None:
+def _complete(search: Planned) -> Run | None:
     """The search's run, if it is there and at its end."""
     if not (search.folder / FILE).is_file() or not of_kind(read_events(search.folder), "session"):
         return None  # it was stopped while it was set up, if it ever was begun
-    replay = open_run(search.folder)
-    enough = replay.generation >= min(search.recipe.evolution.generations, replay.generations)
-    return replay if replay.schedule.done and enough and not to_confirm(replay) else None
+    run = open_run(search.folder)
+    enough = run.generation >= min(search.recipe.evolution.generations, run.generations)
+    return run if run.schedule.done and enough and not to_confirm(run) else None

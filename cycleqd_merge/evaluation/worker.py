@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cycleqd_merge.errors import EnvironmentFailed
-from cycleqd_merge.evaluation.engine import Engine
-from cycleqd_merge.evolution.race import Partial, Race
-from cycleqd_merge.evolution.strategy import Candidate
+from cycleqd_merge.evaluation.engines.engine import Engine
+from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.strategies.racing import Partial, Race
 from cycleqd_merge.tasks.protocol import Outcome, Rows, Sample
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from cycleqd_merge.recipe.loading import LoadedTask, load_task, parse
-from cycleqd_merge.recipe.references import local_models, respelled
-from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import RowsFrom
+from cycleqd_merge.config.loading import LoadedTask, load_task, parse
+from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
+from cycleqd_merge.config.references import local_models, respelled
+from cycleqd_merge.config.tasks import RowsConfig
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS = "rows"
@@ -63,11 +63,11 @@ def _renamed(reference: str, names: Mapping[str, str]) -> str:
     return "+".join(f"{names.get(path, path)}{at}{revision}" for path, at, revision in parts)
 
 
-def _use(use: TaskUse, folder: Path, rows: dict[str, Path]) -> TaskUse:
+def _use(use: TaskConfig, folder: Path, rows: dict[str, Path]) -> TaskConfig:
     """A task's use with its definition inside. rows: takes the files that it reads, by their new paths."""
     name, loaded = task_name(use), load_task(use, folder)
 
-    def moved(source: RowsFrom) -> RowsFrom:
+    def moved(source: RowsConfig) -> RowsConfig:
         if source.path is None:
             return source
         here = loaded.folder / source.path
@@ -78,7 +78,7 @@ def _use(use: TaskUse, folder: Path, rows: dict[str, Path]) -> TaskUse:
     definition = LoadedTask(loaded.definition, folder).from_sources(moved).definition
     stated = _without_machine(definition.model_dump(mode="json", exclude_unset=True))
     whole = {**use.model_dump(mode="json", exclude_unset=True, exclude={"task"}), "task": stated, "name": name}
-    return parse(TypeAdapter(TaskUse), whole, f"task {name}")
+    return parse(TypeAdapter(TaskConfig), whole, f"task {name}")
 
 
 def _without_machine(value: Any) -> Any:

@@ -11,14 +11,14 @@ from typing import Any
 import huggingface_hub
 from pydantic import TypeAdapter
 
+from cycleqd_merge.config.loading import load_task, override_recipe, parse
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.references import respelled
+from cycleqd_merge.config.tasks import RowsConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
-from cycleqd_merge.recipe.loading import load_task, override_recipe, parse
-from cycleqd_merge.recipe.references import respelled
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.recipe.task_file import RowsFrom
 
 _WANTED = (FILE, CHAT_TEMPLATE, f"{ROWS}/*")
 
@@ -88,7 +88,7 @@ def _is_file(task: str) -> bool:
 
 
 def _row_files(recipe: Recipe) -> list[str]:
-    def path(source: RowsFrom) -> list[str]:
+    def path(source: RowsConfig) -> list[str]:
         return [] if source.path is None else [source.path]
 
     return [each for use in recipe.tasks for source in load_task(use, Path()).sources() for each in path(source)]

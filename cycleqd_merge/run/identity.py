@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.references import local_models, respelled
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event
-from cycleqd_merge.recipe.evolution import Evolution
-from cycleqd_merge.recipe.references import local_models, respelled
-from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.protocol import Rows
 
 ROWS: tuple[Rows, ...] = ("search", "confirm")
 
 if TYPE_CHECKING:  # comparing identities needs no torch
-    from cycleqd_merge.evaluation.materials import Materials
+    from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
     from cycleqd_merge.tasks.suite import SuiteTask
 
 
-def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = ()) -> Event:
+def start_event(materials: OpenedRecipe, in_flight: int, seeds: Sequence[Event] = ()) -> Event:
     """The journal's first event. Everything in it belongs to the run's identity.
 
     seeds: genomes beside the experts that the run starts from, each with the scores that it brings, by task.
@@ -45,7 +45,7 @@ def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = (
     }
 
 
-def operators(evolution: Evolution) -> dict[str, Any]:
+def operators(evolution: EvolutionConfig) -> dict[str, Any]:
     """The settings of the search that belong to a run's identity."""
     return evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
 
@@ -56,7 +56,7 @@ def as_of_today(recorded: Event) -> Event:
     What this version does not know stays as it is recorded.
     """
     try:
-        evolution = Evolution.model_validate(recorded["evolution"])
+        evolution = EvolutionConfig.model_validate(recorded["evolution"])
     except (KeyError, ValidationError):
         return recorded
     return {**recorded, "evolution": operators(evolution)}

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.config.tasks import RowsConfig, SplitRowsConfig, TwoFilesConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.recipe.task_file import RowsFrom, SplitRows, TwoFiles
 from cycleqd_merge.tasks.protocol import Sample, Split
 
 Row = Mapping[str, Any]
 
 
-def read_rows(source: RowsFrom, folder: Path) -> list[Row]:
+def read_rows(source: RowsConfig, folder: Path) -> list[Row]:
     """The rows of a file or Hub dataset, in order. CSV cells are text; nothing guesses at numbers or dates.
 
     Raises:
@@ -129,7 +129,7 @@ def _as_row(value: Any, where: str) -> Row:
     return value
 
 
-def _from_hub(source: RowsFrom) -> list[Row]:
+def _from_hub(source: RowsConfig) -> list[Row]:
     import datasets
 
     try:
@@ -141,14 +141,14 @@ def _from_hub(source: RowsFrom) -> list[Row]:
 
 
 def divide(
-    data: SplitRows | TwoFiles, folder: Path, name: Callable[[Row], str] = lambda row: ""
+    data: SplitRowsConfig | TwoFilesConfig, folder: Path, name: Callable[[Row], str] = lambda row: ""
 ) -> dict[Split, list[Sample]]:
     """Samples per split, each with an id that follows from its content; `name` gives a part of it for people.
 
     Raises:
         UserError: rows cannot be read, or one split would be empty.
     """
-    if isinstance(data, TwoFiles):
+    if isinstance(data, TwoFilesConfig):
         return {
             "search": number(read_rows(data.search, folder), name),
             "heldout": number(read_rows(data.heldout, folder), name),

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from cycleqd_merge.config.loading import LoadedTask, load_task
+from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
+from cycleqd_merge.config.tasks import (
+    CodeTaskConfig,
+    DbbenchTaskConfig,
+    GenerateTaskConfig,
+    LmEvalTaskConfig,
+    OsInteractionTaskConfig,
+)
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.recipe.loading import LoadedTask, load_task
-from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import CodeTask, DbbenchTask, GenerateTask, LmEvalTask, OsInteractionTask
 from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
@@ -25,7 +31,7 @@ class SuiteTask:
     """A task of a run: its name, how the recipe uses it, and the task itself."""
 
     name: str
-    use: TaskUse
+    use: TaskConfig
     loaded: LoadedTask
     task: Task
     confirm_share: float = 0.0
@@ -66,7 +72,7 @@ def open_suite(recipe: Recipe, folder: Path) -> Suite:
 
 
 def open_task(
-    use: TaskUse, folder: Path, confirm_share: float, revisions: Mapping[str, str] = MappingProxyType({})
+    use: TaskConfig, folder: Path, confirm_share: float, revisions: Mapping[str, str] = MappingProxyType({})
 ) -> SuiteTask:
     """Open one task of a recipe. revisions: see `Recipe.revisions`.
 
@@ -88,17 +94,17 @@ def open_task(
 def _opened(loaded: LoadedTask) -> Task:
     """The task of a definition, by its kind."""
     definition, folder = loaded.definition, loaded.folder
-    if isinstance(definition, GenerateTask):
+    if isinstance(definition, GenerateTaskConfig):
         return Generate(definition, folder)
-    if isinstance(definition, CodeTask):
+    if isinstance(definition, CodeTaskConfig):
         return Code(definition, folder)
-    if isinstance(definition, OsInteractionTask):
+    if isinstance(definition, OsInteractionTaskConfig):
         return OsInteraction(definition, folder)
-    if isinstance(definition, DbbenchTask):  # the libraries of these two are loaded where they are used
-        from cycleqd_merge.tasks.dbbench import Dbbench
+    if isinstance(definition, DbbenchTaskConfig):  # the libraries of these two are loaded where they are used
+        from cycleqd_merge.tasks.database.task import Dbbench
 
         return Dbbench(definition, folder)
-    if isinstance(definition, LmEvalTask):
+    if isinstance(definition, LmEvalTaskConfig):
         from cycleqd_merge.tasks.lm_eval import LmEval
 
         return LmEval(definition, folder)

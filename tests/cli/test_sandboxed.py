@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.journal.log import of_kind, read_events
-from cycleqd_merge.tasks.sandbox.providers import sandbox_for
+from cycleqd_merge.sandbox.providers import sandbox_for
 from tests.cli.conftest import Models, cycleqd_merge, write_recipe, write_task
 
 

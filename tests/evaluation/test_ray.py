@@ -12,10 +12,10 @@ import pytest
 
 from cycleqd_merge import load_recipe, run_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.cluster import neighbours, worker_count
-from cycleqd_merge.evaluation.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool
+from cycleqd_merge.evaluation.pools.cluster import neighbours, worker_count
+from cycleqd_merge.evaluation.pools.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool
 from cycleqd_merge.journal.log import Event, of_kind, read_events
-from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.run.state import Run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -43,10 +43,10 @@ class Killer:
     def __init__(self, after: int) -> None:
         self.after, self.killed = after, 0
 
-    def started(self, replay: Replay) -> None:
+    def started(self, run: Run) -> None:
         """See `Observer`."""
 
-    def told(self, replay: Replay, event: Event) -> None:
+    def told(self, run: Run, event: Event) -> None:
         """See `Observer`."""
         if event["number"] == self.after:
             os.kill(workers()[0].pid, signal.SIGKILL)

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import EnvironmentFailed, Interrupted, UserError
-from cycleqd_merge.evaluation.pool import Finished, LocalPool
+from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.evolution.archive import Axis, Hurdle
-from cycleqd_merge.evolution.race import Race
-from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.run.evolve import terminable
+from cycleqd_merge.evolution.archive import ArchiveSnapshot, Axis
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.run.loop import terminable
+from cycleqd_merge.strategies.protocol import Proposal
+from cycleqd_merge.strategies.racing import Race
 from cycleqd_merge.tasks.suite import open_suite
 from tests.evaluation.conftest import BASE, Models, Reference, genome_of
 
@@ -112,7 +113,7 @@ def test_a_signal_in_the_midst_of_a_sample_ends_the_evaluation_in_order(
 def race(quality: float) -> Race:
     """Three tasks with one cell each, held by an elite of this quality."""
     axes = (Axis(0.0, 1.0, 1),) * 3
-    return Race(0.25, 0.99, tuple(Hurdle(task, axes, {(0, 0): quality}) for task in range(3)))
+    return Race(0.25, 0.99, tuple(ArchiveSnapshot(task, axes, {(0, 0): quality}) for task in range(3)))
 
 
 def test_a_candidate_that_loses_its_race_is_scored_on_the_first_rows_alone(open_worker: Callable[..., Worker]) -> None:
@@ -197,7 +198,7 @@ def test_weights_that_are_no_numbers_are_a_failure_and_the_pool_goes_on(open_wor
 
 def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Callable[..., Worker]) -> None:
     pool = LocalPool(open_worker(use("a", "Scores", scores=[1])))
-    pool.submit(Proposal(0, MergeConfiguration("merge_method: linear\nmodels: [{model: nowhere/to-be-found}]"), {}))
+    pool.submit(Proposal(0, MergekitConfiguration("merge_method: linear\nmodels: [{model: nowhere/to-be-found}]"), {}))
     pool.submit(Proposal(1, BASE, {}))
     failed, fine = pool.next(), pool.next()
     assert failed.evaluation is None

@@ -11,7 +11,7 @@ import pytest
 
 from cycleqd_merge.errors import EnvironmentFailed, UserError
 from cycleqd_merge.journal.log import FILE, Event, Journal, read_events
-from cycleqd_merge.journal.replay import open_run
+from cycleqd_merge.run.state import open_run
 from tests.run.synthetic import history, run, synthetic_recipe
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import EnvironmentFailed
-from cycleqd_merge.tasks.code.problems import Problem
-from cycleqd_merge.tasks.sandbox.boxes import run_once
-from cycleqd_merge.tasks.sandbox.protocol import MIB, Limits, Provider
+from cycleqd_merge.sandbox.boxes import run_once
+from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider
+from cycleqd_merge.tasks.code.problems import CodeProblem
 
 _HERE = Path(__file__).parent
 RUNNER = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("values.py", "runner.py"))
@@ -45,7 +45,7 @@ async def returned(
     return outputs if len(outputs) == len(inputs) and not finished.cut else None
 
 
-async def expected(provider: Provider, problem: Problem, inputs: Sequence[Any], kind: str) -> Expected:
+async def expected(provider: Provider, problem: CodeProblem, inputs: Sequence[Any], kind: str) -> Expected:
     """What the reference solution returns: worked out in a box once, then kept in the cache, outside of any box.
 
     Raises:
