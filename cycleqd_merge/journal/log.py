@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 
 FILE = "journal.jsonl"
 FORMAT = 1
@@ -85,14 +85,14 @@ class Journal:
         """Record an event; it is on disk when this returns.
 
         Raises:
-            EnvironmentFailed: the disk is full or the file cannot be written; nothing counts as recorded.
+            InfrastructureError: the disk is full or the file cannot be written; nothing counts as recorded.
         """
         try:
             self._file.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise EnvironmentFailed(f"{self.folder / FILE}: cannot be written: {error.strerror}") from error
+            raise InfrastructureError(f"{self.folder / FILE}: cannot be written: {error.strerror}") from error
         self.events.append(event)
 
     def close(self) -> None:

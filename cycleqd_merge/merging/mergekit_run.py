@@ -24,7 +24,7 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration as Candidate
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily
@@ -202,7 +202,7 @@ def _refusals(where: str) -> Iterator[None]:
     """What mergekit raises for a configuration that cannot be run, as a `UserError`.
 
     Raises:
-        EnvironmentFailed: the disk or the file system failed, whatever the configuration.
+        InfrastructureError: the disk or the file system failed, whatever the configuration.
     """
     try:
         yield
@@ -211,7 +211,7 @@ def _refusals(where: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
         if _errno(error) not in (None, errno.ENOENT):
-            raise EnvironmentFailed(f"{where}: mergekit could not build it: {line}") from error
+            raise InfrastructureError(f"{where}: mergekit could not build it: {line}") from error
         raise UserError(f"{where}: mergekit cannot build it: {line}") from error
 
 

@@ -18,7 +18,7 @@ def check_task(reference: str, limit: int | None = None) -> list[GradingCheck]:
 
     Raises:
         UserError: the task cannot be opened, lacks what it works on, or knows no answers to its samples.
-        EnvironmentFailed: the surroundings failed.
+        InfrastructureError: the surroundings failed.
     """
     opened = open_task(TaskConfig(task=reference, name="task"), Path(), confirm_share=0.0)
     if not isinstance(opened.task, Checkable):

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.errors import EnvironmentFailed
+from cycleqd_merge.errors import InfrastructureError
 from cycleqd_merge.sandbox.protocol import BoxLost, Limits, ProcessResult, Provider, Root
 
 _AGENT = Path(__file__).with_name("agent.py").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ async def run_once(
     no part of the output.
 
     Raises:
-        EnvironmentFailed: the host cannot start it, or it does not begin so.
+        InfrastructureError: the host cannot start it, or it does not begin so.
     """
     limits = limits or Limits()
     async with provider.started(command, root or Root(), limits) as process:
@@ -71,7 +71,7 @@ async def _begin(process: Process, kept: bytearray, begins: bytes) -> None:
                 return
             said = await process.stderr.read(2000)
     why = said.decode(errors="replace").strip() or f"it does not say why within {_TO_START:.0f} s"
-    raise EnvironmentFailed(f"the sandbox cannot start a program: {why}")
+    raise InfrastructureError(f"the sandbox cannot start a program: {why}")
 
 
 @asynccontextmanager
@@ -79,7 +79,7 @@ async def piped(line: Sequence[str], limits: Limits, **options: Any) -> AsyncIte
     """A process on pipes, which is gone at the end; `options` are those of `asyncio.create_subprocess_exec`.
 
     Raises:
-        EnvironmentFailed: the host cannot start it, or something in the box outlives it.
+        InfrastructureError: the host cannot start it, or something in the box outlives it.
     """
     most = 2 * limits.output + 2**16
     try:
@@ -87,7 +87,7 @@ async def piped(line: Sequence[str], limits: Limits, **options: Any) -> AsyncIte
             *line, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=most, **options
         )
     except OSError as error:
-        raise EnvironmentFailed(f"the sandbox cannot start a process: {error}") from error
+        raise InfrastructureError(f"the sandbox cannot start a process: {error}") from error
     try:
         yield process
     finally:
@@ -98,7 +98,7 @@ async def ended(process: Process) -> None:
     """Kill a process and wait until it is gone, with what it still has to say: unread pipes would hold it up.
 
     Raises:
-        EnvironmentFailed: something in the box outlives it.
+        InfrastructureError: something in the box outlives it.
     """
     with contextlib.suppress(ProcessLookupError):
         process.kill()
@@ -109,7 +109,7 @@ async def ended(process: Process) -> None:
                     pass
             await process.wait()
     except TimeoutError:
-        raise EnvironmentFailed(f"a box of the sandbox (process {process.pid}) cannot be ended") from None
+        raise InfrastructureError(f"a box of the sandbox (process {process.pid}) cannot be ended") from None
 
 
 async def _feed(process: Process, stdin: bytes) -> None:
@@ -186,7 +186,7 @@ async def open_box(provider: Provider, root: Root, limits: Limits) -> AsyncItera
     """A box over a named root, with python3 and bash in it; nothing of it is left afterwards.
 
     Raises:
-        EnvironmentFailed: the host cannot start it.
+        InfrastructureError: the host cannot start it.
     """
     async with provider.started(["python3", "-I", "-S", "-c", _TAKE_AGENT], root, limits) as process:
         assert process.stdin is not None
@@ -198,7 +198,7 @@ async def open_box(provider: Provider, root: Root, limits: Limits) -> AsyncItera
                 ready = await process.stdout.readline()
                 said = b"" if ready == _READY else await process.stderr.read(2000)
         except TimeoutError:
-            raise EnvironmentFailed(f"the sandbox did not start a box within {_TO_START:.0f} s") from None
+            raise InfrastructureError(f"the sandbox did not start a box within {_TO_START:.0f} s") from None
         if ready != _READY:
-            raise EnvironmentFailed(f"the sandbox cannot start a box: {said.decode(errors='replace').strip()}")
+            raise InfrastructureError(f"the sandbox cannot start a box: {said.decode(errors='replace').strip()}")
         yield Box(process, limits)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.sandbox.boxes import open_box, piped
 from cycleqd_merge.sandbox.cgroups import groups, parents
 from cycleqd_merge.sandbox.identities import as_nobody, as_root_of_its_own, first_user
@@ -68,7 +68,7 @@ class Bubblewrap:
                 async with self.started(["echo", "works"], root, Limits()) as process:
                     output, error = await asyncio.wait_for(process.communicate(), 30)
                     return "" if output == b"works\n" else error.decode(errors="replace").strip() or "no answer"
-        except (BoxLost, EnvironmentFailed, TimeoutError) as error:
+        except (BoxLost, InfrastructureError, TimeoutError) as error:
             return str(error)
         return "" if finished.output == b"works\n" else finished.output.decode(errors="replace").strip()
 

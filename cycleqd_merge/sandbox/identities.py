@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 
 RANGE = 65536
 """Users of a box with a root of its own: as many as a system expects."""
@@ -56,17 +56,17 @@ async def as_root_of_its_own() -> AsyncIterator[list[str]]:
     """The beginning of a command line that runs the rest of it as root of a user namespace with several users.
 
     Raises:
-        EnvironmentFailed: the host does not make one.
+        InfrastructureError: the host does not make one.
     """
     holding = ["unshare", "--user", "--", "sh", "-c", "echo; exec cat"]
     try:
         holder = await asyncio.create_subprocess_exec(*holding, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
     except OSError as error:
-        raise EnvironmentFailed(f"the sandbox cannot start a process: {error}") from error
+        raise InfrastructureError(f"the sandbox cannot start a process: {error}") from error
     try:
         assert holder.stdout is not None
         if await holder.stdout.readline() != b"\n":
-            raise EnvironmentFailed("the sandbox cannot make a user namespace")
+            raise InfrastructureError("the sandbox cannot make a user namespace")
         await _map_users(holder.pid)
         yield ["nsenter", f"--user=/proc/{holder.pid}/ns/user", "--setuid", "0", "--setgid", "0", "--"]
     finally:
@@ -82,7 +82,7 @@ async def _map_users(pid: int) -> None:
             try:
                 Path(f"/proc/{pid}/{kind}_map").write_text(" ".join(numbers))
             except OSError as error:
-                raise EnvironmentFailed(f"the sandbox cannot map the users of a box: {error.strerror}") from error
+                raise InfrastructureError(f"the sandbox cannot map the users of a box: {error.strerror}") from error
         else:
             await _succeed([f"new{kind}map", str(pid), *numbers])
 
@@ -91,7 +91,7 @@ async def _succeed(command: Sequence[str]) -> None:
     try:
         process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
     except FileNotFoundError:
-        raise EnvironmentFailed(f"{command[0]} is missing: `sudo apt-get install uidmap`") from None
+        raise InfrastructureError(f"{command[0]} is missing: `sudo apt-get install uidmap`") from None
     _, said = await process.communicate()
     if process.returncode:
-        raise EnvironmentFailed(f"{command[0]}: {said.decode(errors='replace').strip()}")
+        raise InfrastructureError(f"{command[0]}: {said.decode(errors='replace').strip()}")

@@ -73,6 +73,6 @@ class Provider(Protocol):
         With a named root the command is the user root there and may become others; else it is nobody.
 
         Raises:
-            EnvironmentFailed: the host cannot start it.
+            InfrastructureError: the host cannot start it.
         """
         ...

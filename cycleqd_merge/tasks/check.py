@@ -67,7 +67,7 @@ async def check(task: Task, samples: Sequence[Sample]) -> list[GradingCheck]:
 
     Raises:
         TypeError: the task is not `Checkable`.
-        EnvironmentFailed: the surroundings failed.
+        InfrastructureError: the surroundings failed.
     """
     if not isinstance(task, Checkable):
         raise TypeError(f"{type(task).__name__} knows no answers to its samples")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import EnvironmentFailed, Interrupted, UserError
+from cycleqd_merge.errors import InfrastructureError, Interrupted, UserError
 from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.archive import ArchiveSnapshot, Axis
@@ -209,8 +209,8 @@ def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Cal
 @pytest.mark.parametrize(
     ("raised", "expected", "message"),
     [
-        ("EnvironmentFailed", EnvironmentFailed, "the disk is full"),
-        ("OSError", EnvironmentFailed, "an evaluation failed: the disk is full"),
+        ("InfrastructureError", InfrastructureError, "the disk is full"),
+        ("OSError", InfrastructureError, "an evaluation failed: the disk is full"),
         ("UserError", UserError, "the disk is full"),
     ],
 )
@@ -224,12 +224,16 @@ def test_a_failure_of_the_surroundings_passes_through_and_is_no_score(
 
 @pytest.mark.parametrize(
     "raised",
-    [["ValueError", "EnvironmentFailed"], ["EnvironmentFailed", "ValueError"], ["OSError", "KeyError", "ValueError"]],
+    [
+        ["ValueError", "InfrastructureError"],
+        ["InfrastructureError", "ValueError"],
+        ["OSError", "KeyError", "ValueError"],
+    ],
 )
 def test_a_failure_of_the_surroundings_counts_before_what_follows_from_it(
     finish: Callable[..., Finished], raised: list[str]
 ) -> None:
-    with pytest.raises(EnvironmentFailed):
+    with pytest.raises(InfrastructureError):
         finish(use("a", "RaisesTogether", raised=raised))
 
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from cycleqd_merge.cli import app
 from cycleqd_merge.config.engines import TransformersEngineConfig as EngineOptions
 from cycleqd_merge.config.evolution import EvolutionConfig
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.candidate import MergekitConfiguration, candidate_from_json
 from cycleqd_merge.evolution.draws import generator
@@ -397,7 +397,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 def test_a_disk_that_fails_is_no_fault_of_the_candidate(llama: Trio, tmp_path: Path) -> None:
     candidate = MergekitConfiguration(baselines(llama)["ties"])
-    with files_of_at_most(10_000), pytest.raises(EnvironmentFailed, match=r"^candidate: .*File too large"):
+    with files_of_at_most(10_000), pytest.raises(InfrastructureError, match=r"^candidate: .*File too large"):
         write_merge(candidate, llama.family, tmp_path)
 
 

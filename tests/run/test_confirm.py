@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.errors import EnvironmentFailed, Interrupted
+from cycleqd_merge.errors import InfrastructureError, Interrupted
 from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.hub.archive import told
@@ -48,7 +48,7 @@ class Strict(SyntheticPool):
             return finished
         self.ends -= 1
         if self.ends < 0:
-            raise EnvironmentFailed("the disk is gone")
+            raise InfrastructureError("the disk is gone")
         if self.fails:
             return Finished(finished.number, None, "RuntimeError: out of memory on /home/me")
         return Finished(finished.number, Evaluation({}, strict_scores(finished.number), 0.0, 0.0))
@@ -114,7 +114,7 @@ def test_the_front_compares_elites_on_the_rows_that_all_were_scored_on(tmp_path:
 
 
 def test_confirming_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFailed):
+    with pytest.raises(InfrastructureError):
         run(tmp_path / "cut", Strict(ends=2))
     assert len(open_run(tmp_path / "cut").confirmed) == 2
     pool = Strict()
@@ -125,7 +125,7 @@ def test_confirming_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) ->
 
 
 def test_the_time_limit_ends_confirming_too(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFailed):
+    with pytest.raises(InfrastructureError):
         run(tmp_path, Strict(ends=2))
     pool = Strict()
     with closing(Journal(tmp_path)) as journal, pytest.raises(Interrupted, match="time limit"):

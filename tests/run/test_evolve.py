@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.errors import EnvironmentFailed, Interrupted, RunFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, Interrupted, RunFailed, UserError
 from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
 from cycleqd_merge.run.loop import MOST_FAILURES, require_same, resume_journal
 from cycleqd_merge.run.state import open_run
@@ -145,9 +145,9 @@ def test_failures_among_successes_do_not_stop_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 9])
 def test_a_failure_of_the_surroundings_pauses_a_run_and_is_no_score(tmp_path: Path, number: int) -> None:
-    broken = EnvironmentFailed("the sandbox is gone")
+    broken = InfrastructureError("the sandbox is gone")
     pool = SyntheticPool(failure=lambda asked: broken if asked == number else None)
-    with pytest.raises(EnvironmentFailed, match="the sandbox is gone"):
+    with pytest.raises(InfrastructureError, match="the sandbox is gone"):
         run(tmp_path / "paused", pool=pool)
     assert [event["number"] for event in open_run(tmp_path / "paused").results] == list(range(number))
     run(tmp_path / "paused")

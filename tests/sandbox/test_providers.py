@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.sandbox.boxes import open_box, run_once
 from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
 from cycleqd_merge.sandbox.docker import run_line
@@ -63,14 +63,14 @@ def test_what_works_is_described(own_root: Root) -> None:
 
 
 def test_a_sandbox_that_stops_working_is_no_result(no_programs: Path, own_root: Root) -> None:
-    with pytest.raises(EnvironmentFailed, match="the sandbox cannot start a process"):
+    with pytest.raises(InfrastructureError, match="the sandbox cannot start a process"):
         asyncio.run(run_once(Bubblewrap(), ["echo"]))
 
     async def opened() -> None:
         async with open_box(Bubblewrap(), own_root, Limits()):
             pass
 
-    with pytest.raises(EnvironmentFailed):
+    with pytest.raises(InfrastructureError):
         asyncio.run(opened())
 
 

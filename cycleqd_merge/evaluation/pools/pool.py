@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.strategies.protocol import Proposal
@@ -34,7 +34,7 @@ class Pool(Protocol):
         """Wait for any submitted proposal to end.
 
         Raises:
-            EnvironmentFailed: the surroundings of an evaluation failed; its proposal counts as not evaluated.
+            InfrastructureError: the surroundings of an evaluation failed; its proposal counts as not evaluated.
         """
         ...
 
@@ -76,7 +76,7 @@ def outcome_of(
     """Let a worker score a proposal, at most `attempts` times.
 
     Raises:
-        EnvironmentFailed: the surroundings failed.
+        InfrastructureError: the surroundings failed.
         UserError: what the user wrote cannot be evaluated at all; a mergekit configuration fails alone.
     """
     error = ""
@@ -87,9 +87,9 @@ def outcome_of(
         except Exception as raised:
             cause = single_cause(raised)
             own_fault = isinstance(proposal.candidate, MergekitConfiguration)  # one that mergekit cannot build
-            if isinstance(cause, EnvironmentFailed) or (isinstance(cause, UserError) and not own_fault):
+            if isinstance(cause, InfrastructureError) or (isinstance(cause, UserError) and not own_fault):
                 raise cause from raised
             if isinstance(cause, OSError):
-                raise EnvironmentFailed(f"an evaluation failed: {cause}") from raised
+                raise InfrastructureError(f"an evaluation failed: {cause}") from raised
             error = f"{type(cause).__name__}: {cause}"
     return Finished(proposal.number, None, error)

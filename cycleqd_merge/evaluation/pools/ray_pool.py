@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import EnvironmentFailed, RunFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, RunFailed, UserError
 from cycleqd_merge.evaluation.opened_recipe import open_worker
 from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, neighbours
 from cycleqd_merge.evaluation.pools.pool import Finished, outcome_of
@@ -199,7 +199,7 @@ class RayPool:
             finished: Finished | None = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, UserError | EnvironmentFailed):
+            if isinstance(cause, UserError | InfrastructureError):
                 raise cause from error
             return self._lost(flight, f"{type(cause).__name__}: {cause}")
         except self._ray.exceptions.RayError as error:  # it died, or Ray killed it for the memory that it took

@@ -25,7 +25,7 @@ import pymysql
 from pymysql.constants import ER
 from pymysql.cursors import Cursor
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 
 URL_VARIABLE = "CYCLEQD_MYSQL_URL"
 """Names a server to use instead of an own one: `mysql://user:password@host:port`, a user who may make users."""
@@ -88,19 +88,19 @@ class Server:
         """A cursor of the administrator's.
 
         Raises:
-            EnvironmentFailed: the server does not answer, or refuses what is asked of it.
+            InfrastructureError: the server does not answer, or refuses what is asked of it.
         """
         try:
             with self.connect(**options) as connection, connection.cursor() as cursor:
                 yield cursor
         except (pymysql.MySQLError, OSError) as error:
-            raise EnvironmentFailed(f"database: {self.label}: {error}") from error
+            raise InfrastructureError(f"database: {self.label}: {error}") from error
 
     def end_statements(self, user: str) -> None:
         """End what a user's connections are at.
 
         Raises:
-            EnvironmentFailed: as `administer`.
+            InfrastructureError: as `administer`.
         """
         with self.administer() as cursor:
             cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", [user])
@@ -124,7 +124,7 @@ def require_server() -> str:
             with given.administer() as cursor:
                 cursor.execute("SELECT VERSION()")
                 return f"{cursor.fetchall()[0][0]} at {given.label}"
-        except EnvironmentFailed as error:
+        except InfrastructureError as error:
             raise UserError(f"{URL_VARIABLE}: {error}") from error
     _program("mariadb-install-db")
     version = subprocess.run([_program("mariadbd"), "--version"], capture_output=True, text=True, check=False).stdout
@@ -140,7 +140,7 @@ def server() -> Server:
 
     Raises:
         UserError: MariaDB is not installed.
-        EnvironmentFailed: it does not start.
+        InfrastructureError: it does not start.
     """
     global _private
     if URL_VARIABLE in os.environ:
@@ -157,7 +157,7 @@ class PrivateServer:
 
     Raises:
         UserError: MariaDB is not installed.
-        EnvironmentFailed: it does not start.
+        InfrastructureError: it does not start.
     """
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class PrivateServer:
         command.append("--auth-root-authentication-method=normal")  # the folder's permissions keep others out
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder, **own)
         if done.returncode != 0:
-            raise EnvironmentFailed(f"database: mariadb-install-db failed: {_last_line(done.stdout + done.stderr)}")
+            raise InfrastructureError(f"database: mariadb-install-db failed: {_last_line(done.stdout + done.stderr)}")
 
     def _start(self, data: Path, own: Mapping[str, Any]) -> None:
         log = self.folder / "log"
@@ -208,7 +208,7 @@ class PrivateServer:
             except pymysql.MySQLError as error:
                 if self.ended or time.monotonic() > limit:
                     reason = _last_line(log.read_text(errors="replace"))
-                    raise EnvironmentFailed(f"database: MariaDB does not start: {reason}") from error
+                    raise InfrastructureError(f"database: MariaDB does not start: {reason}") from error
             time.sleep(0.02)
 
     def _watch(self, data: Path) -> None:
@@ -216,7 +216,7 @@ class PrivateServer:
         while not self.ended:
             time.sleep(0.2)
             for folder in data.glob(f"{PREFIX}*"):
-                with suppress(OSError, EnvironmentFailed):  # of a database or a server that is gone meanwhile
+                with suppress(OSError, InfrastructureError):  # of a database or a server that is gone meanwhile
                     if sum(file.stat().st_size for file in folder.iterdir()) > LARGEST:
                         self.server.end_statements(folder.name)
 
@@ -233,7 +233,7 @@ class PrivateServer:
                     with self.server.administer() as cursor:
                         cursor.execute("SHUTDOWN")
                     self._process.wait(_PATIENCE)
-                except (EnvironmentFailed, subprocess.TimeoutExpired):
+                except (InfrastructureError, subprocess.TimeoutExpired):
                     self._process.kill()
                     self._process.wait()
             assert self._process.stdin is not None

@@ -12,7 +12,7 @@ from pymysql.constants import CLIENT, ER
 from pymysql.converters import escape_string
 from pymysql.cursors import SSCursor
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.tasks.database.mariadb import PREFIX, Server
 
 SHOWN = 800
@@ -72,7 +72,7 @@ class SampleDatabase(Protocol):
         """What the database says to one statement of a model: rows as Python shows them, or the error; cut short.
 
         Raises:
-            EnvironmentFailed: the server is gone.
+            InfrastructureError: the server is gone.
         """
         ...
 
@@ -80,7 +80,7 @@ class SampleDatabase(Protocol):
         """AgentBench's MD5 of the table; None if it is gone or cannot be read any more.
 
         Raises:
-            EnvironmentFailed: the server is gone.
+            InfrastructureError: the server is gone.
         """
         ...
 
@@ -88,7 +88,7 @@ class SampleDatabase(Protocol):
         """Remove the database.
 
         Raises:
-            EnvironmentFailed: the server is gone.
+            InfrastructureError: the server is gone.
         """
         ...
 
@@ -100,7 +100,7 @@ class MariadbDatabase:
     the tables or nowhere.
 
     Raises:
-        EnvironmentFailed: the server does not answer.
+        InfrastructureError: the server does not answer.
     """
 
     def __init__(self, server: Server, table: Table, seconds: float) -> None:
@@ -168,7 +168,7 @@ class MariadbDatabase:
             return f"HY000: {error}"
         code, *rest = error.args or (0,)
         if code == ER.CON_COUNT_ERROR:
-            raise EnvironmentFailed(f"database: {self._server.label}: {error}") from error
+            raise InfrastructureError(f"database: {self._server.label}: {error}") from error
         if not isinstance(code, int) or 2000 <= code < 3000:  # a client's own: the connection was lost
             self._server.end_statements(self._name)
             return "1969 (70100): Query execution was interrupted (max_statement_time exceeded)"

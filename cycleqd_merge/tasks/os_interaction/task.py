@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cycleqd_merge.config.tasks import OsInteractionTaskConfig
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.sandbox.boxes import Box, open_box
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, Root
 from cycleqd_merge.sandbox.providers import Slots, sandbox_for
@@ -77,7 +77,7 @@ class OsInteraction:
             try:
                 await _prepare(box, problem)
             except BoxLost as error:  # nothing of the model has run yet
-                raise EnvironmentFailed(f"sample {sample.id}: {error}") from error
+                raise InfrastructureError(f"sample {sample.id}: {error}") from error
             talk = Talk(self.prompt_of(sample), self._definition, seed)
             try:
                 answer = await talk.hold(box, model, self._prompt)

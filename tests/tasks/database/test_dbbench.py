@@ -13,7 +13,7 @@ import pytest
 
 from cycleqd_merge.config.loading import DEFINITIONS
 from cycleqd_merge.config.recipe import TaskConfig
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.database import mariadb
 from cycleqd_merge.tasks.database.task import Dbbench, answers
@@ -267,5 +267,5 @@ def test_a_failure_of_the_surroundings_is_one(tmp_path: Path, monkeypatch: pytes
     task = open_dbbench(tmp_path, ROWS[0])
     with pytest.raises(UserError, match=f"{mariadb.URL_VARIABLE}: database: 127.0.0.1:1: "):
         task.surroundings()
-    with pytest.raises(EnvironmentFailed, match=r"database: 127\.0\.0\.1:1: "):
+    with pytest.raises(InfrastructureError, match=r"database: 127\.0\.0\.1:1: "):
         scores(task, ANSWER)
