@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from cycleqd_merge.config import user_code
@@ -56,8 +54,8 @@ def build_space(recipe: Recipe, groups: int, seeds: tuple[Genome, ...] = ()) -> 
     return SearchSpace(objectives, len(experts), groups, floors, seeds, factors, levels, racing)
 
 
-def build_strategy(recipe: Recipe, space: SearchSpace, folder: Path) -> Strategy:
-    """The strategy that a recipe asks for; a strategy in Python is found from `folder`.
+def build_strategy(recipe: Recipe, space: SearchSpace) -> Strategy:
+    """The strategy that a recipe asks for.
 
     Raises:
         UserError: the user's own strategy cannot be made, or mergekit lacks what the recipe names.
@@ -90,9 +88,7 @@ def build_strategy(recipe: Recipe, space: SearchSpace, folder: Path) -> Strategy
             return Listed(space, merges(recipe, chosen))
         case PythonStrategyConfig():
             arguments = (space, seed)
-            own: Strategy = user_code.create(
-                chosen.target, folder, *arguments, methods=("ask", "tell"), **chosen.options
-            )
+            own: Strategy = user_code.create(chosen.target, *arguments, methods=("ask", "tell"), **chosen.options)
             return own
 
 

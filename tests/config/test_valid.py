@@ -170,6 +170,6 @@ def test_a_task_file_is_found_beside_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine" / "sums.yaml"
     path.parent.mkdir()
     path.write_text("kind: python\ntarget: sums.py:Sums\n")
-    loaded = load_task(TaskConfig(task="mine/sums.yaml"), tmp_path)
+    loaded = load_task(TaskConfig(task="mine/sums.yaml"))
     assert loaded.definition.kind == "python"
     assert loaded.folder == path.parent

@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.main import get_command
 
-from cycleqd_merge import load_recipe, open_run, run_recipe
+from cycleqd_merge import evolve, load_recipe, open_run
 from cycleqd_merge.cli import app
 from cycleqd_merge.comparison.named_strategies import STRATEGIES, with_strategy
 from cycleqd_merge.config.hub import HubConfig
@@ -90,7 +90,7 @@ confirm: {{share: 0}}
 output: {tmp_path}/run
 """)
     recipe = load_recipe(tmp_path / "recipe.yaml")
-    run = run_recipe(recipe, tmp_path)
+    run = evolve(recipe)
     assert run is not None
     assert run.generation == 3
     assert all(len(archive.elites()) > 0 for archive in run.archives)

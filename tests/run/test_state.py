@@ -22,7 +22,7 @@ from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, run, synthetic_
 Line = dict[str, Any]
 
 
-def state(state: Run) -> dict[str, Any]:
+def state_of(state: Run) -> dict[str, Any]:
     """All that a run knows, as plain values."""
     return {
         "archives": snapshot(state.archives),
@@ -38,7 +38,7 @@ def state(state: Run) -> dict[str, Any]:
 def test_replay_equals_the_run_that_was_lived(tmp_path: Path, in_flight: int) -> None:
     lived = run(tmp_path, synthetic_recipe(40), in_flight, SyntheticPool(order=3, failure=fail_some))
     state = open_run(tmp_path)
-    assert state(state) == state(lived)
+    assert state_of(state) == state_of(lived)
     assert state.generation == 40
     assert sum(len(archive.elites()) for archive in state.archives) > 10
 
@@ -70,7 +70,7 @@ def test_replay_and_going_on_equal_the_run_with_every_option(
         return synthetic_recipe(generations, tasks=COARSE, strategy=strategy, evolution={**OPTIONS, **race})
 
     whole = run(tmp_path / "whole", recipe(60), in_flight, SyntheticPool(order=3, failure=fail_some))
-    assert state(open_run(tmp_path / "whole")) == state(whole)
+    assert state_of(open_run(tmp_path / "whole")) == state_of(whole)
     censored = [event for event in whole.results if event.get("censored")]
     facts = summary(whole)
     assert facts["censored"] == len(censored)
@@ -101,7 +101,7 @@ def test_replay_of_an_unfinished_run_knows_what_is_in_flight(tmp_path: Path, las
     with pytest.raises(Interrupted):
         run(tmp_path, in_flight=4, watcher=watcher)
     state = open_run(tmp_path)
-    assert state(state) == state(lived[0])
+    assert state_of(state) == state_of(lived[0])
     assert state.generation == max(0, last - 2)
 
 
@@ -204,12 +204,12 @@ def test_a_run_of_another_machine_is_read_and_gone_on_with(
                 line["recipe"]["strategy"] = here
 
     rewrite(tmp_path / "there", move)
-    assert state(open_run(tmp_path / "there")) == state(made)
+    assert state_of(open_run(tmp_path / "there")) == state_of(made)
     assert history(open_run(tmp_path / "there")) == history(made)
     longer = run(tmp_path / "there", recipe(40), in_flight)
     assert longer.steps[:33] == made.steps
     assert len(longer.results) == 43
-    assert state(open_run(tmp_path / "there")) == state(longer)
+    assert state_of(open_run(tmp_path / "there")) == state_of(longer)
 
 
 def test_changed_scores_show_in_a_child_that_follows(tmp_path: Path) -> None:
