@@ -134,7 +134,7 @@ def test_the_page_on_comparisons_names_every_search_and_option() -> None:
         update={"searches": {name: NamedStrategyConfig(**own) for name, own in searches.items()}}
     )
     assert [with_strategy(recipe, name).strategy.kind for name in searches] == ["cycleqd", "cma-es"]
-    rows = re.findall(r"^\| (`.*?) \|", page.split("## Searches by name")[1].split("```")[0], re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", page.split("## Strategies by name")[1].split("```")[0], re.MULTILINE)
     grouped = re.findall(r"`([a-z0-9-]+-groups)`", page)
     named = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)]
     assert sorted({*named, *grouped}) == sorted(STRATEGIES)
