@@ -82,9 +82,10 @@ def command_line_page() -> str:
 def _command(command: Any, context: Any, name: str) -> Iterator[str]:
     """A command's usage and parameters, then its subcommands, each below a heading."""
     yield from ("```console", f"$ {name} {' '.join(command.collect_usage_pieces(context))}", "```", "")
-    records = [record for each in command.get_params(context) if (record := each.get_help_record(context)) is not None]
+    params = [each for each in command.get_params(context) if each.name != "help"]
+    records = [record for each in params if (record := each.get_help_record(context)) is not None]
     if records:
-        yield from ("| | |", "|---|---|", *(f"| `{_cell(names)}` | {_cell(text)} |" for names, text in records), "")
+        yield from ("| argument or option | meaning |", "|---|---|", *(f"| `{names}` | {_cell(text)} |" for names, text in records), "")
     for subcommand in getattr(command, "commands", {}).values():
         path = f"{name} {subcommand.name}"
         yield from (f"{'#' * len(path.split())} {path.partition(' ')[2]}", "", subcommand.help or "", "")
@@ -93,90 +94,121 @@ def _command(command: Any, context: Any, name: str) -> Iterator[str]:
 
 def schema_page(kind: str) -> str:
     """The keys of a recipe or a task file, a table for each mapping in it, from its JSON Schema."""
-    schema = json.loads((ROOT / "docs" / f"{kind}.schema.json").read_text(encoding="utf-8"))
-    keys = _Keys(schema["$defs"])
-    start = "" if kind == "recipe" else "a task file"
+    schema = _schema(kind)
     if kind == "recipe":
-        lines = ["# Keys of a recipe", "", *keys.table(schema, start)]
+        keys = _Keys(schema["$defs"], elsewhere=_task_kinds())
+        lines = ["# Keys of a recipe", "", *keys.table(schema, "")]
     else:
-        lines = ["# Keys of a task file", ""]
-        keys.kind(schema, start)
-    lines += [
-        "",
-        f"An editor can check files against [{kind}.schema.json]({kind}.schema.json); "
-        f"`cycleqd-merge schema {kind}` prints it.",
-        "",
-    ]
+        keys = _Keys(schema["$defs"])
+        lines = ["# Keys of a task file", "", f"One of: {keys.values(schema, '')}."]
+    lines += ["", f"Editors can check files against [{kind}.schema.json]({kind}.schema.json).", ""]
     return "\n".join([*lines, *keys.sections()])
 
 
-class _Keys:
-    """Tables of a schema's mappings, in the order in which they are referred to; each is shown once."""
+def _schema(kind: str) -> Any:
+    return json.loads((ROOT / "docs" / f"{kind}.schema.json").read_text(encoding="utf-8"))
 
-    def __init__(self, definitions: Mapping[str, Schema]) -> None:
-        self._definitions = definitions
-        self._titles: dict[str, str] = {}
-        self._open: list[tuple[str, str]] = []
+
+def _task_kinds() -> dict[str, str]:
+    """Where the page on task files shows each kind, by the name of its definition."""
+    schema = _schema("task")
+    definitions = {_name(each): schema["$defs"][_name(each)] for each in schema["oneOf"]}
+    return {name: f"task-reference.md#{_anchor('', _which(each))}" for name, each in definitions.items()}
+
+
+class _Keys:
+    """Tables of a schema's mappings, in the order in which they are referred to; each is shown once.
+
+    elsewhere: the address of definitions that another page shows.
+    """
+
+    def __init__(self, definitions: Mapping[str, Schema], elsewhere: Mapping[str, str] | None = None) -> None:
+        self._definitions, self._elsewhere = definitions, elsewhere or {}
+        self._shown: dict[str, tuple[str, str]] = {}
+        """By name: where a recipe has it, such as `evolution.mutation`, and which of several it is there."""
 
     def sections(self) -> Iterator[str]:
         """The tables of all mappings that were referred to, and of those that these refer to."""
-        for name, place in self._open:  # grows while it is read
-            schema = self._definitions[name]
-            yield from (f"## {self._titles[name]} {{ #{_anchor(name)} }}", "", schema.get("description", ""), "")
-            yield from (*self.table(schema, place), "")
+        done = 0
+        while done < len(self._shown):
+            name, (place, which) = list(self._shown.items())[done]
+            title = " with ".join(f"`{each}`" for each in (place, which) if each)
+            yield from (
+                f"## {title} {{ #{_anchor(place, which)} }}",
+                "",
+                self._definitions[name].get("description", ""),
+                "",
+            )
+            yield from (*self.table(self._definitions[name], place), "")
+            done += 1
 
     def table(self, schema: Schema, place: str) -> Iterator[str]:
-        """The keys of a mapping. place: how a recipe reaches it, such as `evolution.mutation`."""
+        """The keys of a mapping."""
         yield from ("| key | meaning | value | default |", "|---|---|---|---|")
         for key, value in schema["properties"].items():
-            default = "required" if key in schema.get("required", ()) else self._default(value)
-            kind = self.kind(value, f"{place}.{key}".lstrip("."))
-            yield f"| `{key}` | {_cell(value.get('description', ''))} | {_cell(kind)} | {_cell(default)} |"
+            default = "required" if key in schema.get("required", ()) else _default(value)
+            values = self.values(value, f"{place}.{key}".lstrip("."))
+            yield f"| `{key}` | {_cell(value.get('description', ''))} | {_cell(values)} | {_cell(default)} |"
 
-    def _default(self, value: Schema) -> str:
-        default = value.get("default")
-        if default is None or default == "" or isinstance(default, dict | list):
-            return ""
-        return f"`{json.dumps(default)}`"
+    def values(self, value: Schema, place: str, several: bool = False) -> str:
+        """The values that a schema allows, in words, with links to the mappings among them.
 
-    def kind(self, value: Schema, place: str) -> str:
-        """The values that a schema allows, in words, with links to the mappings among them."""
+        several: it is one of several schemas that are allowed here.
+        """
         if "$ref" in value:
-            return self._link(value["$ref"].rpartition("/")[2], place)
+            return self._link(_name(value), place, several)
         if "const" in value:
             return f"`{value['const']}`"
         if "enum" in value:
             return ", ".join(f"`{each}`" for each in value["enum"])
-        for choice in ("oneOf", "anyOf"):
-            if choice in value:
-                kinds = [self.kind(each, place) for each in value[choice] if each.get("type") != "null"]
-                return " or ".join(dict.fromkeys(kinds))
+        choices = [each for each in (*value.get("oneOf", ()), *value.get("anyOf", ())) if each.get("type") != "null"]
+        if choices:
+            several = several or len(choices) > 1
+            return " or ".join(dict.fromkeys(self.values(each, place, several) for each in choices))
         if value.get("type") == "array":
             return self._list(value, place)
         if value.get("type") == "object":
             return self._mapping(value, place)
-        return {"string": "text", "boolean": "`true` or `false`"}.get(value.get("type", ""), "") or _number(value)
+        return {"string": "text", "boolean": "`true` or `false`"}.get(value.get("type", "")) or _number(value)
 
     def _list(self, value: Schema, place: str) -> str:
         if "prefixItems" in value:
-            return f"[{', '.join(self.kind(each, place) for each in value['prefixItems'])}]"
-        return f"list: {self.kind(value.get('items', {}), f'{place}[]')}"
+            return f"[{'; '.join(self.values(each, place) for each in value['prefixItems'])}]"
+        return f"list of {self.values(value.get('items', {}), f'{place}[]')}"
 
     def _mapping(self, value: Schema, place: str) -> str:
-        values = [*value.get("patternProperties", {}).values()]
+        allowed = list(value.get("patternProperties", {}).values())
         if isinstance(value.get("additionalProperties"), dict):
-            values.append(value["additionalProperties"])
-        return f"mapping from names to: {self.kind(values[0], f'{place}.NAME')}" if values else "mapping"
+            allowed.append(value["additionalProperties"])
+        return f"mapping from names to {self.values(allowed[0], f'{place}.NAME')}" if allowed else "mapping"
 
-    def _link(self, name: str, place: str) -> str:
-        properties = self._definitions[name].get("properties")
-        if properties is None:
-            return self.kind(self._definitions[name], place)
-        if name not in self._titles:
-            stated = [f"{key}: {each['const']}" for key, each in properties.items() if "const" in each]
-            self._titles[name] = " with ".join(f"`{each}`" for each in (place, *stated) if each)
-            self._open.append((name, place))
-        return f"[{self._titles[name]}](#{_anchor(name)})"
+    def _link(self, name: str, place: str, several: bool) -> str:
+        definition = self._definitions[name]
+        if "properties" not in definition:
+            return self.values(definition, place, several)
+        which = _which(definition) if several else ""
+        if name in self._elsewhere:
+            return f"[`{which or place}`]({self._elsewhere[name]})"
+        place, which = self._shown.setdefault(name, (place, which))
+        return f"[`{which or place}`](#{_anchor(place, which)})"
+
+
+def _name(reference: Schema) -> str:
+    return str(reference["$ref"]).rpartition("/")[2]
+
+
+def _which(definition: Schema) -> str:
+    """What tells a mapping from others that may be in its place: its kind, or the keys that it must have."""
+    properties = definition["properties"]
+    fixed = [f"{key}: {each['const']}" for key, each in properties.items() if "const" in each]
+    return ", ".join(fixed or definition.get("required") or properties)
+
+
+def _default(value: Schema) -> str:
+    default = value.get("default")
+    if default in (None, "") or isinstance(default, dict | list):
+        return ""
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 
 def _number(value: Schema) -> str:
@@ -185,8 +217,12 @@ def _number(value: Schema) -> str:
     return ", ".join([kind, *(f"{sign} {value[key]}" for key, sign in signs.items() if key in value)])
 
 
-def _anchor(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+def _title(place: str, which: str) -> str:
+    return " with ".join(f"`{each}`" for each in (place, which) if each)
+
+
+def _anchor(place: str, which: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", _title(place, which).lower()).strip("-")
 
 
 def _cell(text: str) -> str:
