@@ -85,7 +85,8 @@ def _command(command: Any, context: Any, name: str) -> Iterator[str]:
     params = [each for each in command.get_params(context) if each.name != "help"]
     records = [record for each in params if (record := each.get_help_record(context)) is not None]
     if records:
-        yield from ("| argument or option | meaning |", "|---|---|", *(f"| `{names}` | {_cell(text)} |" for names, text in records), "")
+        yield from ("| argument or option | meaning |", "|---|---|")
+        yield from (*(f"| `{names}` | {_cell(text)} |" for names, text in records), "")
     for subcommand in getattr(command, "commands", {}).values():
         path = f"{name} {subcommand.name}"
         yield from (f"{'#' * len(path.split())} {path.partition(' ')[2]}", "", subcommand.help or "", "")
