@@ -115,9 +115,11 @@ def _set_up(
     observer = observer or Observer()
     require_grid(recipe)
     recipe = pin(recipe, recorded_revisions(journal.events))
+    log.debug("commits of Hub models and datasets: %s", recipe.revisions or "none")
     require_disk(download_uses(recipe))
     fetch(recipe, observer.downloading)
     opened = OpenedRecipe.open(recipe)
+    log.debug("opened; number of tasks %d, coefficient groups %d", len(opened.suite), len(opened.groups.labels))
     start = identify(opened, journal, founders)
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     mutated = sorted(opened.mutated_experts(start["seeds"]))
@@ -130,6 +132,7 @@ def _set_up(
     of_the_first((recipe, mutated))
     materialiser = opened.materialiser(mutated, observer.computing_bases)
     part()
+    log.debug("singular bases ready for experts %s", mutated)
     run = resume_journal(journal, start, _session_event(opened, materialiser))
     if run.schedule.done and not to_confirm(run):
         return run, None

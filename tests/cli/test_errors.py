@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("best-men", "'best-men' names no model of this run; a name is `best-mean`, `aggregate`"),
-        ("#99", "'#99' names no model of this run"),
+        ("best-men", "'best-men' is not a model of this run; a name is `best-mean`, `aggregate`"),
+        ("#99", "'#99' is not a model of this run"),
         ("vowels:99", "vowels:99: no elite stands in this cell; `show` lists those that do"),
         ("vowels:x", "vowels:x: write the cell as numbers, such as vowels:3,12"),
         ("expert:third", "no expert is named 'third'; there are first, second"),

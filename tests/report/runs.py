@@ -61,7 +61,11 @@ def _task(name: str) -> dict[str, object]:
 def _start(recipe: Recipe) -> dict[str, object]:
     tasks = {
         use.name: {
-            **{"rows": ROWS, "search": "aa", "confirm": "bb", "heldout": "cc", "expert": use.expert},
+            "rows": ROWS,
+            "search": "aa",
+            "confirm": "bb",
+            "heldout": "cc",
+            "expert": use.expert,
             "definition": {"kind": "generate"},
         }
         for use in recipe.tasks

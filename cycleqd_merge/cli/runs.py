@@ -1,8 +1,9 @@
-"""Commands that work on a run: `evolve`, `fork`, `plan` and `confirm`."""
+"""The commands `evolve`, `fork`, `plan` and `confirm`."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cycleqd_merge.cli.options import Generations, Json, MaxHours, Output, RecipeOrRun, RunFolder, Settings
+from cycleqd_merge.cli.options import Generations, Json, MaxHours, NewFolder, Output, RecipeOrRun, RunFolder, Settings
 from cycleqd_merge.cli.printing import console, print_confirmed, print_json
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import Interrupted, RecipeError
 
 if TYPE_CHECKING:
     from cycleqd_merge.config.recipe import Recipe
@@ -23,20 +24,20 @@ def evolve(
     settings: Settings = None,
     generations: Generations = None,
     output: Output = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew beside a run that is there.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run next to an existing one.")] = False,
     max_hours: MaxHours = None,
 ) -> None:
-    """Evolve a recipe: begin a run, or go on with the one in its output directory."""
+    """Evolve a recipe: start a run, or resume the one in its output directory."""
     _evolve(_recipe_or_run(recipe, _overrides(settings, generations, output)), max_hours, fresh=fresh)
 
 
 def fork(
     run: RunFolder,
-    out: Annotated[Path, typer.Argument(help="Directory of the new run.", show_default=False)],
+    out: NewFolder,
     settings: Settings = None,
     max_hours: MaxHours = None,
 ) -> None:
-    """Start a run from another's archives, with other operators or tasks; scores of unchanged tasks are kept."""
+    """Start a new run from the elites of another, with different operators or tasks; keeps scores of equal tasks."""
     from cycleqd_merge.session.fork import fork as fork_run
 
     recipe, founders = fork_run(run, out, settings or [])
@@ -48,13 +49,13 @@ def plan(
     settings: Settings = None,
     generations: Generations = None,
     output: Output = None,
-    measure: Annotated[bool, typer.Option(help="Evaluate one child, to estimate time and memory.")] = True,
+    measure: Annotated[bool, typer.Option(help="Evaluate one child to estimate time and memory.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Check a recipe, tell all its faults at once, and estimate what its run takes; nothing is written to the run."""
+    """Check a recipe, report every error at once, and estimate time, memory and disk, without starting a run."""
     since = time.perf_counter()
-    loaded = _recipe_or_run(recipe, _overrides(settings, generations, output))  # before the imports, which take seconds
-    from cycleqd_merge.preflight.plan import plan as make_plan
+    loaded = _recipe_or_run(recipe, _overrides(settings, generations, output))
+    from cycleqd_merge.preflight.plan import plan as make_plan  # takes seconds: after the recipe is validated
     from cycleqd_merge.report.plan import plan_report
 
     found = make_plan(loaded, measure, since)
@@ -68,16 +69,18 @@ def plan(
 
 def confirm(
     run: RunFolder,
-    top: Annotated[int | None, typer.Option(min=1, help="Elites to score again, instead of the recipe's.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Number of elites to score; by default the recipe's `confirm.top`.")
+    ] = None,
 ) -> None:
-    """Score the top elites of a run again on the rows set aside for it, and choose by both scores."""
+    """Score the top elites of a run on the confirmation split, and choose the best by both scores."""
     from cycleqd_merge.session.search import confirm_elites
 
     print_confirmed(confirm_elites(run, top))
 
 
 def _overrides(settings: list[str] | None, generations: int | None, output: str | None) -> list[str]:
-    """The options that stand for keys of the recipe, with those of `--set`."""
+    """The values of `--set`, and the options that override a key of the recipe in the same form."""
     overrides = [*(settings or [])]
     if generations is not None:
         overrides.append(f"evolution.generations={generations}")
@@ -87,22 +90,27 @@ def _overrides(settings: list[str] | None, generations: int | None, output: str 
 
 
 def _recipe_or_run(path: Path, overrides: list[str]) -> Recipe:
-    """The recipe in a file, or that of a run directory."""
+    """The recipe in a file, or the one of a run directory."""
     from cycleqd_merge.config.loading import load_recipe, override_recipe
 
-    if path.is_dir():
-        from cycleqd_merge.run.state import open_run
+    if not path.is_dir():
+        return load_recipe(path, overrides)
+    from cycleqd_merge.run.state import open_run
 
-        here = [f"output={json.dumps(str(path))}", *overrides]
-        return override_recipe(open_run(path).recipe, here, f"recipe of {path}")
-    return load_recipe(path, overrides)
+    here = [f"output={json.dumps(str(path))}", *overrides]
+    return override_recipe(open_run(path).recipe, here, f"recipe of {path}")
 
 
 def _evolve(
     recipe: Recipe, max_hours: float | None, founders: Sequence[dict[str, Any]] = (), fresh: bool = False
 ) -> None:
-    from cycleqd_merge.cli.display import Display
+    from cycleqd_merge.cli.display import EvolveDisplay
     from cycleqd_merge.session.evolve import evolve as evolve_recipe
 
-    with Display(console()) as display:
-        evolve_recipe(recipe, display, founders=founders, fresh=fresh, max_hours=max_hours)
+    with EvolveDisplay() as display:
+        try:
+            evolve_recipe(recipe, display, founders=founders, fresh=fresh, max_hours=max_hours)
+        except Interrupted as error:
+            if display.folder is not None and (founders or fresh):  # the same command would start one more run
+                error.resume_command = shlex.join(["cycleqd-merge", "evolve", display.folder])
+            raise
