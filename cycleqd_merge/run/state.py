@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -22,17 +22,25 @@ from cycleqd_merge.evolution.genome import Genome, aggregate
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Measured, measured_of
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
+from cycleqd_merge.run.tables import html, one_line, to_pandas
 from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.schedule import Schedule
 from cycleqd_merge.strategies.space import SearchSpace
 
+if TYPE_CHECKING:
+    import pandas
+
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
-    """A run's search and what it was told, in step with the journal."""
+    """A run as its journal recorded it: the recipe, every result, and the strategy in the state that they left it in.
+
+    `elites()`, `archives`, `best_mean()` and `scores(number)` answer questions about it; `to_pandas()` gives all
+    evaluations as a table.
+    """
 
     recipe: Recipe
     space: SearchSpace
@@ -49,6 +57,16 @@ class Run:
     """What models of the run scored outside its search."""
     sessions: list[Event] = field(default_factory=list)
     """The processes that worked on the run: recipe, folder, environment."""
+
+    def __repr__(self) -> str:
+        return f"Run({self.recipe.output!r}: {one_line(self)})"
+
+    def _repr_html_(self) -> str:
+        return html(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per evaluation: scores by split and task, mean, whether it is an elite."""
+        return to_pandas(self)
 
     @classmethod
     def begin(cls, recipe: Recipe, start: Event, recorded: Sequence[dict[str, Any]] = ()) -> Run:
@@ -280,11 +298,6 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
             raise UserError(f"{where}:{line}: damaged: {len(event['scores'])} scores for {len(run.tasks)} tasks")
         run.tell(event)
     return run
-
-
-def as_run(run: Run | str | PathLike[str]) -> Run:
-    """The run itself, or the one in a directory; see `open_run`."""
-    return run if isinstance(run, Run) else open_run(run)
 
 
 def open_run(folder: str | PathLike[str]) -> Run:
