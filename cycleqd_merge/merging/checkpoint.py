@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -23,6 +21,7 @@ from transformers import PretrainedConfig
 
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 
 
@@ -166,9 +165,7 @@ def _digest_file(path: Path) -> str:
         return remembered.read_text()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unfinished = remembered.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-    unfinished.write_text(digest)
-    unfinished.replace(remembered)
+    write_atomically(remembered, digest)
     return digest
 
 
