@@ -13,7 +13,7 @@ from typing import TypeVar
 from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import UserError, first_line
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
@@ -148,7 +148,7 @@ def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> Mo
                     dtypes[tensor.get_dtype()] = dtypes.get(tensor.get_dtype(), 0) + 1
                     parameters += prod(tensor.get_shape())
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: damaged or truncated: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{path}: damaged or truncated: {first_line(error)}") from error
     return ModelSummary(
         name=name,
         reference=reference,

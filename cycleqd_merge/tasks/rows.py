@@ -13,7 +13,7 @@ from typing import Any
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.rows import RowsConfig, SplitRowsConfig, TwoFilesConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import UserError, first_line
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.files import new_file
 from cycleqd_merge.hub_errors import hub_errors
@@ -77,7 +77,7 @@ def _from_file(path: Path, sha256: str | None = None) -> list[Row]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as rows: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: cannot be read as rows: {first_line(error)}") from error
 
 
 def _read_jsonl(path: Path) -> list[Row]:
@@ -134,7 +134,7 @@ def _from_hub(source: RowsConfig) -> list[Row]:
             rows = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
             return list(rows)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"dataset {source.dataset}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"dataset {source.dataset}: cannot be read: {first_line(error)}") from error
 
 
 def divide(
