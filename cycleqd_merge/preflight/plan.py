@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
+from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.config.recipe import Recipe
@@ -32,7 +33,6 @@ from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, T
 from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.model_checks import check_family
 from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
-from cycleqd_merge.report.progress import size
 from cycleqd_merge.run.identity import recorded_revisions
 from cycleqd_merge.run.opening import identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
@@ -259,7 +259,7 @@ def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Ite
 
 def _check_memory(found: Plan) -> None:
     found.faults.extend(
-        f"memory: a worker needs {size(use.needed)} ({use.place}), {size(use.available)} are available"
+        f"memory: a worker needs {decimal(use.needed)} ({use.place}), {decimal(use.available)} are available"
         for use in found.memory
         if use.needed > use.available
     )
