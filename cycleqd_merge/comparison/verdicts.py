@@ -17,7 +17,7 @@ from cycleqd_merge.comparison.statistics import (
     seeds_interval,
 )
 from cycleqd_merge.journal.measured import Estimate
-from cycleqd_merge.report.scores import mean_of
+from cycleqd_merge.report.scores import ScoreRow, mean_of
 
 _BOOTSTRAP_SEED = 0  # a comparison has one answer, so the seed is no setting
 
@@ -40,6 +40,12 @@ class Verdict:
     difference: Interval | None
     gap: Gap | None
     truncated: dict[str, float]
+
+    def row(self, tasks: Sequence[str]) -> ScoreRow:
+        """Its row of a table of held-out scores over `tasks`. Errors are left out: intervals say what is noise."""
+        rows = {task: len(self.entrant.judged[0].heldout[task]) for task in tasks}
+        estimates = tuple(Estimate(self.heldout[task], None, rows[task]) for task in tasks)
+        return ScoreRow(self.entrant.name, estimates, Estimate(self.mean, None, sum(rows.values())))
 
 
 def verdicts(findings: Findings) -> list[Verdict]:

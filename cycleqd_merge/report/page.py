@@ -15,7 +15,7 @@ from cycleqd_merge.config.loading import yaml_text
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.journal.log import failed
 from cycleqd_merge.report.page_data import page_data
-from cycleqd_merge.report.scores import compare_best, mean_of, usual_scores
+from cycleqd_merge.report.scores import ScoreTable, compare_best, usual_scores
 from cycleqd_merge.report.summary import summary
 from cycleqd_merge.run.state import Run
 
@@ -75,19 +75,12 @@ def _asset(name: str) -> str:
 
 
 def _scores(run: Run) -> dict[str, Any]:
-    """For the summary: a table per kind of rows, and who wins."""
+    """For the summary: a table per split, and who wins."""
     scored = usual_scores(run)
-    tables = {}
-    for rows in ("heldout", "search"):
-        found = {model.name: getattr(model, rows) for model in scored if getattr(model, rows)}
-        means = {name: mean_of(estimates, run.objectives) for name, estimates in found.items()}
-        columns = [[*means.values()], *([e.get(task) for e in found.values()] for task in run.tasks)]
-        tables[rows] = {
-            "models": [
-                (name, [means[name], *(estimates.get(task) for task in run.tasks)]) for name, estimates in found.items()
-            ],
-            "best": [max((e.score for e in column if e is not None), default=None) for column in columns],
-        }
+    tables = {
+        split: ScoreTable.of({model.name: getattr(model, split) for model in scored}, run.tasks, run.objectives)
+        for split in ("heldout", "search")
+    }
     return {"tables": tables, "verdict": compare_best(scored, run.objectives)}
 
 
