@@ -19,8 +19,6 @@ from cycleqd_merge.comparison.statistics import (
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.report.scores import ScoreRow, mean_of
 
-_BOOTSTRAP_SEED = 0  # a comparison has one answer, so the seed is no setting
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -74,9 +72,7 @@ def _verdict(findings: Findings, entrant: Entrant) -> Verdict:
 
 def difference(own: Entrant, rival: Entrant, tasks: Sequence[str]) -> Interval:
     """The paired difference of two entrants on held-out rows, each row's score averaged over seeds."""
-    return paired_bootstrap(
-        {task: own.heldout(task) for task in tasks}, {task: rival.heldout(task) for task in tasks}, _BOOTSTRAP_SEED
-    )
+    return paired_bootstrap({task: own.heldout(task) for task in tasks}, {task: rival.heldout(task) for task in tasks})
 
 
 def _gap(entrant: Entrant, tasks: Sequence[str]) -> Gap | None:

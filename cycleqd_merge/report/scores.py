@@ -122,16 +122,21 @@ class Comparison:
     """By how much a model's mean lies above the best of base, experts and plain mean, on the same rows.
 
     error: of the difference, as if the rows of both were drawn apart; on the same rows it is smaller as a rule.
+    interval: the ends of its 95% interval by the paired bootstrap (`comparison.reading`), where the scores of single
+    rows are stored; it then decides.
     """
 
     rival: str
     rows: str
     difference: float
     error: float | None
+    interval: tuple[float, float] | None = None
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is larger than two standard errors."""
+        """Whether the interval excludes zero; without one, whether the difference exceeds two standard errors."""
+        if self.interval is not None:
+            return not self.interval[0] <= 0.0 <= self.interval[1]
         return self.error is not None and abs(self.difference) > 2 * self.error
 
 
