@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.files import sync_folder
 
 FILE = "journal.jsonl"
 FORMAT = 1
@@ -80,7 +81,7 @@ class Journal:
             self.close()
             raise
         self._file.truncate(size)
-        _sync_folder(folder)
+        sync_folder(folder)
 
     def append(self, event: Event) -> None:
         """Record an event; it is on disk when this returns.
@@ -128,11 +129,3 @@ def of_kind(events: Iterable[Event], kind: str) -> list[Event]:
 def failed(result: Event) -> bool:
     """Whether a `result` is that of an evaluation that failed for good; one that lost its race has no scores either."""
     return result["scores"] is None and not result.get("censored")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.outputs.checkpoint import Verify, folder_beside
+from cycleqd_merge.outputs.checkpoint import Verify
 
 
 def require_adapters(family: ModelFamily) -> None:
@@ -69,15 +70,13 @@ def write_adapter(
         down, up = _padded(each, rank, transposed)
         module = "base_model.model." + name.removesuffix(".weight")
         tensors |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
-    with folder_beside(out) as unfinished:
+    with new_folder(out) as unfinished:
         save_file(tensors, unfinished / "adapter_model.safetensors", {"format": "pt"})
         config.save_pretrained(str(unfinished))
         _sort_modules(unfinished / "adapter_config.json")
         family_tokenizer(family).save_pretrained(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         verify(unfinished, genome, materialiser)
-        unfinished.chmod(0o755)
-        unfinished.replace(out)
 
 
 def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:

@@ -10,10 +10,11 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
+from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import UserError, first_line
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
@@ -32,7 +33,6 @@ from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, me
 from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary
 from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
-from cycleqd_merge.report.progress import size
 from cycleqd_merge.run.identity import recorded_revisions
 from cycleqd_merge.run.opening import identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
@@ -148,7 +148,7 @@ def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> Mo
                     dtypes[tensor.get_dtype()] = dtypes.get(tensor.get_dtype(), 0) + 1
                     parameters += prod(tensor.get_shape())
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: damaged or truncated: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{path}: damaged or truncated: {first_line(error)}") from error
     return ModelSummary(
         name=name,
         reference=reference,
@@ -259,7 +259,7 @@ def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Ite
 
 def _check_memory(found: Plan) -> None:
     found.faults.extend(
-        f"memory: a worker needs {size(use.needed)} ({use.place}), {size(use.available)} are available"
+        f"memory: a worker needs {decimal(use.needed)} ({use.place}), {decimal(use.available)} are available"
         for use in found.memory
         if use.needed > use.available
     )

@@ -92,10 +92,14 @@ def pareto(run: Run) -> list[int]:
     By the scores on the searched rows, which all of them have: those that were confirmed are lower as a rule, so that
     an elite nobody looked at again would beat them.
     """
+    import moocore
+
     numbers = run.elites()
+    if not numbers:
+        return []
     scores = np.array([run.scores(number)[: len(run.objectives)] for number in numbers])
-    beaten = [bool(np.any(np.all(scores >= own, axis=1) & np.any(scores > own, axis=1))) for own in scores]
-    return [number for number, is_beaten in zip(numbers, beaten, strict=True) if not is_beaten]
+    front = moocore.is_nondominated(scores, maximise=True, keep_weakly=True)
+    return np.array(numbers)[front].tolist()  # type: ignore[no-any-return]
 
 
 def _archive(run: Run, task: str) -> Archive:
