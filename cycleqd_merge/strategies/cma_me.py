@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from ribs.archives import AddStatus, ArchiveBase
+from ribs.archives import ArchiveBase
 from ribs.emitters import EvolutionStrategyEmitter
 from ribs.typing import Int
 
+from cycleqd_merge.evolution.archive import AddStatus
 from cycleqd_merge.evolution.draws import generator, new_seed
 from cycleqd_merge.evolution.genome import Matrix
 from cycleqd_merge.strategies.space import Insertion, SearchSpace
