@@ -52,8 +52,8 @@ class ProgressDisplay:
 
     def started(self, run: Run) -> None:
         """See `run.loop.Observer`."""
-        self._since, self._already = time.monotonic(), run.schedule.told
-        if run.schedule.told:
+        self._since, self._already = time.monotonic(), run.schedule.received
+        if run.schedule.received:
             self._console.print(f"going on after generation {run.generation}", highlight=False)
 
     def told(self, run: Run, event: Event) -> None:
@@ -98,9 +98,9 @@ class ProgressDisplay:
 
     def _pace(self, run: Run) -> tuple[float, float]:
         """Seconds per evaluation in this session, and seconds left."""
-        done = max(run.schedule.told - self._already, 1)
+        done = max(run.schedule.received - self._already, 1)
         each = (time.monotonic() - self._since) / done
-        return each, each * (run.schedule.total - run.schedule.told)
+        return each, each * (run.schedule.total - run.schedule.received)
 
 
 def duration(seconds: float) -> str:
@@ -118,7 +118,7 @@ class Milestones:
 
     def started(self, run: Run) -> None:
         """See `run.loop.Observer`."""
-        self._say(f"going on after generation {run.generation}" if run.schedule.told else "begun")
+        self._say(f"going on after generation {run.generation}" if run.schedule.received else "begun")
 
     def told(self, run: Run, event: Event) -> None:
         """See `run.loop.Observer`."""

@@ -64,7 +64,7 @@ def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
             log.warning("singular bases differ from the last session's (%s): children may differ slightly", line)
     run = replay_events([*journal.events, session], where)
     journal.append(session)
-    if run.schedule.told >= run.space.first:
+    if run.schedule.received >= run.space.first:
         _record_bounds(journal, run)
     return run
 
@@ -91,7 +91,7 @@ def evolve(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline:
         RunFailed: the surroundings failed, or too many evaluations in a row.
     """
     observer.started(run)
-    in_order: InOrder[Finished] = InOrder(run.schedule.told)
+    in_order: InOrder[Finished] = InOrder(run.schedule.received)
     for proposal in run.open:
         pool.submit(proposal, known=run.known(proposal.number))
     with terminable():
@@ -123,7 +123,7 @@ def _record(journal: Journal, run: Run, event: Event) -> list[Proposal]:
     """Journal a result, then tell it; the bounds are journaled once the last expert is told."""
     journal.append(event)
     opened = run.tell(event)
-    if run.schedule.told == run.space.first:
+    if run.schedule.received == run.space.first:
         _record_bounds(journal, run)
     return opened
 

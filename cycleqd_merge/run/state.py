@@ -19,11 +19,12 @@ from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome, aggregate
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Measured, measured_of
+from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
-from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
+from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.schedule import Schedule
-from cycleqd_merge.strategies.space import SearchSpace
+from cycleqd_merge.strategies.state import SearchState
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Run:
 
     recipe: Recipe
     folder: Path
-    space: SearchSpace
+    space: SearchState
     schedule: Schedule
     start: Event
     results: list[Event] = field(default_factory=list)
@@ -56,12 +57,12 @@ class Run:
         folder: where the recipe's relative paths start. recorded: steps of the results that will be replayed, which
         may be more than the recipe's generations.
         """
-        seeds = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
-        space = build_space(recipe, len(start["groups"]), seeds)
-        strategy = build_strategy(recipe, space, folder)
-        total = max(space.first + children(recipe, strategy), len(recorded))
+        founders = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
+        state = SearchState(build_space(recipe, len(start["groups"]), founders))
+        strategy = build_strategy(recipe, state, folder, merges)
+        total = max(state.first + child_count(recipe, strategy), len(recorded))
         schedule = Schedule(strategy, start["in_flight"], total, recorded)
-        run = cls(recipe, folder, space, schedule, start)
+        run = cls(recipe, folder, state, schedule, start)
         run._opened(run.schedule.ready())
         return run
 
@@ -126,7 +127,7 @@ class Run:
     @property
     def generation(self) -> int:
         """The last generation that was told; 0 for the experts and other seeds."""
-        return max(0, self.schedule.told - self.space.first)
+        return max(0, self.schedule.received - self.space.first)
 
     @property
     def generations(self) -> int:
@@ -259,8 +260,8 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
         if event["event"] != "result":
             continue
         number = event.get("number")
-        if number != run.schedule.told:
-            raise UserError(f"{where}:{line}: damaged: result {number} where {run.schedule.told} is next")
+        if number != run.schedule.received:
+            raise UserError(f"{where}:{line}: damaged: result {number} where {run.schedule.received} is next")
         if number >= len(run.steps) or run.steps[number] != event.get("step"):
             raise UserError(f"{where}:{line}: this version proposes another child than the one recorded")
         if event.get("scores") is not None and len(event["scores"]) != len(run.tasks):

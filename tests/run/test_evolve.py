@@ -87,7 +87,7 @@ def test_signals_end_a_run_and_it_goes_on(tmp_path: Path, sign: signal.Signals, 
     with pytest.raises(Interrupted, match="interrupted"):
         run(tmp_path / "stopped", in_flight=4, watcher=at(number, lambda: os.kill(os.getpid(), sign)))
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert open_run(tmp_path / "stopped").schedule.told == number + 1
+    assert open_run(tmp_path / "stopped").schedule.received == number + 1
     run(tmp_path / "stopped", in_flight=4)
     run(tmp_path / "whole", in_flight=4)
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
@@ -103,7 +103,7 @@ def test_a_signal_while_waiting_ends_a_run(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path, pool=SyntheticPool(failure=fail))
     assert time.monotonic() - since < 30
-    assert open_run(tmp_path).schedule.told == 7
+    assert open_run(tmp_path).schedule.received == 7
 
 
 def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="the time limit is reached"):
         run(tmp_path / "stopped", synthetic_recipe(500), pool=SyntheticPool(seconds=0.01), deadline=deadline)
     assert time.monotonic() - deadline < 5
-    assert open_run(tmp_path / "stopped").schedule.told < 500
+    assert open_run(tmp_path / "stopped").schedule.received < 500
     run(tmp_path / "stopped", synthetic_recipe(60))
     run(tmp_path / "whole", synthetic_recipe(60))
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
@@ -131,7 +131,7 @@ def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_goes_on(tmp_
 def test_too_many_failures_in_a_row_stop_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="5 evaluations in a row failed, the last with: no memory at 12"):
         run(tmp_path, pool=SyntheticPool(failure=lambda number: f"no memory at {number}" if number >= 8 else None))
-    assert open_run(tmp_path).schedule.told == 8 + MOST_FAILURES
+    assert open_run(tmp_path).schedule.received == 8 + MOST_FAILURES
     state = run(tmp_path)  # the cause is mended
     assert state.generation == 20
     assert sum(event["scores"] is None for event in state.results) == MOST_FAILURES

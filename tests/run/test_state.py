@@ -14,33 +14,31 @@ from cycleqd_merge.errors import Interrupted, UserError
 from cycleqd_merge.journal.log import FILE
 from cycleqd_merge.report.summary import history, summary
 from cycleqd_merge.run.state import Run, open_run
-from cycleqd_merge.strategies.factory import build_space, operators
-from cycleqd_merge.strategies.space import Floor, Objective
 from tests.evolution.references import snapshot
 from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, run, synthetic_recipe
 
 Line = dict[str, Any]
 
 
-def state(state: Run) -> dict[str, Any]:
-    """All that a run knows, as plain values."""
+def contents(run: Run) -> dict[str, Any]:
+    """Everything that a run holds, as plain values."""
     return {
-        "archives": snapshot(state.archives),
-        "bounds": state.space.bounds,
-        "steps": state.steps,
-        "results": state.results,
-        "genomes": [state.space.genome(number) for number in range(len(state.steps))],
-        "open": [(proposal.number, proposal.candidate) for proposal in state.open],
+        "archives": snapshot(run.archives),
+        "bounds": run.space.bounds,
+        "steps": run.steps,
+        "results": run.results,
+        "genomes": [run.space.genome(number) for number in range(len(run.steps))],
+        "open": [(proposal.number, proposal.candidate) for proposal in run.open],
     }
 
 
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_replay_equals_the_run_that_was_lived(tmp_path: Path, in_flight: int) -> None:
     lived = run(tmp_path, synthetic_recipe(40), in_flight, SyntheticPool(order=3, failure=fail_some))
-    state = open_run(tmp_path)
-    assert state(state) == state(lived)
-    assert state.generation == 40
-    assert sum(len(archive.elites()) for archive in state.archives) > 10
+    again = open_run(tmp_path)
+    assert contents(again) == contents(lived)
+    assert again.generation == 40
+    assert sum(len(archive.elites()) for archive in again.archives) > 10
 
 
 COARSE = [{"task": name, "expert": name, "bins": 2} for name in EXPERTS]
@@ -70,7 +68,7 @@ def test_replay_and_going_on_equal_the_run_with_every_option(
         return synthetic_recipe(generations, tasks=COARSE, strategy=strategy, evolution={**OPTIONS, **race})
 
     whole = run(tmp_path / "whole", recipe(60), in_flight, SyntheticPool(order=3, failure=fail_some))
-    assert state(open_run(tmp_path / "whole")) == state(whole)
+    assert contents(open_run(tmp_path / "whole")) == contents(whole)
     censored = [event for event in whole.results if event.get("censored")]
     facts = summary(whole)
     assert facts["censored"] == len(censored)
@@ -100,9 +98,9 @@ def test_replay_of_an_unfinished_run_knows_what_is_in_flight(tmp_path: Path, las
     watcher.started = lived.append  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
         run(tmp_path, in_flight=4, watcher=watcher)
-    state = open_run(tmp_path)
-    assert state(state) == state(lived[0])
-    assert state.generation == max(0, last - 2)
+    again = open_run(tmp_path)
+    assert contents(again) == contents(lived[0])
+    assert again.generation == max(0, last - 2)
 
 
 def rewrite(folder: Path, change: Callable[[list[Line]], object]) -> None:
@@ -204,12 +202,12 @@ def test_a_run_of_another_machine_is_read_and_gone_on_with(
                 line["recipe"]["strategy"] = here
 
     rewrite(tmp_path / "there", move)
-    assert state(open_run(tmp_path / "there")) == state(made)
+    assert contents(open_run(tmp_path / "there")) == contents(made)
     assert history(open_run(tmp_path / "there")) == history(made)
     longer = run(tmp_path / "there", recipe(40), in_flight)
     assert longer.steps[:33] == made.steps
     assert len(longer.results) == 43
-    assert state(open_run(tmp_path / "there")) == state(longer)
+    assert contents(open_run(tmp_path / "there")) == contents(longer)
 
 
 def test_changed_scores_show_in_a_child_that_follows(tmp_path: Path) -> None:
@@ -252,36 +250,3 @@ def test_a_run_that_never_began_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"event":"start","format":1}\n')
     with pytest.raises(UserError, match="holds no run that has begun"):
         open_run(tmp_path)
-
-
-def test_a_recipe_becomes_the_search_it_asks_for() -> None:
-    recipe = synthetic_recipe(
-        tasks=[
-            {"task": "safety", "role": "keep", "floor": 0.4},
-            {"task": "sql", "expert": "sql", "bins": 4},
-            {"task": "tone", "role": "keep"},
-            {"task": "bash", "bounds": [0.1, 0.9]},
-            {"task": "facts", "role": "keep", "floor": 0.2},
-        ],
-        evolution={"bins": 9, "seed": 8, "mutation": {"kind": "svd", "w_max": 0.7, "signed": True}, "sigma": 0.01},
-    )
-    space = build_space(recipe, groups=3)
-    assert space.objectives == (Objective("sql", 0, 4), Objective("bash", None, 9, (0.1, 0.9)))
-    assert space.floors == (Floor(2, 0.4), Floor(4, 0.2))
-    assert (space.experts, space.groups) == (3, 3)
-    stated = operators(recipe.evolution)
-    assert (stated.mutation, stated.scale, stated.signed, stated.sigma) == ("svd", 0.7, True, 0.01)
-
-
-@pytest.mark.parametrize(("stated", "scale"), [({"kind": "gaussian", "std": 0.02}, 0.02), ({"kind": "none"}, 0.0)])
-def test_other_mutations_reach_the_strategy(stated: dict[str, Any], scale: float) -> None:
-    found = operators(synthetic_recipe(evolution={"mutation": stated}).evolution)
-    assert (found.mutation, found.scale) == (stated["kind"], scale)
-
-
-def test_defaults_are_the_papers() -> None:
-    found = operators(synthetic_recipe().evolution)
-    assert (found.mu, found.sigma, found.scale) == (1.0, 0.03, 0.3)
-    assert (found.alpha_low, found.alpha_high) == (0.5, 0.8)
-    assert build_space(synthetic_recipe(), 1).factors == (0.85, 1.15)
-    assert build_space(synthetic_recipe(tasks=[{"task": "a"}, {"task": "b"}]), 1).objectives[0].bins == 15
