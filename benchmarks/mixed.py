@@ -34,10 +34,10 @@ from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_surroundings
 
 def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
     """The shipped tasks; MBPP's rows come from a file in EvalPlus' format. boxes: instead of each task's own number."""
-    mbpp = load_task(TaskConfig(task="mbpp-plus"), Path()).definition.model_dump(mode="json", exclude_unset=True)
+    mbpp = load_task(TaskConfig(task="mbpp-plus")).model_dump(mode="json", exclude_unset=True)
     mbpp["data"] = {"rows": {"path": str(problems.resolve())}}
     uses = [TaskConfig(task=mbpp, name="mbpp-plus"), TaskConfig(task="agentbench-os"), TaskConfig(task="agentbench-db")]
-    suite = tuple(open_task(use, Path(), 0.0) for use in uses)
+    suite = tuple(open_task(use, 0.0) for use in uses)
     require_surroundings(suite)
     for task in suite:
         if boxes is not None and isinstance(task.task, Code | OsInteraction):

@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where a child is exported to")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    materials = OpenedRecipe.open(load_recipe(options.recipe, options.set), options.recipe.parent)
+    materials = OpenedRecipe.open(load_recipe(options.recipe, options.set))
     engine_options: Any = materials.recipe.engine
     mutated = sorted(materials.mutated_experts())
     materialiser = materials.materialiser(mutated)

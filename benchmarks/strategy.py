@@ -29,7 +29,7 @@ from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.journal.log import FILE, Event, Journal
-from cycleqd_merge.run.loop import evolve, resume_journal
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Rows
@@ -94,7 +94,7 @@ class Clock:
     def started(self, state: Run) -> None:
         self._mark(state)
 
-    def told(self, state: Run, event: Event) -> None:
+    def evaluated(self, state: Run, event: Event) -> None:
         if event["number"] >= len(EXPERTS) - 1 and state.generation % STEP == 0:
             self._mark(state)
 
@@ -127,7 +127,7 @@ def run(folder: Path, generations: int, in_flight: int) -> list[Mark]:
     try:
         pool = InstantPool()
         clock = Clock(pool)
-        evolve(journal, resume_journal(journal, start, session), pool, clock)
+        evaluate_generations(journal, resume_journal(journal, start, session), pool, clock)
     finally:
         journal.close()
     return clock.marks

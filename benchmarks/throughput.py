@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=2.0, help="the environment's longest, in seconds")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    materials = OpenedRecipe.open(load_recipe(options.recipe, options.set), options.recipe.parent)
+    materials = OpenedRecipe.open(load_recipe(options.recipe, options.set))
     engine = Unending(materials.recipe.engine, materials.materialiser(()))  # type: ignore[arg-type]
     tokenizer = family_tokenizer(materials.family)
     rates: dict[str, list[float]] = {}

@@ -14,7 +14,7 @@ from cycleqd_merge.cli.printing import console, print_json
 
 if TYPE_CHECKING:
     from cycleqd_merge.comparison.searches import Planned
-    from cycleqd_merge.run.loop import Observer
+    from cycleqd_merge.run.observer import Observer
 
 SEARCHES = "recommended,paper,cma-es,mergekit"
 
@@ -45,7 +45,6 @@ def compare(
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     compared = run_comparison(
         loaded,
-        recipe.parent,
         names,
         budget,
         seeds,

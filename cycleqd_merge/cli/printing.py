@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -44,7 +45,7 @@ def print_confirmed(run: Run) -> None:
         console().print(confirmed_table(run))
 
 
-def print_scores(run: Run, split: str, scores: dict[str, tuple[float, ...]]) -> None:
+def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) -> None:
     """What models of a run score on the rows of `split`."""
     from cycleqd_merge.report.tables import score_table
 

@@ -26,12 +26,11 @@ from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.differences import differences
-from cycleqd_merge.journal.log import FORMAT, Journal, failed
+from cycleqd_merge.journal.log import FORMAT, Journal, failed, opened_journal
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.run.loop import terminable
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.session.evolve import opened_journal
 from cycleqd_merge.tasks.protocol import Rows
 from cycleqd_merge.tasks.suite import Suite
 
@@ -48,7 +47,6 @@ class Compared:
 
 def compare(
     recipe: Recipe,
-    folder: Path,
     names: Sequence[str],
     budget: int,
     seeds: int,
@@ -61,7 +59,7 @@ def compare(
     """Set searches against each other; goes on where the recipe's output folder stands.
 
     names: of the searches (see `comparison.named_strategies`); the best-mean elite of the first is what all others are held against.
-    budget: children that each evaluates, with each of so many `seeds`. folder: where the recipe's relative paths start.
+    budget: children that each evaluates, with each of so many `seeds`.
     rows: what judges; `confirm`, the rows that the recipe sets aside, to tune without opening held-out rows.
 
     Raises:
@@ -76,14 +74,13 @@ def compare(
         recipe = _begin(
             journal,
             recipe,
-            folder,
             {"searches": list(names), "budget": budget, "seeds": seeds, "rows": rows, "first": recipe.evolution.seed},
         )
         planned = planned_searches(recipe, names, budget, seeds, out, rows)
         fetch(recipe)
-        with shared_pool(planned, folder) as (pool, materials):
+        with shared_pool(planned) as (pool, materials):
             require_searches(planned, materials, rows)
-            searches = list(zip(planned, run_searches(planned, folder, pool, observing, deadline), strict=True))
+            searches = list(zip(planned, run_searches(planned, pool, observing, deadline), strict=True))
             chosen, offered = entrants(searches), families(searches)
             opening = open_rows(journal, _frozen(chosen, planned, offered), rows)
             candidates = [*(each.candidate for each in chosen), *(each for family in offered for each in family)]
@@ -92,10 +89,10 @@ def compare(
         return Compared(findings, _archives(searches))
 
 
-def _begin(journal: Journal, recipe: Recipe, folder: Path, stated: Mapping[str, Any]) -> Recipe:
+def _begin(journal: Journal, recipe: Recipe, stated: Mapping[str, Any]) -> Recipe:
     """Record what is compared, or see that it is what the journal says; the recipe with its models' commits."""
     if not journal.events:
-        recipe = pin(recipe, folder)
+        recipe = pin(recipe)
         start = {"event": "comparison", "format": FORMAT, **stated, "revisions": recipe.revisions}
         journal.append(start)
         return recipe
@@ -105,7 +102,7 @@ def _begin(journal: Journal, recipe: Recipe, folder: Path, stated: Mapping[str, 
             f"{journal.folder}: holds another comparison; it differs in {'; '.join(found)}; "
             "compare in another folder (--output)"
         )
-    return pin(recipe, folder, journal.events[0]["revisions"])
+    return pin(recipe, journal.events[0]["revisions"])
 
 
 def _frozen(

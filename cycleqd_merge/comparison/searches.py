@@ -18,15 +18,17 @@ from cycleqd_merge.config.strategies import mutates
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
+from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
-from cycleqd_merge.journal.log import FILE, of_kind, read_events
+from cycleqd_merge.journal.log import FILE, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event
-from cycleqd_merge.run.loop import Observer
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.opening import identify
 from cycleqd_merge.run.state import Run, open_run
-from cycleqd_merge.session.evolve import begin, open_pool, opened_journal, run_recipe
+from cycleqd_merge.session.search import search
 from cycleqd_merge.tasks.protocol import Rows
 
 
@@ -62,15 +64,15 @@ def planned_searches(
     _require_names(recipe, names)
     planned = []
     for name in names:
-        search = with_strategy(recipe, name)
-        first = search.evolution.seed
-        for seed in range(first, first + (1 if search.strategy.kind == "mergekit" else seeds)):
-            length = {"seed": seed, "generations": budget, "in_flight": _flights(search)}
-            evolution = search.evolution.model_copy(update=length)
-            confirm = search.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
+        own_recipe = with_strategy(recipe, name)
+        first = own_recipe.evolution.seed
+        for seed in range(first, first + (1 if own_recipe.strategy.kind == "mergekit" else seeds)):
+            length = {"seed": seed, "generations": budget, "in_flight": _flights(own_recipe)}
+            evolution = own_recipe.evolution.model_copy(update=length)
+            confirm = own_recipe.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
             output = str(out / name / f"seed-{seed}")
             own = {"evolution": evolution, "confirm": confirm, "output": output, "finish": FinishConfig(), "hub": None}
-            planned.append(Planned(name, seed, search.model_copy(update=own)))
+            planned.append(Planned(name, seed, own_recipe.model_copy(update=own)))
     if planned[0].recipe.strategy.kind == "mergekit":
         raise UserError(
             f"{names[0]}: static merges cannot be named first: all are held against one search's best model"
@@ -79,11 +81,11 @@ def planned_searches(
     return planned
 
 
-def _flights(search: Recipe) -> int | None:
+def _flights(recipe: Recipe) -> int | None:
     """Children in flight: as few as for one worker, as others are at work beside it. A search that learns nothing has
     as many as there is room for."""
-    learns = search.strategy.kind not in ("mergekit", "random")
-    return search.evolution.flights(1) if learns else search.evolution.in_flight
+    learns = recipe.strategy.kind not in ("mergekit", "random")
+    return recipe.evolution.flights(1) if learns else recipe.evolution.in_flight
 
 
 def _require_names(recipe: Recipe, names: Sequence[str]) -> None:
@@ -118,9 +120,9 @@ def _common(recipes: Sequence[Recipe]) -> Recipe:
 
 
 @contextmanager
-def shared_pool(planned: Sequence[Planned], folder: Path) -> Iterator[tuple[SharedPool, OpenedRecipe]]:
+def shared_pool(planned: Sequence[Planned]) -> Iterator[tuple[SharedPool, OpenedRecipe]]:
     """A pool for every search, and what it is made from."""
-    materials = OpenedRecipe.open(_common([each.recipe for each in planned]), folder)
+    materials = OpenedRecipe.open(_common([each.recipe for each in planned]))
     mutated = sorted({n for each in planned for n in replace(materials, recipe=each.recipe).mutated_experts()})
 
     def opened() -> Pool:
@@ -139,53 +141,52 @@ def require_searches(planned: Sequence[Planned], materials: OpenedRecipe, rows: 
     for task in materials.suite:
         if not task.samples(rows):
             raise UserError(f"task {task.name}: sets no rows aside to judge on; raise the recipe's `confirm.share`")
-    for search in planned:
-        groups = Groups(materials.family.weights, search.recipe.evolution.groups)
-        own = replace(materials, recipe=search.recipe, groups=groups)
+    for each in planned:
+        groups = Groups(materials.family.weights, each.recipe.evolution.groups)
+        own = replace(materials, recipe=each.recipe, groups=groups)
         start = start_event(own, 1)
-        if (search.folder / FILE).is_file():
-            with opened_journal(search.folder) as journal:
-                start = begin(own, journal)
-        Run.begin(search.recipe, materials.folder, start)
+        if (each.folder / FILE).is_file():
+            with opened_journal(each.folder) as journal:
+                start = identify(own, journal)
+        Run.begin(each.recipe, start)
 
 
 def run_searches(
-    planned: Sequence[Planned], folder: Path, pool: SharedPool, observing: Observing, deadline: float | None
+    planned: Sequence[Planned], pool: SharedPool, observing: Observing, deadline: float | None
 ) -> list[Run]:
     """All searches, each from where its run directory stands to its end; as many side by side as there are workers.
 
     deadline: a `time.monotonic()` instant at which to stop.
 
     Raises:
-        Interrupted, RunFailed: see `run_recipe`.
-        UserError: see `run_recipe`; or one has evaluated more than its budget.
+        Interrupted, RunFailed: see `search`.
+        UserError: see `search`; or one has evaluated more than its budget.
     """
     at_once = min(worker_count(planned[0].recipe), len(planned))
-    if at_once > 1 and any(_complete(search) is None for search in planned):
+    if at_once > 1 and any(_complete(each) is None for each in planned):
         this_process()  # made once: two threads that ask for the first time get in each other's way
         pool.open()  # singular bases are computed here, where a signal is heard
 
-    def run_one(search: Planned, own_pool: Pool) -> Run:
-        done = _complete(search)
+    def run_one(each: Planned, own_pool: Pool) -> Run:
+        done = _complete(each)
         if done is None:
             hours = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 3600)
-            with observing(search, at_once == 1) as observer:
-                done = run_recipe(search.recipe, folder, observer, pool=own_pool, max_hours=hours)
-        assert done is not None  # only processes beside the first of several return no run
-        if done.generation > search.recipe.evolution.generations:
+            with observing(each, at_once == 1) as observer:
+                done = search(each.recipe, observer, pool=own_pool, max_hours=hours)
+        if done.generation > each.recipe.evolution.generations:
             raise UserError(
-                f"{search.folder}: has evaluated {done.generation} children, more than the budget of "
-                f"{search.recipe.evolution.generations}; remove the folder, and the search is made again"
+                f"{each.folder}: has evaluated {done.generation} children, more than the budget of "
+                f"{each.recipe.evolution.generations}; remove the folder, and the search is made again"
             )
         return done
 
-    return side_by_side(pool, [partial(run_one, search) for search in planned], at_once)
+    return side_by_side(pool, [partial(run_one, each) for each in planned], at_once)
 
 
-def _complete(search: Planned) -> Run | None:
+def _complete(planned: Planned) -> Run | None:
     """The search's run, if it is there and at its end."""
-    if not (search.folder / FILE).is_file() or not of_kind(read_events(search.folder), "session"):
+    if not (planned.folder / FILE).is_file() or not of_kind(read_events(planned.folder), "session"):
         return None  # it was stopped while it was set up, if it ever was begun
-    run = open_run(search.folder)
-    enough = run.generation >= min(search.recipe.evolution.generations, run.generations)
+    run = open_run(planned.folder)
+    enough = run.generation >= min(planned.recipe.evolution.generations, run.generations)
     return run if run.schedule.done and enough and not to_confirm(run) else None

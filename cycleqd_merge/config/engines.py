@@ -11,8 +11,8 @@ from pydantic import (
     model_validator,
 )
 
-from cycleqd_merge.config.tasks import StrictConfig
 from cycleqd_merge.config.validation_errors import KeyProblem
+from cycleqd_merge.config.values import StrictConfig
 
 
 class TransformersEngineConfig(StrictConfig):

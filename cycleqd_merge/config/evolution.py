@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from cycleqd_merge.config.tasks import RegularExpression, StrictConfig
 from cycleqd_merge.config.validation_errors import KeyProblem
+from cycleqd_merge.config.values import RegularExpression, StrictConfig
 
 
 class LayerGroupsConfig(StrictConfig):

@@ -8,8 +8,7 @@ from pydantic import (
     Field,
 )
 
-from cycleqd_merge.config.tasks import StrictConfig
-from cycleqd_merge.config.values import Repository
+from cycleqd_merge.config.values import Repository, StrictConfig
 
 
 class HubConfig(StrictConfig):

@@ -7,8 +7,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,16 +17,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
+from cycleqd_merge.config.anchoring import anchored, anchored_task
 from cycleqd_merge.config.recipe import Recipe, TaskConfig
-from cycleqd_merge.config.tasks import (
-    LmEvalTaskConfig,
-    PythonTaskConfig,
-    RowsConfig,
-    SplitRowsConfig,
-    TaskDefinitionConfig,
-)
+from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -39,112 +34,79 @@ DEFINITIONS = next(
 """The shipped task definitions: inside the package in a wheel, at the top level in a checkout."""
 
 
-@dataclass(frozen=True)
-class LoadedTask:
-    """A task definition and the folder that its relative paths start at."""
+def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; its relative paths, and those in `overrides`, start at its folder.
 
-    definition: TaskDefinitionConfig
-    folder: Path
-
-    def sources(self) -> list[RowsConfig]:
-        """Where its rows come from, as far as the definition says."""
-        if isinstance(self.definition, LmEvalTaskConfig | PythonTaskConfig):
-            return []
-        data = self.definition.data
-        return [data.rows] if isinstance(data, SplitRowsConfig) else [data.search, data.heldout]
-
-    def from_sources(self, change: Callable[[RowsConfig], RowsConfig]) -> LoadedTask:
-        """The task with its rows from somewhere else."""
-        if isinstance(self.definition, LmEvalTaskConfig | PythonTaskConfig):
-            return self
-        data = self.definition.data
-        parts = ("rows",) if isinstance(data, SplitRowsConfig) else ("search", "heldout")
-        changed = data.model_copy(update={part: change(getattr(data, part)) for part in parts})
-        return LoadedTask(self.definition.model_copy(update={"data": changed}), self.folder)
-
-    def pinned(self, revisions: Mapping[str, str]) -> LoadedTask:
-        """The task with its Hub datasets at the commits that `Recipe.revisions` states."""
-
-        def pin(source: RowsConfig) -> RowsConfig:
-            sha = revisions.get(dataset_key(source)) if source.dataset is not None else None
-            return source if sha is None else source.model_copy(update={"revision": sha})
-
-        return self.from_sources(pin)
-
-
-def dataset_key(source: RowsConfig) -> str:
-    """What `Recipe.revisions` calls a Hub dataset."""
-    return f"datasets/{source.dataset}" + (f"@{source.revision}" if source.revision else "")
-
-
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe. `overrides` are `key.path=value` texts whose values are YAML.
+    overrides: `key.path=value` texts whose values are YAML.
 
     Raises:
-        UserError: one line per mistake, each with the file, the line, the key, what was found and what is allowed.
+        RecipeError: one line per mistake, each with the file, the line, the key, what was found and what is allowed.
     """
+    path = Path(path)
     data, node = read_yaml(path)
     source = Source(str(path), node, {_override(data, text): text for text in overrides})
     recipe = parse(TypeAdapter(Recipe), _substitute(data, source), source)
-    return _anchor(recipe, path.parent)
+    return anchored(recipe, path.parent)
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
-    """A recipe with some keys set anew; `overrides` as in `load_recipe`, `where` names the recipe in messages.
+    """A recipe with some keys replaced; relative paths in `overrides` start at the current directory.
+
+    overrides: as in `load_recipe`. where: names the recipe in messages.
 
     Raises:
-        UserError: the result is no valid recipe.
+        RecipeError: the result is no valid recipe.
     """
     data = recipe.model_dump(mode="json", exclude_unset=True)
     source = Source(where, None, {_override(data, text): text for text in overrides})
-    return parse(TypeAdapter(Recipe), data, source)
+    return anchored(parse(TypeAdapter(Recipe), data, source), Path())
 
 
-def load_task(use: TaskConfig, folder: Path) -> LoadedTask:
-    """The definition that a recipe's task names; `folder` is where the recipe's relative paths start.
+def load_task(use: TaskConfig) -> TaskDefinitionConfig:
+    """The definition of a recipe's task: from its own file, shipped with this package, or written in the recipe.
 
     Raises:
-        UserError: there is no such file or shipped definition, or it is not valid.
+        RecipeError: there is no such file or shipped definition, or it is not valid.
     """
     if not isinstance(use.task, str):
-        return LoadedTask(use.task, folder)
-    candidates = (folder / use.task, DEFINITIONS / f"{use.task}.yaml")
+        return use.task
+    candidates = (Path(use.task), DEFINITIONS / f"{use.task}.yaml")
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         shipped = sorted(file.stem for file in DEFINITIONS.glob("*.yaml"))
         hint = suggestion(use.task, shipped)
-        raise UserError(f"task {use.task!r}: no such file, nor among the shipped tasks ({', '.join(shipped)}){hint}")
+        raise RecipeError(f"task {use.task!r}: no such file, nor among the shipped tasks ({', '.join(shipped)}){hint}")
     data, node = read_yaml(path)
     source = Source(str(path), node)
     definition: TaskDefinitionConfig = parse(TypeAdapter(TaskDefinitionConfig), _substitute(data, source), source)
-    return LoadedTask(definition, path.parent)
+    return anchored_task(definition, path.parent)
 
 
 def read_yaml(path: Path) -> tuple[Any, Node | None]:
     """Plain values and the node tree (for line numbers) of a YAML mapping.
 
     Raises:
-        UserError: the file cannot be read, is no YAML, holds duplicate keys or tags, or is no mapping.
+        RecipeError: the file cannot be read, is no YAML, holds duplicate keys or tags, or is no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file") from None
+        raise RecipeError(f"{path}: not a text file") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         data = YAML(typ="safe", pure=True).load(text)
         node = YAML(typ="safe", pure=True).compose(text)
         json.dumps(data, default=str, skipkeys=True)  # refuses what holds itself, by an alias inside its own anchor
     except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise UserError(f"{path}{line}: {_problem(error)}") from None
+        raise RecipeError(f"{path}{line}: {_problem(error)}") from None
     except (YAMLError, ValueError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise RecipeError(f"{path}: {str(error).splitlines()[0]}") from None
     except RecursionError:
-        raise UserError(f"{path}: nested too deeply") from None
+        raise RecipeError(f"{path}: nested too deeply") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: expected keys with values; found {'nothing' if data is None else shown(data)}")
+        raise RecipeError(f"{path}: expected keys with values; found {'nothing' if data is None else shown(data)}")
     return data, node
 
 
@@ -167,7 +129,7 @@ def _problem(error: MarkedYAMLError) -> str:
 
 
 def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Parsed:
-    """Validate `data`; all mistakes come together in one `UserError`, a line each.
+    """Validate `data`; all mistakes come together in one `RecipeError`, a line each.
 
     source: where the data was written, or just what to call it.
     """
@@ -176,18 +138,18 @@ def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Pa
     except ValidationError as error:
         written = source if isinstance(source, Source) else Source(source)
         faults = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
-        raise UserError("\n".join(faults)) from None
+        raise RecipeError("\n".join(faults)) from None
 
 
 def _override(data: dict[str, Any], override: str) -> Location:
     """Apply one `key.path=value`, in which places in lists are numbers; returns where it was set."""
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise UserError(f"--set {override}: write key.path=value")
+        raise RecipeError(f"--set {override}: write key.path=value")
     try:
         value = YAML(typ="safe", pure=True).load(text) if text else None
     except MarkedYAMLError as error:
-        raise UserError(f"--set {override}: {_problem(error)}") from None
+        raise RecipeError(f"--set {override}: {_problem(error)}") from None
     steps = path.split(".")
     part: Any = data
     location: Location = ()
@@ -208,10 +170,10 @@ def _key(part: Any, step: str, location: Location, override: str) -> int | str:
         return step
     at = ".".join(map(str, location))
     if not isinstance(part, list):
-        raise UserError(f"--set {override}: {at} holds a value, not keys")
+        raise RecipeError(f"--set {override}: {at} holds a value, not keys")
     if not step.isdecimal() or int(step) >= len(part):
         places = f"its places are 0 to {len(part) - 1}" if part else "it is empty"
-        raise UserError(f"--set {override}: {at} is a list without place {step!r}; {places}")
+        raise RecipeError(f"--set {override}: {at} is a list without place {step!r}; {places}")
     return int(step)
 
 
@@ -231,28 +193,10 @@ def _substitute(value: Any, source: Source, location: Location = ()) -> Any:
         found = os.environ.get(name) or default  # as in a shell, an empty variable takes the default too
         if found is None and name not in os.environ:
             key = ".".join(map(str, location))
-            raise UserError(
+            raise RecipeError(
                 f"{source.where(location)}: {key}: ${{{name}}} is not set; set the environment variable, "
                 "or the key with --set"
             )
         return found or ""
 
     return _VARIABLE.sub(lookup, value)
-
-
-def _anchor(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with paths that exist beside the recipe file made independent of the current directory."""
-
-    def anchored(path: str) -> str:
-        local = folder / path
-        return str(local.resolve()) if local.exists() else path
-
-    def model(reference: str) -> str:
-        parts = (part.partition("@") for part in reference.split("+"))
-        return "+".join(f"{anchored(path)}{at}{revision}" for path, at, revision in parts)
-
-    models, template = recipe.models, recipe.models.chat_template
-    if template is not None and template != "base" and template not in recipe.experts:
-        models = models.model_copy(update={"chat_template": anchored(template)})
-    experts = {name: model(reference) for name, reference in recipe.experts.items()}
-    return recipe.model_copy(update={"base": model(recipe.base), "experts": experts, "models": models})

@@ -23,9 +23,9 @@ from cycleqd_merge.config.strategies import (
     require_heeded,
     with_preset,
 )
-from cycleqd_merge.config.tasks import StrictConfig, TaskDefinitionConfig
+from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import KeyProblem, suggestion
-from cycleqd_merge.config.values import ModelReference, Name, Unit, require_name
+from cycleqd_merge.config.values import ModelReference, Name, StrictConfig, Unit, require_name
 
 
 def _task_form(value: Any) -> str:

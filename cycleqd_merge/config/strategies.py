@@ -11,9 +11,8 @@ from pydantic import (
 )
 
 from cycleqd_merge.config.evolution import PRESETS, EvolutionConfig
-from cycleqd_merge.config.tasks import PythonTargetConfig, StrictConfig
 from cycleqd_merge.config.validation_errors import KeyProblem
-from cycleqd_merge.config.values import Name, Unit
+from cycleqd_merge.config.values import Name, PythonTargetConfig, StrictConfig, Unit
 
 
 class CycleQDConfig(StrictConfig):

@@ -13,26 +13,26 @@ from typing import Any
 from cycleqd_merge.errors import UserError
 
 
-def find(target: str, folder: Path) -> Any:
-    """The class or function that `target` names; a path starts at `folder`.
+def find(target: str) -> Any:
+    """The class or function that `target` names.
 
     Raises:
         UserError: there is no such module or name, or the module fails when it is imported.
     """
-    module_name, name = target.split(":")
-    found = getattr(_module(module_name, folder), name, None)
+    module_name, _, name = target.rpartition(":")
+    found = getattr(_module(module_name), name, None)
     if found is None:
         raise UserError(f"target {target}: {module_name} holds no {name}")
     return found
 
 
-def create(target: str, folder: Path, *arguments: Any, methods: tuple[str, ...], **options: Any) -> Any:
+def create(target: str, *arguments: Any, methods: tuple[str, ...], **options: Any) -> Any:
     """An instance of the class that `target` names, checked for the methods that it must have.
 
     Raises:
         UserError: see `find`; or the class refuses its arguments, or lacks a method.
     """
-    cls = find(target, folder)
+    cls = find(target)
     try:
         instance = cls(*arguments, **options)
     except (TypeError, ValueError) as error:
@@ -43,9 +43,9 @@ def create(target: str, folder: Path, *arguments: Any, methods: tuple[str, ...],
     return instance
 
 
-def _module(name: str, folder: Path) -> ModuleType:
+def _module(name: str) -> ModuleType:
     try:
-        return _from_file(folder / name) if name.endswith(".py") else importlib.import_module(name)
+        return _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UserError(f"target {name}: {error}; is it on PYTHONPATH?") from error
     except UserError:

@@ -1,13 +1,15 @@
-"""The kinds of values that recipes are made of: names, model references, repositories."""
+"""What all configuration is made of: the strict base class, names, model references, regular expressions."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    ConfigDict,
     Field,
     WithJsonSchema,
 )
@@ -57,3 +59,39 @@ def _repository(value: str) -> str:
 
 
 Repository = Annotated[str, AfterValidator(_repository), WithJsonSchema({"type": "string", "pattern": _REPOSITORY})]
+
+
+def _regular_expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
+"""A regular expression in Python's syntax."""
+
+
+class StrictConfig(BaseModel):
+    """Base of everything a user writes: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+_TARGET = r"^([\w.]+|.+\.py):\w+$"
+
+
+def _target(value: str) -> str:
+    if not re.fullmatch(_TARGET, value):
+        raise ValueError("write `module:Class` or `path/to/file.py:Class`")
+    return value
+
+
+class PythonTargetConfig(StrictConfig):
+    """Something of the user's own in Python: a class or function by its place."""
+
+    target: Annotated[str, AfterValidator(_target), WithJsonSchema({"type": "string", "pattern": _TARGET})]
+    """`module:Name`, or `path/to/file.py:Name` relative to the file that names it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for it."""

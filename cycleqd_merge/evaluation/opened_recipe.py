@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.config.recipe import Recipe
@@ -21,24 +20,23 @@ from cycleqd_merge.tasks.suite import Suite, open_suite
 
 @dataclass(frozen=True)
 class OpenedRecipe:
-    """What a recipe names, opened. `folder` is where the recipe's relative paths start."""
+    """A recipe with its models, coefficient groups and tasks opened."""
 
     recipe: Recipe
-    folder: Path
     family: ModelFamily
     groups: Groups
     suite: Suite
 
     @classmethod
-    def open(cls, recipe: Recipe, folder: Path) -> OpenedRecipe:
-        """Open everything that a recipe names; relative paths start at `folder`.
+    def open(cls, recipe: Recipe) -> OpenedRecipe:
+        """Open everything that a recipe names.
 
         Raises:
             UserError: something cannot be opened.
         """
-        suite = open_suite(recipe, folder)
+        suite = open_suite(recipe)
         family = open_model_family(recipe)
-        return cls(recipe, folder, family, Groups(family.weights, recipe.evolution.groups), suite)
+        return cls(recipe, family, Groups(family.weights, recipe.evolution.groups), suite)
 
     def mutated_experts(self, seeds: Sequence[dict[str, Any]] = ()) -> set[int]:
         """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
@@ -73,7 +71,7 @@ class OpenedRecipe:
         return Worker(open_engine(self.recipe.engine, materialiser, neighbours), self.suite)
 
 
-def open_worker(recipe: Recipe, folder: Path, experts: Iterable[int], neighbours: int = 1) -> Worker:
+def open_worker(recipe: Recipe, experts: Iterable[int], neighbours: int = 1) -> Worker:
     """A worker of its own, in whatever process this is; `experts` are those whose singular bases are needed.
 
     neighbours: workers on this host, this one included.
@@ -81,5 +79,5 @@ def open_worker(recipe: Recipe, folder: Path, experts: Iterable[int], neighbours
     Raises:
         UserError: something that the recipe names cannot be opened.
     """
-    materials = OpenedRecipe.open(recipe, folder)
+    materials = OpenedRecipe.open(recipe)
     return materials.worker(materials.materialiser(experts), neighbours)

@@ -10,6 +10,7 @@ from typing import Any
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import task_name
 from cycleqd_merge.config.references import without_paths
+from cycleqd_merge.config.rows import row_sources
 from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
@@ -160,7 +161,7 @@ def _datasets(run: Run) -> dict[str, str]:
     """The Hub dataset of each task that has one."""
     found = {}
     for use in ordered_tasks(run.recipe):
-        names = [each.dataset for each in load_task(use, run.folder).sources() if each.dataset is not None]
+        names = [each.dataset for each in row_sources(load_task(use)) if each.dataset is not None]
         if names and hub_id(names[0]) is not None:
             found[task_name(use)] = names[0]
     return found

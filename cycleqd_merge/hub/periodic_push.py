@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from cycleqd_merge.journal.log import Event
-from cycleqd_merge.run.loop import Observer
+from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ FIRST_WAIT, LONGEST_WAIT = 30.0, 1800.0
 _NICE = 10
 
 
-class PeriodicPush:
+class PeriodicPush(Observer):
     """An observer that pushes the archive every `every` generations; `inner` is told of everything too.
 
     One push runs at a time. What fails is reported and tried again later.
@@ -36,12 +36,12 @@ class PeriodicPush:
         self._log: IO[bytes] | None = None
 
     def started(self, run: Run) -> None:
-        """See `run.loop.Observer`."""
+        """See `Observer`."""
         self._inner.started(run)
 
-    def told(self, run: Run, event: Event) -> None:
-        """See `run.loop.Observer`."""
-        self._inner.told(run, event)
+    def evaluated(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
+        self._inner.evaluated(run, event)
         if run.archives and run.generation % self._every == 0:
             self._due = True
         if self._process is not None and self._process.poll() is not None:

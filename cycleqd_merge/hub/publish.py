@@ -116,7 +116,7 @@ def _pushes(publication: Publication, placed: Placed) -> list[Callable[[], Pushe
 
 def _push_archive(publication: Publication) -> Pushed:
     run, hub = publication.run, publication.hub
-    files = archive_files(run, publication.events, portable(run.recipe, run.folder), hub.rows)
+    files = archive_files(run, publication.events, portable(run.recipe), hub.rows)
     files[CARD] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
     require_no_token(files)
     draft = publication.draft("dataset", hub.archive_repo)
@@ -128,7 +128,7 @@ def _push_archive(publication: Publication) -> Pushed:
 
 def _push_page(publication: Publication) -> Pushed:
     run, repo = publication.run, publication.hub.repo
-    shown = replay_events(told(publication.events, portable(run.recipe, run.folder)))
+    shown = replay_events(told(publication.events, portable(run.recipe)))
     name = repo.rpartition("/")[2]
     front = f"---\ntitle: {name}\nsdk: static\npinned: false\ntags: [mergekit, merge, cycleqd]\n---\n"
     files = {

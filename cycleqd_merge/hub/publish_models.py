@@ -18,7 +18,7 @@ from cycleqd_merge.merging.sizes import model_bytes
 from cycleqd_merge.outputs.export import export, export_adapter, model_record
 from cycleqd_merge.report.figures import archives_figure, png
 from cycleqd_merge.run.elites import NamedModel
-from cycleqd_merge.session.evolve import reopen
+from cycleqd_merge.run.opening import reopen
 
 GENOME, CONFIGURATION = "genome.json", "mergekit_config.yml"
 _SHOWN = (".json", ".yml", ".md", ".jinja")

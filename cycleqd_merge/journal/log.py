@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,20 @@ class Journal:
             pass  # a full disk was reported by `append` already
         finally:
             self._lock.release()
+
+
+@contextmanager
+def opened_journal(folder: Path) -> Iterator[Journal]:
+    """The journal of the run in `folder`, locked for this process.
+
+    Raises:
+        UserError: see `Journal`.
+    """
+    journal = Journal(folder)
+    try:
+        yield journal
+    finally:
+        journal.close()
 
 
 def of_kind(events: Iterable[Event], kind: str) -> list[Event]:

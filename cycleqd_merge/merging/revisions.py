@@ -13,8 +13,9 @@ import huggingface_hub
 from huggingface_hub import constants
 
 from cycleqd_merge.cache import cache_folder
-from cycleqd_merge.config.loading import dataset_key, load_task
+from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import Recipe, task_name
+from cycleqd_merge.config.rows import dataset_key, row_sources
 from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub_errors import hub_errors
@@ -24,15 +25,15 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DATASETS = "datasets/"
 
 
-def pin(recipe: Recipe, folder: Path, recorded: Mapping[str, str] = MappingProxyType({})) -> Recipe:
-    """The recipe with a commit in `revisions` for every Hub id; relative paths start at `folder`.
+def pin(recipe: Recipe, recorded: Mapping[str, str] = MappingProxyType({})) -> Recipe:
+    """The recipe with a commit in `revisions` for every Hub id.
 
     recorded: those that were resolved when the run began; they stay.
 
     Raises:
         UserError: a repository or revision is not there, or may not be read; a line for each.
     """
-    names = _names(recipe, folder)
+    names = _names(recipe)
     known = {**recorded, **recipe.revisions}
     missing = [name for name in names if name not in known]
     faults: list[str] = []
@@ -52,7 +53,7 @@ def pin(recipe: Recipe, folder: Path, recorded: Mapping[str, str] = MappingProxy
     return recipe.model_copy(update={"revisions": {name: commits[name] for name in names}})
 
 
-def _names(recipe: Recipe, folder: Path) -> dict[str, str]:
+def _names(recipe: Recipe) -> dict[str, str]:
     """The Hub ids of a recipe, as `revisions` calls them, each with what messages call it."""
     names: dict[str, str] = {}
     for place, reference in (("base", recipe.base), *((f"expert {n}", text) for n, text in recipe.experts.items())):
@@ -60,7 +61,7 @@ def _names(recipe: Recipe, folder: Path) -> dict[str, str]:
             if hub_id(part.partition("@")[0]) is not None:
                 names.setdefault(part, f"{place}: {part}")
     for use in recipe.tasks:
-        for source in load_task(use, folder).sources():
+        for source in row_sources(load_task(use)):
             if source.dataset is not None and not Path(source.dataset).exists():
                 names.setdefault(dataset_key(source), f"task {task_name(use)}: dataset {source.dataset}")
     return names

@@ -23,8 +23,8 @@ from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.outputs.adapter import require_adapters, write_adapter
 from cycleqd_merge.outputs.checkpoint import write_checkpoint, write_model
 from cycleqd_merge.run.elites import NamedModel, choose
+from cycleqd_merge.run.opening import reopen
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.session.evolve import reopen
 
 _EQUAL = 1e-3
 _ADAPTED = 0.1  # an adapter computes beside weights that are rounded without it

@@ -34,7 +34,7 @@ class TaskSummary:
     search: int
     confirm: int
     heldout: int
-    surroundings: str = ""
+    environment: str = ""
     floor: float | None = None
 
 

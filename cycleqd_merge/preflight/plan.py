@@ -16,7 +16,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.worker import single_cause
-from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
@@ -34,18 +34,19 @@ from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.model_checks import check_family
 from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
 from cycleqd_merge.report.progress import size
-from cycleqd_merge.session.evolve import begin, opened_journal, recorded_revisions
+from cycleqd_merge.run.identity import recorded_revisions
+from cycleqd_merge.run.opening import identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
 from cycleqd_merge.strategies.state import SearchState
-from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_surroundings
+from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_environments
 
 _BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
 _ALIKE = 0.05  # similarities that differ by less are alike
 _Opened = TypeVar("_Opened")
 
 
-def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None = None) -> Plan:
-    """Check a recipe whole and say what its run will take; relative paths start at `folder`.
+def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Plan:
+    """Check a recipe whole and say what its run will take.
 
     measure: evaluate one child, for the estimates of time and memory. since: the `time.perf_counter()` instant at which
     this process began with the recipe, for the time that a run takes to come to its first evaluation.
@@ -56,18 +57,18 @@ def plan(recipe: Recipe, folder: Path, measure: bool = True, since: float | None
     if recipe.hub is not None:
         found.attempt(require_write, *repositories(recipe.hub))
     try:
-        recipe = pin(recipe, folder, _recorded(Path(recipe.output)))
+        recipe = pin(recipe, _recorded(Path(recipe.output)))
         found.disk = download_uses(recipe)
         require_disk(found.disk)
     except UserError as error:
         if found.disk:  # opening the models would begin to fill the disk
             found.faults.append(str(error))
             return found
-        _check(recipe, folder, measure, since, found)  # opening the models tells what is wrong with them
+        _check(recipe, measure, since, found)  # opening the models tells what is wrong with them
         if not found.faults:
             found.faults.append(str(error))
         return found
-    _check(recipe, folder, measure, since, found)
+    _check(recipe, measure, since, found)
     return found
 
 
@@ -76,9 +77,9 @@ def _recorded(out: Path) -> dict[str, str]:
     return recorded_revisions(read_events(out)) if (out / FILE).is_file() else {}
 
 
-def _check(recipe: Recipe, folder: Path, measure: bool, since: float, found: Plan) -> None:
+def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     """Open everything that the recipe names, check it, estimate."""
-    suite = _check_tasks(recipe, folder, found)
+    suite = _check_tasks(recipe, found)
     family = _check_models(recipe, found)
     groups = None if family is None else _check_groups(family, recipe, found)
     if family is not None:
@@ -87,35 +88,33 @@ def _check(recipe: Recipe, folder: Path, measure: bool, since: float, found: Pla
     if family is None or groups is None or not whole:
         found.attempt(_check_output, Path(recipe.output), None)
         return
-    materials = OpenedRecipe(recipe, folder, family, groups, suite)
+    materials = OpenedRecipe(recipe, family, groups, suite)
     seeds, told = found.attempt(_check_output, Path(recipe.output), materials) or ([], 0)
     mutated = sorted(materials.mutated_experts(seeds))
     uses = disk_uses(recipe, family, mutated, materials.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
     state = SearchState(build_space(recipe, len(groups)))
-    strategy = found.attempt(build_strategy, recipe, state, folder, merges)
+    strategy = found.attempt(build_strategy, recipe, state, merges)
     if strategy is not None:
         evaluations = len(recipe.experts) + len(seeds) + child_count(recipe, strategy) - told
         _estimate(materials, mutated, max(0, evaluations), measure, since, found)
 
 
-def _check_tasks(recipe: Recipe, folder: Path, found: Plan) -> Suite:
+def _check_tasks(recipe: Recipe, found: Plan) -> Suite:
     """Open each task by itself; returns those that could be opened."""
-    opened = [
-        found.attempt(open_task, use, folder, recipe.confirm.share, recipe.revisions) for use in ordered_tasks(recipe)
-    ]
+    opened = [found.attempt(open_task, use, recipe.confirm.share, recipe.revisions) for use in ordered_tasks(recipe)]
     suite = tuple(task for task in opened if task is not None)
     for task in suite:
         found.notices.extend(check_rows(task))
-        surroundings = found.attempt(require_surroundings, (task,)) or {}
-        found.tasks.append(_task_facts(task, surroundings.get(task.name, "")))
+        environments = found.attempt(require_environments, (task,)) or {}
+        found.tasks.append(_task_facts(task, environments.get(task.name, "")))
     return suite
 
 
-def _task_facts(task: SuiteTask, surroundings: str) -> TaskSummary:
+def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
     search, confirm, heldout = (len(task.samples(rows)) for rows in ("search", "confirm", "heldout"))
-    return TaskSummary(task.name, task.use.role, search, confirm, heldout, surroundings, task.use.floor)
+    return TaskSummary(task.name, task.use.role, search, confirm, heldout, environment, task.use.floor)
 
 
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
@@ -200,7 +199,7 @@ def _check_output(out: Path, materials: OpenedRecipe | None) -> tuple[list[Event
     with opened_journal(out) as journal:
         if materials is None or not journal.events:
             return [], 0
-        return begin(materials, journal)["seeds"], len(of_kind(journal.events, "result"))
+        return identify(materials, journal)["seeds"], len(of_kind(journal.events, "result"))
 
 
 def _estimate(

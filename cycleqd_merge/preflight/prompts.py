@@ -7,14 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from cycleqd_merge.config.tasks import (
-    ExactScorerConfig,
-    GenerateTaskConfig,
-    LmEvalTaskConfig,
-    NumberScorerConfig,
-    PromptedTaskConfig,
-    TokenF1ScorerConfig,
-)
+from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, TokenF1ScorerConfig
+from cycleqd_merge.config.tasks import GenerateTaskConfig, LmEvalTaskConfig, PromptedTaskConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.prompts import encode, render
 from cycleqd_merge.merging.family import ModelFamily
@@ -52,7 +46,7 @@ def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> i
 def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Problems:
     """Render and count every row, of both splits, where a task's prompts are known before a model is asked."""
     findings = Problems()
-    definition = task.loaded.definition
+    definition = task.definition
     if not isinstance(definition, PromptedTaskConfig | LmEvalTaskConfig):
         return findings
     if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
@@ -106,7 +100,7 @@ def _check_fit(task: str, lengths: Sequence[tuple[int, int, str]], limit: int, f
 
 def _check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, findings: Problems) -> None:
     """Reference answers that no output can reach, where the scorer compares with the whole of them."""
-    definition = task.loaded.definition
+    definition = task.definition
     if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTaskConfig):
         return
     if not isinstance(definition.scorer, ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.tasks.check import GradingCheck, check
 from cycleqd_merge.tasks.protocol import Checkable
-from cycleqd_merge.tasks.suite import open_task, require_surroundings
+from cycleqd_merge.tasks.suite import open_task, require_environments
 
 
 def check_task(reference: str, limit: int | None = None) -> list[GradingCheck]:
@@ -20,10 +19,10 @@ def check_task(reference: str, limit: int | None = None) -> list[GradingCheck]:
         UserError: the task cannot be opened, lacks what it works on, or knows no answers to its samples.
         InfrastructureError: the surroundings failed.
     """
-    opened = open_task(TaskConfig(task=reference, name="task"), Path(), confirm_share=0.0)
+    opened = open_task(TaskConfig(task=reference, name="task"), confirm_share=0.0)
     if not isinstance(opened.task, Checkable):
-        raise UserError(f"task {reference}: kind `{opened.loaded.definition.kind}` has no known answers to check with")
-    require_surroundings((opened,))
+        raise UserError(f"task {reference}: kind `{opened.definition.kind}` has no known answers to check with")
+    require_environments((opened,))
     samples = [sample for split in ("search", "heldout") for sample in opened.task.samples(split)[:limit]]
     try:
         return asyncio.run(check(opened.task, samples))

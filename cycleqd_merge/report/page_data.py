@@ -24,7 +24,7 @@ def page_data(run: Run, name: str) -> dict[str, Any]:
         "objectives": run.objectives,
         "experts": run.experts,
         "groups": run.groups,
-        "export": f"cycleqd-merge export {shlex.quote(run)}",
+        "export": f"cycleqd-merge export {shlex.quote(name)}",
         "first": run.space.first,
         "bestMean": facts["best_mean"],
         "archives": [_archive(archive, facts["archives"], run) for archive in run.archives],

@@ -63,7 +63,7 @@ def _tasks(tasks: Sequence[TaskSummary]) -> Table:
     for task in tasks:
         counts = (task.search, task.confirm, task.heldout)
         role = task.role if task.floor is None else f"{task.role}, at least {task.floor:g}"
-        table.add_row(task.name, role, *map(str, counts), task.surroundings)
+        table.add_row(task.name, role, *map(str, counts), task.environment)
     return table
 
 

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from cycleqd_merge.journal.log import Event
 from cycleqd_merge.report.tables import overview
+from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
 
 
-class ProgressDisplay:
+class ProgressDisplay(Observer):
     """Observes a run. On a terminal one block is drawn over and over, elsewhere every result is a line."""
 
     def __init__(self, console: Console) -> None:
@@ -31,10 +32,14 @@ class ProgressDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the live block; what is printed from now on stays."""
         if self._live is not None:
             self._live.stop()
 
-    def bases(self, expert: str, done: int, total: int) -> None:
+    def computing_bases(self, expert: str, done: int, total: int) -> None:
         """Singular bases of an expert are being computed."""
         line = f"singular bases of {expert}: {done} of {total} matrices"
         if self._live is not None:
@@ -42,7 +47,7 @@ class ProgressDisplay:
         elif done == total:
             self._console.print(line, highlight=False)
 
-    def fetching(self, repo: str, done: int, total: int) -> None:
+    def downloading(self, repo: str, done: int, total: int) -> None:
         """A repository of the Hub is being downloaded; bytes."""
         line = f"downloading {repo}: {size(done)} of {size(total)}"
         if self._live is not None:
@@ -51,13 +56,13 @@ class ProgressDisplay:
             self._console.print(line, highlight=False)
 
     def started(self, run: Run) -> None:
-        """See `run.loop.Observer`."""
+        """See `Observer`."""
         self._since, self._already = time.monotonic(), run.schedule.received
         if run.schedule.received:
             self._console.print(f"going on after generation {run.generation}", highlight=False)
 
-    def told(self, run: Run, event: Event) -> None:
-        """See `run.loop.Observer`."""
+    def evaluated(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
         if self._live is not None:
             self._live.update(self._block(run, event))
         else:
@@ -110,18 +115,18 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
-class Milestones:
+class Milestones(Observer):
     """Observes one of several runs: a line at its begin, and after every tenth of its generations."""
 
     def __init__(self, console: Console, name: str) -> None:
         self._console, self._name = console, name
 
     def started(self, run: Run) -> None:
-        """See `run.loop.Observer`."""
+        """See `Observer`."""
         self._say(f"going on after generation {run.generation}" if run.schedule.received else "begun")
 
-    def told(self, run: Run, event: Event) -> None:
-        """See `run.loop.Observer`."""
+    def evaluated(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
         done, total = run.generation, run.generations
         if done and (done == total or done * 10 // total > (done - 1) * 10 // total):
             best = max(run.mean(tuple(each["scores"])) for each in run.results if each["scores"] is not None)

@@ -75,7 +75,7 @@ def lineage(run: Run, number: int, most: int = 40) -> list[dict[str, Any]]:
 
 def history(run: Run) -> list[dict[str, Any]]:
     """Best quality, QD score and coverage per archive after every generation, from generation 0 on."""
-    again = Run.begin(run.recipe, run.folder, run.start, [event["step"] for event in run.results])
+    again = Run.begin(run.recipe, run.start, [event["step"] for event in run.results])
     entries = []
     for event in run.results:
         again.tell(event)

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from cycleqd_merge.errors import Interrupted, RunFailed, UserError
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
 from cycleqd_merge.run.identity import as_of_today
+from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run, replay_events
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.schedule import InOrder
@@ -23,28 +24,6 @@ from cycleqd_merge.strategies.schedule import InOrder
 log = logging.getLogger(__name__)
 MOST_FAILURES = 5
 """So many evaluations failing one after another stop a run."""
-
-
-class Observer(Protocol):
-    """Told of a run's progress."""
-
-    def started(self, run: Run) -> None:
-        """The run stands where its journal left it and goes on now."""
-        ...
-
-    def told(self, run: Run, event: Event) -> None:
-        """One more result was recorded and told."""
-        ...
-
-
-class SilentObserver:
-    """An observer that says nothing."""
-
-    def started(self, run: Run) -> None:
-        """See `Observer`."""
-
-    def told(self, run: Run, event: Event) -> None:
-        """See `Observer`."""
 
 
 def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
@@ -81,7 +60,9 @@ def require_same(journal: Journal, start: Event) -> None:
         raise UserError(f"{journal.folder}: holds another run (--fresh starts anew beside it); it differs in\n{listed}")
 
 
-def evolve(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None = None) -> None:
+def evaluate_generations(
+    journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None = None
+) -> None:
     """Evaluate until the last generation is told. Closes neither journal nor pool.
 
     deadline: a `time.monotonic()` instant after which no further evaluation is waited for.
@@ -103,7 +84,7 @@ def evolve(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline:
                 event = _event(due, run.steps[due.number])
                 for opened in _record(journal, run, event):
                     pool.submit(opened, known=run.known(opened.number))
-                observer.told(run, event)
+                observer.evaluated(run, event)
                 _stop_if_failing(run)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.loading import parse
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RunFailed, UserError
@@ -34,7 +35,6 @@ class Run:
     """A run's search and what it was told, in step with the journal."""
 
     recipe: Recipe
-    folder: Path
     space: SearchState
     schedule: Schedule
     start: Event
@@ -51,18 +51,18 @@ class Run:
     """The processes that worked on the run: recipe, folder, environment."""
 
     @classmethod
-    def begin(cls, recipe: Recipe, folder: Path, start: Event, recorded: Sequence[dict[str, Any]] = ()) -> Run:
+    def begin(cls, recipe: Recipe, start: Event, recorded: Sequence[dict[str, Any]] = ()) -> Run:
         """A run of which nothing was told yet.
 
-        folder: where the recipe's relative paths start. recorded: steps of the results that will be replayed, which
+        recorded: steps of the results that will be replayed, which
         may be more than the recipe's generations.
         """
         founders = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
         state = SearchState(build_space(recipe, len(start["groups"]), founders))
-        strategy = build_strategy(recipe, state, folder, merges)
+        strategy = build_strategy(recipe, state, merges)
         total = max(state.first + child_count(recipe, strategy), len(recorded))
         schedule = Schedule(strategy, start["in_flight"], total, recorded)
-        run = cls(recipe, folder, state, schedule, start)
+        run = cls(recipe, state, schedule, start)
         run._opened(run.schedule.ready())
         return run
 
@@ -230,7 +230,7 @@ class Run:
         Of these, the ones that hold every floor, where any does: experts stand in the archives without.
         """
         if not numbers:
-            raise UserError(f"{self.folder}: no elite yet; let the run score its experts first")
+            raise UserError(f"{self.recipe.output}: no elite yet; let the run score its experts first")
         comparable = [number for number in numbers if number in self.confirmed] or numbers
         return [number for number in comparable if self.space.holds(self.judged(number))] or comparable
 
@@ -238,6 +238,17 @@ class Run:
     def groups(self) -> list[str]:
         """Labels of the coefficient groups."""
         return list(self.start["groups"])
+
+
+def session_recipe(session: Event, where: str) -> Recipe:
+    """The recipe of a `session` event; where it holds relative paths, they start at the folder that the event names.
+
+    Raises:
+        RecipeError: the recipe is not valid; `where` names it.
+    """
+    recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
+    folder = Path(session.get("folder", ""))
+    return anchored(recipe, folder) if folder.is_absolute() else recipe
 
 
 def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
@@ -248,10 +259,10 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
             out of order.
     """
     start, session = events[0], of_kind(events, "session")[-1]
-    recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
+    recipe = session_recipe(session, where)
     steps = [event.get("step") for event in of_kind(events, "result")]
     recorded = [step if isinstance(step, dict) else {} for step in steps]
-    run = Run.begin(recipe, Path(session["folder"]), start, recorded)
+    run = Run.begin(recipe, start, recorded)
     run.measured = measured_of(events)
     run.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):

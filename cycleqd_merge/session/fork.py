@@ -18,8 +18,8 @@ _SAME_SCORE = ("definition", "search")
 """What must be equal for a task's score to count in another run: how it is scored, and on which rows."""
 
 
-def fork(source: Path, out: Path, overrides: Sequence[str]) -> tuple[Recipe, Path, list[Event]]:
-    """The recipe, its folder and the seeds of a run that starts from the archives of `source`.
+def fork(source: Path, out: Path, overrides: Sequence[str]) -> tuple[Recipe, list[Event]]:
+    """The recipe and the founders of a run that starts from the archives of `source`.
 
     The genomes of all archives' elites join the experts as generation 0. They bring the scores of tasks that are the
     same; others are measured.
@@ -41,20 +41,16 @@ def fork(source: Path, out: Path, overrides: Sequence[str]) -> tuple[Recipe, Pat
             raise UserError(
                 f"{key}: a fork keeps the run's {key}: its genomes are made of them; start a new run instead"
             )
-    now = {task.name: task_identity(task) for task in open_suite(recipe, run.folder)}
+    now = {task.name: task_identity(task) for task in open_suite(recipe)}
     same = [task for task in run.tasks if task in now and _same(run.start["tasks"][task], now[task])]
-    return (
-        recipe,
-        run.folder,
-        [_seed(run, number, same) for number in run.inheritable()],
-    )
+    return recipe, [_founder(run, number, same) for number in run.inheritable()]
 
 
 def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
     return all(old[key] == new[key] for key in _SAME_SCORE)
 
 
-def _seed(run: Run, number: int, same: Sequence[str]) -> Event:
+def _founder(run: Run, number: int, same: Sequence[str]) -> Event:
     scores = dict(zip(run.tasks, run.scores(number), strict=True))
     return {
         "genome": run.space.genome(number).to_json(),

@@ -63,7 +63,7 @@ class CmaMe:
 
 
 def _rank(insertion: Insertion, task: int) -> tuple[int, float]:
-    """Status and value that an emitter ranks a child by: those of its task's archive; the last emitter uses the mean."""
+    """Status and value that an emitter ranks a child by; the last emitter takes the mean score as the value."""
     if insertion.scores is None:
         return AddStatus.NOT_ADDED, LEAST
     if task == len(insertion.by_archive):

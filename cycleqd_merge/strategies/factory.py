@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,11 +63,11 @@ def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = ()) 
     return SearchSpace(objectives, len(experts), groups, floors, founders, factors, levels, racing)
 
 
-def build_strategy(recipe: Recipe, state: SearchState, folder: Path, merges: Merges) -> Strategy:
+def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strategy:
     """The strategy that a recipe asks for.
 
-    folder: where the path of a user's own strategy starts. merges: lists the candidates of a `mergekit` strategy; the
-    caller passes `merging.merge_grid.merges`, since strategies know nothing of merging.
+    merges: lists the candidates of a `mergekit` strategy; the caller passes `merging.merge_grid.merges`, since
+    strategies know nothing of merging.
 
     Raises:
         UserError: the user's own strategy cannot be created, mergekit lacks a method or parameter that the recipe
@@ -98,9 +97,7 @@ def build_strategy(recipe: Recipe, state: SearchState, folder: Path, merges: Mer
             return Listed(state, merges(recipe, chosen))
         case PythonStrategyConfig():
             arguments = (state, seed)
-            own: Strategy = user_code.create(
-                chosen.target, folder, *arguments, methods=("ask", "tell"), **chosen.options
-            )
+            own: Strategy = user_code.create(chosen.target, *arguments, methods=("ask", "tell"), **chosen.options)
             return own
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.config.tasks import GenerateTaskConfig, MultipleChoiceScorerConfig, RegexScorerConfig
+from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, RegexScorerConfig
+from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.config.validation_errors import shown
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.prompting import Prompt, rendered, template
@@ -24,13 +24,13 @@ class Generate:
         UserError: rows cannot be read, or a row lacks what the templates or the scorer need.
     """
 
-    def __init__(self, definition: GenerateTaskConfig, folder: Path) -> None:
+    def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, folder)
+        self._samples = divide(definition.data)
         self._prompt = Prompt(definition)
         self._answer = template(definition.answer, "answer")
         if not isinstance(definition.scorer, MultipleChoiceScorerConfig):
-            self._scorer = text_scorer(definition.scorer, folder)
+            self._scorer = text_scorer(definition.scorer)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         self._check_all()
 

@@ -116,10 +116,10 @@ class Prompting(Protocol):
 
 
 @runtime_checkable
-class Surrounded(Protocol):
+class NeedsEnvironment(Protocol):
     """A task that works on something beside the model: a sandbox, a database."""
 
-    def surroundings(self) -> str:
+    def environment(self) -> str:
         """What was found to work on, in one line for `plan`; asked before a run, never during it.
 
         Raises:

@@ -6,10 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from cycleqd_merge.config import user_code
-from cycleqd_merge.config.tasks import (
+from cycleqd_merge.config.scorers import (
     ExactScorerConfig,
     NumberScorerConfig,
     PythonScorerConfig,
@@ -23,7 +22,6 @@ _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 def text_scorer(
     options: ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig | PythonScorerConfig,
-    folder: Path,
 ) -> TextScorer:
     """The function (output, reference) -> score that `options` describe; a `python` scorer's path starts at `folder`.
 
@@ -31,7 +29,7 @@ def text_scorer(
         UserError: a `python` scorer cannot be found.
     """
     if isinstance(options, PythonScorerConfig):
-        return partial(user_code.find(options.target, folder), **options.options)
+        return partial(user_code.find(options.target), **options.options)
     functions: dict[str, Callable[..., float]] = {
         "exact": exact,
         "token_f1": token_f1,

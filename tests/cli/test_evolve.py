@@ -16,8 +16,9 @@ import pytest
 
 from cycleqd_merge.config.loading import load_recipe
 from cycleqd_merge.errors import Interrupted
-from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
-from cycleqd_merge.session.evolve import opened_journal, run_recipe
+from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.session.evolve import evolve
 from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe, write_task
 from tests.run.synthetic import history
 
@@ -206,12 +207,19 @@ def test_what_a_recipe_wants_done_at_the_end_is_done_once(models: Models, tmp_pa
         assert (tmp_path / "run" / "models" / name / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
 
 
+class EndsAtBases(Observer):
+    """Sends this process SIGTERM once singular bases are being computed."""
+
+    def computing_bases(self, expert: str, done: int, total: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_signal_while_a_run_is_being_prepared_ends_it_too(models: Models, tmp_path: Path) -> None:
     """Preparing takes minutes with large models: singular bases are computed before the first evaluation."""
     recipe = load_recipe(write_recipe(tmp_path, models))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CYCLEQD_CACHE", str(tmp_path / "cache"))
         with pytest.raises(Interrupted):
-            run_recipe(recipe, tmp_path, progress=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+            evolve(recipe, EndsAtBases())
     assert of_kind(read_events(tmp_path / "run"), "result") == []
     assert cycleqd_merge("evolve", tmp_path / "recipe.yaml", "--generations", 0).code == 0

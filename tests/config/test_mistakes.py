@@ -16,17 +16,9 @@ from cycleqd_merge.config.evolution import (
 )
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import Recipe, TaskConfig
-from cycleqd_merge.config.tasks import (
-    ExactScorerConfig,
-    GenerateTaskConfig,
-    MessageConfig,
-    PythonTaskConfig,
-    RowsConfig,
-    ScorerConfig,
-    SplitRowsConfig,
-    TaskDefinitionConfig,
-    TwoFilesConfig,
-)
+from cycleqd_merge.config.rows import RowsConfig, SplitRowsConfig, TwoFilesConfig
+from cycleqd_merge.config.scorers import ExactScorerConfig, ScorerConfig
+from cycleqd_merge.config.tasks import GenerateTaskConfig, MessageConfig, PythonTaskConfig, TaskDefinitionConfig
 from cycleqd_merge.errors import UserError
 from tests.config.texts import INLINE, NAMED, fault, faults, replaced
 
@@ -375,7 +367,7 @@ def test_a_long_value_is_cut(tmp_path: Path) -> None:
 
 def test_an_unknown_task_is_told_with_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"task 'smolm2-sql': no such file, nor among the shipped tasks") as raised:
-        load_task(TaskConfig(task="smolm2-sql"), tmp_path)
+        load_task(TaskConfig(task="smolm2-sql"))
     assert "did you mean 'smollm2-sql'?" in str(raised.value)
 
 
@@ -395,5 +387,5 @@ def test_a_mistake_in_a_task_file_is_told_with_that_file(tmp_path: Path, text: s
     path = tmp_path / "sums.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as raised:
-        load_task(TaskConfig(task="sums.yaml"), tmp_path)
+        load_task(TaskConfig(task=str(path)))
     assert str(raised.value) == f"{path}:{line}"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.config.evolution import LayerGroupsConfig, NoMutationConfig, SvdMutationConfig
-from cycleqd_merge.config.tasks import ExactScorerConfig, GenerateTaskConfig, NumberScorerConfig
+from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig
+from cycleqd_merge.config.tasks import GenerateTaskConfig
 from tests.config.texts import INLINE, NAMED, fault, load, replaced
 
 

@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.main import get_command
 
-from cycleqd_merge import load_recipe, open_run, run_recipe
+from cycleqd_merge import evolve, load_recipe, open_run
 from cycleqd_merge.cli import app
 from cycleqd_merge.comparison.named_strategies import STRATEGIES, with_strategy
 from cycleqd_merge.config.hub import HubConfig
@@ -91,7 +91,7 @@ confirm: {{share: 0}}
 output: {tmp_path}/run
 """)
     recipe = load_recipe(tmp_path / "recipe.yaml")
-    run = run_recipe(recipe, tmp_path)
+    run = evolve(recipe)
     assert run is not None
     assert run.generation == 3
     assert all(len(archive.elites()) > 0 for archive in run.archives)
@@ -136,7 +136,7 @@ def test_the_page_on_comparisons_names_every_search_and_option() -> None:
         update={"searches": {name: NamedStrategyConfig(**own) for name, own in searches.items()}}
     )
     assert [with_strategy(recipe, name).strategy.kind for name in searches] == ["cycleqd", "cma-es"]
-    rows = re.findall(r"^\| (`.*?) \|", page.split("## Searches by name")[1].split("```")[0], re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", page.split("## Strategies by name")[1].split("```")[0], re.MULTILINE)
     grouped = re.findall(r"`([a-z0-9-]+-groups)`", page)
     named = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)]
     assert sorted({*named, *grouped}) == sorted(STRATEGIES)

@@ -230,7 +230,7 @@ def test_what_one_evaluation_left_unanswered_does_not_meet_the_next(engine: Vllm
         for name, kind in kinds.items()
     ]
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}, "tasks": tasks}
-    worker = Worker(engine, open_suite(Recipe.model_validate(stated), Path(__file__).parent))
+    worker = Worker(engine, open_suite(Recipe.model_validate(stated)))
     core = engine._llm
     with pytest.raises(ExceptionGroup):
         worker.evaluate(children(2)[0])

@@ -7,7 +7,6 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +40,7 @@ def open_worker(models: Models) -> Iterator[Callable[..., Worker]]:
     def open_on(*uses: dict[str, Any]) -> Worker:
         stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}}
         recipe = Recipe.model_validate({**stated, "tasks": [*uses, FINE]})
-        opened.append(Worker(models.engine(), open_suite(recipe, Path(__file__).parent)))
+        opened.append(Worker(models.engine(), open_suite(recipe)))
         return opened[-1]
 
     yield open_on

@@ -111,7 +111,7 @@ def test_faults_of_repositories_are_one_line_each(
     }
     recipe = write_recipe(tmp_path, BASE, experts)
     with pytest.raises(UserError) as raised:
-        pin(load_recipe(recipe), tmp_path)
+        pin(load_recipe(recipe))
     assert str(raised.value).splitlines() == [
         "expert gated: lab/tuned: gated, and access was not granted; ask for access on its page",
         "expert old: lab/base@v9: the Hub knows no such revision of it",

@@ -86,7 +86,7 @@ def assert_adapter_is_the_model(run: Path, parents: Parents, found: torch.Tensor
     """In float32, where base and difference are added without rounding, an adapter's logits are the merged model's."""
     from cycleqd_merge.outputs.export import needed_bases
     from cycleqd_merge.run.elites import choose
-    from cycleqd_merge.session.evolve import reopen
+    from cycleqd_merge.run.opening import reopen
 
     state = open_run(run)
     chosen = choose(state, "aggregate")

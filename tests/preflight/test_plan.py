@@ -22,7 +22,8 @@ from cycleqd_merge.preflight import plan as planning
 from cycleqd_merge.preflight.findings import Plan
 from cycleqd_merge.preflight.plan import plan
 from cycleqd_merge.report.progress import size
-from cycleqd_merge.session.evolve import begin, run_recipe
+from cycleqd_merge.run.opening import identify
+from cycleqd_merge.session.evolve import evolve
 from tests.models import (
     make_adapter,
     make_base,
@@ -91,7 +92,7 @@ def recipe_of(folder: Path, family: Family, *tasks: dict[str, Any], **settings: 
 
 def checked(recipe: Recipe) -> Plan:
     """Without the measured evaluation."""
-    return plan(recipe, Path(), measure=False)
+    return plan(recipe, measure=False)
 
 
 def only(found: list[str]) -> str:
@@ -260,7 +261,7 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     recipe = recipe_of(tmp_path, family)
     with_journal = Path(recipe.output)
     journal = Journal(with_journal)
-    journal.append(begin(OpenedRecipe.open(recipe, Path()), journal))
+    journal.append(identify(OpenedRecipe.open(recipe), journal))
     journal.close()
     content = (with_journal / "journal.jsonl").read_bytes()
     assert checked(recipe).faults == []
@@ -288,7 +289,7 @@ def test_a_million_cells_are_the_most(family: Family, tmp_path: Path) -> None:
     refusal = "evolution.bins: archive one would have 1,002,001 cells, the most is 1,000,000"
     assert only(checked(over).faults).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
-        run_recipe(over, Path())
+        evolve(over)
 
 
 def test_the_archive_of_all_tasks_counts_too(family: Family, tmp_path: Path) -> None:
@@ -299,13 +300,13 @@ def test_the_archive_of_all_tasks_counts_too(family: Family, tmp_path: Path) -> 
     refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the most is 1,000,000"
     assert only(checked(over).faults).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
-        run_recipe(over, Path())
+        evolve(over)
 
 
 def test_a_run_refuses_what_its_plan_refuses(family: Family, tmp_path: Path) -> None:
     rows = [*rows_of("short"), {"question": "y" * 300, "answer": "a"}]
     with pytest.raises(UserError, match="do not fit the model's 256 tokens"):
-        run_recipe(recipe_of(tmp_path, family, generate(tmp_path, "three", rows)), Path())
+        evolve(recipe_of(tmp_path, family, generate(tmp_path, "three", rows)))
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -315,7 +316,7 @@ def test_disk_for_bases_is_what_they_take(
     monkeypatch.setenv("CYCLEQD_CACHE", str(tmp_path / "cache"))
     experts = family.experts | ({"second": on_base(family.base, family.adapter)} if adapted else {})
     recipe = recipe_of(tmp_path, family, experts=experts)
-    opened = OpenedRecipe.open(recipe, Path()).family
+    opened = OpenedRecipe.open(recipe).family
     predicted = {use.purpose: use.needed for use in checked(recipe).disk}
     bases = prepare_bases(opened, [0, 1])
     for number, expert in enumerate(opened.experts):
@@ -331,7 +332,7 @@ def test_disk_for_bases_is_what_they_take(
 def test_bases_and_how_alike_experts_are_is_told(family: Family, tmp_path: Path) -> None:
     experts = {**family.experts, "third": make_expert(family.base, tmp_path / "third", 7)}
     mutation = {"mutation": {"rank": 8}, "generations": 1}
-    found = plan(recipe_of(tmp_path, family, experts=experts, evolution=mutation), Path())
+    found = plan(recipe_of(tmp_path, family, experts=experts, evolution=mutation))
     assert found.faults == []
     assert [(each.name, each.loss > 0, each.skew < 1e-5) for each in found.bases] == [
         ("first", True, True),
@@ -351,7 +352,7 @@ def test_an_expert_that_is_less_alike_than_the_others_is_noticed(family: Family,
     experts = {**family.experts, "other": other}
     tasks = [generate(tmp_path, f"t{n}", expert=expert) for n, expert in enumerate((*experts, "first"))]
     recipe = make_recipe(tmp_path, family.base, experts, tasks=tasks, evolution={"generations": 1})
-    found = plan(recipe, Path())
+    found = plan(recipe)
     assert found.similarity["first, second"] > 0.9
     assert max(found.similarity["first, other"], found.similarity["second, other"]) < 0.5
     assert found.faults == []
@@ -371,7 +372,7 @@ def test_too_little_memory_is_a_fault_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(planning, "available_memory", lambda: 10**6)
     monkeypatch.setattr(planning, "try_out", lambda *_: pytest.fail("the engine was opened"))
-    fault = only(plan(recipe_of(tmp_path, family), Path()).faults)
+    fault = only(plan(recipe_of(tmp_path, family)).faults)
     assert fault.startswith("memory: a worker needs ")
     assert fault.endswith("(host), 1 MB are available")
 
@@ -381,7 +382,7 @@ def test_an_evaluation_that_fails_is_a_fault(family: Family, tmp_path: Path) -> 
     code += "    async def score(self, sample, model):\n        raise ValueError('odd')\n"
     (tmp_path / "odd.py").write_text(f"from cycleqd_merge.tasks.protocol import Sample\n{code}")
     task = {"task": {"kind": "python", "target": f"{tmp_path / 'odd'}.py:Odd"}, "name": "odd", "bounds": [0.0, 1.0]}
-    found = plan(recipe_of(tmp_path, family, task), Path())
+    found = plan(recipe_of(tmp_path, family, task))
     assert only(found.faults) == "measured evaluation: ValueError: odd"
     assert found.time is None
 
@@ -401,7 +402,7 @@ def test_one_evaluation_is_measured_as_the_run_makes_them(
         return evaluation
 
     monkeypatch.setattr(estimate.Worker, "evaluate", counted)
-    found = plan(recipe_of(tmp_path, family, evolution={"generations": 7}), Path())
+    found = plan(recipe_of(tmp_path, family, evolution={"generations": 7}))
     assert found.faults == []
     assert asked == [("search", 40), ("confirm", 10)]
     assert found.time is not None
@@ -430,9 +431,9 @@ def test_a_run_that_goes_on_counts_only_what_is_left(
     monkeypatch.setattr(estimate, "_SETTLED", 0.0)
     tasks = [make_task(tmp_path, "letters", "first"), make_task(tmp_path, "digits", "second", "123")]
     recipe = make_recipe(tmp_path, family.base, family.experts, tasks=tasks, evolution={"generations": 3})
-    run_recipe(recipe, Path())
+    evolve(recipe)
     longer = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"generations": 10})})
-    found = plan(longer, Path())
+    found = plan(longer)
     assert found.faults == []
     assert found.time is not None
     assert found.time.evaluations == 7
@@ -445,10 +446,10 @@ def test_bases_that_take_long_are_left_to_the_run(
     monkeypatch.setattr(estimate, "_SETTLED", 0.0)
     monkeypatch.setattr(planning, "_BASES_AT_ONCE", 0.0)
     recipe = recipe_of(tmp_path, family)
-    found = plan(recipe, Path())
+    found = plan(recipe)
     assert found.time is not None
     assert found.time.bases > 0
-    opened = OpenedRecipe.open(recipe, Path()).family
+    opened = OpenedRecipe.open(recipe).family
     matrices = [weight for weight in opened.weights if weight.is_matrix]
     shapes = {weight.shape for weight in matrices}
     assert len(missing_bases(opened, 0)) == len(matrices) - len(shapes)  # one of each shape is in the cache now
@@ -461,7 +462,7 @@ def test_mutations_along_no_direction_need_no_basis(family: Family, tmp_path: Pa
 
 def test_the_plan_is_json(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "_SETTLED", 0.0)
-    found = plan(recipe_of(tmp_path, family), Path())
+    found = plan(recipe_of(tmp_path, family))
     values = json.loads(json.dumps(found.to_json()))
     assert found.time is not None
     assert values["time"]["total"] == found.time.total

@@ -16,7 +16,7 @@ from cycleqd_merge.evolution.genome import level_genome
 from cycleqd_merge.journal.log import FORMAT, Journal
 from cycleqd_merge.journal.measured import Estimate, measured_event
 from cycleqd_merge.run.confirm import confirm
-from cycleqd_merge.run.loop import evolve, resume_journal
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run, open_run
 from tests.run.synthetic import Failure, SyntheticPool, Watcher, session_of, start_of, synthetic_recipe
 
@@ -47,7 +47,7 @@ def make_run(
         run = resume_journal(
             journal, _start(recipe), {**session_of(recipe), "environment": {"python": "3.12"}, "time": 0}
         )
-        evolve(journal, run, pool, Watcher())
+        evaluate_generations(journal, run, pool, Watcher())
         confirm(journal, run, pool)
     return open_run(folder)
 

@@ -22,7 +22,7 @@ from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.journal.log import Event, Journal, read_events
 from cycleqd_merge.run.identity import operators
-from cycleqd_merge.run.loop import evolve, resume_journal
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.racing import Partial
@@ -126,7 +126,7 @@ class Watcher:
     def started(self, state: Run) -> None:
         self.began_at = state.schedule.received
 
-    def told(self, state: Run, event: Event) -> None:
+    def evaluated(self, state: Run, event: Event) -> None:
         self.told_events.append(event)
         if self._act is not None:
             self._act(event["number"])
@@ -144,7 +144,7 @@ def run(
     recipe = recipe or synthetic_recipe()
     with closing(Journal(folder)) as journal:
         state = resume_journal(journal, start_of(recipe, in_flight), session_of(recipe))
-        evolve(journal, state, pool or SyntheticPool(), watcher or Watcher(), deadline)
+        evaluate_generations(journal, state, pool or SyntheticPool(), watcher or Watcher(), deadline)
     return state
 
 

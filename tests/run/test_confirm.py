@@ -17,7 +17,7 @@ from cycleqd_merge.hub.portable import Portable
 from cycleqd_merge.journal.log import Journal, of_kind, read_events
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.elites import expand
-from cycleqd_merge.run.loop import evolve, resume_journal
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Rows
@@ -65,7 +65,7 @@ def run(folder: Path, pool: SyntheticPool, set_aside: int = SET_ASIDE) -> Run:
     start = {**start_of(RECIPE, 2), "tasks": {name: {"rows": rows} for name in EXPERTS}}
     with closing(Journal(folder)) as journal:
         state = resume_journal(journal, start, session_of(RECIPE))
-        evolve(journal, state, pool, Watcher())
+        evaluate_generations(journal, state, pool, Watcher())
         confirm(journal, state, pool)
     return state
 

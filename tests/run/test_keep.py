@@ -9,7 +9,7 @@ import pytest
 
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.run.confirm import confirm
-from cycleqd_merge.run.loop import evolve, resume_journal
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run
 from tests.cli.conftest import cycleqd_merge
 from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, run, session_of, start_of, synthetic_recipe
@@ -75,7 +75,7 @@ def test_a_floor_is_judged_by_the_rows_set_aside_too(tmp_path: Path) -> None:
     with closing(Journal(tmp_path)) as journal:
         state = resume_journal(journal, start, session_of(recipe))
         pool: SyntheticPool = Strict()
-        evolve(journal, state, pool, Watcher())
+        evaluate_generations(journal, state, pool, Watcher())
         confirm(journal, state, pool)
     judged = {number: state.judged(number)[2] for number in state.confirmed}
     assert min(judged.values()) < 0.15 <= max(judged.values())

@@ -20,7 +20,7 @@ from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, run, synthetic_
 Line = dict[str, Any]
 
 
-def contents(run: Run) -> dict[str, Any]:
+def state_of(run: Run) -> dict[str, Any]:
     """Everything that a run holds, as plain values."""
     return {
         "archives": snapshot(run.archives),
@@ -35,10 +35,10 @@ def contents(run: Run) -> dict[str, Any]:
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_replay_equals_the_run_that_was_lived(tmp_path: Path, in_flight: int) -> None:
     lived = run(tmp_path, synthetic_recipe(40), in_flight, SyntheticPool(order=3, failure=fail_some))
-    again = open_run(tmp_path)
-    assert contents(again) == contents(lived)
-    assert again.generation == 40
-    assert sum(len(archive.elites()) for archive in again.archives) > 10
+    state = open_run(tmp_path)
+    assert state_of(state) == state_of(lived)
+    assert state.generation == 40
+    assert sum(len(archive.elites()) for archive in state.archives) > 10
 
 
 COARSE = [{"task": name, "expert": name, "bins": 2} for name in EXPERTS]
@@ -68,7 +68,7 @@ def test_replay_and_going_on_equal_the_run_with_every_option(
         return synthetic_recipe(generations, tasks=COARSE, strategy=strategy, evolution={**OPTIONS, **race})
 
     whole = run(tmp_path / "whole", recipe(60), in_flight, SyntheticPool(order=3, failure=fail_some))
-    assert contents(open_run(tmp_path / "whole")) == contents(whole)
+    assert state_of(open_run(tmp_path / "whole")) == state_of(whole)
     censored = [event for event in whole.results if event.get("censored")]
     facts = summary(whole)
     assert facts["censored"] == len(censored)
@@ -98,9 +98,9 @@ def test_replay_of_an_unfinished_run_knows_what_is_in_flight(tmp_path: Path, las
     watcher.started = lived.append  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
         run(tmp_path, in_flight=4, watcher=watcher)
-    again = open_run(tmp_path)
-    assert contents(again) == contents(lived[0])
-    assert again.generation == max(0, last - 2)
+    state = open_run(tmp_path)
+    assert state_of(state) == state_of(lived[0])
+    assert state.generation == max(0, last - 2)
 
 
 def rewrite(folder: Path, change: Callable[[list[Line]], object]) -> None:
@@ -202,12 +202,12 @@ def test_a_run_of_another_machine_is_read_and_gone_on_with(
                 line["recipe"]["strategy"] = here
 
     rewrite(tmp_path / "there", move)
-    assert contents(open_run(tmp_path / "there")) == contents(made)
+    assert state_of(open_run(tmp_path / "there")) == state_of(made)
     assert history(open_run(tmp_path / "there")) == history(made)
     longer = run(tmp_path / "there", recipe(40), in_flight)
     assert longer.steps[:33] == made.steps
     assert len(longer.results) == 43
-    assert contents(open_run(tmp_path / "there")) == contents(longer)
+    assert state_of(open_run(tmp_path / "there")) == state_of(longer)
 
 
 def test_changed_scores_show_in_a_child_that_follows(tmp_path: Path) -> None:

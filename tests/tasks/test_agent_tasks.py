@@ -66,7 +66,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_root: Root) -> Su
         TaskConfig(task="agentbench-db", name="db"),
         TaskConfig(task="agentbench-os", name="os"),
     ]
-    return tuple(open_task(use, Path(), 0.0) for use in uses)
+    return tuple(open_task(use, 0.0) for use in uses)
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -15,14 +15,9 @@ from ruamel.yaml import YAML
 
 from cycleqd_merge.config.engines import TransformersEngineConfig as Options
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.config.tasks import (
-    DataConfig,
-    GenerateTaskConfig,
-    MessageConfig,
-    PythonTaskConfig,
-    RowsConfig,
-    ScorerConfig,
-)
+from cycleqd_merge.config.rows import DataConfig, RowsConfig
+from cycleqd_merge.config.scorers import ScorerConfig
+from cycleqd_merge.config.tasks import GenerateTaskConfig, MessageConfig, PythonTaskConfig
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.merging.family import open_model_family
@@ -46,7 +41,7 @@ def suite(tmp_path: Path) -> Suite:
             (tmp_path / (named.group(1) if named else "capitals.jsonl")).write_text(text, encoding="utf-8")
     tasks = [{"task": "capitals.yaml"}, {"task": "twice.yaml"}]
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "tasks": tasks, "confirm": {"share": 0}}
-    return open_suite(Recipe.model_validate(stated), tmp_path)
+    return open_suite(Recipe.model_validate(stated))
 
 
 def scores(suite: Suite, model: Scripted) -> Mapping[str, list[float]]:

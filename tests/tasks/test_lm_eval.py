@@ -93,7 +93,7 @@ def defined(data: dict[str, dict[str, str]], name: str, **keys: Any) -> LmEvalTa
 def ours(definition: LmEvalTaskConfig, engine: TransformersEngine) -> dict[str, tuple[float, str]]:
     """Score and output of every sample of both halves, by its question."""
     use = TaskConfig(task=definition, name="task")
-    task = open_task(use, Path(), 0.0)
+    task = open_task(use, 0.0)
     worker = Worker(engine, (task,))
     found = {}
     for rows in ("search", "heldout"):

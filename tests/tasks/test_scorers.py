@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from cycleqd_merge.config.tasks import MultipleChoiceScorerConfig, ScorerConfig
+from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, ScorerConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.scorers import text_scorer
 

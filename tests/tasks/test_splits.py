@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd_merge.config.tasks import RowsConfig, SplitRowsConfig, TwoFilesConfig
+from cycleqd_merge.config.rows import RowsConfig, SplitRowsConfig, TwoFilesConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.rows import divide, number
 from tests.tasks.scripted import write_rows

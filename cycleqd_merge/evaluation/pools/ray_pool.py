@@ -11,7 +11,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -48,9 +47,9 @@ CLOSING = 20.0
 class RemoteWorker:
     """Runs in a process of its own: a `Worker` that outlives failures of its candidates."""
 
-    def open(self, recipe: dict[str, Any], folder: str, experts: Sequence[int], neighbours: int) -> None:
+    def open(self, recipe: dict[str, Any], experts: Sequence[int], neighbours: int) -> None:
         """Open everything that the recipe names; see `open_worker`."""
-        self._worker = open_worker(Recipe.model_validate(recipe), Path(folder), experts, neighbours)
+        self._worker = open_worker(Recipe.model_validate(recipe), experts, neighbours)
 
     def close(self) -> None:
         """Free the engine."""
@@ -115,7 +114,6 @@ class RayPool:
     def __init__(
         self,
         recipe: Recipe,
-        folder: Path,
         experts: Sequence[int],
         workers: int,
         address: str | None = None,
@@ -139,7 +137,7 @@ class RayPool:
             connect(address)
         self._gpus = gpus_per_worker(recipe)
         settings = recipe.model_dump(mode="json", exclude_unset=True)
-        self._spec = (settings, str(folder.resolve()), list(experts), neighbours(workers, self._gpus))
+        self._spec = (settings, list(experts), neighbours(workers, self._gpus))
         self._idle: list[Any] = []
         self._warm: set[Any] = set()
         for _ in range(workers):

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from math import comb
-from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.config.tasks import CodeTaskConfig
@@ -32,9 +31,9 @@ class Code:
         UserError: rows cannot be read, or are no problems in EvalPlus' format.
     """
 
-    def __init__(self, definition: CodeTaskConfig, folder: Path) -> None:
+    def __init__(self, definition: CodeTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, folder, name=lambda row: str(row.get("task_id", "")))
+        self._samples = divide(definition.data, name=lambda row: str(row.get("task_id", "")))
         self._prompt = Prompt(definition)
         self._problems = {sample.id: self._problem(sample) for sample in self._all()}
         self._slots = Slots(os.cpu_count() or 1)
@@ -55,7 +54,7 @@ class Code:
     def samples(self, split: Split) -> Sequence[Sample]:
         return self._samples[split]
 
-    def surroundings(self) -> str:
+    def environment(self) -> str:
         return sandbox_for(_ROOT).description
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 from cycleqd_merge.config.tasks import DbbenchTaskConfig
@@ -32,9 +31,9 @@ class Dbbench:
         UserError: rows cannot be read, or a row is not as in AgentBench.
     """
 
-    def __init__(self, definition: DbbenchTaskConfig, folder: Path) -> None:
+    def __init__(self, definition: DbbenchTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, folder)
+        self._samples = divide(definition.data)
         self._prompt = Prompt(definition)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         for sample in self._all():
@@ -48,7 +47,7 @@ class Dbbench:
     def samples(self, split: Split) -> Sequence[Sample]:
         return self._samples[split]
 
-    def surroundings(self) -> str:
+    def environment(self) -> str:
         if self._definition.database == "sqlite":
             from cycleqd_merge.tasks.database.sqlite import require_sqlite
 

@@ -31,11 +31,11 @@ class OsInteraction:
         UserError: rows cannot be read, or are no OS problems.
     """
 
-    def __init__(self, definition: OsInteractionTaskConfig, folder: Path) -> None:
+    def __init__(self, definition: OsInteractionTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, folder, name=lambda row: str(row.get("index", "")))
+        self._samples = divide(definition.data, name=lambda row: str(row.get("index", "")))
         self._prompt = Prompt(definition)
-        self._scripts = folder / (definition.scripts or "")
+        self._scripts = Path(definition.scripts or "")
         self._problems = {sample.id: self._problem(sample) for split in self._samples.values() for sample in split}
         self._root = Root(definition.root)
         self._limits = Limits(
@@ -54,7 +54,7 @@ class OsInteraction:
     def samples(self, split: Split) -> Sequence[Sample]:
         return self._samples[split]
 
-    def surroundings(self) -> str:
+    def environment(self) -> str:
         return sandbox_for(self._root).description
 
     def prompt_of(self, sample: Sample) -> list[Message]:

@@ -137,7 +137,7 @@ def test_pass_at_k_is_the_share_of_choices_with_a_right_answer() -> None:
 
 
 def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load_task(TaskConfig(task="mbpp-plus"), tmp_path)
+    loaded = load_task(TaskConfig(task="mbpp-plus"))
     assert isinstance(loaded.definition, CodeTaskConfig)
     rows = write_rows(tmp_path / "rows.jsonl", HUB)
     data = {"search": {"path": str(rows)}, "heldout": {"path": str(rows)}}
@@ -168,7 +168,7 @@ def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_
         "prompt": 'import math\n\n\ndef double(x: float) -> float:\n    """Twice x.\n    >>> double(1)\n    """\n',
         "canonical_solution": "    return 2 * x\n",
     }
-    loaded = load_task(TaskConfig(task="humaneval-plus"), tmp_path).definition
+    loaded = load_task(TaskConfig(task="humaneval-plus"))
     assert isinstance(loaded, CodeTaskConfig)
     rows = write_rows(tmp_path / "rows.jsonl", row, {**row, "task_id": "HumanEval/1001"})
     data = {"rows": {"path": str(rows)}}

@@ -245,7 +245,7 @@ def test_the_shipped_task_accepts_its_gold_answers_and_nothing_else(tmp_path: Pa
 def test_the_shipped_task_has_the_papers_samples_in_even_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     path = DATA / "data_dbbench_standard_dev.jsonl"
     monkeypatch.setenv("AGENTBENCH_DB", path.resolve().as_uri())
-    task = open_task(TaskConfig(task="agentbench-db"), Path(), 0.0)
+    task = open_task(TaskConfig(task="agentbench-db"), 0.0)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     ids = json.loads((DATA / "dbbench_341_ids.json").read_text())
     halves = [[sample.row for sample in task.samples(split)] for split in ("search", "heldout")]

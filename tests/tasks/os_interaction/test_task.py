@@ -183,7 +183,7 @@ def test_other_rows_are_refused(tmp_path: Path, row: dict[str, Any], problem: st
 
 def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTBENCH_OS", str(DATA / "os_interaction_170.json"))
-    loaded = load_task(TaskConfig(task="agentbench-os"), tmp_path)
+    loaded = load_task(TaskConfig(task="agentbench-os"))
     assert isinstance(loaded.definition, OsInteractionTaskConfig)
     task = OsInteraction(loaded.definition, loaded.folder)
     published = json.loads((DATA / "os_interaction_170.json").read_text())
