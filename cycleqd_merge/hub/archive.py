@@ -85,7 +85,7 @@ def elite_rows(run: Run) -> list[dict[str, Any]]:
             "archive": run.objectives[archive.task],
             "cell": list(elite.cell),
             "evaluation": elite.number,
-            "generation": max(0, elite.number - run.space.first + 1),
+            "generation": max(0, elite.number - run.search.first + 1),
             **scores_of(run, elite.number),
             **_made_of(run, elite.number),
         }
@@ -121,7 +121,7 @@ def generation_rows(run: Run) -> list[dict[str, Any]]:
         rows.append(
             {
                 "evaluation": event["number"],
-                "generation": max(0, event["number"] - run.space.first + 1),
+                "generation": max(0, event["number"] - run.search.first + 1),
                 **{f"search_{task}": score for task, score in zip(run.tasks, scores, strict=True)},
                 "seconds": sum(event["seconds"]) if event.get("seconds") else None,
                 "failed": failed(event),

@@ -72,8 +72,8 @@ class ProgressDisplay(Observer):
         number = event["number"]
         if number < len(run.experts):
             what = f"expert {run.experts[number]}"
-        elif number < run.space.first:
-            what = f"seed {number - len(run.experts) + 1}/{len(run.space.seeds)}"
+        elif number < run.search.first:
+            what = f"founder {number - len(run.experts) + 1}/{len(run.search.space.founders)}"
         else:
             what = f"generation {run.generation}/{run.generations}{self._kind(run, number)}"
         if event.get("censored"):

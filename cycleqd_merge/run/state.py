@@ -35,7 +35,7 @@ class Run:
     """A run's search and what it was told, in step with the journal."""
 
     recipe: Recipe
-    space: SearchState
+    search: SearchState
     schedule: Schedule
     start: Event
     results: list[Event] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Run:
     @property
     def objectives(self) -> list[str]:
         """Names of the tasks that have an archive, in the archives' order."""
-        return [objective.name for objective in self.space.objectives]
+        return [objective.name for objective in self.search.objectives]
 
     @property
     def tasks(self) -> list[str]:
@@ -122,21 +122,21 @@ class Run:
     @property
     def archives(self) -> list[Archive]:
         """The archives, one per objective."""
-        return self.space.archives
+        return self.search.archives
 
     @property
     def generation(self) -> int:
         """The last generation that was told; 0 for the experts and other seeds."""
-        return max(0, self.schedule.received - self.space.first)
+        return max(0, self.schedule.received - self.search.first)
 
     @property
     def generations(self) -> int:
         """Children that the run evaluates: the recipe's number, or fewer where its strategy has no more."""
-        return self.schedule.total - self.space.first
+        return self.schedule.total - self.search.first
 
     def candidate(self, number: int) -> Candidate:
         """What was proposed under `number`, with the run's models at their commits."""
-        return pinned_candidate(self.space.candidate(number), self.recipe)
+        return pinned_candidate(self.search.candidate(number), self.recipe)
 
     def portable(self, candidate: Candidate) -> Candidate:
         """A candidate as others see it, without paths of this machine."""
@@ -149,7 +149,7 @@ class Run:
     def inheritable(self) -> list[int]:
         """The elites that another run can start from: genomes, beside the experts."""
         numbers = [number for number in self.elites() if number >= len(self.experts)]
-        genomes = [number for number in numbers if isinstance(self.space.candidate(number), Genome)]
+        genomes = [number for number in numbers if isinstance(self.search.candidate(number), Genome)]
         if len(genomes) < len(numbers):
             log.warning("%d elites are mergekit configurations, and stay behind", len(numbers) - len(genomes))
         return genomes
@@ -190,7 +190,7 @@ class Run:
         best = [self.best_of(task) for task in range(len(self.objectives))]
         genomes = []
         for task, number in zip(self.objectives, best, strict=True):
-            candidate = self.space.candidate(number)
+            candidate = self.search.candidate(number)
             if not isinstance(candidate, Genome):
                 raise UserError(
                     f"aggregate: #{number}, the best of {task}, is a mergekit configuration; only genomes can be summed"
@@ -232,7 +232,7 @@ class Run:
         if not numbers:
             raise UserError(f"{self.recipe.output}: no elite yet; let the run score its experts first")
         comparable = [number for number in numbers if number in self.confirmed] or numbers
-        return [number for number in comparable if self.space.holds(self.judged(number))] or comparable
+        return [number for number in comparable if self.search.holds(self.judged(number))] or comparable
 
     @cached_property
     def groups(self) -> list[str]:

@@ -95,11 +95,11 @@ output: {tmp_path}/run
     assert run is not None
     assert run.generation == 3
     assert all(len(archive.elites()) > 0 for archive in run.archives)
-    child = run.space.candidate(2)
+    child = run.search.candidate(2)
     assert isinstance(child, Genome)
     assert 0 < child.coefficients.min() < child.coefficients.max() < 0.8
     again = open_run(tmp_path / "run")
-    assert [again.space.genome(n) for n in range(5)] == [run.space.genome(n) for n in range(5)]
+    assert [again.search.genome(n) for n in range(5)] == [run.search.genome(n) for n in range(5)]
 
 
 def test_own_strategy_takes_what_was_recorded_for_its_own() -> None:

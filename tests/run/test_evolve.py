@@ -44,13 +44,13 @@ def test_a_run_records_and_tells_every_evaluation_in_order(tmp_path: Path) -> No
     assert watcher.began_at == 0
     assert pool.submitted == list(range(23))
     assert pool.ended != pool.submitted  # they did end in another order
-    assert events[5]["bounds"] == [list(pair) for pair in state.space.bounds or ()]
+    assert events[5]["bounds"] == [list(pair) for pair in state.search.bounds or ()]
 
 
 def test_recorded_scores_are_those_of_the_genome_of_that_number(tmp_path: Path) -> None:
     state = run(tmp_path, in_flight=4, pool=SyntheticPool(order=2))
     for number, event in enumerate(state.results):
-        assert tuple(event["scores"]) == synthetic_scores(state.space.genome(number), 3)
+        assert tuple(event["scores"]) == synthetic_scores(state.search.genome(number), 3)
         assert state.scores(number) == tuple(event["scores"])
 
 

@@ -24,10 +24,10 @@ def state_of(run: Run) -> dict[str, Any]:
     """Everything that a run holds, as plain values."""
     return {
         "archives": snapshot(run.archives),
-        "bounds": run.space.bounds,
+        "bounds": run.search.bounds,
         "steps": run.steps,
         "results": run.results,
-        "genomes": [run.space.genome(number) for number in range(len(run.steps))],
+        "genomes": [run.search.genome(number) for number in range(len(run.steps))],
         "open": [(proposal.number, proposal.candidate) for proposal in run.open],
     }
 
