@@ -47,7 +47,7 @@ def show(
         print_json(summary(loaded))
     else:
         facts, screen = summary(loaded), console()
-        below = f"{facts['below_floor']} below a floor, " if loaded.space.floors else ""
+        below = f"{facts['below_floor']} below a floor, " if loaded.search.floors else ""
         saved = facts["rows_saved"]
         dropped = "" if saved is None else f"{facts['censored']} dropped early ({saved:.0%} of all rows saved), "
         screen.print(

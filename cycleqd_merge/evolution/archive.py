@@ -60,7 +60,7 @@ class ArchiveSnapshot:
     axes: tuple[Axis, ...]
     qualities: Mapping[tuple[int, ...], float]
 
-    def passable(self, low: Scores, high: Scores) -> bool:
+    def could_accept(self, low: Scores, high: Scores) -> bool:
         """Whether any child could enter whose scores lie between `low` and `high`, task by task."""
         others = [task for task in range(len(self.axes)) if task != self.task]
         reach = [range(self.axes[task].bin(low[task]), self.axes[task].bin(high[task]) + 1) for task in others]
@@ -130,7 +130,7 @@ class Archive:
             [[axis.bin(score) for axis, score in zip(self._axes, row, strict=True)] for row in scores.tolist()]
         )
 
-    def hurdle(self) -> ArchiveSnapshot:
+    def snapshot(self) -> ArchiveSnapshot:
         """What a child must beat to enter, as the archive stands now."""
         qualities = {cell: elite.scores[self.task] for cell, elite in self._elites.items()}
         return ArchiveSnapshot(self.task, self._axes, qualities)

@@ -24,6 +24,7 @@ from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_base, open_named_expert
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.singular import similarity
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -35,7 +36,8 @@ from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
 from cycleqd_merge.run.identity import recorded_revisions
 from cycleqd_merge.run.opening import identify
-from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
+from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
+from cycleqd_merge.strategies.state import SearchState
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_environments
 
 _BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
@@ -92,9 +94,10 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     uses = disk_uses(recipe, family, mutated, materials.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
-    strategy = found.attempt(build_strategy, recipe, build_space(recipe, len(groups)))
+    state = SearchState(build_space(recipe, len(groups)))
+    strategy = found.attempt(build_strategy, recipe, state, merges)
     if strategy is not None:
-        evaluations = len(recipe.experts) + len(seeds) + children(recipe, strategy) - told
+        evaluations = len(recipe.experts) + len(seeds) + child_count(recipe, strategy) - told
         _estimate(materials, mutated, max(0, evaluations), measure, since, found)
 
 

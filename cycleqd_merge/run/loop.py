@@ -43,7 +43,7 @@ def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
             log.warning("singular bases differ from the last session's (%s): children may differ slightly", line)
     run = replay_events([*journal.events, session], where)
     journal.append(session)
-    if run.schedule.told >= run.space.first:
+    if run.schedule.received >= run.search.first:
         _record_bounds(journal, run)
     return run
 
@@ -72,7 +72,7 @@ def evaluate_generations(
         RunFailed: the surroundings failed, or too many evaluations in a row.
     """
     observer.started(run)
-    in_order: InOrder[Finished] = InOrder(run.schedule.told)
+    in_order: InOrder[Finished] = InOrder(run.schedule.received)
     for proposal in run.open:
         pool.submit(proposal, known=run.known(proposal.number))
     with terminable():
@@ -104,14 +104,14 @@ def _record(journal: Journal, run: Run, event: Event) -> list[Proposal]:
     """Journal a result, then tell it; the bounds are journaled once the last expert is told."""
     journal.append(event)
     opened = run.tell(event)
-    if run.schedule.told == run.space.first:
+    if run.schedule.received == run.search.first:
         _record_bounds(journal, run)
     return opened
 
 
 def _record_bounds(journal: Journal, run: Run) -> None:
     """Journal the archives' bounds, once."""
-    bounds = run.space.bounds
+    bounds = run.search.bounds
     if bounds is not None and not of_kind(journal.events, "bounds"):
         journal.append({"event": "bounds", "bounds": [list(pair) for pair in bounds]})
 

@@ -21,12 +21,13 @@ from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome, aggregate
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Measured, measured_of
+from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
 from cycleqd_merge.run.tables import html, one_line, to_pandas
-from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
+from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.schedule import Schedule
-from cycleqd_merge.strategies.space import SearchSpace
+from cycleqd_merge.strategies.state import SearchState
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +44,7 @@ class Run:
     """
 
     recipe: Recipe
-    space: SearchSpace
+    search: SearchState
     schedule: Schedule
     start: Event
     results: list[Event] = field(default_factory=list)
@@ -75,12 +76,12 @@ class Run:
         recorded: steps of the results that will be replayed, which
         may be more than the recipe's generations.
         """
-        seeds = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
-        space = build_space(recipe, len(start["groups"]), seeds)
-        strategy = build_strategy(recipe, space)
-        total = max(space.first + children(recipe, strategy), len(recorded))
+        founders = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
+        state = SearchState(build_space(recipe, len(start["groups"]), founders))
+        strategy = build_strategy(recipe, state, merges)
+        total = max(state.first + child_count(recipe, strategy), len(recorded))
         schedule = Schedule(strategy, start["in_flight"], total, recorded)
-        run = cls(recipe, space, schedule, start)
+        run = cls(recipe, state, schedule, start)
         run._opened(run.schedule.ready())
         return run
 
@@ -125,7 +126,7 @@ class Run:
     @property
     def objectives(self) -> list[str]:
         """Names of the tasks that have an archive, in the archives' order."""
-        return [objective.name for objective in self.space.objectives]
+        return [objective.name for objective in self.search.objectives]
 
     @property
     def tasks(self) -> list[str]:
@@ -140,21 +141,21 @@ class Run:
     @property
     def archives(self) -> list[Archive]:
         """The archives, one per objective."""
-        return self.space.archives
+        return self.search.archives
 
     @property
     def generation(self) -> int:
         """The last generation that was told; 0 for the experts and other seeds."""
-        return max(0, self.schedule.told - self.space.first)
+        return max(0, self.schedule.received - self.search.first)
 
     @property
     def generations(self) -> int:
         """Children that the run evaluates: the recipe's number, or fewer where its strategy has no more."""
-        return self.schedule.total - self.space.first
+        return self.schedule.total - self.search.first
 
     def candidate(self, number: int) -> Candidate:
         """What was proposed under `number`, with the run's models at their commits."""
-        return pinned_candidate(self.space.candidate(number), self.recipe)
+        return pinned_candidate(self.search.candidate(number), self.recipe)
 
     def portable(self, candidate: Candidate) -> Candidate:
         """A candidate as others see it, without paths of this machine."""
@@ -167,7 +168,7 @@ class Run:
     def inheritable(self) -> list[int]:
         """The elites that another run can start from: genomes, beside the experts."""
         numbers = [number for number in self.elites() if number >= len(self.experts)]
-        genomes = [number for number in numbers if isinstance(self.space.candidate(number), Genome)]
+        genomes = [number for number in numbers if isinstance(self.search.candidate(number), Genome)]
         if len(genomes) < len(numbers):
             log.warning("%d elites are mergekit configurations, and stay behind", len(numbers) - len(genomes))
         return genomes
@@ -208,7 +209,7 @@ class Run:
         best = [self.best_of(task) for task in range(len(self.objectives))]
         genomes = []
         for task, number in zip(self.objectives, best, strict=True):
-            candidate = self.space.candidate(number)
+            candidate = self.search.candidate(number)
             if not isinstance(candidate, Genome):
                 raise UserError(
                     f"aggregate: #{number}, the best of {task}, is a mergekit configuration; only genomes can be summed"
@@ -251,7 +252,7 @@ class Run:
         if not numbers:
             raise UserError(f"{self.recipe.output}: no elite yet; let the run score its experts first")
         comparable = [number for number in numbers if number in self.confirmed] or numbers
-        return [number for number in comparable if self.space.holds(self.judged(number))] or comparable
+        return [number for number in comparable if self.search.holds(self.judged(number))] or comparable
 
     @cached_property
     def groups(self) -> list[str]:
@@ -290,8 +291,8 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
         if event["event"] != "result":
             continue
         number = event.get("number")
-        if number != run.schedule.told:
-            raise UserError(f"{where}:{line}: damaged: result {number} where {run.schedule.told} is next")
+        if number != run.schedule.received:
+            raise UserError(f"{where}:{line}: damaged: result {number} where {run.schedule.received} is next")
         if number >= len(run.steps) or run.steps[number] != event.get("step"):
             raise UserError(f"{where}:{line}: this version proposes another child than the one recorded")
         if event.get("scores") is not None and len(event["scores"]) != len(run.tasks):

@@ -28,7 +28,7 @@ def scores_of(run: Run, number: int) -> dict[str, float | None]:
 
 def generation_of(run: Run, number: int) -> int:
     """The generation of an evaluation; 0 for experts and other founders."""
-    return max(0, number - run.space.first + 1)
+    return max(0, number - run.search.first + 1)
 
 
 def evaluations(run: Run) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
 def _founder(run: Run, number: int, same: Sequence[str]) -> Event:
     scores = dict(zip(run.tasks, run.scores(number), strict=True))
     return {
-        "genome": run.space.genome(number).to_json(),
+        "genome": run.search.genome(number).to_json(),
         "scores": {task: scores[task] for task in same},
         "from": number,
     }
