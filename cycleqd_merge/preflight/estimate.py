@@ -1,4 +1,4 @@
-"""What a run will take in time and memory, from one measured evaluation on the engine that the run will use."""
+"""Estimates of a run's time and memory, from one measured evaluation on the engine that the run will use."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ from cycleqd_merge.preflight.findings import MemoryUse, TimeEstimate
 from cycleqd_merge.tasks.protocol import Rows
 from cycleqd_merge.tasks.suite import Suite
 
-_SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer shows in the mean
+_SETTLED = (
+    10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer matters in the mean
+)
 _MOST_REPEATS = 6
-_SMALL = 0.01  # a mutation that costs what others cost and changes no answer
+_SMALL = 0.01  # a mutation that costs as much as any other and changes no answer
 _VLLM_SEQUENCES = 256
-_VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes unless told otherwise
+_VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes by default
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What the measured evaluation showed: seconds, rows and peaks of memory in bytes."""
+    """A measured evaluation: seconds, and peaks of memory in bytes."""
 
     opened: float
     load: float
@@ -50,7 +52,7 @@ class Trial:
 
 
 def available_memory() -> int:
-    """Bytes that this process can have in all."""
+    """Bytes of memory that this process can use in total."""
     return int(host_memory() + psutil.Process().memory_info().rss)
 
 
@@ -67,7 +69,7 @@ def representative(opened: OpenedRecipe, mutated: Sequence[int]) -> Genome:
 
 
 def bases_seconds(family: ModelFamily, mutated: Sequence[int], rank: Rank) -> float:
-    """Seconds that the missing bases will take, from one of each shape; what is computed stays in the cache."""
+    """Seconds to compute the missing singular bases, from one of each shape; what is computed stays in the cache."""
     left = 0.0
     for expert in mutated:
         seconds: dict[tuple[int, ...], float] = {}
@@ -82,7 +84,7 @@ def bases_seconds(family: ModelFamily, mutated: Sequence[int], rank: Rank) -> fl
 
 
 def try_out(opened: OpenedRecipe, mutated: Sequence[int]) -> Trial:
-    """Load and score one representative child as a run will, on searched and on confirming rows."""
+    """Load and score one representative child as a run will, on the search and confirmation splits."""
     start = time.perf_counter()
     worker = opened.worker(opened.materialiser(mutated))
     try:
@@ -104,7 +106,7 @@ def try_out(opened: OpenedRecipe, mutated: Sequence[int]) -> Trial:
 
 
 def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
-    """Evaluations on the searched rows; quick ones are repeated, and then the first, a slow one, is left out."""
+    """Evaluations on the search split; quick ones are repeated, and the slow first one is then left out."""
     start = time.perf_counter()
     evaluations = [worker.evaluate(genome)]
     while time.perf_counter() - start < _SETTLED and len(evaluations) < _MOST_REPEATS:
@@ -114,7 +116,7 @@ def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
 
 
 def _confirming(worker: Worker, genome: Genome, opened: OpenedRecipe) -> Evaluation | None:
-    """An evaluation on the rows set aside: on a full batch of them where they are many; None if there are none."""
+    """An evaluation on the confirmation split, on at most a full batch of it; None if the split is empty."""
     suite = opened.suite
     if not all(task.samples("confirm") for task in suite):
         return None
@@ -123,7 +125,7 @@ def _confirming(worker: Worker, genome: Genome, opened: OpenedRecipe) -> Evaluat
 
 
 def _per_row(suite: Suite, search: float, confirming: Evaluation | None) -> tuple[float, float]:
-    """Seconds for all rows set aside, and for one row in the fuller of the batches that were measured."""
+    """Seconds for the whole confirmation split, and for one row in the fuller of the measured batches."""
     per_row = search / _rows(suite, "search")
     if confirming is None:
         return 0.0, per_row
@@ -133,7 +135,7 @@ def _per_row(suite: Suite, search: float, confirming: Evaluation | None) -> tupl
 
 
 def _device(opened: OpenedRecipe) -> torch.device:
-    """Where the model answers."""
+    """The device that the model runs on."""
     if opened.recipe.engine.kind == "vllm" and torch.cuda.is_available():
         return torch.device("cuda")
     return opened.materialiser(()).device
@@ -149,7 +151,7 @@ def _rows(suite: Suite, rows: Rows) -> int:
 
 
 def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases: float) -> TimeEstimate:
-    """The time of a run. evaluations: those still to make. setup: seconds from the start to the first evaluation."""
+    """The time of a run. evaluations: how many are left. setup: seconds from the start to the first evaluation."""
     founders_and_children = len(recipe.experts) + recipe.evolution.generations
     objectives = sum(use.role == "optimise" for use in recipe.tasks)
     confirmed = min(founders_and_children, recipe.confirm.top + objectives) if trial.confirm else 0
@@ -170,7 +172,7 @@ def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases:
 
 
 def memory_of(opened: OpenedRecipe, trial: Trial | None, available: int) -> list[MemoryUse]:
-    """Memory of a worker: measured with `trial`, else the least that its weights take."""
+    """Memory of a worker: measured by `trial`, otherwise the minimum for its weights."""
     device = _device(opened)
     model = model_bytes(opened.family)
     on_device = model + _transient(opened.family)
@@ -183,14 +185,14 @@ def memory_of(opened: OpenedRecipe, trial: Trial | None, available: int) -> list
         free, whole = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
         engine = opened.recipe.engine
-        if engine.kind == "vllm":  # its own processes take a share of the GPU whatever the model needs
+        if engine.kind == "vllm":  # its processes reserve a share of the GPU, whatever the model needs
             on_device = max(on_device, int(whole * engine.options.get("gpu_memory_utilization", _VLLM_SHARE)))
         uses.append(MemoryUse(str(device), on_device, free + held, trial is not None))
     return uses
 
 
 def _host_peak(opened: OpenedRecipe, trial: Trial, model: int) -> int:
-    """The peak of the trial plus what only a whole run has: kept draws, fuller batches, the check of an export."""
+    """The peak of the trial plus what only a whole run needs: cached draws, fuller batches, verifying an export."""
     recipe, suite = opened.recipe, opened.suite
     answering = trial.host_peak - trial.resident
     if recipe.finish.heldout:
@@ -202,12 +204,12 @@ def _host_peak(opened: OpenedRecipe, trial: Trial, model: int) -> int:
 
 
 def _tried(suite: Suite) -> int:
-    """The most rows that the trial had answered at once."""
+    """The largest number of rows that the trial answered in one go."""
     return max(_rows(suite, "search"), _rows(suite, "confirm"))
 
 
 def _draws(opened: OpenedRecipe) -> int:
-    """Bytes of mutations' draws that a run comes to keep: one float32 per singular direction and generation."""
+    """Bytes of cached random draws of mutations: one float32 per singular direction and generation."""
     if opened.recipe.evolution.mutation.kind != "svd":
         return 0
     matrices = [weight for weight in opened.family.weights if weight.is_matrix]
@@ -221,6 +223,6 @@ def _transient(family: ModelFamily) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes."""
+    """The peak memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

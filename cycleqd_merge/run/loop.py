@@ -58,7 +58,7 @@ def require_same(journal: Journal, start: Event) -> None:
     if found:
         listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(
-            f"{journal.folder}: the directory of another run; --fresh starts a new one next to it. Differences:\n{listed}"
+            f"{journal.folder}: another run's directory; --fresh starts a new one next to it. Differences:\n{listed}"
         )
 
 
@@ -128,8 +128,8 @@ def _stop_if_failing(run: Run) -> None:
 def terminable() -> Iterator[None]:
     """SIGTERM ends a run like Ctrl-C; both surface as `Interrupted`.
 
-    A running event loop replaces Python's own handler by one that first cancels its tasks; any other handler would raise
-    in the middle of one. So Python's own is installed here, even where a shell's background job ignores Ctrl-C.
+    A running event loop replaces Python's own handler by one that first cancels its tasks; any other handler would
+    raise in the middle of one. So Python's own is installed here, even where a background job ignores Ctrl-C.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -141,7 +141,7 @@ def terminable() -> Iterator[None]:
     except (
         KeyboardInterrupt,
         asyncio.CancelledError,
-    ):  # the latter if the signal came just before an event loop started
+    ):  # the latter if it came just before a loop started
         raise Interrupted("interrupted") from None
     finally:
         for number, end in previous.items():

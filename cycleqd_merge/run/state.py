@@ -214,7 +214,7 @@ class Run:
             candidate = self.search.candidate(number)
             if not isinstance(candidate, Genome):
                 raise RecipeError(
-                    f"aggregate: #{number}, the best of {task}, is a mergekit configuration; only genomes can be aggregated"
+                    f"aggregate: #{number}, the best of {task}, is a mergekit configuration, which cannot be aggregated"
                 )
             genomes.append(candidate)
         scores = [self.judged(number)[task] for task, number in enumerate(best)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def scores_of(run: Run, number: int) -> dict[str, float | None]:
-    """All scores of an evaluation, as `search_TASK`, `confirm_TASK` and `heldout_TASK`; None where it was not scored."""
+    """All scores of an evaluation, as `search_TASK`, `confirm_TASK` and `heldout_TASK`; None if not scored."""
     searched = run.results[number]["scores"]
     confirmed = run.confirmed.get(number)
     heldout = run.measured.get((run.digest(run.candidate(number)), "heldout"), {})

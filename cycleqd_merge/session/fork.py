@@ -30,7 +30,7 @@ def fork(source: Path, out: Path, overrides: Sequence[str]) -> tuple[Recipe, lis
     """
     run = open_run(source)
     if out.exists():
-        raise UserError(f"{out}: exists already; name another folder")
+        raise UserError(f"{out}: already exists; choose another folder")
     recipe = override_recipe(run.recipe, [*overrides, f"output={str(out)!r}"], f"fork of {source}")
     for key, old, new in (
         ("base", run.recipe.base, recipe.base),

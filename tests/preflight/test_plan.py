@@ -266,7 +266,7 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     assert checked(recipe).faults == []
     other = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"seed": 5})})
     fault = only(checked(other).faults)
-    assert fault.startswith(f"{with_journal}: holds another run (--fresh starts anew beside it)")
+    assert fault.startswith(f"{with_journal}: another run's directory; --fresh starts a new one next to it")
     assert "evolution.seed: 0 -> 5" in fault
     assert (with_journal / "journal.jsonl").read_bytes() == content
 
@@ -275,7 +275,7 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
-        assert only(checked(recipe).faults).endswith("another process is working on this run")
+        assert only(checked(recipe).faults).endswith("another process is using this run")
     finally:
         journal.close()
 

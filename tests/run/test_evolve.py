@@ -108,7 +108,7 @@ def test_a_signal_while_waiting_ends_a_run(tmp_path: Path) -> None:
 
 def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
     deadline = time.monotonic() + 0.15
-    with pytest.raises(Interrupted, match="the time limit is reached"):
+    with pytest.raises(Interrupted, match="time limit reached"):
         run(tmp_path / "stopped", synthetic_recipe(500), pool=SyntheticPool(seconds=0.01), deadline=deadline)
     assert time.monotonic() - deadline < 5
     assert open_run(tmp_path / "stopped").schedule.received < 500
@@ -184,7 +184,7 @@ def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Pa
             with pytest.raises(UserError) as raised:
                 check()
             message = str(raised.value)
-            assert message.startswith(f"{tmp_path}: holds another run (--fresh starts anew beside it)")
+            assert message.startswith(f"{tmp_path}: another run's directory; --fresh starts a new one next to it")
             assert message.splitlines()[1:] == [
                 "  base: '0123' -> '4567'",
                 "  experts.math: 'math-digest' -> None",

@@ -131,7 +131,7 @@ def change_kind(line: Line) -> None:
 def test_a_child_that_would_not_be_proposed_is_refused(tmp_path: Path, tamper: Callable[[Line], None]) -> None:
     run(tmp_path)
     rewrite(tmp_path, lambda lines: tamper(lines[11]))
-    with pytest.raises(UserError, match=f"{FILE}:12: this version proposes another child than the one recorded"):
+    with pytest.raises(UserError, match=f"{FILE}:12: replay mismatch: this version proposes a different child"):
         open_run(tmp_path)
 
 
@@ -159,7 +159,7 @@ def more_digits(line: Line) -> None:
 def test_so_is_one_that_no_machine_would_propose(tmp_path: Path, tamper: Callable[[Line], None]) -> None:
     run(tmp_path, synthetic_recipe(strategy={"kind": "bayesian"}))
     rewrite(tmp_path, lambda lines: tamper(lines[11]))
-    with pytest.raises(UserError, match=f"{FILE}:12: this version proposes another child than the one recorded"):
+    with pytest.raises(UserError, match=f"{FILE}:12: replay mismatch: this version proposes a different child"):
         open_run(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_an_expert_is_not_replaced_by_what_a_journal_says(tmp_path: Path) -> Non
         lines[number]["step"] = {"coefficients": [[0.5], [0.5], [0.5]], "aim": "mean"}
 
     rewrite(tmp_path, replace)
-    with pytest.raises(UserError, match="this version proposes another child than the one recorded"):
+    with pytest.raises(UserError, match="replay mismatch: this version proposes a different child"):
         open_run(tmp_path)
 
 
@@ -217,7 +217,7 @@ def test_changed_scores_show_in_a_child_that_follows(tmp_path: Path) -> None:
         lines[8]["scores"] = [0.999, 0.999, 0.999]
 
     rewrite(tmp_path, flip)
-    with pytest.raises(UserError, match=r":\d+: this version proposes another child") as raised:
+    with pytest.raises(UserError, match=r":\d+: replay mismatch: this version proposes a different child") as raised:
         open_run(tmp_path)
     assert int(str(raised.value).split(":")[1]) > 9
 
@@ -248,5 +248,5 @@ def test_results_out_of_order_or_shape_are_refused(tmp_path: Path, damage: Calla
 
 def test_a_run_that_never_began_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"event":"start","format":1}\n')
-    with pytest.raises(UserError, match="holds no run that has begun"):
+    with pytest.raises(UserError, match="not a run directory, or its run never started"):
         open_run(tmp_path)
