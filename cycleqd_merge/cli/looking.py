@@ -118,5 +118,5 @@ def report(
     shown = read_shown(run)
     section = None if shown.findings is None else page_section(shown.findings)
     page = output or run / "report.html"
-    write_page(shown.run, str(shown.folder), page, section)
+    write_page(shown.run, str(shown.folder), page, section, shown.verdict)
     typer.echo(page)

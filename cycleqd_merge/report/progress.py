@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.live import Live
 from rich.text import Text
 
@@ -49,7 +50,7 @@ class ProgressDisplay(Observer):
 
     def downloading(self, repo: str, done: int, total: int) -> None:
         """A repository of the Hub is being downloaded; bytes."""
-        line = f"downloading {repo}: {size(done)} of {size(total)}"
+        line = f"downloading {repo}: {decimal(done)} of {decimal(total)}"
         if self._live is not None:
             self._live.update(Text(line))
         elif done in (0, total):
@@ -134,12 +135,3 @@ class Milestones(Observer):
 
     def _say(self, what: str) -> None:
         self._console.print(f"{self._name}: {what}", highlight=False, soft_wrap=True)
-
-
-def size(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -1,4 +1,4 @@
-"""Starting a run from another's archives, with other operators or tasks."""
+"""Starting a run from the elites of another, with other operators or tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.tasks.suite import open_suite
 
 _SAME_SCORE = ("definition", "search")
-"""What must be equal for a task's score to count in another run: how it is scored, and on which rows."""
+"""Keys that must be equal for a task's score to be valid in another run: how it is scored, and on which rows."""
 
 
 def fork(source: Path, out: Path, overrides: Sequence[str]) -> tuple[Recipe, list[Event]]:
