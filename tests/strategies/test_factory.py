@@ -8,6 +8,7 @@ import pytest
 
 from cycleqd_merge.strategies.factory import build_operators, build_space
 from cycleqd_merge.strategies.space import Floor, Objective
+from cycleqd_merge.strategies.state import SearchState
 from tests.run.synthetic import synthetic_recipe
 
 
@@ -42,3 +43,9 @@ def test_defaults_are_the_papers() -> None:
     assert (found.alpha_low, found.alpha_high) == (0.5, 0.8)
     assert build_space(synthetic_recipe(), 1).factors == (0.85, 1.15)
     assert build_space(synthetic_recipe(tasks=[{"task": "a"}, {"task": "b"}]), 1).objectives[0].bins == 15
+
+
+def test_the_state_offers_the_settings_that_users_strategies_read() -> None:
+    state = SearchState(build_space(synthetic_recipe(evolution={"warm_start": [0.5]}), groups=2))
+    for name in ("objectives", "experts", "groups", "floors", "levels", "first"):
+        assert getattr(state, name) == getattr(state.space, name)
