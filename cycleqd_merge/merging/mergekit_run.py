@@ -210,7 +210,7 @@ def _refusals(where: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
-        if _errno(error) not in (None, errno.ENOENT):
+        if _errno(error) not in (None, errno.ENOENT) or "can't allocate memory" in line:
             raise InfrastructureError(f"{where}: mergekit could not build it: {line}") from error
         raise UserError(f"{where}: mergekit cannot build it: {line}") from error
 

@@ -10,8 +10,9 @@ from typing import Any
 from mergekit.common import ModelReference
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
+from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.evolution.genome import Genome, expert_genome

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError, first_line
+from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases

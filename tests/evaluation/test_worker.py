@@ -179,10 +179,16 @@ def test_a_failure_is_tried_once_more(finish: Callable[..., Finished]) -> None:
     assert finished.evaluation.scores == (1.0, 0.5)
 
 
-def test_a_failure_that_stays_is_recorded_with_its_last_error(finish: Callable[..., Finished]) -> None:
-    finished = finish(use("a", "Raises", raised=["ValueError", "KeyError"]))
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [("KeyError", "KeyError: 'the disk is full'"), ("RuntimeError", "RuntimeError: the disk is full")],
+)
+def test_a_failure_that_stays_is_recorded_with_its_last_error(
+    finish: Callable[..., Finished], last: str, message: str
+) -> None:
+    finished = finish(use("a", "Raises", raised=["ValueError", last]))
     assert finished.evaluation is None
-    assert finished.error == "KeyError: 'the disk is full'"
+    assert finished.error == message
 
 
 def test_weights_that_are_no_numbers_are_a_failure_and_the_pool_goes_on(open_worker: Callable[..., Worker]) -> None:
@@ -210,6 +216,21 @@ def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Cal
     [
         ("InfrastructureError", InfrastructureError, "the disk is full"),
         ("OSError", InfrastructureError, "an evaluation failed: the disk is full"),
+        ("MemoryError", InfrastructureError, "an evaluation failed: MemoryError: the disk is full"),
+        ("ModuleNotFoundError", InfrastructureError, "an evaluation failed: ModuleNotFoundError: the disk is full"),
+        ("OutOfMemoryError", InfrastructureError, "an evaluation failed: OutOfMemoryError: the disk is full"),
+        (
+            "no memory",
+            InfrastructureError,
+            "an evaluation failed: RuntimeError: DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 9 bytes",
+        ),
+        (
+            "second loop",
+            InfrastructureError,
+            "an evaluation failed: RuntimeError: asyncio.run() cannot be called from a running event loop",
+        ),
+        ("closed loop", InfrastructureError, "an evaluation failed: RuntimeError: Event loop is closed"),
         ("UserError", UserError, "the disk is full"),
     ],
 )
@@ -227,6 +248,7 @@ def test_a_failure_of_the_surroundings_passes_through_and_is_no_score(
         ["ValueError", "InfrastructureError"],
         ["InfrastructureError", "ValueError"],
         ["OSError", "KeyError", "ValueError"],
+        ["KeyError", "RuntimeError", "MemoryError"],
     ],
 )
 def test_a_failure_of_the_surroundings_counts_before_what_follows_from_it(
