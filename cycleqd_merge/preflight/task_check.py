@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.failures import single_cause

@@ -21,9 +21,7 @@ from cycleqd_merge.event_loop import EventLoop, run_coroutine
 from cycleqd_merge.journal.log import of_kind, read_events
 from cycleqd_merge.run.loop import terminable
 from cycleqd_merge.session.search import search
-from tests.evaluation.conftest import BASE, Reference, genome_of
-from tests.evaluation.test_worker import open_worker as open_worker
-from tests.evaluation.test_worker import use
+from tests.evaluation.conftest import BASE, Reference, genome_of, use
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -6,12 +6,11 @@ import gc
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import InfrastructureError, Interrupted, UserError
 from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
@@ -20,32 +19,7 @@ from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.run.loop import terminable
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.racing import Race
-from cycleqd_merge.tasks.suite import open_suite
-from tests.evaluation.conftest import BASE, Models, Reference, genome_of
-
-FINE = {"name": "fine", "task": {"kind": "python", "target": "user_tasks.py:Scores", "options": {"scores": [0.5]}}}
-
-
-def use(name: str, class_name: str, role: str = "optimise", **options: Any) -> dict[str, Any]:
-    """A recipe's task of one of the classes in user_tasks.py."""
-    task = {"kind": "python", "target": f"user_tasks.py:{class_name}", "options": options}
-    return {"name": name, "task": task, "role": role}
-
-
-@pytest.fixture
-def open_worker(models: Models) -> Iterator[Callable[..., Worker]]:
-    """Opens a worker on the tasks given and `fine`; nothing is set aside to confirm."""
-    opened = []
-
-    def open_on(*uses: dict[str, Any]) -> Worker:
-        stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}}
-        recipe = Recipe.model_validate({**stated, "tasks": [*uses, FINE]})
-        opened.append(Worker(models.engine(), open_suite(recipe)))
-        return opened[-1]
-
-    yield open_on
-    for worker in opened:
-        worker.close()
+from tests.evaluation.conftest import BASE, Reference, genome_of, use
 
 
 @pytest.fixture
