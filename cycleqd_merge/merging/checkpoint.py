@@ -50,8 +50,8 @@ class Checkpoint:
         UserError: it cannot be found, holds no safetensors, is quantised, or a shard is missing.
     """
 
-    def __init__(self, reference: ModelReference, models: ModelsConfig | None = None) -> None:
-        self.reference, models = reference, models or ModelsConfig()
+    def __init__(self, reference: ModelReference, models: ModelsConfig) -> None:
+        self.reference = reference
         require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = model_folder(reference.model, models, f"model {reference.model}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,11 +22,10 @@ from cycleqd_merge.config.evolution import GroupsConfig
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.bases import ExpertBases, Rank, prepare_bases
-from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
-from cycleqd_merge.merging.family import Expert, ModelFamily, open_expert
-from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.bases import ExpertBases, Rank
+from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.mergekit_config import METHOD
 
 log = logging.getLogger(__name__)
@@ -88,17 +88,17 @@ def _opened(
 ) -> tuple[Materialiser, Genome, dict[str, Weight]]:
     """The materialiser over the configuration's models, opened once per merge."""
     carried = Carried.parse(text, len(references))
+    experts = {str(number): reference for number, reference in enumerate(references, start=1)}
     models = ModelsConfig.model_validate({"vocabulary": carried.vocabulary})
-    base = Checkpoint(base_reference)
-    experts = tuple(Expert(str(ref), ref, open_expert(ref, base, models)) for ref in references)
-    family = ModelFamily(base, experts, models)
-    bases = prepare_bases(family, sorted(carried.bases), rank=carried.rank)
-    _compare(bases, carried.bases)
-    materialiser = Materialiser(family, Groups(family.weights, carried.groups), bases)
-    return materialiser, carried.genome, {weight.name: weight for weight in family.weights}
+    bases = tuple(sorted(carried.bases))
+    materialiser = open_materialiser(
+        MaterialiserSpec(base_reference, experts, models, carried.groups, bases, carried.rank)
+    )
+    _compare(materialiser.bases, carried.bases)
+    return materialiser, carried.genome, {weight.name: weight for weight in materialiser.family.weights}
 
 
-def _compare(bases: dict[int, ExpertBases], wanted: dict[int, str]) -> None:
+def _compare(bases: Mapping[int, ExpertBases], wanted: Mapping[int, str]) -> None:
     """Say so where the singular bases are not those that the model was first built on."""
     for number, digest in wanted.items():
         if bases[number].digest != digest:

@@ -22,7 +22,7 @@ from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_base, open_named_expert
+from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert, recipe_references
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.singular import similarity
@@ -116,10 +116,11 @@ def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
 
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     """Open base and experts, each by itself, and check those that could be opened; None without a base."""
-    base = found.attempt(open_base, recipe)
+    base_reference, references = recipe_references(recipe)
+    base = found.attempt(open_base, base_reference, recipe.models)
     if base is None:
         return None
-    opened = [found.attempt(open_named_expert, recipe, name, base) for name in recipe.experts]
+    opened = [found.attempt(open_expert, name, each, base, recipe.models) for name, each in references.items()]
     experts = tuple(expert for expert in opened if expert is not None)
     named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
     facts = [found.attempt(_model_facts, *each) for each in named]

@@ -17,7 +17,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.suite import open_suite
@@ -44,7 +44,9 @@ class Models:
 def make_models(folder: Path, architecture: Architecture = "llama") -> Models:
     base = make_base(folder / "base", architecture, torch.float32)
     first, second = (make_expert(base, folder / name, seed, scale=0.1) for seed, name in ((1, "first"), (2, "second")))
-    return Models(base, first, second, open_model_family(make_recipe(folder, base, {"first": first, "second": second})))
+    return Models(
+        base, first, second, open_recipe_family(make_recipe(folder, base, {"first": first, "second": second}))
+    )
 
 
 def genome_of(*coefficients: float) -> Genome:

@@ -30,7 +30,7 @@ from cycleqd_merge.evaluation.pools.pool import outcome_of
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -65,7 +65,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     base = make_base(folder / "base", architecture, dtype=torch.float32, tied=bool(tied), hidden=128)
     full = make_expert(base, folder / "full", seed=1)
     adapter = make_adapter(base, folder / "adapter", seed=2, rank=4)
-    return open_model_family(make_recipe(folder, base, {"full": full, "adapter": f"{base}+{adapter}"}))
+    return open_recipe_family(make_recipe(folder, base, {"full": full, "adapter": f"{base}+{adapter}"}))
 
 
 @pytest.fixture(scope="module")

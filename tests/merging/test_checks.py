@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import expert_genome
 from cycleqd_merge.merging.checks import Problems, check_family, require_mergeable
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -42,7 +42,7 @@ def family_of(folder: Path, base: Path, tuned: Path | str, **settings: object) -
     sound = folder / "sound"
     if not sound.exists():
         make_expert(base, sound, seed=99)
-    return open_model_family(make_recipe(folder, base, {"tuned": tuned, "sound": sound}, **settings))
+    return open_recipe_family(make_recipe(folder, base, {"tuned": tuned, "sound": sound}, **settings))
 
 
 def check(folder: Path, base: Path, tuned: Path | str, **settings: object) -> Problems:
@@ -279,7 +279,7 @@ def test_adapter_as_base_is_refused(llama: Trio, tmp_path: Path) -> None:
     reference = on_base(llama.base, llama.experts[2])
     recipe = make_recipe(tmp_path, llama.base, {"one": "one", "two": "two"}).model_copy(update={"base": reference})
     with pytest.raises(UserError, match="the base must be a full model, not an adapter"):
-        open_model_family(recipe)
+        open_recipe_family(recipe)
 
 
 def test_untied_head_of_an_expert_is_left_out_and_reported(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_tied_expert_on_an_untied_base_has_its_embedding_as_head(tmp_path: Path)
 def test_all_faults_come_together(llama: Trio, tmp_path: Path) -> None:
     one = edited(llama.base, tmp_path / "one", lambda tensors: tensors.pop(QUERY))
     two = edited(llama.base, tmp_path / "two", lambda tensors: tensors.update(extra=torch.ones(2, 2)))
-    family = open_model_family(make_recipe(tmp_path, llama.base, {"one": one, "two": two}))
+    family = open_recipe_family(make_recipe(tmp_path, llama.base, {"one": one, "two": two}))
     with pytest.raises(UserError) as caught:
         require_mergeable(family)
     assert str(caught.value).splitlines() == [

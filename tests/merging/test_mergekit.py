@@ -32,7 +32,7 @@ from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
@@ -77,7 +77,7 @@ def materialiser_of(family: ModelFamily, setting: EvolutionConfig, mutated: Sequ
 
 def family_of(folder: Path, base: Path, *experts: Path | str, **recipe: object) -> ModelFamily:
     named = {f"e{number}": expert for number, expert in enumerate(experts)}
-    return open_model_family(make_recipe(folder, base, named, **recipe))
+    return open_recipe_family(make_recipe(folder, base, named, **recipe))
 
 
 def genome_of(family: ModelFamily, groups: int, seed: int, mutations: tuple[Mutation, ...] = ()) -> Genome:
