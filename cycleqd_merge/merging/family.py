@@ -1,4 +1,4 @@
-"""The base model and the experts fine-tuned from it, opened: where base tensors and task vectors come from."""
+"""A base model and the experts fine-tuned from it, opened: the source of base tensors and task vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Whole:
     tensor: torch.Tensor
 
     def task_vector(self, base: torch.Tensor) -> torch.Tensor:
-        """tensor - base, float32 as the base is here; no other copy is made."""
+        """tensor - base in float32, with a single copy. base: float32."""
         return torch.sub(self.tensor, base).float()
 
 
@@ -41,7 +41,7 @@ class Expert:
 
     @property
     def folder(self) -> Path:
-        """Where its files, a tokenizer among them perhaps, lie."""
+        """The folder of its files, which may include a tokenizer."""
         return self.weights.path
 
     @property
@@ -51,7 +51,7 @@ class Expert:
 
 
 class ModelFamily:
-    """Base and experts. Tensors are read when asked for; nothing is kept in memory."""
+    """Base and experts. Tensors are read on demand; none is kept in memory."""
 
     def __init__(self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig) -> None:
         self.base, self.experts, self.models = base, experts, models
@@ -70,7 +70,7 @@ class ModelFamily:
         return self.base.read(self._stored[weight.name])
 
     def task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
-        """tau = expert - base in float32 for one tensor, or None where the expert does not differ.
+        """tau = expert - base in float32 for one tensor, or None where the expert equals the base.
 
         base: the base's tensor as `base_tensor` gives it.
         """
@@ -78,9 +78,9 @@ class ModelFamily:
         return difference.task_vector(base.float()) if isinstance(difference, Whole) else difference
 
     def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole | TaskVector | None:
-        """What an expert has to say of one tensor, as it is stored: its own tensor, or an adapter's task vector.
+        """An expert's part in one tensor, as it is stored: its own tensor, or an adapter's task vector.
 
-        None where the expert does not differ. base: the base's tensor as `base_tensor` gives it.
+        None where the expert equals the base. base: the base's tensor as `base_tensor` gives it.
         """
         if not weight.dtype.is_floating_point:
             return None
@@ -97,7 +97,7 @@ class ModelFamily:
 
 
 def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: ModelsConfig) -> torch.Tensor:
-    """Under `vocabulary: base`, the tensor without the rows that an expert added behind the base's vocabulary."""
+    """Under `vocabulary: base`, the tensor without the rows that an expert appended to the base's vocabulary."""
     axis = weight.vocabulary_axis
     if models.vocabulary == "base" and axis is not None and tensor.shape[axis] > weight.shape[axis]:
         return tensor.narrow(axis, 0, weight.shape[axis])
@@ -151,7 +151,7 @@ def open_expert(name: str, reference: ModelReference, base: Checkpoint, models: 
         return Expert(name, reference, Checkpoint(reference, models))
     if reference.model != base.reference.model:
         raise ModelError(
-            f"expert {reference}: its adapter sits on {reference.model}, not on the recipe's base {base.reference}"
+            f"expert {reference}: its adapter is for {reference.model}, not for the recipe's base {base.reference}"
         )
     label = f"adapter {reference.lora}"
     require_folder(reference.lora, label)

@@ -256,7 +256,7 @@ def test_adapter_of_other_shape_is_refused(llama: Trio, tmp_path: Path) -> None:
     weights = adapter / "adapter_model.safetensors"
     save_file({key: torch.cat([tensor, tensor], dim=-1) for key, tensor in load_file(weights).items()}, weights)
     faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).faults
-    assert faults[0] == f"expert tuned: adapter {adapter}: {QUERY} has shape (32, 64), the base (32, 32)"
+    assert faults[0] == f"expert tuned: adapter {adapter}: {QUERY} has shape (32, 64); the base has (32, 32)"
 
 
 def test_adapter_that_holds_no_numbers_is_refused(llama: Trio, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_adapter_on_another_base_is_refused(llama: Trio, tmp_path: Path) -> None
     with pytest.raises(UserError) as caught:
         family_of(tmp_path, llama.base, reference)
     assert str(caught.value) == (
-        f"expert {reference}: its adapter sits on {other}, not on the recipe's base {llama.base}"
+        f"expert {reference}: its adapter is for {other}, not for the recipe's base {llama.base}"
     )
 
 
@@ -356,7 +356,7 @@ def test_pickles_are_refused_unopened(llama: Trio, tmp_path: Path, content: byte
     if content is not None:
         (expert / "pytorch_model.bin").write_bytes(content)
     assert opening_fault(tmp_path, llama.base, expert) == (
-        f"model {expert}: holds pickles only; convert it to safetensors first, or allow them with "
+        f"model {expert}: holds only pickles; convert it to safetensors first, or allow them with "
         "`models.pickles: true`"
     )
 
@@ -366,7 +366,7 @@ def test_quantised_weights_are_refused(llama: Trio, tmp_path: Path) -> None:
     config = json.loads((expert / "config.json").read_text())
     (expert / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
     assert opening_fault(tmp_path, llama.base, expert) == (
-        f"model {expert}: is quantised (fp8); merging takes weights of 16 or 32 bits"
+        f"model {expert}: is quantised (fp8); merging needs 16-bit or 32-bit weights"
     )
 
 

@@ -147,7 +147,7 @@ def test_coefficients_of_a_group_reach_its_tensors_only(llama: Trio) -> None:
 def test_mutation_of_an_expert_without_bases_is_refused(llama: Trio) -> None:
     materialiser = Materialiser(llama.family, Groups(llama.family.weights, "one"), {})
     genome = mutate(expert_genome(0, EXPERTS, 1), Mutation("svd", 1, 5, 0.3))
-    with pytest.raises(UserError, match="singular bases of expert second are needed"):
+    with pytest.raises(UserError, match="singular bases of expert second are required"):
         list(materialiser.tensors(genome))
 
 

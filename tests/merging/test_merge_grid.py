@@ -82,7 +82,10 @@ T = (0.3, 0.5, 0.7)
         ({"methods": ["tie"]}, "no method 'tie'.*ties"),
         ({"grid": {"ties": {"densty": [0.5]}}}, "ties has no parameter 'densty'.*density"),
         ({"grid": {"nosuch": {"t": [0.5]}}}, "no method 'nosuch'"),
-        ({"methods": ["slerp"], "grid": {"slerp": {}}}, "slerp does not take these 3 experts, or needs a `grid`"),
+        (
+            {"methods": ["slerp"], "grid": {"slerp": {}}},
+            "slerp cannot merge 3 experts, or has required parameters; state their values in `grid`",
+        ),
     ],
 )
 def test_what_mergekit_does_not_know_is_told(recipe: Recipe, setting: dict[str, Any], message: str) -> None:

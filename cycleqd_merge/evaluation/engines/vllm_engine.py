@@ -20,7 +20,7 @@ from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pa
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
-from cycleqd_merge.merging.shared import remove_unused, shared_memory
+from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
@@ -96,7 +96,7 @@ class VllmEngine:
         share = options.options.get("gpu_memory_utilization")
         needed = needs(self._materialiser, gpu is not None)
         placed = placement(
-            needed, gpu, host_memory(), ranks, self._neighbours, place, share, options.per_gpu, shared_memory()
+            needed, gpu, host_memory(), ranks, self._neighbours, place, share, options.per_gpu, shared_memory_bytes()
         )
         if placed.cache == 0:
             raise UserError(
