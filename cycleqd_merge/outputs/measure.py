@@ -10,14 +10,15 @@ from typing import Any
 from mergekit.common import ModelReference
 
 from cycleqd_merge.errors import ModelError, UserError
+from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
+from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
-from cycleqd_merge.merging.family import Expert, ModelFamily, open_checkpoint, open_expert
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
@@ -128,8 +129,6 @@ def _other_model(text: str, opened: OpenedRecipe) -> tuple[ModelFamily, Genome |
         reference = ModelReference.parse(text)
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{OTHER}{text}: not a model reference: {error}") from error
-    base = open_checkpoint(ModelReference(model=reference.model), models)
-    if reference.lora is None:
-        return ModelFamily(base, (), models), None
-    adapter = Expert("adapter", reference, open_expert(reference, base, models))
-    return ModelFamily(base, (adapter,), models), expert_genome(0, 1, 1)
+    experts = {} if reference.lora is None else {"adapter": reference}
+    family = open_model_family(ModelReference(model=reference.model), experts, models)
+    return family, expert_genome(0, 1, 1) if experts else None

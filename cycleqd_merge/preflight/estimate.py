@@ -88,7 +88,7 @@ def try_out(opened: OpenedRecipe, mutated: Sequence[int]) -> Trial:
     start = time.perf_counter()
     worker = opened.worker(opened.materialiser(mutated))
     try:
-        opened, resident = time.perf_counter() - start, peak_memory()
+        opening, resident = time.perf_counter() - start, peak_memory()
         device = _device(opened)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -100,7 +100,7 @@ def try_out(opened: OpenedRecipe, mutated: Sequence[int]) -> Trial:
         confirm, row = _per_row(opened.suite, search, confirming)
         heldout = row * _rows(opened.suite, "heldout")
         on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-        return Trial(opened, load, search, confirm, heldout, resident, peak_memory(), on_device)
+        return Trial(opening, load, search, confirm, heldout, resident, peak_memory(), on_device)
     finally:
         worker.close()
 

@@ -15,14 +15,14 @@ from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
+from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_base, open_named_expert
+from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert, recipe_references
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.revisions import pin
@@ -119,10 +119,11 @@ def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
 
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     """Open base and experts, each by itself, and check those that could be opened; None without a base."""
-    base = found.attempt(open_base, recipe)
+    base_reference, references = recipe_references(recipe)
+    base = found.attempt(open_base, base_reference, recipe.models)
     if base is None:
         return None
-    opened = [found.attempt(open_named_expert, recipe, name, base) for name in recipe.experts]
+    opened = [found.attempt(open_expert, name, each, base, recipe.models) for name, each in references.items()]
     experts = tuple(expert for expert in opened if expert is not None)
     named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
     facts = [found.attempt(_model_facts, *each) for each in named]

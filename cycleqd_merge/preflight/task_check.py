@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.errors import TaskError
-from cycleqd_merge.evaluation.worker import single_cause
+from cycleqd_merge.evaluation.failures import single_cause
+from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.tasks.check import GradingCheck, check
 from cycleqd_merge.tasks.protocol import Checkable
 from cycleqd_merge.tasks.suite import open_task, require_environments
@@ -25,6 +24,6 @@ def check_task(reference: str, limit: int | None = None) -> list[GradingCheck]:
     require_environments((opened,))
     samples = [sample for split in ("search", "heldout") for sample in opened.task.samples(split)[:limit]]
     try:
-        return asyncio.run(check(opened.task, samples))
+        return run_coroutine(check(opened.task, samples))
     except ExceptionGroup as group:
         raise single_cause(group) from group

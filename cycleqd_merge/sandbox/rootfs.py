@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.sandbox.identities import as_root_of_its_own, first_user
 
@@ -74,7 +75,7 @@ def build_rootfs(name: str, distribution: str, release: str | None, mirror: str 
     first_user()
     if source is not None:
         with source.open("rb") as archive:
-            asyncio.run(_unpack(archive.fileno(), folder, str(source)))
+            run_coroutine(_unpack(archive.fileno(), folder, str(source)))
         return folder
     if shutil.which("debootstrap") is None:
         raise UserError(f"debootstrap is missing: `sudo apt-get install debootstrap`, then `sudo {BUILD}`")
@@ -85,7 +86,7 @@ def build_rootfs(name: str, distribution: str, release: str | None, mirror: str 
         packing = ["tar", "-C", str(scratch), "-c", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "."]
         with subprocess.Popen(packing, stdout=subprocess.PIPE) as archive:
             assert archive.stdout is not None
-            asyncio.run(_unpack(archive.stdout.fileno(), folder, "the installed system"))
+            run_coroutine(_unpack(archive.stdout.fileno(), folder, "the installed system"))
     return folder
 
 

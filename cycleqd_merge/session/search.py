@@ -18,7 +18,7 @@ from cycleqd_merge.journal.log import Event, Journal, opened_journal
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.processes import of_the_first, part, this_process
+from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
@@ -99,9 +99,9 @@ def output_folder(recipe: Recipe, fresh: bool = False) -> Path:
 
 def _share_singular_bases(recipe: Recipe) -> NoReturn:
     """The work of every process but the first: its share of the singular bases of the run that the first one opened."""
-    recipe, mutated = of_the_first((recipe, list[int]()))
+    recipe, mutated = from_main_process((recipe, list[int]()))
     OpenedRecipe.open(recipe).materialiser(mutated)
-    part()
+    leave_group()
     raise SystemExit(0)
 
 
@@ -127,9 +127,9 @@ def _set_up(
         require_answerable(opened.suite, opened.family)
     require_environments(opened.suite)
     require_disk(disk_uses(recipe, opened.family, mutated, opened.rank))
-    of_the_first((recipe, mutated))
+    from_main_process((recipe, mutated))
     materialiser = opened.materialiser(mutated, observer.computing_bases)
-    part()
+    leave_group()
     run = resume_journal(journal, start, _session_event(opened, materialiser))
     if run.schedule.done and not to_confirm(run):
         return run, None

@@ -91,8 +91,8 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
             return Mixed(Bayesian(state, chosen.optimism, seed), cycleqd, chosen.bred)
         case Nsga2Config():
             dimensions, tasks = state.experts * state.groups, len(state.objectives)
-            optimiser = Nsga2(dimensions, tasks, chosen.population, chosen.low, chosen.high, seed)
-            return PopulationStrategy(state, optimiser)
+            nsga2 = Nsga2(dimensions, tasks, chosen.population, chosen.low, chosen.high, seed)
+            return PopulationStrategy(state, nsga2)
         case MergekitConfig():
             return Listed(state, merges(recipe, chosen))
         case PythonStrategyConfig():
