@@ -34,7 +34,7 @@ from cycleqd_merge.preflight.model_checks import check_family
 from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
 from cycleqd_merge.report.progress import size
 from cycleqd_merge.run.identity import recorded_revisions
-from cycleqd_merge.run.opening import identify
+from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_environments
 
@@ -186,7 +186,8 @@ def _check_output(out: Path, materials: OpenedRecipe | None) -> tuple[list[Event
     """Whether the run directory can be written and holds no other run; its seeds, and the results that it has.
 
     Raises:
-        UserError: it cannot be written, is being written by another process, or holds another run.
+        UserError: it cannot be written, is being written by another process, or holds another run or one that cannot be
+            extended.
     """
     if not (out / FILE).is_file():
         nearest = existing(out)
@@ -196,7 +197,9 @@ def _check_output(out: Path, materials: OpenedRecipe | None) -> tuple[list[Event
     with opened_journal(out) as journal:
         if materials is None or not journal.events:
             return [], 0
-        return identify(materials, journal)["seeds"], len(of_kind(journal.events, "result"))
+        start = identify(materials, journal)
+        closed_run(journal, materials)  # refuses to extend one
+        return start["seeds"], len(of_kind(journal.events, "result"))
 
 
 def _estimate(
