@@ -101,7 +101,7 @@ class Clock:
     def _mark(self, state: Run) -> None:
         wall, cpu = time.perf_counter() - self._pool.wall, time.process_time() - self._pool.cpu
         elites = {elite.number for archive in state.archives for elite in archive.elites()}
-        mutations = sum(len(state.space.genome(number).mutations) for number in elites)
+        mutations = sum(len(state.search.genome(number).mutations) for number in elites)
         self.marks.append(Mark(state.generation, wall, cpu, len(elites), mutations / max(len(elites), 1)))
 
 

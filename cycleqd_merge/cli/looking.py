@@ -47,7 +47,7 @@ def show(
         print_json(summary(loaded))
     else:
         facts, screen = summary(loaded), console()
-        below = f"{facts['below_floor']} below a floor, " if loaded.space.floors else ""
+        below = f"{facts['below_floor']} below a floor, " if loaded.search.floors else ""
         saved = facts["rows_saved"]
         dropped = "" if saved is None else f"{facts['censored']} dropped early ({saved:.0%} of all rows saved), "
         screen.print(
@@ -116,5 +116,5 @@ def report(
     shown = read_shown(run)
     section = None if shown.findings is None else page_section(shown.findings)
     page = output or run / "report.html"
-    write_page(shown.run, str(shown.folder), page, section)
+    write_page(shown.run, str(shown.folder), page, section, shown.verdict)
     typer.echo(page)

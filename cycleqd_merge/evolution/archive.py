@@ -1,15 +1,18 @@
-"""Archives: one per task, on ribs' GridArchive. Every task is the quality of its own archive and a behaviour
-characteristic of all the others. Plain MAP-Elites has one archive instead: its quality is the mean."""
+"""Archives: one per task. Every task is the quality of its own archive and a behaviour characteristic of the others.
+Plain MAP-Elites has one archive instead: its quality is the mean.
+
+The rules equal those of ribs' GridArchive (a test compares them); ribs itself is not imported, as it imports torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from enum import IntEnum
+from math import isfinite, prod
 
 import numpy as np
 from numpy.typing import NDArray
-from ribs.archives import AddStatus, GridArchive
 
 Bounds = tuple[tuple[float, float], ...]
 Scores = tuple[float, ...]
@@ -44,7 +47,7 @@ class Axis:
     bins: int
 
     def bin(self, score: float) -> int:
-        """As ribs' GridArchive does, without the cost of arrays."""
+        """The bin of a score, by the formula of ribs' GridArchive."""
         place = (self.bins * (score - self.low) + EPSILON) / (self.high - self.low)
         return int(min(max(place, 0), self.bins - 1))
 
@@ -57,7 +60,7 @@ class ArchiveSnapshot:
     axes: tuple[Axis, ...]
     qualities: Mapping[tuple[int, ...], float]
 
-    def passable(self, low: Scores, high: Scores) -> bool:
+    def could_accept(self, low: Scores, high: Scores) -> bool:
         """Whether any child could enter whose scores lie between `low` and `high`, task by task."""
         others = [task for task in range(len(self.axes)) if task != self.task]
         reach = [range(self.axes[task].bin(low[task]), self.axes[task].bin(high[task]) + 1) for task in others]
@@ -66,6 +69,14 @@ class ArchiveSnapshot:
             for cell, quality in self.qualities.items()
         )
         return barred < prod(map(len, reach))
+
+
+class AddStatus(IntEnum):
+    """What an archive did with a child; the values are those of ribs' AddStatus, which its emitters rank by."""
+
+    NOT_ADDED = 0
+    IMPROVE_EXISTING = 1
+    NEW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +112,8 @@ class Archive:
         self.task = task
         self.others = tuple(other for other in range(len(bounds)) if other != task)
         self.bounds = bounds
-        self._grid = GridArchive(
-            solution_dim=len(bounds),
-            dims=[bins[other] for other in self.others],
-            ranges=[bounds[other] for other in self.others],
-            extra_fields={"number": ((), np.int64)},
-            epsilon=EPSILON,
-        )
         self._axes = tuple(Axis(low, high, int(count)) for (low, high), count in zip(bounds, bins, strict=True))
-        self._qualities: dict[tuple[int, ...], float] = {}
+        self._elites: dict[tuple[int, ...], Elite] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,38 +130,39 @@ class Archive:
             [[axis.bin(score) for axis, score in zip(self._axes, row, strict=True)] for row in scores.tolist()]
         )
 
-    def hurdle(self) -> ArchiveSnapshot:
+    def snapshot(self) -> ArchiveSnapshot:
         """What a child must beat to enter, as the archive stands now."""
-        return ArchiveSnapshot(self.task, self._axes, dict(self._qualities))
+        qualities = {cell: elite.scores[self.task] for cell, elite in self._elites.items()}
+        return ArchiveSnapshot(self.task, self._axes, qualities)
 
     def add(self, number: int, scores: Scores) -> AddResult:
-        """Offer a child; it enters if its cell is empty or its quality is strictly better."""
+        """Offer a child; it enters if its cell is empty or its quality is strictly better.
+
+        Raises:
+            ValueError: a score is not a number, or the quality of a child that would enter is infinite.
+        """
         cell, quality = self.cell_of(scores), scores[self.task]
-        held = self._qualities.get(cell)
-        if held is not None and quality <= held:  # the common case, decided without the cost of an insertion
+        elite = self._elites.get(cell)
+        held = None if elite is None else elite.scores[self.task]
+        if held is not None and quality <= held:
             return AddResult(AddStatus.NOT_ADDED, quality - held)
-        measures = [min(max(scores[other], self.bounds[other][0]), self.bounds[other][1]) for other in self.others]
-        self._grid.add_single(list(scores), quality, measures, number=number)
-        self._qualities[cell] = quality
-        return (
-            AddResult(AddStatus.NEW, quality) if held is None else AddResult(AddStatus.IMPROVE_EXISTING, quality - held)
-        )
+        if not isfinite(quality):
+            raise ValueError(f"a quality must be a finite number, not {quality}")
+        self._elites[cell] = Elite(number, self.task, cell, tuple(map(float, scores)))
+        if held is None:
+            return AddResult(AddStatus.NEW, quality)
+        return AddResult(AddStatus.IMPROVE_EXISTING, quality - held)
 
     def elites(self) -> list[Elite]:
         """All elites, ordered by cell."""
-        data = self._grid.data(["solution", "number", "index"])
-        cells = self._grid.int_to_grid_index(data["index"])
-        rows = zip(data["solution"].tolist(), data["number"].tolist(), cells.tolist(), strict=True)
-        return sorted(
-            (Elite(number, self.task, tuple(cell), tuple(scores)) for scores, number, cell in rows),
-            key=lambda elite: elite.cell,
-        )
+        return [self._elites[cell] for cell in sorted(self._elites)]
 
     def table(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Numbers, shape (elites,), and scores, shape (elites, tasks), in the order of their cells."""
-        data = self._grid.data(["solution", "number", "index"])
-        order = np.argsort(data["index"])
-        return data["number"][order], data["solution"][order]
+        elites = self.elites()
+        numbers = np.array([elite.number for elite in elites], dtype=np.int64)
+        scores = np.array([elite.scores for elite in elites], dtype=np.float64)
+        return numbers, scores.reshape(len(elites), len(self.bounds))
 
     def best(self) -> Elite | None:
         """The elite of the highest quality; of equals the earliest evaluation."""
@@ -166,7 +171,7 @@ class Archive:
     @property
     def qd_score(self) -> float:
         """Sum of the elites' qualities."""
-        return float(sum(self._qualities.values()))
+        return float(sum(elite.scores[self.task] for elite in self._elites.values()))
 
     @property
     def reachable(self) -> int:
@@ -177,11 +182,11 @@ class Archive:
     @property
     def coverage(self) -> float:
         """Share of the reachable cells that hold an elite."""
-        return len(self._qualities) / self.reachable
+        return len(self._elites) / self.reachable
 
     def heatmap(self) -> NDArray[np.float64]:
         """Qualities by cell, shape `shape`; NaN where no elite stands."""
         grid = np.full(self.shape, np.nan)
-        for elite in self.elites():
+        for elite in self._elites.values():
             grid[elite.cell] = elite.scores[self.task]
         return grid

@@ -61,7 +61,7 @@ def _founders(replays: Sequence[Run]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for run in replays:
         for number in run.inheritable():
-            genome = run.space.genome(number).to_json()
+            genome = run.search.genome(number).to_json()
             founder = {
                 "genome": genome,
                 "scores": dict(zip(run.tasks, run.scores(number), strict=True)),
@@ -76,13 +76,13 @@ def _results(start: Event, session: Event, first: Run, founders: Sequence[dict[s
     """What the new run was told of its founders already: experts as in the first run, elites as in their own."""
     whole = replay_events([start, session])
     events: list[Event] = []
-    for number in range(whole.space.first):
+    for number in range(whole.search.first):
         place = number - len(whole.experts)
         scores = first.results[number]["scores"] if place < 0 else list(founders[place]["scores"].values())
         event = {"event": "result", "number": number, "step": whole.steps[number], "scores": scores}
         events.append(event)
         whole.tell(event)
-    events.append({"event": "bounds", "bounds": [list(pair) for pair in whole.space.bounds or ()]})
+    events.append({"event": "bounds", "bounds": [list(pair) for pair in whole.search.bounds or ()]})
     elites = set(whole.elites())
     for place, founder in enumerate(founders, start=len(whole.experts)):
         if founder["confirmed"] is not None and place in elites:

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import UserError, first_line
 from cycleqd_merge.merging.checkpoint import digest_files
 
 _PREFIX = "base_model.model."
@@ -52,7 +52,7 @@ class Adapter:
             self._config = PeftConfig.from_pretrained(str(path))
             self._file = safe_open(file, framework="pt")
         except (OSError, ValueError, TypeError, SafetensorError) as error:
-            raise UserError(f"adapter {label}: cannot be opened: {str(error).splitlines()[0]}") from error
+            raise UserError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         kind = _other_kind(self._config)
         if kind is not None:
             raise UserError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.files import new_file, write_atomically
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checkpoint import Weight, read_json
 from cycleqd_merge.merging.family import ModelFamily
@@ -147,12 +147,11 @@ def compute_basis(family: ModelFamily, expert: int, weight: Weight, rank: Rank =
         vector = vector.to(state.device)
     whole = singular_basis(vector)
     basis = truncated(whole, rank)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
     tensors = {"vectors": basis.vectors.cpu(), "values": basis.values.cpu()}
     measures = {"norm": _norm(whole.values), "kept": _norm(basis.values), "skew": skew(basis)}
     about = json.dumps({"side": basis.side, **measures})  # one entry, for safetensors writes several in any order
-    save_file(tensors, unfinished, metadata={"basis": about})
-    unfinished.replace(path)
+    with new_file(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"basis": about})
 
 
 def _about(file: Any) -> dict[str, Any]:
@@ -188,7 +187,5 @@ def _write_manifest(folder: Path, family: ModelFamily, expert: int, rank: Rank) 
             norm, kept = norm + about["norm"] ** 2, kept + about["kept"] ** 2
             worst = max(worst, about["skew"])
     loss = math.sqrt(max(0.0, 1.0 - kept / norm)) if norm else 0.0
-    unfinished = folder / "manifest.json.part"
     record = {"method": METHOD, "rank": rank, "loss": loss, "skew": worst, "files": files}
-    unfinished.write_text(json.dumps(record, indent=1))
-    unfinished.replace(folder / "manifest.json")
+    write_atomically(folder / "manifest.json", json.dumps(record, indent=1))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -22,7 +20,8 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig
 
 from cycleqd_merge.config.recipe import ModelsConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import UserError, first_line
+from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 
 
@@ -61,7 +60,7 @@ class Checkpoint:
             index = ShardedTensorIndex.from_disk(str(self.path))
             missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
         except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-            raise UserError(f"model {reference.model}: cannot be opened: {_first_line(error)}") from error
+            raise UserError(f"model {reference.model}: cannot be opened: {first_line(error)}") from error
         quantised = getattr(self.config, "quantization_config", None)
         if quantised is not None:
             method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
@@ -90,7 +89,7 @@ class Checkpoint:
             return self._loader.get_tensor(name)
         except (SafetensorError, OSError) as error:
             shard = self.path / self._loader.index.tensor_paths[name]
-            raise UserError(f"{shard}: damaged or truncated: {_first_line(error)}") from error
+            raise UserError(f"{shard}: damaged or truncated: {first_line(error)}") from error
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
@@ -166,16 +165,10 @@ def _digest_file(path: Path) -> str:
         return remembered.read_text()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unfinished = remembered.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-    unfinished.write_text(digest)
-    unfinished.replace(remembered)
+    write_atomically(remembered, digest)
     return digest
 
 
 def read_json(path: Path) -> Any:
     """A JSON file's value; None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,6 +19,7 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig, Recipe
 from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.hub_errors import explained, hub_errors
 
 DownloadProgress = Callable[[str, int, int], None]
@@ -195,19 +196,16 @@ def _converted(folder: Path) -> Path:
 
 
 def _convert(folder: Path, shards: Sequence[Path], target: Path) -> None:
-    unfinished = target.with_name(f"{target.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # what a process that was killed left
-    unfinished.mkdir()
-    try:
-        tensors: dict[str, torch.Tensor] = {}
-        for shard in shards:
-            tensors |= torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
-        huggingface_hub.save_torch_state_dict(tensors, unfinished)
-    except Exception as error:  # whatever a damaged or hostile pickle leads to
-        shutil.rmtree(unfinished)
-        what = "its pickles hold more than weights, or are damaged"
-        raise UserError(f"{folder}: {what}: {type(error).__name__}") from error
-    for path in folder.iterdir():
-        if path.is_file() and ".bin" not in path.name:
-            shutil.copy(path, unfinished)
-    unfinished.replace(target)
+    remove_leftovers(target)
+    with new_folder(target) as unfinished:
+        try:
+            tensors: dict[str, torch.Tensor] = {}
+            for shard in shards:
+                tensors |= torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
+            huggingface_hub.save_torch_state_dict(tensors, unfinished)
+        except Exception as error:  # whatever a damaged or hostile pickle leads to
+            what = "its pickles hold more than weights, or are damaged"
+            raise UserError(f"{folder}: {what}: {type(error).__name__}") from error
+        for path in folder.iterdir():
+            if path.is_file() and ".bin" not in path.name:
+                shutil.copy(path, unfinished)

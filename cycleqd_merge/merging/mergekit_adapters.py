@@ -7,7 +7,6 @@ follows from the contents, and a folder appears only when it is complete.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from mergekit.config import MergeConfiguration
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 from cycleqd_merge.merging.download import adapter_folder
 
@@ -51,10 +51,7 @@ def _merged(reference: ModelReference, trust_remote_code: bool) -> Path:
     folder = cache_folder("lora") / hashlib.sha256(key.encode()).hexdigest()[:32]
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
+            remove_leftovers(folder)
+            with new_folder(folder) as unfinished:
                 reference.merged(str(unfinished), trust_remote_code, MERGE_DTYPE)
-                unfinished.replace(folder)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
     return next(folder.iterdir())

@@ -26,12 +26,12 @@ from safetensors import SafetensorError
 
 from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration as Candidate
+from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
 from cycleqd_merge.merging.mergekit_method import Carried
-from cycleqd_merge.outputs.checkpoint import folder_beside
 
 _Step = TypeVar("_Step")
 
@@ -67,7 +67,7 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise UserError(f"{out}: exists already; name another folder")
-    with folder_beside(out) as beside:
+    with scratch_folder(out) as beside:
         with _refusals(str(config_file)), _opened(config, random_seed=seed, **_truncation(config)) as options:
             run_merge(config, str(beside / out.name), options, config_source=text)
         (beside / out.name).replace(out)

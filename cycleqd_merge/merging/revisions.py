@@ -18,6 +18,7 @@ from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.config.rows import dataset_key, row_sources
 from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.files import write_atomically
 from cycleqd_merge.hub_errors import hub_errors
 
 _PARALLEL = 8
@@ -91,5 +92,6 @@ def _resolve(name: str, label: str) -> str:
         if getattr(info, "gated", False):
             api.auth_check(repo, repo_type=kind)
     assert info.sha is not None
-    remembered.write_text(info.sha)  # the Hub's own cache names commits only for what it downloads by a branch or tag
+    # the Hub's own cache names commits only for what it downloads by a branch or tag
+    write_atomically(remembered, info.sha)
     return info.sha

@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
+from cycleqd_merge.files import new_file
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.family import Whole
 from cycleqd_merge.merging.singular import Basis
@@ -146,9 +147,8 @@ def _made(kind: str, values: dict[str, Any]) -> Any:
 def _write(item: Any, path: Path) -> None:
     about = json.dumps({"kind": type(item).__name__, "scalars": _scalars(item)})
     tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(item).items()}
-    unfinished = path.with_suffix(".part")
-    save_file(tensors, unfinished, metadata={"item": about})
-    unfinished.replace(path)
+    with new_file(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"item": about})
 
 
 def _item(whole: torch.Tensor) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import UserError, first_line
 from cycleqd_merge.merging.family import ModelFamily
 
 
@@ -27,8 +27,7 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=family.models.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more specific
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: no tokenizer can be loaded: {reason}") from error
+        raise UserError(f"{folder}: no tokenizer can be loaded: {first_line(error)}") from error
     return tokenizer
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import constants
+from rich.filesize import decimal
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
@@ -16,7 +17,6 @@ from cycleqd_merge.merging.download import hub_models, pending
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.sizes import basis_bytes, model_bytes
 from cycleqd_merge.preflight.findings import DiskUse
-from cycleqd_merge.report.progress import size
 
 
 def disk_uses(recipe: Recipe, family: ModelFamily, mutated: Sequence[int], rank: Rank = None) -> list[DiskUse]:
@@ -63,8 +63,8 @@ def require_disk(uses: Sequence[DiskUse]) -> None:
         if use.needed:
             disks.setdefault(os.stat(existing(Path(use.folder))).st_dev, []).append(use)
     faults = [
-        f"disk: {', '.join(use.purpose for use in disk)} need {size(sum(use.needed for use in disk))}, "
-        f"{size(disk[0].free)} are free on the disk of {disk[0].folder}"
+        f"disk: {', '.join(use.purpose for use in disk)} need {decimal(sum(use.needed for use in disk))}, "
+        f"{decimal(disk[0].free)} are free on the disk of {disk[0].folder}"
         for disk in disks.values()
         if sum(use.needed for use in disk) > disk[0].free
     ]

@@ -54,13 +54,13 @@ def available_memory() -> int:
     return int(host_memory() + psutil.Process().memory_info().rss)
 
 
-def representative(materials: OpenedRecipe, mutated: Sequence[int]) -> Genome:
+def representative(opened: OpenedRecipe, mutated: Sequence[int]) -> Genome:
     """A child like those of a run: the plain mean of the experts, with a mutation along each of `mutated`."""
-    experts, groups = len(materials.family.experts), len(materials.groups)
+    experts, groups = len(opened.family.experts), len(opened.groups)
     genome = Genome(np.full((experts, groups), 1.0 / experts), (), np.zeros((0, groups)))
     mutations = [Mutation("svd", expert, seed=expert, scale=_SMALL) for expert in mutated]
-    if materials.recipe.evolution.mutation.kind == "gaussian":
-        mutations.append(Mutation("gaussian", None, seed=0, scale=materials.recipe.evolution.mutation.std))
+    if opened.recipe.evolution.mutation.kind == "gaussian":
+        mutations.append(Mutation("gaussian", None, seed=0, scale=opened.recipe.evolution.mutation.std))
     for mutation in mutations:
         genome = mutate(genome, mutation)
     return genome
@@ -81,22 +81,22 @@ def bases_seconds(family: ModelFamily, mutated: Sequence[int], rank: Rank) -> fl
     return left
 
 
-def try_out(materials: OpenedRecipe, mutated: Sequence[int]) -> Trial:
+def try_out(opened: OpenedRecipe, mutated: Sequence[int]) -> Trial:
     """Load and score one representative child as a run will, on searched and on confirming rows."""
     start = time.perf_counter()
-    worker = materials.worker(materials.materialiser(mutated))
+    worker = opened.worker(opened.materialiser(mutated))
     try:
         opened, resident = time.perf_counter() - start, peak_memory()
-        device = _device(materials)
+        device = _device(opened)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        genome = representative(materials, mutated)
+        genome = representative(opened, mutated)
         searched = _settled(worker, genome)
         search = statistics.median(evaluation.score_seconds for evaluation in searched)
-        confirming = _confirming(worker, genome, materials)
+        confirming = _confirming(worker, genome, opened)
         load = (confirming or searched[-1]).load_seconds  # the first one opens the files too
-        confirm, row = _per_row(materials.suite, search, confirming)
-        heldout = row * _rows(materials.suite, "heldout")
+        confirm, row = _per_row(opened.suite, search, confirming)
+        heldout = row * _rows(opened.suite, "heldout")
         on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
         return Trial(opened, load, search, confirm, heldout, resident, peak_memory(), on_device)
     finally:
@@ -113,12 +113,12 @@ def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
     return evaluations[1:] or evaluations
 
 
-def _confirming(worker: Worker, genome: Genome, materials: OpenedRecipe) -> Evaluation | None:
+def _confirming(worker: Worker, genome: Genome, opened: OpenedRecipe) -> Evaluation | None:
     """An evaluation on the rows set aside: on a full batch of them where they are many; None if there are none."""
-    suite = materials.suite
+    suite = opened.suite
     if not all(task.samples("confirm") for task in suite):
         return None
-    rows = max(_batch(materials.recipe), _rows(suite, "search"))
+    rows = max(_batch(opened.recipe), _rows(suite, "search"))
     return worker.evaluate(genome, "confirm", ceil(rows / len(suite)))
 
 
@@ -132,11 +132,11 @@ def _per_row(suite: Suite, search: float, confirming: Evaluation | None) -> tupl
     return again * _rows(suite, "confirm"), min(per_row, again)
 
 
-def _device(materials: OpenedRecipe) -> torch.device:
+def _device(opened: OpenedRecipe) -> torch.device:
     """Where the model answers."""
-    if materials.recipe.engine.kind == "vllm" and torch.cuda.is_available():
+    if opened.recipe.engine.kind == "vllm" and torch.cuda.is_available():
         return torch.device("cuda")
-    return materials.materialiser(()).device
+    return opened.materialiser(()).device
 
 
 def _batch(recipe: Recipe) -> int:
@@ -169,35 +169,35 @@ def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases:
     )
 
 
-def memory_of(materials: OpenedRecipe, trial: Trial | None, available: int) -> list[MemoryUse]:
+def memory_of(opened: OpenedRecipe, trial: Trial | None, available: int) -> list[MemoryUse]:
     """Memory of a worker: measured with `trial`, else the least that its weights take."""
-    device = _device(materials)
-    model = model_bytes(materials.family)
-    on_device = model + _transient(materials.family)
+    device = _device(opened)
+    model = model_bytes(opened.family)
+    on_device = model + _transient(opened.family)
     if trial is None:
         host = peak_memory() + (on_device if device.type == "cpu" else 0)
     else:
-        host, on_device = _host_peak(materials, trial, model), trial.device_peak
+        host, on_device = _host_peak(opened, trial, model), trial.device_peak
     uses = [MemoryUse("host", host, available, trial is not None)]
     if device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
-        engine = materials.recipe.engine
+        engine = opened.recipe.engine
         if engine.kind == "vllm":  # its own processes take a share of the GPU whatever the model needs
             on_device = max(on_device, int(whole * engine.options.get("gpu_memory_utilization", _VLLM_SHARE)))
         uses.append(MemoryUse(str(device), on_device, free + held, trial is not None))
     return uses
 
 
-def _host_peak(materials: OpenedRecipe, trial: Trial, model: int) -> int:
+def _host_peak(opened: OpenedRecipe, trial: Trial, model: int) -> int:
     """The peak of the trial plus what only a whole run has: kept draws, fuller batches, the check of an export."""
-    recipe, suite = materials.recipe, materials.suite
+    recipe, suite = opened.recipe, opened.suite
     answering = trial.host_peak - trial.resident
     if recipe.finish.heldout:
         batch = _batch(recipe)
         tried, due = (min(batch, rows) for rows in (_tried(suite), _rows(suite, "heldout")))
         answering = answering * max(tried, due) // tried
-    peak = trial.resident + answering + _draws(materials)
+    peak = trial.resident + answering + _draws(opened)
     return max(peak, trial.resident + 2 * model) if recipe.finish.export else peak
 
 
@@ -206,15 +206,13 @@ def _tried(suite: Suite) -> int:
     return max(_rows(suite, "search"), _rows(suite, "confirm"))
 
 
-def _draws(materials: OpenedRecipe) -> int:
+def _draws(opened: OpenedRecipe) -> int:
     """Bytes of mutations' draws that a run comes to keep: one float32 per singular direction and generation."""
-    if materials.recipe.evolution.mutation.kind != "svd":
+    if opened.recipe.evolution.mutation.kind != "svd":
         return 0
-    matrices = [weight for weight in materials.family.weights if weight.is_matrix]
-    most = max(
-        sum(directions(weight, expert, materials.rank) for weight in matrices) for expert in materials.family.experts
-    )
-    return min(DRAWS_KEPT, materials.recipe.evolution.generations * most * FLOAT32)
+    matrices = [weight for weight in opened.family.weights if weight.is_matrix]
+    most = max(sum(directions(weight, expert, opened.rank) for weight in matrices) for expert in opened.family.experts)
+    return min(DRAWS_KEPT, opened.recipe.evolution.generations * most * FLOAT32)
 
 
 def _transient(family: ModelFamily) -> int:

@@ -10,18 +10,21 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
+from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import UserError, first_line
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
+from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_base, open_named_expert
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.singular import similarity
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -30,12 +33,11 @@ from cycleqd_merge.preflight.disk import disk_uses, download_uses, existing, req
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
 from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary
 from cycleqd_merge.preflight.grid import cells, require_grid
-from cycleqd_merge.preflight.model_checks import check_family
 from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
-from cycleqd_merge.report.progress import size
 from cycleqd_merge.run.identity import recorded_revisions
 from cycleqd_merge.run.opening import closed_run, identify
-from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
+from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
+from cycleqd_merge.strategies.state import SearchState
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_environments
 
 _BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
@@ -86,16 +88,17 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     if family is None or groups is None or not whole:
         found.attempt(_check_output, Path(recipe.output), None)
         return
-    materials = OpenedRecipe(recipe, family, groups, suite)
-    seeds, told = found.attempt(_check_output, Path(recipe.output), materials) or ([], 0)
-    mutated = sorted(materials.mutated_experts(seeds))
-    uses = disk_uses(recipe, family, mutated, materials.rank)
+    opened = OpenedRecipe(recipe, family, groups, suite)
+    seeds, told = found.attempt(_check_output, Path(recipe.output), opened) or ([], 0)
+    mutated = sorted(opened.mutated_experts(seeds))
+    uses = disk_uses(recipe, family, mutated, opened.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
-    strategy = found.attempt(build_strategy, recipe, build_space(recipe, len(groups)))
+    state = SearchState(build_space(recipe, len(groups)))
+    strategy = found.attempt(build_strategy, recipe, state, merges)
     if strategy is not None:
-        evaluations = len(recipe.experts) + len(seeds) + children(recipe, strategy) - told
-        _estimate(materials, mutated, max(0, evaluations), measure, since, found)
+        evaluations = len(recipe.experts) + len(seeds) + child_count(recipe, strategy) - told
+        _estimate(opened, mutated, max(0, evaluations), measure, since, found)
 
 
 def _check_tasks(recipe: Recipe, found: Plan) -> Suite:
@@ -148,7 +151,7 @@ def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> Mo
                     dtypes[tensor.get_dtype()] = dtypes.get(tensor.get_dtype(), 0) + 1
                     parameters += prod(tensor.get_shape())
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: damaged or truncated: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{path}: damaged or truncated: {first_line(error)}") from error
     return ModelSummary(
         name=name,
         reference=reference,
@@ -182,7 +185,7 @@ def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
         found.notices.extend(findings.notices)
 
 
-def _check_output(out: Path, materials: OpenedRecipe | None) -> tuple[list[Event], int]:
+def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], int]:
     """Whether the run directory can be written and holds no other run; its seeds, and the results that it has.
 
     Raises:
@@ -195,48 +198,48 @@ def _check_output(out: Path, materials: OpenedRecipe | None) -> tuple[list[Event
             raise UserError(f"output: {out}: cannot be written: {nearest} is no folder that this user may write to")
         return [], 0
     with opened_journal(out) as journal:
-        if materials is None or not journal.events:
+        if opened is None or not journal.events:
             return [], 0
-        start = identify(materials, journal)
-        closed_run(journal, materials)  # refuses to extend one
+        start = identify(opened, journal)
+        closed_run(journal, opened)  # refuses to extend one
         return start["seeds"], len(of_kind(journal.events, "result"))
 
 
 def _estimate(
-    materials: OpenedRecipe, mutated: Sequence[int], evaluations: int, measure: bool, since: float, found: Plan
+    opened: OpenedRecipe, mutated: Sequence[int], evaluations: int, measure: bool, since: float, found: Plan
 ) -> None:
     """Time and memory; measured only on input without faults, and where the weights fit at all.
 
     evaluations: how many are still to be made.
     """
     available = available_memory()
-    found.memory = memory_of(materials, None, available)
+    found.memory = memory_of(opened, None, available)
     _check_memory(found)
     if found.faults or not measure:
         return
     start = time.perf_counter()
-    bases = bases_seconds(materials.family, mutated, materials.rank)
+    bases = bases_seconds(opened.family, mutated, opened.rank)
     if bases < _BASES_AT_ONCE:
-        materials.materialiser(mutated)
+        opened.materialiser(mutated)
         bases = 0.0
-    ready = [expert for expert in mutated if not missing_bases(materials.family, expert, materials.rank)]
-    _describe_bases(materials, ready, found)
+    ready = [expert for expert in mutated if not missing_bases(opened.family, expert, opened.rank)]
+    _describe_bases(opened, ready, found)
     setup = start - since
     try:
-        trial = try_out(materials, ready)
+        trial = try_out(opened, ready)
     except Exception as raised:  # whatever stops this evaluation would stop those of the run
         cause = single_cause(raised)
         found.faults.append(f"measured evaluation: {type(cause).__name__}: {cause}")
         return
-    found.time = time_of(materials.recipe, trial, evaluations, setup + trial.opened, bases)
-    found.memory = memory_of(materials, trial, available)
+    found.time = time_of(opened.recipe, trial, evaluations, setup + trial.opened, bases)
+    found.memory = memory_of(opened, trial, available)
     _check_memory(found)
 
 
-def _describe_bases(materials: OpenedRecipe, ready: Sequence[int], found: Plan) -> None:
+def _describe_bases(opened: OpenedRecipe, ready: Sequence[int], found: Plan) -> None:
     """What the bases in the cache say of the experts; a notice where a pair is far less alike than the others."""
-    bases = prepare_bases(materials.family, ready, rank=materials.rank)
-    names = [expert.name for expert in materials.family.experts]
+    bases = prepare_bases(opened.family, ready, rank=opened.rank)
+    names = [expert.name for expert in opened.family.experts]
     for number, stored in bases.items():
         facts = BasesSummary(names[number], sum(stored.ranks.values()), stored.loss, stored.skew)
         found.bases.append(facts)
@@ -262,7 +265,7 @@ def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Ite
 
 def _check_memory(found: Plan) -> None:
     found.faults.extend(
-        f"memory: a worker needs {size(use.needed)} ({use.place}), {size(use.available)} are available"
+        f"memory: a worker needs {decimal(use.needed)} ({use.place}), {decimal(use.available)} are available"
         for use in found.memory
         if use.needed > use.available
     )

@@ -1,4 +1,4 @@
-"""Starting a run from another's archives, with other operators or tasks."""
+"""Starting a run from the elites of another, with other operators or tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cycleqd_merge.tasks.suite import Suite, open_suite
 
 log = logging.getLogger(__name__)
 _SAME_SCORE = ("definition", "search")
-"""What must be equal for a task's score to count in another run: how it is scored, and on which rows."""
+"""Keys that must be equal for a task's score to be valid in another run: how it is scored, and on which rows."""
 
 
 def fork(source: Path, out: Path, overrides: Sequence[str], rescore: bool = False) -> tuple[Recipe, list[Event]]:
@@ -68,7 +68,7 @@ def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
 def _founder(run: Run, number: int, kept: Sequence[str]) -> Event:
     scores = dict(zip(run.tasks, run.scores(number), strict=True))
     return {
-        "genome": run.space.genome(number).to_json(),
+        "genome": run.search.genome(number).to_json(),
         "scores": {task: scores[task] for task in kept},
         "from": number,
     }

@@ -32,7 +32,7 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: CliRun, tmp_p
         assert event["scores"] == elites(finished.folder)[number]
         shown = cycleqd_merge("show", finished.folder, "--elite", f"#{number}", "--json").json
         assert seed["genome"] == shown["genome"]
-    assert f"seed 1/{len(seeds)}: " in answer.out
+    assert f"founder 1/{len(seeds)}: " in answer.out
     assert len(results) == 2 + len(seeds) + 4
     lineage = cycleqd_merge("show", tmp_path / "fork", "--elite", "#2")
     assert "seed 0" in lineage.out
