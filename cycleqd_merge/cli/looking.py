@@ -68,13 +68,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score models of a run, or any other model, on its tasks. Without names: base, experts, mean, elite, aggregate."""
-    from cycleqd_merge.outputs.measure import evaluation_json, measure, record, usual_models
+    from cycleqd_merge.outputs.measure import evaluation_json, measure, usual_models
     from cycleqd_merge.run.state import open_run
 
     loaded = open_run(run)
-    evaluations = measure(loaded, models or usual_models(loaded), split.value, limit)
-    if limit is None:
-        record(loaded, run, split.value, evaluations)
+    evaluations = measure(loaded, models or usual_models(loaded), split.value, limit, folder=run)
     if as_json:
         print_json({name: evaluation_json(evaluation) for name, evaluation in evaluations.items()})
     else:

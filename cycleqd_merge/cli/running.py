@@ -35,11 +35,12 @@ def fork(
     out: Annotated[Path, typer.Argument(help="Directory of the new run.", show_default=False)],
     settings: Settings = None,
     max_hours: MaxHours = None,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Keep no scores: score every elite again.")] = False,
 ) -> None:
     """Start a run from another's archives, with other operators or tasks; scores of unchanged tasks are kept."""
     from cycleqd_merge.session.fork import fork as fork_run
 
-    recipe, founders = fork_run(run, out, settings or [])
+    recipe, founders = fork_run(run, out, settings or [], rescore)
     _evolve(recipe, max_hours, founders)
 
 

@@ -35,7 +35,7 @@ from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, T
 from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
 from cycleqd_merge.run.identity import recorded_revisions
-from cycleqd_merge.run.opening import identify
+from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
 from cycleqd_merge.strategies.state import SearchState
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_environments
@@ -190,7 +190,8 @@ def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], 
     """Check that the run directory can be written and is not another run's; its founders, and its number of results.
 
     Raises:
-        UserError: it cannot be written, is being written by another process, or holds another run.
+        UserError: it cannot be written, is being written by another process, or holds another run or one that cannot be
+            extended.
     """
     if not (out / FILE).is_file():
         nearest = existing(out)
@@ -202,7 +203,9 @@ def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], 
     with opened_journal(out) as journal:
         if opened is None or not journal.events:
             return [], 0
-        return identify(opened, journal)["seeds"], len(of_kind(journal.events, "result"))
+        start = identify(opened, journal)
+        closed_run(journal, opened)  # refuses to extend one
+        return start["seeds"], len(of_kind(journal.events, "result"))
 
 
 def _estimate(

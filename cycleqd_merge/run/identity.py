@@ -84,8 +84,8 @@ def _models(recipe: Recipe) -> dict[str, Any]:
 
 
 def task_identity(task: SuiteTask) -> dict[str, Any]:
-    """How a task is used and scored, and its rows on each split."""
-    return {
+    """How a task is used and scored, its rows on each split, and its semantics version unless that is 0."""
+    identity = {
         **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
         "definition": without_folders(task.definition.model_dump(mode="json", exclude={"description", "data"})),
         "search": task.digest("search"),
@@ -93,6 +93,17 @@ def task_identity(task: SuiteTask) -> dict[str, Any]:
         "confirm": task.digest("confirm"),
         "rows": {rows: len(task.samples(rows)) for rows in ROWS},
     }
+    return {**identity, "semantics": task.semantics} if task.semantics else identity
+
+
+def without_semantics(start: Event) -> Event:
+    """An identity without its tasks' semantics versions, which have rules of their own; see `closed_run`."""
+    if "tasks" not in start:
+        return start
+    tasks = {
+        name: {key: value for key, value in task.items() if key != "semantics"} for name, task in start["tasks"].items()
+    }
+    return {**start, "tasks": tasks}
 
 
 def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:
