@@ -8,8 +8,7 @@ from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.report.figures import lineage_rows
-from cycleqd_merge.report.summary import history, lineage, summary
+from cycleqd_merge.report.summary import history, lineage, lineage_rows, summary
 from cycleqd_merge.run.state import Run
 
 ANCESTORS = 24
