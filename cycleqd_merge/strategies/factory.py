@@ -83,16 +83,16 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
         case CmaEsConfig():
             return PopulationStrategy(state, _cma_es(chosen, state.space, seed))
         case CmaMeConfig():
-            optimiser = CmaMe(state, _start(chosen.start, state.space), chosen.sigma, chosen.population, seed)
+            cma_me = CmaMe(state, _start(chosen.start, state.space), chosen.sigma, chosen.population, seed)
             cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
-            return Mixed(PopulationStrategy(state, optimiser), cycleqd, chosen.bred)
+            return Mixed(PopulationStrategy(state, cma_me), cycleqd, chosen.bred)
         case BayesianConfig():
             cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
             return Mixed(Bayesian(state, chosen.optimism, seed), cycleqd, chosen.bred)
         case Nsga2Config():
             dimensions, tasks = state.experts * state.groups, len(state.objectives)
-            optimiser = Nsga2(dimensions, tasks, chosen.population, chosen.low, chosen.high, seed)
-            return PopulationStrategy(state, optimiser)
+            nsga2 = Nsga2(dimensions, tasks, chosen.population, chosen.low, chosen.high, seed)
+            return PopulationStrategy(state, nsga2)
         case MergekitConfig():
             return Listed(state, merges(recipe, chosen))
         case PythonStrategyConfig():
