@@ -10,7 +10,7 @@ import typer
 
 from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.verbosity import OPTIONS
-from cycleqd_merge.errors import Interrupted, RunFailed, UserError
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
 
 __all__ = ["app", "main"]
 
@@ -30,9 +30,8 @@ def main() -> None:
         typer.echo(f"{error}; resume with: {error.resume_command or _command_line(*arguments)}", err=True)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        text = next(iter(str(error).splitlines()), "")
         hint = f"internal error; for a traceback run `{_command_line('--debug', *arguments)}`"
-        _fail(error, f"{type(error).__name__}: {text} ({hint})", FAILED)
+        _fail(error, f"{type(error).__name__}: {first_line(error)} ({hint})", FAILED)
 
 
 def common_options_first(arguments: Sequence[str]) -> list[str]:

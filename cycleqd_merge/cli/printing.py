@@ -50,10 +50,10 @@ def print_confirmed(run: Run) -> None:
 
 def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) -> None:
     """Print scores of models of a run on `split`."""
+    from cycleqd_merge.report.scores import ScoreTable
     from cycleqd_merge.report.tables import score_table
 
-    title = f"Scores on {split} rows"
-    console().print(score_table(title, run.tasks, scores, len(run.objectives)))
+    console().print(score_table(f"Scores on {split} rows", ScoreTable.of_scores(scores, run.tasks, run.objectives)))
 
 
 def print_pushed(pushed: Pushed, dry: bool = False) -> None:

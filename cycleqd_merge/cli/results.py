@@ -86,11 +86,9 @@ def evaluate(
     from cycleqd_merge.run.state import open_run
 
     loaded = open_run(run)  # reports an error before the import below, which takes seconds
-    from cycleqd_merge.outputs.measure import evaluation_json, measure, record, usual_models
+    from cycleqd_merge.outputs.measure import evaluation_json, measure, usual_models
 
-    evaluations = measure(loaded, models or usual_models(loaded), split.value, limit)
-    if limit is None:
-        record(loaded, run, split.value, evaluations)
+    evaluations = measure(loaded, models or usual_models(loaded), split.value, limit, folder=run)
     if as_json:
         print_json({name: evaluation_json(evaluation) for name, evaluation in evaluations.items()})
     else:
@@ -137,5 +135,5 @@ def report(
     shown = read_shown(run)
     section = None if shown.findings is None else page_section(shown.findings)
     page = output or run / "report.html"
-    write_page(shown.run, str(shown.folder), page, section)
+    write_page(shown.run, str(shown.folder), page, section, shown.verdict)
     typer.echo(page)

@@ -36,11 +36,12 @@ def fork(
     out: NewFolder,
     settings: Settings = None,
     max_hours: MaxHours = None,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Keep no scores: score every elite again.")] = False,
 ) -> None:
     """Start a new run from the elites of another, with different operators or tasks; keeps scores of equal tasks."""
     from cycleqd_merge.session.fork import fork as fork_run
 
-    recipe, founders = fork_run(run, out, settings or [])
+    recipe, founders = fork_run(run, out, settings or [], rescore)
     _evolve(recipe, max_hours, founders)
 
 

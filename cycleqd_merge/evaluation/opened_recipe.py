@@ -11,7 +11,7 @@ from cycleqd_merge.config.strategies import mutates
 from cycleqd_merge.evaluation.engines.engine import open_engine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.merging.bases import BasesProgress, Rank, prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
@@ -35,7 +35,7 @@ class OpenedRecipe:
             UserError: something cannot be opened.
         """
         suite = open_suite(recipe)
-        family = open_model_family(recipe)
+        family = open_recipe_family(recipe)
         return cls(recipe, family, Groups(family.weights, recipe.evolution.groups), suite)
 
     def mutated_experts(self, seeds: Sequence[dict[str, Any]] = ()) -> set[int]:

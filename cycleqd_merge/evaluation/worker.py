@@ -8,8 +8,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cycleqd_merge.errors import InfrastructureError
 from cycleqd_merge.evaluation.engines.engine import Engine
+from cycleqd_merge.event_loop import EventLoop
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.strategies.racing import Partial, Race
 from cycleqd_merge.tasks.protocol import Outcome, Rows, Sample
@@ -64,7 +64,7 @@ class Worker:
 
     def __init__(self, engine: Engine, suite: Suite) -> None:
         self._engine, self._suite = engine, suite
-        self._loop = asyncio.Runner()
+        self._event_loop = EventLoop()
 
     def evaluate(
         self,
@@ -84,7 +84,7 @@ class Worker:
             self._engine.load(candidate)
         loaded = time.perf_counter()
         jobs = [(task, task.samples(rows)[:limit]) for task in self._suite if task.name not in (known or {})]
-        results = self._loop.run(_alone(self._score(jobs) if race is None else self._score_in_race(jobs, race)))
+        results = self._event_loop.run(_alone(self._score(jobs) if race is None else self._score_in_race(jobs, race)))
         scores = {name: result.score for name, result in results.items()} | dict(known or {})
         ordered = tuple(scores[task.name] for task in self._suite)
         counts = sum(len(result.samples) for result in results.values()), sum(len(samples) for _, samples in jobs)
@@ -128,7 +128,7 @@ class Worker:
 
     def close(self) -> None:
         """Free the engine."""
-        self._loop.close()
+        self._event_loop.close()
         self._engine.close()
 
 
@@ -155,15 +155,3 @@ def _in_order(*parts: tuple[Sequence[int], TaskResult]) -> TaskResult:
     rows = [row for places, part in parts for row in zip(places, part.samples, part.outcomes, strict=True)]
     _, samples, outcomes = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
     return TaskResult(samples, outcomes)
-
-
-def single_cause(error: BaseException) -> BaseException:
-    """One error of (nested) exception groups, such as those of an `asyncio.TaskGroup`.
-
-    It is the first, unless the surroundings failed too: then whatever else went wrong may follow from that.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        error = error.subgroup((InfrastructureError, OSError)) or error
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, TimeEstimate
-from cycleqd_merge.report.progress import duration, size
+from cycleqd_merge.report.progress import duration
 
 _MOST_GROUPS = 12
 _Opened = TypeVar("_Opened")
@@ -46,7 +47,7 @@ def _models(models: Sequence[ModelSummary]) -> Table:
         kind = "full" if model.rank is None else f"LoRA, rank {model.rank}"
         dtypes = ", ".join(model.dtypes)
         table.add_row(
-            model.name, kind, f"{model.parameters:,}", str(model.tensors), dtypes, size(model.bytes), model.path
+            model.name, kind, f"{model.parameters:,}", str(model.tensors), dtypes, decimal(model.bytes), model.path
         )
     return table
 
@@ -84,10 +85,10 @@ def _bases(bases: Sequence[BasesSummary]) -> Table:
 def _resources(plan: Plan) -> Table:
     table = _table("Disk and memory", "resource", "required", "available")
     for disk in plan.disk:
-        table.add_row(f"disk, {disk.purpose}", size(disk.needed), f"{size(disk.free)} in {disk.folder}")
+        table.add_row(f"disk, {disk.purpose}", decimal(disk.needed), f"{decimal(disk.free)} in {disk.folder}")
     for memory in plan.memory:
         how = "measured" if memory.measured else "lower bound, not measured"
-        table.add_row(f"memory of a worker, {memory.place} ({how})", size(memory.needed), size(memory.available))
+        table.add_row(f"memory of a worker, {memory.place} ({how})", decimal(memory.needed), decimal(memory.available))
     return table
 
 

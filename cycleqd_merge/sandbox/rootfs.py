@@ -7,13 +7,13 @@ import contextlib
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.event_loop import run_coroutine
+from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.sandbox.identities import as_root_of_its_own, first_user
 
 _ROOT = "root"  # within a folder of this user's: the folder that belongs to the box's root
@@ -75,28 +75,19 @@ def build_rootfs(name: str, distribution: str, release: str | None, mirror: str 
     first_user()
     if source is not None:
         with source.open("rb") as archive:
-            asyncio.run(_unpack(archive.fileno(), folder, str(source)))
+            run_coroutine(_unpack(archive.fileno(), folder, str(source)))
         return folder
     if shutil.which("debootstrap") is None:
         raise UserError(f"debootstrap is missing: `sudo apt-get install debootstrap`, then `sudo {BUILD}`")
     if os.geteuid() != 0:
         raise UserError(f"debootstrap needs root: `sudo {BUILD}`; or unpack a tar file with `{BUILD} --from FILE`")
-    with _scratch(folder) as scratch:
+    with scratch_folder(folder) as scratch:
         _install(scratch, release_of(distribution, release), mirror or MIRRORS[distribution])
         packing = ["tar", "-C", str(scratch), "-c", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "."]
         with subprocess.Popen(packing, stdout=subprocess.PIPE) as archive:
             assert archive.stdout is not None
-            asyncio.run(_unpack(archive.stdout.fileno(), folder, "the installed system"))
+            run_coroutine(_unpack(archive.stdout.fileno(), folder, "the installed system"))
     return folder
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _install(scratch: Path, release: str, mirror: str) -> None:

@@ -79,7 +79,7 @@ def measure_heldout(folder: Path, samples: Mapping[str, Sequence[float]]) -> Run
     experts, groups = len(run.experts), len(run.groups)
     candidates = {
         "base": level_genome(0.0, experts, groups),
-        "best-mean": run.space.genome(run.best_mean()),
+        "best-mean": run.search.genome(run.best_mean()),
         "aggregate": run.aggregate(),
     }
     with closing(Journal(folder)) as journal:

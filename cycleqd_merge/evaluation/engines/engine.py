@@ -11,6 +11,10 @@ from cycleqd_merge.tasks.protocol import LanguageModel
 if TYPE_CHECKING:  # the loop knows engines by this protocol, and needs no torch for it
     from cycleqd_merge.merging.materialise import Materialiser
 
+SEMANTICS: dict[str, int] = {"transformers": 0, "vllm": 0}
+"""The `semantics` version of each kind of engine: raise it with any change that can alter a score or an export; see
+docs/compatibility.md."""
+
 
 class Engine(LanguageModel, Protocol):
     """A resident model whose weights are exchanged between candidates. It starts with the base model's weights."""

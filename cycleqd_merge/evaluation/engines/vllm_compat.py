@@ -124,4 +124,4 @@ def reason(refusal: Exception) -> str:
     """Why vLLM refuses, in one line: the last of what it says, unless it is pydantic that says it."""
     if isinstance(refusal, ValidationError):
         return " ".join("; ".join(fault["msg"] for fault in refusal.errors()).split())
-    return str(refusal).strip().splitlines()[-1]
+    return (str(refusal).strip().splitlines() or [type(refusal).__name__])[-1]

@@ -19,8 +19,8 @@ from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, n
 from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.shared import remove_unused, shared_memory
-from cycleqd_merge.merging.spec import materialiser_spec
+from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
+from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
@@ -84,7 +84,7 @@ class VllmEngine:
         except refusals as error:
             raise UserError(f"engine vllm: {vllm_compat.reason(error)}") from error
         vllm_compat.fail_with_its_core(self._llm)
-        spec = materialiser_spec(self._materialiser)
+        spec = MaterialiserSpec.of(self._materialiser).to_json()
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.ahead))
         configured = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id", [])
         self._ends = list(configured) if isinstance(configured, list) else [configured]
@@ -96,7 +96,7 @@ class VllmEngine:
         share = options.options.get("gpu_memory_utilization")
         needed = needs(self._materialiser, gpu is not None)
         placed = placement(
-            needed, gpu, host_memory(), ranks, self._neighbours, place, share, options.per_gpu, shared_memory()
+            needed, gpu, host_memory(), ranks, self._neighbours, place, share, options.per_gpu, shared_memory_bytes()
         )
         if placed.cache == 0:
             raise UserError(

@@ -12,7 +12,7 @@ from cycleqd_merge.evaluation.engines.prefetch import Prefetcher
 from cycleqd_merge.evolution.candidate import candidate_from_json
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.spec import open_materialiser
+from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.staging import Place
 
 _PROBED = 8
@@ -30,9 +30,9 @@ class WorkerExtension:
     cycleqd_materialiser: Materialiser
     cycleqd_ahead: Prefetcher | None
 
-    def cycleqd_open(self, spec: str, place: Place, ahead: str) -> None:
-        """Open the family that `spec` describes (see `merging.spec`); `place` and `ahead` as in `Placement`."""
-        self.cycleqd_use(open_materialiser(spec, self.device, place), ahead)
+    def cycleqd_open(self, spec: dict[str, Any], place: Place, ahead: str) -> None:
+        """Open the models of `spec`, a `MaterialiserSpec` as plain values; `place` and `ahead` as in `Placement`."""
+        self.cycleqd_use(open_materialiser(MaterialiserSpec.from_json(spec), self.device, place), ahead)
 
     def cycleqd_use(self, materialiser: Materialiser, ahead: str) -> None:
         """Build children with `materialiser` from now on."""

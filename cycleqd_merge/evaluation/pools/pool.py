@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cycleqd_merge.errors import InfrastructureError, UserError
-from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
+from cycleqd_merge.evaluation.failures import is_infrastructure, single_cause
+from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Rows
@@ -89,7 +90,8 @@ def outcome_of(
             own_fault = isinstance(proposal.candidate, MergekitConfiguration)  # one that mergekit cannot build
             if isinstance(cause, InfrastructureError) or (isinstance(cause, UserError) and not own_fault):
                 raise cause from raised
-            if isinstance(cause, OSError):
-                raise InfrastructureError(f"an evaluation failed: {cause}") from raised
             error = f"{type(cause).__name__}: {cause}"
+            if is_infrastructure(cause):
+                reason = str(cause) if isinstance(cause, OSError) else error
+                raise InfrastructureError(f"an evaluation failed: {reason}") from raised
     return Finished(proposal.number, None, error)

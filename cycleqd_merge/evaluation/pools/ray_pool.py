@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import InfrastructureError, RunFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, RunFailed, UserError, first_line
 from cycleqd_merge.evaluation.opened_recipe import open_worker
 from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, neighbours
 from cycleqd_merge.evaluation.pools.pool import Finished, outcome_of
@@ -201,7 +201,7 @@ class RayPool:
                 raise cause from error
             return self._lost(flight, f"{type(cause).__name__}: {cause}")
         except self._ray.exceptions.RayError as error:  # it died, or Ray killed it for the memory that it took
-            return self._lost(flight, f"its worker died: {str(error).splitlines()[0]}")
+            return self._lost(flight, f"its worker died: {first_line(error)}")
         if flight.job is not None:
             self._deaths = 0
             self._warm.add(flight.worker)
