@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from cycleqd_merge.cli.comparing import compare
-from cycleqd_merge.cli.hub import pull, push
-from cycleqd_merge.cli.models import convert, export, merge
-from cycleqd_merge.cli.results import evaluate, plot, report, show
-from cycleqd_merge.cli.runs import confirm, evolve, fork, plan
-from cycleqd_merge.cli.schemas import schema
-from cycleqd_merge.cli.tasks import build_sandbox, check_task, sandbox_options, task_options
+from cycleqd_merge.cli.hub import pull_command, push_command
+from cycleqd_merge.cli.models import convert_command, export_command, merge_config_command
+from cycleqd_merge.cli.results import evaluate_command, plot_command, report_command, show_command
+from cycleqd_merge.cli.runs import confirm_command, evolve_command, fork_command, plan_command
+from cycleqd_merge.cli.schemas import schema_command
+from cycleqd_merge.cli.tasks import build_sandbox_command, check_task_command, sandbox_options, task_options
 from cycleqd_merge.cli.verbosity import set_verbosity
 
 COMMON_OPTIONS = "Every command also accepts --quiet, --verbose and --debug."
@@ -52,31 +52,31 @@ def options(
 
 
 app.callback()(options)
-for command in (
-    evolve,
-    fork,
-    plan,
-    show,
-    evaluate,
-    export,
-    confirm,
-    plot,
-    report,
-    compare,
-    push,
-    pull,
-    merge,
-    convert,
-    schema,
-):
-    app.command(epilog=COMMON_OPTIONS)(command)
+for name, command in {
+    "evolve": evolve_command,
+    "fork": fork_command,
+    "plan": plan_command,
+    "show": show_command,
+    "evaluate": evaluate_command,
+    "export": export_command,
+    "confirm": confirm_command,
+    "plot": plot_command,
+    "report": report_command,
+    "compare": compare,
+    "push": push_command,
+    "pull": pull_command,
+    "merge": merge_config_command,
+    "convert": convert_command,
+    "schema": schema_command,
+}.items():
+    app.command(name, epilog=COMMON_OPTIONS)(command)
 
 task_app = typer.Typer(help="Check tasks on their own, without a recipe.", no_args_is_help=True)
 task_app.callback()(task_options)
-task_app.command("check", epilog=COMMON_OPTIONS)(check_task)
+task_app.command("check", epilog=COMMON_OPTIONS)(check_task_command)
 app.add_typer(task_app, name="task")
 
 sandbox_app = typer.Typer(help="Manage sandboxes for untrusted code.", no_args_is_help=True)
 sandbox_app.callback()(sandbox_options)
-sandbox_app.command("build", epilog=COMMON_OPTIONS)(build_sandbox)
+sandbox_app.command("build", epilog=COMMON_OPTIONS)(build_sandbox_command)
 app.add_typer(sandbox_app, name="sandbox")

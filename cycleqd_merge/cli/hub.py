@@ -23,7 +23,7 @@ class Layout(StrEnum):
     repos = "repos"
 
 
-def push(
+def push_command(
     run: RunFolder,
     repo: Annotated[
         str | None, typer.Option(help="Repository, as user/name; by default the recipe's `hub.repo`.")
@@ -88,7 +88,7 @@ def push(
         print_json([pushed_json(each) for each in pushed])
 
 
-def pull(
+def pull_command(
     repo: Annotated[
         str, typer.Argument(metavar="REPO", help="A published archive: user/name-archive.", show_default=False)
     ],
@@ -102,9 +102,9 @@ def pull(
     trust: Annotated[bool, typer.Option("--trust-remote-code", help="Allow its recipe to run code.")] = False,
 ) -> None:
     """Download a published run, to inspect, export from or resume it."""
-    from cycleqd_merge.hub.pull import pull as pull_run
+    from cycleqd_merge.hub.pull import pull
 
-    loaded, missing = pull_run(repo, out, revision, merge or (), settings or (), trust)
+    loaded, missing = pull(repo, out, revision, merge or (), settings or (), trust)
     typer.echo(f"{out}: generation {loaded.generation}, {len(loaded.elites())} elites")
     for path in missing:
         typer.echo(f"not in the archive, required to resume the run: {out / path}")

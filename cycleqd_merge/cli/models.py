@@ -10,7 +10,7 @@ import typer
 from cycleqd_merge.cli.options import NewFolder, RunFolder
 
 
-def export(
+def export_command(
     run: RunFolder,
     model: Annotated[
         str,
@@ -28,13 +28,13 @@ def export(
 
     loaded = open_run(run)
     choose(loaded, model)  # reports a wrong name before the import below, which takes seconds
-    from cycleqd_merge.outputs.export import export as export_model
+    from cycleqd_merge.outputs.export import export
 
-    exported = export_model(loaded, model, out)
+    exported = export(loaded, model, out)
     typer.echo(f"exported {exported.label} to {out}")
 
 
-def merge(
+def merge_config_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A mergekit configuration.", show_default=False)],
     out: NewFolder,
 ) -> None:
@@ -44,7 +44,7 @@ def merge(
     merge_to_disk(config, out)
 
 
-def convert(
+def convert_command(
     genome: Annotated[
         Path, typer.Argument(metavar="CONFIG", help="A mergekit-evolve configuration.", show_default=False)
     ],

@@ -23,7 +23,7 @@ class SplitName(StrEnum):
     heldout = "heldout"
 
 
-def show(
+def show_command(
     run: RunFolder,
     elite: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Show one model, named as for `export`, and its lineage.")
@@ -72,7 +72,7 @@ def _show_archives(run: Run, most: int | None) -> None:
         console().print(elite_table(archive, run, most))
 
 
-def evaluate(
+def evaluate_command(
     run: RunFolder,
     models: Annotated[
         list[str] | None,
@@ -95,7 +95,7 @@ def evaluate(
         print_scores(loaded, split.value, {name: evaluation.scores for name, evaluation in evaluations.items()})
 
 
-def plot(
+def plot_command(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Directory of the figures; by default RUN/figures.")] = None,
     elite: Annotated[
@@ -123,7 +123,7 @@ def plot(
         typer.echo(path)
 
 
-def report(
+def report_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run or a comparison.", show_default=False)],
     output: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
 ) -> None:

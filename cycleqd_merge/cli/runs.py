@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cycleqd_merge.config.recipe import Recipe
 
 
-def evolve(
+def evolve_command(
     recipe: RecipeOrRun,
     settings: Settings = None,
     generations: Generations = None,
@@ -31,7 +31,7 @@ def evolve(
     _evolve(_recipe_or_run(recipe, _overrides(settings, generations, output)), max_hours, fresh=fresh)
 
 
-def fork(
+def fork_command(
     run: RunFolder,
     out: NewFolder,
     settings: Settings = None,
@@ -39,13 +39,13 @@ def fork(
     rescore: Annotated[bool, typer.Option("--rescore", help="Keep no scores: score every elite again.")] = False,
 ) -> None:
     """Start a new run from the elites of another, with different operators or tasks; keeps scores of equal tasks."""
-    from cycleqd_merge.session.fork import fork as fork_run
+    from cycleqd_merge.session.fork import fork
 
-    recipe, founders = fork_run(run, out, settings or [], rescore)
+    recipe, founders = fork(run, out, settings or [], rescore)
     _evolve(recipe, max_hours, founders)
 
 
-def plan(
+def plan_command(
     recipe: RecipeOrRun,
     settings: Settings = None,
     generations: Generations = None,
@@ -56,10 +56,10 @@ def plan(
     """Check a recipe, report every error at once, and estimate time, memory and disk, without starting a run."""
     since = time.perf_counter()
     loaded = _recipe_or_run(recipe, _overrides(settings, generations, output))
-    from cycleqd_merge.preflight.plan import plan as make_plan  # takes seconds: after the recipe is validated
+    from cycleqd_merge.preflight.plan import plan  # takes seconds: after the recipe is validated
     from cycleqd_merge.report.plan import plan_report
 
-    found = make_plan(loaded, measure, since)
+    found = plan(loaded, measure, since)
     if as_json:
         print_json(found.to_json())
     else:
@@ -68,7 +68,7 @@ def plan(
         raise RecipeError("\n".join(found.faults))
 
 
-def confirm(
+def confirm_command(
     run: RunFolder,
     top: Annotated[
         int | None, typer.Option(min=1, help="Number of elites to score; by default the recipe's `confirm.top`.")
@@ -106,11 +106,11 @@ def _evolve(
     recipe: Recipe, max_hours: float | None, founders: Sequence[dict[str, Any]] = (), fresh: bool = False
 ) -> None:
     from cycleqd_merge.cli.display import EvolveDisplay
-    from cycleqd_merge.session.evolve import evolve as evolve_recipe
+    from cycleqd_merge.session.evolve import evolve
 
     with EvolveDisplay() as display:
         try:
-            evolve_recipe(recipe, display, founders=founders, fresh=fresh, max_hours=max_hours)
+            evolve(recipe, display, founders=founders, fresh=fresh, max_hours=max_hours)
         except Interrupted as error:
             if display.folder is not None and (founders or fresh):  # the same command would start one more run
                 error.resume_command = shlex.join(["cycleqd-merge", "evolve", display.folder])

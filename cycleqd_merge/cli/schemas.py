@@ -17,7 +17,7 @@ class SchemaOf(StrEnum):
     task = "task"
 
 
-def schema(
+def schema_command(
     of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="Kind of file to describe.")] = SchemaOf.recipe,
 ) -> None:
     """Print the JSON Schema of recipes or task files, for editors."""

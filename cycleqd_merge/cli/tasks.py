@@ -18,7 +18,7 @@ def task_options() -> None:
     """Check tasks on their own, without a recipe."""
 
 
-def check_task(
+def check_task_command(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="A task file, or the name of a shipped task.", show_default=False)
     ],
@@ -28,10 +28,10 @@ def check_task(
     as_json: Json = False,
 ) -> None:
     """Check a task's grader: it must accept right answers to the task's own samples, and reject near misses."""
-    from cycleqd_merge.preflight.task_check import check_task as check
+    from cycleqd_merge.preflight.task_check import check_task
     from cycleqd_merge.report.tables import verdict_table
 
-    verdicts = check(task, samples)
+    verdicts = check_task(task, samples)
     if as_json:
         print_json([asdict(verdict) for verdict in verdicts])
     else:
@@ -52,7 +52,7 @@ class Distribution(StrEnum):
     ubuntu = "ubuntu"
 
 
-def build_sandbox(
+def build_sandbox_command(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Name of the root file system, as task files refer to it.")
     ] = "default",
