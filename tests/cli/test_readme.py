@@ -24,13 +24,13 @@ def packages_of_extras() -> list[str]:
 
 EXTRAS = packages_of_extras()
 PROGRAM = f"""
-import json, sys, time
+import json, sys
 from importlib.machinery import PathFinder
 
-class WithoutExtras:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        return None if name.partition(".")[0] in {EXTRAS!r} else PathFinder.find_spec(name, path, target)
+class WithoutExtras(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {EXTRAS!r} else super().find_spec(name, path, target)
 
 sys.meta_path = [WithoutExtras if finder is PathFinder else finder for finder in sys.meta_path]
 from cycleqd_merge.cli import main
