@@ -1,5 +1,5 @@
-"""Whole runs without models, as the journal of a real one tells them: any number of tasks, held-out scores; and a
-comparison that such a run took part in."""
+"""Whole runs without models, with journals like those of real runs: any number of tasks, held-out scores; and a
+comparison that such a run is part of."""
 
 from __future__ import annotations
 
