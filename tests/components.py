@@ -1,0 +1,82 @@
+"""What some tests need besides the package: programs and data that a machine may lack. `tests/run` installs them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cycleqd_merge.errors import UserError
+
+_SHARED = Path(__file__).parents[2] / "shared"
+DATA = Path(os.environ.get("CYCLEQD_DATA", _SHARED / "data")).resolve()
+"""Published rows of AgentBench and EvalPlus."""
+FIXTURE = Path(os.environ.get("CYCLEQD_FIXTURE", _SHARED / "fixture")).resolve()
+"""Three trained LoRA experts, and their base model's tokenizer."""
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+
+
+def require(component: str) -> None:
+    """Skip the test that asks, unless a component works here."""
+    reason = _missing(component)
+    if reason is not None:
+        pytest.skip(f"{component}: {reason}")
+
+
+def require_root_file_system(name: str) -> None:
+    """Skip the test that asks, unless boxes can be made from a root file system in the cache."""
+    try:
+        _boxes(name)
+    except UserError as error:
+        pytest.skip(f"root file system: {error}")
+
+
+@functools.cache
+def _missing(component: str) -> str | None:
+    """Why a component cannot be used here; None if it can."""
+    try:
+        return _CHECKS[component]()
+    except UserError as error:
+        return str(error)
+
+
+def _boxes(root: str | None = None) -> None:
+    from cycleqd_merge.tasks.sandbox.bubblewrap import Bubblewrap
+    from cycleqd_merge.tasks.sandbox.protocol import Root
+
+    Bubblewrap().probe(Root(root))
+
+
+def _mariadb() -> None:
+    from cycleqd_merge.tasks.mariadb import require_server
+
+    require_server()
+
+
+def _chromium() -> str | None:
+    if CHROMIUM and CHROMEDRIVER:
+        return None
+    return "not installed; `apt install chromium chromium-driver`, or install Google Chrome and chromedriver"
+
+
+def _data() -> str | None:
+    return None if DATA.is_dir() else f"{DATA} does not exist; set $CYCLEQD_DATA to the folder of the published rows"
+
+
+def _fixture() -> str | None:
+    return None if FIXTURE.is_dir() else f"{FIXTURE} does not exist; set $CYCLEQD_FIXTURE to the experts' folder"
+
+
+_CHECKS: dict[str, Callable[[], str | None]] = {
+    "bubblewrap": _boxes,
+    "mariadb": _mariadb,
+    "chromium": _chromium,
+    "published data": _data,
+    "trained experts": _fixture,
+}
