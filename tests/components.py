@@ -18,6 +18,10 @@ DATA = Path(os.environ.get("CYCLEQD_DATA", _SHARED / "data")).resolve()
 FIXTURE = Path(os.environ.get("CYCLEQD_FIXTURE", _SHARED / "fixture")).resolve()
 """Three trained LoRA experts, and their base model's tokenizer."""
 
+_CACHE = os.environ.get("CYCLEQD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "cycleqd-merge"
+ROOT_FILE_SYSTEMS = Path(_CACHE).expanduser() / "rootfs"
+"""Those of the user, not of the cache that tests get."""
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
 

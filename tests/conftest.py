@@ -26,7 +26,7 @@ import pytest
 import torch
 
 from cycleqd_merge.tasks.sandbox.protocol import Root
-from tests.components import require, require_root_file_system
+from tests.components import ROOT_FILE_SYSTEMS, require, require_root_file_system
 
 # a shell that starts the tests in the background has SIGINT ignored, by child processes too
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,11 +46,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def own_root(cache: Path) -> Root:
-    """The root file system that `cycleqd-merge sandbox build` made: the user's, or one in $CYCLEQD_ROOTFS."""
-    built = Path(os.environ.get("CYCLEQD_ROOTFS", Path.home() / ".cache" / "cycleqd-merge" / "rootfs"))
-    if (built / "default").is_dir():
+    """The root file system that `cycleqd-merge sandbox build` made."""
+    built = ROOT_FILE_SYSTEMS / "default"
+    if built.is_dir():
         (cache / "rootfs").mkdir(exist_ok=True)
-        (cache / "rootfs" / "default").symlink_to(built / "default", target_is_directory=True)
+        (cache / "rootfs" / "default").symlink_to(built, target_is_directory=True)
     require_root_file_system("default")
     return Root("default")
 
