@@ -41,6 +41,25 @@ def require_root_file_system(name: str) -> None:
         pytest.skip(f"root file system: {error}")
 
 
+Report = pytest.TestReport | pytest.CollectReport
+
+
+def fail_unless_allowed(skipped: Report) -> None:
+    """Where $CYCLEQD_ALLOWED_SKIPS is set, a skip is a failure unless it lists the component (separated by commas)."""
+    allowed = os.environ.get("CYCLEQD_ALLOWED_SKIPS")
+    reason = reason_of(skipped)
+    component = reason.partition(":")[0]
+    if allowed is not None and component not in allowed.split(","):
+        skipped.longrepr = f"{reason}; $CYCLEQD_ALLOWED_SKIPS does not list {component!r}"
+        skipped.outcome = "failed"
+
+
+def reason_of(skipped: Report) -> str:
+    """Why a test was skipped: `component: what is wrong with it`."""
+    assert isinstance(skipped.longrepr, tuple)
+    return skipped.longrepr[2].removeprefix("Skipped: ")
+
+
 @functools.cache
 def _missing(component: str) -> str | None:
     """Why a component cannot be used here; None if it can."""

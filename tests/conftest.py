@@ -26,7 +26,13 @@ import pytest
 import torch
 
 from cycleqd_merge.tasks.sandbox.protocol import Root
-from tests.components import ROOT_FILE_SYSTEMS, require, require_root_file_system
+from tests.components import (
+    ROOT_FILE_SYSTEMS,
+    fail_unless_allowed,
+    reason_of,
+    require,
+    require_root_file_system,
+)
 
 # a shell that starts the tests in the background has SIGINT ignored, by child processes too
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -76,7 +82,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
-        _fail_unless_allowed(report)
+        fail_unless_allowed(report)
     return report
 
 
@@ -84,24 +90,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     report = yield
     if report.skipped:
-        _fail_unless_allowed(report)
+        fail_unless_allowed(report)
     return report
 
 
-def _fail_unless_allowed(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Where $CYCLEQD_ALLOWED_SKIPS is set, a skip is a failure unless it lists the component (separated by commas)."""
-    allowed = os.environ.get("CYCLEQD_ALLOWED_SKIPS")
-    component = _reason(report).partition(":")[0]
-    if allowed is not None and component not in allowed.split(","):
-        report.longrepr = f"{_reason(report)}; $CYCLEQD_ALLOWED_SKIPS does not list {component!r}"
-        report.outcome = "failed"
-
-
-def _reason(skipped: pytest.TestReport | pytest.CollectReport) -> str:
-    assert isinstance(skipped.longrepr, tuple)
-    return skipped.longrepr[2].removeprefix("Skipped: ")
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for reason, count in Counter(map(_reason, terminalreporter.stats.get("skipped", []))).items():
+    for reason, count in Counter(map(reason_of, terminalreporter.stats.get("skipped", []))).items():
         terminalreporter.write_line(f"SKIPPED {count}: {reason}")
