@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from cycleqd_merge.recipe.task_file import DbbenchTask
+from cycleqd_merge.config.tasks import DbbenchTaskConfig
 from cycleqd_merge.tasks.check import Scripted
-from cycleqd_merge.tasks.dbbench import Dbbench
-from cycleqd_merge.tasks.mariadb import server
+from cycleqd_merge.tasks.database.mariadb import server
+from cycleqd_merge.tasks.database.task import Dbbench
 
 SAMPLES = 120
 
@@ -39,7 +39,7 @@ def main() -> None:
     rows = {"path": str(Path(sys.argv[1]).resolve())}
     messages = [{"role": "user", "content": "{{ description }}"}]
     stated = {"kind": "dbbench", "data": {"search": rows, "heldout": rows}, "messages": messages}
-    task = Dbbench(DbbenchTask.model_validate(stated), Path())
+    task = Dbbench(DbbenchTaskConfig.model_validate(stated), Path())
     start = time.perf_counter()
     server()
     print(f"server started in {time.perf_counter() - start:.2f} s")

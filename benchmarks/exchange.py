@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from cycleqd_merge.evaluation.vllm_extension import WorkerExtension
+from cycleqd_merge.evaluation.engines.vllm_extension import WorkerExtension
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome, mutate
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import Whole

@@ -21,12 +21,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import Recipe
 
 
 def default_models() -> list[str]:
@@ -38,13 +38,13 @@ def default_models() -> list[str]:
     return [base, *(f"{fixture}/experts/{name}" for name in ("sql", "bash", "math"))]
 
 
-def family_of(base: str, experts: Sequence[str]) -> Family:
+def family_of(base: str, experts: Sequence[str]) -> ModelFamily:
     """Base and experts, opened as a recipe's are."""
 
     def reference(path: str) -> str:
         return f"{base}+{path}" if (Path(path) / "adapter_config.json").is_file() else path
 
-    return open_family(
+    return open_model_family(
         Recipe.model_validate(
             {
                 "base": base,
@@ -83,7 +83,7 @@ def seconds(work: Iterator[object]) -> Taken:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def bare_pass(family: Family, device: str) -> Iterator[torch.Tensor]:
+def bare_pass(family: ModelFamily, device: str) -> Iterator[torch.Tensor]:
     """Every tensor of the base, read, cast to float32 and back."""
     for weight in family.weights:
         yield family.base_tensor(weight).to(device).float().to(weight.dtype)

@@ -22,22 +22,22 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from cycleqd_merge.recipe.loading import load_task
-from cycleqd_merge.recipe.schema import TaskUse
+from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.recipe import TaskConfig
+from cycleqd_merge.sandbox.providers import Slots
 from cycleqd_merge.tasks.check import Scripted
 from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
 from cycleqd_merge.tasks.protocol import Checkable, Outcome, Sample
-from cycleqd_merge.tasks.sandbox.providers import Slots
 from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_surroundings
 
 
 def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
     """The shipped tasks; MBPP's rows come from a file in EvalPlus' format. boxes: instead of each task's own number."""
-    mbpp = load_task(TaskUse(task="mbpp-plus"), Path()).definition.model_dump(mode="json", exclude_unset=True)
+    mbpp = load_task(TaskConfig(task="mbpp-plus")).model_dump(mode="json", exclude_unset=True)
     mbpp["data"] = {"rows": {"path": str(problems.resolve())}}
-    uses = [TaskUse(task=mbpp, name="mbpp-plus"), TaskUse(task="agentbench-os"), TaskUse(task="agentbench-db")]
-    suite = tuple(open_task(use, Path(), 0.0) for use in uses)
+    uses = [TaskConfig(task=mbpp, name="mbpp-plus"), TaskConfig(task="agentbench-os"), TaskConfig(task="agentbench-db")]
+    suite = tuple(open_task(use, 0.0) for use in uses)
     require_surroundings(suite)
     for task in suite:
         if boxes is not None and isinstance(task.task, Code | OsInteraction):

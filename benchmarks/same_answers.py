@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from cycleqd_merge import load_recipe
-from cycleqd_merge.evaluation.materials import Materials
-from cycleqd_merge.evaluation.vllm_engine import VllmEngine
+from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
-from cycleqd_merge.merging.export import write_checkpoint
-from cycleqd_merge.merging.family import Family, open_checkpoint
+from cycleqd_merge.merging.family import ModelFamily, open_checkpoint
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.outputs.checkpoint import write_checkpoint
 from cycleqd_merge.tasks.protocol import Sampling
 
 PROMPTS = [
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where a child is exported to")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    materials = Materials.open(load_recipe(options.recipe, options.set), options.recipe.parent)
+    materials = OpenedRecipe.open(load_recipe(options.recipe, options.set))
     engine_options: Any = materials.recipe.engine
     mutated = sorted(materials.mutated_experts())
     materialiser = materials.materialiser(mutated)
@@ -102,7 +102,7 @@ def main() -> None:
         written = time.perf_counter() - start
         torch.cuda.empty_cache()
         exported = open_checkpoint(type(materials.family.base.reference).parse(str(folder)), materials.recipe.models)
-        alone = Materialiser(Family(exported, (), materials.recipe.models), materials.groups, {})
+        alone = Materialiser(ModelFamily(exported, (), materials.recipe.models), materials.groups, {})
         fresh_engine = VllmEngine(engine_options, alone)
         fresh = answers(fresh_engine)
         fresh_engine.close()

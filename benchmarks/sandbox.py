@@ -17,11 +17,11 @@ from contextlib import AsyncExitStack
 from rich.console import Console
 from rich.table import Table
 
+from cycleqd_merge.sandbox.boxes import open_box, run_once
+from cycleqd_merge.sandbox.protocol import Limits, Provider, Root
+from cycleqd_merge.sandbox.providers import Slots, sandbox_for
 from cycleqd_merge.tasks.code.execution import RUNNER
 from cycleqd_merge.tasks.code.values import pack
-from cycleqd_merge.tasks.sandbox.boxes import open_box, run_once
-from cycleqd_merge.tasks.sandbox.protocol import Limits, Provider, Root
-from cycleqd_merge.tasks.sandbox.providers import Slots, sandbox_for
 
 PROGRAM = "def shared(a, b):\n    return tuple(set(a) & set(b))\n"
 INPUTS = [[list(range(n)), list(range(n // 2, 2 * n))] for n in range(100)]

@@ -24,14 +24,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cycleqd_merge.evaluation.pool import Finished
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.journal.log import FILE, Event, Journal
-from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.run.evolve import evolve, take_up
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
+from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Rows
 
 EXPERTS = ("sql", "bash", "math")
@@ -91,18 +91,18 @@ class Clock:
         self._pool = pool
         self.marks: list[Mark] = []
 
-    def started(self, replay: Replay) -> None:
-        self._mark(replay)
+    def started(self, state: Run) -> None:
+        self._mark(state)
 
-    def told(self, replay: Replay, event: Event) -> None:
-        if event["number"] >= len(EXPERTS) - 1 and replay.generation % STEP == 0:
-            self._mark(replay)
+    def evaluated(self, state: Run, event: Event) -> None:
+        if event["number"] >= len(EXPERTS) - 1 and state.generation % STEP == 0:
+            self._mark(state)
 
-    def _mark(self, replay: Replay) -> None:
+    def _mark(self, state: Run) -> None:
         wall, cpu = time.perf_counter() - self._pool.wall, time.process_time() - self._pool.cpu
-        elites = {elite.number for archive in replay.archives for elite in archive.elites()}
-        mutations = sum(len(replay.space.genome(number).mutations) for number in elites)
-        self.marks.append(Mark(replay.generation, wall, cpu, len(elites), mutations / max(len(elites), 1)))
+        elites = {elite.number for archive in state.archives for elite in archive.elites()}
+        mutations = sum(len(state.space.genome(number).mutations) for number in elites)
+        self.marks.append(Mark(state.generation, wall, cpu, len(elites), mutations / max(len(elites), 1)))
 
 
 def run(folder: Path, generations: int, in_flight: int) -> list[Mark]:
@@ -127,7 +127,7 @@ def run(folder: Path, generations: int, in_flight: int) -> list[Mark]:
     try:
         pool = InstantPool()
         clock = Clock(pool)
-        evolve(journal, take_up(journal, start, session), pool, clock)
+        evaluate_generations(journal, resume_journal(journal, start, session), pool, clock)
     finally:
         journal.close()
     return clock.marks
@@ -174,9 +174,9 @@ def main() -> None:
         bare = bare_appends((folder / FILE).read_bytes().splitlines(keepends=True), folder)
         console.print(f"bare append of the same lines, synced: {bare:,.0f} per second")
         wall, cpu = time.perf_counter(), time.process_time()
-        replay = open_run(folder)
+        state = open_run(folder)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        console.print(f"open_run: {wall:.2f} s ({cpu:.2f} s of CPU) for {replay.generation} generations")
+        console.print(f"open_run: {wall:.2f} s ({cpu:.2f} s of CPU) for {state.generation} generations")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from statistics import median
 from typing import Any
 
 from cycleqd_merge import load_recipe
-from cycleqd_merge.evaluation.materials import Materials
-from cycleqd_merge.evaluation.prompts import encode, render
-from cycleqd_merge.evaluation.vllm_engine import VllmEngine
+from cycleqd_merge.evaluation.engines.prompts import encode, render
+from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.merging.checks import family_tokenizer
+from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Sampling
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=2.0, help="the environment's longest, in seconds")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    materials = Materials.open(load_recipe(options.recipe, options.set), options.recipe.parent)
+    materials = OpenedRecipe.open(load_recipe(options.recipe, options.set))
     engine = Unending(materials.recipe.engine, materials.materialiser(()))  # type: ignore[arg-type]
     tokenizer = family_tokenizer(materials.family)
     rates: dict[str, list[float]] = {}
@@ -110,11 +110,11 @@ def main() -> None:
     print(f"medians: conversations / evaluation {rate['conversations'] / rate['evaluation']:.3f}")
 
 
-def stock(materials: Materials, tokenizer: Any, repeats: int) -> tuple[list[Any], list[Any]]:
+def stock(materials: OpenedRecipe, tokenizer: Any, repeats: int) -> tuple[list[Any], list[Any]]:
     """All prompts of all tasks with the sampling of each, for `LLM.generate`."""
     from vllm import SamplingParams
 
-    from cycleqd_merge.evaluation.vllm_compat import final_only
+    from cycleqd_merge.evaluation.engines.vllm_compat import final_only
 
     prompts, params = [], []
     for _ in range(repeats):

@@ -1,21 +1,63 @@
-"""The errors that a user is meant to read: one line each, what is wrong, where, what to do."""
+"""The errors that a user is meant to read: one line each, saying where, what is wrong, and what to do.
+
+CycleQDError
+|- UserError             the input is wrong; nothing was evaluated (exit code 2)
+|  |- RecipeError        recipe, task file, command-line argument or run directory
+|  |- ModelError         base model, expert, adapter, tokenizer, merge configuration
+|  |- TaskError          a task cannot be opened or used as it is defined
+|  |- DataError          rows of a dataset
+|  `- HubRefused         also a HubError: repository missing, no access, no token
+|- RunFailed             the run cannot continue although its input was accepted (exit code 1)
+|  |- InfrastructureError  disk, sandbox, database, cluster, GPU memory: never turned into a score
+|  `- HubFailed          also a HubError: the Hub failed or cannot be reached
+|- HubError              either of the two Hub errors
+`- Interrupted           ended early by the user, the system or the time limit; can be resumed (exit code 130)
+"""
 
 
-class UserError(Exception):
+class CycleQDError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class UserError(CycleQDError):
     """The input is wrong (recipe, models, data, arguments). The command line exits with 2."""
 
 
-class RunFailed(Exception):
-    """The run cannot go on although its input was accepted. The command line exits with 1."""
+class RecipeError(UserError):
+    """A recipe, task file, command-line argument or run directory is not valid."""
 
 
-class EnvironmentFailed(RunFailed):
-    """The surroundings of an evaluation failed (disk, sandbox, database): never turned into a score."""
+class ModelError(UserError):
+    """A model, adapter, tokenizer or merge configuration cannot be used."""
 
 
-class Interrupted(Exception):
-    """The user, the system or the time limit ended a run before its last generation; it can go on. Exit code 130."""
+class TaskError(UserError):
+    """A task cannot be opened, or lacks something that it needs."""
 
 
-class HubFailed(RunFailed):
-    """The Hub refused, or cannot be reached; what was to be published can be pushed again. Exit code 1."""
+class DataError(UserError):
+    """Rows of a dataset cannot be read or used."""
+
+
+class RunFailed(CycleQDError):
+    """The run cannot continue although its input was accepted. The command line exits with 1."""
+
+
+class InfrastructureError(RunFailed):
+    """Disk, sandbox, database or cluster failed during an evaluation: never turned into a score."""
+
+
+class HubError(CycleQDError):
+    """The Hugging Face Hub refused a request, or cannot be reached."""
+
+
+class HubRefused(HubError, UserError):
+    """The Hub has no such repository or revision, or denies access to it. Exit code 2."""
+
+
+class HubFailed(HubError, RunFailed):
+    """The Hub failed or cannot be reached; rerun the command to push what is missing. Exit code 1."""
+
+
+class Interrupted(CycleQDError):
+    """A run was ended before its last generation by the user, the system or its time limit. Exit code 130."""

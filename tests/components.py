@@ -70,14 +70,14 @@ def _missing(component: str) -> str | None:
 
 
 def _boxes(root: str | None = None) -> None:
-    from cycleqd_merge.tasks.sandbox.bubblewrap import Bubblewrap
-    from cycleqd_merge.tasks.sandbox.protocol import Root
+    from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
+    from cycleqd_merge.sandbox.protocol import Root
 
     Bubblewrap().probe(Root(root))
 
 
 def _mariadb() -> None:
-    from cycleqd_merge.tasks.mariadb import require_server
+    from cycleqd_merge.tasks.database.mariadb import require_server
 
     require_server()
 

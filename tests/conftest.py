@@ -25,7 +25,7 @@ import hypothesis
 import pytest
 import torch
 
-from cycleqd_merge.tasks.sandbox.protocol import Root
+from cycleqd_merge.sandbox.protocol import Root
 from tests.components import (
     ROOT_FILE_SYSTEMS,
     fail_unless_allowed,

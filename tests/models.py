@@ -32,8 +32,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.recipe.schema import Recipe
 
 Architecture = Literal["llama", "qwen2", "gpt2"]
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "qwen2", "gpt2")

@@ -14,7 +14,7 @@ from cycleqd_merge.cli.printing import console, print_json
 
 if TYPE_CHECKING:
     from cycleqd_merge.comparison.searches import Planned
-    from cycleqd_merge.run.evolve import Observer
+    from cycleqd_merge.run.observer import Observer
 
 SEARCHES = "recommended,paper,cma-es,mergekit"
 
@@ -38,14 +38,13 @@ def compare(
     from cycleqd_merge.comparison.experiment import compare as run_comparison
     from cycleqd_merge.comparison.tables import report, terminal, to_json
     from cycleqd_merge.comparison.writing import write
-    from cycleqd_merge.recipe.loading import load_recipe
+    from cycleqd_merge.config.loading import load_recipe
 
     loaded = load_recipe(recipe, settings or [])
     loaded = loaded.model_copy(update={"output": output or f"{loaded.output}-compared"})
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     compared = run_comparison(
         loaded,
-        recipe.parent,
         names,
         budget,
         seeds,
@@ -66,14 +65,14 @@ def compare(
 
 @contextmanager
 def _observing(search: Planned, alone: bool) -> Iterator[Observer]:
-    from cycleqd_merge.report.progress import Milestones, Progress
+    from cycleqd_merge.report.progress import Milestones, ProgressDisplay
 
     name = f"{search.name}, seed {search.seed}"
     if not alone:
         yield Milestones(console(stderr=True), name)
         return
     typer.echo(name, err=True)
-    with Progress(console(stderr=True)) as progress:
+    with ProgressDisplay(console(stderr=True)) as progress:
         yield progress
 
 

@@ -49,9 +49,9 @@ def push(
     """Publish a run on the Hugging Face Hub: its archive as a dataset, its best models as model repositories."""
     if sys.stderr.isatty():  # uploads take long enough for the client's own bars
         os.environ.pop("TQDM_DISABLE", None)
+    from cycleqd_merge.hub.publication import PushOptions
+    from cycleqd_merge.hub.publish import hub_settings, publish
     from cycleqd_merge.hub.pushed import pushed_json
-    from cycleqd_merge.run.publication import Options
-    from cycleqd_merge.run.publish import hub_settings, publish
 
     stated = {
         "repo": repo,
@@ -65,7 +65,7 @@ def push(
         "space": space,
     }
     settings = hub_settings(run, {key: value for key, value in stated.items() if value is not None})
-    options = Options(archive_only, dry_run, create_pr, revision, onto)
+    options = PushOptions(archive_only, dry_run, create_pr, revision, onto)
 
     def report(done: Pushed) -> None:
         if not as_json:
@@ -89,7 +89,7 @@ def pull(
     """Bring a published run to this disk, to look at, export from and go on with."""
     from cycleqd_merge.hub.pull import pull as bring
 
-    replay, missing = bring(repo, out, revision, merge or (), settings or (), trust)
-    typer.echo(f"{out}: generation {replay.generation}, {len(replay.elites())} elites")
+    loaded, missing = bring(repo, out, revision, merge or (), settings or (), trust)
+    typer.echo(f"{out}: generation {loaded.generation}, {len(loaded.elites())} elites")
     for path in missing:
         typer.echo(f"not published with it, needed to go on: {out / path}")

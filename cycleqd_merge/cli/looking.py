@@ -27,27 +27,27 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Summarise a run: archives, coverage, QD score, elites; or one elite's lineage."""
-    from cycleqd_merge.evolution.strategy import candidate_kind
-    from cycleqd_merge.journal.replay import open_run
+    from cycleqd_merge.evolution.candidate import candidate_kind
     from cycleqd_merge.report.summary import lineage, summary
     from cycleqd_merge.report.tables import candidate_view, elite_table, lineage_table
     from cycleqd_merge.run.elites import choose
+    from cycleqd_merge.run.state import open_run
 
-    replay = open_run(run)
+    loaded = open_run(run)
     if elite is not None:
-        chosen = choose(replay, elite)
-        line = [] if chosen.number is None else lineage(replay, chosen.number)
+        chosen = choose(loaded, elite)
+        line = [] if chosen.number is None else lineage(loaded, chosen.number)
         if as_json:
             made_of = {candidate_kind(chosen.candidate): chosen.candidate.to_json()}
             print_json({"name": chosen.label, **made_of, "lineage": line})
         else:
-            view = candidate_view(chosen.candidate, replay.experts, replay.groups)
-            console().print(view, lineage_table(line, replay.tasks))
+            view = candidate_view(chosen.candidate, loaded.experts, loaded.groups)
+            console().print(view, lineage_table(line, loaded.tasks))
     elif as_json:
-        print_json(summary(replay))
+        print_json(summary(loaded))
     else:
-        facts, screen = summary(replay), console()
-        below = f"{facts['below_floor']} below a floor, " if replay.space.floors else ""
+        facts, screen = summary(loaded), console()
+        below = f"{facts['below_floor']} below a floor, " if loaded.space.floors else ""
         saved = facts["rows_saved"]
         dropped = "" if saved is None else f"{facts['censored']} dropped early ({saved:.0%} of all rows saved), "
         screen.print(
@@ -55,9 +55,9 @@ def show(
             f"{dropped}best mean #{facts['best_mean']}",
             highlight=False,
         )
-        print_archives(replay)
-        for archive in replay.archives:
-            screen.print(elite_table(archive, replay, None if all_elites else 10))
+        print_archives(loaded)
+        for archive in loaded.archives:
+            screen.print(elite_table(archive, loaded, None if all_elites else 10))
 
 
 def evaluate(
@@ -68,17 +68,17 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score models of a run, or any other model, on its tasks. Without names: base, experts, mean, elite, aggregate."""
-    from cycleqd_merge.journal.replay import open_run
-    from cycleqd_merge.run.measure import evaluation_json, measure, record, usual_models
+    from cycleqd_merge.outputs.measure import evaluation_json, measure, record, usual_models
+    from cycleqd_merge.run.state import open_run
 
-    replay = open_run(run)
-    evaluations = measure(replay, models or usual_models(replay), split.value, limit)
+    loaded = open_run(run)
+    evaluations = measure(loaded, models or usual_models(loaded), split.value, limit)
     if limit is None:
-        record(replay, run, split.value, evaluations)
+        record(loaded, run, split.value, evaluations)
     if as_json:
         print_json({name: evaluation_json(evaluation) for name, evaluation in evaluations.items()})
     else:
-        print_scores(replay, split.value, {name: evaluation.scores for name, evaluation in evaluations.items()})
+        print_scores(loaded, split.value, {name: evaluation.scores for name, evaluation in evaluations.items()})
 
 
 def plot(
@@ -88,19 +88,19 @@ def plot(
     generations: Annotated[int, typer.Option(min=2, help="Ancestors drawn at most.")] = 24,
 ) -> None:
     """Draw a run: its archives, its progress, and the ancestors of an elite, as PNG and SVG."""
-    from cycleqd_merge.journal.replay import open_run
     from cycleqd_merge.report.figures import archives_figure, lineage_figure, progress_figure, save
     from cycleqd_merge.report.summary import history, lineage
     from cycleqd_merge.run.elites import choose
+    from cycleqd_merge.run.state import open_run
 
-    replay = open_run(run)
+    loaded = open_run(run)
     folder = out or run / "figures"
-    number = choose(replay, elite).number
+    number = choose(loaded, elite).number
     marked = {} if number is None else {number: elite}
-    paths = save(archives_figure(replay.archives, replay.objectives, marked), folder, "archives")
-    paths += save(progress_figure(history(replay), replay.objectives), folder, "progress")
+    paths = save(archives_figure(loaded.archives, loaded.objectives, marked), folder, "archives")
+    paths += save(progress_figure(history(loaded), loaded.objectives), folder, "progress")
     if number is not None:
-        figure = lineage_figure(lineage(replay, number, generations), replay.objectives, replay.experts)
+        figure = lineage_figure(lineage(loaded, number, generations), loaded.objectives, loaded.experts)
         paths += save(figure, folder, "lineage")
     for path in paths:
         typer.echo(path)
@@ -118,5 +118,5 @@ def report(
     shown = read_shown(run)
     section = None if shown.findings is None else page_section(shown.findings)
     page = output or run / "report.html"
-    write_page(shown.replay, str(shown.run), page, section)
+    write_page(shown.run, str(shown.folder), page, section)
     typer.echo(page)

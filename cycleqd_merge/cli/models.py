@@ -17,8 +17,8 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
 ) -> None:
     """Write a model of a run as a checkpoint that transformers loads."""
-    from cycleqd_merge.journal.replay import open_run
-    from cycleqd_merge.run.export import export as write
+    from cycleqd_merge.outputs.export import export as write
+    from cycleqd_merge.run.state import open_run
 
     chosen = write(open_run(run), elite, out)
     console().print(f"{chosen.label} is in {out}", highlight=False)
@@ -36,6 +36,6 @@ def merge(
 
 def convert(genome: Annotated[Path, typer.Argument(help="A mergekit-evolve YAML.", show_default=False)]) -> None:
     """Print a mergekit-evolve configuration as a recipe."""
-    from cycleqd_merge.recipe.convert import convert_genome, to_yaml
+    from cycleqd_merge.config.convert import convert_genome, to_yaml
 
     typer.echo(to_yaml(convert_genome(genome)), nl=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cycleqd_merge.hub.draft import Pushed
-    from cycleqd_merge.journal.replay import Replay
+    from cycleqd_merge.run.state import Run
 
 
 def console(stderr: bool = False) -> Console:
@@ -28,28 +29,28 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
-def print_archives(replay: Replay) -> None:
+def print_archives(run: Run) -> None:
     """A run's archives: a line and a heatmap for each."""
     from cycleqd_merge.report.tables import heatmaps, overview
 
-    if replay.archives:
-        console().print(overview(replay.archives, replay.objectives), heatmaps(replay.archives, replay.objectives))
+    if run.archives:
+        console().print(overview(run.archives, run.objectives), heatmaps(run.archives, run.objectives))
 
 
-def print_confirmed(replay: Replay) -> None:
+def print_confirmed(run: Run) -> None:
     """The elites that were scored again."""
     from cycleqd_merge.report.tables import confirmed_table
 
-    if replay.confirmed:
-        console().print(confirmed_table(replay))
+    if run.confirmed:
+        console().print(confirmed_table(run))
 
 
-def print_scores(replay: Replay, split: str, scores: dict[str, tuple[float, ...]]) -> None:
+def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) -> None:
     """What models of a run score on the rows of `split`."""
     from cycleqd_merge.report.tables import score_table
 
     title = f"Scores on {split} rows"
-    console().print(score_table(title, replay.tasks, scores, len(replay.objectives)))
+    console().print(score_table(title, run.tasks, scores, len(run.objectives)))
 
 
 def print_pushed(pushed: Pushed, dry: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cycleqd_merge.cli.options import Generations, Json, MaxHours, Output, RecipeOrRun, RunFolder, Settings
-from cycleqd_merge.cli.printing import console, print_archives, print_confirmed, print_json, print_pushed, print_scores
-from cycleqd_merge.errors import HubFailed, UserError
+from cycleqd_merge.cli.printing import console, print_confirmed, print_json
+from cycleqd_merge.errors import RecipeError
 
 if TYPE_CHECKING:
-    from cycleqd_merge.journal.replay import Replay
-    from cycleqd_merge.recipe.schema import Recipe
+    from cycleqd_merge.config.recipe import Recipe
 
 
 def evolve(
@@ -29,11 +27,7 @@ def evolve(
     max_hours: MaxHours = None,
 ) -> None:
     """Evolve a recipe: begin a run, or go on with the one in its output directory."""
-    from cycleqd_merge.run.session import output_folder
-
-    loaded, folder = _recipe_or_run(recipe, _overrides(settings, generations, output))
-    out = output_folder(loaded, fresh)
-    _evolve(loaded.model_copy(update={"output": str(out)}), folder, max_hours)
+    _evolve(_recipe_or_run(recipe, _overrides(settings, generations, output)), max_hours, fresh=fresh)
 
 
 def fork(
@@ -43,10 +37,10 @@ def fork(
     max_hours: MaxHours = None,
 ) -> None:
     """Start a run from another's archives, with other operators or tasks; scores of unchanged tasks are kept."""
-    from cycleqd_merge.run.fork import fork as fork_run
+    from cycleqd_merge.session.fork import fork as fork_run
 
-    recipe, folder, seeds = fork_run(run, out, settings or [])
-    _evolve(recipe, folder, max_hours, seeds)
+    recipe, founders = fork_run(run, out, settings or [])
+    _evolve(recipe, max_hours, founders)
 
 
 def plan(
@@ -59,16 +53,16 @@ def plan(
 ) -> None:
     """Check a recipe, tell all its faults at once, and estimate what its run takes; nothing is written to the run."""
     since = time.perf_counter()
+    from cycleqd_merge.preflight.plan import plan as make_plan
     from cycleqd_merge.report.plan import plan_report
-    from cycleqd_merge.run.plan import plan as make_plan
 
-    found = make_plan(*_recipe_or_run(recipe, _overrides(settings, generations, output)), measure, since)
+    found = make_plan(_recipe_or_run(recipe, _overrides(settings, generations, output)), measure, since)
     if as_json:
         print_json(found.to_json())
     else:
         console().print(plan_report(found))
     if found.faults:
-        raise UserError("\n".join(found.faults))
+        raise RecipeError("\n".join(found.faults))
 
 
 def confirm(
@@ -76,9 +70,9 @@ def confirm(
     top: Annotated[int | None, typer.Option(min=1, help="Elites to score again, instead of the recipe's.")] = None,
 ) -> None:
     """Score the top elites of a run again on the rows set aside for it, and choose by both scores."""
-    from cycleqd_merge.run.session import confirm_run
+    from cycleqd_merge.session.search import confirm_elites
 
-    print_confirmed(confirm_run(run, top))
+    print_confirmed(confirm_elites(run, top))
 
 
 def _overrides(settings: list[str] | None, generations: int | None, output: str | None) -> list[str]:
@@ -91,59 +85,22 @@ def _overrides(settings: list[str] | None, generations: int | None, output: str 
     return overrides
 
 
-def _recipe_or_run(path: Path, overrides: list[str]) -> tuple[Recipe, Path]:
-    """A recipe and the folder its relative paths start at, from a recipe file or a run directory."""
-    from cycleqd_merge.journal.replay import open_run
-    from cycleqd_merge.recipe.loading import load_recipe, override_recipe
+def _recipe_or_run(path: Path, overrides: list[str]) -> Recipe:
+    """The recipe in a file, or that of a run directory."""
+    from cycleqd_merge.config.loading import load_recipe, override_recipe
+    from cycleqd_merge.run.state import open_run
 
     if path.is_dir():
-        replay = open_run(path)
         here = [f"output={json.dumps(str(path))}", *overrides]
-        return override_recipe(replay.recipe, here, f"recipe of {path}"), replay.folder
-    return load_recipe(path, overrides), path.parent
+        return override_recipe(open_run(path).recipe, here, f"recipe of {path}")
+    return load_recipe(path, overrides)
 
 
-def _evolve(recipe: Recipe, folder: Path, max_hours: float | None, seeds: Sequence[dict[str, Any]] = ()) -> None:
-    from cycleqd_merge.report.progress import Progress
-    from cycleqd_merge.run.session import run_recipe
+def _evolve(
+    recipe: Recipe, max_hours: float | None, founders: Sequence[dict[str, Any]] = (), fresh: bool = False
+) -> None:
+    from cycleqd_merge.cli.display import Display
+    from cycleqd_merge.session.evolve import evolve as evolve_recipe
 
-    with Progress(console()) as progress:
-        replay = run_recipe(
-            recipe,
-            folder,
-            progress,
-            seeds=seeds,
-            max_hours=max_hours,
-            progress=progress.bases,
-            fetching=progress.fetching,
-        )
-    if replay is not None:
-        print_archives(replay)
-        print_confirmed(replay)
-        _finish(replay, Path(recipe.output))
-        _publish(replay, Path(recipe.output))
-
-
-def _finish(replay: Replay, out: Path) -> None:
-    """What the recipe wants done after the last generation; not done again where it was done before."""
-    from cycleqd_merge.run.export import finish_exports
-    from cycleqd_merge.run.measure import heldout_scores
-
-    for name, folder in finish_exports(replay, out):
-        console().print(f"{name} is in {folder}", highlight=False)
-    if replay.recipe.finish.heldout:
-        print_scores(replay, "heldout", heldout_scores(replay, out))
-
-
-def _publish(replay: Replay, out: Path) -> None:
-    """Push what the recipe's `hub` says."""
-    if replay.recipe.hub is None:
-        return
-    from cycleqd_merge.run.publication import Options
-    from cycleqd_merge.run.publish import publish
-
-    try:
-        publish(out, replay.recipe.hub, Options(), print_pushed)
-    except (UserError, HubFailed) as error:
-        again = shlex.join(["cycleqd-merge", "push", str(out)])
-        raise HubFailed(f"the run is complete, but was not all pushed: {error}; push again with: {again}") from error
+    with Display(console()) as display:
+        evolve_recipe(recipe, display, founders=founders, fresh=fresh, max_hours=max_hours)

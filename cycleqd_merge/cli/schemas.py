@@ -19,6 +19,6 @@ class SchemaOf(StrEnum):
 
 def schema(of: Annotated[SchemaOf, typer.Argument(help="What to describe.")] = SchemaOf.recipe) -> None:
     """Print the JSON Schema of recipes or task files, for editors."""
-    from cycleqd_merge.recipe.schema import json_schema
+    from cycleqd_merge.config.recipe import json_schema
 
     print_json(json_schema(of.value))

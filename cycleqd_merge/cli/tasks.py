@@ -24,8 +24,8 @@ def check_task(
     as_json: Json = False,
 ) -> None:
     """Prove a task's grader: right answers to its own samples must be accepted, near misses must not."""
+    from cycleqd_merge.preflight.task_check import check_task as check
     from cycleqd_merge.report.tables import verdict_table
-    from cycleqd_merge.run.check import check_task as check
 
     verdicts = check(task, samples)
     if as_json:
@@ -60,8 +60,8 @@ def build_sandbox(
     docker: Annotated[bool, typer.Option("--docker", help="Build an image for Docker instead.")] = False,
 ) -> None:
     """Build the root file system that `os_interaction` tasks run on; about 2 minutes."""
-    from cycleqd_merge.tasks.sandbox.docker import build_image
-    from cycleqd_merge.tasks.sandbox.rootfs import build_rootfs, release_of, write_tar
+    from cycleqd_merge.sandbox.docker import build_image
+    from cycleqd_merge.sandbox.rootfs import build_rootfs, release_of, write_tar
 
     if target is not None:
         write_tar(distribution.value, release, mirror, target)

@@ -21,21 +21,20 @@ from cycleqd_merge.comparison.searches import (
     shared_pool,
 )
 from cycleqd_merge.comparison.statistics import duplicates
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
-from cycleqd_merge.evolution.strategy import Candidate, candidate_digest
-from cycleqd_merge.hub.pin import pin
+from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.differences import differences
-from cycleqd_merge.journal.log import FORMAT, Journal, failed
-from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.journal.log import FORMAT, Journal, failed, opened_journal
 from cycleqd_merge.merging.download import fetch
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.run.evolve import terminable
-from cycleqd_merge.run.session import opened_journal
+from cycleqd_merge.merging.revisions import pin
+from cycleqd_merge.run.loop import terminable
+from cycleqd_merge.run.state import Run
 from cycleqd_merge.tasks.protocol import Rows
 from cycleqd_merge.tasks.suite import Suite
 
-Searched = list[tuple[Planned, Replay]]
+Searched = list[tuple[Planned, Run]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ class Compared:
 
 def compare(
     recipe: Recipe,
-    folder: Path,
     names: Sequence[str],
     budget: int,
     seeds: int,
@@ -60,8 +58,8 @@ def compare(
 ) -> Compared:
     """Set searches against each other; goes on where the recipe's output folder stands.
 
-    names: of the searches (see `recipe.rivals`); the best-mean elite of the first is what all others are held against.
-    budget: children that each evaluates, with each of so many `seeds`. folder: where the recipe's relative paths start.
+    names: of the searches (see `comparison.named_strategies`); the best-mean elite of the first is what all others are held against.
+    budget: children that each evaluates, with each of so many `seeds`.
     rows: what judges; `confirm`, the rows that the recipe sets aside, to tune without opening held-out rows.
 
     Raises:
@@ -76,14 +74,13 @@ def compare(
         recipe = _begin(
             journal,
             recipe,
-            folder,
             {"searches": list(names), "budget": budget, "seeds": seeds, "rows": rows, "first": recipe.evolution.seed},
         )
         planned = planned_searches(recipe, names, budget, seeds, out, rows)
         fetch(recipe)
-        with shared_pool(planned, folder) as (pool, materials):
+        with shared_pool(planned) as (pool, materials):
             require_searches(planned, materials, rows)
-            searches = list(zip(planned, run_searches(planned, folder, pool, observing, deadline), strict=True))
+            searches = list(zip(planned, run_searches(planned, pool, observing, deadline), strict=True))
             chosen, offered = entrants(searches), families(searches)
             opening = open_rows(journal, _frozen(chosen, planned, offered), rows)
             candidates = [*(each.candidate for each in chosen), *(each for family in offered for each in family)]
@@ -92,10 +89,10 @@ def compare(
         return Compared(findings, _archives(searches))
 
 
-def _begin(journal: Journal, recipe: Recipe, folder: Path, stated: Mapping[str, Any]) -> Recipe:
+def _begin(journal: Journal, recipe: Recipe, stated: Mapping[str, Any]) -> Recipe:
     """Record what is compared, or see that it is what the journal says; the recipe with its models' commits."""
     if not journal.events:
-        recipe = pin(recipe, folder)
+        recipe = pin(recipe)
         start = {"event": "comparison", "format": FORMAT, **stated, "revisions": recipe.revisions}
         journal.append(start)
         return recipe
@@ -105,7 +102,7 @@ def _begin(journal: Journal, recipe: Recipe, folder: Path, stated: Mapping[str, 
             f"{journal.folder}: holds another comparison; it differs in {'; '.join(found)}; "
             "compare in another folder (--output)"
         )
-    return pin(recipe, folder, journal.events[0]["revisions"])
+    return pin(recipe, journal.events[0]["revisions"])
 
 
 def _frozen(
@@ -142,8 +139,8 @@ def _findings(
         opened=opening,
         entrants=tuple(_entrant(members) for members in _by_entrant(judged)),
         searches=tuple(
-            _search(planned, replay, [scored[candidate_digest(each)] for each in family], first)
-            for (planned, replay), family in zip(searches, offered, strict=True)
+            _search(planned, run, [scored[candidate_digest(each)] for each in family], first)
+            for (planned, run), family in zip(searches, offered, strict=True)
         ),
         unscored=tuple(dict.fromkeys(each.entrant for each in chosen if scored[each.digest] is None)),
     )
@@ -180,32 +177,32 @@ def _entrant(members: Sequence[Scored]) -> Entrant:
 def _archives(searches: Searched) -> dict[str, list[Archive]]:
     """One search beside the other, in the bounds of the first."""
     archives: dict[str, list[Archive]] = {}
-    for planned, replay in searches:
+    for planned, run in searches:
         if planned.name not in archives:
-            archives[planned.name] = filled_archives(_told(replay), *_grid(searches[0][1]))
+            archives[planned.name] = filled_archives(_told(run), *_grid(searches[0][1]))
     return archives
 
 
-def _told(replay: Replay) -> list[Scores | None]:
-    return [None if event["scores"] is None else tuple(event["scores"]) for event in replay.results]
+def _told(run: Run) -> list[Scores | None]:
+    return [None if event["scores"] is None else tuple(event["scores"]) for event in run.results]
 
 
-def _grid(replay: Replay) -> tuple[Bounds, list[int]]:
+def _grid(run: Run) -> tuple[Bounds, list[int]]:
     """Bounds and bins of a run's archives."""
-    assert replay.space.bounds is not None  # its search has ended
-    return replay.space.bounds, [objective.bins for objective in replay.space.objectives]
+    assert run.space.bounds is not None  # its search has ended
+    return run.space.bounds, [objective.bins for objective in run.space.objectives]
 
 
-def _search(planned: Planned, replay: Replay, family: Sequence[HeldOut | None], first: Replay) -> Search:
+def _search(planned: Planned, run: Run, family: Sequence[HeldOut | None], first: Run) -> Search:
     """first: the run whose archives' bounds count for all."""
-    told = _told(replay)
+    told = _told(run)
     return Search(
         strategy=planned.name,
         seed=planned.seed,
         evaluations=len(told),
-        failures=sum(map(failed, replay.results)),
-        censored=sum(bool(event.get("censored")) for event in replay.results),
-        seconds=sum(sum(event.get("seconds", ())) for event in replay.results),
+        failures=sum(map(failed, run.results)),
+        censored=sum(bool(event.get("censored")) for event in run.results),
+        seconds=sum(sum(event.get("seconds", ())) for event in run.results),
         curve=curve(told, *_grid(first)),
         family=tuple(
             tuple(sum(model.scores[task]) / len(model.scores[task]) for task in first.objectives)

@@ -13,10 +13,11 @@ from typing import Any
 
 from cycleqd_merge.comparison.results import Opening
 from cycleqd_merge.errors import Interrupted, UserError
-from cycleqd_merge.evaluation.pool import Finished, Pool
+from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.evaluation.worker import Evaluation
-from cycleqd_merge.evolution.strategy import Candidate, Proposal, candidate_digest
+from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, of_kind
+from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Rows
 
 Told = Callable[[int, int], None]

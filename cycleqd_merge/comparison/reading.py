@@ -11,10 +11,10 @@ from cycleqd_merge.comparison.heldout import read_scored
 from cycleqd_merge.comparison.results import Findings, Search, from_json
 from cycleqd_merge.comparison.writing import FINDINGS
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evolution.strategy import candidate_digest
+from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Estimate, Measured
-from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.tasks.protocol import Rows
 
 
@@ -22,8 +22,8 @@ from cycleqd_merge.tasks.protocol import Rows
 class Shown:
     """A run, in its folder; `findings` are those of the comparison that it took part in, if it did in one."""
 
-    run: Path
-    replay: Replay
+    folder: Path
+    run: Run
     findings: Findings | None
 
 
@@ -67,18 +67,18 @@ def _place(search: Search) -> Path:
     return Path(search.strategy) / f"seed-{search.seed}"
 
 
-def _compared(run: Path, out: Path, findings: Findings) -> Shown:
-    return Shown(run, _with_judged(open_run(run), read_events(out), findings.opened.rows), findings)
+def _compared(folder: Path, out: Path, findings: Findings) -> Shown:
+    return Shown(folder, _with_judged(open_run(folder), read_events(out), findings.opened.rows), findings)
 
 
-def _with_judged(replay: Replay, events: Sequence[Event], rows: Rows) -> Replay:
+def _with_judged(run: Run, events: Sequence[Event], rows: Rows) -> Run:
     """The run with what its comparison's journal says of the rows that judged, by digests as the run knows models."""
     scored = {
         digest: {task: Estimate.of(scores, model.truncated[task]) for task, scores in model.scores.items()}
         for digest, model in read_scored(events).items()
         if model is not None
     }
-    elites = [replay.candidate(number) for number in replay.elites()]
-    known = {candidate_digest(each): replay.digest(each) for each in elites}
+    elites = [run.candidate(number) for number in run.elites()]
+    known = {candidate_digest(each): run.digest(each) for each in elites}
     found: Measured = {(known.get(digest, digest), rows): estimates for digest, estimates in scored.items()}
-    return replace(replay, measured={**found, **replay.measured})
+    return replace(run, measured={**found, **run.measured})

@@ -9,24 +9,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from cycleqd_merge.comparison.named_strategies import STRATEGIES, with_strategy
 from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.comparison.side_by_side import side_by_side
+from cycleqd_merge.config.evolution import SvdMutationConfig
+from cycleqd_merge.config.recipe import FinishConfig, Recipe
+from cycleqd_merge.config.strategies import mutates
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.cluster import worker_count
-from cycleqd_merge.evaluation.materials import Materials
-from cycleqd_merge.evaluation.pool import Pool
-from cycleqd_merge.journal.log import FILE, of_kind, read_events
-from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.evaluation.pools.cluster import worker_count
+from cycleqd_merge.evaluation.pools.opening import open_pool
+from cycleqd_merge.evaluation.pools.pool import Pool
+from cycleqd_merge.journal.log import FILE, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.processes import this_process
-from cycleqd_merge.recipe.evolution import SvdMutation
-from cycleqd_merge.recipe.rivals import RIVALS, with_search
-from cycleqd_merge.recipe.schema import Finish, Recipe
-from cycleqd_merge.recipe.strategies import mutates
 from cycleqd_merge.run.confirm import to_confirm
-from cycleqd_merge.run.evolve import Observer
 from cycleqd_merge.run.identity import start_event
-from cycleqd_merge.run.session import begin, open_pool, opened_journal, run_recipe
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.opening import identify
+from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.session.search import search
 from cycleqd_merge.tasks.protocol import Rows
 
 
@@ -62,15 +64,15 @@ def planned_searches(
     _require_names(recipe, names)
     planned = []
     for name in names:
-        search = with_search(recipe, name)
-        first = search.evolution.seed
-        for seed in range(first, first + (1 if search.strategy.kind == "mergekit" else seeds)):
-            length = {"seed": seed, "generations": budget, "in_flight": _flights(search)}
-            evolution = search.evolution.model_copy(update=length)
-            confirm = search.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
+        own_recipe = with_strategy(recipe, name)
+        first = own_recipe.evolution.seed
+        for seed in range(first, first + (1 if own_recipe.strategy.kind == "mergekit" else seeds)):
+            length = {"seed": seed, "generations": budget, "in_flight": _flights(own_recipe)}
+            evolution = own_recipe.evolution.model_copy(update=length)
+            confirm = own_recipe.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
             output = str(out / name / f"seed-{seed}")
-            own = {"evolution": evolution, "confirm": confirm, "output": output, "finish": Finish(), "hub": None}
-            planned.append(Planned(name, seed, search.model_copy(update=own)))
+            own = {"evolution": evolution, "confirm": confirm, "output": output, "finish": FinishConfig(), "hub": None}
+            planned.append(Planned(name, seed, own_recipe.model_copy(update=own)))
     if planned[0].recipe.strategy.kind == "mergekit":
         raise UserError(
             f"{names[0]}: static merges cannot be named first: all are held against one search's best model"
@@ -79,20 +81,20 @@ def planned_searches(
     return planned
 
 
-def _flights(search: Recipe) -> int | None:
+def _flights(recipe: Recipe) -> int | None:
     """Children in flight: as few as for one worker, as others are at work beside it. A search that learns nothing has
     as many as there is room for."""
-    learns = search.strategy.kind not in ("mergekit", "random")
-    return search.evolution.flights(1) if learns else search.evolution.in_flight
+    learns = recipe.strategy.kind not in ("mergekit", "random")
+    return recipe.evolution.flights(1) if learns else recipe.evolution.in_flight
 
 
 def _require_names(recipe: Recipe, names: Sequence[str]) -> None:
     if not names:
-        raise UserError(f"no search is named; there are {', '.join([*recipe.searches, *RIVALS])}")
+        raise UserError(f"no search is named; there are {', '.join([*recipe.searches, *STRATEGIES])}")
     twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
     if twice is not None:
         raise UserError(f"{twice} is named twice; name each search once")
-    taken = next((name for name in recipe.searches if name in RIVALS), None)
+    taken = next((name for name in recipe.searches if name in STRATEGIES), None)
     if taken is not None:
         raise UserError(f"searches: {taken} is a name that `compare` has itself; give yours another")
 
@@ -113,14 +115,14 @@ def _common(recipes: Sequence[Recipe]) -> Recipe:
             "mutation.rank: the searches have different ones; state one in the recipe's `evolution.mutation`"
         )
     common = (grouped or list(recipes))[0]
-    evolution = common.evolution.model_copy(update={"mutation": SvdMutation(rank=next(iter(ranks), None))})
+    evolution = common.evolution.model_copy(update={"mutation": SvdMutationConfig(rank=next(iter(ranks), None))})
     return common.model_copy(update={"evolution": evolution})
 
 
 @contextmanager
-def shared_pool(planned: Sequence[Planned], folder: Path) -> Iterator[tuple[SharedPool, Materials]]:
+def shared_pool(planned: Sequence[Planned]) -> Iterator[tuple[SharedPool, OpenedRecipe]]:
     """A pool for every search, and what it is made from."""
-    materials = Materials.open(_common([each.recipe for each in planned]), folder)
+    materials = OpenedRecipe.open(_common([each.recipe for each in planned]))
     mutated = sorted({n for each in planned for n in replace(materials, recipe=each.recipe).mutated_experts()})
 
     def opened() -> Pool:
@@ -130,7 +132,7 @@ def shared_pool(planned: Sequence[Planned], folder: Path) -> Iterator[tuple[Shar
         yield pool, materials
 
 
-def require_searches(planned: Sequence[Planned], materials: Materials, rows: Rows) -> None:
+def require_searches(planned: Sequence[Planned], materials: OpenedRecipe, rows: Rows) -> None:
     """Check every search before the first is run: its strategy, and that its folder holds no other run.
 
     Raises:
@@ -139,53 +141,52 @@ def require_searches(planned: Sequence[Planned], materials: Materials, rows: Row
     for task in materials.suite:
         if not task.samples(rows):
             raise UserError(f"task {task.name}: sets no rows aside to judge on; raise the recipe's `confirm.share`")
-    for search in planned:
-        groups = Groups(materials.family.weights, search.recipe.evolution.groups)
-        own = replace(materials, recipe=search.recipe, groups=groups)
+    for each in planned:
+        groups = Groups(materials.family.weights, each.recipe.evolution.groups)
+        own = replace(materials, recipe=each.recipe, groups=groups)
         start = start_event(own, 1)
-        if (search.folder / FILE).is_file():
-            with opened_journal(search.folder) as journal:
-                start = begin(own, journal)
-        Replay.begin(search.recipe, materials.folder, start)
+        if (each.folder / FILE).is_file():
+            with opened_journal(each.folder) as journal:
+                start = identify(own, journal)
+        Run.begin(each.recipe, start)
 
 
 def run_searches(
-    planned: Sequence[Planned], folder: Path, pool: SharedPool, observing: Observing, deadline: float | None
-) -> list[Replay]:
+    planned: Sequence[Planned], pool: SharedPool, observing: Observing, deadline: float | None
+) -> list[Run]:
     """All searches, each from where its run directory stands to its end; as many side by side as there are workers.
 
     deadline: a `time.monotonic()` instant at which to stop.
 
     Raises:
-        Interrupted, RunFailed: see `run_recipe`.
-        UserError: see `run_recipe`; or one has evaluated more than its budget.
+        Interrupted, RunFailed: see `search`.
+        UserError: see `search`; or one has evaluated more than its budget.
     """
     at_once = min(worker_count(planned[0].recipe), len(planned))
-    if at_once > 1 and any(_complete(search) is None for search in planned):
+    if at_once > 1 and any(_complete(each) is None for each in planned):
         this_process()  # made once: two threads that ask for the first time get in each other's way
         pool.open()  # singular bases are computed here, where a signal is heard
 
-    def run(search: Planned, own_pool: Pool) -> Replay:
-        done = _complete(search)
+    def run_one(each: Planned, own_pool: Pool) -> Run:
+        done = _complete(each)
         if done is None:
             hours = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 3600)
-            with observing(search, at_once == 1) as observer:
-                done = run_recipe(search.recipe, folder, observer, pool=own_pool, max_hours=hours)
-        assert done is not None  # only processes beside the first of several return no run
-        if done.generation > search.recipe.evolution.generations:
+            with observing(each, at_once == 1) as observer:
+                done = search(each.recipe, observer, pool=own_pool, max_hours=hours)
+        if done.generation > each.recipe.evolution.generations:
             raise UserError(
-                f"{search.folder}: has evaluated {done.generation} children, more than the budget of "
-                f"{search.recipe.evolution.generations}; remove the folder, and the search is made again"
+                f"{each.folder}: has evaluated {done.generation} children, more than the budget of "
+                f"{each.recipe.evolution.generations}; remove the folder, and the search is made again"
             )
         return done
 
-    return side_by_side(pool, [partial(run, search) for search in planned], at_once)
+    return side_by_side(pool, [partial(run_one, each) for each in planned], at_once)
 
 
-def _complete(search: Planned) -> Replay | None:
+def _complete(planned: Planned) -> Run | None:
     """The search's run, if it is there and at its end."""
-    if not (search.folder / FILE).is_file() or not of_kind(read_events(search.folder), "session"):
+    if not (planned.folder / FILE).is_file() or not of_kind(read_events(planned.folder), "session"):
         return None  # it was stopped while it was set up, if it ever was begun
-    replay = open_run(search.folder)
-    enough = replay.generation >= min(search.recipe.evolution.generations, replay.generations)
-    return replay if replay.schedule.done and enough and not to_confirm(replay) else None
+    run = open_run(planned.folder)
+    enough = run.generation >= min(planned.recipe.evolution.generations, run.generations)
+    return run if run.schedule.done and enough and not to_confirm(run) else None

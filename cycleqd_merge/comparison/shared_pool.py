@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from cycleqd_merge.evaluation.pool import Finished, Pool
+from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.evolution.genome import Genome, spread
-from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Rows
 
 

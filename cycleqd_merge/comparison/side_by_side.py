@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from cycleqd_merge.errors import Interrupted
-from cycleqd_merge.evaluation.pool import Finished, Pool
-from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.evaluation.pools.pool import Finished, Pool
+from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Rows
 
 Of = TypeVar("Of")

@@ -8,10 +8,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cycleqd_merge.errors import EnvironmentFailed
-from cycleqd_merge.evaluation.engine import Engine
-from cycleqd_merge.evolution.race import Partial, Race
-from cycleqd_merge.evolution.strategy import Candidate
+from cycleqd_merge.errors import InfrastructureError
+from cycleqd_merge.evaluation.engines.engine import Engine
+from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.strategies.racing import Partial, Race
 from cycleqd_merge.tasks.protocol import Outcome, Rows, Sample
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
@@ -163,7 +163,7 @@ def single_cause(error: BaseException) -> BaseException:
     It is the first, unless the surroundings failed too: then whatever else went wrong may follow from that.
     """
     if isinstance(error, BaseExceptionGroup):
-        error = error.subgroup((EnvironmentFailed, OSError)) or error
+        error = error.subgroup((InfrastructureError, OSError)) or error
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

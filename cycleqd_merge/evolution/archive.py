@@ -50,7 +50,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class Hurdle:
+class ArchiveSnapshot:
     """An archive as a child finds it: the quality to beat in each cell that is held; `axes` are those of all tasks."""
 
     task: int
@@ -69,7 +69,7 @@ class Hurdle:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AddResult:
     """What became of a child in one archive.
 
     gain: its quality, less that of the elite that stood in its cell if there was one; 0 or less if it did not enter.
@@ -126,20 +126,22 @@ class Archive:
             [[axis.bin(score) for axis, score in zip(self._axes, row, strict=True)] for row in scores.tolist()]
         )
 
-    def hurdle(self) -> Hurdle:
+    def hurdle(self) -> ArchiveSnapshot:
         """What a child must beat to enter, as the archive stands now."""
-        return Hurdle(self.task, self._axes, dict(self._qualities))
+        return ArchiveSnapshot(self.task, self._axes, dict(self._qualities))
 
-    def add(self, number: int, scores: Scores) -> Entry:
+    def add(self, number: int, scores: Scores) -> AddResult:
         """Offer a child; it enters if its cell is empty or its quality is strictly better."""
         cell, quality = self.cell_of(scores), scores[self.task]
         held = self._qualities.get(cell)
         if held is not None and quality <= held:  # the common case, decided without the cost of an insertion
-            return Entry(AddStatus.NOT_ADDED, quality - held)
+            return AddResult(AddStatus.NOT_ADDED, quality - held)
         measures = [min(max(scores[other], self.bounds[other][0]), self.bounds[other][1]) for other in self.others]
         self._grid.add_single(list(scores), quality, measures, number=number)
         self._qualities[cell] = quality
-        return Entry(AddStatus.NEW, quality) if held is None else Entry(AddStatus.IMPROVE_EXISTING, quality - held)
+        return (
+            AddResult(AddStatus.NEW, quality) if held is None else AddResult(AddStatus.IMPROVE_EXISTING, quality - held)
+        )
 
     def elites(self) -> list[Elite]:
         """All elites, ordered by cell."""

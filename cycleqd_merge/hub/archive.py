@@ -10,19 +10,19 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from cycleqd_merge.evolution.strategy import candidate_kind
+from cycleqd_merge.config.loading import yaml_text
+from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS, Portable
 from cycleqd_merge.journal.log import FILE, Event, failed
-from cycleqd_merge.journal.replay import Replay
-from cycleqd_merge.recipe.loading import yaml_text
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
+from cycleqd_merge.run.state import Run
 
 ELITES, GENERATIONS = "data/elites.parquet", "data/generations.parquet"
 RECIPE, REVISIONS = "recipe.yaml", "revisions.json"
 
 
-def archive_files(replay: Replay, events: Sequence[Event], shown: Portable, rows: bool) -> dict[str, bytes]:
+def archive_files(run: Run, events: Sequence[Event], shown: Portable, rows: bool) -> dict[str, bytes]:
     """Contents by path, without the card. The same run gives the same bytes.
 
     events: the run's journal. shown: its recipe for others. rows: put local rows in.
@@ -31,13 +31,13 @@ def archive_files(replay: Replay, events: Sequence[Event], shown: Portable, rows
         OSError: rows cannot be read.
     """
     files = {
-        ELITES: _parquet(elite_rows(replay)),
-        GENERATIONS: _parquet(generation_rows(replay)),
+        ELITES: _parquet(elite_rows(run)),
+        GENERATIONS: _parquet(generation_rows(run)),
         RECIPE: yaml_text(shown.recipe.model_dump(mode="json", exclude_unset=True)).encode(),
         REVISIONS: _json(shown.recipe.revisions),
         FILE: b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in told(events, shown)),
-        "figures/archives.png": png(archives_figure(replay.archives, replay.objectives, _best(replay))),
-        "figures/progress.png": png(progress_figure(history(replay), replay.objectives)),
+        "figures/archives.png": png(archives_figure(run.archives, run.objectives, _best(run))),
+        "figures/progress.png": png(progress_figure(history(run), run.objectives)),
     }
     if shown.template is not None:
         files[CHAT_TEMPLATE] = shown.template.read_bytes()
@@ -78,51 +78,51 @@ def _without_details(event: Event) -> Event:
     return {**event, "error": str(event["error"]).partition(":")[0]}
 
 
-def elite_rows(replay: Replay) -> list[dict[str, Any]]:
+def elite_rows(run: Run) -> list[dict[str, Any]]:
     """One row per elite and archive, by archive and cell."""
     return [
         {
-            "archive": replay.objectives[archive.task],
+            "archive": run.objectives[archive.task],
             "cell": list(elite.cell),
             "evaluation": elite.number,
-            "generation": max(0, elite.number - replay.space.first + 1),
-            **scores_of(replay, elite.number),
-            **_made_of(replay, elite.number),
+            "generation": max(0, elite.number - run.space.first + 1),
+            **scores_of(run, elite.number),
+            **_made_of(run, elite.number),
         }
-        for archive in replay.archives
+        for archive in run.archives
         for elite in archive.elites()
     ]
 
 
-def _made_of(replay: Replay, number: int) -> dict[str, str | None]:
+def _made_of(run: Run, number: int) -> dict[str, str | None]:
     """An elite's candidate as JSON, by what it is."""
-    candidate = replay.portable(replay.candidate(number))
+    candidate = run.portable(run.candidate(number))
     stated = {candidate_kind(candidate): json.dumps(candidate.to_json(), separators=(",", ":"))}
     return {kind: stated.get(kind) for kind in ("genome", "configuration")}
 
 
-def scores_of(replay: Replay, number: int) -> dict[str, float | None]:
+def scores_of(run: Run, number: int) -> dict[str, float | None]:
     """All scores of an evaluation by kind of rows and task; None where it was not scored."""
-    confirmed = replay.confirmed.get(number)
-    heldout = replay.measured.get((replay.digest(replay.candidate(number)), "heldout"), {})
+    confirmed = run.confirmed.get(number)
+    heldout = run.measured.get((run.digest(run.candidate(number)), "heldout"), {})
     found: dict[str, float | None] = {}
-    for place, task in enumerate(replay.tasks):
-        found[f"search_{task}"] = replay.scores(number)[place]
+    for place, task in enumerate(run.tasks):
+        found[f"search_{task}"] = run.scores(number)[place]
         found[f"confirm_{task}"] = None if confirmed is None else confirmed[place]
         found[f"heldout_{task}"] = heldout[task].score if task in heldout else None
     return found
 
 
-def generation_rows(replay: Replay) -> list[dict[str, Any]]:
+def generation_rows(run: Run) -> list[dict[str, Any]]:
     """One row per evaluation: what was proposed, what it scored on the search rows, or why it failed."""
     rows = []
-    for event in replay.results:
-        scores = event["scores"] or [None] * len(replay.tasks)
+    for event in run.results:
+        scores = event["scores"] or [None] * len(run.tasks)
         rows.append(
             {
                 "evaluation": event["number"],
-                "generation": max(0, event["number"] - replay.space.first + 1),
-                **{f"search_{task}": score for task, score in zip(replay.tasks, scores, strict=True)},
+                "generation": max(0, event["number"] - run.space.first + 1),
+                **{f"search_{task}": score for task, score in zip(run.tasks, scores, strict=True)},
                 "seconds": sum(event["seconds"]) if event.get("seconds") else None,
                 "failed": failed(event),
                 "step": json.dumps(event["step"], separators=(",", ":")),
@@ -131,8 +131,8 @@ def generation_rows(replay: Replay) -> list[dict[str, Any]]:
     return rows
 
 
-def _best(replay: Replay) -> dict[int, str]:
-    return {replay.best_mean(): "best-mean"} if replay.elites() else {}
+def _best(run: Run) -> dict[int, str]:
+    return {run.best_mean(): "best-mean"} if run.elites() else {}
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:

@@ -25,7 +25,7 @@ MOST_FILES = 5000
 
 
 @dataclass(frozen=True)
-class Target:
+class CommitTarget:
     """Where to publish, and how.
 
     onto: a commit on `main` that is not this run's, and may be built upon. revision: a branch instead of `main`.
@@ -53,7 +53,7 @@ class Target:
 class Pushed:
     """What a push did, or under `--dry-run` would do: the files that are new, with their bytes, and those that go."""
 
-    target: Target
+    target: CommitTarget
     commit: str | None
     url: str
     added: dict[str, int]
@@ -74,7 +74,7 @@ class Draft:
         HubFailed: the Hub refuses, cannot be reached, or `main` has moved since this run pushed to it.
     """
 
-    def __init__(self, target: Target, folder: Path, dry: bool = False) -> None:
+    def __init__(self, target: CommitTarget, folder: Path, dry: bool = False) -> None:
         self.target, self._record, self._dry = target, PushRecord(folder, target.label), dry
         self._api = huggingface_hub.HfApi()
         self._operations: list[CommitOperationAdd | CommitOperationDelete] = []

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.recipe import task_name
+from cycleqd_merge.config.references import without_paths
+from cycleqd_merge.config.rows import row_sources
+from cycleqd_merge.config.values import hub_id
+from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.hub.parents import License, Parent, derived_license, parents_of
-from cycleqd_merge.journal.replay import Replay
-from cycleqd_merge.journal.search import ordered_tasks
-from cycleqd_merge.recipe.loading import load_task
-from cycleqd_merge.recipe.references import without_paths
-from cycleqd_merge.recipe.schema import task_name
-from cycleqd_merge.recipe.values import hub_id
 from cycleqd_merge.report.scores import Comparison, ModelScores, compare_best, model_scores, usual_scores
 from cycleqd_merge.report.summary import lineage, summary
+from cycleqd_merge.run.state import Run
+from cycleqd_merge.strategies.factory import ordered_tasks
 
 ANCESTORS = 12
 """Evaluations listed of a lineage at most."""
@@ -89,35 +90,35 @@ class ModelFacts:
         return self.seed is None
 
 
-def card_facts(replay: Replay, repo: str, archive: str | None = None, license: str | None = None) -> CardFacts:
+def card_facts(run: Run, repo: str, archive: str | None = None, license: str | None = None) -> CardFacts:
     """The facts of a run for the card of `repo`. license: the user's choice, see `hub.parents.derived_license`.
 
     Raises:
         UserError: the parents' licences differ and none was chosen.
         HubFailed: a parent's card cannot be read from the Hub.
     """
-    parents = parents_of(replay)
-    identities = replay.start.get("tasks", {})
+    parents = parents_of(run)
+    identities = run.start.get("tasks", {})
     return CardFacts(
         repo=repo,
         archive=archive,
-        objectives=tuple(replay.objectives),
-        tasks=tuple(replay.tasks),
-        datasets=_datasets(replay),
+        objectives=tuple(run.objectives),
+        tasks=tuple(run.tasks),
+        datasets=_datasets(run),
         rows={task: identity["rows"] for task, identity in identities.items()},
         parents=parents,
         license=derived_license(parents, license),
-        scores=tuple(usual_scores(replay)),
-        summary=summary(replay),
-        strategy=replay.recipe.strategy.kind,
-        evolution=replay.start["evolution"],
+        scores=tuple(usual_scores(run)),
+        summary=summary(run),
+        strategy=run.recipe.strategy.kind,
+        evolution=run.start["evolution"],
         made_by=f"cycleqd-merge {version('cycleqd-merge')}",
     )
 
 
 def model_facts(
-    run: CardFacts,
-    replay: Replay,
+    card: CardFacts,
+    run: Run,
     label: str,
     candidate: Candidate,
     number: int | None = None,
@@ -129,21 +130,21 @@ def model_facts(
     subfolder: str = "",
 ) -> ModelFacts:
     """The facts of the model `candidate`, called `label`, whose evaluation is `number` if it has one."""
-    own = model_scores(replay, label, candidate, number)
+    own = model_scores(run, label, candidate, number)
     genome = candidate if isinstance(candidate, Genome) else None
-    rivals = [each for each in run.scores if each.name != label]
+    rivals = [each for each in card.scores if each.name != label]
     return ModelFacts(
-        run=run,
+        run=card,
         label=label,
         number=number,
         scores=own,
-        comparison=compare_best([*rivals, own], run.objectives, label),
-        coefficients={} if genome is None else _coefficients(genome, replay),
-        groups=tuple(replay.groups),
+        comparison=compare_best([*rivals, own], card.objectives, label),
+        coefficients={} if genome is None else _coefficients(genome, run),
+        groups=tuple(run.groups),
         mutations=0 if genome is None else len(genome.mutations),
         seed=None if isinstance(candidate, Genome) else candidate.seed,
-        line=() if number is None else tuple(lineage(replay, number, ANCESTORS)),
-        configuration=None if configuration is None else without_paths(configuration, replay.recipe),
+        line=() if number is None else tuple(lineage(run, number, ANCESTORS)),
+        configuration=None if configuration is None else without_paths(configuration, run.recipe),
         chat=chat,
         adapter=adapter,
         others=dict(others or {}),
@@ -151,16 +152,16 @@ def model_facts(
     )
 
 
-def _coefficients(genome: Genome, replay: Replay) -> dict[str, tuple[float, ...]]:
+def _coefficients(genome: Genome, run: Run) -> dict[str, tuple[float, ...]]:
     """How much of each expert it holds, per group."""
-    return dict(zip(replay.experts, map(tuple, genome.coefficients.tolist()), strict=True))
+    return dict(zip(run.experts, map(tuple, genome.coefficients.tolist()), strict=True))
 
 
-def _datasets(replay: Replay) -> dict[str, str]:
+def _datasets(run: Run) -> dict[str, str]:
     """The Hub dataset of each task that has one."""
     found = {}
-    for use in ordered_tasks(replay.recipe):
-        names = [each.dataset for each in load_task(use, replay.folder).sources() if each.dataset is not None]
+    for use in ordered_tasks(run.recipe):
+        names = [each.dataset for each in row_sources(load_task(use)) if each.dataset is not None]
         if names and hub_id(names[0]) is not None:
             found[task_name(use)] = names[0]
     return found

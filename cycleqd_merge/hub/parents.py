@@ -10,11 +10,11 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import ModelCard, constants, errors
 
+from cycleqd_merge.config.references import without_paths
+from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import HubFailed, UserError
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.replay import Replay
-from cycleqd_merge.recipe.references import without_paths
-from cycleqd_merge.recipe.values import hub_id
+from cycleqd_merge.run.state import Run
 
 CARD = "README.md"
 
@@ -48,24 +48,24 @@ class Parent:
     languages: tuple[str, ...] = ()
 
 
-def parents_of(replay: Replay) -> tuple[Parent, ...]:
+def parents_of(run: Run) -> tuple[Parent, ...]:
     """The base, then the experts; cards of Hub models are read at the run's commits.
 
     Raises:
         HubFailed: the Hub cannot be reached, or refuses.
     """
-    recipe, start = replay.recipe, replay.start
+    recipe, start = run.recipe, run.start
     digests = {"base": start["base"], **start["experts"]}
     named = {"base": recipe.base, **recipe.experts}
-    return tuple(_parent(name, recipe.pinned(text), replay, digests[name]) for name, text in named.items())
+    return tuple(_parent(name, recipe.pinned(text), run, digests[name]) for name, text in named.items())
 
 
-def _parent(name: str, reference: str, replay: Replay, digest: str) -> Parent:
+def _parent(name: str, reference: str, run: Run, digest: str) -> Parent:
     parts = [part.partition("@") for part in reference.split("+")]
     ids = tuple(path for path, _, _ in parts if hub_id(path) is not None)
     path, _, revision = parts[-1]  # an adapter speaks for itself, its base for itself
     data = _card_data(path, revision or None)
-    return Parent(name, without_paths(reference, replay.recipe), ids, digest, _license(data), _languages(data))
+    return Parent(name, without_paths(reference, run.recipe), ids, digest, _license(data), _languages(data))
 
 
 def _card_data(path: str, revision: str | None) -> dict[str, Any]:

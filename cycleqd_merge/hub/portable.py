@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from cycleqd_merge.recipe.loading import LoadedTask, load_task, parse
-from cycleqd_merge.recipe.references import local_models, respelled
-from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import RowsFrom
+from cycleqd_merge.config.anchoring import without_folders
+from cycleqd_merge.config.loading import load_task, parse
+from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
+from cycleqd_merge.config.references import local_models, respelled
+from cycleqd_merge.config.rows import RowsConfig, with_row_sources
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS = "rows"
@@ -30,14 +31,14 @@ class Portable:
     template: Path | None
 
 
-def portable(recipe: Recipe, folder: Path) -> Portable:
-    """The recipe for others; relative paths of `recipe` start at `folder`.
+def portable(recipe: Recipe) -> Portable:
+    """The recipe for others.
 
     Local models become `./models/...`, rows `rows/...`, Python files their bare names: whoever has them can put them
     there.
     """
     rows: dict[str, Path] = {}
-    uses = [_use(use, folder, rows) for use in recipe.tasks]
+    uses = [_use(use, rows) for use in recipe.tasks]
     template = recipe.models.chat_template
     from_file = template is not None and template != "base" and template not in recipe.experts
     models = recipe.models.model_copy(update={"chat_template": CHAT_TEMPLATE}) if from_file else recipe.models
@@ -63,22 +64,22 @@ def _renamed(reference: str, names: Mapping[str, str]) -> str:
     return "+".join(f"{names.get(path, path)}{at}{revision}" for path, at, revision in parts)
 
 
-def _use(use: TaskUse, folder: Path, rows: dict[str, Path]) -> TaskUse:
+def _use(use: TaskConfig, rows: dict[str, Path]) -> TaskConfig:
     """A task's use with its definition inside. rows: takes the files that it reads, by their new paths."""
-    name, loaded = task_name(use), load_task(use, folder)
+    name, definition = task_name(use), load_task(use)
 
-    def moved(source: RowsFrom) -> RowsFrom:
+    def moved(source: RowsConfig) -> RowsConfig:
         if source.path is None:
             return source
-        here = loaded.folder / source.path
+        here = Path(source.path)
         place = next((place for place, path in rows.items() if path == here), f"{ROWS}/{name}-{here.name}")
         rows[place] = here
         return source.model_copy(update={"path": place})
 
-    definition = LoadedTask(loaded.definition, folder).from_sources(moved).definition
-    stated = _without_machine(definition.model_dump(mode="json", exclude_unset=True))
+    moved_rows = with_row_sources(definition, moved)
+    stated = without_folders(_without_machine(moved_rows.model_dump(mode="json", exclude_unset=True)))
     whole = {**use.model_dump(mode="json", exclude_unset=True, exclude={"task"}), "task": stated, "name": name}
-    return parse(TypeAdapter(TaskUse), whole, f"task {name}")
+    return parse(TypeAdapter(TaskConfig), whole, f"task {name}")
 
 
 def _without_machine(value: Any) -> Any:

@@ -9,8 +9,8 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub.restore import published_events, write_run
 from cycleqd_merge.hub.unite import unite
 from cycleqd_merge.journal.log import FILE, Event, read_events
-from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.merging.export import folder_beside
+from cycleqd_merge.outputs.checkpoint import folder_beside
+from cycleqd_merge.run.state import Run, open_run
 
 
 def pull(
@@ -20,7 +20,7 @@ def pull(
     merge: Sequence[str] = (),
     overrides: Sequence[str] = (),
     trust: bool = False,
-) -> tuple[Replay, list[str]]:
+) -> tuple[Run, list[str]]:
     """Bring the run that is published in dataset repository `repo` to the new folder `out`.
 
     merge: further archives, on the Hub or run directories, to unite with it into one run that starts from all of their

@@ -11,14 +11,15 @@ from typing import Any
 import huggingface_hub
 from pydantic import TypeAdapter
 
+from cycleqd_merge.config.anchoring import anchored
+from cycleqd_merge.config.loading import load_task, override_recipe, parse
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.references import respelled
+from cycleqd_merge.config.rows import RowsConfig, row_sources
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
-from cycleqd_merge.recipe.loading import load_task, override_recipe, parse
-from cycleqd_merge.recipe.references import respelled
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.recipe.task_file import RowsFrom
 
 _WANTED = (FILE, CHAT_TEMPLATE, f"{ROWS}/*")
 
@@ -88,10 +89,10 @@ def _is_file(task: str) -> bool:
 
 
 def _row_files(recipe: Recipe) -> list[str]:
-    def path(source: RowsFrom) -> list[str]:
+    def path(source: RowsConfig) -> list[str]:
         return [] if source.path is None else [source.path]
 
-    return [each for use in recipe.tasks for source in load_task(use, Path()).sources() for each in path(source)]
+    return [each for use in recipe.tasks for source in row_sources(load_task(use)) for each in path(source)]
 
 
 def _is_inside(path: str) -> bool:
@@ -110,12 +111,11 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     start, session, *rest = events
     here = out.resolve()
     published = recipe_of(session, str(out))
-    recipe = override_recipe(published, [f"output={json.dumps(str(out))}", *overrides], str(out))
-    recipe = _settled(recipe, here)
+    recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     if "strategy" in stated:
         stated["strategy"] = respelled(stated["strategy"], _moved(published, recipe))
-    kept = {**session, "recipe": stated, "folder": str(here)}
+    kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
     (folder / FILE).write_text(text, encoding="utf-8")
     for path in files.rglob("*"):
@@ -123,7 +123,7 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
         if path.is_file() and (place.parts[0] == ROWS or place.name == CHAT_TEMPLATE):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / place)
-    return [path for path in dict.fromkeys(_row_files(recipe)) if not (folder / path).is_file()]
+    return [path for path in dict.fromkeys(_row_files(published)) if not (folder / path).is_file()]
 
 
 def _moved(published: Recipe, recipe: Recipe) -> dict[str, str]:
@@ -134,17 +134,16 @@ def _moved(published: Recipe, recipe: Recipe) -> dict[str, str]:
     return {before: now for before, now in parts if before.startswith("./")}
 
 
-def _settled(recipe: Recipe, here: Path) -> Recipe:
-    """The recipe with what lies beside it, local models and a chat template, found from any directory."""
+def _placed(recipe: Recipe, here: Path) -> Recipe:
+    """A published recipe with its rows, local models and chat template inside the folder `here`, also missing ones."""
 
     def model(reference: str) -> str:
         return "+".join(str(here / part) if part.startswith("./") else part for part in reference.split("+"))
 
-    models = recipe.models
-    if models.chat_template == CHAT_TEMPLATE:
-        models = models.model_copy(update={"chat_template": str(here / CHAT_TEMPLATE)})
     changed: dict[str, Any] = {
         "base": model(recipe.base),
         "experts": {name: model(reference) for name, reference in recipe.experts.items()},
     }
-    return recipe.model_copy(update=changed | ({"models": models} if models is not recipe.models else {}))
+    if recipe.models.chat_template == CHAT_TEMPLATE:
+        changed["models"] = recipe.models.model_copy(update={"chat_template": str(here / CHAT_TEMPLATE)})
+    return anchored(recipe.model_copy(update=changed), here)

@@ -10,7 +10,7 @@ from typing import Any
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import Event, of_kind
-from cycleqd_merge.journal.replay import Replay, replay_events
+from cycleqd_merge.run.state import Run, replay_events
 
 _SAME = ("base", "experts", "models", "tasks", "groups")
 """What runs must share for the genomes and scores of one to mean the same in another."""
@@ -45,23 +45,23 @@ def unite(runs: Sequence[tuple[str, Sequence[Event]]]) -> list[Event]:
     return [start, session, *_results(start, session, replays[0], founders)]
 
 
-def _founders(replays: Sequence[Replay]) -> list[dict[str, Any]]:
+def _founders(replays: Sequence[Run]) -> list[dict[str, Any]]:
     """The elites of all runs but the experts, each genome once."""
     found: dict[str, dict[str, Any]] = {}
-    for replay in replays:
-        for number in replay.inheritable():
-            genome = replay.space.genome(number).to_json()
+    for run in replays:
+        for number in run.inheritable():
+            genome = run.space.genome(number).to_json()
             founder = {
                 "genome": genome,
-                "scores": dict(zip(replay.tasks, replay.scores(number), strict=True)),
+                "scores": dict(zip(run.tasks, run.scores(number), strict=True)),
                 "from": number,
-                "confirmed": replay.confirmed.get(number),
+                "confirmed": run.confirmed.get(number),
             }
             found.setdefault(json.dumps(genome, sort_keys=True), founder)
     return list(found.values())
 
 
-def _results(start: Event, session: Event, first: Replay, founders: Sequence[dict[str, Any]]) -> list[Event]:
+def _results(start: Event, session: Event, first: Run, founders: Sequence[dict[str, Any]]) -> list[Event]:
     """What the new run was told of its founders already: experts as in the first run, elites as in their own."""
     whole = replay_events([start, session])
     events: list[Event] = []

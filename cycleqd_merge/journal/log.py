@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 
 FILE = "journal.jsonl"
 FORMAT = 1
@@ -85,14 +86,14 @@ class Journal:
         """Record an event; it is on disk when this returns.
 
         Raises:
-            EnvironmentFailed: the disk is full or the file cannot be written; nothing counts as recorded.
+            InfrastructureError: the disk is full or the file cannot be written; nothing counts as recorded.
         """
         try:
             self._file.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise EnvironmentFailed(f"{self.folder / FILE}: cannot be written: {error.strerror}") from error
+            raise InfrastructureError(f"{self.folder / FILE}: cannot be written: {error.strerror}") from error
         self.events.append(event)
 
     def close(self) -> None:
@@ -103,6 +104,20 @@ class Journal:
             pass  # a full disk was reported by `append` already
         finally:
             self._lock.release()
+
+
+@contextmanager
+def opened_journal(folder: Path) -> Iterator[Journal]:
+    """The journal of the run in `folder`, locked for this process.
+
+    Raises:
+        UserError: see `Journal`.
+    """
+    journal = Journal(folder)
+    try:
+        yield journal
+    finally:
+        journal.close()
 
 
 def of_kind(events: Iterable[Event], kind: str) -> list[Event]:

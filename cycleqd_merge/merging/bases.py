@@ -24,14 +24,14 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checkpoint import Weight, read_json
-from cycleqd_merge.merging.family import Family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.processes import of_the_first, this_process
 from cycleqd_merge.merging.singular import Basis, singular_basis, skew, truncated
 
 METHOD = "gram-float64/2"
 Rank = int | float | None
 """Directions kept of a task vector: so many, as few as hold that share of its squared norm (below 1), or all."""
-Progress = Callable[[str, int, int], None]
+BasesProgress = Callable[[str, int, int], None]
 """Called with an expert's name, tensors done and tensors in all."""
 
 
@@ -78,7 +78,7 @@ class ExpertBases:
 
 
 def prepare_bases(
-    family: Family, experts: Sequence[int], progress: Progress | None = None, rank: Rank = None
+    family: ModelFamily, experts: Sequence[int], progress: BasesProgress | None = None, rank: Rank = None
 ) -> dict[int, ExpertBases]:
     """Bases of the experts with the given numbers, from the cache or computed now.
 
@@ -104,13 +104,15 @@ def prepare_bases(
     return bases
 
 
-def basis_folder(family: Family, expert: int, rank: Rank = None) -> Path:
+def basis_folder(family: ModelFamily, expert: int, rank: Rank = None) -> Path:
     """The cache folder for one expert's bases; its name follows from the contents of base and expert."""
     key = f"{METHOD}|{family.base.digest}|{family.experts[expert].digest}|{family.models.vocabulary}|{rank}"
     return cache_folder("bases") / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def _compute(family: Family, expert: int, missing: list[Weight], rank: Rank, progress: Progress | None) -> None:
+def _compute(
+    family: ModelFamily, expert: int, missing: list[Weight], rank: Rank, progress: BasesProgress | None
+) -> None:
     """This process' share of the missing bases."""
     state = this_process()
     with state.split_between_processes(missing) as share:
@@ -120,7 +122,7 @@ def _compute(family: Family, expert: int, missing: list[Weight], rank: Rank, pro
                 progress(family.experts[expert].name, done, len(share))
 
 
-def missing_bases(family: Family, expert: int, rank: Rank = None) -> list[Weight]:
+def missing_bases(family: ModelFamily, expert: int, rank: Rank = None) -> list[Weight]:
     """The matrices of an expert whose bases a run would have to compute."""
     folder = basis_folder(family, expert, rank)
     if (folder / "manifest.json").is_file():
@@ -129,7 +131,7 @@ def missing_bases(family: Family, expert: int, rank: Rank = None) -> list[Weight
     return [weight for weight in matrices if not (folder / f"{weight.name}.safetensors").is_file()]
 
 
-def compute_basis(family: Family, expert: int, weight: Weight, rank: Rank = None) -> None:
+def compute_basis(family: ModelFamily, expert: int, weight: Weight, rank: Rank = None) -> None:
     """Compute one basis and store it in the cache, unless it is there or the expert does not differ."""
     state = this_process()
     path = basis_folder(family, expert, rank) / f"{weight.name}.safetensors"
@@ -163,7 +165,7 @@ def _norm(values: torch.Tensor) -> float:
     return float(values.double().norm())
 
 
-def _write_manifest(folder: Path, family: Family, expert: int, rank: Rank) -> None:
+def _write_manifest(folder: Path, family: ModelFamily, expert: int, rank: Rank) -> None:
     """The list of files with their digests; its presence says that all of them are there.
 
     Raises:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.merging.materialise import Materialiser
 
 

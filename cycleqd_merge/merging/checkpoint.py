@@ -21,9 +21,9 @@ from mergekit.options import MergeOptions
 from safetensors import SafetensorError
 from transformers import PretrainedConfig
 
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.download import model_folder
-from cycleqd_merge.recipe.schema import Models
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Checkpoint:
         UserError: it cannot be found, holds no safetensors, is quantised, or a shard is missing.
     """
 
-    def __init__(self, reference: ModelReference, models: Models | None = None) -> None:
-        self.reference, models = reference, models or Models()
+    def __init__(self, reference: ModelReference, models: ModelsConfig | None = None) -> None:
+        self.reference, models = reference, models or ModelsConfig()
         require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = model_folder(reference.model, models, f"model {reference.model}")

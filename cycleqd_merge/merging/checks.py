@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
-from cycleqd_merge.merging.family import Expert, Family, fit_vocabulary
+from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
+from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
 
 
 @dataclass
-class Findings:
+class Problems:
     """What the checks found. `faults` forbid a run; `notices` are reported and the run goes on."""
 
     faults: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
-def check_family(family: Family) -> Findings:
+def check_family(family: ModelFamily) -> Problems:
     """All checks of a family; every fault names the model, the tensor and both values."""
-    findings = Findings()
+    findings = Problems()
     for expert in family.experts:
         if isinstance(expert.weights, Checkpoint):
             _check_architecture(family.base, expert.weights, expert.name, findings)
@@ -38,7 +36,7 @@ def check_family(family: Family) -> Findings:
     return findings
 
 
-def require_mergeable(family: Family) -> list[str]:
+def require_mergeable(family: ModelFamily) -> list[str]:
     """Notices of `check_family`.
 
     Raises:
@@ -50,13 +48,13 @@ def require_mergeable(family: Family) -> list[str]:
     return findings.notices
 
 
-def _check_architecture(base: Checkpoint, expert: Checkpoint, name: str, findings: Findings) -> None:
+def _check_architecture(base: Checkpoint, expert: Checkpoint, name: str, findings: Problems) -> None:
     ours, theirs = base.config.architectures, expert.config.architectures
     if ours != theirs:
         findings.faults.append(f"expert {name}: architecture {theirs}, the base has {ours}")
 
 
-def _check_names(family: Family, expert: Checkpoint, name: str, findings: Findings) -> None:
+def _check_names(family: ModelFamily, expert: Checkpoint, name: str, findings: Problems) -> None:
     known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
     for weight in family.weights:
         if expert.stored_name(weight) is None:
@@ -70,7 +68,7 @@ def _check_names(family: Family, expert: Checkpoint, name: str, findings: Findin
                 findings.faults.append(f"expert {name}: tensor {stored} is not in the base")
 
 
-def _check_adapter_names(family: Family, adapter: Adapter, name: str, findings: Findings) -> None:
+def _check_adapter_names(family: ModelFamily, adapter: Adapter, name: str, findings: Problems) -> None:
     known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
     findings.faults.extend(
         f"expert {name}: its adapter changes {tensor}, which the base lacks"
@@ -79,7 +77,7 @@ def _check_adapter_names(family: Family, adapter: Adapter, name: str, findings: 
     )
 
 
-def _check_values(family: Family, findings: Findings) -> None:
+def _check_values(family: ModelFamily, findings: Problems) -> None:
     """One pass over all tensors: shapes, dtypes, finite values, and task vectors that are not all zero."""
     differs = [False] * len(family.experts)
     cast: dict[tuple[str, str, str], int] = {}
@@ -118,7 +116,7 @@ def _check_values(family: Family, findings: Findings) -> None:
     )
 
 
-def _same_form(family: Family, weight: Weight, tensor: torch.Tensor, name: str, findings: Findings) -> bool:
+def _same_form(family: ModelFamily, weight: Weight, tensor: torch.Tensor, name: str, findings: Problems) -> bool:
     """Whether an expert's tensor fits the base's; reports why not, or which rows are dropped."""
     axis = weight.vocabulary_axis
     fitted = fit_vocabulary(tensor, weight, family.models)
@@ -148,48 +146,7 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a model folder brings a tokenizer of its own."""
-    return any(
-        (folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-    )
-
-
-def load_tokenizer(folder: Path, family: Family) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model folder.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=family.models.trust_remote_code)
-    except Exception as error:  # tokenizers raises nothing more specific
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: no tokenizer can be loaded: {reason}") from error
-    return tokenizer
-
-
-def family_tokenizer(family: Family) -> PreTrainedTokenizerBase:
-    """The base's tokenizer with the chat template that the recipe chose.
-
-    Raises:
-        UserError: the choice names neither `base`, nor an expert, nor a file.
-    """
-    tokenizer = load_tokenizer(family.base.path, family)
-    choice = family.models.chat_template
-    if choice is None or choice == "base":
-        return tokenizer
-    expert = next((expert for expert in family.experts if expert.name == choice), None)
-    if expert is not None:
-        tokenizer.chat_template = load_tokenizer(expert.folder, family).chat_template
-        return tokenizer
-    if not Path(choice).is_file():
-        raise UserError(f"models.chat_template: {choice!r} is neither `base`, nor an expert, nor a file")
-    tokenizer.chat_template = Path(choice).read_text(encoding="utf-8")
-    return tokenizer
-
-
-def _check_tokenizer(family: Family, expert: Expert, findings: Findings) -> None:
+def _check_tokenizer(family: ModelFamily, expert: Expert, findings: Problems) -> None:
     """The same token for every id, and one chat template for all unless the recipe chose one."""
     if not has_tokenizer(expert.folder):
         if isinstance(expert.weights, Checkpoint):

@@ -16,12 +16,12 @@ from huggingface_hub import constants
 from mergekit.common import ModelPath, ModelReference
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.config.recipe import ModelsConfig, Recipe
+from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.hub_errors import explained, hub_errors
-from cycleqd_merge.recipe.schema import Models, Recipe
-from cycleqd_merge.recipe.values import hub_id
 
-Progress = Callable[[str, int, int], None]
+DownloadProgress = Callable[[str, int, int], None]
 """Called with a repository's id, bytes done and bytes in all."""
 
 _SMALL = (".json", ".txt", ".jinja", ".model", ".tiktoken", ".spm")
@@ -42,7 +42,7 @@ class Download:
         return sum(self.files.values())
 
 
-def model_folder(path: ModelPath, models: Models, label: str, progress: Progress | None = None) -> Path:
+def model_folder(path: ModelPath, models: ModelsConfig, label: str, progress: DownloadProgress | None = None) -> Path:
     """The folder of a full model: itself, or that of a Hub id in the Hub's cache.
 
     label: what messages call it, such as `model user/base`.
@@ -59,7 +59,7 @@ def model_folder(path: ModelPath, models: Models, label: str, progress: Progress
     return _converted(folder)
 
 
-def adapter_folder(path: ModelPath, models: Models, label: str, progress: Progress | None = None) -> Path:
+def adapter_folder(path: ModelPath, models: ModelsConfig, label: str, progress: DownloadProgress | None = None) -> Path:
     """The same of an adapter.
 
     Raises:
@@ -68,7 +68,7 @@ def adapter_folder(path: ModelPath, models: Models, label: str, progress: Progre
     return Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, True, progress)
 
 
-def pending(path: ModelPath, models: Models, label: str, adapter: bool = False) -> Download | None:
+def pending(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = False) -> Download | None:
     """What opening a Hub id would download; None if nothing. Where the Hub does not answer, the cache does.
 
     Raises:
@@ -93,7 +93,7 @@ def pending(path: ModelPath, models: Models, label: str, adapter: bool = False) 
     return Download(path.path, path.revision, missing) if missing else None
 
 
-def needed_files(names: Sequence[str], models: Models, label: str, adapter: bool) -> list[str]:
+def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter: bool) -> list[str]:
     """Of a repository's files those that opening it takes: weights, configurations, tokenizer.
 
     Raises:
@@ -111,7 +111,9 @@ def needed_files(names: Sequence[str], models: Models, label: str, adapter: bool
     return [*weights, *(name for name in root if name.endswith(endings) and name not in weights)]
 
 
-def _fetched(path: ModelPath, models: Models, label: str, adapter: bool, progress: Progress | None) -> Path:
+def _fetched(
+    path: ModelPath, models: ModelsConfig, label: str, adapter: bool, progress: DownloadProgress | None
+) -> Path:
     """The folder of a Hub id in the Hub's cache, with all that is needed."""
     missing = pending(path, models, label, adapter)
     if missing is not None:
@@ -130,7 +132,7 @@ def _cached(path: ModelPath) -> Path | None:
         return None if found is None else Path(found)
 
 
-def _download(wanted: Download, label: str, progress: Progress | None) -> None:
+def _download(wanted: Download, label: str, progress: DownloadProgress | None) -> None:
     done = 0
     with hub_errors(label), ThreadPoolExecutor(_PARALLEL) as pool:
         running = {
@@ -157,7 +159,7 @@ def hub_models(recipe: Recipe) -> list[tuple[ModelPath, str, bool]]:
     return list(found.values())
 
 
-def fetch(recipe: Recipe, progress: Progress | None = None) -> None:
+def fetch(recipe: Recipe, progress: DownloadProgress | None = None) -> None:
     """Download what a recipe's models need, so that opening them finds it.
 
     Raises:

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from mergekit.common import ModelReference
 
+from cycleqd_merge.config.recipe import ModelsConfig, Recipe
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.merging.download import adapter_folder
-from cycleqd_merge.recipe.schema import Models, Recipe
 
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
@@ -50,10 +50,10 @@ class Expert:
         return self.weights.digest
 
 
-class Family:
+class ModelFamily:
     """Base and experts. Tensors are read when asked for; nothing is kept in memory."""
 
-    def __init__(self, base: Checkpoint, experts: tuple[Expert, ...], models: Models) -> None:
+    def __init__(self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig) -> None:
         self.base, self.experts, self.models = base, experts, models
 
     @property
@@ -96,7 +96,7 @@ class Family:
         return None if same else Whole(tensor)
 
 
-def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: Models) -> torch.Tensor:
+def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: ModelsConfig) -> torch.Tensor:
     """Under `vocabulary: base`, the tensor without the rows that an expert added behind the base's vocabulary."""
     axis = weight.vocabulary_axis
     if models.vocabulary == "base" and axis is not None and tensor.shape[axis] > weight.shape[axis]:
@@ -104,7 +104,7 @@ def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: Models) -> torc
     return tensor
 
 
-def open_family(recipe: Recipe) -> Family:
+def open_model_family(recipe: Recipe) -> ModelFamily:
     """Open base and experts of a recipe.
 
     Raises:
@@ -112,7 +112,7 @@ def open_family(recipe: Recipe) -> Family:
     """
     base = open_base(recipe)
     experts = tuple(open_named_expert(recipe, name, base) for name in recipe.experts)
-    return Family(base, experts, recipe.models)
+    return ModelFamily(base, experts, recipe.models)
 
 
 def open_base(recipe: Recipe) -> Checkpoint:
@@ -137,12 +137,12 @@ def open_named_expert(recipe: Recipe, name: str, base: Checkpoint) -> Expert:
     return Expert(name, reference, open_expert(reference, base, recipe.models))
 
 
-def open_checkpoint(reference: ModelReference, models: Models) -> Checkpoint:
+def open_checkpoint(reference: ModelReference, models: ModelsConfig) -> Checkpoint:
     """A full model by its reference."""
     return Checkpoint(reference, models)
 
 
-def open_expert(reference: ModelReference, base: Checkpoint, models: Models) -> Checkpoint | Adapter:
+def open_expert(reference: ModelReference, base: Checkpoint, models: ModelsConfig) -> Checkpoint | Adapter:
     """An expert by its reference: a full model, or an adapter on `base`.
 
     Raises:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Literal
 
+from cycleqd_merge.config.evolution import LayerGroupsConfig, PatternGroupsConfig
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.recipe.evolution import LayerGroups, PatternGroups
 
 _LAYER = re.compile(r"\.(\d+)\.")
 REST = "rest"
@@ -17,7 +17,9 @@ REST = "rest"
 class Groups:
     """The groups of one architecture under one setting, numbered in order of first appearance."""
 
-    def __init__(self, weights: Sequence[Weight], setting: Literal["one"] | LayerGroups | PatternGroups) -> None:
+    def __init__(
+        self, weights: Sequence[Weight], setting: Literal["one"] | LayerGroupsConfig | PatternGroupsConfig
+    ) -> None:
         layers = 1 + max((int(found.group(1)) for each in weights if (found := _LAYER.search(each.name))), default=-1)
         labels = {weight.name: _label(weight, setting, layers) for weight in weights}
         self.setting = setting
@@ -36,10 +38,10 @@ class Groups:
         return [name for name, number in self._numbers.items() if number == group]
 
 
-def _label(weight: Weight, setting: Literal["one"] | LayerGroups | PatternGroups, layers: int) -> str:
+def _label(weight: Weight, setting: Literal["one"] | LayerGroupsConfig | PatternGroupsConfig, layers: int) -> str:
     if isinstance(setting, str):
         return "all"
-    if isinstance(setting, PatternGroups):
+    if isinstance(setting, PatternGroupsConfig):
         return next((pattern for pattern in setting.patterns if re.search(pattern, weight.name)), REST)
     layer = _LAYER.search(weight.name)
     if layer is None:
@@ -56,7 +58,7 @@ def _label(weight: Weight, setting: Literal["one"] | LayerGroups | PatternGroups
     return " ".join(parts)
 
 
-def _block(layer: int, setting: LayerGroups, layers: int) -> tuple[int, int]:
+def _block(layer: int, setting: LayerGroupsConfig, layers: int) -> tuple[int, int]:
     """First and last layer of the block that holds `layer`, of so many layers."""
     if setting.layers is not None:
         first = layer // setting.layers * setting.layers

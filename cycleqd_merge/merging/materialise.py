@@ -20,7 +20,7 @@ from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import ExpertBases, Rank
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.directions import Directions, Strengths
-from cycleqd_merge.merging.family import Family, TaskVector
+from cycleqd_merge.merging.family import ModelFamily, TaskVector
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.singular import joined, rescaled, strengthened
 from cycleqd_merge.merging.staging import Place, Staging
@@ -39,7 +39,7 @@ class Materialiser:
 
     def __init__(
         self,
-        family: Family,
+        family: ModelFamily,
         groups: Groups,
         bases: Mapping[int, ExpertBases],
         device: torch.device | str = "cpu",

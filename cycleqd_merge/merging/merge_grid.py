@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 from mergekit.merge_methods.registry import registered_methods
 
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.strategies import MergekitConfig
+from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.evolution.draws import new_seed
-from cycleqd_merge.evolution.strategy import MergeConfiguration
 from cycleqd_merge.merging.mergekit_config import METHOD
-from cycleqd_merge.recipe.faults import suggestion
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.recipe.strategies import MergekitStrategy
 
 Values = Mapping[str, Sequence[float | bool]]
 _SUMMED: Values = {"weight": (1.0,), "lambda": (0.3, 0.5, 0.7, 1.0)}
@@ -42,7 +42,7 @@ _GRIDS: dict[str, Values] = {
 _NO_MERGE = ("passthrough", METHOD)
 
 
-def merges(recipe: Recipe, setting: MergekitStrategy) -> list[tuple[MergeConfiguration, dict[str, Any]]]:
+def merges(recipe: Recipe, setting: MergekitConfig) -> list[tuple[MergekitConfiguration, dict[str, Any]]]:
     """The configurations that a recipe's strategy stands for, each with its step: method, models and parameters.
 
     Methods of two models are tried on every pair of experts. What a method draws at random follows from the run's seed.
@@ -56,7 +56,7 @@ def merges(recipe: Recipe, setting: MergekitStrategy) -> list[tuple[MergeConfigu
         if name not in specs:
             raise UserError(f"strategy: mergekit has no method {name!r}{suggestion(name, specs)}")
     chosen = list(dict.fromkeys(setting.methods or [*_GRIDS, *setting.grid, *specs]))
-    found: list[list[tuple[MergeConfiguration, dict[str, Any]]]] = []
+    found: list[list[tuple[MergekitConfiguration, dict[str, Any]]]] = []
     for name in chosen:
         if name not in specs:  # a method of the small grids that this mergekit lacks
             continue
@@ -94,7 +94,7 @@ def _models(spec: Any, experts: list[str]) -> list[list[str]]:
     return [experts] if contract.min_inputs <= inputs <= most else []
 
 
-def _configuration(recipe: Recipe, spec: Any, step: Mapping[str, Any]) -> MergeConfiguration:
+def _configuration(recipe: Recipe, spec: Any, step: Mapping[str, Any]) -> MergekitConfiguration:
     """What mergekit is given; whoever takes up the run puts its models at their commits."""
     references = [recipe.experts[name] for name in step["models"]]
     scopes = {parameter.name: parameter.scope.value for parameter in spec.parameters}
@@ -109,4 +109,4 @@ def _configuration(recipe: Recipe, spec: Any, step: Mapping[str, Any]) -> MergeC
     if shared:
         record["parameters"] = shared
     seed = new_seed(recipe.evolution.seed, spec.name, repr(sorted(step["parameters"].items()))) % 2**32
-    return MergeConfiguration(yaml.safe_dump(record, sort_keys=False), seed)
+    return MergekitConfiguration(yaml.safe_dump(record, sort_keys=False), seed)

@@ -18,9 +18,9 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 from cycleqd_merge.merging.download import adapter_folder
-from cycleqd_merge.recipe.schema import Models
 
 MERGE_DTYPE = "float32"
 
@@ -43,7 +43,7 @@ def merged_adapters(config: MergeConfiguration, trust_remote_code: bool = False)
 def _merged(reference: ModelReference, trust_remote_code: bool) -> Path:
     """The folder that mergekit made of base and adapter, under the name that it gives it."""
     assert reference.lora is not None
-    models = Models(trust_remote_code=trust_remote_code)
+    models = ModelsConfig(trust_remote_code=trust_remote_code)
     base = Checkpoint(ModelReference(model=reference.model), models)
     folder = adapter_folder(reference.lora, models, f"adapter {reference.lora}")
     adapter = digest_files(sorted(folder.glob("adapter_*")))

@@ -14,19 +14,19 @@ from typing import Any
 import yaml
 from mergekit.config import MergeConfiguration
 
+from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.checks import family_tokenizer
-from cycleqd_merge.merging.family import Family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.evolution import Evolution
+from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 METHOD = "cycleqd"
 STOCK_COMMAND, OWN_COMMAND = "mergekit-yaml mergekit_config.yml OUT", "cycleqd-merge merge mergekit_config.yml OUT"
 """What builds the model of a configuration: mergekit as it is, or with the method `cycleqd`."""
 
 
-def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evolution) -> str:
+def configuration_text(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> str:
     """`mergekit_config.yml`: the configuration that builds the genome's model, below the command that runs it.
 
     setting: where the materialiser's groups come from.
@@ -39,7 +39,7 @@ def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evol
     return f"# {_command(genome, family)}\n{text}"
 
 
-def _command(genome: Genome, family: Family) -> str:
+def _command(genome: Genome, family: ModelFamily) -> str:
     """What rebuilds the model from its configuration."""
     if genome.mutations:
         return OWN_COMMAND
@@ -47,7 +47,7 @@ def _command(genome: Genome, family: Family) -> str:
     return " ".join([STOCK_COMMAND, *stock_options(family, adapters)])
 
 
-def stock_options(family: Family, adapters: bool) -> list[str]:
+def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
     """What mergekit must be told beside the configuration. adapters: some of its models are."""
     options = ["--lora-merge-cache CACHE --lora-merge-dtype float32"] if adapters else []
     if family.models.vocabulary == "base":
@@ -57,7 +57,7 @@ def stock_options(family: Family, adapters: bool) -> list[str]:
     return options
 
 
-def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evolution) -> MergeConfiguration:
+def merge_configuration(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> MergeConfiguration:
     """The configuration that builds the genome's model; `setting` is where the materialiser's groups come from."""
     family, filters = materialiser.family, tensor_filters(materialiser.groups)
     dtypes = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
@@ -79,7 +79,7 @@ def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evo
     return MergeConfiguration.model_validate(record)
 
 
-def _carried(genome: Genome, materialiser: Materialiser, setting: Evolution) -> dict[str, Any]:
+def _carried(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> dict[str, Any]:
     """What the method `cycleqd` needs beside the coefficients, which are its `weight`."""
     needed = {mutation.expert for mutation in genome.mutations}
     carried = genome.to_json()

@@ -17,16 +17,16 @@ from mergekit.merge_methods import InputContract, PerNonBase, TensorGroup, merge
 from mergekit.merge_methods.base import BasePolicy
 from pydantic import TypeAdapter, ValidationError
 
+from cycleqd_merge.config.evolution import GroupsConfig
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.bases import ExpertBases, Rank, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
-from cycleqd_merge.merging.family import Expert, Family, open_expert
+from cycleqd_merge.merging.family import Expert, ModelFamily, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import METHOD
-from cycleqd_merge.recipe.evolution import GroupSetting
-from cycleqd_merge.recipe.schema import Models
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Carried:
     """
 
     genome: Genome
-    groups: GroupSetting
+    groups: GroupsConfig
     vocabulary: str
     rank: Rank
     bases: dict[int, str]
@@ -55,7 +55,7 @@ class Carried:
             record = json.loads(text)
             groups = len(record["mutations"][0]["share"])
             genome = Genome.from_json({**record, "coefficients": np.zeros((experts, groups)).tolist()})
-            setting = TypeAdapter(GroupSetting).validate_python(record["groups"])
+            setting = TypeAdapter(GroupsConfig).validate_python(record["groups"])
             bases = {int(number): digest for number, digest in record["bases"].items()}
             return cls(genome, setting, record["vocabulary"], record["rank"], bases)
         except (ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
@@ -88,10 +88,10 @@ def _opened(
 ) -> tuple[Materialiser, Genome, dict[str, Weight]]:
     """The materialiser over the configuration's models, opened once per merge."""
     carried = Carried.parse(text, len(references))
-    models = Models.model_validate({"vocabulary": carried.vocabulary})
+    models = ModelsConfig.model_validate({"vocabulary": carried.vocabulary})
     base = Checkpoint(base_reference)
     experts = tuple(Expert(str(ref), ref, open_expert(ref, base, models)) for ref in references)
-    family = Family(base, experts, models)
+    family = ModelFamily(base, experts, models)
     bases = prepare_bases(family, sorted(carried.bases), rank=carried.rank)
     _compare(bases, carried.bases)
     materialiser = Materialiser(family, Groups(family.weights, carried.groups), bases)

@@ -24,14 +24,14 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
-from cycleqd_merge.evolution.strategy import MergeConfiguration as Candidate
+from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.evolution.candidate import MergekitConfiguration as Candidate
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.export import folder_beside
-from cycleqd_merge.merging.family import Family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
 from cycleqd_merge.merging.mergekit_method import Carried
+from cycleqd_merge.outputs.checkpoint import folder_beside
 
 _Step = TypeVar("_Step")
 
@@ -82,7 +82,7 @@ def _truncation(config: MergeConfiguration) -> dict[str, bool]:
 
 
 def merged_tensors(
-    candidate: Candidate, family: Family, device: torch.device | str = "cpu"
+    candidate: Candidate, family: ModelFamily, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a configuration one by one, as (name, tensor in the base checkpoint's dtype).
 
@@ -111,7 +111,7 @@ def merged_tensors(
             yield name, tensor.to(dtype_from_name(saves[name].dtype) or tensor.dtype).to(weights[name].dtype)
 
 
-def write_merge(candidate: Candidate, family: Family, folder: Path, device: torch.device | str = "cpu") -> None:
+def write_merge(candidate: Candidate, family: ModelFamily, folder: Path, device: torch.device | str = "cpu") -> None:
     """Write what `mergekit-yaml --random-seed` writes for a configuration to a folder, but for the card.
 
     Raises:
@@ -129,7 +129,7 @@ def write_merge(candidate: Candidate, family: Family, folder: Path, device: torc
         run_merge(config, str(folder), options)
 
 
-def merge_command(candidate: Candidate, family: Family, device: torch.device | str = "cpu") -> str:
+def merge_command(candidate: Candidate, family: ModelFamily, device: torch.device | str = "cpu") -> str:
     """The command that writes the same from `mergekit_config.yml`.
 
     Raises:
@@ -145,7 +145,7 @@ def merge_command(candidate: Candidate, family: Family, device: torch.device | s
     return " ".join([STOCK_COMMAND, *options])
 
 
-def _planned(config: MergeConfiguration, options: MergeOptions, family: Family) -> dict[str, SaveTensor]:
+def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFamily) -> dict[str, SaveTensor]:
     """mergekit's tasks by the tensor that they would save."""
     architecture = get_architecture_info(config, options)
     planner = MergePlanner(config, architecture, options, family.base.config)
@@ -202,7 +202,7 @@ def _refusals(where: str) -> Iterator[None]:
     """What mergekit raises for a configuration that cannot be run, as a `UserError`.
 
     Raises:
-        EnvironmentFailed: the disk or the file system failed, whatever the configuration.
+        InfrastructureError: the disk or the file system failed, whatever the configuration.
     """
     try:
         yield
@@ -211,7 +211,7 @@ def _refusals(where: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
         if _errno(error) not in (None, errno.ENOENT):
-            raise EnvironmentFailed(f"{where}: mergekit could not build it: {line}") from error
+            raise InfrastructureError(f"{where}: mergekit could not build it: {line}") from error
         raise UserError(f"{where}: mergekit cannot build it: {line}") from error
 
 

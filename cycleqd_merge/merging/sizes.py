@@ -7,22 +7,22 @@ from math import prod
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import Rank
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import Expert, Family
+from cycleqd_merge.merging.family import Expert, ModelFamily
 
 FLOAT32 = 4
 
 
-def model_bytes(family: Family) -> int:
+def model_bytes(family: ModelFamily) -> int:
     """Bytes of all tensors of a merged model."""
     return sum(prod(weight.shape) * weight.dtype.itemsize for weight in family.weights)
 
 
-def pinned_bytes(family: Family) -> int:
+def pinned_bytes(family: ModelFamily) -> int:
     """The same in pinned memory, where torch rounds every tensor up to a power of two."""
     return sum(1 << (prod(weight.shape) * weight.dtype.itemsize - 1).bit_length() for weight in family.weights)
 
 
-def largest_tensor(family: Family) -> int:
+def largest_tensor(family: ModelFamily) -> int:
     """Bytes of the largest tensor in float32."""
     return max(prod(weight.shape) for weight in family.weights) * FLOAT32
 
@@ -42,7 +42,7 @@ def directions(weight: Weight, expert: Expert, rank: Rank = None) -> int:
     return min(full, expert.weights.rank) if changed else 0
 
 
-def expert_bytes(family: Family, expert: Expert) -> int:
+def expert_bytes(family: ModelFamily, expert: Expert) -> int:
     """Bytes of an expert as it is kept between children: a full one's tensors, an adapter's factors in float32."""
     if not isinstance(expert.weights, Adapter):
         return model_bytes(family)

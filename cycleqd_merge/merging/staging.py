@@ -11,7 +11,7 @@ import torch
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.bases import ExpertBases
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import Family, TaskVector, Whole
+from cycleqd_merge.merging.family import ModelFamily, TaskVector, Whole
 from cycleqd_merge.merging.shared import SharedMemory
 from cycleqd_merge.merging.singular import Basis
 
@@ -27,7 +27,7 @@ class Staging:
     """
 
     def __init__(
-        self, family: Family, bases: Mapping[int, ExpertBases], device: torch.device | str, place: Place = "disk"
+        self, family: ModelFamily, bases: Mapping[int, ExpertBases], device: torch.device | str, place: Place = "disk"
     ) -> None:
         self.family, self.bases = family, bases
         self.device, self.place = torch.device(device), place
@@ -86,7 +86,7 @@ class Staging:
         return tensor.cpu().pin_memory() if self.device.type == "cuda" else tensor.clone()
 
 
-def _contents(family: Family, bases: Mapping[int, ExpertBases], cuda: bool) -> str:
+def _contents(family: ModelFamily, bases: Mapping[int, ExpertBases], cuda: bool) -> str:
     """What the tensors that a staging keeps follow from."""
     parts = [family.base.digest, *(expert.digest for expert in family.experts), family.models.vocabulary, str(cuda)]
     return "|".join([*parts, *(f"{number}:{stored.digest}" for number, stored in bases.items())])

@@ -11,13 +11,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cycleqd_merge.config.loading import yaml_text
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.journal.log import failed
-from cycleqd_merge.journal.replay import Replay
-from cycleqd_merge.recipe.loading import yaml_text
 from cycleqd_merge.report.page_data import page_data
 from cycleqd_merge.report.scores import compare_best, mean_of, usual_scores
 from cycleqd_merge.report.summary import summary
+from cycleqd_merge.run.state import Run
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = (
@@ -27,13 +27,13 @@ SCRIPTS = (
 """Joined in this order into one module."""
 
 
-def write_page(replay: Replay, run: str, path: Path, comparison: Mapping[str, Any] | None = None) -> None:
+def write_page(run: Run, name: str, path: Path, comparison: Mapping[str, Any] | None = None) -> None:
     """Write the page of a run to `path`; see `render_page`.
 
     Raises:
         UserError: the file cannot be written.
     """
-    text = render_page(replay, run, comparison)
+    text = render_page(run, name, comparison)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may hold half a character
@@ -41,10 +41,10 @@ def write_page(replay: Replay, run: str, path: Path, comparison: Mapping[str, An
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def render_page(replay: Replay, run: str, comparison: Mapping[str, Any] | None = None) -> str:
+def render_page(run: Run, name: str, comparison: Mapping[str, Any] | None = None) -> str:
     """The page of a run as HTML.
 
-    run: what its commands call the run. comparison: the JSON values of a section about the comparison that the run took
+    name: what its commands call the run. comparison: the JSON values of a section about the comparison that the run took
     part in, as `comparison.page_section` gives them.
     """
     environment = Environment(
@@ -56,17 +56,17 @@ def render_page(replay: Replay, run: str, comparison: Mapping[str, Any] | None =
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("page.html.jinja").render(
-        run=run,
-        facts=summary(replay),
-        averaged=replay.objectives,
+        run=name,
+        facts=summary(run),
+        averaged=run.objectives,
         made_by=f"cycleqd-merge {version('cycleqd-merge')}",
         style=_asset("page.css"),
         script="\n".join(_asset(name) for name in SCRIPTS),
         comparison=comparison,
-        data={**page_data(replay, run), "comparison": comparison and comparison["charts"]},
-        failures=[event for event in replay.results if failed(event)],
-        **_scores(replay),
-        **_provenance(replay),
+        data={**page_data(run, name), "comparison": comparison and comparison["charts"]},
+        failures=[event for event in run.results if failed(event)],
+        **_scores(run),
+        **_provenance(run),
     )
 
 
@@ -74,27 +74,26 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _scores(replay: Replay) -> dict[str, Any]:
+def _scores(run: Run) -> dict[str, Any]:
     """For the summary: a table per kind of rows, and who wins."""
-    scored = usual_scores(replay)
+    scored = usual_scores(run)
     tables = {}
     for rows in ("heldout", "search"):
         found = {model.name: getattr(model, rows) for model in scored if getattr(model, rows)}
-        means = {name: mean_of(estimates, replay.objectives) for name, estimates in found.items()}
-        columns = [[*means.values()], *([e.get(task) for e in found.values()] for task in replay.tasks)]
+        means = {name: mean_of(estimates, run.objectives) for name, estimates in found.items()}
+        columns = [[*means.values()], *([e.get(task) for e in found.values()] for task in run.tasks)]
         tables[rows] = {
             "models": [
-                (name, [means[name], *(estimates.get(task) for task in replay.tasks)])
-                for name, estimates in found.items()
+                (name, [means[name], *(estimates.get(task) for task in run.tasks)]) for name, estimates in found.items()
             ],
             "best": [max((e.score for e in column if e is not None), default=None) for column in columns],
         }
-    return {"tables": tables, "verdict": compare_best(scored, replay.objectives)}
+    return {"tables": tables, "verdict": compare_best(scored, run.objectives)}
 
 
-def _provenance(replay: Replay) -> dict[str, Any]:
+def _provenance(run: Run) -> dict[str, Any]:
     """Where the run comes from: models with their hashes, settings, sessions."""
-    recipe, start = replay.recipe, replay.start
+    recipe, start = run.recipe, run.start
     named = {"base": recipe.base, **recipe.experts}
     digests = {"base": start["base"], **start["experts"]}
     return {
@@ -105,7 +104,7 @@ def _provenance(replay: Replay) -> dict[str, Any]:
         },
         "settings": yaml_text(recipe.model_dump(mode="json", exclude_unset=True)),
         "identity": json.dumps({"evolution": start["evolution"], "in_flight": start["in_flight"]}, indent=1),
-        "sessions": [_session(event) for event in replay.sessions],
+        "sessions": [_session(event) for event in run.sessions],
     }
 
 

@@ -8,43 +8,43 @@ from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.report.figures import lineage_rows
 from cycleqd_merge.report.summary import history, lineage, summary
+from cycleqd_merge.run.state import Run
 
 ANCESTORS = 24
 """Evaluations drawn per lineage at most."""
 
 
-def page_data(replay: Replay, run: str) -> dict[str, Any]:
-    """Archives, evaluations and progress of a run; `run` is what commands on the page call it."""
-    facts = summary(replay)
+def page_data(run: Run, name: str) -> dict[str, Any]:
+    """Archives, evaluations and progress of a run; `name` is what commands on the page call it."""
+    facts = summary(run)
     return {
-        "tasks": replay.tasks,
-        "objectives": replay.objectives,
-        "experts": replay.experts,
-        "groups": replay.groups,
-        "export": f"cycleqd-merge export {shlex.quote(run)}",
-        "first": replay.space.first,
+        "tasks": run.tasks,
+        "objectives": run.objectives,
+        "experts": run.experts,
+        "groups": run.groups,
+        "export": f"cycleqd-merge export {shlex.quote(name)}",
+        "first": run.space.first,
         "bestMean": facts["best_mean"],
-        "archives": [_archive(archive, facts["archives"], replay) for archive in replay.archives],
-        "evaluations": [_evaluation(replay, number) for number in range(len(replay.results))],
-        "history": history(replay),
+        "archives": [_archive(archive, facts["archives"], run) for archive in run.archives],
+        "evaluations": [_evaluation(run, number) for number in range(len(run.results))],
+        "history": history(run),
     }
 
 
-def _archive(archive: Archive, facts: dict[str, Any], replay: Replay) -> dict[str, Any]:
+def _archive(archive: Archive, facts: dict[str, Any], run: Run) -> dict[str, Any]:
     """An archive as `summary` has it, with the axes of its cells."""
-    name = replay.objectives[archive.task]
-    others = [replay.objectives[task] for task in archive.others]
+    name = run.objectives[archive.task]
+    others = [run.objectives[task] for task in archive.others]
     elites = [{"number": elite["evaluation"], "cell": elite["cell"]} for elite in facts[name]["elites"]]
     return {**facts[name], "task": name, "others": others, "shape": list(archive.shape), "elites": elites}
 
 
-def _evaluation(replay: Replay, number: int) -> dict[str, Any]:
+def _evaluation(run: Run, number: int) -> dict[str, Any]:
     """How a child came to be, its scores on each kind of rows, what it is made of, and where its ancestors stand."""
-    event, candidate = replay.results[number], replay.portable(replay.candidate(number))
-    line = lineage(replay, number, ANCESTORS)
+    event, candidate = run.results[number], run.portable(run.candidate(number))
+    line = lineage(run, number, ANCESTORS)
     rows = lineage_rows(line)
     facts: dict[str, Any] = {
         "step": {
@@ -61,9 +61,9 @@ def _evaluation(replay: Replay, number: int) -> dict[str, Any]:
         facts |= {"coefficients": candidate.coefficients.round(6).tolist(), "mutations": len(candidate.mutations)}
     else:
         facts["configuration"] = {"yaml": candidate.yaml, "seed": candidate.seed}
-    if number in replay.confirmed:
-        facts["confirm"] = list(replay.confirmed[number])
-    if replay.measured:
-        heldout = replay.measured.get((replay.digest(candidate), "heldout"), {})
+    if number in run.confirmed:
+        facts["confirm"] = list(run.confirmed[number])
+    if run.measured:
+        heldout = run.measured.get((run.digest(candidate), "heldout"), {})
         facts["heldout"] = {task: asdict(estimate) for task, estimate in heldout.items()} or None
     return facts

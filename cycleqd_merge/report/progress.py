@@ -10,11 +10,12 @@ from rich.live import Live
 from rich.text import Text
 
 from cycleqd_merge.journal.log import Event
-from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.report.tables import overview
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.state import Run
 
 
-class Progress:
+class ProgressDisplay(Observer):
     """Observes a run. On a terminal one block is drawn over and over, elsewhere every result is a line."""
 
     def __init__(self, console: Console) -> None:
@@ -23,7 +24,7 @@ class Progress:
         self._since = time.monotonic()
         self._already = 0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         if self._live is not None:
             self._live.start()
         return self
@@ -31,10 +32,14 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the live block; what is printed from now on stays."""
         if self._live is not None:
             self._live.stop()
 
-    def bases(self, expert: str, done: int, total: int) -> None:
+    def computing_bases(self, expert: str, done: int, total: int) -> None:
         """Singular bases of an expert are being computed."""
         line = f"singular bases of {expert}: {done} of {total} matrices"
         if self._live is not None:
@@ -42,7 +47,7 @@ class Progress:
         elif done == total:
             self._console.print(line, highlight=False)
 
-    def fetching(self, repo: str, done: int, total: int) -> None:
+    def downloading(self, repo: str, done: int, total: int) -> None:
         """A repository of the Hub is being downloaded; bytes."""
         line = f"downloading {repo}: {size(done)} of {size(total)}"
         if self._live is not None:
@@ -50,57 +55,57 @@ class Progress:
         elif done in (0, total):
             self._console.print(line, highlight=False)
 
-    def started(self, replay: Replay) -> None:
-        """See `run.evolve.Observer`."""
-        self._since, self._already = time.monotonic(), replay.schedule.told
-        if replay.schedule.told:
-            self._console.print(f"going on after generation {replay.generation}", highlight=False)
+    def started(self, run: Run) -> None:
+        """See `Observer`."""
+        self._since, self._already = time.monotonic(), run.schedule.told
+        if run.schedule.told:
+            self._console.print(f"going on after generation {run.generation}", highlight=False)
 
-    def told(self, replay: Replay, event: Event) -> None:
-        """See `run.evolve.Observer`."""
+    def evaluated(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
         if self._live is not None:
-            self._live.update(self._block(replay, event))
+            self._live.update(self._block(run, event))
         else:
-            self._console.print(self._line(replay, event), highlight=False, soft_wrap=True)
+            self._console.print(self._line(run, event), highlight=False, soft_wrap=True)
 
-    def _line(self, replay: Replay, event: Event) -> str:
+    def _line(self, run: Run, event: Event) -> str:
         number = event["number"]
-        if number < len(replay.experts):
-            what = f"expert {replay.experts[number]}"
-        elif number < replay.space.first:
-            what = f"seed {number - len(replay.experts) + 1}/{len(replay.space.seeds)}"
+        if number < len(run.experts):
+            what = f"expert {run.experts[number]}"
+        elif number < run.space.first:
+            what = f"seed {number - len(run.experts) + 1}/{len(run.space.seeds)}"
         else:
-            what = f"generation {replay.generation}/{replay.generations}{self._kind(replay, number)}"
+            what = f"generation {run.generation}/{run.generations}{self._kind(run, number)}"
         if event.get("censored"):
             return f"{what}: dropped after {event['scored']} of {event['rows']} rows: it can enter no archive"
         if event["scores"] is None:
             return f"{what}: failed: {event['error']}"
-        scores = " ".join(f"{task} {score:.3f}" for task, score in zip(replay.tasks, event["scores"], strict=True))
-        each, left = self._pace(replay)
-        return f"{what}: {scores} | {self._archives(replay)} | {each:.1f} s each, {duration(left)} left"
+        scores = " ".join(f"{task} {score:.3f}" for task, score in zip(run.tasks, event["scores"], strict=True))
+        each, left = self._pace(run)
+        return f"{what}: {scores} | {self._archives(run)} | {each:.1f} s each, {duration(left)} left"
 
-    def _kind(self, replay: Replay, number: int) -> str:
+    def _kind(self, run: Run, number: int) -> str:
         """What is special about a generation: its merge method, or the task that is the quality."""
-        if "merge" in replay.steps[number]:
-            return f" ({replay.steps[number]['merge']})"
-        cycling = "parents" in replay.steps[number] and replay.recipe.evolution.cycling
-        return f" ({replay.objectives[replay.generation % len(replay.objectives)]})" if cycling else ""
+        if "merge" in run.steps[number]:
+            return f" ({run.steps[number]['merge']})"
+        cycling = "parents" in run.steps[number] and run.recipe.evolution.cycling
+        return f" ({run.objectives[run.generation % len(run.objectives)]})" if cycling else ""
 
-    def _archives(self, replay: Replay) -> str:
-        best = [archive.best() for archive in replay.archives]
+    def _archives(self, run: Run) -> str:
+        best = [archive.best() for archive in run.archives]
         qualities = "/".join(f"{elite.scores[elite.task]:.3f}" for elite in best if elite is not None)
-        covered = "/".join(f"{archive.coverage:.0%}" for archive in replay.archives)
-        qd = sum(archive.qd_score for archive in replay.archives)
+        covered = "/".join(f"{archive.coverage:.0%}" for archive in run.archives)
+        qd = sum(archive.qd_score for archive in run.archives)
         return f"best {qualities or '-'} coverage {covered or '-'} QD {qd:.2f}"
 
-    def _block(self, replay: Replay, event: Event) -> RenderableType:
-        return Group(Text(self._line(replay, event)), overview(replay.archives, replay.objectives))
+    def _block(self, run: Run, event: Event) -> RenderableType:
+        return Group(Text(self._line(run, event)), overview(run.archives, run.objectives))
 
-    def _pace(self, replay: Replay) -> tuple[float, float]:
+    def _pace(self, run: Run) -> tuple[float, float]:
         """Seconds per evaluation in this session, and seconds left."""
-        done = max(replay.schedule.told - self._already, 1)
+        done = max(run.schedule.told - self._already, 1)
         each = (time.monotonic() - self._since) / done
-        return each, each * (replay.schedule.total - replay.schedule.told)
+        return each, each * (run.schedule.total - run.schedule.told)
 
 
 def duration(seconds: float) -> str:
@@ -110,21 +115,21 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
-class Milestones:
+class Milestones(Observer):
     """Observes one of several runs: a line at its begin, and after every tenth of its generations."""
 
     def __init__(self, console: Console, name: str) -> None:
         self._console, self._name = console, name
 
-    def started(self, replay: Replay) -> None:
-        """See `run.evolve.Observer`."""
-        self._say(f"going on after generation {replay.generation}" if replay.schedule.told else "begun")
+    def started(self, run: Run) -> None:
+        """See `Observer`."""
+        self._say(f"going on after generation {run.generation}" if run.schedule.told else "begun")
 
-    def told(self, replay: Replay, event: Event) -> None:
-        """See `run.evolve.Observer`."""
-        done, total = replay.generation, replay.generations
+    def evaluated(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
+        done, total = run.generation, run.generations
         if done and (done == total or done * 10 // total > (done - 1) * 10 // total):
-            best = max(replay.mean(tuple(each["scores"])) for each in replay.results if each["scores"] is not None)
+            best = max(run.mean(tuple(each["scores"])) for each in run.results if each["scores"] is not None)
             self._say(f"generation {done}/{total}, best mean {best:.3f}")
 
     def _say(self, what: str) -> None:

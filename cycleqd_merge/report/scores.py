@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import expert_genome, level_genome
-from cycleqd_merge.evolution.strategy import Candidate
 from cycleqd_merge.journal.measured import Estimate
-from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.run.state import Run
 
 Estimates = Mapping[str, Estimate]
 """By task; empty where a model was not scored."""
@@ -25,34 +25,34 @@ class ModelScores:
     heldout: Estimates
 
 
-def usual_scores(replay: Replay) -> list[ModelScores]:
+def usual_scores(run: Run) -> list[ModelScores]:
     """Base, experts and their plain mean, then, once there are elites, the best-mean elite and the aggregate if any."""
-    experts, groups = len(replay.experts), len(replay.groups)
-    scored = [model_scores(replay, "base", level_genome(0.0, experts, groups))]
-    for number, name in enumerate(replay.experts):
-        scored.append(model_scores(replay, f"expert:{name}", expert_genome(number, experts, groups), number))
-    scored.append(model_scores(replay, "mean", level_genome(1.0 / experts, experts, groups)))
-    if replay.elites():
-        best = replay.best_mean()
-        scored.append(model_scores(replay, "best-mean", replay.candidate(best), best))
-    if replay.has_aggregate:
-        scored.append(model_scores(replay, "aggregate", replay.aggregate()))
+    experts, groups = len(run.experts), len(run.groups)
+    scored = [model_scores(run, "base", level_genome(0.0, experts, groups))]
+    for number, name in enumerate(run.experts):
+        scored.append(model_scores(run, f"expert:{name}", expert_genome(number, experts, groups), number))
+    scored.append(model_scores(run, "mean", level_genome(1.0 / experts, experts, groups)))
+    if run.elites():
+        best = run.best_mean()
+        scored.append(model_scores(run, "best-mean", run.candidate(best), best))
+    if run.has_aggregate:
+        scored.append(model_scores(run, "aggregate", run.aggregate()))
     return scored
 
 
-def model_scores(replay: Replay, name: str, candidate: Candidate, number: int | None = None) -> ModelScores:
+def model_scores(run: Run, name: str, candidate: Candidate, number: int | None = None) -> ModelScores:
     """What the journal knows of a model; `number` is its evaluation's, if it has one."""
-    digest = replay.digest(candidate)
-    searched = replay.measured.get((digest, "search")) or search_estimates(replay, number)
-    return ModelScores(name, number, searched, replay.measured.get((digest, "heldout"), {}))
+    digest = run.digest(candidate)
+    searched = run.measured.get((digest, "search")) or search_estimates(run, number)
+    return ModelScores(name, number, searched, run.measured.get((digest, "heldout"), {}))
 
 
-def search_estimates(replay: Replay, number: int | None) -> Estimates:
+def search_estimates(run: Run, number: int | None) -> Estimates:
     """What the search told of an evaluation. Its samples are not journaled, so the errors are upper bounds."""
-    if number is None or number >= len(replay.results) or replay.results[number]["scores"] is None:
+    if number is None or number >= len(run.results) or run.results[number]["scores"] is None:
         return {}
-    counts = {task: facts["rows"]["search"] for task, facts in replay.start.get("tasks", {}).items()}
-    scores = zip(replay.tasks, replay.scores(number), strict=True)
+    counts = {task: facts["rows"]["search"] for task, facts in run.start.get("tasks", {}).items()}
+    scores = zip(run.tasks, run.scores(number), strict=True)
     return {task: Estimate.at_most(score, counts.get(task, 0)) for task, score in scores}
 
 

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cycleqd_merge.evolution.archive import Archive
+from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.evolution.strategy import Candidate
-from cycleqd_merge.journal.replay import Replay
-from cycleqd_merge.tasks.check import Verdict
+from cycleqd_merge.run.state import Run
+from cycleqd_merge.tasks.check import GradingCheck
 
 _SHADES = " ░▒▓█"
 
@@ -38,9 +38,9 @@ def overview(archives: Sequence[Archive], tasks: Sequence[str]) -> Table:
     return table
 
 
-def elite_table(archive: Archive, replay: Replay, most: int | None = None) -> Table:
+def elite_table(archive: Archive, run: Run, most: int | None = None) -> Table:
     """An archive's elites by quality, with every task's score, those to keep too; at most `most` of them."""
-    tasks = replay.tasks
+    tasks = run.tasks
     elites = sorted(archive.elites(), key=lambda elite: -elite.scores[archive.task])
     shown = elites[:most]
     title = f"Archive {tasks[archive.task]}: {len(shown)} of {len(elites)} elites"
@@ -50,7 +50,7 @@ def elite_table(archive: Archive, replay: Replay, most: int | None = None) -> Ta
     for task in tasks:
         table.add_column(task, justify="right")
     for elite in shown:
-        scores = (f"{score:.3f}" for score in replay.scores(elite.number))
+        scores = (f"{score:.3f}" for score in run.scores(elite.number))
         table.add_row(cell_name(tasks[archive.task], elite.cell), f"#{elite.number}", *scores)
     return table
 
@@ -128,18 +128,18 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
     return table
 
 
-def confirmed_table(replay: Replay) -> Table:
+def confirmed_table(run: Run) -> Table:
     """The confirmed elites by their mean over all rows: what the search saw and what the rows set aside say."""
     table = Table(title="Confirmed elites: search score / score on rows set aside", title_justify="left")
-    for heading in ("evaluation", *replay.tasks, "mean", "chosen by"):
+    for heading in ("evaluation", *run.tasks, "mean", "chosen by"):
         table.add_column(heading, justify="left" if heading == "evaluation" else "right")
-    order = sorted(replay.confirmed, key=lambda number: -replay.mean(replay.judged(number)))
+    order = sorted(run.confirmed, key=lambda number: -run.mean(run.judged(number)))
     for number in order:
-        searched, confirmed = replay.scores(number), replay.confirmed[number]
+        searched, confirmed = run.scores(number), run.confirmed[number]
         pairs = [*zip(searched, confirmed, strict=True)]
-        pairs.append((replay.mean(searched), replay.mean(confirmed)))
+        pairs.append((run.mean(searched), run.mean(confirmed)))
         cells = (f"{search:.3f} / {again:.3f}" for search, again in pairs)
-        table.add_row(f"#{number}", *cells, f"{replay.mean(replay.judged(number)):.3f}")
+        table.add_row(f"#{number}", *cells, f"{run.mean(run.judged(number)):.3f}")
     return table
 
 
@@ -162,7 +162,7 @@ def _shade(value: float, low: float, high: float) -> str:
     return _SHADES[1 + min(int(max(level, 0.0) * (len(_SHADES) - 1)), len(_SHADES) - 2)]
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+def verdict_table(verdicts: Sequence[GradingCheck]) -> Table:
     """One row per kind of known answer: how many were accepted, and the samples where that is wrong."""
     table = Table(title="Known answers", title_justify="left")
     for heading in ("answer", "must be", "accepted", "graded wrongly"):

@@ -5,30 +5,30 @@ from __future__ import annotations
 import time
 
 from cycleqd_merge.errors import Interrupted
-from cycleqd_merge.evaluation.pool import Pool
-from cycleqd_merge.evolution.strategy import Proposal
+from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import Event, Journal
-from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.run.state import Run
+from cycleqd_merge.strategies.protocol import Proposal
 
 
-def to_confirm(replay: Replay) -> list[int]:
+def to_confirm(run: Run) -> list[int]:
     """Elites to score again: the highest means and the best of each archive, less those that were, or failed in it.
 
     Empty where a task sets no rows aside, or the recipe wants none scored again.
     """
     if (
-        not replay.recipe.confirm.top
-        or not all(task["rows"]["confirm"] for task in replay.start["tasks"].values())
-        or not replay.archives
+        not run.recipe.confirm.top
+        or not all(task["rows"]["confirm"] for task in run.start["tasks"].values())
+        or not run.archives
     ):
         return []
-    by_mean = sorted(replay.elites(), key=lambda number: (-replay.mean(replay.scores(number)), number))
-    best = [elite.number for archive in replay.archives if (elite := archive.best()) is not None]
-    chosen = dict.fromkeys([*by_mean[: replay.recipe.confirm.top], *best])
-    return [number for number in chosen if number not in replay.confirmed and number not in replay.unconfirmed]
+    by_mean = sorted(run.elites(), key=lambda number: (-run.mean(run.scores(number)), number))
+    best = [elite.number for archive in run.archives if (elite := archive.best()) is not None]
+    chosen = dict.fromkeys([*by_mean[: run.recipe.confirm.top], *best])
+    return [number for number in chosen if number not in run.confirmed and number not in run.unconfirmed]
 
 
-def confirm(journal: Journal, replay: Replay, pool: Pool, deadline: float | None = None) -> list[int]:
+def confirm(journal: Journal, run: Run, pool: Pool, deadline: float | None = None) -> list[int]:
     """Score the top elites on the rows set aside and journal it; returns their numbers.
 
     An elite whose evaluation fails stays unconfirmed for good and is thereby not chosen. deadline: a `time.monotonic()`
@@ -37,9 +37,9 @@ def confirm(journal: Journal, replay: Replay, pool: Pool, deadline: float | None
     Raises:
         Interrupted: by the deadline; everything scored so far is recorded.
     """
-    numbers = to_confirm(replay)
+    numbers = to_confirm(run)
     for number in numbers:
-        pool.submit(Proposal(number, replay.candidate(number), {}), rows="confirm")
+        pool.submit(Proposal(number, run.candidate(number), {}), rows="confirm")
     for _ in numbers:
         if deadline is not None and time.monotonic() > deadline:
             raise Interrupted("the time limit is reached")
@@ -50,5 +50,5 @@ def confirm(journal: Journal, replay: Replay, pool: Pool, deadline: float | None
         else:
             event |= {"scores": list(finished.evaluation.scores)}
         journal.append(event)
-        replay.tell_confirmed(event)
+        run.tell_confirmed(event)
     return numbers

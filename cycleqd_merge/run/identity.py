@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from cycleqd_merge.config.anchoring import without_folders
+from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.references import local_models, respelled
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
-from cycleqd_merge.journal.log import Event
-from cycleqd_merge.recipe.evolution import Evolution
-from cycleqd_merge.recipe.references import local_models, respelled
-from cycleqd_merge.recipe.schema import Recipe
+from cycleqd_merge.journal.log import Event, of_kind
 from cycleqd_merge.tasks.protocol import Rows
 
 ROWS: tuple[Rows, ...] = ("search", "confirm")
 
 if TYPE_CHECKING:  # comparing identities needs no torch
-    from cycleqd_merge.evaluation.materials import Materials
+    from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
     from cycleqd_merge.tasks.suite import SuiteTask
 
 
-def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = ()) -> Event:
+def start_event(materials: OpenedRecipe, in_flight: int, seeds: Sequence[Event] = ()) -> Event:
     """The journal's first event. Everything in it belongs to the run's identity.
 
     seeds: genomes beside the experts that the run starts from, each with the scores that it brings, by task.
@@ -36,7 +37,7 @@ def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = (
         "experts": {expert.name: expert.digest for expert in family.experts},
         "models": _models(recipe),
         "tasks": {task.name: task_identity(task) for task in suite},
-        "strategy": respelled(recipe.strategy.model_dump(mode="json"), local_models(recipe)),
+        "strategy": respelled(without_folders(recipe.strategy.model_dump(mode="json")), local_models(recipe)),
         "evolution": operators(recipe.evolution),
         "groups": list(groups.labels),
         "in_flight": in_flight,
@@ -45,21 +46,31 @@ def start_event(materials: Materials, in_flight: int, seeds: Sequence[Event] = (
     }
 
 
-def operators(evolution: Evolution) -> dict[str, Any]:
+def operators(evolution: EvolutionConfig) -> dict[str, Any]:
     """The settings of the search that belong to a run's identity."""
     return evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
 
 
 def as_of_today(recorded: Event) -> Event:
-    """A recorded identity, whose settings are given those that came into being since: new ones begin as it was before.
-
-    What this version does not know stays as it is recorded.
+    """A recorded identity as this version writes it: later settings at the values that stand for the old behaviour,
+    files by their names alone. What this version does not know stays as it was recorded.
     """
+    now = dict(recorded)
     try:
-        evolution = Evolution.model_validate(recorded["evolution"])
+        now["evolution"] = operators(EvolutionConfig.model_validate(recorded["evolution"]))
     except (KeyError, ValidationError):
         return recorded
-    return {**recorded, "evolution": operators(evolution)}
+    if "strategy" in recorded:
+        now["strategy"] = without_folders(recorded["strategy"])
+    if "tasks" in recorded:
+        now["tasks"] = {name: _task_as_of_today(task) for name, task in recorded["tasks"].items()}
+    return now
+
+
+def _task_as_of_today(recorded: dict[str, Any]) -> dict[str, Any]:
+    if "definition" not in recorded:
+        return recorded
+    return {**recorded, "definition": without_folders(recorded["definition"])}
 
 
 def _models(recipe: Recipe) -> dict[str, Any]:
@@ -76,9 +87,16 @@ def task_identity(task: SuiteTask) -> dict[str, Any]:
     """How a task is used and scored, and on which rows."""
     return {
         **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
-        "definition": task.loaded.definition.model_dump(mode="json", exclude={"description", "data"}),
+        "definition": without_folders(task.definition.model_dump(mode="json", exclude={"description", "data"})),
         "search": task.digest("search"),
         "heldout": task.digest("heldout"),
         "confirm": task.digest("confirm"),
         "rows": {rows: len(task.samples(rows)) for rows in ROWS},
     }
+
+
+def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:
+    """The commits of Hub ids that the run with these events resolved, when it started or in a later session."""
+    sessions = (event["recipe"].get("revisions", {}) for event in of_kind(events, "session"))
+    starts = (event.get("revisions") or {} for event in events[:1])
+    return {name: sha for revisions in (*sessions, *starts) for name, sha in revisions.items()}

@@ -20,7 +20,7 @@ from cycleqd_merge.tasks.protocol import (
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GradingCheck:
     """What became of one known answer: `right` is what it is, `score` what it got; `output` as in `Outcome`."""
 
     sample: str
@@ -62,12 +62,12 @@ class Scripted(LanguageModel):
         return "\n".join(str(message["content"]) for message in messages)
 
 
-async def check(task: Task, samples: Sequence[Sample]) -> list[Verdict]:
+async def check(task: Task, samples: Sequence[Sample]) -> list[GradingCheck]:
     """Let the task grade every known answer to the samples, all at once.
 
     Raises:
         TypeError: the task is not `Checkable`.
-        EnvironmentFailed: the surroundings failed.
+        InfrastructureError: the surroundings failed.
     """
     if not isinstance(task, Checkable):
         raise TypeError(f"{type(task).__name__} knows no answers to its samples")
@@ -80,6 +80,6 @@ async def check(task: Task, samples: Sequence[Sample]) -> list[Verdict]:
     return [each.result() for each in running]
 
 
-async def _grade(task: Task, sample: Sample, answer: KnownAnswer) -> Verdict:
+async def _grade(task: Task, sample: Sample, answer: KnownAnswer) -> GradingCheck:
     outcome = await task.score(sample, Scripted(answer.reply))
-    return Verdict(sample.id, answer.name, answer.right, outcome.score, outcome.output)
+    return GradingCheck(sample.id, answer.name, answer.right, outcome.score, outcome.output)

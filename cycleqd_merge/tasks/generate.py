@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, RegexScorerConfig
+from cycleqd_merge.config.tasks import GenerateTaskConfig
+from cycleqd_merge.config.validation_errors import shown
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.faults import shown
-from cycleqd_merge.recipe.task_file import GenerateTask, MultipleChoiceScorer, RegexScorer
 from cycleqd_merge.tasks.prompting import Prompt, rendered, template
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
@@ -24,13 +24,13 @@ class Generate:
         UserError: rows cannot be read, or a row lacks what the templates or the scorer need.
     """
 
-    def __init__(self, definition: GenerateTask, folder: Path) -> None:
+    def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, folder)
+        self._samples = divide(definition.data)
         self._prompt = Prompt(definition)
         self._answer = template(definition.answer, "answer")
-        if not isinstance(definition.scorer, MultipleChoiceScorer):
-            self._scorer = text_scorer(definition.scorer, folder)
+        if not isinstance(definition.scorer, MultipleChoiceScorerConfig):
+            self._scorer = text_scorer(definition.scorer)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         self._check_all()
 
@@ -51,12 +51,12 @@ class Generate:
         scorer = self._definition.scorer
         self.prompt_of(sample)
         reference = self.reference_of(sample)
-        if isinstance(scorer, RegexScorer):
+        if isinstance(scorer, RegexScorerConfig):
             try:
                 re.compile(reference)
             except re.error as error:
                 raise UserError(f"answer: {reference!r} is not a regular expression: {error}") from None
-        if isinstance(scorer, MultipleChoiceScorer):
+        if isinstance(scorer, MultipleChoiceScorerConfig):
             choices = _choices(scorer, sample)
             if reference.strip() not in (choice.strip() for choice in choices):
                 raise UserError(f"answer: {reference!r} is not among the choices {', '.join(map(repr, choices))}")
@@ -75,16 +75,16 @@ class Generate:
     def choices_of(self, sample: Sample) -> list[str]:
         """What a multiple-choice task lets the model choose from; nothing where the model writes its answer."""
         scorer = self._definition.scorer
-        return _choices(scorer, sample) if isinstance(scorer, MultipleChoiceScorer) else []
+        return _choices(scorer, sample) if isinstance(scorer, MultipleChoiceScorerConfig) else []
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
-        if isinstance(self._definition.scorer, MultipleChoiceScorer):
+        if isinstance(self._definition.scorer, MultipleChoiceScorerConfig):
             return await self._choose(sample, model, self._definition.scorer)
         completion = await self._prompt.ask(model, self.prompt_of(sample), self._sampling)
         score = self._scorer(completion.text, self.reference_of(sample))
         return Outcome(score, completion.text, completion.truncated)
 
-    async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorer) -> Outcome:
+    async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorerConfig) -> Outcome:
         prompt = self.prompt_of(sample)
         choices = _choices(scorer, sample)
         template = self._definition.chat_template
@@ -99,7 +99,7 @@ class Generate:
         return Outcome(float(chosen.strip() == self.reference_of(sample).strip()), chosen)
 
 
-def _choices(scorer: MultipleChoiceScorer, sample: Sample) -> list[str]:
+def _choices(scorer: MultipleChoiceScorerConfig, sample: Sample) -> list[str]:
     choices: Any = scorer.choices
     if isinstance(choices, str):
         if choices not in sample.row:

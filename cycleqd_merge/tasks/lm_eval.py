@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cycleqd_merge.config.tasks import LmEvalTaskConfig
+from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.faults import suggestion
-from cycleqd_merge.recipe.task_file import LmEvalTask
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import halves, number
 
@@ -37,9 +37,9 @@ class LmEval:
             runs code or needs more than text, or the metric is no mean of scores per sample.
     """
 
-    def __init__(self, definition: LmEvalTask, folder: Path) -> None:
+    def __init__(self, definition: LmEvalTaskConfig) -> None:
         self._definition = definition
-        self._tasks = _load(definition, folder)
+        self._tasks = _load(definition)
         self._metrics = {name: _metric(name, task, definition.metric) for name, task in self._tasks.items()}
         places = [(name, place, doc) for name in self._tasks for place, doc in self._documents(name)]
         if len(places) < 2:
@@ -99,9 +99,9 @@ class LmEval:
         return rendered
 
 
-def _load(definition: LmEvalTask, folder: Path) -> dict[str, Any]:
+def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
     """lm-evaluation-harness' task objects by name, with their examples set as stated."""
-    path, include = folder / definition.task, None if definition.include is None else str(folder / definition.include)
+    path, include = Path(definition.task), definition.include
     manager = _manager(include, include is None and not path.is_file())
     name = str(path) if path.is_file() else definition.task
     if not path.is_file() and name not in manager.all_tasks:

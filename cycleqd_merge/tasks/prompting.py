@@ -8,10 +8,9 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
+from cycleqd_merge.config.tasks import MessageConfig, PromptedTaskConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.task_file import Message, Prompted
-from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Sampling
-from cycleqd_merge.tasks.protocol import Message as Turn
+from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Sampling
 
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
@@ -23,19 +22,19 @@ class Prompt:
         UserError: a template is none.
     """
 
-    def __init__(self, definition: Prompted) -> None:
+    def __init__(self, definition: PromptedTaskConfig) -> None:
         self._definition = definition
-        turns = definition.messages or [Message(role="user", content=definition.prompt or "")]
+        turns = definition.messages or [MessageConfig(role="user", content=definition.prompt or "")]
         self._field = "messages" if definition.messages else "prompt"
         self._turns = [(turn.role, template(turn.content, self._field)) for turn in turns]
 
-    def of(self, columns: Mapping[str, Any]) -> str | list[Turn]:
+    def of(self, columns: Mapping[str, Any]) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns.
 
         Raises:
             UserError: a template names a column that is not there, or cannot be rendered.
         """
-        messages: list[Turn] = [
+        messages: list[Message] = [
             {"role": role, "content": rendered(text, columns, self._field)} for role, text in self._turns
         ]
         if not self._definition.is_chat:
@@ -44,7 +43,7 @@ class Prompt:
             messages.insert(0, {"role": "system", "content": self._definition.system})
         return messages
 
-    async def ask(self, model: LanguageModel, prompt: str | list[Turn], sampling: Sampling) -> Completion:
+    async def ask(self, model: LanguageModel, prompt: str | list[Message], sampling: Sampling) -> Completion:
         """The model's answer to a rendered prompt."""
         if isinstance(prompt, str):
             return await model.complete(prompt, sampling)

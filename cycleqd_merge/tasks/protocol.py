@@ -94,7 +94,7 @@ class Task(Protocol):
     """A set of samples, divided once and for all into search and held-out, and the way to score one.
 
     Scoring may await the model and its surroundings as often as it likes; all samples of all tasks run at once.
-    It raises `EnvironmentFailed` if the surroundings fail; such a failure is never turned into a score.
+    It raises `InfrastructureError` if the surroundings fail; such a failure is never turned into a score.
     """
 
     def samples(self, split: Split) -> Sequence[Sample]:
@@ -116,10 +116,10 @@ class Prompting(Protocol):
 
 
 @runtime_checkable
-class Surrounded(Protocol):
+class NeedsEnvironment(Protocol):
     """A task that works on something beside the model: a sandbox, a database."""
 
-    def surroundings(self) -> str:
+    def environment(self) -> str:
         """What was found to work on, in one line for `plan`; asked before a run, never during it.
 
         Raises:

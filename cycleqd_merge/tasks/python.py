@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from cycleqd_merge.recipe import target
-from cycleqd_merge.recipe.task_file import PythonTask
+from cycleqd_merge.config import user_code
+from cycleqd_merge.config.tasks import PythonTaskConfig
 from cycleqd_merge.tasks.protocol import Task
 
 
-def load_python_task(definition: PythonTask, folder: Path) -> Task:
-    """An instance of the class that `definition.target` names; a path starts at `folder`.
+def load_python_task(definition: PythonTaskConfig) -> Task:
+    """An instance of the class that `definition.target` names.
 
     Raises:
         UserError: there is no such module, class or method, the module fails, or the class refuses the options.
     """
-    task: Task = target.create(definition.target, folder, methods=("samples", "score"), **definition.options)
+    task: Task = user_code.create(definition.target, methods=("samples", "score"), **definition.options)
     return task

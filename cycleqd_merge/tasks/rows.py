@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.config.rows import RowsConfig, SplitRowsConfig, TwoFilesConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.recipe.task_file import RowsFrom, SplitRows, TwoFiles
 from cycleqd_merge.tasks.protocol import Sample, Split
 
 Row = Mapping[str, Any]
 
 
-def read_rows(source: RowsFrom, folder: Path) -> list[Row]:
+def read_rows(source: RowsConfig) -> list[Row]:
     """The rows of a file or Hub dataset, in order. CSV cells are text; nothing guesses at numbers or dates.
 
     Raises:
@@ -31,7 +31,7 @@ def read_rows(source: RowsFrom, folder: Path) -> list[Row]:
     if source.dataset is not None:
         label, rows = source.dataset, _from_hub(source)
     else:
-        path = folder / source.path if source.path is not None else _downloaded(str(source.url), str(source.sha256))
+        path = Path(source.path) if source.path is not None else _downloaded(str(source.url), str(source.sha256))
         label, rows = source.label if source.url else str(path), _from_file(path, source.sha256)
     if not rows:
         raise UserError(f"{label}: no rows")
@@ -129,7 +129,7 @@ def _as_row(value: Any, where: str) -> Row:
     return value
 
 
-def _from_hub(source: RowsFrom) -> list[Row]:
+def _from_hub(source: RowsConfig) -> list[Row]:
     import datasets
 
     try:
@@ -141,19 +141,19 @@ def _from_hub(source: RowsFrom) -> list[Row]:
 
 
 def divide(
-    data: SplitRows | TwoFiles, folder: Path, name: Callable[[Row], str] = lambda row: ""
+    data: SplitRowsConfig | TwoFilesConfig, name: Callable[[Row], str] = lambda row: ""
 ) -> dict[Split, list[Sample]]:
     """Samples per split, each with an id that follows from its content; `name` gives a part of it for people.
 
     Raises:
         UserError: rows cannot be read, or one split would be empty.
     """
-    if isinstance(data, TwoFiles):
+    if isinstance(data, TwoFilesConfig):
         return {
-            "search": number(read_rows(data.search, folder), name),
-            "heldout": number(read_rows(data.heldout, folder), name),
+            "search": number(read_rows(data.search), name),
+            "heldout": number(read_rows(data.heldout), name),
         }
-    samples = number(read_rows(data.rows, folder), name)
+    samples = number(read_rows(data.rows), name)
     if len(samples) < 2:
         raise UserError(f"{data.rows.label}: 1 row cannot be divided into search and held-out")
     return halves(samples, data.seed)

@@ -6,25 +6,30 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from cycleqd_merge.recipe import target
-from cycleqd_merge.recipe.task_file import ExactScorer, NumberScorer, PythonScorer, RegexScorer, TokenF1Scorer
+from cycleqd_merge.config import user_code
+from cycleqd_merge.config.scorers import (
+    ExactScorerConfig,
+    NumberScorerConfig,
+    PythonScorerConfig,
+    RegexScorerConfig,
+    TokenF1ScorerConfig,
+)
 
 TextScorer = Callable[[str, str], float]
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def text_scorer(
-    options: ExactScorer | TokenF1Scorer | NumberScorer | RegexScorer | PythonScorer, folder: Path
+    options: ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig | PythonScorerConfig,
 ) -> TextScorer:
     """The function (output, reference) -> score that `options` describe; a `python` scorer's path starts at `folder`.
 
     Raises:
         UserError: a `python` scorer cannot be found.
     """
-    if isinstance(options, PythonScorer):
-        return partial(target.find(options.target, folder), **options.options)
+    if isinstance(options, PythonScorerConfig):
+        return partial(user_code.find(options.target), **options.options)
     functions: dict[str, Callable[..., float]] = {
         "exact": exact,
         "token_f1": token_f1,
@@ -34,7 +39,7 @@ def text_scorer(
     return partial(functions[options.kind], options=options)
 
 
-def exact(output: str, reference: str, options: ExactScorer) -> float:
+def exact(output: str, reference: str, options: ExactScorerConfig) -> float:
     """1 if output and reference are equal after the options' normalisation."""
 
     def normal(text: str) -> str:
@@ -55,7 +60,7 @@ def exact(output: str, reference: str, options: ExactScorer) -> float:
     return float(normal(answer) == normal(reference))
 
 
-def token_f1(output: str, reference: str, options: TokenF1Scorer) -> float:
+def token_f1(output: str, reference: str, options: TokenF1ScorerConfig) -> float:
     """F1 over white-space tokens: the harmonic mean of precision and recall, tokens counted with multiplicity."""
     answer = _first_line(output) if options.first_line else output
     if options.lowercase:
@@ -68,7 +73,7 @@ def token_f1(output: str, reference: str, options: TokenF1Scorer) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def number(output: str, reference: str, options: NumberScorer) -> float:
+def number(output: str, reference: str, options: NumberScorerConfig) -> float:
     """1 if the last number of the output (of the pattern's last match) is the reference, within the tolerance."""
     text = _last_match(options.pattern, output) if options.pattern else output
     found, wanted = _last_number(text or ""), _last_number(reference)
@@ -77,7 +82,7 @@ def number(output: str, reference: str, options: NumberScorer) -> float:
     return float(abs(found - wanted) <= options.tolerance)
 
 
-def regex(output: str, reference: str, options: RegexScorer) -> float:
+def regex(output: str, reference: str, options: RegexScorerConfig) -> float:
     """1 if the reference, a regular expression, is found in the output (fits all of it, with `full`)."""
     find = re.fullmatch if options.full else re.search
     return float(find(reference, output.strip()) is not None)

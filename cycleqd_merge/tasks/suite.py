@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
+from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
+from cycleqd_merge.config.rows import with_pinned_rows
+from cycleqd_merge.config.tasks import (
+    CodeTaskConfig,
+    DbbenchTaskConfig,
+    GenerateTaskConfig,
+    LmEvalTaskConfig,
+    OsInteractionTaskConfig,
+    TaskDefinitionConfig,
+)
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.recipe.loading import LoadedTask, load_task
-from cycleqd_merge.recipe.schema import Recipe, TaskUse, task_name
-from cycleqd_merge.recipe.task_file import CodeTask, DbbenchTask, GenerateTask, LmEvalTask, OsInteractionTask
 from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
-from cycleqd_merge.tasks.protocol import Rows, Sample, Surrounded, Task
+from cycleqd_merge.tasks.protocol import NeedsEnvironment, Rows, Sample, Task
 from cycleqd_merge.tasks.python import load_python_task
 
 
@@ -25,8 +32,8 @@ class SuiteTask:
     """A task of a run: its name, how the recipe uses it, and the task itself."""
 
     name: str
-    use: TaskUse
-    loaded: LoadedTask
+    use: TaskConfig
+    definition: TaskDefinitionConfig
     task: Task
     confirm_share: float = 0.0
 
@@ -55,57 +62,54 @@ class SuiteTask:
 Suite = tuple[SuiteTask, ...]
 
 
-def open_suite(recipe: Recipe, folder: Path) -> Suite:
-    """Open every task of a recipe; `folder` is where the recipe's relative paths start.
+def open_suite(recipe: Recipe) -> Suite:
+    """Open every task of a recipe.
 
     Raises:
         UserError: a task cannot be opened, or a split of it holds no sample.
     """
     uses = sorted(recipe.tasks, key=lambda use: use.role != "optimise")
-    return tuple(open_task(use, folder, recipe.confirm.share, recipe.revisions) for use in uses)
+    return tuple(open_task(use, recipe.confirm.share, recipe.revisions) for use in uses)
 
 
-def open_task(
-    use: TaskUse, folder: Path, confirm_share: float, revisions: Mapping[str, str] = MappingProxyType({})
-) -> SuiteTask:
+def open_task(use: TaskConfig, confirm_share: float, revisions: Mapping[str, str] = MappingProxyType({})) -> SuiteTask:
     """Open one task of a recipe. revisions: see `Recipe.revisions`.
 
     Raises:
         UserError: it cannot be opened, or a split of it holds no sample.
     """
     name = task_name(use)
-    loaded = load_task(use, folder).pinned(revisions)
+    definition = with_pinned_rows(load_task(use), revisions)
     try:
-        task = _opened(loaded)
+        task = _opened(definition)
     except UserError as error:
         raise UserError(f"task {name}: {error}") from error
     for split in ("search", "heldout"):
         if not task.samples(split):
             raise UserError(f"task {name}: its {split} split holds no sample")
-    return SuiteTask(name, use, loaded, task, confirm_share)
+    return SuiteTask(name, use, definition, task, confirm_share)
 
 
-def _opened(loaded: LoadedTask) -> Task:
+def _opened(definition: TaskDefinitionConfig) -> Task:
     """The task of a definition, by its kind."""
-    definition, folder = loaded.definition, loaded.folder
-    if isinstance(definition, GenerateTask):
-        return Generate(definition, folder)
-    if isinstance(definition, CodeTask):
-        return Code(definition, folder)
-    if isinstance(definition, OsInteractionTask):
-        return OsInteraction(definition, folder)
-    if isinstance(definition, DbbenchTask):  # the libraries of these two are loaded where they are used
-        from cycleqd_merge.tasks.dbbench import Dbbench
+    if isinstance(definition, GenerateTaskConfig):
+        return Generate(definition)
+    if isinstance(definition, CodeTaskConfig):
+        return Code(definition)
+    if isinstance(definition, OsInteractionTaskConfig):
+        return OsInteraction(definition)
+    if isinstance(definition, DbbenchTaskConfig):  # the libraries of these two are loaded where they are used
+        from cycleqd_merge.tasks.database.task import Dbbench
 
-        return Dbbench(definition, folder)
-    if isinstance(definition, LmEvalTask):
+        return Dbbench(definition)
+    if isinstance(definition, LmEvalTaskConfig):
         from cycleqd_merge.tasks.lm_eval import LmEval
 
-        return LmEval(definition, folder)
-    return load_python_task(definition, folder)
+        return LmEval(definition)
+    return load_python_task(definition)
 
 
-def require_surroundings(suite: Suite) -> dict[str, str]:
+def require_environments(suite: Suite) -> dict[str, str]:
     """What each task that works on something beside the model found to work on, by the task's name.
 
     Raises:
@@ -113,9 +117,9 @@ def require_surroundings(suite: Suite) -> dict[str, str]:
     """
     found, faults = {}, []
     for task in suite:
-        if isinstance(task.task, Surrounded):
+        if isinstance(task.task, NeedsEnvironment):
             try:
-                found[task.name] = task.task.surroundings()
+                found[task.name] = task.task.environment()
             except UserError as error:
                 faults.append(f"task {task.name}: {error}")
     if faults:

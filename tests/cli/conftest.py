@@ -39,7 +39,7 @@ Call = Callable[..., Answer]
 
 
 def cycleqd_merge(*arguments: object) -> Answer:
-    """Run the command line in this process."""
+    """CliRun the command line in this process."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["cycleqd-merge", *map(str, arguments)])
@@ -102,7 +102,7 @@ def write_recipe(folder: Path, models: Models, **settings: Any) -> Path:
 
 
 @dataclass(frozen=True)
-class Run:
+class CliRun:
     """A finished run: its recipe, its directory, and what `evolve` answered."""
 
     recipe: Path
@@ -111,8 +111,8 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Run:
+def finished(tmp_path_factory: pytest.TempPathFactory, models: Models) -> CliRun:
     """A run of four generations, two in flight. Tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
     recipe = write_recipe(folder, models)
-    return Run(recipe, folder / "run", cycleqd_merge("evolve", recipe))
+    return CliRun(recipe, folder / "run", cycleqd_merge("evolve", recipe))

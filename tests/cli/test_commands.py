@@ -12,19 +12,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
-from tests.cli.conftest import Models, Run, cycleqd_merge
+from tests.cli.conftest import CliRun, Models, cycleqd_merge
 from tests.evolution.references import SlowArchive
 from tests.models import read_tensors
 
 TASKS = ["vowels", "letters"]
 
 
-def results(run: Run) -> list[Event]:
+def results(run: CliRun) -> list[Event]:
     """The journaled results of a run."""
     return of_kind(read_events(run.folder), "result")
 
 
-def slow_archives(run: Run) -> list[SlowArchive]:
+def slow_archives(run: CliRun) -> list[SlowArchive]:
     """The archives as the journaled scores alone make them."""
     ((low, high),) = {tuple(pair) for pair in of_kind(read_events(run.folder), "bounds")[0]["bounds"]}
     archives = [SlowArchive(task, ((low, high),) * 2, [10, 10]) for task in range(2)]
@@ -35,7 +35,7 @@ def slow_archives(run: Run) -> list[SlowArchive]:
 
 
 @pytest.fixture(scope="module")
-def summary(finished: Run) -> dict[str, Any]:
+def summary(finished: CliRun) -> dict[str, Any]:
     """What `show --json` answers."""
     answer = cycleqd_merge("show", finished.folder, "--json")
     assert answer.code == 0
@@ -43,7 +43,7 @@ def summary(finished: Run) -> dict[str, Any]:
     return shown
 
 
-def test_show_tells_what_the_journal_holds(finished: Run, summary: dict[str, Any]) -> None:
+def test_show_tells_what_the_journal_holds(finished: CliRun, summary: dict[str, Any]) -> None:
     assert (summary["tasks"], summary["objectives"], list(summary["experts"])) == (TASKS, TASKS, ["first", "second"])
     assert (summary["generation"], summary["generations"]) == (4, 4)
     assert (summary["evaluations"], summary["failed"]) == (6, 0)
@@ -59,7 +59,7 @@ def test_show_tells_what_the_journal_holds(finished: Run, summary: dict[str, Any
         assert archive["coverage"] == pytest.approx(len(slow.cells) / 10)
 
 
-def test_show_prints_every_elite_with_its_scores(finished: Run, summary: dict[str, Any]) -> None:
+def test_show_prints_every_elite_with_its_scores(finished: CliRun, summary: dict[str, Any]) -> None:
     answer = cycleqd_merge("show", finished.folder, "--all")
     assert answer.code == 0
     assert answer.out.startswith("generation 4 of 4, 0 failed, best mean #")
@@ -70,7 +70,7 @@ def test_show_prints_every_elite_with_its_scores(finished: Run, summary: dict[st
             assert all(f"{score:.3f}" in row for score in elite["scores"].values())
 
 
-def test_show_tells_the_lineage_of_a_child(finished: Run) -> None:
+def test_show_tells_the_lineage_of_a_child(finished: CliRun) -> None:
     step = results(finished)[5]["step"]
     shown = cycleqd_merge("show", finished.folder, "--elite", "#5", "--json").json
     assert [entry["evaluation"] for entry in shown["lineage"]][:1] == [5]
@@ -90,7 +90,7 @@ def scores_of(answer: Any) -> dict[str, list[float]]:
     return {model: [result["score"] for result in by_task.values()] for model, by_task in answer.json.items()}
 
 
-def test_evaluate_on_search_rows_gives_the_journaled_scores(finished: Run, models: Models) -> None:
+def test_evaluate_on_search_rows_gives_the_journaled_scores(finished: CliRun, models: Models) -> None:
     numbers = [f"#{event['number']}" for event in results(finished)]
     names = [*numbers, "expert:first", "base", f"model:{models.second}", f"model:{models.base}"]
     found = scores_of(cycleqd_merge("evaluate", finished.folder, *names, "--split", "search", "--json"))
@@ -101,7 +101,7 @@ def test_evaluate_on_search_rows_gives_the_journaled_scores(finished: Run, model
     assert found[f"model:{models.base}"] == found["base"]
 
 
-def test_evaluate_scores_the_usual_models_on_held_out_rows_by_default(finished: Run) -> None:
+def test_evaluate_scores_the_usual_models_on_held_out_rows_by_default(finished: CliRun) -> None:
     answer = cycleqd_merge("evaluate", finished.folder, "--json")
     usual = ["base", "expert:first", "expert:second", "mean", "best-mean", "aggregate"]
     assert (answer.code, list(answer.json)) == (0, usual)
@@ -118,7 +118,7 @@ def test_evaluate_scores_the_usual_models_on_held_out_rows_by_default(finished: 
         assert all(f"{score:.3f}" in row for score in scores)
 
 
-def test_evaluate_records_whole_measurements_for_reports(finished: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_evaluate_records_whole_measurements_for_reports(finished: CliRun, caplog: pytest.LogCaptureFixture) -> None:
     def recorded() -> int:
         return len(of_kind(read_events(finished.folder), "measured"))
 
@@ -136,7 +136,7 @@ def test_evaluate_records_whole_measurements_for_reports(finished: Run, caplog: 
     assert recorded() == before + 1
 
 
-def test_evaluate_can_stop_after_the_first_rows(finished: Run) -> None:
+def test_evaluate_can_stop_after_the_first_rows(finished: CliRun) -> None:
     answers = [
         cycleqd_merge("evaluate", finished.folder, "mean", *limit, "--json").json["mean"]
         for limit in ((), ("--limit", "3"))
@@ -146,7 +146,7 @@ def test_evaluate_can_stop_after_the_first_rows(finished: Run) -> None:
         assert list(first.items()) == list(whole.items())[:3]
 
 
-def export(run: Run, name: str, out: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def export(run: CliRun, name: str, out: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and record of a model that `export` wrote, after transformers has loaded it and answered with it."""
     answer = cycleqd_merge("export", run.folder, name, out)
     assert (answer.code, answer.err) == (0, "")
@@ -159,7 +159,7 @@ def export(run: Run, name: str, out: Path) -> tuple[dict[str, torch.Tensor], dic
 
 @pytest.mark.parametrize("form", ["best-mean", "aggregate", "best:letters", "cell"])
 def test_export_writes_a_model_that_transformers_loads(
-    finished: Run, models: Models, summary: dict[str, Any], tmp_path: Path, form: str
+    finished: CliRun, models: Models, summary: dict[str, Any], tmp_path: Path, form: str
 ) -> None:
     elite = summary["archives"]["vowels"]["elites"][-1]
     name = f"vowels:{elite['cell'][0]}" if form == "cell" else form
@@ -176,13 +176,13 @@ def test_export_writes_a_model_that_transformers_loads(
         assert record["evaluation"] == summary["best_mean"]
 
 
-def test_an_exported_expert_is_the_expert_itself(finished: Run, models: Models, tmp_path: Path) -> None:
+def test_an_exported_expert_is_the_expert_itself(finished: CliRun, models: Models, tmp_path: Path) -> None:
     tensors, _ = export(finished, "expert:second", tmp_path / "out")
     wanted = read_tensors(models.second)
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
 
 
-def test_an_exported_mean_is_the_mean_of_the_experts(finished: Run, models: Models, tmp_path: Path) -> None:
+def test_an_exported_mean_is_the_mean_of_the_experts(finished: CliRun, models: Models, tmp_path: Path) -> None:
     tensors, _ = export(finished, "mean", tmp_path / "out")
     first, second = read_tensors(models.first), read_tensors(models.second)
     for name, tensor in tensors.items():
@@ -190,7 +190,7 @@ def test_an_exported_mean_is_the_mean_of_the_experts(finished: Run, models: Mode
         assert torch.allclose(tensor.double(), wanted, rtol=2**-8, atol=1e-6)  # bfloat16 keeps 8 bits
 
 
-def test_an_export_never_overwrites(finished: Run, tmp_path: Path) -> None:
+def test_an_export_never_overwrites(finished: CliRun, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("mine")
     answer = cycleqd_merge("export", finished.folder, "mean", tmp_path)
     assert (answer.code, answer.err) == (2, f"error: {tmp_path}: exists already; name another folder\n")
@@ -198,7 +198,7 @@ def test_an_export_never_overwrites(finished: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def with_failure(finished: Run, tmp_path: Path) -> Path:
+def with_failure(finished: CliRun, tmp_path: Path) -> Path:
     """The finished run as if its last evaluation had failed."""
     lines = [json.loads(line) for line in (finished.folder / FILE).read_text().splitlines()]
     sessions = [place for place, line in enumerate(lines) if line["event"] == "session"]

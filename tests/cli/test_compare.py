@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from cycleqd_merge.journal.log import of_kind, read_events
-from cycleqd_merge.journal.replay import open_run
-from cycleqd_merge.run.measure import measure
+from cycleqd_merge.outputs.measure import measure
+from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
 from tests.report.test_page import Page
 
@@ -81,9 +81,9 @@ def test_every_search_is_an_ordinary_run_of_the_same_budget(compared: Path) -> N
         *(f"paper/seed-{seed}" for seed in (0, 1)),
     ]
     for run in runs:
-        replay = open_run(compared / "compared" / run)
-        assert len(replay.results) == 2 + 6
-        assert replay.confirmed
+        state = open_run(compared / "compared" / run)
+        assert len(state.results) == 2 + 6
+        assert state.confirmed
     first, second = (open_run(compared / "compared/paper" / f"seed-{seed}") for seed in (0, 1))
     assert first.steps[2:] != second.steps[2:]
     assert len(first.groups) == 1

@@ -12,7 +12,7 @@ import pytest
 
 from cycleqd_merge import cli
 from cycleqd_merge.journal.log import FILE
-from tests.cli.conftest import Models, Run, cycleqd_merge, write_recipe
+from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,9 @@ ROOT = Path(__file__).parents[2]
         ("best:speech", "no task is named 'speech'; there are vowels, letters"),
     ],
 )
-def test_a_name_that_stands_for_no_model_is_explained(finished: Run, tmp_path: Path, name: str, message: str) -> None:
+def test_a_name_that_stands_for_no_model_is_explained(
+    finished: CliRun, tmp_path: Path, name: str, message: str
+) -> None:
     for command in (
         ("show", finished.folder, "--elite", name),
         ("evaluate", finished.folder, name),
@@ -49,7 +51,7 @@ def test_a_folder_that_holds_no_run_is_named(tmp_path: Path, command: str) -> No
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_damaged_journal_is_named_with_its_line(finished: Run, tmp_path: Path) -> None:
+def test_a_damaged_journal_is_named_with_its_line(finished: CliRun, tmp_path: Path) -> None:
     lines = (finished.folder / FILE).read_bytes().splitlines(keepends=True)
     lines[3] = b"gone\n"
     (tmp_path / FILE).write_bytes(b"".join(lines))
@@ -120,7 +122,7 @@ def test_help_needs_no_heavy_library() -> None:
         assert f" {command} " in answer.stdout
 
 
-def test_schema_of_recipes_tells_right_from_wrong(finished: Run) -> None:
+def test_schema_of_recipes_tells_right_from_wrong(finished: CliRun) -> None:
     schema = cycleqd_merge("schema").json
     assert schema == cycleqd_merge("schema", "recipe").json
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -131,7 +133,7 @@ def test_schema_of_recipes_tells_right_from_wrong(finished: Run) -> None:
         assert not validator.is_valid({**recipe, **wrong})
 
 
-def test_schema_of_tasks_tells_right_from_wrong(finished: Run) -> None:
+def test_schema_of_tasks_tells_right_from_wrong(finished: CliRun) -> None:
     schema = cycleqd_merge("schema", "task").json
     validator = jsonschema.Draft202012Validator(schema)
     task = json.loads((finished.recipe.parent / "vowels.yaml").read_text())

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from cycleqd_merge.config.loading import load_recipe
 from cycleqd_merge.errors import Interrupted
-from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
-from cycleqd_merge.recipe.loading import load_recipe
-from cycleqd_merge.run.session import opened_journal, run_recipe
-from tests.cli.conftest import Models, Run, cycleqd_merge, write_recipe, write_task
+from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.session.evolve import evolve
+from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe, write_task
 from tests.run.synthetic import history
 
 
-def test_a_run_reports_each_evaluation_and_ends_well(finished: Run) -> None:
+def test_a_run_reports_each_evaluation_and_ends_well(finished: CliRun) -> None:
     assert (finished.answer.code, finished.answer.err) == (0, "")
     lines = finished.answer.out.splitlines()
     told = [line for line in lines if line.startswith(("expert ", "generation "))]
@@ -39,13 +40,13 @@ def test_a_run_reports_each_evaluation_and_ends_well(finished: Run) -> None:
         assert f"vowels {event['scores'][0]:.3f} letters {event['scores'][1]:.3f}" in line
 
 
-def test_scores_of_a_run_are_shares_of_its_samples_and_differ(finished: Run) -> None:
+def test_scores_of_a_run_are_shares_of_its_samples_and_differ(finished: CliRun) -> None:
     scores = [score for event in of_kind(read_events(finished.folder), "result") for score in event["scores"]]
     assert all((score * 16).is_integer() for score in scores)
     assert len(set(scores)) > 2
 
 
-def test_a_run_is_the_same_when_it_is_run_again_elsewhere(finished: Run, models: Models, tmp_path: Path) -> None:
+def test_a_run_is_the_same_when_it_is_run_again_elsewhere(finished: CliRun, models: Models, tmp_path: Path) -> None:
     """Shorter at first and then extended: the same journal as the run in one go."""
     recipe = write_recipe(tmp_path, models)
     assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
@@ -62,7 +63,7 @@ def searched(folder: Path) -> list[Event]:
 
 
 @pytest.mark.parametrize("named_by", ["recipe", "folder"])
-def test_a_finished_run_has_nothing_left_to_do(finished: Run, named_by: str) -> None:
+def test_a_finished_run_has_nothing_left_to_do(finished: CliRun, named_by: str) -> None:
     before = history(finished.folder)
     answer = cycleqd_merge("evolve", getattr(finished, named_by))
     assert answer.code == 0
@@ -119,7 +120,7 @@ def test_a_task_on_which_all_experts_fail_stops_a_run_with_the_reason(models: Mo
     assert len(answer.err.splitlines()) == 1
 
 
-def test_a_run_in_the_hands_of_another_process_is_left_alone(finished: Run) -> None:
+def test_a_run_in_the_hands_of_another_process_is_left_alone(finished: CliRun) -> None:
     before = (finished.folder / FILE).read_bytes()
     with opened_journal(finished.folder):
         answer = cycleqd_merge("evolve", finished.recipe)
@@ -160,7 +161,7 @@ def test_a_run_that_is_asked_to_end_says_how_to_go_on(models: Models, tmp_path: 
     assert len(of_kind(read_events(tmp_path / "run"), "result")) == told + 2
 
 
-def test_the_process_itself_ends_so_and_goes_on(finished: Run, models: Models, tmp_path: Path) -> None:
+def test_the_process_itself_ends_so_and_goes_on(finished: CliRun, models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models)
     code = "from cycleqd_merge.cli import main; main()"
     command = [sys.executable, "-c", code, "evolve", str(recipe), "--generations", "500"]
@@ -206,12 +207,19 @@ def test_what_a_recipe_wants_done_at_the_end_is_done_once(models: Models, tmp_pa
         assert (tmp_path / "run" / "models" / name / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
 
 
+class EndsAtBases(Observer):
+    """Sends this process SIGTERM once singular bases are being computed."""
+
+    def computing_bases(self, expert: str, done: int, total: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_signal_while_a_run_is_being_prepared_ends_it_too(models: Models, tmp_path: Path) -> None:
     """Preparing takes minutes with large models: singular bases are computed before the first evaluation."""
     recipe = load_recipe(write_recipe(tmp_path, models))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CYCLEQD_CACHE", str(tmp_path / "cache"))
         with pytest.raises(Interrupted):
-            run_recipe(recipe, tmp_path, progress=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+            evolve(recipe, EndsAtBases())
     assert of_kind(read_events(tmp_path / "run"), "result") == []
     assert cycleqd_merge("evolve", tmp_path / "recipe.yaml", "--generations", 0).code == 0

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cycleqd_merge.journal.log import of_kind, read_events
-from tests.cli.conftest import Run, cycleqd_merge, write_task
+from tests.cli.conftest import CliRun, cycleqd_merge, write_task
 
 
 def elites(folder: Path) -> dict[int, list[float]]:
@@ -20,7 +20,7 @@ def elites(folder: Path) -> dict[int, list[float]]:
     }
 
 
-def test_a_fork_starts_from_the_elites_with_their_scores(finished: Run, tmp_path: Path) -> None:
+def test_a_fork_starts_from_the_elites_with_their_scores(finished: CliRun, tmp_path: Path) -> None:
     answer = cycleqd_merge("fork", finished.folder, tmp_path / "fork", "--set", "evolution.mu=0.9")
     assert (answer.code, answer.err) == (0, "")
     wanted = sorted(elites(finished.folder))
@@ -38,7 +38,7 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: Run, tmp_path
     assert "seed 0" in lineage.out
 
 
-def test_a_fork_measures_what_has_changed(finished: Run, tmp_path: Path) -> None:
+def test_a_fork_measures_what_has_changed(finished: CliRun, tmp_path: Path) -> None:
     other = write_task(tmp_path, "other", kind="multiple_choice", choices=list("cba"))
     tasks = json.loads(finished.recipe.read_text())["tasks"]
     changed = [tasks[0], {**tasks[1], "task": str(other), "name": "letters"}]
@@ -57,7 +57,7 @@ def test_a_fork_measures_what_has_changed(finished: Run, tmp_path: Path) -> None
     assert [result["score"] for result in measured.values()] == event["scores"]
 
 
-def test_a_fork_keeps_models_and_groups(finished: Run, tmp_path: Path) -> None:
+def test_a_fork_keeps_models_and_groups(finished: CliRun, tmp_path: Path) -> None:
     answer = cycleqd_merge("fork", finished.folder, tmp_path / "fork", "--set", "evolution.groups={layers: 1}")
     assert answer.code == 2
     assert answer.err.startswith("error: evolution.groups: a fork keeps the run's evolution.groups")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.run import estimate
-from tests.cli.conftest import Models, Run, cycleqd_merge, write_recipe
+from cycleqd_merge.preflight import estimate
+from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_nothing_is_evaluated_without_measuring(
     assert "one evaluation" not in answer.out
 
 
-def test_a_run_directory_can_be_planned_to_go_on(finished: Run) -> None:
+def test_a_run_directory_can_be_planned_to_go_on(finished: CliRun) -> None:
     answer = cycleqd_merge("plan", finished.folder, "--generations", 9, "--json")
     assert answer.code == 0
     assert answer.json["time"]["evaluations"] == 5

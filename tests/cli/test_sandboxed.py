@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.journal.log import of_kind, read_events
-from cycleqd_merge.tasks.sandbox.providers import sandbox_for
+from cycleqd_merge.sandbox.providers import sandbox_for
 from tests.cli.conftest import Models, cycleqd_merge, write_recipe, write_task
 
 
@@ -51,7 +51,7 @@ def bwrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_plan_shows_what_a_task_works_on(recipe: Path) -> None:
     answer = cycleqd_merge("plan", recipe, "--no-measure", "--json")
     assert answer.code == 0
-    shown = {task["name"]: task["surroundings"] for task in answer.json["tasks"]}
+    shown = {task["name"]: task["environment"] for task in answer.json["tasks"]}
     assert shown["functions"].startswith("bubblewrap, host files, limits ")
     assert shown["vowels"] == ""
     assert "bubblewrap, host files" in " ".join(cycleqd_merge("plan", recipe, "--no-measure").out.split())

@@ -11,8 +11,9 @@ import pytest
 
 from cycleqd_merge.comparison.side_by_side import side_by_side
 from cycleqd_merge.errors import Interrupted, RunFailed
-from cycleqd_merge.evaluation.pool import Finished, Pool
-from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal
+from cycleqd_merge.evaluation.pools.pool import Finished, Pool
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Rows
 
 
@@ -37,7 +38,7 @@ class Shuffled:
                 raise KeyboardInterrupt
         self.threads.add(threading.get_ident())
         ended = self._waiting.pop(self._random.randrange(len(self._waiting)))
-        assert isinstance(ended.candidate, MergeConfiguration)
+        assert isinstance(ended.candidate, MergekitConfiguration)
         return Finished(ended.number, None, ended.candidate.yaml)
 
     def poll(self, seconds: float) -> Finished | None:
@@ -56,13 +57,13 @@ def search(name: str, count: int = 12, in_flight: int = 3) -> Callable[[Pool], d
     def job(pool: Pool) -> dict[int, str | None]:
         said: dict[int, str | None] = {}
         for number in range(in_flight):
-            pool.submit(Proposal(number, MergeConfiguration(f"{name} {number}"), {}))
+            pool.submit(Proposal(number, MergekitConfiguration(f"{name} {number}"), {}))
         for number in range(in_flight, count + in_flight):
             finished = pool.next()
             assert finished.number not in said
             said[finished.number] = finished.error
             if number < count:
-                pool.submit(Proposal(number, MergeConfiguration(f"{name} {number}"), {}))
+                pool.submit(Proposal(number, MergekitConfiguration(f"{name} {number}"), {}))
         return said
 
     return job
@@ -111,7 +112,7 @@ def test_a_signal_stops_all_and_begins_no_other() -> None:
 def test_a_search_that_waits_for_nothing_can_look_again_later() -> None:
     def patient(pool: Pool) -> str | None:
         assert pool.poll(0.01) is None
-        pool.submit(Proposal(7, MergeConfiguration("late"), {}))
+        pool.submit(Proposal(7, MergekitConfiguration("late"), {}))
         while (finished := pool.poll(0.05)) is None:
             pass
         return finished.error if finished.number == 7 else None

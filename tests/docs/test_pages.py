@@ -12,15 +12,16 @@ import pytest
 from ruamel.yaml import YAML
 from typer.main import get_command
 
-from cycleqd_merge import load_recipe, open_run, run_recipe
+from cycleqd_merge import evolve, load_recipe, open_run
 from cycleqd_merge.cli import app
+from cycleqd_merge.comparison.named_strategies import STRATEGIES, with_strategy
+from cycleqd_merge.config.hub import HubConfig
+from cycleqd_merge.config.recipe import json_schema
+from cycleqd_merge.config.strategies import NamedStrategyConfig
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.evolution.schedule import Schedule
-from cycleqd_merge.evolution.space import Objective, SearchSpace
-from cycleqd_merge.evolution.strategy import Result
-from cycleqd_merge.recipe.rivals import RIVALS, with_search
-from cycleqd_merge.recipe.schema import Hub, json_schema
-from cycleqd_merge.recipe.strategies import Search
+from cycleqd_merge.strategies.protocol import Result
+from cycleqd_merge.strategies.schedule import Schedule
+from cycleqd_merge.strategies.space import Objective, SearchSpace
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +90,7 @@ confirm: {{share: 0}}
 output: {tmp_path}/run
 """)
     recipe = load_recipe(tmp_path / "recipe.yaml")
-    run = run_recipe(recipe, tmp_path)
+    run = evolve(recipe)
     assert run is not None
     assert run.generation == 3
     assert all(len(archive.elites()) > 0 for archive in run.archives)
@@ -116,7 +117,7 @@ def test_own_strategy_takes_what_was_recorded_for_its_own() -> None:
 
 def test_the_hub_pages_recipe_and_commands_exist(tmp_path: Path) -> None:
     (text,) = blocks("docs/hub.md", "yaml")
-    assert Hub.model_validate(YAML(typ="safe", pure=True).load(text)["hub"]).every == 100
+    assert HubConfig.model_validate(YAML(typ="safe", pure=True).load(text)["hub"]).every == 100
     commands = get_command(app).commands  # type: ignore[attr-defined]
     page = (ROOT / "docs" / "hub.md").read_text(encoding="utf-8")
     options = {option for command in ("push", "pull") for each in commands[command].params for option in each.opts}
@@ -129,11 +130,13 @@ def test_the_page_on_comparisons_names_every_search_and_option() -> None:
     (text,) = blocks("docs/compare.md", "yaml")
     searches = YAML(typ="safe", pure=True).load(text)["searches"]
     quickstart = load_recipe(ROOT / "recipes" / "quickstart.yaml")
-    recipe = quickstart.model_copy(update={"searches": {name: Search(**own) for name, own in searches.items()}})
-    assert [with_search(recipe, name).strategy.kind for name in searches] == ["cycleqd", "cma-es"]
-    rows = re.findall(r"^\| (`.*?) \|", page.split("## Searches by name")[1].split("```")[0], re.MULTILINE)
+    recipe = quickstart.model_copy(
+        update={"searches": {name: NamedStrategyConfig(**own) for name, own in searches.items()}}
+    )
+    assert [with_strategy(recipe, name).strategy.kind for name in searches] == ["cycleqd", "cma-es"]
+    rows = re.findall(r"^\| (`.*?) \|", page.split("## Strategies by name")[1].split("```")[0], re.MULTILINE)
     grouped = re.findall(r"`([a-z0-9-]+-groups)`", page)
     named = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)]
-    assert sorted({*named, *grouped}) == sorted(RIVALS)
+    assert sorted({*named, *grouped}) == sorted(STRATEGIES)
     options = {each for param in get_command(app).commands["compare"].params for each in param.opts}  # type: ignore[attr-defined]
     assert set(re.findall(r"(--[a-z][a-z-]+)", page)) <= options

@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import TransformersEngine as Options
 from tests.models import ARCHITECTURES, Architecture, make_base, make_expert, make_recipe, make_tokenizer
 
 # vLLM is an extra that no other test needs: its tests are left out, not skipped, where it is not installed
@@ -32,7 +32,7 @@ class Models:
     base: Path
     first: Path
     second: Path
-    family: Family
+    family: ModelFamily
 
     @property
     def materialiser(self) -> Materialiser:
@@ -45,7 +45,7 @@ class Models:
 def make_models(folder: Path, architecture: Architecture = "llama") -> Models:
     base = make_base(folder / "base", architecture, torch.float32)
     first, second = (make_expert(base, folder / name, seed, scale=0.1) for seed, name in ((1, "first"), (2, "second")))
-    return Models(base, first, second, open_family(make_recipe(folder, base, {"first": first, "second": second})))
+    return Models(base, first, second, open_model_family(make_recipe(folder, base, {"first": first, "second": second})))
 
 
 def genome_of(*coefficients: float) -> Genome:

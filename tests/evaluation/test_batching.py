@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.tasks.protocol import Sampling
 from tests.evaluation.conftest import BASE, Models, Reference, make_models
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.genome import Mutation, expert_genome, mutate
 from cycleqd_merge.tasks.protocol import Sampling
 from tests.evaluation.conftest import BASE, Models, Reference, genome_of

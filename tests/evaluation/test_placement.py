@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd_merge.evaluation.placement import Needs, host_memory, placement
+from cycleqd_merge.evaluation.engines.placement import Needs, host_memory, placement
 
 GB = 10**9
 LLAMA_8B = Needs(model=16 * GB, parts=86 * GB, working=12 * GB)

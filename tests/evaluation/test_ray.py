@@ -10,12 +10,13 @@ from typing import Any
 import psutil
 import pytest
 
-from cycleqd_merge import load_recipe, run_recipe
+from cycleqd_merge import Observer, load_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.cluster import neighbours, worker_count
-from cycleqd_merge.evaluation.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool
+from cycleqd_merge.evaluation.pools.cluster import neighbours, worker_count
+from cycleqd_merge.evaluation.pools.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool
 from cycleqd_merge.journal.log import Event, of_kind, read_events
-from cycleqd_merge.journal.replay import Replay
+from cycleqd_merge.run.state import Run
+from cycleqd_merge.session.search import search
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -43,10 +44,10 @@ class Killer:
     def __init__(self, after: int) -> None:
         self.after, self.killed = after, 0
 
-    def started(self, replay: Replay) -> None:
+    def started(self, run: Run) -> None:
         """See `Observer`."""
 
-    def told(self, replay: Replay, event: Event) -> None:
+    def evaluated(self, run: Run, event: Event) -> None:
         """See `Observer`."""
         if event["number"] == self.after:
             os.kill(workers()[0].pid, signal.SIGKILL)
@@ -57,7 +58,7 @@ def evolve(folder: Path, observer: Any = None, **settings: Any) -> list[Event]:
     """A short run of the quickstart, two in flight."""
     fixed = {"evolution.generations": 7, "evolution.in_flight": 2, "confirm.share": 0, "finish": "{}", "output": folder}
     overrides = [f"{key}={value}" for key, value in {**fixed, **settings}.items()]
-    run_recipe(load_recipe(RECIPES / "quickstart.yaml", overrides), RECIPES, observer)
+    search(load_recipe(RECIPES / "quickstart.yaml", overrides), observer or Observer())
     return results(folder)
 
 

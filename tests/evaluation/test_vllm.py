@@ -21,21 +21,21 @@ import psutil
 import pytest
 import torch
 
+from cycleqd_merge.config.engines import VllmEngineConfig as Options
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.pool import outcome_of
-from cycleqd_merge.evaluation.prompts import encode
-from cycleqd_merge.evaluation.vllm_engine import VllmEngine
+from cycleqd_merge.evaluation.engines.prompts import encode
+from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
+from cycleqd_merge.evaluation.pools.pool import outcome_of
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
-from cycleqd_merge.evolution.strategy import Proposal
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.checks import family_tokenizer
-from cycleqd_merge.merging.export import write_checkpoint
-from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.recipe.schema import VllmEngine as Options
+from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.outputs.checkpoint import write_checkpoint
+from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from cycleqd_merge.tasks.suite import Suite, open_suite
 from tests.models import make_adapter, make_base, make_expert, make_recipe
@@ -57,18 +57,18 @@ PROMPTS = ["abc", "hello there", "0123456789", "x", "the quick brown fox"]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFamily:
     """A base with one full and one adapter expert; Qwen2 has biases."""
     folder = tmp_path_factory.mktemp(request.param)
     architecture, _, tied = request.param.partition("-")
     base = make_base(folder / "base", architecture, dtype=torch.float32, tied=bool(tied), hidden=128)
     full = make_expert(base, folder / "full", seed=1)
     adapter = make_adapter(base, folder / "adapter", seed=2, rank=4)
-    return open_family(make_recipe(folder, base, {"full": full, "adapter": f"{base}+{adapter}"}))
+    return open_model_family(make_recipe(folder, base, {"full": full, "adapter": f"{base}+{adapter}"}))
 
 
 @pytest.fixture(scope="module")
-def materialiser(family: Family) -> Materialiser:
+def materialiser(family: ModelFamily) -> Materialiser:
     return Materialiser(family, Groups(family.weights, "one"), prepare_bases(family, [0, 1]))
 
 
@@ -113,7 +113,7 @@ def of_fresh_engines(folders: list[Path], prompts: list[list[int]]) -> list[Any]
 
 
 def test_loads_in_place_answer_as_fresh_engines_on_the_exported_children(
-    engine: VllmEngine, materialiser: Materialiser, family: Family, tmp_path: Path
+    engine: VllmEngine, materialiser: Materialiser, family: ModelFamily, tmp_path: Path
 ) -> None:
     tokenizer = family_tokenizer(family)
     prompts = [encode(tokenizer, prompt) for prompt in PROMPTS]
@@ -230,7 +230,7 @@ def test_what_one_evaluation_left_unanswered_does_not_meet_the_next(engine: Vllm
         for name, kind in kinds.items()
     ]
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}, "tasks": tasks}
-    worker = Worker(engine, open_suite(Recipe.model_validate(stated), Path(__file__).parent))
+    worker = Worker(engine, open_suite(Recipe.model_validate(stated)))
     core = engine._llm
     with pytest.raises(ExceptionGroup):
         worker.evaluate(children(2)[0])
@@ -241,7 +241,7 @@ def test_what_one_evaluation_left_unanswered_does_not_meet_the_next(engine: Vllm
 
 @ONE_FAMILY
 def test_an_engine_that_dies_is_started_again_and_its_child_scored(
-    engine: VllmEngine, tmp_path: Path, family: Family
+    engine: VllmEngine, tmp_path: Path, family: ModelFamily
 ) -> None:
     genome = children(1)[0]
     worker = Worker(engine, two_tasks(family, tmp_path))
@@ -263,12 +263,12 @@ def test_an_engine_that_dies_is_started_again_and_its_child_scored(
 
 
 @ONE_FAMILY
-def test_a_worker_scores_through_it(engine: VllmEngine, tmp_path: Path, family: Family) -> None:
+def test_a_worker_scores_through_it(engine: VllmEngine, tmp_path: Path, family: ModelFamily) -> None:
     evaluation = Worker(engine, two_tasks(family, tmp_path)).evaluate(children(1)[0])
     assert all(0 <= score <= 1 for score in evaluation.scores)
     assert list(evaluation.results) == ["letters", "digits"]
 
 
-def two_tasks(family: Family, folder: Path) -> Suite:
+def two_tasks(family: ModelFamily, folder: Path) -> Suite:
     experts = {"a": family.experts[0].folder, "b": family.experts[0].folder}
     return open_suite(make_recipe(folder, family.base.path, experts), folder)

@@ -7,19 +7,19 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cycleqd_merge.errors import EnvironmentFailed, Interrupted, UserError
-from cycleqd_merge.evaluation.pool import Finished, LocalPool
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.errors import InfrastructureError, Interrupted, UserError
+from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.evolution.archive import Axis, Hurdle
-from cycleqd_merge.evolution.race import Race
-from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.run.evolve import terminable
+from cycleqd_merge.evolution.archive import ArchiveSnapshot, Axis
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.run.loop import terminable
+from cycleqd_merge.strategies.protocol import Proposal
+from cycleqd_merge.strategies.racing import Race
 from cycleqd_merge.tasks.suite import open_suite
 from tests.evaluation.conftest import BASE, Models, Reference, genome_of
 
@@ -40,7 +40,7 @@ def open_worker(models: Models) -> Iterator[Callable[..., Worker]]:
     def open_on(*uses: dict[str, Any]) -> Worker:
         stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}}
         recipe = Recipe.model_validate({**stated, "tasks": [*uses, FINE]})
-        opened.append(Worker(models.engine(), open_suite(recipe, Path(__file__).parent)))
+        opened.append(Worker(models.engine(), open_suite(recipe)))
         return opened[-1]
 
     yield open_on
@@ -112,7 +112,7 @@ def test_a_signal_in_the_midst_of_a_sample_ends_the_evaluation_in_order(
 def race(quality: float) -> Race:
     """Three tasks with one cell each, held by an elite of this quality."""
     axes = (Axis(0.0, 1.0, 1),) * 3
-    return Race(0.25, 0.99, tuple(Hurdle(task, axes, {(0, 0): quality}) for task in range(3)))
+    return Race(0.25, 0.99, tuple(ArchiveSnapshot(task, axes, {(0, 0): quality}) for task in range(3)))
 
 
 def test_a_candidate_that_loses_its_race_is_scored_on_the_first_rows_alone(open_worker: Callable[..., Worker]) -> None:
@@ -197,7 +197,7 @@ def test_weights_that_are_no_numbers_are_a_failure_and_the_pool_goes_on(open_wor
 
 def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Callable[..., Worker]) -> None:
     pool = LocalPool(open_worker(use("a", "Scores", scores=[1])))
-    pool.submit(Proposal(0, MergeConfiguration("merge_method: linear\nmodels: [{model: nowhere/to-be-found}]"), {}))
+    pool.submit(Proposal(0, MergekitConfiguration("merge_method: linear\nmodels: [{model: nowhere/to-be-found}]"), {}))
     pool.submit(Proposal(1, BASE, {}))
     failed, fine = pool.next(), pool.next()
     assert failed.evaluation is None
@@ -208,8 +208,8 @@ def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Cal
 @pytest.mark.parametrize(
     ("raised", "expected", "message"),
     [
-        ("EnvironmentFailed", EnvironmentFailed, "the disk is full"),
-        ("OSError", EnvironmentFailed, "an evaluation failed: the disk is full"),
+        ("InfrastructureError", InfrastructureError, "the disk is full"),
+        ("OSError", InfrastructureError, "an evaluation failed: the disk is full"),
         ("UserError", UserError, "the disk is full"),
     ],
 )
@@ -223,12 +223,16 @@ def test_a_failure_of_the_surroundings_passes_through_and_is_no_score(
 
 @pytest.mark.parametrize(
     "raised",
-    [["ValueError", "EnvironmentFailed"], ["EnvironmentFailed", "ValueError"], ["OSError", "KeyError", "ValueError"]],
+    [
+        ["ValueError", "InfrastructureError"],
+        ["InfrastructureError", "ValueError"],
+        ["OSError", "KeyError", "ValueError"],
+    ],
 )
 def test_a_failure_of_the_surroundings_counts_before_what_follows_from_it(
     finish: Callable[..., Finished], raised: list[str]
 ) -> None:
-    with pytest.raises(EnvironmentFailed):
+    with pytest.raises(InfrastructureError):
         finish(use("a", "RaisesTogether", raised=raised))
 
 

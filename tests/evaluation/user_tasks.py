@@ -10,7 +10,7 @@ from cycleqd_merge import errors
 from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, Split
 
 ERRORS = {
-    "EnvironmentFailed": errors.EnvironmentFailed,
+    "InfrastructureError": errors.InfrastructureError,
     "UserError": errors.UserError,
     "OSError": OSError,
     "ValueError": ValueError,

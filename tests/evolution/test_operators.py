@@ -8,12 +8,12 @@ import pytest
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, crossover
-from cycleqd_merge.evolution.schedule import Schedule
 from cycleqd_merge.evolution.selection import choose_mate
-from cycleqd_merge.evolution.space import Floor
-from cycleqd_merge.evolution.strategy import Result
+from cycleqd_merge.strategies.protocol import Result
+from cycleqd_merge.strategies.schedule import Schedule
+from cycleqd_merge.strategies.space import Floor
 from tests.evolution.references import SlowArchive, flat, snapshot, synthetic_scores, weighted_sum
-from tests.evolution.test_cycleqd import elites_of, play, strategy
+from tests.strategies.test_cycleqd import elites_of, play, strategy
 
 
 def test_scaling_multiplies_coefficients_and_shares_by_a_factor_per_child() -> None:

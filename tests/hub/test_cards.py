@@ -20,8 +20,8 @@ from cycleqd_merge.hub.facts import ModelFacts, card_facts, model_facts
 from cycleqd_merge.hub.markdown import cell, code, fenced
 from cycleqd_merge.hub.parents import License, Parent, derived_license, parents_of
 from cycleqd_merge.journal.log import of_kind, read_events
-from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.run.elites import choose
+from cycleqd_merge.run.state import Run, open_run
 from tests.hub.server import LocalHub
 from tests.report.runs import HELDOUT, NAMES, ROWS, make_run, measure_heldout
 
@@ -53,20 +53,20 @@ def tables(card: ModelCard | DatasetCard) -> list[dict[str, list[str]]]:
     return found
 
 
-def facts_of(replay: Replay, name: str = "best-mean", **options: Any) -> ModelFacts:
-    chosen = choose(replay, name)
-    run = card_facts(replay, REPO, f"{REPO}-archive")
-    return model_facts(run, replay, chosen.label, chosen.genome, chosen.number, **options)
+def facts_of(state: Run, name: str = "best-mean", **options: Any) -> ModelFacts:
+    chosen = choose(state, name)
+    run = card_facts(state, REPO, f"{REPO}-archive")
+    return model_facts(run, state, chosen.label, chosen.genome, chosen.number, **options)
 
 
 @pytest.fixture
-def measured(tmp_path: Path) -> Replay:
+def measured(tmp_path: Path) -> Run:
     """A run with held-out scores."""
     make_run(tmp_path)
     return measure_heldout(tmp_path, HELDOUT)
 
 
-def test_front_matter_of_a_model_is_what_the_hub_reads(measured: Replay, tmp_path: Path) -> None:
+def test_front_matter_of_a_model_is_what_the_hub_reads(measured: Run, tmp_path: Path) -> None:
     card = model_card(facts_of(measured, configuration=CONFIGURATION))
     front = front_matter(card)
     assert front["base_model"] == ["org/base", "org/sql", "org/bash", "org/math"]
@@ -95,21 +95,21 @@ def test_front_matter_of_a_model_is_what_the_hub_reads(measured: Replay, tmp_pat
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_tables_of_a_card_show_the_scores_of_the_journal(tmp_path: Path, count: int) -> None:
     make_run(tmp_path, count)
-    replay = measure_heldout(tmp_path, HELDOUT)
+    state = measure_heldout(tmp_path, HELDOUT)
     names, results = list(NAMES[:count]), of_kind(read_events(tmp_path), "result")
-    for card in (model_card(facts_of(replay)), archive_card(card_facts(replay, f"{REPO}-archive"))):
+    for card in (model_card(facts_of(state)), archive_card(card_facts(state, f"{REPO}-archive"))):
         heldout, search = [table for table in tables(card) if table[""][0] == "model"]
         assert heldout[""] == ["model", *(f"{name} (n = 4)" for name in names), "mean"]
         assert search[""] == ["model", *(f"{name} (n = 40)" for name in names), "mean"]
         assert heldout["best-mean"][:count] == ["0.875 ± 0.125"] * count
         assert heldout["base"][:count] == ["0.250 ± 0.250"] * count
-        for model, number in {"best-mean": replay.best_mean(), "expert:sql": 0, "expert:bash": 1}.items():
+        for model, number in {"best-mean": state.best_mean(), "expert:sql": 0, "expert:bash": 1}.items():
             shown = [text.split(" ± ")[0] for text in search[model]]
             scores = results[number]["scores"]
             assert shown == [f"{score:.3f}" for score in (*scores, sum(scores) / count)]
 
 
-def test_a_model_card_tells_what_the_model_is_made_of(measured: Replay) -> None:
+def test_a_model_card_tells_what_the_model_is_made_of(measured: Run) -> None:
     facts = facts_of(measured, configuration=CONFIGURATION, chat=True)
     card = model_card(facts)
     made, line, parents = tables(card)[2:]
@@ -130,7 +130,7 @@ def test_a_model_card_tells_what_the_model_is_made_of(measured: Replay) -> None:
     assert "apply_chat_template" not in model_card(replace(facts, chat=False)).text
 
 
-def test_usage_of_a_card_is_code(measured: Replay) -> None:
+def test_usage_of_a_card_is_code(measured: Run) -> None:
     for chat in (True, False):
         text = model_card(facts_of(measured, chat=chat)).text
         (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -139,7 +139,7 @@ def test_usage_of_a_card_is_code(measured: Replay) -> None:
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_usage_of_a_model_in_a_subfolder_names_it(measured: Replay, adapter: bool) -> None:
+def test_usage_of_a_model_in_a_subfolder_names_it(measured: Run, adapter: bool) -> None:
     card = model_card(facts_of(measured, subfolder="best-sql", adapter=adapter, configuration=CONFIGURATION))
     (block,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     compile(block, "card", "exec")
@@ -151,7 +151,7 @@ def test_usage_of_a_model_in_a_subfolder_names_it(measured: Replay, adapter: boo
     assert "# merged/best-sql\n" in card.text
 
 
-def test_every_kind_of_model_has_a_card(measured: Replay) -> None:
+def test_every_kind_of_model_has_a_card(measured: Run) -> None:
     for name in ("best-mean", "aggregate", "mean", "base", "expert:sql", "best:bash", "#3"):
         card = model_card(facts_of(measured, name))
         heldout = tables(card)[0]
@@ -161,15 +161,15 @@ def test_every_kind_of_model_has_a_card(measured: Replay) -> None:
     assert "marked" not in model_card(facts_of(measured, "aggregate")).text
 
 
-def test_an_adapter_and_models_in_subfolders_are_told(measured: Replay) -> None:
+def test_an_adapter_and_models_in_subfolders_are_told(measured: Run) -> None:
     card = model_card(facts_of(measured, adapter=True, others={"best-sql/": "best:sql"}))
     assert card.data.library_name == "peft"
     assert "`best-sql` | `best:sql`" in card.text
 
 
 def test_without_held_out_scores_a_card_says_so(tmp_path: Path) -> None:
-    replay = make_run(tmp_path, failure=lambda number: HOSTILE if number == 1 else None)
-    facts = facts_of(replay)
+    state = make_run(tmp_path, failure=lambda number: HOSTILE if number == 1 else None)
+    facts = facts_of(state)
     card = model_card(facts)
     assert "not scored on held-out rows" in card.text
     assert "on search rows" in card.text
@@ -180,7 +180,7 @@ def test_without_held_out_scores_a_card_says_so(tmp_path: Path) -> None:
     assert "Nothing was scored on held-out rows" in archive_card(facts.run).text
 
 
-def test_front_matter_of_an_archive_names_its_tables(measured: Replay) -> None:
+def test_front_matter_of_an_archive_names_its_tables(measured: Run) -> None:
     card = archive_card(card_facts(measured, f"{REPO}-archive", license="mit"))
     front = front_matter(card)
     assert front["license"] == "mit"
@@ -194,7 +194,7 @@ def test_front_matter_of_an_archive_names_its_tables(measured: Replay) -> None:
     assert isinstance(DatasetCard(str(card)), DatasetCard)
 
 
-def test_hostile_texts_stay_texts(measured: Replay) -> None:
+def test_hostile_texts_stay_texts(measured: Run) -> None:
     run = card_facts(measured, REPO)
     parents = tuple(replace(parent, reference=HOSTILE, license=License("other", HOSTILE)) for parent in run.parents)
     run = replace(run, parents=parents, license=parents[0].license)
@@ -216,7 +216,7 @@ def test_markdown_is_escaped() -> None:
     assert fenced("```\nx", "yaml") == "````yaml\n```\nx\n````"
 
 
-def test_long_lines_of_a_configuration_are_cut_for_readers(measured: Replay) -> None:
+def test_long_lines_of_a_configuration_are_cut_for_readers(measured: Run) -> None:
     facts = facts_of(measured, configuration=f"{CONFIGURATION}mutations: '{'x' * 100_000}'\n")
     text = model_card(facts).text
     assert len(text) < 20_000
@@ -231,7 +231,7 @@ def write_model(folder: Path, front: str | None) -> str:
     return str(folder)
 
 
-def run_over(folder: Path, fronts: Mapping[str, str | None]) -> Replay:
+def run_over(folder: Path, fronts: Mapping[str, str | None]) -> Run:
     """A run whose models lie in folders with these cards: `base`, `sql`, `bash`."""
     references = {name: write_model(folder / name, front) for name, front in fronts.items()}
     base = references.pop("base")
@@ -239,9 +239,9 @@ def run_over(folder: Path, fronts: Mapping[str, str | None]) -> Replay:
 
 
 def test_local_models_are_named_without_their_paths(tmp_path: Path) -> None:
-    replay = run_over(tmp_path, {"base": "language: [en, ja]", "sql": "language: en", "bash": None})
+    state = run_over(tmp_path, {"base": "language: [en, ja]", "sql": "language: en", "bash": None})
     configuration = f"{CONFIGURATION}base_model: {tmp_path}/base\n"
-    facts = facts_of(replay, configuration=configuration)
+    facts = facts_of(state, configuration=configuration)
     text = str(model_card(facts)) + str(archive_card(facts.run))
     assert str(tmp_path) not in text
     assert "base_model: ./models/base" in text
@@ -271,10 +271,10 @@ def test_the_licence_follows_from_the_parents(tmp_path: Path, base: str | None, 
 
 
 def test_licences_that_differ_are_the_users_to_decide(tmp_path: Path) -> None:
-    replay = run_over(tmp_path, {"base": "license: llama3", "sql": "license: apache-2.0", "bash": "license: llama3"})
+    state = run_over(tmp_path, {"base": "license: llama3", "sql": "license: apache-2.0", "bash": "license: llama3"})
     with pytest.raises(UserError, match=r"differ \(base, bash: llama3; sql: apache-2\.0\); .* --license$"):
-        card_facts(replay, REPO)
-    assert card_facts(replay, REPO, license="llama3").license == License("llama3")
+        card_facts(state, REPO)
+    assert card_facts(state, REPO, license="llama3").license == License("llama3")
     other = (License("other", "one"), License("other", "two"))
     parents = [Parent(f"p{n}", "x", (), "0", license) for n, license in enumerate(other)]
     with pytest.raises(UserError, match="p0: one; p1: two"):
@@ -286,26 +286,26 @@ def test_cards_of_parents_are_read_from_the_hub_at_the_runs_commit(hub: LocalHub
     hub.put("lab/base", {"README.md": b"---\nlicense: apache-2.0\n---\n"})
     hub.put("lab/bare", {"config.json": b"{}"})
     experts = {"sql": "lab/bare", "bash": "lab/base+lab/bare"}
-    replay = make_run(tmp_path, 2, 6, base="lab/base", experts=experts, revisions={"lab/base": commit})
-    base, sql, bash = parents_of(replay)
+    state = make_run(tmp_path, 2, 6, base="lab/base", experts=experts, revisions={"lab/base": commit})
+    base, sql, bash = parents_of(state)
     assert (base.license, base.reference, base.ids) == (License("mit"), f"lab/base@{commit}", ("lab/base",))
     assert (sql.license, bash.license, bash.ids) == (None, None, ("lab/base", "lab/bare"))
-    assert card_facts(replay, REPO).base_models == ("lab/base", "lab/bare")
+    assert card_facts(state, REPO).base_models == ("lab/base", "lab/bare")
 
 
 def test_a_hub_that_does_not_answer_is_no_missing_licence(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replay = make_run(tmp_path, 2, 6, base="lab/gone")
+    state = make_run(tmp_path, 2, 6, base="lab/gone")
     with pytest.raises(HubFailed, match="card of lab/gone"):
-        parents_of(replay)
+        parents_of(state)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert parents_of(replay)[0].license is None
+    assert parents_of(state)[0].license is None
 
 
 def test_facts_hold_for_a_run_of_real_models(original: Path) -> None:
-    replay = open_run(original)
-    card = model_card(facts_of(replay))
+    state = open_run(original)
+    card = model_card(facts_of(state))
     (number,) = re.findall(r"evaluation #(\d+)", card.text)
     scores = of_kind(read_events(original), "result")[int(number)]["scores"]
     assert [text.split(" ± ")[0] for text in tables(card)[0]["best-mean"][:2]] == [f"{score:.3f}" for score in scores]

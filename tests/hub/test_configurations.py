@@ -13,10 +13,10 @@ from huggingface_hub import ModelCard
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 from safetensors.torch import load
 
-from cycleqd_merge.evolution.strategy import MergeConfiguration
-from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.report.scores import usual_scores
 from cycleqd_merge.run.elites import choose
+from cycleqd_merge.run.state import Run, open_run
 from tests.cli.conftest import Models, cycleqd_merge
 from tests.hub.conftest import pushed, table
 from tests.hub.server import LocalHub
@@ -51,14 +51,14 @@ def stock(far: Models, number: int, folder: Path) -> dict[str, torch.Tensor]:
     return read_tensors(folder / "out")
 
 
-def configurations(replay: Replay) -> list[int]:
-    return [number for number in replay.elites() if isinstance(replay.candidate(number), MergeConfiguration)]
+def configurations(state: Run) -> list[int]:
+    return [number for number in state.elites() if isinstance(state.candidate(number), MergekitConfiguration)]
 
 
-def heldout_means(replay: Replay) -> dict[str, dict[str, float]]:
+def heldout_means(state: Run) -> dict[str, dict[str, float]]:
     """By model and task."""
     return {
-        model.name: {task: estimate.score for task, estimate in model.heldout.items()} for model in usual_scores(replay)
+        model.name: {task: estimate.score for task, estimate in model.heldout.items()} for model in usual_scores(state)
     }
 
 
@@ -84,12 +84,12 @@ def test_configurations_keep_to_the_commits_that_the_run_began_with(hub: LocalHu
     assert models_in((tmp_path / "model" / "mergekit_config.yml").read_text()) == references
     assert cycleqd_merge("evaluate", run).code == 0
     pushed(run, "--repo", MODEL, "--rows", "--space", "--root", f"#{DARE}", "--elites", "best-mean")
-    replay, rows = open_run(run), table(hub, ARCHIVE, "data/elites.parquet")
-    assert configurations(replay)
+    state, rows = open_run(run), table(hub, ARCHIVE, "data/elites.parquet")
+    assert configurations(state)
     for row in rows:
-        candidate = replay.candidate(row["evaluation"])
+        candidate = state.candidate(row["evaluation"])
         kind, other = ("configuration", "genome")
-        if not isinstance(candidate, MergeConfiguration):
+        if not isinstance(candidate, MergekitConfiguration):
             kind, other = other, kind
         assert json.loads(row[kind]) == candidate.to_json()
         assert row[other] is None
@@ -105,7 +105,7 @@ def test_configurations_keep_to_the_commits_that_the_run_began_with(hub: LocalHu
 
     there = tmp_path / "there"
     assert cycleqd_merge("pull", ARCHIVE, there, "--trust-remote-code").code == 0
-    assert heldout_means(open_run(there)) == heldout_means(replay)
+    assert heldout_means(open_run(there)) == heldout_means(state)
     assert cycleqd_merge("export", there, f"#{DARE}", tmp_path / "again").code == 0
     assert_same(read_tensors(tmp_path / "again"), wanted)
     assert cycleqd_merge("evolve", there, "--generations", len(METHODS) + 1).code == 0
@@ -140,7 +140,7 @@ def test_local_models_of_configurations_are_found_again(hub: LocalHub, far: Mode
     answer = cycleqd_merge("pull", ARCHIVE, there, "--trust-remote-code", *local)
     assert (answer.code, answer.err) == (0, "")
     candidate = choose(open_run(there), f"#{DARE}").candidate
-    assert isinstance(candidate, MergeConfiguration)
+    assert isinstance(candidate, MergekitConfiguration)
     assert models_in(candidate.yaml) == {
         str(places["base"]),
         str(places["first"]),

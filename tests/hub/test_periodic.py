@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cycleqd_merge.config.loading import load_recipe
 from cycleqd_merge.errors import HubFailed
+from cycleqd_merge.hub import periodic_push
 from cycleqd_merge.journal.log import Event
-from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.recipe.loading import load_recipe
-from cycleqd_merge.run import periodic
-from cycleqd_merge.run.evolve import Quiet
-from cycleqd_merge.run.session import run_recipe
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.session.evolve import evolve
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import TOKEN, Parents, write_recipe
 from tests.hub.server import LocalHub
@@ -33,19 +33,19 @@ def recipe(folder: Path, parents: Parents, **hub: object) -> Path:
 def test_the_archive_is_pushed_meanwhile_and_all_at_the_end(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
     path = recipe(tmp_path, parents, every=2)
 
-    class Waits(Quiet):
+    class Waits(Observer):
         """Lets generation 3 last until the push of generation 2 is there."""
 
-        def told(self, replay: Replay, event: Event) -> None:
+        def evaluated(self, state: Run, event: Event) -> None:
             deadline = time.monotonic() + 120
-            while replay.generation == 3 and not tags() and time.monotonic() < deadline:
+            while state.generation == 3 and not tags() and time.monotonic() < deadline:
                 time.sleep(0.05)
 
     def tags() -> set[str]:
         repo = hub.repos.get(("dataset", ARCHIVE))
         return set() if repo is None else set(repo.tags)
 
-    run_recipe(load_recipe(path), tmp_path, Waits())
+    evolve(load_recipe(path), Waits())
     meanwhile = tags()
     assert meanwhile & {"gen-2", "gen-3"}
     assert meanwhile <= {"gen-2", "gen-3", "gen-4"}  # the last only if the push of the one before was done by then
@@ -89,7 +89,7 @@ def test_a_failed_push_is_tried_again_later(
     hub.repos.clear()
     hub.requests.clear()
     hub.faults.add("commit", 500)
-    quiet = periodic.PeriodicPush(Quiet(), run, every=2, first_wait=0.2)
+    quiet = periodic_push.PeriodicPush(Observer(), run, every=2, first_wait=0.2)
     quiet.told(Told(2), {})  # type: ignore[arg-type]
     quiet.close()
     assert hub.steps().count("commit") == 1
@@ -109,7 +109,7 @@ def test_a_hub_that_hangs_does_not_slow_the_run(hub: LocalHub, run: Path) -> Non
     """`told` returns at once however long the Hub takes; the push runs in a process of its own."""
     assert cycleqd_merge("evolve", run, "--set", "hub={repo: ann/run, root: null}").code == 0
     hub.__exit__(None, None, None)  # connections are refused from here on
-    pushing = periodic.PeriodicPush(Quiet(), run, every=1)
+    pushing = periodic_push.PeriodicPush(Observer(), run, every=1)
     for generation in range(1, 50):
         pushing.told(Told(generation), {})  # type: ignore[arg-type]
     process = pushing._process

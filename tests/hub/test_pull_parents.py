@@ -11,11 +11,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from cycleqd_merge.config.loading import load_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.hub.pin import pin
 from cycleqd_merge.journal.log import of_kind, read_events
-from cycleqd_merge.journal.replay import open_run
-from cycleqd_merge.recipe.loading import load_recipe
+from cycleqd_merge.merging.revisions import pin
+from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import BOB, Parents, put_parents, write_recipe
 from tests.hub.server import LocalHub
@@ -111,7 +111,7 @@ def test_faults_of_repositories_are_one_line_each(
     }
     recipe = write_recipe(tmp_path, BASE, experts)
     with pytest.raises(UserError) as raised:
-        pin(load_recipe(recipe), tmp_path)
+        pin(load_recipe(recipe))
     assert str(raised.value).splitlines() == [
         "expert gated: lab/tuned: gated, and access was not granted; ask for access on its page",
         "expert old: lab/base@v9: the Hub knows no such revision of it",
@@ -180,7 +180,7 @@ def test_a_full_disk_is_told_before_anything_is_downloaded(
     hub: LocalHub, parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_parents(hub, parents)
-    monkeypatch.setattr("cycleqd_merge.run.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    monkeypatch.setattr("cycleqd_merge.preflight.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     answer = cycleqd_merge("evolve", write_recipe(tmp_path, BASE, EXPERTS))
     assert answer.code == 2
     assert "disk: download of lab/base, download of lab/tuned, download of lab/first need" in answer.err

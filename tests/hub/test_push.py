@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from cycleqd_merge.journal.replay import open_run
+from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import pushed, table
 from tests.hub.server import LocalHub
@@ -16,18 +16,18 @@ ARCHIVE, MODEL = "ann/run-archive", "ann/run"
 
 def test_the_archive_holds_every_elite_and_every_generation(hub: LocalHub, run: Path) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
-    replay = open_run(run)
+    state = open_run(run)
     rows = table(hub, ARCHIVE, "data/elites.parquet")
-    elites = [elite for archive in replay.archives for elite in archive.elites()]
+    elites = [elite for archive in state.archives for elite in archive.elites()]
     assert [row["evaluation"] for row in rows] == [elite.number for elite in elites]
     assert [tuple(row["cell"]) for row in rows] == [elite.cell for elite in elites]
     for row, elite in zip(rows, elites, strict=True):
-        assert row["archive"] == replay.objectives[elite.task]
-        assert (row["search_vowels"], row["search_letters"]) == replay.scores(elite.number)
-        assert json.loads(row["genome"]) == replay.space.genome(elite.number).to_json()
+        assert row["archive"] == state.objectives[elite.task]
+        assert (row["search_vowels"], row["search_letters"]) == state.scores(elite.number)
+        assert json.loads(row["genome"]) == state.space.genome(elite.number).to_json()
     generations = table(hub, ARCHIVE, "data/generations.parquet")
     assert [(row["search_vowels"], row["search_letters"]) for row in generations] == [
-        replay.scores(number) for number in range(6)
+        state.scores(number) for number in range(6)
     ]
     assert hub.repo(ARCHIVE, "dataset").tags == {"gen-4": hub.repo(ARCHIVE, "dataset").resolve("main")}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.journal.log import FILE, read_events
-from cycleqd_merge.journal.replay import open_run
+from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import Parents, pushed, put_parents, write_recipe
 from tests.hub.server import LocalHub

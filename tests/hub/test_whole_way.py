@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cycleqd_merge.journal.replay import open_run
+from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import Parents, pushed, put_parents, write_recipe
 from tests.hub.server import LocalHub
@@ -73,10 +73,10 @@ def test_others_load_what_was_evolved(hub: LocalHub, parents: Parents, tmp_path:
         assert torch.equal(found[label], logits(out)), label
 
     elites = json.loads((tmp_path / "found.elites").read_text())
-    replay = open_run(run)
-    expected = [elite.number for archive in replay.archives for elite in archive.elites()]
+    state = open_run(run)
+    expected = [elite.number for archive in state.archives for elite in archive.elites()]
     assert [row["evaluation"] for row in elites] == expected
-    assert all(row["search_vowels"] == replay.scores(row["evaluation"])[0] for row in elites)
+    assert all(row["search_vowels"] == state.scores(row["evaluation"])[0] for row in elites)
     assert len(json.loads((tmp_path / "found.generations").read_text())) == 6
 
     assert_adapter_is_the_model(run, parents, found["adapter"], tmp_path)
@@ -84,13 +84,13 @@ def test_others_load_what_was_evolved(hub: LocalHub, parents: Parents, tmp_path:
 
 def assert_adapter_is_the_model(run: Path, parents: Parents, found: torch.Tensor, tmp_path: Path) -> None:
     """In float32, where base and difference are added without rounding, an adapter's logits are the merged model's."""
+    from cycleqd_merge.evolution.candidate import mutated_experts
     from cycleqd_merge.run.elites import choose
-    from cycleqd_merge.run.export import needed_bases
-    from cycleqd_merge.run.session import reopen
+    from cycleqd_merge.run.opening import reopen
 
-    replay = open_run(run)
-    chosen = choose(replay, "aggregate")
-    materialiser = reopen(replay).materialiser(needed_bases(chosen.genome))
+    state = open_run(run)
+    chosen = choose(state, "aggregate")
+    materialiser = reopen(state).materialiser(mutated_experts(chosen.genome))
     model = AutoModelForCausalLM.from_pretrained(parents.base, dtype=torch.float32)
     resident = model.state_dict()
     for weight in materialiser.family.weights:
@@ -141,18 +141,18 @@ def test_an_archive_of_many_elites_is_one_small_push(elites: int, hub: LocalHub,
         watching = False
     files = hub.repo("ann/many-archive", "dataset").tree()
     assert not [path for path in (*written, *files) if path.endswith(".safetensors")]
-    replay = open_run(run)
-    assert sum(len(archive.elites()) for archive in replay.archives) >= elites
+    state = open_run(run)
+    assert sum(len(archive.elites()) for archive in state.archives) >= elites
     assert sum(entry.size for entry in files.values()) < 20e6
     assert len(hub.repo("ann/many-archive", "dataset").history()) == 2
 
 
 def grow(run: Path, elites: int) -> None:
     """Rewrite a run's journal as that of a long one whose scores spread over the grid: at least `elites` of them."""
+    from cycleqd_merge.config.recipe import Recipe
     from cycleqd_merge.evolution.draws import generator
     from cycleqd_merge.journal.log import FILE, of_kind, read_events
-    from cycleqd_merge.journal.replay import Replay
-    from cycleqd_merge.recipe.schema import Recipe
+    from cycleqd_merge.run.state import Run
 
     events = read_events(run)
     start = events[0]
@@ -160,14 +160,14 @@ def grow(run: Path, elites: int) -> None:
     start["evolution"]["bins"] = session["recipe"]["evolution"]["bins"] = elites
     session["recipe"]["evolution"]["generations"] = elites
     recipe = Recipe.model_validate(session["recipe"])
-    replay = Replay.begin(recipe, Path(session["folder"]), start)
+    state = Run.begin(recipe, Path(session["folder"]), start)
     lines = [start, session]
     draws = generator(0, "scores")
-    while not replay.schedule.done:
-        number = replay.schedule.told
-        scores = [float(draws.random()) for _ in replay.tasks]
-        event = {"event": "result", "number": number, "step": replay.steps[number], "scores": scores}
+    while not state.schedule.done:
+        number = state.schedule.told
+        scores = [float(draws.random()) for _ in state.tasks]
+        event = {"event": "result", "number": number, "step": state.steps[number], "scores": scores}
         lines.append(event)
-        replay.tell(event)
+        state.tell(event)
     (run / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     shutil.rmtree(run / "models", ignore_errors=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.evolution.genome import expert_genome, level_genome
-from cycleqd_merge.evolution.strategy import candidate_digest
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
 
 samples = st.lists(st.floats(0, 1), min_size=2, max_size=30)

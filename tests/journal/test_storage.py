@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.journal.log import FILE, Event, Journal, read_events
-from cycleqd_merge.journal.replay import open_run
+from cycleqd_merge.run.state import open_run
 from tests.run.synthetic import history, run, synthetic_recipe
 
 AS_ROOT = ["sudo", "-n"] if os.geteuid() != 0 and shutil.which("sudo") else []
@@ -60,7 +60,7 @@ def test_a_full_disk_is_named_and_loses_no_event(disk: Path) -> None:
     filler = fill(disk, left=3)
     written: list[Event] = []
     with closing(Journal(disk / "run")) as journal:
-        with pytest.raises(EnvironmentFailed, match=rf"{FILE}: cannot be written: No space left on device"):
+        with pytest.raises(InfrastructureError, match=rf"{FILE}: cannot be written: No space left on device"):
             append_many(journal, written)
         assert journal.events == written
     assert len(written) > 20
@@ -74,7 +74,7 @@ def test_a_full_disk_is_named_and_loses_no_event(disk: Path) -> None:
 
 def test_a_run_that_filled_its_disk_goes_on_when_there_is_room(disk: Path, tmp_path: Path) -> None:
     filler = fill(disk, left=2)
-    with pytest.raises(EnvironmentFailed, match="No space left on device"):
+    with pytest.raises(InfrastructureError, match="No space left on device"):
         run(disk / "run", synthetic_recipe(60), in_flight=2)
     told = open_run(disk / "run").schedule.told
     assert 3 < told < 63
@@ -86,7 +86,7 @@ def test_a_run_that_filled_its_disk_goes_on_when_there_is_room(disk: Path, tmp_p
 
 def test_a_disk_without_any_room_is_named_before_a_run_begins(disk: Path) -> None:
     fill(disk, left=0)
-    with pytest.raises((EnvironmentFailed, UserError), match=r"cannot be written: No space left on device"):
+    with pytest.raises((InfrastructureError, UserError), match=r"cannot be written: No space left on device"):
         run(disk / "run")
 
 

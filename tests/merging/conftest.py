@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from cycleqd_merge.config.evolution import LayerGroupsConfig
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
-from cycleqd_merge.recipe.evolution import LayerGroups
-from cycleqd_merge.recipe.schema import Recipe
 from tests.merging.processes import Report, reports_of_two_processes
 from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base
 
@@ -32,9 +32,9 @@ class Trio:
     base: Path
     experts: tuple[Path, Path, Path]
     recipe: Recipe
-    family: Family
+    family: ModelFamily
 
-    def materialiser(self, groups: str | LayerGroups = "one", place: Place = "disk") -> Materialiser:
+    def materialiser(self, groups: str | LayerGroupsConfig = "one", place: Place = "disk") -> Materialiser:
         bases = prepare_bases(self.family, range(3))
         return Materialiser(self.family, Groups(self.family.weights, groups), bases, place=place)
 
@@ -46,7 +46,7 @@ def make_trio(folder: Path, architecture: Architecture, tied: bool, dtype: torch
     norm = "ln_f" if architecture == "gpt2" else "norm"
     third = make_adapter(base, folder / "third", seed=3, modules_to_save=[norm], exclude_modules=[norm])
     recipe = make_recipe(folder, base, {"first": first, "second": second, "third": on_base(base, third)})
-    return Trio(architecture, base, (first, second, third), recipe, open_family(recipe))
+    return Trio(architecture, base, (first, second, third), recipe, open_model_family(recipe))
 
 
 @pytest.fixture(

@@ -12,7 +12,7 @@ import torch
 from cycleqd_merge.evolution.draws import new_seed
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import ExpertBases, basis_folder, prepare_bases
-from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.singular import rescaled, singular_basis
 from tests.merging.conftest import Trio
 from tests.merging.processes import Report
@@ -99,18 +99,18 @@ def test_stored_basis_is_that_of_the_experts_task_vector(trio: Trio) -> None:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Family:
+def pair(tmp_path: Path) -> ModelFamily:
     """A family of its own, whose bases no other test has cached."""
     return open_pair(tmp_path)
 
 
-def open_pair(folder: Path) -> Family:
+def open_pair(folder: Path) -> ModelFamily:
     base = folder / "base"
     if not base.exists():
         make_base(base, seed=new_seed(folder.name) % 2**31)
         for seed, name in enumerate(("first", "second")):
             make_expert(base, folder / name, seed)
-    return open_family(make_recipe(folder, base, {"first": folder / "first", "second": folder / "second"}))
+    return open_model_family(make_recipe(folder, base, {"first": folder / "first", "second": folder / "second"}))
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -118,7 +118,7 @@ def times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_computation_that_was_cut_off_goes_on_where_it_stopped(pair: Family) -> None:
+def test_computation_that_was_cut_off_goes_on_where_it_stopped(pair: ModelFamily) -> None:
     whole = prepare_bases(pair, [0])[0].digest
     folder = basis_folder(pair, 0)
     removed = {"manifest.json", *sorted(path.name for path in folder.glob("*.safetensors"))[::3]}
@@ -133,7 +133,7 @@ def test_computation_that_was_cut_off_goes_on_where_it_stopped(pair: Family) -> 
     assert done[-1] == ("first", len(done), len(done))
 
 
-def test_bases_are_computed_once(pair: Family) -> None:
+def test_bases_are_computed_once(pair: ModelFamily) -> None:
     prepare_bases(pair, [0])
     before = times(basis_folder(pair, 0))
     done: list[tuple[str, int, int]] = []
@@ -142,18 +142,18 @@ def test_bases_are_computed_once(pair: Family) -> None:
     assert done == []
 
 
-def test_nothing_unfinished_is_left_behind(pair: Family) -> None:
+def test_nothing_unfinished_is_left_behind(pair: ModelFamily) -> None:
     prepare_bases(pair, [0])
     names = [weight.name for weight in pair.weights if weight.is_matrix]
     assert set(times(basis_folder(pair, 0))) == {"manifest.json", *(f"{name}.safetensors" for name in names)}
 
 
-def test_only_the_experts_asked_for_are_computed(pair: Family) -> None:
+def test_only_the_experts_asked_for_are_computed(pair: ModelFamily) -> None:
     assert prepare_bases(pair, [1]).keys() == {1}
     assert not (basis_folder(pair, 0) / "manifest.json").exists()
 
 
-def test_same_models_elsewhere_share_their_bases(pair: Family, tmp_path: Path) -> None:
+def test_same_models_elsewhere_share_their_bases(pair: ModelFamily, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "base", tmp_path / "copy" / "base")
     for name in ("first", "second"):
         shutil.copytree(tmp_path / name, tmp_path / "copy" / name)
@@ -161,7 +161,7 @@ def test_same_models_elsewhere_share_their_bases(pair: Family, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("changed", ["base", "first"])
-def test_other_contents_have_other_bases(pair: Family, tmp_path: Path, changed: str) -> None:
+def test_other_contents_have_other_bases(pair: ModelFamily, tmp_path: Path, changed: str) -> None:
     before, untouched = basis_folder(pair, 0), basis_folder(pair, 1)
     tensors = read_tensors(tmp_path / changed)
     tensors["model.norm.weight"][0] += 1
@@ -171,7 +171,7 @@ def test_other_contents_have_other_bases(pair: Family, tmp_path: Path, changed: 
     assert (basis_folder(reopened, 1) == untouched) == (changed == "first")
 
 
-def test_digest_of_bases_follows_their_contents(pair: Family) -> None:
+def test_digest_of_bases_follows_their_contents(pair: ModelFamily) -> None:
     bases = prepare_bases(pair, [0, 1])
     assert bases[0].digest != bases[1].digest
     assert ExpertBases(basis_folder(pair, 0)).digest == bases[0].digest

@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import expert_genome
-from cycleqd_merge.merging.checks import Findings, check_family, family_tokenizer, require_mergeable
-from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.checks import Problems, check_family, require_mergeable
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.tokenizers import family_tokenizer
 from tests.merging.conftest import Trio
 from tests.models import (
     CHAT_TEMPLATE,
@@ -36,15 +37,15 @@ Tensors = dict[str, torch.Tensor]
 QUERY, EMBEDDING, HEAD = "model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
 
 
-def family_of(folder: Path, base: Path, tuned: Path | str, **settings: object) -> Family:
+def family_of(folder: Path, base: Path, tuned: Path | str, **settings: object) -> ModelFamily:
     """A family of `tuned` and a sound second expert."""
     sound = folder / "sound"
     if not sound.exists():
         make_expert(base, sound, seed=99)
-    return open_family(make_recipe(folder, base, {"tuned": tuned, "sound": sound}, **settings))
+    return open_model_family(make_recipe(folder, base, {"tuned": tuned, "sound": sound}, **settings))
 
 
-def check(folder: Path, base: Path, tuned: Path | str, **settings: object) -> Findings:
+def check(folder: Path, base: Path, tuned: Path | str, **settings: object) -> Problems:
     return check_family(family_of(folder, base, tuned, **settings))
 
 
@@ -77,7 +78,7 @@ def grown(base: Path, folder: Path, rows: int) -> Path:
 
 
 def test_sound_experts_leave_nothing_to_report(trio: Trio) -> None:
-    assert check_family(trio.family) == Findings([], [])
+    assert check_family(trio.family) == Problems([], [])
 
 
 def test_other_architecture_is_refused(llama: Trio, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_other_dtype_is_reported_as_cast(llama: Trio, tmp_path: Path) -> None:
         tensors.update({name: tensors[name].float() for name in (QUERY, HEAD)})
 
     expert = edited(llama.base, tmp_path / "tuned", widen)
-    assert check(tmp_path, llama.base, expert) == Findings(
+    assert check(tmp_path, llama.base, expert) == Problems(
         [], ["expert tuned: 2 tensors are cast from float32 to the base's bfloat16"]
     )
 
@@ -191,7 +192,7 @@ def test_other_token_ids_are_refused(llama: Trio, tmp_path: Path) -> None:
 def test_expert_without_a_tokenizer_is_reported(llama: Trio, tmp_path: Path) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     (expert / "tokenizer.json").unlink()
-    assert check(tmp_path, llama.base, expert) == Findings(
+    assert check(tmp_path, llama.base, expert) == Problems(
         [], ["expert tuned: brings no tokenizer; the base's is used"]
     )
 
@@ -214,12 +215,12 @@ def test_other_chat_template_is_refused_until_one_is_chosen(llama: Trio, tmp_pat
         "choose one with `models.chat_template` (`base`, `tuned` or a file)"
     ]
     for choice in ("base", "tuned"):
-        assert check(tmp_path, llama.base, expert, models={"chat_template": choice}) == Findings([], [])
+        assert check(tmp_path, llama.base, expert, models={"chat_template": choice}) == Problems([], [])
 
 
 def test_expert_without_a_chat_template_is_accepted(llama: Trio, tmp_path: Path) -> None:
     expert = with_tokenizer(make_expert(llama.base, tmp_path / "tuned", seed=1), None)
-    assert check(tmp_path, llama.base, expert) == Findings([], [])
+    assert check(tmp_path, llama.base, expert) == Problems([], [])
 
 
 def test_chosen_chat_template_is_the_one_used(llama: Trio, tmp_path: Path) -> None:
@@ -278,13 +279,13 @@ def test_adapter_as_base_is_refused(llama: Trio, tmp_path: Path) -> None:
     reference = on_base(llama.base, llama.experts[2])
     recipe = make_recipe(tmp_path, llama.base, {"one": "one", "two": "two"}).model_copy(update={"base": reference})
     with pytest.raises(UserError, match="the base must be a full model, not an adapter"):
-        open_family(recipe)
+        open_model_family(recipe)
 
 
 def test_untied_head_of_an_expert_is_left_out_and_reported(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", tied=True)
     expert = make_base(tmp_path / "tuned", tied=False, seed=1)
-    assert check(tmp_path, base, expert) == Findings(
+    assert check(tmp_path, base, expert) == Problems(
         [], [f"expert tuned: {HEAD} is tied to the input embedding in the base: left out"]
     )
 
@@ -293,7 +294,7 @@ def test_tied_expert_on_an_untied_base_has_its_embedding_as_head(tmp_path: Path)
     base = make_base(tmp_path / "base", tied=False)
     expert = make_base(tmp_path / "tuned", tied=True, seed=1)
     family = family_of(tmp_path, base, expert)
-    assert check_family(family) == Findings([], [])
+    assert check_family(family) == Problems([], [])
     built = dict(Materialiser(family, Groups(family.weights, "one"), {}).tensors(expert_genome(0, 2, 1)))
     embedding = read_tensors(expert)[EMBEDDING]
     torch.testing.assert_close(built[HEAD], embedding, rtol=0.01, atol=0.01)
@@ -303,7 +304,7 @@ def test_tied_expert_on_an_untied_base_has_its_embedding_as_head(tmp_path: Path)
 def test_all_faults_come_together(llama: Trio, tmp_path: Path) -> None:
     one = edited(llama.base, tmp_path / "one", lambda tensors: tensors.pop(QUERY))
     two = edited(llama.base, tmp_path / "two", lambda tensors: tensors.update(extra=torch.ones(2, 2)))
-    family = open_family(make_recipe(tmp_path, llama.base, {"one": one, "two": two}))
+    family = open_model_family(make_recipe(tmp_path, llama.base, {"one": one, "two": two}))
     with pytest.raises(UserError) as caught:
         require_mergeable(family)
     assert str(caught.value).splitlines() == [
@@ -337,7 +338,7 @@ def opening_fault(folder: Path, base: Path, tuned: Path) -> str:
 def test_sharded_checkpoint_is_read_as_one(llama: Trio, tmp_path: Path) -> None:
     expert = sharded(llama.base, tmp_path / "tuned")
     family = family_of(tmp_path, llama.base, expert)
-    assert check_family(family) == Findings([], [])
+    assert check_family(family) == Problems([], [])
     whole = read_tensors(make_expert(llama.base, tmp_path / "whole", seed=1))
     for name, tensor in Materialiser(family, Groups(family.weights, "one"), {}).tensors(expert_genome(0, 2, 1)):
         assert torch.equal(tensor, whole[name])

@@ -7,13 +7,13 @@ from fnmatch import fnmatch
 import pytest
 import torch
 
+from cycleqd_merge.config.evolution import LayerGroupsConfig, PatternGroupsConfig
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.recipe.evolution import LayerGroups, PatternGroups
 from tests.merging.conftest import Trio
 from tests.models import read_tensors
 
-Setting = str | LayerGroups | PatternGroups
+Setting = str | LayerGroupsConfig | PatternGroupsConfig
 Members = dict[str, set[str]]
 
 
@@ -37,7 +37,7 @@ def test_one_group_holds_every_tensor(trio: Trio) -> None:
 
 
 def test_groups_number_every_tensor_once_in_order_of_appearance(trio: Trio) -> None:
-    groups = Groups(trio.family.weights, LayerGroups(layers=1, modules=True))
+    groups = Groups(trio.family.weights, LayerGroupsConfig(layers=1, modules=True))
     numbers = [groups.of(weight.name) for weight in trio.family.weights]
     assert list(dict.fromkeys(numbers)) == list(range(len(groups)))
     for number in range(len(groups)):
@@ -47,14 +47,14 @@ def test_groups_number_every_tensor_once_in_order_of_appearance(trio: Trio) -> N
 
 
 def test_layers_make_blocks(trio: Trio) -> None:
-    groups = Groups(trio.family.weights, LayerGroups(layers=1))
+    groups = Groups(trio.family.weights, LayerGroupsConfig(layers=1))
     assert members(groups) == matching(trio, **{"layers 0-0": "*.0.*", "layers 1-1": "*.1.*"})
 
 
 @pytest.mark.parametrize(("layers", "labels"), [(4, {0: "0-3", 3: "0-3", 4: "4-7", 10: "8-11"}), (12, {10: "0-11"})])
 def test_block_counts_layers_as_numbers(layers: int, labels: dict[int, str]) -> None:
     weights = [Weight(f"model.layers.{n}.mlp.up_proj.weight", (2, 2), torch.float32) for n in range(12)]
-    groups = Groups(weights, LayerGroups(layers=layers))
+    groups = Groups(weights, LayerGroupsConfig(layers=layers))
     for layer, label in labels.items():
         assert groups.labels[groups.of(weights[layer].name)] == f"layers {label}"
 
@@ -66,13 +66,13 @@ def layered(layers: int) -> list[Weight]:
 
 @pytest.mark.parametrize("modules", [False, True])
 def test_blocks_of_as_many_layers_are_those_of_so_many_each(modules: bool) -> None:
-    by_count = Groups(layered(30), LayerGroups(blocks=3, modules=modules))
-    assert members(by_count) == members(Groups(layered(30), LayerGroups(layers=10, modules=modules)))
+    by_count = Groups(layered(30), LayerGroupsConfig(blocks=3, modules=modules))
+    assert members(by_count) == members(Groups(layered(30), LayerGroupsConfig(layers=10, modules=modules)))
 
 
 @pytest.mark.parametrize(("layers", "blocks"), [(10, 4), (5, 4), (22, 3), (7, 7), (3, 8), (1, 3), (9, 1)])
 def test_layers_divide_into_blocks_as_evenly_as_goes(layers: int, blocks: int) -> None:
-    groups = Groups(layered(layers), LayerGroups(blocks=blocks))
+    groups = Groups(layered(layers), LayerGroupsConfig(blocks=blocks))
     found = [label for label in groups.labels if label != "rest"]
     spans = [tuple(map(int, label.removeprefix("layers ").split("-"))) for label in found]
     assert [n for first, last in spans for n in range(first, last + 1)] == list(range(layers))
@@ -84,18 +84,18 @@ def test_layers_divide_into_blocks_as_evenly_as_goes(layers: int, blocks: int) -
 
 
 def test_blocks_of_a_model_without_layers_are_one_group() -> None:
-    assert Groups(layered(0), LayerGroups(blocks=3)).labels == ("rest",)
+    assert Groups(layered(0), LayerGroupsConfig(blocks=3)).labels == ("rest",)
 
 
 def test_modules_divide_attention_from_mlp_across_layers(trio: Trio) -> None:
     attention = "attn" if trio.architecture == "gpt2" else "self_attn"
-    groups = Groups(trio.family.weights, LayerGroups(modules=True))
+    groups = Groups(trio.family.weights, LayerGroupsConfig(modules=True))
     assert members(groups) == matching(trio, **{attention: f"*.{attention}.*", "mlp": "*.mlp.*"})
 
 
 def test_layers_and_modules_divide_both_ways(trio: Trio) -> None:
     attention = "attn" if trio.architecture == "gpt2" else "self_attn"
-    groups = Groups(trio.family.weights, LayerGroups(layers=1, modules=True))
+    groups = Groups(trio.family.weights, LayerGroupsConfig(layers=1, modules=True))
     wanted = {
         f"layers {layer}-{layer} {module}": f"*.{layer}.{module}.*"
         for layer in range(2)
@@ -105,7 +105,7 @@ def test_layers_and_modules_divide_both_ways(trio: Trio) -> None:
 
 
 def test_bias_stands_with_its_matrix_and_a_norm_with_the_rest(trio: Trio) -> None:
-    groups = Groups(trio.family.weights, LayerGroups(modules=True))
+    groups = Groups(trio.family.weights, LayerGroupsConfig(modules=True))
     rest = groups.labels.index("rest")
     names = set(read_tensors(trio.base))
     for name in names:
@@ -116,7 +116,7 @@ def test_bias_stands_with_its_matrix_and_a_norm_with_the_rest(trio: Trio) -> Non
 
 
 def test_first_pattern_found_names_the_group(llama: Trio) -> None:
-    groups = Groups(llama.family.weights, PatternGroups(patterns=[r"layers\.1\.", "mlp", "^lm_head"]))
+    groups = Groups(llama.family.weights, PatternGroupsConfig(patterns=[r"layers\.1\.", "mlp", "^lm_head"]))
     names = set(read_tensors(llama.base))
     second = {name for name in names if ".layers.1." in name}
     mlp = {name for name in names if ".mlp." in name} - second
@@ -129,5 +129,5 @@ def test_first_pattern_found_names_the_group(llama: Trio) -> None:
 
 
 def test_pattern_that_finds_nothing_makes_no_group(llama: Trio) -> None:
-    groups = Groups(llama.family.weights, PatternGroups(patterns=["nowhere", "weight"]))
+    groups = Groups(llama.family.weights, PatternGroupsConfig(patterns=["nowhere", "weight"]))
     assert groups.labels == ("weight",)

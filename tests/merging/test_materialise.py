@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import uniform
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
-from cycleqd_merge.recipe.evolution import LayerGroups
 from tests.merging.conftest import Trio, long_lineage, make_trio
 from tests.merging.processes import Report, digest
 from tests.merging.reference import Array, Reference, Tensors, full_task_vector, lora_task_vector
@@ -36,7 +36,7 @@ def reference(trio: Trio) -> Reference:
 @pytest.fixture(scope="session")
 def materialisers(trio: Trio) -> list[Materialiser]:
     """One group or several, with tensors read anew for every child or kept in memory from one to the next."""
-    several = LayerGroups(layers=1, modules=True)
+    several = LayerGroupsConfig(layers=1, modules=True)
     return [
         trio.materialiser(),
         trio.materialiser(place="device"),
@@ -132,7 +132,7 @@ def test_mutation_changes_matrices_only(llama: Trio) -> None:
 
 
 def test_coefficients_of_a_group_reach_its_tensors_only(llama: Trio) -> None:
-    materialiser = llama.materialiser(LayerGroups(layers=1))
+    materialiser = llama.materialiser(LayerGroupsConfig(layers=1))
     groups = materialiser.groups
     genome = Genome(np.zeros((EXPERTS, len(groups))), (), np.zeros((0, len(groups))))
     chosen = groups.labels.index("layers 1-1")

@@ -11,13 +11,13 @@ import yaml
 from mergekit.merge_methods.registry import registered_methods
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.strategies import MergekitConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evolution.strategy import MergeConfiguration
-from cycleqd_merge.merging.family import open_family
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.merging.family import open_model_family
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.mergekit_run import merged_tensors
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.recipe.strategies import MergekitStrategy
 from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, read_tensors
 
 NO_MERGE = {"passthrough", "cycleqd"}
@@ -33,8 +33,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return make_recipe(folder, base, {**experts, "c": on_base(base, adapter)})
 
 
-def tried(recipe: Recipe, **setting: Any) -> list[tuple[MergeConfiguration, dict[str, Any]]]:
-    return merges(recipe, MergekitStrategy(kind="mergekit", **setting))
+def tried(recipe: Recipe, **setting: Any) -> list[tuple[MergekitConfiguration, dict[str, Any]]]:
+    return merges(recipe, MergekitConfig(kind="mergekit", **setting))
 
 
 def test_every_method_of_mergekit_is_tried(recipe: Recipe) -> None:
@@ -44,8 +44,8 @@ def test_every_method_of_mergekit_is_tried(recipe: Recipe) -> None:
 
 def test_each_candidate_is_what_stock_mergekit_builds(recipe: Recipe, tmp_path: Path) -> None:
     """The first configuration of every method, bit for bit."""
-    family = open_family(recipe)
-    first: dict[str, MergeConfiguration] = {}
+    family = open_model_family(recipe)
+    first: dict[str, MergekitConfiguration] = {}
     for configuration, step in tried(recipe):
         first.setdefault(step["merge"], configuration)
     for method, configuration in first.items():

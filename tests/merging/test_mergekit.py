@@ -17,27 +17,26 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mergekit.common import ModelReference
-from mergekit.config import MergeConfiguration as MergekitConfiguration
-from mergekit.config import evaluate_setting
+from mergekit.config import MergeConfiguration, evaluate_setting
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from cycleqd_merge.cli import app
-from cycleqd_merge.errors import EnvironmentFailed, UserError
-from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.config.engines import TransformersEngineConfig as EngineOptions
+from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
+from cycleqd_merge.evolution.candidate import MergekitConfiguration, candidate_from_json
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
-from cycleqd_merge.evolution.strategy import MergeConfiguration, candidate_from_json
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import Family, open_family
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
 from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors, write_merge
-from cycleqd_merge.recipe.evolution import Evolution
-from cycleqd_merge.recipe.schema import TransformersEngine as EngineOptions
 from tests.merging.conftest import Trio, make_trio
 from tests.models import edit_json, make_base, make_expert, make_recipe, on_base, read_tensors, write_tensors
 
@@ -72,16 +71,16 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_trio(tmp_path_factory.mktemp("models"), *request.param)
 
 
-def materialiser_of(family: Family, setting: Evolution, mutated: Sequence[int] = ()) -> Materialiser:
+def materialiser_of(family: ModelFamily, setting: EvolutionConfig, mutated: Sequence[int] = ()) -> Materialiser:
     return Materialiser(family, Groups(family.weights, setting.groups), prepare_bases(family, mutated))
 
 
-def family_of(folder: Path, base: Path, *experts: Path | str, **recipe: object) -> Family:
+def family_of(folder: Path, base: Path, *experts: Path | str, **recipe: object) -> ModelFamily:
     named = {f"e{number}": expert for number, expert in enumerate(experts)}
-    return open_family(make_recipe(folder, base, named, **recipe))
+    return open_model_family(make_recipe(folder, base, named, **recipe))
 
 
-def genome_of(family: Family, groups: int, seed: int, mutations: tuple[Mutation, ...] = ()) -> Genome:
+def genome_of(family: ModelFamily, groups: int, seed: int, mutations: tuple[Mutation, ...] = ()) -> Genome:
     """Coefficients around 0.4, some negative, one 0."""
     rng = generator(seed, "genome")
     coefficients = rng.normal(0.4, 0.5, (len(family.experts), groups))
@@ -142,7 +141,7 @@ def assert_close(pairs: list[tuple[Tensors, Tensors]]) -> None:
 
 @pytest.mark.parametrize("setting", GROUPS, ids=["one", "layers", "layers x modules", "modules", "patterns"])
 def test_stock_mergekit_rebuilds_full_checkpoints_bit_for_bit(models: Trio, setting: dict, tmp_path: Path) -> None:
-    evolution = Evolution.model_validate(setting)
+    evolution = EvolutionConfig.model_validate(setting)
     family = family_of(tmp_path, models.base, *models.experts[:2])
     materialiser = materialiser_of(family, evolution)
     genome = genome_of(family, len(materialiser.groups), seed=1)
@@ -152,7 +151,7 @@ def test_stock_mergekit_rebuilds_full_checkpoints_bit_for_bit(models: Trio, sett
 
 
 def test_stock_mergekit_rebuilds_adapters_within_one_unit(models: Trio, tmp_path: Path) -> None:
-    evolution = Evolution.model_validate({"groups": {"layers": 1, "modules": True}})
+    evolution = EvolutionConfig.model_validate({"groups": {"layers": 1, "modules": True}})
     family, pairs = models.family, []
     materialiser = materialiser_of(family, evolution)
     for seed in range(6):
@@ -165,7 +164,7 @@ def test_stock_mergekit_rebuilds_adapters_within_one_unit(models: Trio, tmp_path
 def test_the_command_in_an_export_s_configuration_runs(llama: Trio, tmp_path: Path) -> None:
     materialiser = llama.materialiser()
     genome = genome_of(llama.family, 1, seed=5)
-    (tmp_path / "mergekit_config.yml").write_text(configuration_text(genome, materialiser, Evolution()))
+    (tmp_path / "mergekit_config.yml").write_text(configuration_text(genome, materialiser, EvolutionConfig()))
     command = (tmp_path / "mergekit_config.yml").read_text().splitlines()[0].removeprefix("# ").split()
     command[0] = str(Path(sys.executable).parent / command[0])
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
@@ -173,7 +172,7 @@ def test_the_command_in_an_export_s_configuration_runs(llama: Trio, tmp_path: Pa
 
 
 def test_mutations_are_rebuilt_by_the_command_line(models: Trio, tmp_path: Path) -> None:
-    evolution = Evolution.model_validate({"groups": {"layers": 1, "modules": True}})
+    evolution = EvolutionConfig.model_validate({"groups": {"layers": 1, "modules": True}})
     family = family_of(tmp_path, models.base, *models.experts[:2])
     materialiser = materialiser_of(family, evolution, (0, 1))
     genome = genome_of(family, len(materialiser.groups), 2, MUTATIONS)
@@ -183,7 +182,7 @@ def test_mutations_are_rebuilt_by_the_command_line(models: Trio, tmp_path: Path)
 
 
 def test_mutations_of_adapters_are_rebuilt_within_one_unit(models: Trio, tmp_path: Path) -> None:
-    evolution = Evolution.model_validate({"groups": {"layers": 1}})
+    evolution = EvolutionConfig.model_validate({"groups": {"layers": 1}})
     materialiser, pairs = materialiser_of(models.family, evolution, (0, 1, 2)), []
     for seed in range(6):
         genome = genome_of(models.family, 3, seed, (*MUTATIONS, Mutation("svd", 2, 15, 0.5)))
@@ -194,7 +193,7 @@ def test_mutations_of_adapters_are_rebuilt_within_one_unit(models: Trio, tmp_pat
 
 def test_other_singular_bases_are_reported(llama: Trio, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     materialiser = llama.materialiser()
-    text = configuration_text(genome_of(llama.family, 1, 3, MUTATIONS), materialiser, Evolution())
+    text = configuration_text(genome_of(llama.family, 1, 3, MUTATIONS), materialiser, EvolutionConfig())
     ours(text, tmp_path / "same")
     assert not caplog.records
     ours(text.replace(materialiser.bases[1].digest, "0" * 16), tmp_path / "other")
@@ -206,10 +205,10 @@ def test_a_checkpoint_of_several_dtypes_comes_out_in_float32(tmp_path: Path) -> 
     mixed = {name: tensor.float() if "norm" in name else tensor for name, tensor in read_tensors(base).items()}
     write_tensors(base, mixed)
     family = family_of(tmp_path, base, *(make_expert(base, tmp_path / str(seed), seed) for seed in (1, 2)))
-    materialiser = materialiser_of(family, Evolution(), (0, 1))
+    materialiser = materialiser_of(family, EvolutionConfig(), (0, 1))
     for mutations, run in (((), stock), (MUTATIONS, ours)):
         genome = genome_of(family, 1, 4, mutations)
-        text = configuration_text(genome, materialiser, Evolution())
+        text = configuration_text(genome, materialiser, EvolutionConfig())
         assert "out_dtype" not in yaml.safe_load(text)
         built = run(text, tmp_path / f"merge-{len(mutations)}")
         assert {tensor.dtype for tensor in built.values()} == {torch.float32}
@@ -226,14 +225,14 @@ def test_added_vocabulary_is_left_out(tmp_path: Path) -> None:
     write_tensors(experts[0], grown)
     edit_json(experts[0] / "config.json", vocab_size=len(grown["lm_head.weight"]))
     family = family_of(tmp_path, base, *experts, models={"vocabulary": "base"})
-    materialiser = materialiser_of(family, Evolution(), (0, 1))
+    materialiser = materialiser_of(family, EvolutionConfig(), (0, 1))
     plain, mutated = genome_of(family, 1, 4), genome_of(family, 1, 4, MUTATIONS)
-    text = configuration_text(plain, materialiser, Evolution())
+    text = configuration_text(plain, materialiser, EvolutionConfig())
     assert text.splitlines()[0].endswith(" --unsafe-truncate-embeddings")
     wanted = dict(materialiser.tensors(plain))
     assert_same(stock(text, tmp_path / "plain", "--unsafe-truncate-embeddings"), wanted)
-    assert_same(dict(merged_tensors(MergeConfiguration(text), family)), wanted)
-    text = configuration_text(mutated, materialiser, Evolution())
+    assert_same(dict(merged_tensors(MergekitConfiguration(text), family)), wanted)
+    text = configuration_text(mutated, materialiser, EvolutionConfig())
     assert_same(ours(text, tmp_path / "mutated"), dict(materialiser.tensors(mutated)))
 
 
@@ -241,8 +240,8 @@ def test_a_chosen_chat_template_comes_along(llama: Trio, tmp_path: Path) -> None
     (tmp_path / "chosen.jinja").write_text("{% for message in messages %}[{{ message.content }}]\n{% endfor %}")
     chosen = {"chat_template": str(tmp_path / "chosen.jinja")}
     family = family_of(tmp_path, llama.base, *llama.experts[:2], models=chosen)
-    materialiser = materialiser_of(family, Evolution())
-    stock(configuration_text(genome_of(family, 1, 4), materialiser, Evolution()), tmp_path / "merge")
+    materialiser = materialiser_of(family, EvolutionConfig())
+    stock(configuration_text(genome_of(family, 1, 4), materialiser, EvolutionConfig()), tmp_path / "merge")
     template = AutoTokenizer.from_pretrained(tmp_path / "merge" / "out").chat_template
     assert template == (tmp_path / "chosen.jinja").read_text()
 
@@ -250,12 +249,12 @@ def test_a_chosen_chat_template_comes_along(llama: Trio, tmp_path: Path) -> None
 @given(coefficients=st.lists(st.floats(-1e3, 1e3), min_size=7, max_size=7))
 @settings(max_examples=30)
 def test_coefficients_keep_every_bit(llama: Trio, coefficients: list[float]) -> None:
-    evolution = Evolution.model_validate({"groups": {"layers": 1, "modules": True}})
+    evolution = EvolutionConfig.model_validate({"groups": {"layers": 1, "modules": True}})
     materialiser = materialiser_of(llama.family, evolution)
     groups = materialiser.groups
     values = np.array([coefficients[: len(groups)], [1.0 / 3] * len(groups), [1e-17] * len(groups)])
     text = configuration_text(Genome(values, (), np.zeros((0, len(groups)))), materialiser, evolution)
-    read = MergekitConfiguration.model_validate(yaml.safe_load(text))
+    read = MergeConfiguration.model_validate(yaml.safe_load(text))
     for model, wanted in zip(read.models, values, strict=True):
         for group in range(len(groups)):
             for name in groups.members(group):
@@ -271,17 +270,17 @@ def test_filters_tell_every_tensor_s_group(parts: dict[str, int]) -> None:
     patterns = [
         "^(" + "|".join(name.replace(".", r"\.") for name in parts if parts[name] == n) + ")$" for n in range(3)
     ]
-    setting = Evolution.model_validate({"groups": {"patterns": patterns}}).groups
+    setting = EvolutionConfig.model_validate({"groups": {"patterns": patterns}}).groups
     groups = Groups([Weight(name, (2, 2), torch.float32) for name in parts], setting)
     stated = [{"value": group} | ({"filter": text} if text else {}) for text, group in tensor_filters(groups)]
     config = {"merge_method": "linear", "models": [{"model": "m", "parameters": {"weight": stated}}]}
-    weight = MergekitConfiguration.model_validate(config).models[0].parameters["weight"]
+    weight = MergeConfiguration.model_validate(config).models[0].parameters["weight"]
     for name in parts:
         assert evaluate_setting(name, weight, validate=int) == groups.of(name)
 
 
 def test_filters_are_few(llama: Trio) -> None:
-    groups = Groups(llama.family.weights, Evolution.model_validate({"groups": {"modules": True}}).groups)
+    groups = Groups(llama.family.weights, EvolutionConfig.model_validate({"groups": {"modules": True}}).groups)
     texts = {text: groups.labels[group] for text, group in tensor_filters(groups)}
     assert texts == {".mlp.": "mlp", ".self_attn.": "self_attn", None: "rest"}
 
@@ -316,7 +315,7 @@ def baselines(trio: Trio) -> dict[str, str]:
 def test_an_engine_holds_what_stock_mergekit_writes(trio: Trio, method: str, tmp_path: Path) -> None:
     text = baselines(trio)[method]
     engine = TransformersEngine(EngineOptions(device="cpu"), trio.materialiser())
-    engine.load(MergeConfiguration(text, seed=3))
+    engine.load(MergekitConfiguration(text, seed=3))
     held = engine.model.state_dict()
     built = stock(text, tmp_path, "--random-seed", "3")
     assert {weight.name for weight in trio.family.weights} <= built.keys()
@@ -330,14 +329,14 @@ def test_what_is_random_follows_from_the_candidate(llama: Trio) -> None:
 
     def built(seed: int) -> dict[str, torch.Tensor]:
         tensors = {}
-        for name, tensor in merged_tensors(MergeConfiguration(text, seed), llama.family):
+        for name, tensor in merged_tensors(MergekitConfiguration(text, seed), llama.family):
             tensors[name] = tensor
             torch.rand(7)
         return tensors
 
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one = dict(merged_tensors(MergeConfiguration(text, 4), llama.family))
+    one = dict(merged_tensors(MergekitConfiguration(text, 4), llama.family))
     assert torch.equal(before, torch.get_rng_state())
     assert_same(built(4), one)
     other = built(5)
@@ -347,8 +346,8 @@ def test_what_is_random_follows_from_the_candidate(llama: Trio) -> None:
 def test_a_mutated_genome_s_configuration_is_a_candidate_too(llama: Trio) -> None:
     materialiser = llama.materialiser()
     genome = genome_of(llama.family, 1, 8, MUTATIONS)
-    text = configuration_text(genome, materialiser, Evolution())
-    assert_same(dict(merged_tensors(MergeConfiguration(text), llama.family)), dict(materialiser.tensors(genome)))
+    text = configuration_text(genome, materialiser, EvolutionConfig())
+    assert_same(dict(merged_tensors(MergekitConfiguration(text), llama.family)), dict(materialiser.tensors(genome)))
 
 
 def test_refused_candidates(llama: Trio, tmp_path: Path) -> None:
@@ -379,7 +378,7 @@ def test_refused_candidates(llama: Trio, tmp_path: Path) -> None:
     }
     for text, reason in refused.items():
         with pytest.raises(UserError) as caught:
-            list(merged_tensors(MergeConfiguration(text), llama.family))
+            list(merged_tensors(MergekitConfiguration(text), llama.family))
         assert reason in str(caught.value)
         assert str(caught.value).startswith("candidate: ")
         assert "\n" not in str(caught.value)
@@ -397,8 +396,8 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def test_a_disk_that_fails_is_no_fault_of_the_candidate(llama: Trio, tmp_path: Path) -> None:
-    candidate = MergeConfiguration(baselines(llama)["ties"])
-    with files_of_at_most(10_000), pytest.raises(EnvironmentFailed, match=r"^candidate: .*File too large"):
+    candidate = MergekitConfiguration(baselines(llama)["ties"])
+    with files_of_at_most(10_000), pytest.raises(InfrastructureError, match=r"^candidate: .*File too large"):
         write_merge(candidate, llama.family, tmp_path)
 
 
@@ -414,7 +413,7 @@ def test_the_command_line_refuses_what_it_cannot_merge(llama: Trio, tmp_path: Pa
         merge_to_disk(config, tmp_path / "out")
     with pytest.raises(UserError, match="cannot be read"):
         merge_to_disk(tmp_path / "none.yml", tmp_path / "new")
-    genome = configuration_text(genome_of(llama.family, 1, 3, MUTATIONS), llama.materialiser(), Evolution())
+    genome = configuration_text(genome_of(llama.family, 1, 3, MUTATIONS), llama.materialiser(), EvolutionConfig())
     config.write_text(genome.replace('"mutations"', '"mutants"'))
     with pytest.raises(UserError, match="parameter `mutations` is not what an export writes"):
         merge_to_disk(config, tmp_path / "new")
@@ -424,7 +423,7 @@ def test_a_merged_adapter_is_never_out_of_date(llama: Trio, tmp_path: Path, monk
     adapter = tmp_path / "adapter"
     shutil.copytree(llama.experts[2], adapter)
     text = baselines(llama)["adapter"].replace(str(llama.experts[2]), str(adapter))
-    candidate, cache = MergeConfiguration(text), tmp_path / "cache"
+    candidate, cache = MergekitConfiguration(text), tmp_path / "cache"
     monkeypatch.setenv("CYCLEQD_CACHE", str(cache))
     with monkeypatch.context() as broken:
         broken.setattr(ModelReference, "merged", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
@@ -439,5 +438,5 @@ def test_a_merged_adapter_is_never_out_of_date(llama: Trio, tmp_path: Path, monk
 
 
 def test_candidates_as_json() -> None:
-    for candidate in (MergeConfiguration("models: []", seed=2), expert_genome(1, 3, 2)):
+    for candidate in (MergekitConfiguration("models: []", seed=2), expert_genome(1, 3, 2)):
         assert candidate_from_json(candidate.to_json()) == candidate

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.evolution.genome import Genome, Mutation
 from cycleqd_merge.merging.bases import ExpertBases, Rank, prepare_bases
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text
 from cycleqd_merge.merging.singular import similarity, singular_basis, truncated
-from cycleqd_merge.recipe.evolution import Evolution
 from tests.merging.conftest import Trio
 from tests.merging.reference import Array, Reference, Tensors, full_task_vector
 from tests.merging.test_mergekit import assert_same, family_of, ours
@@ -72,7 +72,7 @@ def test_children_are_mutated_along_the_kept_directions(llama: Trio, tmp_path: P
 def test_a_model_is_rebuilt_from_its_configuration_on_the_same_directions(llama: Trio, tmp_path: Path) -> None:
     family = family_of(tmp_path, llama.base, *llama.experts[:2])
     materialiser = Materialiser(family, Groups(family.weights, "one"), prepare_bases(family, [0, 1], rank=RANK))
-    text = configuration_text(GENOME, materialiser, Evolution())
+    text = configuration_text(GENOME, materialiser, EvolutionConfig())
     assert_same(ours(text, tmp_path / "merge"), dict(materialiser.tensors(GENOME)))
 
 

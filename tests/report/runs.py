@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cycleqd_merge.comparison.results import Findings, to_json
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.evolution.genome import level_genome
-from cycleqd_merge.evolution.strategy import candidate_digest
 from cycleqd_merge.journal.log import FORMAT, Journal
 from cycleqd_merge.journal.measured import Estimate, measured_event
-from cycleqd_merge.journal.replay import Replay, open_run
-from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.run.confirm import confirm
-from cycleqd_merge.run.evolve import evolve, take_up
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
+from cycleqd_merge.run.state import Run, open_run
 from tests.run.synthetic import Failure, SyntheticPool, Watcher, session_of, start_of, synthetic_recipe
 
 NAMES = ("sql", "bash", "math", "code", "chat")
@@ -32,7 +32,7 @@ def make_run(
     base: str = "org/base",
     experts: Mapping[str, str] | None = None,
     **settings: object,
-) -> Replay:
+) -> Run:
     """A run of `tasks` tasks and as many experts, its elites confirmed; `settings` are further keys of the recipe."""
     names = NAMES[:tasks]
     recipe = synthetic_recipe(
@@ -44,9 +44,11 @@ def make_run(
     )
     pool = SyntheticPool(failure=failure, tasks=tasks)
     with closing(Journal(folder)) as journal:
-        replay = take_up(journal, _start(recipe), {**session_of(recipe), "environment": {"python": "3.12"}, "time": 0})
-        evolve(journal, replay, pool, Watcher())
-        confirm(journal, replay, pool)
+        run = resume_journal(
+            journal, _start(recipe), {**session_of(recipe), "environment": {"python": "3.12"}, "time": 0}
+        )
+        evaluate_generations(journal, run, pool, Watcher())
+        confirm(journal, run, pool)
     return open_run(folder)
 
 
@@ -64,18 +66,18 @@ def _start(recipe: Recipe) -> dict[str, object]:
     return {**start_of(recipe, in_flight=2), "tasks": tasks, "strategy": {"kind": "cycleqd"}}
 
 
-def measure_heldout(folder: Path, samples: Mapping[str, Sequence[float]]) -> Replay:
+def measure_heldout(folder: Path, samples: Mapping[str, Sequence[float]]) -> Run:
     """Journal held-out samples of the base and, each a little better, of the best-mean elite and the aggregate."""
-    replay = open_run(folder)
-    experts, groups = len(replay.experts), len(replay.groups)
+    run = open_run(folder)
+    experts, groups = len(run.experts), len(run.groups)
     candidates = {
         "base": level_genome(0.0, experts, groups),
-        "best-mean": replay.space.genome(replay.best_mean()),
-        "aggregate": replay.aggregate(),
+        "best-mean": run.space.genome(run.best_mean()),
+        "aggregate": run.aggregate(),
     }
     with closing(Journal(folder)) as journal:
         for name, candidate in candidates.items():
-            tasks = {task: Estimate.of(samples[name]) for task in replay.tasks}
+            tasks = {task: Estimate.of(samples[name]) for task in run.tasks}
             journal.append(measured_event(name, candidate, "heldout", tasks))
     return open_run(folder)
 
@@ -84,15 +86,15 @@ HELDOUT = {"base": [0.0, 0.0, 0.0, 1.0], "best-mean": [1.0, 1.0, 0.5, 1.0], "agg
 """Samples of each model, for `measure_heldout`."""
 
 
-def make_comparison(folder: Path, findings: Findings) -> Replay:
+def make_comparison(folder: Path, findings: Findings) -> Run:
     """The folder of a comparison of two tasks with its reference's first run, which it scored on held-out rows."""
     strategy = findings.by_name[findings.reference].strategy
-    replay = make_run(folder / str(strategy) / "seed-0", tasks=2)
-    scores = {task: {"scores": HELDOUT["best-mean"], "truncated": 0.25} for task in replay.tasks}
-    digest = candidate_digest(replay.candidate(replay.best_mean()))
+    run = make_run(folder / str(strategy) / "seed-0", tasks=2)
+    scores = {task: {"scores": HELDOUT["best-mean"], "truncated": 0.25} for task in run.tasks}
+    digest = candidate_digest(run.candidate(run.best_mean()))
     with closing(Journal(folder)) as journal:
         journal.append({"event": "comparison", "format": FORMAT})
         journal.append({"event": "opened", **asdict(findings.opened)})
         journal.append({"event": "heldout", "candidate": digest, "tasks": scores})
     (folder / "comparison.json").write_text(json.dumps(to_json(findings)))
-    return replay
+    return run

@@ -23,7 +23,7 @@ def page_at(folder: Path) -> Page:
     """The page that `report` writes of a folder."""
     shown = read_shown(folder)
     section = None if shown.findings is None else page_section(shown.findings)
-    return Page(render_page(shown.replay, str(shown.run), section))
+    return Page(render_page(shown.run, str(shown.folder), section))
 
 
 def test_a_comparisons_folder_stands_for_its_references_first_run(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_the_charts_have_a_line_per_strategy_and_winner() -> None:
 
 
 def test_what_the_comparison_scored_counts_as_held_out(tmp_path: Path) -> None:
-    replay = make_comparison(tmp_path, example())
+    state = make_comparison(tmp_path, example())
     page = page_at(tmp_path)
-    best = replay.best_mean()
+    best = state.best_mean()
     assert page.rows[f"scores-heldout best-mean #{best}"][:2] == ["0.875 ±0.088", "0.875 ±0.125"]
     assert page.data["evaluations"][best]["heldout"]["sql"] == {
         "score": 0.875,

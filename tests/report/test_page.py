@@ -13,9 +13,9 @@ import pytest
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.journal.log import Journal, of_kind, read_events
-from cycleqd_merge.journal.replay import Replay, open_run
 from cycleqd_merge.report.page import render_page, write_page
-from tests.cli.conftest import Run, cycleqd_merge, finished, models  # noqa: F401 (fixtures)
+from cycleqd_merge.run.state import Run, open_run
+from tests.cli.conftest import CliRun, cycleqd_merge, finished, models  # noqa: F401 (fixtures)
 from tests.evolution.references import SlowArchive
 from tests.report.runs import HELDOUT, make_run, measure_heldout
 from tests.run.synthetic import session_of, start_of, synthetic_recipe
@@ -52,15 +52,15 @@ class Page(HTMLParser):
         self._cells[-1] += data
 
 
-def page_of(replay: Replay, run: str = "runs/mine") -> Page:
-    return Page(render_page(replay, run))
+def page_of(state: Run, run: str = "runs/mine") -> Page:
+    return Page(render_page(state, run))
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 4])
 def test_the_embedded_data_is_what_the_journal_holds(tmp_path: Path, tasks: int) -> None:
-    replay = make_run(tmp_path, tasks)
+    state = make_run(tmp_path, tasks)
     events = read_events(tmp_path)
-    results, data = of_kind(events, "result"), page_of(replay).data
+    results, data = of_kind(events, "result"), page_of(state).data
     bounds = tuple(tuple(pair) for pair in of_kind(events, "bounds")[0]["bounds"])
     assert [entry["scores"] for entry in data["evaluations"]] == [event["scores"] for event in results]
     assert [entry["step"].get("parents") for entry in data["evaluations"]] == [
@@ -78,7 +78,7 @@ def test_the_embedded_data_is_what_the_journal_holds(tmp_path: Path, tasks: int)
         assert archive["qd_score"] == pytest.approx(sum(scores[task] for _, scores in slow.cells.values()))
     confirmed = {event["number"]: event["scores"] for event in of_kind(events, "confirm")}
     assert {n: e["confirm"] for n, e in enumerate(data["evaluations"]) if "confirm" in e} == confirmed
-    assert data["bestMean"] == replay.best_mean()
+    assert data["bestMean"] == state.best_mean()
     assert len(data["history"]) == 41
 
 
@@ -86,22 +86,22 @@ def test_the_tables_show_the_scores_of_the_journal(tmp_path: Path) -> None:
     make_run(tmp_path)
     without = page_of(open_run(tmp_path))
     assert "scores-heldout base" not in without.rows
-    replay = measure_heldout(tmp_path, HELDOUT)
-    rows = page_of(replay).rows
-    best = f"best-mean #{replay.best_mean()}"
+    state = measure_heldout(tmp_path, HELDOUT)
+    rows = page_of(state).rows
+    best = f"best-mean #{state.best_mean()}"
     assert rows["scores-heldout base"][:2] == ["0.250 ±0.144", "0.250 ±0.250"]  # samples 0 0 0 1 on three tasks
     assert rows[f"scores-heldout {best}"][:2] == ["0.875 ±0.072", "0.875 ±0.125"]
     assert "scores-heldout expert:sql" not in rows
-    for name, number in {"expert:bash": 1, best: replay.best_mean()}.items():
+    for name, number in {"expert:bash": 1, best: state.best_mean()}.items():
         shown = [cell.split(" ±")[0] for cell in rows[f"scores-search {name}"][1:4]]
-        assert shown == [f"{score:.3f}" for score in replay.scores(number)]
-    heldout = page_of(replay).data["evaluations"][replay.best_mean()]["heldout"]
+        assert shown == [f"{score:.3f}" for score in state.scores(number)]
+    heldout = page_of(state).data["evaluations"][state.best_mean()]["heldout"]
     assert heldout["sql"] == {"score": 0.875, "error": 0.125, "samples": 4, "truncated": 0.0}
 
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
-    replay = make_run(tmp_path / "run", failure=lambda number: HOSTILE if number % 9 == 4 else None)
-    write_page(replay, f"runs/{HOSTILE}", tmp_path / "page.html")
+    state = make_run(tmp_path / "run", failure=lambda number: HOSTILE if number % 9 == 4 else None)
+    write_page(state, f"runs/{HOSTILE}", tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
     assert [tag for tag, _ in page.elements].count("script") == 2
     assert "img" not in [tag for tag, _ in page.elements]
@@ -132,14 +132,14 @@ def test_a_run_that_has_scored_nothing_yet_has_a_page(tmp_path: Path) -> None:
 
 
 def test_experts_that_failed_are_told(tmp_path: Path) -> None:
-    replay = make_run(tmp_path, failure=lambda number: "out of memory" if number == 1 else None)
-    text = render_page(replay, "run")
+    state = make_run(tmp_path, failure=lambda number: "out of memory" if number == 1 else None)
+    text = render_page(state, "run")
     assert "1 failed evaluation<" in text
     assert "<b>#1</b> out of memory" in text
     assert "scores-search expert:bash" not in Page(text).rows
 
 
-def test_the_command_writes_the_page_of_a_real_run(finished: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_writes_the_page_of_a_real_run(finished: CliRun, tmp_path: Path) -> None:  # noqa: F811
     evaluated = cycleqd_merge("evaluate", finished.folder, "--json").json
     answer = cycleqd_merge("report", finished.folder, "--output", tmp_path / "new" / "page.html")
     assert (answer.code, answer.out.strip()) == (0, str(tmp_path / "new" / "page.html"))

@@ -15,11 +15,11 @@ from tests.report.runs import HELDOUT, ROWS, make_run, measure_heldout
 
 
 def test_search_scores_are_the_journals_with_the_error_of_their_rows(tmp_path: Path) -> None:
-    replay = make_run(tmp_path)
+    run = make_run(tmp_path)
     results = {event["number"]: event["scores"] for event in of_kind(read_events(tmp_path), "result")}
-    scored = {model.name: model for model in usual_scores(replay)}
+    scored = {model.name: model for model in usual_scores(run)}
     assert list(scored) == ["base", "expert:sql", "expert:bash", "expert:math", "mean", "best-mean", "aggregate"]
-    for name, number in {"expert:sql": 0, "expert:bash": 1, "expert:math": 2, "best-mean": replay.best_mean()}.items():
+    for name, number in {"expert:sql": 0, "expert:bash": 1, "expert:math": 2, "best-mean": run.best_mean()}.items():
         assert scored[name].number == number
         assert [estimate.score for estimate in scored[name].search.values()] == results[number]
         for estimate in scored[name].search.values():
@@ -31,21 +31,21 @@ def test_search_scores_are_the_journals_with_the_error_of_their_rows(tmp_path: P
 
 def test_held_out_scores_belong_to_the_model_not_to_its_name(tmp_path: Path) -> None:
     make_run(tmp_path, generations=10)
-    replay = measure_heldout(tmp_path, HELDOUT)
-    scored = {model.name: model.heldout for model in usual_scores(replay)}
+    run = measure_heldout(tmp_path, HELDOUT)
+    scored = {model.name: model.heldout for model in usual_scores(run)}
     for name, samples in HELDOUT.items():
         assert {task: e.score for task, e in scored[name].items()} == dict.fromkeys(
-            replay.tasks, statistics.fmean(samples)
+            run.tasks, statistics.fmean(samples)
         )
-    before = replay.best_mean()
+    before = run.best_mean()
     later = make_run(tmp_path, generations=80)
     assert later.best_mean() != before  # another model bears the name now, and was not measured
     assert not {model.name: model.heldout for model in usual_scores(later)}["best-mean"]
 
 
 def test_a_run_without_elites_has_scores_of_its_founders_alone(tmp_path: Path) -> None:
-    replay = make_run(tmp_path, generations=0, failure=lambda number: "broken" if number == 1 else None)
-    scored = {model.name: model for model in usual_scores(replay)}
+    run = make_run(tmp_path, generations=0, failure=lambda number: "broken" if number == 1 else None)
+    scored = {model.name: model for model in usual_scores(run)}
     assert scored["expert:bash"].search == {}
     assert scored["expert:sql"].search
 

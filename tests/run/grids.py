@@ -11,8 +11,9 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cycleqd_merge.evolution.space import SearchSpace
-from cycleqd_merge.evolution.strategy import MergeConfiguration, Proposal, Result
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.strategies.protocol import Proposal, Result
+from cycleqd_merge.strategies.space import SearchSpace
 from tests.cli.conftest import Models, write_recipe
 
 METHODS = ("linear", "ties", "slerp", "dare_ties")
@@ -20,7 +21,7 @@ SEED = 3
 """What `dare_ties` draws from."""
 
 
-def grid(base: str, experts: list[str], dtype: str = "bfloat16") -> list[tuple[str, MergeConfiguration]]:
+def grid(base: str, experts: list[str], dtype: str = "bfloat16") -> list[tuple[str, MergekitConfiguration]]:
     """A configuration of each method, in the order of `METHODS`."""
     weighted = [{"model": expert, "parameters": {"weight": 0.6, "density": 0.5}} for expert in experts]
     stated: dict[str, dict[str, Any]] = {
@@ -37,7 +38,7 @@ def grid(base: str, experts: list[str], dtype: str = "bfloat16") -> list[tuple[s
     found = []
     for method in METHODS:
         text = yaml.safe_dump({"merge_method": method, "dtype": dtype, **stated[method]}, sort_keys=False)
-        found.append((method, MergeConfiguration(text, SEED if method == "dare_ties" else 0)))
+        found.append((method, MergekitConfiguration(text, SEED if method == "dare_ties" else 0)))
     return found
 
 

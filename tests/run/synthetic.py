@@ -13,18 +13,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import Interrupted
-from cycleqd_merge.evaluation.pool import Finished
+from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.archive import Scores
+from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.evolution.race import Partial
-from cycleqd_merge.evolution.strategy import Candidate, Proposal, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, read_events
-from cycleqd_merge.journal.replay import Replay
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.run.evolve import evolve, take_up
 from cycleqd_merge.run.identity import operators
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
+from cycleqd_merge.run.state import Run
+from cycleqd_merge.strategies.protocol import Proposal
+from cycleqd_merge.strategies.racing import Partial
 from cycleqd_merge.tasks.protocol import Rows
 from tests.evolution.references import synthetic_scores
 
@@ -122,10 +123,10 @@ class Watcher:
         self.began_at: int | None = None
         self.told_events: list[Event] = []
 
-    def started(self, replay: Replay) -> None:
-        self.began_at = replay.schedule.told
+    def started(self, state: Run) -> None:
+        self.began_at = state.schedule.told
 
-    def told(self, replay: Replay, event: Event) -> None:
+    def evaluated(self, state: Run, event: Event) -> None:
         self.told_events.append(event)
         if self._act is not None:
             self._act(event["number"])
@@ -138,13 +139,13 @@ def run(
     pool: SyntheticPool | None = None,
     watcher: Watcher | None = None,
     deadline: float | None = None,
-) -> Replay:
+) -> Run:
     """Begin the run in `folder`, or take it up, and go on to its end."""
     recipe = recipe or synthetic_recipe()
     with closing(Journal(folder)) as journal:
-        replay = take_up(journal, start_of(recipe, in_flight), session_of(recipe))
-        evolve(journal, replay, pool or SyntheticPool(), watcher or Watcher(), deadline)
-    return replay
+        state = resume_journal(journal, start_of(recipe, in_flight), session_of(recipe))
+        evaluate_generations(journal, state, pool or SyntheticPool(), watcher or Watcher(), deadline)
+    return state
 
 
 def run_in_process(

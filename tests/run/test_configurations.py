@@ -13,10 +13,10 @@ import yaml
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evolution.strategy import MergeConfiguration
-from cycleqd_merge.journal.replay import Replay, open_run
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.outputs.export import export_adapter, state_dict
 from cycleqd_merge.run.elites import choose
-from cycleqd_merge.run.export import export_adapter, state_dict
+from cycleqd_merge.run.state import Run, open_run
 from tests.cli.conftest import Models, cycleqd_merge
 from tests.models import make_adapter, make_base, make_expert, on_base, read_tensors
 from tests.run.grids import METHODS, SEED, assert_same, grid, write_grid_recipe
@@ -50,9 +50,9 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("lock")))
 
 
-def best_of(replay: Replay) -> MergeConfiguration:
-    candidate = choose(replay, "best-mean").candidate
-    assert isinstance(candidate, MergeConfiguration)
+def best_of(state: Run) -> MergekitConfiguration:
+    candidate = choose(state, "best-mean").candidate
+    assert isinstance(candidate, MergekitConfiguration)
     return candidate
 
 
@@ -110,7 +110,7 @@ def test_show_tells_the_configuration(finished: Path) -> None:
     ]
     assert f"#{number}" in shown.out
     told = cycleqd_merge("show", finished, "--elite", "best-mean", "--json").json
-    assert MergeConfiguration.from_json(told["configuration"]) == wanted
+    assert MergekitConfiguration.from_json(told["configuration"]) == wanted
     assert "genome" not in told
     assert [entry["evaluation"] for entry in told["lineage"]] == [number]
     assert cycleqd_merge("show", finished, "--all").code == 0
@@ -122,13 +122,13 @@ def test_configurations_are_scored_on_held_out_rows(run: Path) -> None:
     scored = cycleqd_merge("evaluate", run, "--json").json
     assert list(scored) == ["base", "expert:first", "expert:second", "mean", "best-mean"]
     assert {task["score"] for task in scored["base"].values()} == {1.0}
-    replay = open_run(run)
-    digest = replay.digest(best_of(replay))
-    held = {task: estimate.score for task, estimate in replay.measured[digest, "heldout"].items()}
+    state = open_run(run)
+    digest = state.digest(best_of(state))
+    held = {task: estimate.score for task, estimate in state.measured[digest, "heldout"].items()}
     assert held == {task: result["score"] for task, result in scored["best-mean"].items()}
-    again = cycleqd_merge("evaluate", run, f"#{replay.best_mean()}", "--split", "search", "--json").json
-    found = {task: result["score"] for task, result in again[f"#{replay.best_mean()}"].items()}
-    assert found == dict(zip(replay.tasks, replay.scores(replay.best_mean()), strict=True))
+    again = cycleqd_merge("evaluate", run, f"#{state.best_mean()}", "--split", "search", "--json").json
+    found = {task: result["score"] for task, result in again[f"#{state.best_mean()}"].items()}
+    assert found == dict(zip(state.tasks, state.scores(state.best_mean()), strict=True))
     page = cycleqd_merge("report", run)
     assert page.code == 0
     assert "merge_method: " in (run / "report.html").read_text()
@@ -145,14 +145,14 @@ def test_what_a_run_does_at_its_end_leaves_out_the_aggregate(run: Path) -> None:
 
 
 def test_what_needs_a_genome_refuses_in_one_line(finished: Path, tmp_path: Path) -> None:
-    replay = open_run(finished)
+    state = open_run(finished)
     with pytest.raises(UserError) as refused:
-        replay.aggregate()
+        state.aggregate()
     assert "is a mergekit configuration; only genomes can be summed" in str(refused.value)
     answer = cycleqd_merge("export", finished, "aggregate", tmp_path / "model")
     assert (answer.code, answer.err) == (2, f"error: {refused.value}\n")
     with pytest.raises(UserError, match="best-mean: a mergekit configuration, which no adapter can hold"):
-        export_adapter(replay, "best-mean", tmp_path / "adapter")
+        export_adapter(state, "best-mean", tmp_path / "adapter")
     assert not list(tmp_path.iterdir())
 
 

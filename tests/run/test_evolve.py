@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.errors import EnvironmentFailed, Interrupted, RunFailed, UserError
+from cycleqd_merge.errors import InfrastructureError, Interrupted, RunFailed, UserError
 from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
-from cycleqd_merge.journal.replay import open_run
-from cycleqd_merge.run.evolve import MOST_FAILURES, require_same, take_up
+from cycleqd_merge.run.loop import MOST_FAILURES, require_same, resume_journal
+from cycleqd_merge.run.state import open_run
 from tests.evolution.references import snapshot, synthetic_scores
 from tests.run.synthetic import (
     SyntheticPool,
@@ -36,22 +36,22 @@ def at(number: int, act: Callable[[], object]) -> Watcher:
 
 def test_a_run_records_and_tells_every_evaluation_in_order(tmp_path: Path) -> None:
     pool, watcher = SyntheticPool(order=1), Watcher()
-    replay = run(tmp_path, synthetic_recipe(20), in_flight=4, pool=pool, watcher=watcher)
+    state = run(tmp_path, synthetic_recipe(20), in_flight=4, pool=pool, watcher=watcher)
     events = read_events(tmp_path)
     assert [event["event"] for event in events] == ["start", "session", *["result"] * 3, "bounds", *["result"] * 20]
     assert [event["number"] for event in of_kind(events, "result")] == list(range(23))
-    assert of_kind(events, "result") == watcher.told_events == replay.results
+    assert of_kind(events, "result") == watcher.told_events == state.results
     assert watcher.began_at == 0
     assert pool.submitted == list(range(23))
     assert pool.ended != pool.submitted  # they did end in another order
-    assert events[5]["bounds"] == [list(pair) for pair in replay.space.bounds or ()]
+    assert events[5]["bounds"] == [list(pair) for pair in state.space.bounds or ()]
 
 
 def test_recorded_scores_are_those_of_the_genome_of_that_number(tmp_path: Path) -> None:
-    replay = run(tmp_path, in_flight=4, pool=SyntheticPool(order=2))
-    for number, event in enumerate(replay.results):
-        assert tuple(event["scores"]) == synthetic_scores(replay.space.genome(number), 3)
-        assert replay.scores(number) == tuple(event["scores"])
+    state = run(tmp_path, in_flight=4, pool=SyntheticPool(order=2))
+    for number, event in enumerate(state.results):
+        assert tuple(event["scores"]) == synthetic_scores(state.space.genome(number), 3)
+        assert state.scores(number) == tuple(event["scores"])
 
 
 @pytest.mark.parametrize("in_flight", [1, 4])
@@ -119,12 +119,12 @@ def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
 
 def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_goes_on(tmp_path: Path) -> None:
     errors = {number: f"ValueError: child {number}" for number in (6, 7, 12)}
-    replay = run(tmp_path, pool=SyntheticPool(failure=errors.get))
-    failed = [event for event in replay.results if event["scores"] is None]
+    state = run(tmp_path, pool=SyntheticPool(failure=errors.get))
+    failed = [event for event in state.results if event["scores"] is None]
     assert {event["number"]: event["error"] for event in failed} == errors
     assert all(event["step"]["parents"] for event in failed)
-    assert replay.generation == 20
-    held = {number for archive in snapshot(replay.archives) for _, number, _ in archive}
+    assert state.generation == 20
+    held = {number for archive in snapshot(state.archives) for _, number, _ in archive}
     assert not held & {6, 7, 12}
 
 
@@ -132,22 +132,22 @@ def test_too_many_failures_in_a_row_stop_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="5 evaluations in a row failed, the last with: no memory at 12"):
         run(tmp_path, pool=SyntheticPool(failure=lambda number: f"no memory at {number}" if number >= 8 else None))
     assert open_run(tmp_path).schedule.told == 8 + MOST_FAILURES
-    replay = run(tmp_path)  # the cause is mended
-    assert replay.generation == 20
-    assert sum(event["scores"] is None for event in replay.results) == MOST_FAILURES
+    state = run(tmp_path)  # the cause is mended
+    assert state.generation == 20
+    assert sum(event["scores"] is None for event in state.results) == MOST_FAILURES
 
 
 def test_failures_among_successes_do_not_stop_a_run(tmp_path: Path) -> None:
     failure = {number: "no luck" for number in range(3, 60) if number % MOST_FAILURES}
-    replay = run(tmp_path, synthetic_recipe(57), pool=SyntheticPool(failure=failure.get))
-    assert sum(event["scores"] is None for event in replay.results) == len(failure) > 40
+    state = run(tmp_path, synthetic_recipe(57), pool=SyntheticPool(failure=failure.get))
+    assert sum(event["scores"] is None for event in state.results) == len(failure) > 40
 
 
 @pytest.mark.parametrize("number", [1, 9])
 def test_a_failure_of_the_surroundings_pauses_a_run_and_is_no_score(tmp_path: Path, number: int) -> None:
-    broken = EnvironmentFailed("the sandbox is gone")
+    broken = InfrastructureError("the sandbox is gone")
     pool = SyntheticPool(failure=lambda asked: broken if asked == number else None)
-    with pytest.raises(EnvironmentFailed, match="the sandbox is gone"):
+    with pytest.raises(InfrastructureError, match="the sandbox is gone"):
         run(tmp_path / "paused", pool=pool)
     assert [event["number"] for event in open_run(tmp_path / "paused").results] == list(range(number))
     run(tmp_path / "paused")
@@ -180,7 +180,7 @@ def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Pa
     start = {**start_of(other, 2), "base": "4567"}
     del start["experts"]["math"]
     with closing(Journal(tmp_path)) as journal:
-        for check in (lambda: require_same(journal, start), lambda: take_up(journal, start, session_of(other))):
+        for check in (lambda: require_same(journal, start), lambda: resume_journal(journal, start, session_of(other))):
             with pytest.raises(UserError) as raised:
                 check()
             message = str(raised.value)
@@ -245,7 +245,7 @@ def test_other_singular_bases_are_told_of_and_the_run_goes_on(tmp_path: Path, ca
         for digest in ("aaaa", "aaaa", "bbbb"):
             assert not caplog.records
             with closing(Journal(tmp_path)) as journal:
-                take_up(journal, start_of(recipe, 1), session_of(recipe, {"sql": digest}))
+                resume_journal(journal, start_of(recipe, 1), session_of(recipe, {"sql": digest}))
     assert "sql: 'aaaa' -> 'bbbb'" in caplog.text
 
 
@@ -254,9 +254,9 @@ def test_settings_that_may_change_are_those_of_the_last_session(tmp_path: Path) 
     run(tmp_path, synthetic_recipe(21, engine={"batch_size": 3}))
     sessions = of_kind(read_events(tmp_path), "session")
     assert [session["recipe"]["evolution"]["generations"] for session in sessions] == [20, 21]
-    replay = open_run(tmp_path)
-    assert replay.recipe.evolution.generations == 21
-    assert replay.recipe.engine.batch_size == 3
+    state = open_run(tmp_path)
+    assert state.recipe.evolution.generations == 21
+    assert state.recipe.engine.batch_size == 3
 
 
 def test_seconds_are_recorded_with_each_score(tmp_path: Path) -> None:

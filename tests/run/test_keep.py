@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.journal.log import Journal
-from cycleqd_merge.journal.replay import Replay
 from cycleqd_merge.run.confirm import confirm
-from cycleqd_merge.run.evolve import evolve, take_up
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
+from cycleqd_merge.run.state import Run
 from tests.cli.conftest import cycleqd_merge
 from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, run, session_of, start_of, synthetic_recipe
 from tests.run.test_confirm import Strict
@@ -23,9 +23,9 @@ def kept(floor: float | None) -> dict[str, object]:
     return {"task": EXPERTS[2], "role": "keep", **({} if floor is None else {"floor": floor})}
 
 
-def held(replay: Replay) -> list[int]:
+def held(state: Run) -> list[int]:
     """Elites that are no experts."""
-    return [number for number in replay.elites() if number >= len(EXPERTS)]
+    return [number for number in state.elites() if number >= len(EXPERTS)]
 
 
 def test_a_score_to_report_changes_nothing_of_the_search(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_a_floor_is_under_every_child_that_enters_and_every_model_that_is_chosen
 
 
 def test_a_floor_that_nothing_holds_leaves_the_experts_to_choose_from(tmp_path: Path) -> None:
-    replay = run(tmp_path, synthetic_recipe(20, tasks=[*OBJECTIVES, kept(1.0)]))
-    assert held(replay) == []
-    assert replay.best_mean() in range(len(EXPERTS))
+    state = run(tmp_path, synthetic_recipe(20, tasks=[*OBJECTIVES, kept(1.0)]))
+    assert held(state) == []
+    assert state.best_mean() in range(len(EXPERTS))
 
 
 def test_a_floor_is_judged_by_the_rows_set_aside_too(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def test_a_floor_is_judged_by_the_rows_set_aside_too(tmp_path: Path) -> None:
     rows = {"search": 10, "confirm": 30, "heldout": 40}
     start = {**start_of(recipe, 2), "tasks": {name: {"rows": rows} for name in EXPERTS}}
     with closing(Journal(tmp_path)) as journal:
-        replay = take_up(journal, start, session_of(recipe))
+        state = resume_journal(journal, start, session_of(recipe))
         pool: SyntheticPool = Strict()
-        evolve(journal, replay, pool, Watcher())
-        confirm(journal, replay, pool)
-    judged = {number: replay.judged(number)[2] for number in replay.confirmed}
+        evaluate_generations(journal, state, pool, Watcher())
+        confirm(journal, state, pool)
+    judged = {number: state.judged(number)[2] for number in state.confirmed}
     assert min(judged.values()) < 0.15 <= max(judged.values())
-    assert judged[replay.best_mean()] >= 0.15
+    assert judged[state.best_mean()] >= 0.15

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.journal.log import FILE
-from cycleqd_merge.journal.replay import open_run
+from cycleqd_merge.run.state import open_run
 from tests.evolution.references import snapshot
 from tests.run.synthetic import history, run, run_in_process, synthetic_recipe
 

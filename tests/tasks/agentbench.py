@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.recipe.task_file import DbbenchTask
-from cycleqd_merge.tasks.dbbench import Dbbench
+from cycleqd_merge.config.tasks import DbbenchTaskConfig
+from cycleqd_merge.tasks.database.task import Dbbench
 from tests.tasks.scripted import write_rows
 
 NAME = "Jazz Albums"
@@ -55,4 +55,4 @@ def open_dbbench(folder: Path, *rows: dict[str, Any], **keys: Any) -> Dbbench:
         "messages": [{"role": "user", "content": "Use SQL.\n{{ description }}\n{{ add_description }}"}],
         **keys,
     }
-    return Dbbench(DbbenchTask.model_validate(stated), folder)
+    return Dbbench(DbbenchTaskConfig.model_validate(stated), folder)

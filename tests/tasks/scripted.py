@@ -11,8 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from cycleqd_merge.recipe.loading import DEFINITIONS
-from cycleqd_merge.recipe.task_file import GenerateTask
+from cycleqd_merge.config.loading import DEFINITIONS
+from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Outcome, Sample, Sampling
 
@@ -69,7 +69,7 @@ def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> Generate:
         **({} if "messages" in keys else {"prompt": "{{ q }}"}),
         **keys,
     }
-    return Generate(GenerateTask.model_validate(stated), folder)
+    return Generate(GenerateTaskConfig.model_validate(stated), folder)
 
 
 def outcomes(task: Generate, model: Scripted) -> list[Outcome]:

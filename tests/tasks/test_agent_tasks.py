@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.evolution.strategy import Candidate
-from cycleqd_merge.recipe.schema import TaskUse
+from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.sandbox.protocol import Root
 from cycleqd_merge.tasks.protocol import Checkable, KnownAnswer, Prompting
-from cycleqd_merge.tasks.sandbox.protocol import Root
 from cycleqd_merge.tasks.suite import Suite, open_task
 from tests.components import DATA
 from tests.tasks.scripted import Scripted, shipped
@@ -61,11 +61,11 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_root: Root) -> Su
     with (DATA / "MbppPlus-2023-11-16.jsonl").open() as lines:
         (tmp_path / "mbpp.jsonl").write_text("".join(islice(lines, 4 * SAMPLES)))
     uses = [
-        TaskUse(task=shipped("mbpp-plus", tmp_path / "mbpp.jsonl"), name="coding"),
-        TaskUse(task="agentbench-db", name="db"),
-        TaskUse(task="agentbench-os", name="os"),
+        TaskConfig(task=shipped("mbpp-plus", tmp_path / "mbpp.jsonl"), name="coding"),
+        TaskConfig(task="agentbench-db", name="db"),
+        TaskConfig(task="agentbench-os", name="os"),
     ]
-    return tuple(open_task(use, Path(), 0.0) for use in uses)
+    return tuple(open_task(use, 0.0) for use in uses)
 
 
 @pytest.mark.needs("mariadb", "published data")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from cycleqd_merge.tasks.check import Verdict, check
+from cycleqd_merge.tasks.check import GradingCheck, check
 from tests.cli.conftest import cycleqd_merge
 
 TASK = """
@@ -44,10 +44,10 @@ def test_every_known_answer_is_graded_by_the_task(tmp_path: Path) -> None:
     task = scope["Doubles"]()
     verdicts = asyncio.run(check(task, task.samples("heldout")))
     assert verdicts == [
-        Verdict("3", "gold", True, 1.0, "6"),
-        Verdict("3", "next number", False, 0.0, "31"),
-        Verdict("4", "gold", True, 1.0, "8"),
-        Verdict("4", "next number", False, 0.0, "41"),
+        GradingCheck("3", "gold", True, 1.0, "6"),
+        GradingCheck("3", "next number", False, 0.0, "31"),
+        GradingCheck("4", "gold", True, 1.0, "8"),
+        GradingCheck("4", "next number", False, 0.0, "41"),
     ]
     assert all(verdict.fair for verdict in verdicts)
 

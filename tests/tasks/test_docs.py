@@ -13,14 +13,16 @@ import torch
 from pydantic import BaseModel, TypeAdapter
 from ruamel.yaml import YAML
 
-from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.rows import DataConfig, RowsConfig
+from cycleqd_merge.config.scorers import ScorerConfig
+from cycleqd_merge.config.tasks import GenerateTaskConfig, MessageConfig, PythonTaskConfig
+from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.merging.family import open_family
+from cycleqd_merge.merging.family import open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import Recipe
-from cycleqd_merge.recipe.schema import TransformersEngine as Options
-from cycleqd_merge.recipe.task_file import Data, GenerateTask, Message, PythonTask, RowsFrom, Scorer
 from cycleqd_merge.tasks.protocol import Outcome
 from cycleqd_merge.tasks.suite import Suite, open_suite
 from tests.models import make_base, make_recipe
@@ -39,7 +41,7 @@ def suite(tmp_path: Path) -> Suite:
             (tmp_path / (named.group(1) if named else "capitals.jsonl")).write_text(text, encoding="utf-8")
     tasks = [{"task": "capitals.yaml"}, {"task": "twice.yaml"}]
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "tasks": tasks, "confirm": {"share": 0}}
-    return open_suite(Recipe.model_validate(stated), tmp_path)
+    return open_suite(Recipe.model_validate(stated))
 
 
 def scores(suite: Suite, model: Scripted) -> Mapping[str, list[float]]:
@@ -54,7 +56,7 @@ def scores(suite: Suite, model: Scripted) -> Mapping[str, list[float]]:
 
 def test_the_examples_run_on_a_real_model(suite: Suite, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.float32)
-    family = open_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
+    family = open_model_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
     materialiser = Materialiser(family, Groups(family.weights, "one"), {})
     worker = Worker(TransformersEngine(Options(device="cpu"), materialiser), suite)
     results = worker.evaluate(None, "heldout").results
@@ -84,7 +86,7 @@ def test_the_examples_of_data_are_valid() -> None:
     examples = [YAML(typ="safe", pure=True).load(text) for _, text in BLOCKS if text.startswith("data:")]
     assert len(examples) == 2
     for example in examples:
-        TypeAdapter(Data).validate_python(example["data"])
+        TypeAdapter(DataConfig).validate_python(example["data"])
 
 
 def documented(section: str) -> str:
@@ -95,11 +97,11 @@ def documented(section: str) -> str:
 @pytest.mark.parametrize(
     ("section", "model"),
     [
-        ("## Kind `generate`", GenerateTask),
-        ("## Kind `generate`", Message),
-        ("### Data", RowsFrom),
-        ("## Kind `python`", PythonTask),
-        *(("### Scorers", scorer) for scorer in get_args(get_args(Scorer)[0])),
+        ("## Kind `generate`", GenerateTaskConfig),
+        ("## Kind `generate`", MessageConfig),
+        ("### Data", RowsConfig),
+        ("## Kind `python`", PythonTaskConfig),
+        *(("### Scorers", scorer) for scorer in get_args(get_args(ScorerConfig)[0])),
     ],
 )
 def test_every_key_is_documented(section: str, model: type[BaseModel]) -> None:
@@ -111,7 +113,9 @@ def test_every_scorer_is_documented_with_its_own_options() -> None:
     rows = {
         match.group(1): match.group(0) for match in re.finditer(r"^\| `(\w+)` \|.*$", documented("### Scorers"), re.M)
     }
-    scorers = {get_args(scorer.model_fields["kind"].annotation)[0]: scorer for scorer in get_args(get_args(Scorer)[0])}
+    scorers = {
+        get_args(scorer.model_fields["kind"].annotation)[0]: scorer for scorer in get_args(get_args(ScorerConfig)[0])
+    }
     assert rows.keys() == scorers.keys()
     for kind, scorer in scorers.items():
         options = set(re.findall(r"`(\w+)` \(", rows[kind]))
@@ -120,4 +124,4 @@ def test_every_scorer_is_documented_with_its_own_options() -> None:
 
 def test_the_table_of_keys_names_nothing_else() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", documented("## Kind `generate`"), re.M)
-    assert set(rows) == set(GenerateTask.model_fields)
+    assert set(rows) == set(GenerateTaskConfig.model_fields)

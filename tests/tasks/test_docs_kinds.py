@@ -10,14 +10,14 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from ruamel.yaml import YAML
 
-from cycleqd_merge.recipe.loading import load_task
-from cycleqd_merge.recipe.schema import TaskUse
-from cycleqd_merge.recipe.task_file import DbbenchTask, LmEvalTask
-from cycleqd_merge.tasks import mariadb
+from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.recipe import TaskConfig
+from cycleqd_merge.config.tasks import DbbenchTaskConfig, LmEvalTaskConfig
+from cycleqd_merge.tasks.database import mariadb
 from cycleqd_merge.tasks.suite import open_task
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES: dict[str, type[BaseModel]] = {"tasks-database.md": DbbenchTask, "tasks-lm-eval.md": LmEvalTask}
+PAGES: dict[str, type[BaseModel]] = {"tasks-database.md": DbbenchTaskConfig, "tasks-lm-eval.md": LmEvalTaskConfig}
 
 
 def examples(page: str) -> list[str]:
@@ -44,8 +44,8 @@ def test_the_table_names_every_key_and_default(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_tasks_of_a_recipe_are_valid(page: str) -> None:
     uses = YAML(typ="safe", pure=True).load(next(text for text in examples(page) if text.startswith("tasks:")))
-    for use in TypeAdapter(list[TaskUse]).validate_python(uses["tasks"]):
-        assert isinstance(load_task(use, Path()).definition, PAGES[page])
+    for use in TypeAdapter(list[TaskConfig]).validate_python(uses["tasks"]):
+        assert isinstance(load_task(use), PAGES[page])
 
 
 def test_data_of_ones_own_in_a_tasks_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_data_of_ones_own_in_a_tasks_form(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({**row, "id": n}) + "\n" for n in range(6)))
     monkeypatch.setenv("ARC", str(tmp_path))
     (tmp_path / "arc.yaml").write_text(next(text for text in examples("tasks-lm-eval.md") if "arc_easy" in text))
-    task = open_task(TaskUse(task="arc.yaml"), tmp_path, 0.0)
+    task = open_task(TaskConfig(task="arc.yaml"), tmp_path, 0.0)
     assert [len(task.samples("search")), len(task.samples("heldout"))] == [3, 3]
 
 

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.config.recipe import TaskConfig
+from cycleqd_merge.config.tasks import LmEvalTaskConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.transformers_engine import TransformersEngine
+from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.merging.family import open_family
+from cycleqd_merge.merging.family import open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.recipe.schema import TaskUse
-from cycleqd_merge.recipe.schema import TransformersEngine as Options
-from cycleqd_merge.recipe.task_file import LmEvalTask
-from cycleqd_merge.run.answerable import check_prompts
+from cycleqd_merge.preflight.prompts import check_prompts
 from cycleqd_merge.tasks.lm_eval import LmEval, _manager
 from cycleqd_merge.tasks.suite import SuiteTask, open_task
 from tests.models import edit_json, make_base, make_recipe, make_tokenizer
@@ -76,7 +76,7 @@ def hf(model: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TransformersEngine]:
-    family = open_family(make_recipe(tmp_path_factory.mktemp("recipe"), model, {"first": model, "second": model}))
+    family = open_model_family(make_recipe(tmp_path_factory.mktemp("recipe"), model, {"first": model, "second": model}))
     opened = TransformersEngine(
         Options(device="cpu", batch_size=5), Materialiser(family, Groups(family.weights, "one"), {})
     )
@@ -84,16 +84,16 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tr
     opened.close()
 
 
-def defined(data: dict[str, dict[str, str]], name: str, **keys: Any) -> LmEvalTask:
+def defined(data: dict[str, dict[str, str]], name: str, **keys: Any) -> LmEvalTaskConfig:
     overrides = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": data[name]}}
     overrides |= keys.pop("overrides", {})
-    return LmEvalTask.model_validate({"kind": "lm_eval", "task": name, "overrides": overrides, **keys})
+    return LmEvalTaskConfig.model_validate({"kind": "lm_eval", "task": name, "overrides": overrides, **keys})
 
 
-def ours(definition: LmEvalTask, engine: TransformersEngine) -> dict[str, tuple[float, str]]:
+def ours(definition: LmEvalTaskConfig, engine: TransformersEngine) -> dict[str, tuple[float, str]]:
     """Score and output of every sample of both halves, by its question."""
-    use = TaskUse(task=definition, name="task")
-    task = open_task(use, Path(), 0.0)
+    use = TaskConfig(task=definition, name="task")
+    task = open_task(use, 0.0)
     worker = Worker(engine, (task,))
     found = {}
     for rows in ("search", "heldout"):
@@ -106,7 +106,7 @@ def ours(definition: LmEvalTask, engine: TransformersEngine) -> dict[str, tuple[
     return found
 
 
-def theirs(definition: LmEvalTask, hf: Any, filtered: str, **options: Any) -> list[dict[str, Any]]:
+def theirs(definition: LmEvalTaskConfig, hf: Any, filtered: str, **options: Any) -> list[dict[str, Any]]:
     """What lm-evaluation-harness' own `hf` model and evaluator log of every document."""
     import lm_eval
 
@@ -221,7 +221,7 @@ def test_prompts_are_built_once_and_samples_are_the_same_in_every_process(
     ids = [[sample.id for split in ("search", "heldout") for sample in task.samples(split)] for task in (first, second)]
     assert ids[0] == ids[1]
     assert [len(first.samples(split)) for split in ("search", "heldout")] == [3, 2]
-    suite = SuiteTask("task", TaskUse(task=definition, name="task"), None, first)  # type: ignore[arg-type]
+    suite = SuiteTask("task", TaskConfig(task=definition, name="task"), None, first)  # type: ignore[arg-type]
     worker = Worker(engine, (suite,))
     scores = worker.evaluate(None).scores
     monkeypatch.setattr(type(first._tasks["arc_easy"]), "fewshot_context", None)
@@ -239,10 +239,10 @@ def test_a_group_is_one_set_of_samples(data: Any, tmp_path: Path) -> None:
         )
     (tmp_path / "group.yaml").write_text("group: own_group\ntask: [own_easy, own_hard]\n")
     stated = {"kind": "lm_eval", "task": "own_group", "include": ".", "limit": 4}
-    task = LmEval(LmEvalTask.model_validate(stated), tmp_path)
+    task = LmEval(LmEvalTaskConfig.model_validate(stated), tmp_path)
     names = [sample.row["task"] for split in ("search", "heldout") for sample in task.samples(split)]
     assert sorted(names) == ["own_easy"] * 4 + ["own_hard"] * 4
-    alone = LmEval(LmEvalTask(kind="lm_eval", task="easy.yaml"), tmp_path)
+    alone = LmEval(LmEvalTaskConfig(kind="lm_eval", task="easy.yaml"), tmp_path)
     assert len(alone.samples("search")) == (DOCUMENTS + 1) // 2
 
 
@@ -268,11 +268,11 @@ def test_what_cannot_be_scored_is_told_before_any_run(data: Any, keys: dict[str,
 @pytest.mark.parametrize("key", ["chat_template", "fewshot_as_multiturn"])
 def test_keys_of_chats_need_one(key: str) -> None:
     with pytest.raises(ValueError, match="needs `chat: true`"):
-        LmEvalTask.model_validate({"kind": "lm_eval", "task": "gsm8k", key: "yes"})
+        LmEvalTaskConfig.model_validate({"kind": "lm_eval", "task": "gsm8k", key: "yes"})
 
 
 def test_a_model_without_a_chat_template_is_told_before_any_run(data: Any) -> None:
     tokenizer = make_tokenizer(chat_template=None)
     for keys, faults in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
-        task = open_task(TaskUse(task=defined(data, "arc_easy", **keys), name="arc"), Path(), 0.0)
+        task = open_task(TaskConfig(task=defined(data, "arc_easy", **keys), name="arc"), Path(), 0.0)
         assert len(check_prompts(task, tokenizer, None).faults) == faults

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cycleqd_merge.config.tasks import PythonTaskConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.task_file import PythonTask
 from cycleqd_merge.tasks.protocol import Task
 from cycleqd_merge.tasks.python import load_python_task
 
@@ -40,7 +40,7 @@ nothing = 3
 
 
 def open_target(folder: Path, target: str, **options: object) -> Task:
-    return load_python_task(PythonTask(kind="python", target=target, options=options), folder)
+    return load_python_task(PythonTaskConfig(kind="python", target=target, options=options), folder)
 
 
 def refusal(folder: Path, target: str, **options: object) -> str:

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from cycleqd_merge.config.rows import RowsConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.task_file import RowsFrom
 from cycleqd_merge.tasks.rows import Row, read_rows
 
 ROWS: list[dict[str, Any]] = [
@@ -24,7 +24,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def read(path: Path) -> list[Row]:
-    return read_rows(RowsFrom(path=path.name), path.parent)
+    return read_rows(RowsConfig(path=path.name))
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -121,4 +121,4 @@ def test_a_missing_file_and_a_directory_are_told(tmp_path: Path) -> None:
 
 def test_a_dataset_that_cannot_be_reached_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^dataset nobody/nothing: cannot be read: [^\n]+$"):
-        read_rows(RowsFrom(dataset="nobody/nothing"), tmp_path)
+        read_rows(RowsConfig(dataset="nobody/nothing"))

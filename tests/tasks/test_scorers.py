@@ -11,15 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, ScorerConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.task_file import MultipleChoiceScorer, Scorer
 from cycleqd_merge.tasks.scorers import text_scorer
 
 
 def score(output: str, reference: str, folder: Path = Path(), **options: Any) -> float:
     """The score that a task file's `scorer` with these keys gives."""
-    scorer = TypeAdapter(Scorer).validate_python(options)
-    assert not isinstance(scorer, MultipleChoiceScorer)
+    scorer = TypeAdapter(ScorerConfig).validate_python(options)
+    assert not isinstance(scorer, MultipleChoiceScorerConfig)
     return text_scorer(scorer, folder)(output, reference)
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cycleqd_merge.config.rows import RowsConfig, SplitRowsConfig, TwoFilesConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.task_file import RowsFrom, SplitRows, TwoFiles
 from cycleqd_merge.tasks.rows import divide, number
 from tests.tasks.scripted import write_rows
 
@@ -21,7 +21,7 @@ from tests.tasks.scripted import write_rows
 def split_of(folder: Path, rows: int, seed: int) -> dict[str, list[str]]:
     """Ids of both halves of a file of so many rows."""
     path = write_rows(folder / f"{rows}.jsonl", *({"q": place} for place in range(rows)))
-    halves = divide(SplitRows(rows=RowsFrom(path=path.name), seed=seed), folder)
+    halves = divide(SplitRowsConfig(rows=RowsConfig(path=path.name), seed=seed), folder)
     return {split: [sample.id for sample in samples] for split, samples in halves.items()}
 
 
@@ -70,7 +70,7 @@ def test_one_row_cannot_be_divided(tmp_path: Path) -> None:
 def test_two_files_stay_as_they_are(tmp_path: Path) -> None:
     for name, questions in (("a", "xyz"), ("b", "uv")):
         write_rows(tmp_path / f"{name}.jsonl", *({"q": question} for question in questions))
-    halves = divide(TwoFiles(search=RowsFrom(path="a.jsonl"), heldout=RowsFrom(path="b.jsonl")), tmp_path)
+    halves = divide(TwoFilesConfig(search=RowsConfig(path="a.jsonl"), heldout=RowsConfig(path="b.jsonl")), tmp_path)
     assert {split: [sample.row["q"] for sample in samples] for split, samples in halves.items()} == {
         "search": ["x", "y", "z"],
         "heldout": ["u", "v"],

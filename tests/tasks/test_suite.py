@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.schema import Recipe
 from cycleqd_merge.tasks.suite import Suite, open_suite
 from tests.tasks.scripted import write_rows
 

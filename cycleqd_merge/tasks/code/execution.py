@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.cache import cache_folder
-from cycleqd_merge.errors import EnvironmentFailed
-from cycleqd_merge.tasks.code.problems import Problem
-from cycleqd_merge.tasks.sandbox.boxes import run_once
-from cycleqd_merge.tasks.sandbox.protocol import MIB, Limits, Provider
+from cycleqd_merge.errors import InfrastructureError
+from cycleqd_merge.sandbox.boxes import run_once
+from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider
+from cycleqd_merge.tasks.code.problems import CodeProblem
 
 _HERE = Path(__file__).parent
 RUNNER = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("values.py", "runner.py"))
@@ -37,7 +37,7 @@ async def returned(
     """What a program's function returns for packed inputs, a text each; None if it did not get to the end.
 
     Raises:
-        EnvironmentFailed: the host cannot start a box.
+        InfrastructureError: the host cannot start a box.
     """
     asked = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
     finished = await run_once(provider, ["python3", "-I", "-c", RUNNER], asked, limits, begins=_READY)
@@ -45,11 +45,11 @@ async def returned(
     return outputs if len(outputs) == len(inputs) and not finished.cut else None
 
 
-async def expected(provider: Provider, problem: Problem, inputs: Sequence[Any], kind: str) -> Expected:
+async def expected(provider: Provider, problem: CodeProblem, inputs: Sequence[Any], kind: str) -> Expected:
     """What the reference solution returns: worked out in a box once, then kept in the cache, outside of any box.
 
     Raises:
-        EnvironmentFailed: the solution does not run.
+        InfrastructureError: the solution does not run.
     """
     key = hashlib.sha256(json.dumps([RUNNER, problem.solution, problem.entry_point, inputs]).encode()).hexdigest()
     path = cache_folder("expected") / f"{key[:32]}.json"
@@ -59,7 +59,7 @@ async def expected(provider: Provider, problem: Problem, inputs: Sequence[Any], 
     limits = Limits(memory=4096 * MIB, output=256 * MIB, seconds=120.0)
     outputs = await returned(provider, problem.solution, problem.entry_point, inputs, limits)
     if outputs is None or any(text.startswith('["error"') for text in outputs):
-        raise EnvironmentFailed(f"{problem.task_id}: its reference solution does not get through its {kind} inputs")
+        raise InfrastructureError(f"{problem.task_id}: its reference solution does not get through its {kind} inputs")
     found = Expected(outputs, time.perf_counter() - start)
     unfinished = path.with_suffix(f".{key[32:40]}{time.monotonic_ns()}")
     unfinished.write_text(json.dumps(asdict(found)))

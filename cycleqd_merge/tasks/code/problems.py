@@ -29,7 +29,7 @@ _TUPLES: dict[tuple[int, ...], list[tuple[int | None, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class CodeProblem:
     """A function to write. Inputs are lists of arguments, packed; `solution` is a whole program that is right."""
 
     task_id: str
@@ -48,7 +48,7 @@ class Problem:
         return {name: getattr(self, name) for name in ("entry_point", "prompt", "instruction", "assertion")}
 
 
-def read_problem(row: Mapping[str, Any]) -> Problem:
+def read_code_problem(row: Mapping[str, Any]) -> CodeProblem:
     """A problem from a row of EvalPlus' JSONL files, or of its datasets on the Hub.
 
     Raises:
@@ -63,13 +63,13 @@ def read_problem(row: Mapping[str, Any]) -> Problem:
         ) from error
 
 
-def _from_jsonl(row: Mapping[str, Any]) -> Problem:
+def _from_jsonl(row: Mapping[str, Any]) -> CodeProblem:
     task_id, prompt = str(row["task_id"]), str(row["prompt"])
     base, plus = (restored(task_id, row[key] or []) for key in ("base_input", "plus_input"))
     is_function = task_id.startswith("HumanEval")  # the prompt is the function's head, and the solution its body
     solution = prompt + row["canonical_solution"] if is_function else row["canonical_solution"]
     instruction, assertions = _divided(prompt + "\n" + str(row.get("assertion") or ""))
-    return Problem(
+    return CodeProblem(
         task_id=task_id,
         entry_point=row["entry_point"],
         prompt=prompt,
@@ -119,7 +119,7 @@ def _tuple_at(value: Any, path: Sequence[int | None]) -> Any:
     return [_tuple_at(item, rest) if step in (ANY, place) else item for place, item in enumerate(value)]
 
 
-def _from_hub(row: Mapping[str, Any]) -> Problem:
+def _from_hub(row: Mapping[str, Any]) -> CodeProblem:
     """The datasets hold a test script; its literals are read, the script is never run."""
     tree = ast.parse(row["test"])
     inputs = next(_assigned(tree, "inputs"), None)
@@ -131,7 +131,7 @@ def _from_hub(row: Mapping[str, Any]) -> Problem:
     instruction, assertion = _divided("\n".join([row["prompt"], *row.get("test_list", [])[:1]]))
     task_id = str(row["task_id"])
     packed = [pack(list(arguments))[1] for arguments in inputs]
-    return Problem(
+    return CodeProblem(
         task_id=task_id if "/" in task_id else f"Mbpp/{task_id}",
         entry_point=row.get("entry_point") or called,
         prompt=row["prompt"],

@@ -7,20 +7,19 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from math import comb
-from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.config.tasks import CodeTaskConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.task_file import CodeTask
+from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider, Root
+from cycleqd_merge.sandbox.providers import Slots, sandbox_for
 from cycleqd_merge.tasks.code.execution import expected, returned
 from cycleqd_merge.tasks.code.extract import extract_program
 from cycleqd_merge.tasks.code.grading import all_right
-from cycleqd_merge.tasks.code.problems import Problem, read_problem
+from cycleqd_merge.tasks.code.problems import CodeProblem, read_code_problem
 from cycleqd_merge.tasks.prompting import Prompt
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
-from cycleqd_merge.tasks.sandbox.protocol import MIB, Limits, Provider, Root
-from cycleqd_merge.tasks.sandbox.providers import Slots, sandbox_for
 
 _ROOT = Root()
 
@@ -32,9 +31,9 @@ class Code:
         UserError: rows cannot be read, or are no problems in EvalPlus' format.
     """
 
-    def __init__(self, definition: CodeTask, folder: Path) -> None:
+    def __init__(self, definition: CodeTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, folder, name=lambda row: str(row.get("task_id", "")))
+        self._samples = divide(definition.data, name=lambda row: str(row.get("task_id", "")))
         self._prompt = Prompt(definition)
         self._problems = {sample.id: self._problem(sample) for sample in self._all()}
         self._slots = Slots(os.cpu_count() or 1)
@@ -42,9 +41,9 @@ class Code:
     def _all(self) -> list[Sample]:
         return [sample for samples in self._samples.values() for sample in samples]
 
-    def _problem(self, sample: Sample) -> Problem:
+    def _problem(self, sample: Sample) -> CodeProblem:
         try:
-            problem = read_problem(sample.row)
+            problem = read_code_problem(sample.row)
             self._prompt.of(problem.columns)
         except UserError as error:
             raise UserError(f"{error}; in row {sample.id}") from error
@@ -55,7 +54,7 @@ class Code:
     def samples(self, split: Split) -> Sequence[Sample]:
         return self._samples[split]
 
-    def surroundings(self) -> str:
+    def environment(self) -> str:
         return sandbox_for(_ROOT).description
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:
@@ -75,7 +74,7 @@ class Code:
         score = pass_at(definition.k, len(rights), sum(rights))
         return Outcome(score, completions[0].text, all(completion.truncated for completion in completions))
 
-    async def _passes(self, problem: Problem, answer: str) -> bool:
+    async def _passes(self, problem: CodeProblem, answer: str) -> bool:
         program = await asyncio.to_thread(extract_program, answer, problem.entry_point)
         provider = (await asyncio.to_thread(sandbox_for, _ROOT)).provider
         inputs = {"base": problem.base_inputs, "plus": problem.plus_inputs}
@@ -86,7 +85,7 @@ class Code:
         return True
 
     async def _right(
-        self, provider: Provider, problem: Problem, program: str, inputs: Sequence[Any], kind: str
+        self, provider: Provider, problem: CodeProblem, program: str, inputs: Sequence[Any], kind: str
     ) -> bool:
         async with self._slots.taken():
             wanted = await expected(provider, problem, inputs, kind)

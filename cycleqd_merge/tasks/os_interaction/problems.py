@@ -21,7 +21,7 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class OsProblem:
     """Something to find out or to do on a system.
 
     init: scripts that prepare it. start: typed into the shell before the model. match: the exact answer, or a regular
@@ -39,7 +39,7 @@ class Problem:
     example: Script | None = None
 
 
-def read_problem(row: Mapping[str, Any], scripts: Path) -> Problem:
+def read_os_problem(row: Mapping[str, Any], scripts: Path) -> OsProblem:
     """A problem from a row; `scripts` is the folder that AgentBench's `file` names start at.
 
     Raises:
@@ -59,10 +59,10 @@ def read_problem(row: Mapping[str, Any], scripts: Path) -> Problem:
     return problem
 
 
-def _from_flat(row: Mapping[str, Any]) -> Problem:
+def _from_flat(row: Mapping[str, Any]) -> OsProblem:
     match = row.get("match") or {}
     start = _script(row.get("start"))
-    return Problem(
+    return OsProblem(
         description=row["description"],
         init=_scripts(row.get("init_script")),
         start=start.code if start is not None else None,
@@ -74,14 +74,14 @@ def _from_flat(row: Mapping[str, Any]) -> Problem:
     )
 
 
-def _from_agentbench(row: Mapping[str, Any], scripts: Path) -> Problem:
+def _from_agentbench(row: Mapping[str, Any], scripts: Path) -> OsProblem:
     create, evaluation = row.get("create") or {}, row["evaluation"]
     create = create if isinstance(create, Mapping) else {}
     match = evaluation.get("match") or {}
     match = {"answer": match, "strip": True} if isinstance(match, str) else match
     check = evaluation.get("check") or []
     start = _script(row.get("start"), scripts)
-    return Problem(
+    return OsProblem(
         description=row["description"],
         init=_scripts(create.get("init"), scripts),
         start=start.code if start is not None else None,

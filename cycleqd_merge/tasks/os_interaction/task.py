@@ -9,16 +9,16 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cycleqd_merge.errors import EnvironmentFailed, UserError
-from cycleqd_merge.recipe.task_file import OsInteractionTask
-from cycleqd_merge.tasks.os_interaction.problems import Problem, Script, read_problem
+from cycleqd_merge.config.tasks import OsInteractionTaskConfig
+from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.sandbox.boxes import Box, open_box
+from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, Root
+from cycleqd_merge.sandbox.providers import Slots, sandbox_for
+from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.protocol import printable, read_action, system_turn
 from cycleqd_merge.tasks.prompting import Prompt
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import divide
-from cycleqd_merge.tasks.sandbox.boxes import Box, open_box
-from cycleqd_merge.tasks.sandbox.protocol import MIB, BoxLost, Finished, Limits, Root
-from cycleqd_merge.tasks.sandbox.providers import Slots, sandbox_for
 
 _SCRIPT_SECONDS = 30.0  # for scripts of the data; one of them starts Python 90 times
 _COMPILERS = {"c": "gcc -x c", "c++": "g++ -x c++"}
@@ -31,11 +31,11 @@ class OsInteraction:
         UserError: rows cannot be read, or are no OS problems.
     """
 
-    def __init__(self, definition: OsInteractionTask, folder: Path) -> None:
+    def __init__(self, definition: OsInteractionTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, folder, name=lambda row: str(row.get("index", "")))
+        self._samples = divide(definition.data, name=lambda row: str(row.get("index", "")))
         self._prompt = Prompt(definition)
-        self._scripts = folder / (definition.scripts or "")
+        self._scripts = Path(definition.scripts or "")
         self._problems = {sample.id: self._problem(sample) for split in self._samples.values() for sample in split}
         self._root = Root(definition.root)
         self._limits = Limits(
@@ -43,9 +43,9 @@ class OsInteraction:
         )
         self._slots = Slots(definition.boxes)
 
-    def _problem(self, sample: Sample) -> Problem:
+    def _problem(self, sample: Sample) -> OsProblem:
         try:
-            problem = read_problem(sample.row, self._scripts)
+            problem = read_os_problem(sample.row, self._scripts)
             self._prompt.of({"description": problem.description})
         except UserError as error:
             raise UserError(f"{error}; in row {sample.id}") from error
@@ -54,7 +54,7 @@ class OsInteraction:
     def samples(self, split: Split) -> Sequence[Sample]:
         return self._samples[split]
 
-    def surroundings(self) -> str:
+    def environment(self) -> str:
         return sandbox_for(self._root).description
 
     def prompt_of(self, sample: Sample) -> list[Message]:
@@ -77,7 +77,7 @@ class OsInteraction:
             try:
                 await _prepare(box, problem)
             except BoxLost as error:  # nothing of the model has run yet
-                raise EnvironmentFailed(f"sample {sample.id}: {error}") from error
+                raise InfrastructureError(f"sample {sample.id}: {error}") from error
             talk = Talk(self.prompt_of(sample), self._definition, seed)
             try:
                 answer = await talk.hold(box, model, self._prompt)
@@ -115,7 +115,7 @@ class OsInteraction:
 class Talk:
     """A conversation as it grows. `said`: all of the model's turns; `truncated`: the token limit cut one."""
 
-    def __init__(self, messages: list[Message], definition: OsInteractionTask, seed: int) -> None:
+    def __init__(self, messages: list[Message], definition: OsInteractionTaskConfig, seed: int) -> None:
         self._messages, self._definition, self._seed = messages, definition, seed
         self.said, self.truncated = "", False
 
@@ -138,7 +138,7 @@ class Talk:
         return ""
 
 
-async def _prepare(box: Box, problem: Problem) -> None:
+async def _prepare(box: Box, problem: OsProblem) -> None:
     await box.shell(":")  # the shell is older than what the scripts do to its start files
     for script in problem.init:
         await _run(box, script)
@@ -146,7 +146,7 @@ async def _prepare(box: Box, problem: Problem) -> None:
         await box.shell(problem.start)
 
 
-async def _accepts(box: Box, problem: Problem, answer: str) -> bool:
+async def _accepts(box: Box, problem: OsProblem, answer: str) -> bool:
     """Whether the answer matches, or every script of the check succeeds on it."""
     if problem.answer is not None or problem.pattern is not None:
         answer = answer.strip() if problem.strip else answer
@@ -164,7 +164,7 @@ async def _accepts(box: Box, problem: Problem, answer: str) -> bool:
     return True
 
 
-async def _run(box: Box, script: Script, parameters: Sequence[str] = ()) -> Finished:
+async def _run(box: Box, script: Script, parameters: Sequence[str] = ()) -> ProcessResult:
     if script.language == "bash":
         called = ["bash", "-c", script.code, *(["--", *parameters] if parameters else [])]
     elif script.language == "python":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.tasks.code.problems import read_problem, restored
+from cycleqd_merge.tasks.code.problems import read_code_problem, restored
 from cycleqd_merge.tasks.code.values import unpack
 
 JSONL = {
@@ -39,7 +39,7 @@ def inputs(packed: list[Any]) -> list[list[Any]]:
 
 
 def test_a_row_of_the_file_form() -> None:
-    problem = read_problem(JSONL)
+    problem = read_code_problem(JSONL)
     assert (problem.task_id, problem.entry_point, problem.atol) == ("Mbpp/2", "similar_elements", 0.0)
     assert problem.instruction == "Write a function to find the shared elements."
     assert problem.assertion == "assert similar_elements((3, 4), (5, 4)) == (4,)"
@@ -48,17 +48,17 @@ def test_a_row_of_the_file_form() -> None:
 
 
 def test_a_row_of_the_hub_form_is_read_and_never_run() -> None:
-    problem = read_problem({**HUB, "test": "raise SystemExit\n" + HUB["test"]})
+    problem = read_code_problem({**HUB, "test": "raise SystemExit\n" + HUB["test"]})
     assert (problem.task_id, problem.entry_point, problem.atol) == ("Mbpp/2", "similar_elements", 0.5)
-    assert problem.instruction == read_problem(JSONL).instruction
-    assert problem.assertion == read_problem(JSONL).assertion
+    assert problem.instruction == read_code_problem(JSONL).instruction
+    assert problem.assertion == read_code_problem(JSONL).assertion
     assert inputs(problem.base_inputs) == [[(3, 4), (5, 4)]]
     assert inputs(problem.plus_inputs) == [[(), ()], [(1,), (1, float("inf"))]]
 
 
 def test_humanevals_solution_goes_on_from_its_prompt() -> None:
     row = {**JSONL, "task_id": "HumanEval/0", "prompt": "def f(x):\n", "canonical_solution": "    return x\n"}
-    assert read_problem(row).solution == "def f(x):\n    return x\n"
+    assert read_code_problem(row).solution == "def f(x):\n    return x\n"
     hub = {
         "task_id": "HumanEval/0",
         "prompt": "def f(x):\n",
@@ -67,7 +67,7 @@ def test_humanevals_solution_goes_on_from_its_prompt() -> None:
         "test": "def check(candidate):\n    inputs = [[1]]\n    results = [1]\n"
         "    for i, (inp, exp) in enumerate(zip(inputs, results)):\n        assertion(candidate(*inp), exp, 0)\n",
     }
-    problem = read_problem(hub)
+    problem = read_code_problem(hub)
     assert (problem.entry_point, problem.solution, inputs(problem.plus_inputs)) == (
         "f",
         row["prompt"] + "    return x\n",
@@ -100,4 +100,4 @@ def test_what_json_cannot_say_is_restored(number: int, stored: list[Any], meant:
 @pytest.mark.parametrize("row", [{"q": 1}, {**JSONL, "atol": None}, {**HUB, "test": "x ="}, {**HUB, "test": "pass"}])
 def test_other_rows_are_refused(row: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="no problem in EvalPlus' format"):
-        read_problem(row)
+        read_code_problem(row)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.recipe import TaskConfig
+from cycleqd_merge.config.tasks import CodeTaskConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.loading import load_task
-from cycleqd_merge.recipe.schema import TaskUse
-from cycleqd_merge.recipe.task_file import CodeTask
 from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.code.task import Code, pass_at
 from cycleqd_merge.tasks.protocol import Sampling
@@ -38,7 +38,7 @@ def open_code(folder: Path, *rows: dict[str, Any], **keys: Any) -> Code:
     write_rows(folder / "rows.jsonl", *(rows or (DOUBLE,)))
     data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
     stated = {"kind": "code", "data": data, "prompt": "{{ instruction }}", "seconds": 2.0, **keys}
-    return Code(CodeTask.model_validate(stated), folder)
+    return Code(CodeTaskConfig.model_validate(stated), folder)
 
 
 def scores(task: Code, *answers: str) -> list[float]:
@@ -138,11 +138,13 @@ def test_pass_at_k_is_the_share_of_choices_with_a_right_answer() -> None:
 
 
 def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load_task(TaskUse(task="mbpp-plus"), tmp_path)
-    assert isinstance(loaded.definition, CodeTask)
+    loaded = load_task(TaskConfig(task="mbpp-plus"))
+    assert isinstance(loaded.definition, CodeTaskConfig)
     rows = write_rows(tmp_path / "rows.jsonl", HUB)
     data = {"search": {"path": str(rows)}, "heldout": {"path": str(rows)}}
-    task = Code(CodeTask.model_validate({**loaded.definition.model_dump(exclude_unset=True), "data": data}), tmp_path)
+    task = Code(
+        CodeTaskConfig.model_validate({**loaded.definition.model_dump(exclude_unset=True), "data": data}), tmp_path
+    )
     model = Scripted(
         lambda prompt: "\ndef similar_elements(a, b):\n    return tuple(set(a) & set(b))\n```\nThat is all."
     )
@@ -167,11 +169,11 @@ def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_
         "prompt": 'import math\n\n\ndef double(x: float) -> float:\n    """Twice x.\n    >>> double(1)\n    """\n',
         "canonical_solution": "    return 2 * x\n",
     }
-    loaded = load_task(TaskUse(task="humaneval-plus"), tmp_path).definition
-    assert isinstance(loaded, CodeTask)
+    loaded = load_task(TaskConfig(task="humaneval-plus"))
+    assert isinstance(loaded, CodeTaskConfig)
     rows = write_rows(tmp_path / "rows.jsonl", row, {**row, "task_id": "HumanEval/1001"})
     data = {"rows": {"path": str(rows)}}
-    task = Code(CodeTask.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}), tmp_path)
+    task = Code(CodeTaskConfig.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}), tmp_path)
     assert scores(task, "\n    return x + x\n```\nDone.", "\n    return x\n```", "\n    y = 2\n    return y * x") == [
         1,
         0,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.recipe import TaskConfig
+from cycleqd_merge.config.tasks import OsInteractionTaskConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.recipe.loading import load_task
-from cycleqd_merge.recipe.schema import TaskUse
-from cycleqd_merge.recipe.task_file import OsInteractionTask
 from cycleqd_merge.tasks.check import check
-from cycleqd_merge.tasks.os_interaction.problems import Problem, Script, read_problem
+from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
 from tests.components import DATA
@@ -46,7 +46,7 @@ def open_os(folder: Path, *rows: dict[str, Any], **keys: Any) -> OsInteraction:
     write_rows(folder / "rows.jsonl", *rows)
     data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
     stated = {"kind": "os_interaction", "data": data, "chat": True, "prompt": "{{ description }}", **keys}
-    return OsInteraction(OsInteractionTask.model_validate(stated), folder)
+    return OsInteraction(OsInteractionTaskConfig.model_validate(stated), folder)
 
 
 def play(task: OsInteraction, *turns: str) -> tuple[Outcome, list[str]]:
@@ -133,7 +133,7 @@ def test_an_attack_spoils_no_other_sample(tmp_path: Path, attack: str) -> None:
 def test_problems_are_read_in_all_forms(tmp_path: Path) -> None:
     (tmp_path / "check").mkdir()
     (tmp_path / "check" / "same.py").write_text("exit(0)")
-    meant = Problem(
+    meant = OsProblem(
         "d",
         (Script("bash", "a"),),
         "b",
@@ -154,10 +154,10 @@ def test_problems_are_read_in_all_forms(tmp_path: Path) -> None:
         "check": [None, ["python", "exit(0)"]],
         "example_script": ["bash", "c"],
     }
-    assert read_problem(agentbench, tmp_path) == meant
-    assert read_problem(flat, tmp_path) == meant
-    assert read_problem({"index": 3, "config": {"file": "f", "config": flat}}, tmp_path) == meant
-    matched = read_problem({"description": "d", "evaluation": {"match": "yes"}}, tmp_path)
+    assert read_os_problem(agentbench, tmp_path) == meant
+    assert read_os_problem(flat, tmp_path) == meant
+    assert read_os_problem({"index": 3, "config": {"file": "f", "config": flat}}, tmp_path) == meant
+    matched = read_os_problem({"description": "d", "evaluation": {"match": "yes"}}, tmp_path)
     assert (matched.answer, matched.strip) == ("yes", True)
 
 
@@ -183,8 +183,8 @@ def test_other_rows_are_refused(tmp_path: Path, row: dict[str, Any], problem: st
 @pytest.mark.needs("published data")
 def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTBENCH_OS", str(DATA / "os_interaction_170.json"))
-    loaded = load_task(TaskUse(task="agentbench-os"), tmp_path)
-    assert isinstance(loaded.definition, OsInteractionTask)
+    loaded = load_task(TaskConfig(task="agentbench-os"))
+    assert isinstance(loaded.definition, OsInteractionTaskConfig)
     task = OsInteraction(loaded.definition, loaded.folder)
     published = json.loads((DATA / "os_interaction_170.json").read_text())
     samples = [*task.samples("search"), *task.samples("heldout")]

@@ -1,0 +1,73 @@
+"""The engines that a recipe may choose to evaluate children."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    model_validator,
+)
+
+from cycleqd_merge.config.validation_errors import KeyProblem
+from cycleqd_merge.config.values import StrictConfig
+
+
+class TransformersEngineConfig(StrictConfig):
+    """Evaluation with transformers in this process."""
+
+    kind: Literal["transformers"] = "transformers"
+    device: str | None = None
+    """A torch device; by default what accelerate finds."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type to compute in; `auto` is the checkpoint's."""
+    batch_size: int = Field(64, ge=1)
+    """Prompts per batch."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; by default torch's."""
+
+
+MOST_OF_GPU = 0.97
+"""The share of a GPU's memory that its engines may take together."""
+
+
+class VllmEngineConfig(StrictConfig):
+    """Evaluation with vLLM: one persistent engine per worker, children built inside its own processes."""
+
+    kind: Literal["vllm"]
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to vLLM: `max_model_len`, `gpu_memory_utilization`, `tensor_parallel_size`, `kv_cache_dtype` ..."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Environment variables set before vLLM starts, such as `VLLM_BATCH_INVARIANT: "1"`."""
+    place: Literal["auto", "disk", "host", "device"] = "auto"
+    """Where base, experts and singular bases are kept between children: memory-mapped files, pinned host memory, or
+    the GPU's memory; `auto` takes the fastest that has room. vLLM gets what is left, unless `options` say otherwise."""
+    per_gpu: int = Field(1, ge=1)
+    """Engines that share a GPU, for models so small that one leaves it idle; each takes its part of the memory. There
+    are as many as `workers`."""
+
+    @model_validator(mode="after")
+    def _undivided(self) -> VllmEngineConfig:
+        if self.per_gpu > 1 and self.options.get("tensor_parallel_size", 1) != 1:
+            raise KeyProblem("engines that span several GPUs cannot share one", "per_gpu")
+        share = self.options.get("gpu_memory_utilization")
+        if self.per_gpu > 1 and isinstance(share, int | float) and share * self.per_gpu > MOST_OF_GPU:
+            fit = f"at most {MOST_OF_GPU / self.per_gpu:.2f} each would"
+            raise KeyProblem(
+                f"{self.per_gpu} engines that take {share:g} of a GPU each do not fit; {fit}",
+                "options",
+                "gpu_memory_utilization",
+            )
+        return self
+
+
+def _transformers_unless_stated(value: Any) -> Any:
+    return {"kind": "transformers", **value} if isinstance(value, Mapping) else value
+
+
+EngineConfig = Annotated[
+    Annotated[TransformersEngineConfig | VllmEngineConfig, Field(discriminator="kind")],
+    BeforeValidator(_transformers_unless_stated),
+]

@@ -1,0 +1,197 @@
+"""What a recipe may say of its search: groups, mutations, bounds, operators. Defaults are the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from cycleqd_merge.config.validation_errors import KeyProblem
+from cycleqd_merge.config.values import RegularExpression, StrictConfig
+
+
+class LayerGroupsConfig(StrictConfig):
+    """Blocks of layers, optionally divided by the kind of module within a layer."""
+
+    layers: int | None = Field(None, ge=1)
+    """Layers per block; without it, and without `blocks`, all layers make one block."""
+    blocks: int | None = Field(None, ge=1)
+    """Blocks that the layers are divided into as evenly as goes; one per layer where there are more blocks."""
+    modules: bool = False
+    """Divide by the module that holds a tensor inside its layer (attention, MLP ...); the rest is one more group."""
+
+    @model_validator(mode="after")
+    def _states_something(self) -> LayerGroupsConfig:
+        if self.layers is None and self.blocks is None and not self.modules:
+            raise ValueError("state `layers` or `blocks`, `modules: true` or both")
+        if self.layers is not None and self.blocks is not None:
+            raise ValueError("state `layers` or `blocks`, not both")
+        return self
+
+
+class PatternGroupsConfig(StrictConfig):
+    """Groups by regular expressions over tensor names."""
+
+    patterns: list[RegularExpression] = Field(min_length=1)
+    """The first pattern found in a tensor's name names its group; tensors that none fits make one more."""
+
+
+def _groups_form(value: Any) -> str:
+    if isinstance(value, PatternGroupsConfig) or (isinstance(value, Mapping) and "patterns" in value):
+        return "PatternGroups"
+    return "LayerGroups" if isinstance(value, LayerGroupsConfig | Mapping) else "one"
+
+
+GroupsConfig = Annotated[
+    Annotated[Literal["one"], Tag("one")]
+    | Annotated[LayerGroupsConfig, Tag("LayerGroups")]
+    | Annotated[PatternGroupsConfig, Tag("PatternGroups")],
+    Discriminator(_groups_form),
+]
+
+
+class SvdMutationConfig(StrictConfig):
+    """Random strengthening along the singular directions of a task vector (paper, section 4.3)."""
+
+    kind: Literal["svd"] = "svd"
+    w_max: float = Field(0.3, gt=0)
+    """Upper end of the uniform draw per singular direction."""
+    signed: bool = False
+    """Draw from -w_max to w_max: directions may be lowered too."""
+    rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Mutate along a task vector's leading singular directions only: so many per matrix, or as few as hold this share
+    of its squared norm. Fewer take less memory and time; `plan` says what they leave out."""
+
+
+class GaussianMutationConfig(StrictConfig):
+    """Gaussian noise on every matrix (the paper's ablation)."""
+
+    kind: Literal["gaussian"]
+    std: float = Field(0.0003, gt=0)
+    """Standard deviation of the noise."""
+
+
+class NoMutationConfig(StrictConfig):
+    """Crossover alone."""
+
+    kind: Literal["none"]
+
+
+def _svd_unless_stated(value: Any) -> Any:
+    return {"kind": "svd", **value} if isinstance(value, Mapping) else value
+
+
+MutationConfig = Annotated[
+    Annotated[SvdMutationConfig | GaussianMutationConfig | NoMutationConfig, Field(discriminator="kind")],
+    BeforeValidator(_svd_unless_stated),
+]
+
+
+class BoundsConfig(StrictConfig):
+    """Archive bounds from generation 0, per task."""
+
+    low: float = Field(0.85, ge=0)
+    """Times the worst score of the tasks' experts."""
+    high: float = Field(1.15, gt=0)
+    """Times their best score."""
+
+
+class RacingConfig(StrictConfig):
+    """Rejecting children early: part of each task's search rows is scored first, and a child that can enter no archive,
+    as they stood when it was proposed, is not scored on the others. It counts as one that entered none."""
+
+    share: float = Field(0.25, gt=0, lt=1)
+    """Share of the rows that is scored first."""
+    confidence: float = Field(0.99, gt=0.5, lt=1)
+    """How sure it must be that the child would enter no archive."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "recommended": {"warm_start": [0.3, 0.5, 0.7, 1.0], "groups": {"blocks": 3, "modules": True}},
+}
+"""What each preset states of `EvolutionConfig`, whose own defaults are the paper's; docs/results.md says why."""
+
+
+class EvolutionConfig(StrictConfig):
+    """The search: CycleQD's operators and its length."""
+
+    generations: int = Field(1200, ge=0)
+    """Children to evaluate; a run can be extended later."""
+    seed: int = Field(0, ge=0)
+    """Seed of the run."""
+    bins: int = Field(15, ge=1)
+    """Cells per task and axis."""
+    bounds: BoundsConfig = BoundsConfig()
+    """How archive bounds follow from the experts' scores."""
+    groups: GroupsConfig = "one"
+    """Groups of tensors that share a coefficient per expert."""
+    mu: float = Field(1.0, gt=0)
+    """Mean of the crossover weights."""
+    sigma: float = Field(0.03, ge=0)
+    """Standard deviation of the crossover weights."""
+    scaling: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    """Crossover multiplies a child's task vectors by a factor drawn from this range, such as [1.0, 1.6]: the plain mean
+    of two experts, the paper's, leaves half of either."""
+    mutation: MutationConfig = SvdMutationConfig()
+    """How children are mutated."""
+    cycling: bool = True
+    """Tasks take turns as the quality. Without, plain MAP-Elites (the paper's ablation): parents come from one archive
+    whose quality is the mean score, and all tasks are its behaviour characteristics."""
+    sampling: Literal["elite", "random", "published"] = "elite"
+    """How parents are chosen; `published` weighs elites by their bins, as the published code does."""
+    mates: Literal["own", "any"] = "own"
+    """Where the second parent comes from: the archive of the first, or, with `any`, that of another task, drawn anew
+    for each child."""
+    adaptive: bool = False
+    """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule, for each task apart: they
+    grow while more than one child in five enters an archive, else they shrink, up to eightfold either way."""
+    warm_start: list[float] | None = Field(None, min_length=1)
+    """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are the static merges that hold so much of every
+    expert's task vector, and fill the archives before the first child is bred."""
+    race: RacingConfig | None = None
+    """Reject hopeless children on a part of the rows, such as `{share: 0.25, confidence: 0.99}`."""
+    alpha_low: float = Field(0.5, gt=0)
+    """Elite sampling: weight factor of the worst elite of a task."""
+    alpha_high: float = Field(0.8, gt=0)
+    """Elite sampling: weight factor of the best elite of a task."""
+    in_flight: int | None = Field(None, ge=1)
+    """Children evaluated at once; 2 per worker by default, 1 under `preset: paper`."""
+    preset: Literal["paper", "recommended"] | None = None
+    """What is not stated: `paper`, as published, one child at a time; `recommended`, the strategy, groups and warm
+    starts that did best where it was measured (docs/results.md)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, stated: Any) -> Any:
+        preset = stated.get("preset") if isinstance(stated, Mapping) else None
+        return {**PRESETS[preset], **stated} if isinstance(preset, str) and preset in PRESETS else stated
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EvolutionConfig:
+        if self.alpha_low > self.alpha_high:
+            raise KeyProblem(f"{self.alpha_low} is above alpha_high, which is {self.alpha_high}", "alpha_low")
+        if self.bounds.low >= self.bounds.high:
+            raise KeyProblem(
+                f"{self.bounds.low} is not below bounds.high, which is {self.bounds.high}", "bounds", "low"
+            )
+        if self.scaling is not None and self.scaling[0] > self.scaling[1]:
+            raise KeyProblem(f"{self.scaling[0]} is above {self.scaling[1]}", "scaling")
+        if self.mates == "any" and not self.cycling:
+            raise KeyProblem("`any` needs `cycling: true`; plain MAP-Elites has one archive", "mates")
+        if self.race is not None and not self.cycling:
+            raise KeyProblem("needs `cycling: true`; the archive of plain MAP-Elites takes part in no race", "race")
+        return self
+
+    def flights(self, workers: int) -> int:
+        """Children in flight at once with `workers` workers."""
+        if self.in_flight is not None:
+            return self.in_flight
+        return 1 if self.preset == "paper" else 2 * workers

@@ -1,0 +1,202 @@
+"""From a YAML file to a validated recipe or task definition, with errors that name file, line and key."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import Node
+
+from cycleqd_merge.config.anchoring import anchored, anchored_task
+from cycleqd_merge.config.recipe import Recipe, TaskConfig
+from cycleqd_merge.config.tasks import TaskDefinitionConfig
+from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
+from cycleqd_merge.errors import RecipeError
+
+_VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
+_Parsed = TypeVar("_Parsed")
+
+DEFINITIONS = next(
+    folder
+    for folder in (Path(__file__).parents[1] / "tasks" / "definitions", Path(__file__).parents[2] / "tasks")
+    if folder.is_dir()
+)
+"""The shipped task definitions: inside the package in a wheel, at the top level in a checkout."""
+
+
+def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; its relative paths, and those in `overrides`, start at its folder.
+
+    overrides: `key.path=value` texts whose values are YAML.
+
+    Raises:
+        RecipeError: one line per mistake, each with the file, the line, the key, what was found and what is allowed.
+    """
+    path = Path(path)
+    data, node = read_yaml(path)
+    source = Source(str(path), node, {_override(data, text): text for text in overrides})
+    recipe = parse(TypeAdapter(Recipe), _substitute(data, source), source)
+    return anchored(recipe, path.parent)
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
+    """A recipe with some keys replaced; relative paths in `overrides` start at the current directory.
+
+    overrides: as in `load_recipe`. where: names the recipe in messages.
+
+    Raises:
+        RecipeError: the result is no valid recipe.
+    """
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    source = Source(where, None, {_override(data, text): text for text in overrides})
+    return anchored(parse(TypeAdapter(Recipe), data, source), Path())
+
+
+def load_task(use: TaskConfig) -> TaskDefinitionConfig:
+    """The definition of a recipe's task: from its own file, shipped with this package, or written in the recipe.
+
+    Raises:
+        RecipeError: there is no such file or shipped definition, or it is not valid.
+    """
+    if not isinstance(use.task, str):
+        return use.task
+    candidates = (Path(use.task), DEFINITIONS / f"{use.task}.yaml")
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        shipped = sorted(file.stem for file in DEFINITIONS.glob("*.yaml"))
+        hint = suggestion(use.task, shipped)
+        raise RecipeError(f"task {use.task!r}: no such file, nor among the shipped tasks ({', '.join(shipped)}){hint}")
+    data, node = read_yaml(path)
+    source = Source(str(path), node)
+    definition: TaskDefinitionConfig = parse(TypeAdapter(TaskDefinitionConfig), _substitute(data, source), source)
+    return anchored_task(definition, path.parent)
+
+
+def read_yaml(path: Path) -> tuple[Any, Node | None]:
+    """Plain values and the node tree (for line numbers) of a YAML mapping.
+
+    Raises:
+        RecipeError: the file cannot be read, is no YAML, holds duplicate keys or tags, or is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: not a text file") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        data = YAML(typ="safe", pure=True).load(text)
+        node = YAML(typ="safe", pure=True).compose(text)
+        json.dumps(data, default=str, skipkeys=True)  # refuses what holds itself, by an alias inside its own anchor
+    except MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise RecipeError(f"{path}{line}: {_problem(error)}") from None
+    except (YAMLError, ValueError) as error:
+        raise RecipeError(f"{path}: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: nested too deeply") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: expected keys with values; found {'nothing' if data is None else shown(data)}")
+    return data, node
+
+
+def yaml_text(value: Any) -> str:
+    """Plain values as YAML, keys in their order."""
+    text = io.StringIO()
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.dump(value, text)
+    return text.getvalue()
+
+
+def _problem(error: MarkedYAMLError) -> str:
+    """A YAML error in one line."""
+    problem = str(error.problem).splitlines()[0]
+    if "constructor for the tag" in problem:
+        return f"YAML tags are not allowed: {problem.rsplit('tag ', 1)[-1]}"
+    return f"{error.context}, {problem}" if error.context else problem
+
+
+def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Parsed:
+    """Validate `data`; all mistakes come together in one `RecipeError`, a line each.
+
+    source: where the data was written, or just what to call it.
+    """
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        written = source if isinstance(source, Source) else Source(source)
+        faults = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
+        raise RecipeError("\n".join(faults)) from None
+
+
+def _override(data: dict[str, Any], override: str) -> Location:
+    """Apply one `key.path=value`, in which places in lists are numbers; returns where it was set."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}: write key.path=value")
+    try:
+        value = YAML(typ="safe", pure=True).load(text) if text else None
+    except MarkedYAMLError as error:
+        raise RecipeError(f"--set {override}: {_problem(error)}") from None
+    steps = path.split(".")
+    part: Any = data
+    location: Location = ()
+    for step in steps[:-1]:
+        key = _key(part, step, location, override)
+        inner = copy.copy(part.get(key, {}) if isinstance(part, dict) else part[key])  # an alias may share it
+        part[key] = inner
+        part = inner
+        location = (*location, key)
+    key = _key(part, steps[-1], location, override)
+    part[key] = value
+    return (*location, key)
+
+
+def _key(part: Any, step: str, location: Location, override: str) -> int | str:
+    """A step of an override's path as a key of `part`, or as a place if that is a list."""
+    if isinstance(part, dict):
+        return step
+    at = ".".join(map(str, location))
+    if not isinstance(part, list):
+        raise RecipeError(f"--set {override}: {at} holds a value, not keys")
+    if not step.isdecimal() or int(step) >= len(part):
+        places = f"its places are 0 to {len(part) - 1}" if part else "it is empty"
+        raise RecipeError(f"--set {override}: {at} is a list without place {step!r}; {places}")
+    return int(step)
+
+
+def _substitute(value: Any, source: Source, location: Location = ()) -> Any:
+    """Replace `${VAR}` and `${VAR:-default}` in every text by environment variables; `$${` stands for `${`."""
+    if isinstance(value, dict):
+        return {key: _substitute(item, source, (*location, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(item, source, (*location, place)) for place, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        escaped, name, default = match.groups()
+        if escaped:
+            return match.group().removeprefix("$")
+        found = os.environ.get(name) or default  # as in a shell, an empty variable takes the default too
+        if found is None and name not in os.environ:
+            key = ".".join(map(str, location))
+            raise RecipeError(
+                f"{source.where(location)}: {key}: ${{{name}}} is not set; set the environment variable, "
+                "or the key with --set"
+            )
+        return found or ""
+
+    return _VARIABLE.sub(lookup, value)

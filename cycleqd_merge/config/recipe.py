@@ -1,0 +1,205 @@
+"""What a recipe may say. Defaults are the paper's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    model_validator,
+)
+
+from cycleqd_merge.config.engines import EngineConfig, TransformersEngineConfig, VllmEngineConfig
+from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.hub import HubConfig
+from cycleqd_merge.config.strategies import (
+    CmaEsConfig,
+    CycleQDConfig,
+    NamedStrategyConfig,
+    StrategyConfig,
+    require_heeded,
+    with_preset,
+)
+from cycleqd_merge.config.tasks import TaskDefinitionConfig
+from cycleqd_merge.config.validation_errors import KeyProblem, suggestion
+from cycleqd_merge.config.values import ModelReference, Name, StrictConfig, Unit, require_name
+
+
+def _task_form(value: Any) -> str:
+    return "reference" if isinstance(value, str) else "definition"
+
+
+TaskReference = Annotated[
+    Annotated[str, Tag("reference")] | Annotated[TaskDefinitionConfig, Tag("definition")], Discriminator(_task_form)
+]
+
+
+class TaskConfig(StrictConfig):
+    """A task as this recipe uses it."""
+
+    task: TaskReference
+    """A definition shipped in `tasks/` by its name, a YAML file by its path, or the definition itself."""
+    name: Name | None = None
+    """Name in archives and reports; by default the definition's file name."""
+    expert: Name | None = None
+    """The expert whose task vector is mutated while this task is the quality; drawn from all if left out."""
+    role: Literal["optimise", "keep"] = "optimise"
+    """`optimise` gives the task an archive; `keep` only reports its score and holds its `floor`."""
+    floor: Unit | None = None
+    """`role: keep`: children below this score enter no archive."""
+    samples: int | None = Field(None, ge=1)
+    """Use only the first rows of the search split."""
+    bins: int | None = Field(None, ge=1)
+    """Cells along this task's axis, instead of `evolution.bins`."""
+    bounds: tuple[float, float] | None = None
+    """Explicit lowest and highest score of this task's axis, instead of `evolution.bounds`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskConfig:
+        if self.name is None:
+            if not isinstance(self.task, str):
+                raise ValueError("a task that is defined inline needs a `name`")
+            try:
+                require_name(task_name(self))
+            except ValueError as error:
+                raise KeyProblem(
+                    f"give the task a `name` of its own: {error}; found {task_name(self)!r}", "task"
+                ) from None
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise KeyProblem(f"{self.bounds[0]} is not below {self.bounds[1]}", "bounds")
+        if self.floor is not None and self.role != "keep":
+            raise KeyProblem("needs `role: keep`", "floor")
+        return self
+
+
+class ModelsConfig(StrictConfig):
+    """How models are opened and compared."""
+
+    vocabulary: Literal["strict", "base"] = "strict"
+    """`base` drops the embedding rows that an expert added behind the base model's vocabulary."""
+    chat_template: str | None = None
+    """`base`, the name of an expert, or a file: which chat template counts where the models' differ."""
+    trust_remote_code: bool = False
+    """Run code that a model repository ships."""
+    pickles: bool = False
+    """Open models that come as pickles only; nothing in them is run, but safetensors are the safer form."""
+
+
+class ConfirmConfig(StrictConfig):
+    """Scoring the top elites again on rows that the search did not use: elites are maxima of noisy scores."""
+
+    share: float = Field(0.2, ge=0, lt=1)
+    """Share of each task's search rows that is set aside for it; 0 switches it off."""
+    top: int = Field(10, ge=0)
+    """How many elites of the highest mean, besides the best of each archive, are scored again; 0: none at all, and the
+    rows stay unseen."""
+
+
+class FinishConfig(StrictConfig):
+    """What `evolve` does once the last generation is told."""
+
+    export: list[str] = Field(default_factory=list)
+    """Models of the run to write to `output`/models, by the names that `export` takes, such as `best-mean`."""
+    heldout: bool = False
+    """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out rows."""
+
+
+class Recipe(StrictConfig):
+    """A recipe: base model, experts, tasks, and how to evolve them."""
+
+    base: ModelReference
+    """The model that every expert was fine-tuned from."""
+    experts: dict[Name, ModelReference] = Field(min_length=2)
+    """The experts by a name of your choice; all seed the archives and take part in crossover."""
+    tasks: list[TaskConfig] = Field(min_length=2)
+    """What the merged models shall be able to do; at least two with `role: optimise`."""
+    strategy: StrategyConfig = CycleQDConfig()
+    """What proposes children."""
+    evolution: EvolutionConfig = EvolutionConfig()
+    """The search."""
+    searches: dict[Name, NamedStrategyConfig] = Field(default_factory=dict)
+    """Searches that `compare` knows by these names, besides its own."""
+    models: ModelsConfig = ModelsConfig()
+    """How models are opened."""
+    engine: EngineConfig = TransformersEngineConfig()
+    """What evaluates a child."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
+    """Evaluations at work at once, each on an engine of its own; more than one needs Ray. `auto`: one per GPU (or
+    group of GPUs, with tensor parallelism)."""
+    ray_address: str | None = None
+    """A Ray cluster to work on, such as `auto` or `ray://host:10001`; by default this host alone."""
+    confirm: ConfirmConfig = ConfirmConfig()
+    """How the best are told from the lucky before any is chosen."""
+    output: str
+    """Directory of the run."""
+    finish: FinishConfig = FinishConfig()
+    """What happens after the last generation."""
+    hub: HubConfig | None = None
+    """Where the run is published, if it is."""
+    revisions: dict[str, str] = Field(default_factory=dict)
+    """The commit of each Hub id, by `id` or `id@revision` as it stands here, datasets as `datasets/id`. A run resolves
+    those that are missing when it begins, and keeps them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, stated: Any) -> Any:
+        return with_preset(stated)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        names = [task_name(use) for use in self.tasks]
+        for place, (name, use) in enumerate(zip(names, self.tasks, strict=True)):
+            if name in names[:place]:
+                raise KeyProblem(f"two tasks are named {name!r}; give one another `name`", "tasks", place, "name")
+            if use.expert is not None and use.expert not in self.experts:
+                hint = suggestion(use.expert, self.experts)
+                known = ", ".join(self.experts)
+                raise KeyProblem(
+                    f"no expert is named {use.expert!r}{hint}; there are {known}", "tasks", place, "expert"
+                )
+        optimised = sum(use.role == "optimise" for use in self.tasks)
+        if optimised < 2:
+            raise KeyProblem(
+                f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks"
+            )
+        require_heeded(self.evolution, self.strategy)
+        if isinstance(self.engine, VllmEngineConfig) and self.engine.per_gpu > 1 and self.workers == 1:
+            raise KeyProblem("one worker would share a GPU with none; state `workers: auto`", "engine", "per_gpu")
+        self._weighs_tasks()
+        return self
+
+    def _weighs_tasks(self) -> None:
+        """Check the weights of CMA-ES, if it is the strategy and has any."""
+        weights = self.strategy.weights if isinstance(self.strategy, CmaEsConfig) else None
+        names = [task_name(use) for use in self.tasks if use.role == "optimise"]
+        for name in weights or {}:
+            if name not in names:
+                hint = suggestion(name, names)
+                known = ", ".join(names)
+                raise KeyProblem(
+                    f"no task to optimise is named {name!r}{hint}; there are {known}", "strategy", "weights"
+                )
+        if weights is not None and not any(weights.values()):
+            raise KeyProblem("needs a weight above 0", "strategy", "weights")
+
+    def pinned(self, reference: str) -> str:
+        """A model reference with its Hub ids at their commits, as far as `revisions` states them."""
+        commits = {part: self.revisions.get(part) for part in reference.split("+")}
+        return "+".join(part if sha is None else f"{part.partition('@')[0]}@{sha}" for part, sha in commits.items())
+
+
+def task_name(use: TaskConfig) -> str:
+    """The name of a task in archives and reports."""
+    if use.name is not None:
+        return use.name
+    assert isinstance(use.task, str)
+    return use.task.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+
+
+def json_schema(of: Literal["recipe", "task"]) -> dict[str, Any]:
+    """The JSON Schema of recipes or of task files, for editors."""
+    schema = Recipe.model_json_schema() if of == "recipe" else TypeAdapter(TaskDefinitionConfig).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,97 @@
+"""What all configuration is made of: the strict base class, names, model references, regular expressions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
+
+
+def _model_reference(value: str) -> str:
+    parts = value.split("+")
+    if len(parts) > 2 or any(part.count("@") > 1 or not part for part in parts):
+        raise ValueError("write a model as a Hub id or a path, with `@revision` and `+adapter` where needed")
+    return value
+
+
+_HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
+
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+def require_name(value: str) -> str:
+    if not re.fullmatch(_NAME, value):
+        raise ValueError("a name is made of letters, digits, `_`, `.` and `-`, and begins with a letter or digit")
+    return value
+
+
+ModelReference = Annotated[str, AfterValidator(_model_reference)]
+"""A model in mergekit's syntax: Hub id or local path, `@revision`, `base+adapter`."""
+
+
+def hub_id(path: str) -> str | None:
+    """The Hub id that a model's path (without `@revision`) is, unless it is a folder, or can only be meant for one."""
+    return path if re.fullmatch(_HUB_ID, path) and not Path(path).exists() else None
+
+
+Name = Annotated[str, AfterValidator(require_name), WithJsonSchema({"type": "string", "pattern": _NAME})]
+
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+_REPOSITORY = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
+
+
+def _repository(value: str) -> str:
+    if not re.fullmatch(_REPOSITORY, value):
+        raise ValueError("write a repository as `user/name`")
+    return value
+
+
+Repository = Annotated[str, AfterValidator(_repository), WithJsonSchema({"type": "string", "pattern": _REPOSITORY})]
+
+
+def _regular_expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
+"""A regular expression in Python's syntax."""
+
+
+class StrictConfig(BaseModel):
+    """Base of everything a user writes: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+_TARGET = r"^([\w.]+|.+\.py):\w+$"
+
+
+def _target(value: str) -> str:
+    if not re.fullmatch(_TARGET, value):
+        raise ValueError("write `module:Class` or `path/to/file.py:Class`")
+    return value
+
+
+class PythonTargetConfig(StrictConfig):
+    """Something of the user's own in Python: a class or function by its place."""
+
+    target: Annotated[str, AfterValidator(_target), WithJsonSchema({"type": "string", "pattern": _TARGET})]
+    """`module:Name`, or `path/to/file.py:Name` relative to the file that names it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for it."""

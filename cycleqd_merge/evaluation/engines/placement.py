@@ -1,0 +1,142 @@
+"""Where a vLLM worker keeps what children are built from, and how much of the GPU is left to vLLM."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from cycleqd_merge.config.engines import MOST_OF_GPU
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.shared import SPARE
+from cycleqd_merge.merging.sizes import basis_bytes, expert_bytes, largest_tensor, model_bytes, pinned_bytes
+from cycleqd_merge.merging.staging import Place
+
+_LEAST_FOR_CACHE = 0.2  # of the GPU: what keys and values should have beside the model
+_MOST = 0.9  # of the GPU: vLLM's own default; the rest is for CUDA and its graphs
+_CACHE = 0.7  # of what vLLM has beside the model; the rest is for activations, CUDA and its graphs
+_HOST = 0.8  # of the host memory that is available
+_WORKING = 6  # float32 tensors of the largest shape that building one takes at a time, beside one per expert
+
+PrefetchPlace = Literal["device", "host", "none"]
+"""Where the next child is prepared while one is scored."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes. model: one child. parts: base, experts and singular bases as they are kept. working: to build a tensor.
+
+    pinned: how many times as much they take in pinned memory, where CUDA gives every tensor a power of two.
+    """
+
+    model: int
+    parts: int
+    working: int
+    pinned: float = 1.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """place: of base, experts and bases between children. ahead: of the next child. utilization: vLLM's share of the
+    GPU's memory; None without a GPU. cache: bytes for keys and values where engines share a GPU: vLLM would measure
+    what the others take meanwhile; None where it finds out itself."""
+
+    place: Place
+    ahead: PrefetchPlace
+    utilization: float | None
+    cache: int | None = None
+
+
+def needs(materialiser: Materialiser, gpu: bool) -> Needs:
+    """What a worker over the materialiser's family needs. On a GPU, bases of full experts are kept in bfloat16."""
+    family = materialiser.family
+    parts = model_bytes(family) + sum(expert_bytes(family, expert) for expert in family.experts)
+    for number in materialiser.bases:
+        expert = family.experts[number]
+        stored = sum(basis_bytes(w, expert, materialiser.rank) for w in family.weights if w.is_matrix)
+        parts += stored // 2 if gpu and expert.reference.lora is None else stored
+    model, working = model_bytes(family), (_WORKING + len(family.experts)) * largest_tensor(family)
+    return Needs(model, parts, working, pinned_bytes(family) / model if gpu else 1.0)
+
+
+def host_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of host memory that this process may still take: what is free, or what its control groups leave of it.
+
+    groups, own: where the system shows control groups, and this process' own.
+    """
+    left = [psutil.virtual_memory().available]
+    for line in own.read_text().splitlines() if own.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):  # version 2, or version 1
+            mount = groups / controllers
+            folder = mount / path.lstrip("/")
+            left += [_left(each) for each in (folder, *folder.parents) if each.is_relative_to(mount)]
+    return max(min(left), 0)
+
+
+def _left(group: Path) -> int:
+    """What a control group leaves: its limit less what it uses, without the files that the system keeps for speed."""
+    for limit, used, files in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, taken = ((group / name).read_text().strip() for name in (limit, used))
+            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue
+        if most != "max":
+            return int(most) - int(taken) + int(counts.get(files, 0))
+    return sys.maxsize
+
+
+def placement(
+    needed: Needs,
+    gpu: int | None,
+    host: int,
+    ranks: int = 1,
+    neighbours: int = 1,
+    place: Place | None = None,
+    utilization: float | None = None,
+    per_gpu: int = 1,
+    shared: int = 0,
+) -> Placement:
+    """Keep everything on the GPU where it leaves vLLM enough, else in host memory, else on disk; so the next child.
+
+    gpu: bytes of one GPU's memory, None without one. host: bytes of host memory that are available.
+    ranks: of tensor parallelism; each builds whole tensors. neighbours: workers on this host, which share what is kept
+    in its memory. place, utilization: the user's choice, if any. per_gpu: engines that share the GPU. shared: bytes of
+    the host's shared memory in all.
+    """
+    if per_gpu > 1 and gpu is not None:
+        stated = None if utilization is None else utilization * per_gpu
+        placed = placement(needed, gpu // per_gpu, host, ranks, neighbours, place, stated, shared=shared)
+        assert placed.utilization is not None
+        cache = max(int(_CACHE * (placed.utilization * (gpu // per_gpu) - needed.model)), 0)
+        return replace(placed, utilization=round(placed.utilization / per_gpu, 4), cache=cache)
+    processes = ranks * neighbours
+    in_host: Place = "shared" if processes > 1 and needed.parts + SPARE <= shared else "host"
+    parts = needed.parts if in_host == "shared" else processes * needed.parts * needed.pinned
+
+    def chosen(device_room: float) -> Place:
+        if place is not None:
+            return in_host if place == "host" else place
+        if needed.parts + needed.model <= device_room:
+            return "device"
+        return in_host if parts <= _HOST * host else "disk"
+
+    share = _MOST - _LEAST_FOR_CACHE if utilization is None else MOST_OF_GPU - utilization
+    room = 0.0 if gpu is None else gpu * share - needed.working - (needed.model / ranks if utilization is None else 0)
+    kept = chosen(room)
+    taken = needed.parts if kept == "device" else 0
+    host_room = _HOST * host - (parts if kept == in_host else 0)
+    ahead: PrefetchPlace = "host" if processes * needed.model * needed.pinned <= host_room else "none"
+    if gpu is None:
+        return Placement(kept, ahead, None)
+    if taken + needed.model <= room:
+        ahead, taken = "device", taken + needed.model
+    left = max(round(_MOST - (taken + needed.working) / gpu, 3), 0.05)
+    return Placement(kept, ahead, left if utilization is None else utilization)

@@ -1,0 +1,231 @@
+"""The engine on transformers: one resident model, tensors copied in place, batches of prompts of like length."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
+from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.processes import this_process
+from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
+
+
+@dataclass(eq=False)
+class _Request:
+    """A waiting request: token ids, and either how to continue them or how many at the end to score."""
+
+    tokens: list[int]
+    sampling: Sampling | None
+    scored: int
+    answer: asyncio.Future[Any]
+
+
+class TransformersEngine:
+    """See `Engine`. Requests that are waiting together share batches, whichever task they come from.
+
+    Raises:
+        UserError: the model cannot be loaded, or its weights cannot be exchanged in place.
+    """
+
+    def __init__(self, options: Options, materialiser: Materialiser) -> None:
+        family = materialiser.family
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self._batch_size = options.batch_size
+        self._materialiser = materialiser
+        self.device = torch.device(options.device or this_process().device)
+        self._tokenizer: Any = family_tokenizer(family)
+        try:
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                family.base.path, dtype=options.dtype, trust_remote_code=family.models.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"engine: {family.base.reference} cannot be loaded: {error}") from error
+        self.model.to(self.device).eval()  # type: ignore[arg-type]
+        pad = self._tokenizer.pad_token_id
+        self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
+        start = self._tokenizer.bos_token_id
+        self._start = start if start is not None else self._pad
+        self._ends = self.model.generation_config.eos_token_id
+        # answers follow `Sampling` alone: no penalties, temperatures and lengths that the checkpoint suggests
+        self.model.generation_config = GenerationConfig(eos_token_id=self._ends, pad_token_id=self._pad)
+        self._targets = self._match_names()
+        # of a prompt's logits only the last are wanted; all of them would take gigabytes under a large vocabulary
+        self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self._waiting: list[_Request] = []
+        self._drainer: asyncio.Task[None] | None = None
+        # a thread of its own: tasks may fill asyncio's pool with slow work, and a load waits for the batch that runs
+        self._thread = ThreadPoolExecutor(1, "engine")
+
+    def _match_names(self) -> dict[str, torch.Tensor]:
+        """Checkpoint name -> tensor of the resident model."""
+        resident = self.model.state_dict()
+        targets = {}
+        for weight in self._materialiser.family.weights:
+            name = next((name for name in (weight.name, *weight.aliases) if name in resident), None)
+            if name is not None:
+                targets[weight.name] = resident[name]
+            elif weight.dtype.is_floating_point and weight.is_matrix:
+                raise UserError(
+                    f"engine: {weight.name} has no counterpart in the transformers model; "
+                    "this architecture's weights cannot be exchanged in place by engine `transformers`"
+                )
+        return targets
+
+    def load(self, candidate: Candidate) -> None:
+        self._thread.submit(self._load, candidate).result()
+
+    def _load(self, candidate: Candidate) -> None:
+        for name, tensor in candidate_tensors(candidate, self._materialiser):
+            if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
+                raise ValueError(f"tensor {name} of the child holds NaN or infinite values")
+            if name in self._targets:
+                self._targets[name].copy_(tensor)
+
+    def prepare(self, candidate: Candidate) -> None:
+        """Nothing: weights are built where prompts are answered, in this one process."""
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self.model = None
+        self._targets = {}
+
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+        return await self._submit(self.encode(self.render(messages, template)), sampling)
+
+    async def complete(self, prompt: str, sampling: Sampling) -> Completion:
+        return await self._submit(self.encode(prompt), sampling)
+
+    async def logprobs(
+        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
+    ) -> list[float]:
+        text = prompt if isinstance(prompt, str) else self.render(prompt, template)
+        return list((await self.likelihood(text, continuation)).logprobs)
+
+    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
+        tokens, scored = encode_pair(self.encode, prompt, continuation)
+        return await self._submit(tokens, None, scored)
+
+    def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:
+        return render(self._tokenizer, messages, template)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a plain or rendered prompt; of an empty one, a token to begin with."""
+        return encode(self._tokenizer, text) or [self._start]
+
+    async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
+        loop = asyncio.get_running_loop()
+        request = _Request(tokens, sampling, scored, loop.create_future())
+        self._waiting.append(request)
+        if self._drainer is None or self._drainer.done():
+            self._drainer = loop.create_task(self._drain())
+        return await request.answer
+
+    async def _drain(self) -> None:
+        """Answer batch after batch, always of the longest prompts, until nobody waits."""
+        loop, batch = asyncio.get_running_loop(), list[_Request]()
+        try:
+            while self._waiting:
+                await asyncio.sleep(0)  # let everybody who can ask do so before a batch is cut
+                batch = self._take_batch()
+                if not batch:
+                    break
+                scoring = batch[0].sampling is None
+                work: Callable[[list[_Request]], list[Any]] = self._score if scoring else self._generate
+                answers = await loop.run_in_executor(self._thread, work, batch)
+                for request, answer in zip(batch, answers, strict=True):
+                    if not request.answer.done():
+                        request.answer.set_result(answer)
+        except asyncio.CancelledError:  # the evaluation failed: nobody waits for answers any more
+            self._thread.submit(int).result()  # a batch under way ends first
+            self._waiting = []
+            raise
+        except Exception as error:
+            self._fail([*batch, *self._waiting], error)
+
+    def _fail(self, requests: list[_Request], error: Exception) -> None:
+        self._waiting = []
+        for request in requests:
+            if not request.answer.done():
+                request.answer.set_exception(error)
+
+    def _take_batch(self) -> list[_Request]:
+        """The longest prompts that share their sampling; nothing if all who waited were cancelled."""
+        self._waiting = [request for request in self._waiting if not request.answer.done()]
+        if not self._waiting:
+            return []
+        self._waiting.sort(key=lambda request: -len(request.tokens))
+        sampling = self._waiting[0].sampling
+        batch = [request for request in self._waiting if request.sampling == sampling][: self._batch_size]
+        taken = {id(request) for request in batch}
+        self._waiting = [request for request in self._waiting if id(request) not in taken]
+        return batch
+
+    def _pad_left(self, batch: list[_Request]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask, both (batch, longest)."""
+        width = max(len(request.tokens) for request in batch)
+        ids = torch.full((len(batch), width), self._pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, request in enumerate(batch):
+            ids[row, width - len(request.tokens) :] = torch.tensor(request.tokens)
+            mask[row, width - len(request.tokens) :] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    @torch.inference_mode()
+    def _generate(self, batch: list[_Request]) -> list[Completion]:
+        sampling = batch[0].sampling
+        assert sampling is not None
+        ids, mask = self._pad_left(batch)
+        options: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            torch.manual_seed(sampling.seed)
+            options = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        if sampling.stop:
+            options |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=sampling.max_new_tokens,
+            **options,
+        )
+        return [self._read(row, sampling) for row in output[:, ids.shape[1] :].tolist()]
+
+    def _read(self, tokens: list[int], sampling: Sampling) -> Completion:
+        """An answer up to the first end-of-sequence token or stop string."""
+        ends = set(self._ends) if isinstance(self._ends, list) else {self._ends}
+        end = next((place for place, token in enumerate(tokens) if token in ends), None)
+        ended = end is not None
+        tokens = tokens[:end]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        cuts = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
+        if cuts:
+            text, ended = text[: min(cuts)], True
+        return Completion(text, len(tokens), truncated=not ended)
+
+    @torch.inference_mode()
+    def _score(self, batch: list[_Request]) -> list[Likelihood]:
+        """How likely the last `scored` tokens of each request are."""
+        ids, mask = self._pad_left(batch)
+        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        kept = {"logits_to_keep": 1 + max(request.scored for request in batch)} if self._keeps_logits else {}
+        logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, **kept).logits
+        answers = []
+        for row, request in enumerate(batch):
+            scores = torch.log_softmax(logits[row, -request.scored - 1 : -1].float(), dim=-1)
+            chosen = ids[row, -request.scored :]
+            logprobs = scores.gather(1, chosen[:, None])[:, 0].tolist()
+            answers.append(Likelihood(tuple(logprobs), bool((scores.argmax(dim=-1) == chosen).all())))
+        return answers

@@ -1,0 +1,58 @@
+"""What can be evaluated: a genome, or a mergekit configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cycleqd_merge.evolution.genome import Genome
+
+
+@dataclass(frozen=True)
+class MergekitConfiguration:
+    """A candidate that mergekit itself builds: the text of a mergekit YAML configuration.
+
+    seed: what a random method (DARE, DELLA) draws from; mergekit's `--random-seed`.
+    """
+
+    yaml: str
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        return {"mergekit": self.yaml, "seed": self.seed}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> MergekitConfiguration:
+        """Inverse of `to_json`."""
+        return cls(record["mergekit"], record["seed"])
+
+
+Candidate = Genome | MergekitConfiguration
+
+
+def candidate_kind(candidate: Candidate) -> Literal["genome", "configuration"]:
+    """What a candidate is, as records of it say."""
+    return "genome" if isinstance(candidate, Genome) else "configuration"
+
+
+def candidate_from_json(record: dict[str, Any]) -> Candidate:
+    """Inverse of either candidate's `to_json`.
+
+    Raises:
+        ValueError: the record is a genome of another version of the format.
+    """
+    return MergekitConfiguration.from_json(record) if "mergekit" in record else Genome.from_json(record)
+
+
+def candidate_digest(candidate: Candidate) -> str:
+    """SHA-256 over a candidate's JSON: equal candidates have equal digests."""
+    return hashlib.sha256(json.dumps(candidate.to_json(), separators=(",", ":")).encode()).hexdigest()
+
+
+def mutated_experts(*candidates: Candidate) -> set[int]:
+    """Numbers of the experts whose singular bases the candidates' mutations need."""
+    genomes = [candidate for candidate in candidates if isinstance(candidate, Genome)]
+    return {m.expert for genome in genomes for m in genome.mutations if m.expert is not None}

@@ -1,0 +1,97 @@
+"""Pushing the archive while the run goes on: by a process of its own, so that nothing of it slows or ends the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from cycleqd_merge.journal.log import Event
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.state import Run
+
+log = logging.getLogger(__name__)
+LOG = "push.log"
+FIRST_WAIT, LONGEST_WAIT = 30.0, 1800.0
+"""Seconds before a push that failed is tried again: doubled after each failure."""
+_NICE = 10
+
+
+class PeriodicPush(Observer):
+    """An observer that pushes the archive every `every` generations; `inner` is told of everything too.
+
+    One push runs at a time. What fails is reported and tried again later.
+    """
+
+    def __init__(self, inner: Observer, folder: Path, every: int, first_wait: float = FIRST_WAIT) -> None:
+        self._inner, self._folder, self._every, self._first_wait = inner, folder, every, first_wait
+        self._due = False
+        self._wait = first_wait
+        self._not_before = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def started(self, run: Run) -> None:
+        """See `Observer`."""
+        self._inner.started(run)
+
+    def evaluated(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
+        self._inner.evaluated(run, event)
+        if run.archives and run.generation % self._every == 0:
+            self._due = True
+        if self._process is not None and self._process.poll() is not None:
+            self._ended()
+        if self._due and self._process is None and time.monotonic() >= self._not_before:
+            self._begin()
+
+    def close(self, seconds: float = 600.0) -> None:
+        """Wait for a push that is under way; one that takes longer is ended, which leaves the Hub as it was."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._ended()
+
+    def _begin(self) -> None:
+        self._due = False
+        self._log = (self._folder / LOG).open("w+b")
+        command = [sys.executable, "-c", "from cycleqd_merge.cli import main; main()"]
+        arguments = ["push", str(self._folder), "--archive-only"]
+        try:
+            self._process = subprocess.Popen(
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},  # a push needs none of the GPUs' memory
+                start_new_session=True,  # Ctrl-C ends the run, not a push under way
+            )
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
+        except OSError as error:
+            self._failed(str(error))
+
+    def _ended(self) -> None:
+        assert self._process is not None
+        assert self._log is not None
+        code, self._process = self._process.returncode, None
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace").strip().splitlines()
+        self._log.close()
+        if code == 0:
+            self._wait, self._not_before = self._first_wait, 0.0
+        else:
+            self._failed(said[-1] if said else f"exit code {code}")
+
+    def _failed(self, reason: str) -> None:
+        log.warning("the archive was not pushed, and will be tried again: %s", reason.removeprefix("error: "))
+        self._due = True
+        self._not_before = time.monotonic() + self._wait
+        self._wait = min(2 * self._wait, LONGEST_WAIT)

@@ -1,0 +1,45 @@
+"""Models named inside a candidate: pinned to their commits, or without the paths of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.references import without_paths
+from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
+
+_NAMING = ("model", "base_model", "lora")
+"""Keys of a mergekit configuration whose text is a model reference."""
+
+
+def pinned_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
+    """A candidate whose configuration names the recipe's models at the commits that the run is pinned to."""
+    if not isinstance(candidate, MergekitConfiguration):
+        return candidate
+    try:
+        stated = yaml.safe_load(candidate.yaml)
+    except yaml.YAMLError:
+        return candidate  # whoever evaluates it tells what is wrong
+    pinned = _renamed(stated, recipe.pinned)
+    if pinned == stated:
+        return candidate
+    return MergekitConfiguration(yaml.safe_dump(pinned, sort_keys=False, allow_unicode=True), candidate.seed)
+
+
+def portable_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
+    """A candidate as others see it, wherever its models lie here or there."""
+    if not isinstance(candidate, MergekitConfiguration):
+        return candidate
+    return MergekitConfiguration(without_paths(candidate.yaml, recipe), candidate.seed)
+
+
+def _renamed(value: Any, rename: Callable[[str], str], key: str = "") -> Any:
+    """A configuration's plain values with every model reference in them renamed."""
+    if isinstance(value, list):
+        return [_renamed(each, rename, key) for each in value]
+    if isinstance(value, dict):
+        return {name: _renamed(each, rename, name) for name, each in value.items()}
+    return rename(value) if isinstance(value, str) and key in _NAMING else value

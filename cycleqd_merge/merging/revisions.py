@@ -1,0 +1,95 @@
+"""Every Hub id that a recipe names, resolved to a commit once, so that a run never changes under its own feet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote
+
+import huggingface_hub
+from huggingface_hub import constants
+
+from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.recipe import Recipe, task_name
+from cycleqd_merge.config.rows import dataset_key, row_sources
+from cycleqd_merge.config.values import hub_id
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.hub_errors import hub_errors
+
+_PARALLEL = 8
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DATASETS = "datasets/"
+
+
+def pin(recipe: Recipe, recorded: Mapping[str, str] = MappingProxyType({})) -> Recipe:
+    """The recipe with a commit in `revisions` for every Hub id.
+
+    recorded: those that were resolved when the run began; they stay.
+
+    Raises:
+        UserError: a repository or revision is not there, or may not be read; a line for each.
+    """
+    names = _names(recipe)
+    known = {**recorded, **recipe.revisions}
+    missing = [name for name in names if name not in known]
+    faults: list[str] = []
+
+    def resolve(name: str) -> str | None:
+        try:
+            return _resolve(name, names[name])
+        except UserError as error:
+            faults.append(str(error))
+            return None
+
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        resolved = dict(zip(missing, pool.map(resolve, missing), strict=True))
+    if faults:
+        raise UserError("\n".join(sorted(faults)))
+    commits = {**known, **{name: sha for name, sha in resolved.items() if sha is not None}}
+    return recipe.model_copy(update={"revisions": {name: commits[name] for name in names}})
+
+
+def _names(recipe: Recipe) -> dict[str, str]:
+    """The Hub ids of a recipe, as `revisions` calls them, each with what messages call it."""
+    names: dict[str, str] = {}
+    for place, reference in (("base", recipe.base), *((f"expert {n}", text) for n, text in recipe.experts.items())):
+        for part in reference.split("+"):
+            if hub_id(part.partition("@")[0]) is not None:
+                names.setdefault(part, f"{place}: {part}")
+    for use in recipe.tasks:
+        for source in row_sources(load_task(use)):
+            if source.dataset is not None and not Path(source.dataset).exists():
+                names.setdefault(dataset_key(source), f"task {task_name(use)}: dataset {source.dataset}")
+    return names
+
+
+def _resolve(name: str, label: str) -> str:
+    """The commit of an id; from the cache alone where the Hub must not be asked.
+
+    Raises:
+        UserError: there is no such repository or revision, or its files may not be read.
+    """
+    repo, _, revision = name.removeprefix(_DATASETS).partition("@")
+    kind = "dataset" if name.startswith(_DATASETS) else "model"
+    if _COMMIT.fullmatch(revision):
+        return revision
+    remembered = cache_folder("commits") / quote(f"{kind}/{repo}@{revision}", safe="")
+    with hub_errors(label):
+        if constants.is_offline_mode():
+            if remembered.is_file():
+                return remembered.read_text()
+            found = huggingface_hub.snapshot_download(
+                repo, revision=revision or None, repo_type=kind, local_files_only=True
+            )
+            return Path(found).name
+        api = huggingface_hub.HfApi()
+        info = api.repo_info(repo, revision=revision or None, repo_type=kind)
+        if getattr(info, "gated", False):
+            api.auth_check(repo, repo_type=kind)
+    assert info.sha is not None
+    remembered.write_text(info.sha)  # the Hub's own cache names commits only for what it downloads by a branch or tag
+    return info.sha

@@ -1,0 +1,126 @@
+"""Exporting a model of a run: as a checkpoint that transformers loads, as a LoRA adapter, or as tensors in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.evolution.candidate import candidate_kind, mutated_experts
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.outputs.adapter import require_adapters, write_adapter
+from cycleqd_merge.outputs.checkpoint import write_candidate
+from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
+from cycleqd_merge.run.elites import NamedModel, choose
+from cycleqd_merge.run.opening import reopen
+from cycleqd_merge.run.state import Run, as_run
+
+
+def export(run: Run | str | PathLike[str], name: str, out: str | PathLike[str]) -> NamedModel:
+    """Write the model called `name` (see `choose`) to the new folder `out`.
+
+    run: a run, or its directory.
+
+    Raises:
+        UserError: no such model, or `out` cannot be written.
+        RunFailed: what was written does not load, or does not answer as the engine's weights do.
+    """
+    run = as_run(run)
+    chosen = choose(run, name)
+    materialiser = _materialiser(run, chosen)
+    evolution = run.recipe.evolution
+    write_candidate(
+        chosen.candidate, materialiser, evolution, Path(out), _record(run, chosen, materialiser), verify_checkpoint
+    )
+    return chosen
+
+
+def finish_exports(run: Run, out: Path) -> Iterator[tuple[str, Path]]:
+    """Write the models that the recipe's `finish.export` names below `out`, unless they exist already.
+
+    Yields the name and the folder of each once it is written.
+    """
+    for name in run.recipe.finish.export:
+        folder = out / "models" / f"{name.replace(':', '-')}-gen-{run.generation}"
+        if not folder.exists():
+            export(run, name, folder)
+            yield name, folder
+
+
+def export_adapter(run: Run, name: str, out: Path) -> NamedModel:
+    """Write the model called `name` to the new folder `out` as a LoRA adapter on the base.
+
+    Raises:
+        UserError: no such model, it is not a sum of adapters, or `out` cannot be written.
+        RunFailed: what was written does not answer as the engine's weights do.
+    """
+    chosen = choose(run, name)
+    require_genome(chosen)
+    materialiser = _materialiser(run, chosen)
+    require_adapters(materialiser.family)
+    write_adapter(chosen.genome, materialiser, out, _record(run, chosen, materialiser), verify_adapter)
+    return chosen
+
+
+def require_genome(chosen: NamedModel) -> None:
+    """Check that a model is a sum of task vectors, which an adapter can hold.
+
+    Raises:
+        RecipeError: it is a mergekit configuration.
+    """
+    if not isinstance(chosen.candidate, Genome):
+        raise RecipeError(f"{chosen.label}: a mergekit configuration cannot be exported as an adapter")
+
+
+def state_dict(run: Run | str | PathLike[str], name: str) -> dict[str, torch.Tensor]:
+    """All tensors of the model called `name`, in memory, in the checkpoint's dtype.
+
+    run: a run, or its directory.
+
+    Raises:
+        UserError: no such model.
+    """
+    run = as_run(run)
+    chosen = choose(run, name)
+    return dict(candidate_tensors(chosen.candidate, _materialiser(run, chosen)))
+
+
+def _materialiser(run: Run, chosen: NamedModel) -> Materialiser:
+    """What builds the model's tensors, with the singular bases that its mutations need."""
+    needed = mutated_experts(chosen.candidate)
+    return reopen(run).materialiser(needed)
+
+
+def _record(run: Run, chosen: NamedModel, materialiser: Materialiser) -> dict[str, Any]:
+    """Everything that is needed to rebuild the model, for `genome.json`."""
+    experts = materialiser.family.experts
+    digests = {experts[number].name: bases.digest for number, bases in materialiser.bases.items()}
+    return {**model_record(run, chosen), "bases": digests}
+
+
+def model_record(run: Run, chosen: NamedModel) -> dict[str, Any]:
+    """The contents of `genome.json`, except the digests of the singular bases."""
+    recipe, start = run.recipe, run.start
+    scores = None
+    if chosen.number is not None and run.results[chosen.number]["scores"] is not None:  # failed ones have none
+        scores = dict(zip(run.tasks, run.scores(chosen.number), strict=True))
+    return {
+        "made_by": f"cycleqd-merge {version('cycleqd-merge')}",
+        "name": chosen.label,
+        "evaluation": chosen.number,
+        "search_scores": scores,
+        "base": {"model": recipe.pinned(recipe.base), "sha256": start["base"]},
+        "experts": {
+            name: {"model": recipe.pinned(reference), "sha256": start["experts"][name]}
+            for name, reference in recipe.experts.items()
+        },
+        "groups": recipe.evolution.model_dump(mode="json")["groups"],
+        candidate_kind(chosen.candidate): chosen.candidate.to_json(),
+    }

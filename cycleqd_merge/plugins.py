@@ -1,0 +1,55 @@
+"""The types that tasks, scorers, strategies and observers of your own are written with.
+
+A recipe names a task, scorer or strategy as `{kind: python, target: "my_file.py:Name"}`; an observer is passed to
+`evolve`. Everything here is public and changes only as docs/compatibility.md says.
+"""
+
+from cycleqd_merge.errors import DataError, InfrastructureError, TaskError
+from cycleqd_merge.evolution.archive import Archive, Elite, Scores
+from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
+from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, mutate
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.strategies.protocol import Proposal, Recalling, Result, Strategy
+from cycleqd_merge.strategies.space import Insertion, SearchSpace
+from cycleqd_merge.tasks.protocol import (
+    Completion,
+    LanguageModel,
+    Likelihood,
+    Message,
+    Outcome,
+    Sample,
+    Sampling,
+    Task,
+)
+
+__all__ = [
+    "Archive",
+    "Candidate",
+    "Completion",
+    "DataError",
+    "Elite",
+    "Genome",
+    "InfrastructureError",
+    "Insertion",
+    "LanguageModel",
+    "Likelihood",
+    "MergekitConfiguration",
+    "Message",
+    "Mutation",
+    "Observer",
+    "Outcome",
+    "Proposal",
+    "Recalling",
+    "Result",
+    "Sample",
+    "Sampling",
+    "Scores",
+    "SearchSpace",
+    "Strategy",
+    "Task",
+    "TaskError",
+    "crossover",
+    "generator",
+    "mutate",
+]

@@ -1,0 +1,228 @@
+"""What a run will take in time and memory, from one measured evaluation on the engine that the run will use."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import psutil
+import torch
+
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.evaluation.engines.placement import host_memory
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.evaluation.pools.cluster import worker_count
+from cycleqd_merge.evaluation.worker import Evaluation, Worker
+from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
+from cycleqd_merge.merging.bases import Rank, compute_basis, missing_bases
+from cycleqd_merge.merging.directions import DRAWS_KEPT
+from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor, model_bytes
+from cycleqd_merge.preflight.findings import MemoryUse, TimeEstimate
+from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.suite import Suite
+
+_SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer shows in the mean
+_MOST_REPEATS = 6
+_SMALL = 0.01  # a mutation that costs what others cost and changes no answer
+_VLLM_SEQUENCES = 256
+_VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes unless told otherwise
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the measured evaluation showed: seconds, rows and peaks of memory in bytes."""
+
+    opened: float
+    load: float
+    search: float
+    confirm: float
+    heldout: float
+    resident: int
+    host_peak: int
+    device_peak: int
+
+
+def available_memory() -> int:
+    """Bytes that this process can have in all."""
+    return int(host_memory() + psutil.Process().memory_info().rss)
+
+
+def representative(materials: OpenedRecipe, mutated: Sequence[int]) -> Genome:
+    """A child like those of a run: the plain mean of the experts, with a mutation along each of `mutated`."""
+    experts, groups = len(materials.family.experts), len(materials.groups)
+    genome = Genome(np.full((experts, groups), 1.0 / experts), (), np.zeros((0, groups)))
+    mutations = [Mutation("svd", expert, seed=expert, scale=_SMALL) for expert in mutated]
+    if materials.recipe.evolution.mutation.kind == "gaussian":
+        mutations.append(Mutation("gaussian", None, seed=0, scale=materials.recipe.evolution.mutation.std))
+    for mutation in mutations:
+        genome = mutate(genome, mutation)
+    return genome
+
+
+def bases_seconds(family: ModelFamily, mutated: Sequence[int], rank: Rank) -> float:
+    """Seconds that the missing bases will take, from one of each shape; what is computed stays in the cache."""
+    left = 0.0
+    for expert in mutated:
+        seconds: dict[tuple[int, ...], float] = {}
+        for weight in missing_bases(family, expert, rank):
+            if weight.shape in seconds:
+                left += seconds[weight.shape]
+            else:
+                start = time.perf_counter()
+                compute_basis(family, expert, weight, rank)
+                seconds[weight.shape] = time.perf_counter() - start
+    return left
+
+
+def try_out(materials: OpenedRecipe, mutated: Sequence[int]) -> Trial:
+    """Load and score one representative child as a run will, on searched and on confirming rows."""
+    start = time.perf_counter()
+    worker = materials.worker(materials.materialiser(mutated))
+    try:
+        opened, resident = time.perf_counter() - start, peak_memory()
+        device = _device(materials)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        genome = representative(materials, mutated)
+        searched = _settled(worker, genome)
+        search = statistics.median(evaluation.score_seconds for evaluation in searched)
+        confirming = _confirming(worker, genome, materials)
+        load = (confirming or searched[-1]).load_seconds  # the first one opens the files too
+        confirm, row = _per_row(materials.suite, search, confirming)
+        heldout = row * _rows(materials.suite, "heldout")
+        on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        return Trial(opened, load, search, confirm, heldout, resident, peak_memory(), on_device)
+    finally:
+        worker.close()
+
+
+def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
+    """Evaluations on the searched rows; quick ones are repeated, and then the first, a slow one, is left out."""
+    start = time.perf_counter()
+    evaluations = [worker.evaluate(genome)]
+    while time.perf_counter() - start < _SETTLED and len(evaluations) < _MOST_REPEATS:
+        worker.prepare(genome)
+        evaluations.append(worker.evaluate(genome))
+    return evaluations[1:] or evaluations
+
+
+def _confirming(worker: Worker, genome: Genome, materials: OpenedRecipe) -> Evaluation | None:
+    """An evaluation on the rows set aside: on a full batch of them where they are many; None if there are none."""
+    suite = materials.suite
+    if not all(task.samples("confirm") for task in suite):
+        return None
+    rows = max(_batch(materials.recipe), _rows(suite, "search"))
+    return worker.evaluate(genome, "confirm", ceil(rows / len(suite)))
+
+
+def _per_row(suite: Suite, search: float, confirming: Evaluation | None) -> tuple[float, float]:
+    """Seconds for all rows set aside, and for one row in the fuller of the batches that were measured."""
+    per_row = search / _rows(suite, "search")
+    if confirming is None:
+        return 0.0, per_row
+    done = sum(len(result.samples) for result in confirming.results.values())
+    again = confirming.score_seconds / done
+    return again * _rows(suite, "confirm"), min(per_row, again)
+
+
+def _device(materials: OpenedRecipe) -> torch.device:
+    """Where the model answers."""
+    if materials.recipe.engine.kind == "vllm" and torch.cuda.is_available():
+        return torch.device("cuda")
+    return materials.materialiser(()).device
+
+
+def _batch(recipe: Recipe) -> int:
+    """Prompts that the engine answers at once."""
+    return recipe.engine.batch_size if recipe.engine.kind == "transformers" else _VLLM_SEQUENCES
+
+
+def _rows(suite: Suite, rows: Rows) -> int:
+    return sum(len(task.samples(rows)) for task in suite)
+
+
+def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases: float) -> TimeEstimate:
+    """The time of a run. evaluations: those still to make. setup: seconds from the start to the first evaluation."""
+    founders_and_children = len(recipe.experts) + recipe.evolution.generations
+    objectives = sum(use.role == "optimise" for use in recipe.tasks)
+    confirmed = min(founders_and_children, recipe.confirm.top + objectives) if trial.confirm else 0
+    finish = len(recipe.finish.export) * (2 * trial.opened + trial.load)
+    if recipe.finish.heldout:
+        models = len(recipe.experts) + 4  # base, plain mean, best-mean elite, aggregate
+        finish += trial.opened + models * (trial.load + trial.heldout)
+    return TimeEstimate(
+        evaluation=trial.load + trial.search,
+        load=trial.load,
+        evaluations=evaluations,
+        setup=setup,
+        bases=bases,
+        confirm=confirmed * (trial.load + trial.confirm),
+        finish=finish,
+        workers=worker_count(recipe),
+    )
+
+
+def memory_of(materials: OpenedRecipe, trial: Trial | None, available: int) -> list[MemoryUse]:
+    """Memory of a worker: measured with `trial`, else the least that its weights take."""
+    device = _device(materials)
+    model = model_bytes(materials.family)
+    on_device = model + _transient(materials.family)
+    if trial is None:
+        host = peak_memory() + (on_device if device.type == "cpu" else 0)
+    else:
+        host, on_device = _host_peak(materials, trial, model), trial.device_peak
+    uses = [MemoryUse("host", host, available, trial is not None)]
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device)
+        engine = materials.recipe.engine
+        if engine.kind == "vllm":  # its own processes take a share of the GPU whatever the model needs
+            on_device = max(on_device, int(whole * engine.options.get("gpu_memory_utilization", _VLLM_SHARE)))
+        uses.append(MemoryUse(str(device), on_device, free + held, trial is not None))
+    return uses
+
+
+def _host_peak(materials: OpenedRecipe, trial: Trial, model: int) -> int:
+    """The peak of the trial plus what only a whole run has: kept draws, fuller batches, the check of an export."""
+    recipe, suite = materials.recipe, materials.suite
+    answering = trial.host_peak - trial.resident
+    if recipe.finish.heldout:
+        batch = _batch(recipe)
+        tried, due = (min(batch, rows) for rows in (_tried(suite), _rows(suite, "heldout")))
+        answering = answering * max(tried, due) // tried
+    peak = trial.resident + answering + _draws(materials)
+    return max(peak, trial.resident + 2 * model) if recipe.finish.export else peak
+
+
+def _tried(suite: Suite) -> int:
+    """The most rows that the trial had answered at once."""
+    return max(_rows(suite, "search"), _rows(suite, "confirm"))
+
+
+def _draws(materials: OpenedRecipe) -> int:
+    """Bytes of mutations' draws that a run comes to keep: one float32 per singular direction and generation."""
+    if materials.recipe.evolution.mutation.kind != "svd":
+        return 0
+    matrices = [weight for weight in materials.family.weights if weight.is_matrix]
+    most = max(
+        sum(directions(weight, expert, materials.rank) for weight in matrices) for expert in materials.family.experts
+    )
+    return min(DRAWS_KEPT, materials.recipe.evolution.generations * most * FLOAT32)
+
+
+def _transient(family: ModelFamily) -> int:
+    """Bytes of the largest tensor and its task vectors while it is built, in float32."""
+    return largest_tensor(family) * (len(family.experts) + 2)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,40 @@
+"""How many cells a recipe's archives have; they are held in memory, all of them."""
+
+from __future__ import annotations
+
+from math import prod
+
+from cycleqd_merge.config.recipe import Recipe, task_name
+from cycleqd_merge.errors import UserError
+
+MOST_CELLS = 1_000_000
+
+
+OVERALL = "of all tasks"
+"""Stands for the one archive that plain MAP-Elites adds; no task can have this name."""
+
+
+def cells(recipe: Recipe) -> dict[str, int]:
+    """Cells per archive, by the name of its task: the product of the other tasks' bins.
+
+    Without `evolution.cycling` there is one more, `OVERALL`, with the bins of all tasks.
+    """
+    bins = {task_name(use): use.bins or recipe.evolution.bins for use in recipe.tasks if use.role == "optimise"}
+    found = {task: prod(count for other, count in bins.items() if other != task) for task in bins}
+    if recipe.strategy.kind == "cycleqd" and not recipe.evolution.cycling:
+        found[OVERALL] = prod(bins.values())
+    return found
+
+
+def require_grid(recipe: Recipe) -> None:
+    """Refuse archives that no search could fill and no memory hold.
+
+    Raises:
+        UserError: an archive has more than a million cells.
+    """
+    task, most = max(cells(recipe).items(), key=lambda item: item[1])
+    if most > MOST_CELLS:
+        raise UserError(
+            f"evolution.bins: archive {task} would have {most:,} cells, the most is {MOST_CELLS:,}; "
+            "use fewer bins, or `role: keep` for some tasks"
+        )

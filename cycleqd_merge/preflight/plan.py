@@ -1,0 +1,265 @@
+"""Everything about a run that can be known before its first evaluation: all faults at once, and what it will take."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.evaluation.worker import single_cause
+from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
+from cycleqd_merge.merging.adapter import Adapter
+from cycleqd_merge.merging.bases import missing_bases, prepare_bases
+from cycleqd_merge.merging.checkpoint import Checkpoint
+from cycleqd_merge.merging.checks import check_family
+from cycleqd_merge.merging.family import ModelFamily, open_base, open_named_expert
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.revisions import pin
+from cycleqd_merge.merging.singular import similarity
+from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.preflight.access import repositories, require_write
+from cycleqd_merge.preflight.disk import disk_uses, download_uses, existing, require_disk
+from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
+from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary
+from cycleqd_merge.preflight.grid import cells, require_grid
+from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
+from cycleqd_merge.report.progress import size
+from cycleqd_merge.run.identity import recorded_revisions
+from cycleqd_merge.run.opening import identify
+from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
+from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_environments
+
+_BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
+_ALIKE = 0.05  # similarities that differ by less are alike
+_Opened = TypeVar("_Opened")
+
+
+def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Plan:
+    """Check a recipe whole and say what its run will take.
+
+    measure: evaluate one child, for the estimates of time and memory. since: the `time.perf_counter()` instant at which
+    this process began with the recipe, for the time that a run takes to come to its first evaluation.
+    """
+    since = time.perf_counter() if since is None else since
+    found = Plan(cells=cells(recipe))
+    found.attempt(require_grid, recipe)
+    if recipe.hub is not None:
+        found.attempt(require_write, *repositories(recipe.hub))
+    try:
+        recipe = pin(recipe, _recorded(Path(recipe.output)))
+        found.disk = download_uses(recipe)
+        require_disk(found.disk)
+    except UserError as error:
+        if found.disk:  # opening the models would begin to fill the disk
+            found.faults.append(str(error))
+            return found
+        _check(recipe, measure, since, found)  # opening the models tells what is wrong with them
+        if not found.faults:
+            found.faults.append(str(error))
+        return found
+    _check(recipe, measure, since, found)
+    return found
+
+
+def _recorded(out: Path) -> dict[str, str]:
+    """The commits that a run which is there resolved already."""
+    return recorded_revisions(read_events(out)) if (out / FILE).is_file() else {}
+
+
+def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
+    """Open everything that the recipe names, check it, estimate."""
+    suite = _check_tasks(recipe, found)
+    family = _check_models(recipe, found)
+    groups = None if family is None else _check_groups(family, recipe, found)
+    if family is not None:
+        _check_answering(suite, family, found)
+    whole = family is not None and len(family.experts) == len(recipe.experts) and len(suite) == len(recipe.tasks)
+    if family is None or groups is None or not whole:
+        found.attempt(_check_output, Path(recipe.output), None)
+        return
+    materials = OpenedRecipe(recipe, family, groups, suite)
+    seeds, told = found.attempt(_check_output, Path(recipe.output), materials) or ([], 0)
+    mutated = sorted(materials.mutated_experts(seeds))
+    uses = disk_uses(recipe, family, mutated, materials.rank)
+    found.disk.extend(uses)
+    found.attempt(require_disk, uses)
+    strategy = found.attempt(build_strategy, recipe, build_space(recipe, len(groups)))
+    if strategy is not None:
+        evaluations = len(recipe.experts) + len(seeds) + children(recipe, strategy) - told
+        _estimate(materials, mutated, max(0, evaluations), measure, since, found)
+
+
+def _check_tasks(recipe: Recipe, found: Plan) -> Suite:
+    """Open each task by itself; returns those that could be opened."""
+    opened = [found.attempt(open_task, use, recipe.confirm.share, recipe.revisions) for use in ordered_tasks(recipe)]
+    suite = tuple(task for task in opened if task is not None)
+    for task in suite:
+        found.notices.extend(check_rows(task))
+        environments = found.attempt(require_environments, (task,)) or {}
+        found.tasks.append(_task_facts(task, environments.get(task.name, "")))
+    return suite
+
+
+def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
+    search, confirm, heldout = (len(task.samples(rows)) for rows in ("search", "confirm", "heldout"))
+    return TaskSummary(task.name, task.use.role, search, confirm, heldout, environment, task.use.floor)
+
+
+def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
+    """Open base and experts, each by itself, and check those that could be opened; None without a base."""
+    base = found.attempt(open_base, recipe)
+    if base is None:
+        return None
+    opened = [found.attempt(open_named_expert, recipe, name, base) for name in recipe.experts]
+    experts = tuple(expert for expert in opened if expert is not None)
+    named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
+    facts = [found.attempt(_model_facts, *each) for each in named]
+    found.models = [each for each in facts if each is not None]
+    family = ModelFamily(base, experts, recipe.models)
+    findings = found.attempt(check_family, family)
+    if findings is not None:
+        found.faults.extend(findings.faults)
+        found.notices.extend(findings.notices)
+    return family
+
+
+def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> ModelSummary:
+    """What the headers of a model's files say.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    dtypes: dict[str, int] = {}
+    parameters = 0
+    for path in weights.files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+                    tensor = file.get_slice(key)
+                    dtypes[tensor.get_dtype()] = dtypes.get(tensor.get_dtype(), 0) + 1
+                    parameters += prod(tensor.get_shape())
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: damaged or truncated: {str(error).splitlines()[0]}") from error
+    return ModelSummary(
+        name=name,
+        reference=reference,
+        path=str(weights.path),
+        bytes=sum(path.stat().st_size for path in weights.files),
+        tensors=sum(dtypes.values()),
+        parameters=parameters,
+        dtypes=dtypes,
+        rank=weights.rank if isinstance(weights, Adapter) else None,
+    )
+
+
+def _check_groups(family: ModelFamily, recipe: Recipe, found: Plan) -> Groups | None:
+    weights = found.attempt(lambda: family.weights)
+    if weights is None:
+        return None
+    groups = Groups(weights, recipe.evolution.groups)
+    found.groups = {label: len(groups.members(number)) for number, label in enumerate(groups.labels)}
+    return groups
+
+
+def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
+    """Whether the model can take the rows of the tasks."""
+    tokenizer = found.attempt(family_tokenizer, family)
+    if tokenizer is None:
+        return
+    limit = context_length(family, tokenizer)
+    for task in suite:
+        findings = check_prompts(task, tokenizer, limit)
+        found.faults.extend(findings.faults)
+        found.notices.extend(findings.notices)
+
+
+def _check_output(out: Path, materials: OpenedRecipe | None) -> tuple[list[Event], int]:
+    """Whether the run directory can be written and holds no other run; its seeds, and the results that it has.
+
+    Raises:
+        UserError: it cannot be written, is being written by another process, or holds another run.
+    """
+    if not (out / FILE).is_file():
+        nearest = existing(out)
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"output: {out}: cannot be written: {nearest} is no folder that this user may write to")
+        return [], 0
+    with opened_journal(out) as journal:
+        if materials is None or not journal.events:
+            return [], 0
+        return identify(materials, journal)["seeds"], len(of_kind(journal.events, "result"))
+
+
+def _estimate(
+    materials: OpenedRecipe, mutated: Sequence[int], evaluations: int, measure: bool, since: float, found: Plan
+) -> None:
+    """Time and memory; measured only on input without faults, and where the weights fit at all.
+
+    evaluations: how many are still to be made.
+    """
+    available = available_memory()
+    found.memory = memory_of(materials, None, available)
+    _check_memory(found)
+    if found.faults or not measure:
+        return
+    start = time.perf_counter()
+    bases = bases_seconds(materials.family, mutated, materials.rank)
+    if bases < _BASES_AT_ONCE:
+        materials.materialiser(mutated)
+        bases = 0.0
+    ready = [expert for expert in mutated if not missing_bases(materials.family, expert, materials.rank)]
+    _describe_bases(materials, ready, found)
+    setup = start - since
+    try:
+        trial = try_out(materials, ready)
+    except Exception as raised:  # whatever stops this evaluation would stop those of the run
+        cause = single_cause(raised)
+        found.faults.append(f"measured evaluation: {type(cause).__name__}: {cause}")
+        return
+    found.time = time_of(materials.recipe, trial, evaluations, setup + trial.opened, bases)
+    found.memory = memory_of(materials, trial, available)
+    _check_memory(found)
+
+
+def _describe_bases(materials: OpenedRecipe, ready: Sequence[int], found: Plan) -> None:
+    """What the bases in the cache say of the experts; a notice where a pair is far less alike than the others."""
+    bases = prepare_bases(materials.family, ready, rank=materials.rank)
+    names = [expert.name for expert in materials.family.experts]
+    for number, stored in bases.items():
+        facts = BasesSummary(names[number], sum(stored.ranks.values()), stored.loss, stored.skew)
+        found.bases.append(facts)
+    values = {number: dict(stored.values()) for number, stored in bases.items()}
+    pairs = {(one, other): similarity(values[one], values[other]) for one, other in combinations(values, 2)}
+    found.similarity = {f"{names[one]}, {names[other]}": value for (one, other), value in pairs.items()}
+    found.notices.extend(_unlike(pairs, names))
+
+
+def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Iterator[str]:
+    """A notice for a pair of experts, and for an expert, that is far less alike than all the others are."""
+    alone = {f"experts {names[one]} and {names[other]}": [(one, other)] for one, other in pairs}
+    whole = {f"expert {name}": [pair for pair in pairs if number in pair] for number, name in enumerate(names)}
+    for label, members in (alone | whole).items():
+        own = [pairs[pair] for pair in members]
+        others = [value for pair, value in pairs.items() if pair not in members]
+        if own and others and max(own) < min(others) - max(max(others) - min(others), _ALIKE):
+            yield (
+                f"{label}: similarity {max(own):.2f}, that of the other pairs is {min(others):.2f} or more; "
+                "experts that differ so much may not merge well"
+            )
+
+
+def _check_memory(found: Plan) -> None:
+    found.faults.extend(
+        f"memory: a worker needs {size(use.needed)} ({use.place}), {size(use.available)} are available"
+        for use in found.memory
+        if use.needed > use.available
+    )

@@ -1,0 +1,143 @@
+"""The main job: ask, evaluate, tell, each step through the journal, until the generations are done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError
+from cycleqd_merge.evaluation.pools.pool import Finished, Pool
+from cycleqd_merge.journal.differences import differences
+from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
+from cycleqd_merge.run.identity import as_of_today
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.state import Run, replay_events
+from cycleqd_merge.strategies.protocol import Proposal
+from cycleqd_merge.strategies.schedule import InOrder
+
+log = logging.getLogger(__name__)
+MOST_FAILURES = 5
+"""So many evaluations failing one after another stop a run."""
+
+
+def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
+    """Begin a run in an empty journal, or go on with the one that is there.
+
+    start: the run's identity. session: recipe, folder and bases that this process works with.
+
+    Raises:
+        UserError: the journal holds a run of another identity (the differences are listed), or is damaged.
+    """
+    where = str(journal.folder / FILE)
+    if not journal.events:
+        journal.append(start)
+    require_same(journal, start)
+    for earlier in of_kind(journal.events, "session")[-1:]:
+        for line in differences(earlier["bases"], session["bases"]):
+            log.warning("singular bases differ from the last session's (%s): children may differ slightly", line)
+    run = replay_events([*journal.events, session], where)
+    journal.append(session)
+    if run.schedule.told >= run.space.first:
+        _record_bounds(journal, run)
+    return run
+
+
+def require_same(journal: Journal, start: Event) -> None:
+    """Check that the journal, if it holds a run, holds the one that `start` identifies.
+
+    Raises:
+        UserError: it is another; every difference is listed.
+    """
+    found = differences(as_of_today(journal.events[0]), start) if journal.events else []
+    if found:
+        listed = "\n".join(f"  {line}" for line in found)
+        raise UserError(f"{journal.folder}: holds another run (--fresh starts anew beside it); it differs in\n{listed}")
+
+
+def evaluate_generations(
+    journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None = None
+) -> None:
+    """Evaluate until the last generation is told. Closes neither journal nor pool.
+
+    deadline: a `time.monotonic()` instant after which no further evaluation is waited for.
+
+    Raises:
+        Interrupted: by Ctrl-C, SIGTERM or the deadline; everything told so far is recorded.
+        RunFailed: the surroundings failed, or too many evaluations in a row.
+    """
+    observer.started(run)
+    in_order: InOrder[Finished] = InOrder(run.schedule.told)
+    for proposal in run.open:
+        pool.submit(proposal, known=run.known(proposal.number))
+    with terminable():
+        while not run.schedule.done:
+            if deadline is not None and time.monotonic() > deadline:
+                raise Interrupted("the time limit is reached")
+            finished = pool.next()
+            for due in in_order.take(finished.number, finished):
+                event = _event(due, run.steps[due.number])
+                for opened in _record(journal, run, event):
+                    pool.submit(opened, known=run.known(opened.number))
+                observer.evaluated(run, event)
+                _stop_if_failing(run)
+
+
+def _event(finished: Finished, step: dict[str, Any]) -> Event:
+    event: Event = {"event": "result", "number": finished.number, "step": step}
+    if finished.evaluation is None:
+        return {**event, "scores": None, "error": finished.error}
+    evaluation = finished.evaluation
+    seconds = [round(each, 3) for each in (evaluation.load_seconds, evaluation.score_seconds)]
+    if evaluation.censored:  # the scores are of the first rows alone: nothing may take them for those of all
+        partial = {"partial": list(evaluation.scores), "scored": evaluation.scored, "rows": evaluation.rows}
+        return {**event, "scores": None, "censored": True, **partial, "seconds": seconds}
+    return {**event, "scores": list(evaluation.scores), "seconds": seconds}
+
+
+def _record(journal: Journal, run: Run, event: Event) -> list[Proposal]:
+    """Journal a result, then tell it; the bounds are journaled once the last expert is told."""
+    journal.append(event)
+    opened = run.tell(event)
+    if run.schedule.told == run.space.first:
+        _record_bounds(journal, run)
+    return opened
+
+
+def _record_bounds(journal: Journal, run: Run) -> None:
+    """Journal the archives' bounds, once."""
+    bounds = run.space.bounds
+    if bounds is not None and not of_kind(journal.events, "bounds"):
+        journal.append({"event": "bounds", "bounds": [list(pair) for pair in bounds]})
+
+
+def _stop_if_failing(run: Run) -> None:
+    last = run.results[-MOST_FAILURES:]
+    if len(last) == MOST_FAILURES and all(failed(event) for event in last):
+        raise RunFailed(f"{MOST_FAILURES} evaluations in a row failed, the last with: {last[-1]['error']}")
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends a run like Ctrl-C; both surface as `Interrupted`.
+
+    An event loop at work replaces Python's own handler by one that ends its tasks first; any other handler would raise
+    in the midst of one of them. So Python's stands here, even where a shell's background ignores Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ends = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT)}
+    previous = {number: signal.signal(number, end) for number, end in ends.items()}
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter if it came as an event loop was about to start
+        raise Interrupted("interrupted") from None
+    finally:
+        for number, end in previous.items():
+            signal.signal(number, end)

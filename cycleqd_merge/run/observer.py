@@ -1,0 +1,40 @@
+"""What follows a run's progress: subclass `Observer` and override what you want to hear of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cycleqd_merge.evolution.archive import Scores
+    from cycleqd_merge.journal.log import Event
+    from cycleqd_merge.run.state import Run
+
+
+class Observer:
+    """Receives a run's progress, in the process that calls `evolve`. Every method does nothing unless overridden."""
+
+    def downloading(self, repo: str, done: int, total: int) -> None:
+        """A Hub repository is being downloaded: `done` of `total` bytes."""
+
+    def computing_bases(self, expert: str, done: int, total: int) -> None:
+        """Singular bases of an expert are being computed: `done` of `total` matrices."""
+
+    def started(self, run: Run) -> None:
+        """The run is ready, in the state that its journal recorded; evaluations start now."""
+
+    def evaluated(self, run: Run, event: Event) -> None:
+        """One more result was recorded. event: the journal's `result` event."""
+
+    def searched(self, run: Run) -> None:
+        """The last generation was evaluated and the best elites confirmed."""
+
+    def exported(self, name: str, folder: Path) -> None:
+        """A model that the recipe's `finish.export` names was written to `folder`."""
+
+    def measured(self, run: Run, split: str, scores: Mapping[str, Scores]) -> None:
+        """Models of the run were scored on `split`; scores by model, in the order of `run.tasks`."""
+
+    def pushed(self, lines: Sequence[str]) -> None:
+        """A Hub repository was updated; `lines` describe what was pushed."""

@@ -1,0 +1,59 @@
+"""Starting a run from another's archives, with other operators or tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cycleqd_merge.config.loading import override_recipe
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.errors import UserError
+from cycleqd_merge.journal.log import Event
+from cycleqd_merge.run.identity import task_identity
+from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.tasks.suite import open_suite
+
+_SAME_SCORE = ("definition", "search")
+"""What must be equal for a task's score to count in another run: how it is scored, and on which rows."""
+
+
+def fork(source: Path, out: Path, overrides: Sequence[str]) -> tuple[Recipe, list[Event]]:
+    """The recipe and the founders of a run that starts from the archives of `source`.
+
+    The genomes of all archives' elites join the experts as generation 0. They bring the scores of tasks that are the
+    same; others are measured.
+
+    Raises:
+        UserError: `out` holds a run already, or the new recipe names other models or groups, which genomes of the old
+            run cannot be built on.
+    """
+    run = open_run(source)
+    if out.exists():
+        raise UserError(f"{out}: exists already; name another folder")
+    recipe = override_recipe(run.recipe, [*overrides, f"output={str(out)!r}"], f"fork of {source}")
+    for key, old, new in (
+        ("base", run.recipe.base, recipe.base),
+        ("experts", run.recipe.experts, recipe.experts),
+        ("evolution.groups", run.recipe.evolution.groups, recipe.evolution.groups),
+    ):
+        if old != new:
+            raise UserError(
+                f"{key}: a fork keeps the run's {key}: its genomes are made of them; start a new run instead"
+            )
+    now = {task.name: task_identity(task) for task in open_suite(recipe)}
+    same = [task for task in run.tasks if task in now and _same(run.start["tasks"][task], now[task])]
+    return recipe, [_founder(run, number, same) for number in run.inheritable()]
+
+
+def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return all(old[key] == new[key] for key in _SAME_SCORE)
+
+
+def _founder(run: Run, number: int, same: Sequence[str]) -> Event:
+    scores = dict(zip(run.tasks, run.scores(number), strict=True))
+    return {
+        "genome": run.space.genome(number).to_json(),
+        "scores": {task: scores[task] for task in same},
+        "from": number,
+    }

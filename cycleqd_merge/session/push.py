@@ -1,0 +1,31 @@
+"""Publishing a run on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from cycleqd_merge.hub.draft import Pushed
+from cycleqd_merge.hub.publication import PushOptions
+from cycleqd_merge.hub.publish import hub_settings, publish
+
+
+def push(
+    run: str | PathLike[str],
+    options: PushOptions | None = None,
+    on_pushed: Callable[[Pushed], None] | None = None,
+    **settings: Any,
+) -> list[Pushed]:
+    """Push a run's archive as a dataset, its best models as model repositories and, on request, its page as a Space.
+
+    run: the run directory. settings: keys of the recipe's `hub` section, such as `repo="user/name"`, which override it.
+    on_pushed: called after each repository.
+
+    Raises:
+        UserError: not a run directory, no such model, no write access, or a token is part of what would be published.
+        HubFailed: the Hub failed; what was pushed before stays, and pushing again completes the rest.
+    """
+    folder = Path(run)
+    return publish(folder, hub_settings(folder, settings), options or PushOptions(), on_pushed or (lambda _: None))

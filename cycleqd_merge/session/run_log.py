@@ -1,0 +1,30 @@
+"""A run's log file: what this package logs while the run is in progress."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOGGING: set[int] = set()
+"""Threads whose runs keep a log: a comparison runs several at the same time."""
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Append this package's log records to `path`, except those of threads that work on other runs."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    own = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == own or record.thread not in _LOGGING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package = logging.getLogger("cycleqd_merge")  # never the root logger: that belongs to the program
+    package.addHandler(handler)
+    _LOGGING.add(own)
+    try:
+        yield
+    finally:
+        _LOGGING.discard(own)
+        package.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,146 @@
+"""One search from its recipe to its confirmed elites: resolve, check, open, evaluate, confirm."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.evaluation.pools.opening import open_pool
+from cycleqd_merge.evaluation.pools.pool import Pool
+from cycleqd_merge.journal.log import Event, Journal, opened_journal
+from cycleqd_merge.merging.checks import require_mergeable
+from cycleqd_merge.merging.download import fetch
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.processes import of_the_first, part, this_process
+from cycleqd_merge.merging.revisions import pin
+from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
+from cycleqd_merge.preflight.grid import require_grid
+from cycleqd_merge.preflight.prompts import require_answerable
+from cycleqd_merge.run.confirm import confirm, to_confirm
+from cycleqd_merge.run.environment import environment
+from cycleqd_merge.run.identity import recorded_revisions
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal, terminable
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.opening import identify
+from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.session.run_log import logging_to
+from cycleqd_merge.tasks.suite import require_environments
+
+log = logging.getLogger(__name__)
+
+
+def search(
+    recipe: Recipe,
+    observer: Observer,
+    *,
+    founders: Sequence[Event] = (),
+    max_hours: float | None = None,
+    pool: Pool | None = None,
+) -> Run:
+    """Evaluate a recipe's generations, from where its run directory stands to the last, and confirm the best elites.
+
+    founders: see `start_event`; a run that is resumed keeps its own. pool: evaluates instead of the recipe's own, and
+    stays open. Under `accelerate launch`, processes other than the first compute their share of the singular bases and
+    exit.
+
+    Raises:
+        UserError: the recipe, its models, tasks or output cannot be used; nothing was evaluated.
+        Interrupted: the run was ended early and can be resumed.
+        RunFailed: the run cannot continue.
+    """
+    if not this_process().is_main_process:
+        _share_singular_bases(recipe)
+    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+    out = Path(recipe.output)
+    with terminable(), opened_journal(out) as journal, logging_to(out / "run.log"):
+        run, open_own = _set_up(journal, recipe, founders, observer)
+        if open_own is None:
+            observer.started(run)
+            return run
+        with nullcontext(pool) if pool is not None else closing(open_own()) as working:
+            evaluate_generations(journal, run, working, observer, deadline)
+            confirm(journal, run, working, deadline)
+        return run
+
+
+def confirm_elites(folder: Path, top: int | None = None) -> Run:
+    """Score the top elites of a run on its confirmation split, as `search` does at its end.
+
+    top: the number of elites, instead of the recipe's.
+
+    Raises:
+        UserError: `folder` is not a run directory, or its models or tasks are no longer available.
+    """
+    recipe = open_run(folder).recipe  # before the journal is opened for writing, which creates a missing one
+    if top is not None:
+        recipe = recipe.model_copy(update={"confirm": recipe.confirm.model_copy(update={"top": top})})
+    with terminable(), opened_journal(folder) as journal:
+        run, open_own = _set_up(journal, recipe)
+        if open_own is not None:
+            with closing(open_own()) as pool:
+                confirm(journal, run, pool)
+        return run
+
+
+def output_folder(recipe: Recipe, fresh: bool = False) -> Path:
+    """The run directory; with `fresh`, the first unused name next to it if it exists."""
+    out = Path(recipe.output)
+    if not fresh or not out.exists():
+        return out
+    return next(folder for n in range(2, 10**6) if not (folder := out.with_name(f"{out.name}-{n}")).exists())
+
+
+def _share_singular_bases(recipe: Recipe) -> NoReturn:
+    """The work of every process but the first: its share of the singular bases of the run that the first one opened."""
+    recipe, mutated = of_the_first((recipe, list[int]()))
+    OpenedRecipe.open(recipe).materialiser(mutated)
+    part()
+    raise SystemExit(0)
+
+
+def _set_up(
+    journal: Journal, recipe: Recipe, founders: Sequence[Event] = (), observer: Observer | None = None
+) -> tuple[Run, Callable[[], Pool] | None]:
+    """Open the recipe's models and tasks, check them, resume the journal.
+
+    The second value opens a pool; None if nothing is left to evaluate.
+    """
+    observer = observer or Observer()
+    require_grid(recipe)
+    recipe = pin(recipe, recorded_revisions(journal.events))
+    require_disk(download_uses(recipe))
+    fetch(recipe, observer.downloading)
+    opened = OpenedRecipe.open(recipe)
+    start = identify(opened, journal, founders)
+    Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
+    mutated = sorted(opened.mutated_experts(start["seeds"]))
+    if not journal.events:  # a resumed run was checked when it started, on the same contents
+        for notice in require_mergeable(opened.family):
+            log.warning("%s", notice)
+        require_answerable(opened.suite, opened.family)
+    require_environments(opened.suite)
+    require_disk(disk_uses(recipe, opened.family, mutated, opened.rank))
+    of_the_first((recipe, mutated))
+    materialiser = opened.materialiser(mutated, observer.computing_bases)
+    part()
+    run = resume_journal(journal, start, _session_event(opened, materialiser))
+    if run.schedule.done and not to_confirm(run):
+        return run, None
+    return run, partial(open_pool, opened, materialiser, mutated)
+
+
+def _session_event(opened: OpenedRecipe, materialiser: Materialiser) -> Event:
+    return {
+        "event": "session",
+        "recipe": opened.recipe.model_dump(mode="json", exclude_unset=True),
+        "bases": {opened.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
+        "environment": environment(),
+        "time": round(time.time()),
+    }

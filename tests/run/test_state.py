@@ -1,0 +1,287 @@
+"""A run read back from its journal is the run that was lived."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.errors import Interrupted, UserError
+from cycleqd_merge.journal.log import FILE
+from cycleqd_merge.report.summary import history, summary
+from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.strategies.factory import build_space, operators
+from cycleqd_merge.strategies.space import Floor, Objective
+from tests.evolution.references import snapshot
+from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, run, synthetic_recipe
+
+Line = dict[str, Any]
+
+
+def state_of(state: Run) -> dict[str, Any]:
+    """All that a run knows, as plain values."""
+    return {
+        "archives": snapshot(state.archives),
+        "bounds": state.space.bounds,
+        "steps": state.steps,
+        "results": state.results,
+        "genomes": [state.space.genome(number) for number in range(len(state.steps))],
+        "open": [(proposal.number, proposal.candidate) for proposal in state.open],
+    }
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_replay_equals_the_run_that_was_lived(tmp_path: Path, in_flight: int) -> None:
+    lived = run(tmp_path, synthetic_recipe(40), in_flight, SyntheticPool(order=3, failure=fail_some))
+    state = open_run(tmp_path)
+    assert state_of(state) == state_of(lived)
+    assert state.generation == 40
+    assert sum(len(archive.elites()) for archive in state.archives) > 10
+
+
+COARSE = [{"task": name, "expert": name, "bins": 2} for name in EXPERTS]
+OPTIONS = {
+    "scaling": [1.0, 1.6],
+    "mates": "any",
+    "adaptive": True,
+    "warm_start": [0.3, 0.5],
+    "mutation": {"kind": "svd", "signed": True},
+}
+RACE = {"race": {"share": 0.25, "confidence": 0.9}}
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+@pytest.mark.parametrize(
+    ("strategy", "race"),
+    [
+        ({"kind": "cycleqd"}, RACE),
+        ({"kind": "cma-me", "bred": 0.4, "population": 4}, {}),
+        ({"kind": "bayesian", "bred": 0.4}, {}),
+    ],
+)
+def test_replay_and_going_on_equal_the_run_with_every_option(
+    tmp_path: Path, strategy: dict[str, Any], race: dict[str, Any], in_flight: int
+) -> None:
+    def recipe(generations: int) -> Recipe:
+        return synthetic_recipe(generations, tasks=COARSE, strategy=strategy, evolution={**OPTIONS, **race})
+
+    whole = run(tmp_path / "whole", recipe(60), in_flight, SyntheticPool(order=3, failure=fail_some))
+    assert state_of(open_run(tmp_path / "whole")) == state_of(whole)
+    censored = [event for event in whole.results if event.get("censored")]
+    facts = summary(whole)
+    assert facts["censored"] == len(censored)
+    assert bool(censored) == bool(race)
+    assert (facts["rows_saved"] or 0) == pytest.approx(0.75 * len(censored) / (63 - facts["failed"]))
+    assert not {event["number"] for event in censored} & set(whole.elites())
+    for generations in (1, 23, 60):
+        extended = run(
+            tmp_path / "parts", recipe(generations), in_flight, SyntheticPool(generations, failure=fail_some)
+        )
+    assert snapshot(extended.archives) == snapshot(whole.archives)
+    assert extended.steps == whole.steps
+
+
+def fail_some(number: int) -> str | None:
+    return "out of memory" if number % 7 == 5 else None
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, 3, 17])
+def test_replay_of_an_unfinished_run_knows_what_is_in_flight(tmp_path: Path, last: int) -> None:
+    def stop(number: int) -> None:
+        if number == last:
+            raise Interrupted
+
+    lived: list[Run] = []
+    watcher = Watcher(stop)
+    watcher.started = lived.append  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        run(tmp_path, in_flight=4, watcher=watcher)
+    state = open_run(tmp_path)
+    assert state_of(state) == state_of(lived[0])
+    assert state.generation == max(0, last - 2)
+
+
+def rewrite(folder: Path, change: Callable[[list[Line]], object]) -> None:
+    """Change the lines of a journal."""
+    path = folder / FILE
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    change(lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def change_weight(line: Line) -> None:
+    line["step"]["weights"][0][0] += 1e-12
+
+
+def change_parent(line: Line) -> None:
+    line["step"]["parents"][0] += 1
+
+
+def change_seed(line: Line) -> None:
+    line["step"]["mutation"]["seed"] += 1
+
+
+def change_kind(line: Line) -> None:
+    line["step"] = {"expert": 0}
+
+
+@pytest.mark.parametrize("tamper", [change_weight, change_parent, change_seed, change_kind])
+def test_a_child_that_would_not_be_proposed_is_refused(tmp_path: Path, tamper: Callable[[Line], None]) -> None:
+    run(tmp_path)
+    rewrite(tmp_path, lambda lines: tamper(lines[11]))
+    with pytest.raises(UserError, match=f"{FILE}:12: this version proposes another child than the one recorded"):
+        open_run(tmp_path)
+
+
+def breed(line: Line) -> None:
+    line["step"] = {"parents": [0, 1], "weights": [[1.0], [1.0]]}
+
+
+def change_aim(line: Line) -> None:
+    line["step"]["aim"] = "front" if line["step"]["aim"] == "mean" else "mean"
+
+
+def no_step(line: Line) -> None:
+    line["step"] = None
+
+
+def fewer_experts(line: Line) -> None:
+    del line["step"]["coefficients"][0]
+
+
+def more_digits(line: Line) -> None:
+    line["step"]["coefficients"][0][0] += 1e-9
+
+
+@pytest.mark.parametrize("tamper", [breed, change_kind, change_aim, no_step, fewer_experts, more_digits])
+def test_so_is_one_that_no_machine_would_propose(tmp_path: Path, tamper: Callable[[Line], None]) -> None:
+    run(tmp_path, synthetic_recipe(strategy={"kind": "bayesian"}))
+    rewrite(tmp_path, lambda lines: tamper(lines[11]))
+    with pytest.raises(UserError, match=f"{FILE}:12: this version proposes another child than the one recorded"):
+        open_run(tmp_path)
+
+
+def test_an_expert_is_not_replaced_by_what_a_journal_says(tmp_path: Path) -> None:
+    run(tmp_path, synthetic_recipe(strategy={"kind": "bayesian"}))
+
+    def replace(lines: list[Line]) -> None:
+        number = next(number for number, line in enumerate(lines) if line["event"] == "result")
+        lines[number]["step"] = {"coefficients": [[0.5], [0.5], [0.5]], "aim": "mean"}
+
+    rewrite(tmp_path, replace)
+    with pytest.raises(UserError, match="this version proposes another child than the one recorded"):
+        open_run(tmp_path)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("in_flight", [1, 4])
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ({"kind": "cma-es", "population": 5}, {"sigma": 0.201}),
+        ({"kind": "cma-me", "population": 5, "bred": 0.3}, {"sigma": 0.201}),
+        ({"kind": "bayesian", "bred": 0.3}, {"optimism": 1.01}),
+    ],
+)
+def test_a_run_of_another_machine_is_read_and_gone_on_with(
+    tmp_path: Path, here: dict[str, Any], there: dict[str, Any], in_flight: int
+) -> None:
+    """Another machine's linear algebra proposes slightly other coefficients, as a slightly other setting does here."""
+
+    def recipe(generations: int, **other: Any) -> Recipe:
+        return synthetic_recipe(generations, strategy=here | other)
+
+    made = run(tmp_path / "there", recipe(30, **there), in_flight)
+    assert made.steps != run(tmp_path / "here", recipe(30), in_flight).steps
+
+    def move(lines: list[Line]) -> None:
+        for line in lines:
+            if line["event"] == "session":
+                line["recipe"]["strategy"] = here
+
+    rewrite(tmp_path / "there", move)
+    assert state_of(open_run(tmp_path / "there")) == state_of(made)
+    assert history(open_run(tmp_path / "there")) == history(made)
+    longer = run(tmp_path / "there", recipe(40), in_flight)
+    assert longer.steps[:33] == made.steps
+    assert len(longer.results) == 43
+    assert state_of(open_run(tmp_path / "there")) == state_of(longer)
+
+
+def test_changed_scores_show_in_a_child_that_follows(tmp_path: Path) -> None:
+    run(tmp_path, synthetic_recipe(40))
+
+    def flip(lines: list[Line]) -> None:
+        lines[8]["scores"] = [0.999, 0.999, 0.999]
+
+    rewrite(tmp_path, flip)
+    with pytest.raises(UserError, match=r":\d+: this version proposes another child") as raised:
+        open_run(tmp_path)
+    assert int(str(raised.value).split(":")[1]) > 9
+
+
+def drop(lines: list[Line]) -> None:
+    del lines[11]
+
+
+def repeat(lines: list[Line]) -> None:
+    lines.insert(11, lines[10])
+
+
+def swap(lines: list[Line]) -> None:
+    lines[11], lines[12] = lines[12], lines[11]
+
+
+def shorten(lines: list[Line]) -> None:
+    lines[11]["scores"] = lines[11]["scores"][:2]
+
+
+@pytest.mark.parametrize("damage", [drop, repeat, swap, shorten])
+def test_results_out_of_order_or_shape_are_refused(tmp_path: Path, damage: Callable[[list[Line]], None]) -> None:
+    run(tmp_path)
+    rewrite(tmp_path, damage)
+    with pytest.raises(UserError, match=f"{FILE}:12: damaged"):
+        open_run(tmp_path)
+
+
+def test_a_run_that_never_began_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('{"event":"start","format":1}\n')
+    with pytest.raises(UserError, match="holds no run that has begun"):
+        open_run(tmp_path)
+
+
+def test_a_recipe_becomes_the_search_it_asks_for() -> None:
+    recipe = synthetic_recipe(
+        tasks=[
+            {"task": "safety", "role": "keep", "floor": 0.4},
+            {"task": "sql", "expert": "sql", "bins": 4},
+            {"task": "tone", "role": "keep"},
+            {"task": "bash", "bounds": [0.1, 0.9]},
+            {"task": "facts", "role": "keep", "floor": 0.2},
+        ],
+        evolution={"bins": 9, "seed": 8, "mutation": {"kind": "svd", "w_max": 0.7, "signed": True}, "sigma": 0.01},
+    )
+    space = build_space(recipe, groups=3)
+    assert space.objectives == (Objective("sql", 0, 4), Objective("bash", None, 9, (0.1, 0.9)))
+    assert space.floors == (Floor(2, 0.4), Floor(4, 0.2))
+    assert (space.experts, space.groups) == (3, 3)
+    stated = operators(recipe.evolution)
+    assert (stated.mutation, stated.scale, stated.signed, stated.sigma) == ("svd", 0.7, True, 0.01)
+
+
+@pytest.mark.parametrize(("stated", "scale"), [({"kind": "gaussian", "std": 0.02}, 0.02), ({"kind": "none"}, 0.0)])
+def test_other_mutations_reach_the_strategy(stated: dict[str, Any], scale: float) -> None:
+    found = operators(synthetic_recipe(evolution={"mutation": stated}).evolution)
+    assert (found.mutation, found.scale) == (stated["kind"], scale)
+
+
+def test_defaults_are_the_papers() -> None:
+    found = operators(synthetic_recipe().evolution)
+    assert (found.mu, found.sigma, found.scale) == (1.0, 0.03, 0.3)
+    assert (found.alpha_low, found.alpha_high) == (0.5, 0.8)
+    assert build_space(synthetic_recipe(), 1).factors == (0.85, 1.15)
+    assert build_space(synthetic_recipe(tasks=[{"task": "a"}, {"task": "b"}]), 1).objectives[0].bins == 15

@@ -1,0 +1,107 @@
+"""Children that are dropped early could not have entered: against enumeration of cells, and against draws of rows."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cycleqd_merge.evolution.archive import Archive, ArchiveSnapshot, Axis, Scores
+from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.strategies.protocol import Result
+from cycleqd_merge.strategies.racing import Partial, Race
+from cycleqd_merge.strategies.space import Floor
+from tests.evolution.references import synthetic_scores
+from tests.strategies.test_cycleqd import strategy
+
+UNIT = st.integers(0, 20).map(lambda number: number / 20)
+TRIPLE = st.tuples(UNIT, UNIT, UNIT)
+BOUNDS = ((0.1, 0.9), (0.0, 0.8), (0.2, 1.0))
+
+
+@given(st.lists(TRIPLE, max_size=30), st.tuples(TRIPLE, TRIPLE), st.integers(0, 2))
+def test_a_hurdle_is_passable_where_some_child_in_reach_would_enter(
+    told: list[Scores], ends: tuple[Scores, Scores], task: int
+) -> None:
+    """Every combination of scores between the ends is offered to an archive told the same."""
+    archive = Archive(task, BOUNDS, [2, 3, 2])
+    for number, scores in enumerate(told):
+        archive.add(number, scores)
+    low, high = (tuple(pick(pair) for pair in zip(*ends, strict=True)) for pick in (min, max))
+    hurdle = archive.hurdle()
+    within = [[step / 20 for step in range(round(20 * a), round(20 * b) + 1)] for a, b in zip(low, high, strict=True)]
+    enters = False
+    for scores in product(*within):
+        offered = Archive(task, BOUNDS, [2, 3, 2])
+        for number, earlier in enumerate(told):
+            offered.add(number, earlier)
+        if offered.add(99, scores).status:
+            enters = True
+            break
+    assert hurdle.passable(low, high) == enters
+
+
+@pytest.mark.parametrize("spread", ["zeros and ones", "even"])
+@pytest.mark.parametrize("mean", [0.03, 0.3, 0.8])
+def test_intervals_hold_as_often_as_they_say(mean: float, spread: str) -> None:
+    rng, rows, scored, held = np.random.default_rng(5), 240, 60, 0
+    for _ in range(3000):
+        if spread == "even":
+            values = np.clip(rng.uniform(mean - 0.2, mean + 0.2, rows), 0, 1)
+        else:
+            values = (rng.random(rows) < mean).astype(float)
+        low, high = Partial(float(rng.permutation(values)[:scored].mean()), scored, rows).interval(0.95)
+        held += low <= values.mean() <= high
+    assert held / 3000 >= 0.94
+
+
+def test_an_interval_of_all_rows_is_a_point_and_never_leaves_what_is_possible() -> None:
+    assert Partial(0.3, 50, 50).interval(0.99) == (0.3, 0.3)
+    low, high = Partial(0.0, 1, 4).interval(0.99)
+    assert (low, high) == (pytest.approx(0.0), 0.75)
+    low, high = Partial(0.5, 90, 100).interval(0.9999999999)
+    assert (low, high) == (pytest.approx(0.45), pytest.approx(0.55))
+
+
+def race(*qualities: float, floors: tuple[tuple[int, float], ...] = ()) -> Race:
+    """Two tasks with one cell each, held by elites of these qualities."""
+    axes = (Axis(0.0, 1.0, 1), Axis(0.0, 1.0, 1))
+    return Race(
+        0.25, 0.99, tuple(ArchiveSnapshot(task, axes, {(0,): best}) for task, best in enumerate(qualities)), floors
+    )
+
+
+def test_a_child_is_dropped_only_if_no_archive_may_take_it() -> None:
+    poor, good = Partial(0.1, 60, 240), Partial(0.6, 60, 240)
+    assert race(0.5, 0.9).lost([poor, poor])
+    assert not race(0.5, 0.9).lost([good, poor])
+    assert race(0.9, 0.9).lost([good, poor])
+    assert not race(0.15, 0.9).lost([poor, poor])
+    open_cell = Race(0.25, 0.99, (ArchiveSnapshot(0, (Axis(0.0, 1.0, 1), Axis(0.0, 1.0, 2)), {(1,): 1.0}),))
+    assert not open_cell.lost([poor, poor])
+    assert race(0.15, 0.9, floors=((2, 0.9),)).lost([poor, poor, good])
+
+
+def test_the_first_rows_are_a_fixed_part() -> None:
+    of = race(0.5, 0.5)
+    assert of.first(240) == of.first(240) == sorted(set(of.first(240)))
+    assert [len(of.first(rows)) for rows in (1, 2, 3, 240)] == [1, 1, 1, 60]
+    assert set(of.first(240)) != set(range(60))
+
+
+def test_children_race_against_the_archives_as_they_stood_and_founders_do_not() -> None:
+    search = strategy(tasks=2, race=(0.25, 0.99), floors=(Floor(2, 0.4),))
+
+    def scorer(number: int, genome: Genome) -> Scores:
+        return (*synthetic_scores(genome, 2), 0.5)
+
+    for number in range(42):
+        standing = tuple(archive.hurdle() for archive in search.space.archives)
+        proposal = search.ask(number)
+        assert proposal is not None
+        assert proposal.race == (None if number < 2 else Race(0.25, 0.99, standing, ((2, 0.4),)))
+        search.tell(Result(number, scorer(number, search.space.genome(number))))
+    assert len(standing[0].qualities) > 3
