@@ -33,6 +33,7 @@ def test_its_search_is_what_a_recipe_has_by_default_but_one_child_at_a_time() ->
     assert all((DEFINITIONS / f"{use.task}.yaml").is_file() for use in recipe.tasks)
 
 
+@pytest.mark.needs("mariadb")
 @pytest.mark.usefixtures("own_root")
 def test_plan_passes_it_with_stand_ins(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
