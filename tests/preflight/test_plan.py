@@ -191,7 +191,7 @@ def test_a_chat_template_that_refuses_a_row_is_a_fault(family: Family, tmp_path:
     template = "{% if '7' in messages[0].content %}{{ raise_exception('no sevens') }}{% endif %}x"
     task = generate(tmp_path, "three", chat=True, chat_template=template)
     fault = only(checked(recipe_of(tmp_path, family, task)).faults)
-    assert fault.startswith("task three: the chat template refuses these turns: no sevens; in row ")
+    assert fault.startswith("task three: the chat template rejects these turns: no sevens; in row ")
 
 
 @pytest.mark.parametrize(("length", "fits"), [(252, True), (253, False)])
