@@ -62,8 +62,8 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     if over:
         prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
         findings.faults.append(
-            f"task {task.name}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: row {row}, the "
-            f"longest, has {prompt} and its answer may have {answer}; shorten the prompts or lower `max_new_tokens`"
+            f"task {task.name}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: row {row}, "
+            f"the longest, has {prompt} and its answer may have {answer}; shorten the prompts or lower `max_new_tokens`"
         )
     return findings
 

@@ -1,4 +1,4 @@
-"""From chat turns to text to token ids, the same for every engine and for the checks before a run."""
+"""Chat turns to text to token ids: the same for every engine and for the checks before a run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cycleqd_merge.tasks.protocol import Message, Prompting, Sample
 
 
 class Rendered(str):
-    """Text that a chat template has rendered, special tokens included."""
+    """Text rendered by a chat template, which includes special tokens."""
 
     __slots__ = ()
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | None) -> Rendered:
-    """Chat turns as one prompt, through `template` or the tokenizer's own; a last turn of the assistant's is left open.
+    """Chat turns as one prompt, by `template` or the tokenizer's own; if the assistant's turn is last, it is continued.
 
     Raises:
-        UserError: there is no chat template, or it refuses these turns.
+        TaskError: there is no chat template, or it rejects these turns.
     """
     if template is None and not tokenizer.chat_template:
-        raise UserError("the model has no chat template; give the task a `chat_template` or a plain prompt")
+        raise TaskError("the model has no chat template; give the task a `chat_template` or a plain prompt")
     begun = bool(messages) and messages[-1]["role"] == "assistant"
     try:
         text = tokenizer.apply_chat_template(
@@ -37,22 +37,22 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], temp
             tokenize=False,
         )
     except jinja2.TemplateError as error:
-        raise UserError(f"the chat template refuses these turns: {error}") from error
+        raise TaskError(f"the chat template rejects these turns: {error}") from error
     return Rendered(text)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a plain or rendered prompt."""
-    special = not isinstance(text, Rendered)  # a chat template writes its special tokens itself
+    special = not isinstance(text, Rendered)  # a chat template adds its special tokens itself
     return list(tokenizer(text, add_special_tokens=special).input_ids)
 
 
 def encode_pair(
     encode: Callable[[str], list[int]], text: str, continuation: str, start: int | None = None
 ) -> tuple[list[int], int]:
-    """Token ids of a prompt with its continuation, and how many of them, at the end, are the continuation's.
+    """Token ids of a prompt and its continuation, and the number of tokens at the end that are the continuation's.
 
-    start: the token that stands before a continuation of nothing, where `encode` puts none there itself.
+    start: the token before the continuation of an empty prompt, if `encode` adds none itself.
     """
     before = encode(text) or [token for token in (start,) if token is not None]
     tokens = encode(type(text)(text + continuation))
