@@ -123,7 +123,7 @@ def _common(recipes: Sequence[Recipe]) -> Recipe:
 def shared_pool(planned: Sequence[Planned]) -> Iterator[tuple[SharedPool, OpenedRecipe]]:
     """A pool for every search, and what it is made from."""
     materials = OpenedRecipe.open(_common([each.recipe for each in planned]))
-    mutated = sorted({n for each in planned for n in replace(materials, recipe=each.recipe).mutated_experts()})
+    mutated = sorted({n for each in planned for n in each.recipe.mutated_experts()})
 
     def opened() -> Pool:
         return open_pool(materials, materials.materialiser(mutated), mutated)
@@ -144,7 +144,7 @@ def require_searches(planned: Sequence[Planned], materials: OpenedRecipe, rows: 
     for each in planned:
         groups = Groups(materials.family.weights, each.recipe.evolution.groups)
         own = replace(materials, recipe=each.recipe, groups=groups)
-        start = start_event(own, 1)
+        start = start_event(own)
         if (each.folder / FILE).is_file():
             with opened_journal(each.folder) as journal:
                 start = identify(own, journal)

@@ -213,7 +213,9 @@ def _draws(opened: OpenedRecipe) -> int:
     if opened.recipe.evolution.mutation.kind != "svd":
         return 0
     matrices = [weight for weight in opened.family.weights if weight.is_matrix]
-    most = max(sum(directions(weight, expert, opened.rank) for weight in matrices) for expert in opened.family.experts)
+    most = max(
+        sum(directions(weight, expert, opened.recipe.rank) for weight in matrices) for expert in opened.family.experts
+    )
     return min(DRAWS_KEPT, opened.recipe.evolution.generations * most * FLOAT32)
 
 

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
+from mergekit.common import ModelReference
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
@@ -22,7 +23,7 @@ from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert, recipe_references
+from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.revisions import pin
@@ -58,7 +59,7 @@ def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Pl
         found.attempt(require_write, *repositories(recipe.hub))
     try:
         recipe = pin(recipe, _recorded(Path(recipe.output)))
-        found.disk = download_uses(recipe)
+        found.disk = download_uses(recipe.pinned_models())
         require_disk(found.disk)
     except UserError as error:
         if found.disk:  # opening the models would start to fill the disk
@@ -90,8 +91,8 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
         return
     opened = OpenedRecipe(recipe, family, groups, suite)
     founders, received = found.attempt(_check_output, Path(recipe.output), opened) or ([], 0)
-    mutated = sorted(opened.mutated_experts(founders))
-    uses = disk_uses(recipe, family, mutated, opened.rank)
+    mutated = sorted(recipe.mutated_experts(founders))
+    uses = disk_uses(recipe, family, mutated, opened.recipe.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
     state = SearchState(build_space(recipe, len(groups)))
@@ -119,11 +120,12 @@ def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
 
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     """Open base and experts, each by itself, and check those that could be opened; None without a base."""
-    base_reference, references = recipe_references(recipe)
-    base = found.attempt(open_base, base_reference, recipe.models)
+    models = recipe.pinned_models()
+    base = found.attempt(open_base, ModelReference.parse(models.base), models.settings)
     if base is None:
         return None
-    opened = [found.attempt(open_expert, name, each, base, recipe.models) for name, each in references.items()]
+    references = {name: ModelReference.parse(text) for name, text in models.experts.items()}
+    opened = [found.attempt(open_expert, name, each, base, models.settings) for name, each in references.items()]
     experts = tuple(expert for expert in opened if expert is not None)
     named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
     facts = [found.attempt(_model_facts, *each) for each in named]
@@ -221,11 +223,11 @@ def _estimate(
     if found.faults or not measure:
         return
     start = time.perf_counter()
-    bases = bases_seconds(opened.family, mutated, opened.rank)
+    bases = bases_seconds(opened.family, mutated, opened.recipe.rank)
     if bases < _BASES_AT_ONCE:
         opened.materialiser(mutated)
         bases = 0.0
-    ready = [expert for expert in mutated if not missing_bases(opened.family, expert, opened.rank)]
+    ready = [expert for expert in mutated if not missing_bases(opened.family, expert, opened.recipe.rank)]
     _describe_bases(opened, ready, found)
     setup = start - since
     try:
@@ -241,7 +243,7 @@ def _estimate(
 
 def _describe_bases(opened: OpenedRecipe, ready: Sequence[int], found: Plan) -> None:
     """Facts about experts from their cached singular bases, and notices about pairs far less similar than others."""
-    bases = prepare_bases(opened.family, ready, rank=opened.rank)
+    bases = prepare_bases(opened.family, ready, rank=opened.recipe.rank)
     names = [expert.name for expert in opened.family.experts]
     for number, stored in bases.items():
         facts = BasesSummary(names[number], sum(stored.ranks.values()), stored.loss, stored.skew)

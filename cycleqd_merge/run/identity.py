@@ -24,25 +24,31 @@ if TYPE_CHECKING:  # identities are compared without torch
     from cycleqd_merge.tasks.suite import SuiteTask
 
 
-def start_event(opened: OpenedRecipe, in_flight: int, founders: Sequence[Event] = ()) -> Event:
+def start_event(
+    opened: OpenedRecipe, workers: int = 1, founders: Sequence[Event] = (), recorded: Event | None = None
+) -> Event:
     """The journal's first event. Everything in it belongs to the run's identity.
 
-    founders: genomes that the run starts from besides the experts, each with its known scores, by task.
+    workers: their number, from which that of evaluations in flight follows. founders: genomes that the run starts from
+    besides the experts, each with its known scores, by task. recorded: the start event of a run that is resumed: its
+    number of evaluations in flight stays, and its models are identified by their contents, however they are named now.
     """
     recipe, family, suite, groups = opened.recipe, opened.family, opened.suite, opened.groups
+    evolution, models = recipe.evolution, _models(recipe)
+    in_flight = evolution.flights(workers) if recorded is None else recorded["in_flight"]
     return {
         "event": "start",
         "format": JOURNAL_FORMAT,
         "base": family.base.digest,
         "experts": {expert.name: expert.digest for expert in family.experts},
-        "models": _models(recipe),
+        "models": models,
         "tasks": {task.name: task_identity(task) for task in suite},
         "strategy": respelled(without_folders(recipe.strategy.model_dump(mode="json")), local_models(recipe)),
-        "evolution": operators(recipe.evolution),
+        "evolution": operators(evolution),
         "groups": list(groups.labels),
-        "in_flight": in_flight,
+        "in_flight": evolution.in_flight or in_flight,
         "seeds": list(founders),
-        "revisions": recipe.revisions,
+        "revisions": recipe.revisions if recorded is None else recorded.get("revisions"),
     }
 
 
