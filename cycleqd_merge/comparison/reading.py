@@ -104,5 +104,6 @@ def _verdict(run: Run, heldout: Mapping[str, RowScores]) -> Comparison | None:
     own, rival = (heldout.get(run.digest(choose(run, name).candidate)) for name in ("best-mean", found.rival))
     if own is None or rival is None:
         return found
-    interval = paired_bootstrap(*({task: side[task] for task in run.objectives} for side in (own, rival)))
+    ours, theirs = ({task: side[task] for task in run.objectives} for side in (own, rival))
+    interval = paired_bootstrap(ours, theirs)
     return replace(found, difference=interval.estimate, interval=(interval.low, interval.high))

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 Bounds = tuple[tuple[float, float], ...]
 Scores = tuple[float, ...]
 EPSILON = 1e-6
-"""So far below a bin's edge a score still belongs above it."""
+"""A score this little below a bin's edge still belongs to the bin above."""
 
 
 class EmptyRange(ValueError):
-    """A task's range of scores has no width, so its scores cannot be binned."""
+    """A task's scores span no range, so they cannot be binned."""
 
     def __init__(self, task: int, worst: float, best: float) -> None:
         super().__init__(f"task {task}: scores from {worst} to {best} span no range")
@@ -30,7 +30,7 @@ class EmptyRange(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Elite:
-    """The best child of one cell. `number` is the evaluation's number in the run, `cell` its bin per other task."""
+    """The best child of a cell. `number` is its evaluation's number in the run, `cell` its bin for each other task."""
 
     number: int
     task: int
@@ -40,7 +40,7 @@ class Elite:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A task's scores, binned; what lies outside the bounds belongs to the edge bins."""
+    """The bins of a task's scores; scores outside the bounds belong to the edge bins."""
 
     low: float
     high: float
@@ -54,14 +54,14 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSnapshot:
-    """An archive as a child finds it: the quality to beat in each cell that is held; `axes` are those of all tasks."""
+    """An archive at one moment: the quality to beat in each occupied cell. `axes` are those of all tasks."""
 
     task: int
     axes: tuple[Axis, ...]
     qualities: Mapping[tuple[int, ...], float]
 
-    def passable(self, low: Scores, high: Scores) -> bool:
-        """Whether any child could enter whose scores lie between `low` and `high`, task by task."""
+    def could_accept(self, low: Scores, high: Scores) -> bool:
+        """Whether a child could enter whose score on each task is between `low` and `high`."""
         others = [task for task in range(len(self.axes)) if task != self.task]
         reach = [range(self.axes[task].bin(low[task]), self.axes[task].bin(high[task]) + 1) for task in others]
         barred = sum(
@@ -81,9 +81,9 @@ class AddStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AddResult:
-    """What became of a child in one archive.
+    """The result of offering a child to one archive.
 
-    gain: its quality, less that of the elite that stood in its cell if there was one; 0 or less if it did not enter.
+    gain: its quality minus that of its cell's elite, if there was one; 0 or less if the child did not enter.
     """
 
     status: AddStatus
@@ -91,10 +91,10 @@ class AddResult:
 
 
 def bounds_from(scores: Sequence[Scores], low: float, high: float) -> Bounds:
-    """Per task, `low` times the worst to `high` times the best of `scores` (paper: 0.85 and 1.15).
+    """Each task's bounds: `low` times the worst score to `high` times the best (paper: 0.85 and 1.15).
 
     Raises:
-        EmptyRange: a task on which worst and best leave no width.
+        EmptyRange: a task's scores span no range.
     """
     bounds = []
     for task, column in enumerate(zip(*scores, strict=True)):
@@ -106,7 +106,7 @@ def bounds_from(scores: Sequence[Scores], low: float, high: float) -> Bounds:
 
 
 class Archive:
-    """The archive whose quality is `task`; the other tasks' scores, binned, tell the cell."""
+    """The archive whose quality is `task`; the bins of the other tasks' scores are the cell."""
 
     def __init__(self, task: int, bounds: Bounds, bins: Sequence[int]) -> None:
         self.task = task
@@ -117,21 +117,21 @@ class Archive:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Bins per other task."""
+        """The number of bins for each other task."""
         return tuple(self._axes[other].bins for other in self.others)
 
     def cell_of(self, scores: Scores) -> tuple[int, ...]:
-        """The cell that `scores` fall into; values outside the bounds belong to the edge cell."""
+        """The cell that `scores` fall into; scores outside the bounds belong to the edge cells."""
         return tuple(self._axes[other].bin(scores[other]) for other in self.others)
 
     def bins_of(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The bin of every score, of the quality too; both of shape (elites, tasks)."""
+        """The bin of every score, the quality included; both of shape (elites, tasks)."""
         return np.array(
             [[axis.bin(score) for axis, score in zip(self._axes, row, strict=True)] for row in scores.tolist()]
         )
 
-    def hurdle(self) -> ArchiveSnapshot:
-        """What a child must beat to enter, as the archive stands now."""
+    def snapshot(self) -> ArchiveSnapshot:
+        """The qualities to beat as they are now."""
         qualities = {cell: elite.scores[self.task] for cell, elite in self._elites.items()}
         return ArchiveSnapshot(self.task, self._axes, qualities)
 
@@ -165,7 +165,7 @@ class Archive:
         return numbers, scores.reshape(len(elites), len(self.bounds))
 
     def best(self) -> Elite | None:
-        """The elite of the highest quality; of equals the earliest evaluation."""
+        """The elite of the highest quality; the earliest evaluation of equals."""
         return max(self.elites(), key=lambda elite: (elite.scores[self.task], -elite.number), default=None)
 
     @property
@@ -175,7 +175,7 @@ class Archive:
 
     @property
     def reachable(self) -> int:
-        """Cells that scores in [0, 1] can fall into."""
+        """The number of cells that scores in [0, 1] can fall into."""
         lowest, highest = (self.cell_of((score,) * len(self.bounds)) for score in (0.0, 1.0))
         return prod(last - first + 1 for first, last in zip(lowest, highest, strict=True))
 
@@ -185,7 +185,7 @@ class Archive:
         return len(self._elites) / self.reachable
 
     def heatmap(self) -> NDArray[np.float64]:
-        """Qualities by cell, shape `shape`; NaN where no elite stands."""
+        """Qualities by cell, of shape `shape`; NaN for an empty cell."""
         grid = np.full(self.shape, np.nan)
         for elite in self._elites.values():
             grid[elite.cell] = elite.scores[self.task]

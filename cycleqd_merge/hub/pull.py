@@ -31,7 +31,7 @@ def pull(
         UserError: a repository holds no run, the runs do not fit together, or `out` exists.
     """
     if out.exists():
-        raise UserError(f"{out}: exists already; name another folder")
+        raise UserError(f"{out}: already exists; choose another folder")
     events, files = published_events(repo, revision, trust)
     if merge:
         events = unite([(repo, events), *((other, _events(other, trust)) for other in merge)])

@@ -8,7 +8,6 @@ from itertools import combinations, permutations, product, zip_longest
 from typing import Any
 
 import yaml
-from mergekit.merge_methods.registry import registered_methods
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.strategies import MergekitConfig
@@ -16,7 +15,6 @@ from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.evolution.draws import new_seed
-from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
 
 Values = Mapping[str, Sequence[float | bool]]
 _SUMMED: Values = {"weight": (1.0,), "lambda": (0.3, 0.5, 0.7, 1.0)}
@@ -39,7 +37,6 @@ _GRIDS: dict[str, Values] = {
     "nearswap": {"t": (0.0001, 0.001)},
 }
 """Values per parameter; a method that is not listed is tried once, if it has no required parameter."""
-_NO_MERGE = ("passthrough", MERGE_METHOD)
 
 
 def merges(recipe: Recipe, setting: MergekitConfig) -> list[tuple[MergekitConfiguration, dict[str, Any]]]:
@@ -50,7 +47,12 @@ def merges(recipe: Recipe, setting: MergekitConfig) -> list[tuple[MergekitConfig
     Raises:
         RecipeError: mergekit has no such method or parameter, or a method cannot merge this number of models.
     """
-    specs = {method.spec.name: method.spec for method in registered_methods() if method.spec.name not in _NO_MERGE}
+    from mergekit.merge_methods.registry import registered_methods  # late: both import torch, and few runs need this
+
+    from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
+
+    no_merge = ("passthrough", MERGE_METHOD)
+    specs = {method.spec.name: method.spec for method in registered_methods() if method.spec.name not in no_merge}
     grids = {**_GRIDS, **setting.grid}
     for name in [*(setting.methods or []), *setting.grid]:
         if name not in specs:

@@ -12,7 +12,7 @@ import torch
 from mergekit.io import TensorWriter
 
 from cycleqd_merge.config.evolution import EvolutionConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.files import new_folder
@@ -98,16 +98,16 @@ def write_model(
     configuration: str,
     check: Callable[[Path], None],
 ) -> None:
-    """Let `write` put a model into `out`, and say beside it what it is.
+    """Let `write` fill `out` with a model, and add its record and configuration.
 
-    `record` becomes `genome.json`, `configuration` becomes `mergekit_config.yml`. The folder appears under its name
-    only when it is complete and `check`, called with it, has raised nothing.
+    `record` becomes `genome.json`, `configuration` becomes `mergekit_config.yml`. The folder gets its final name only
+    when it is complete and `check`, called with it, has passed.
 
     Raises:
-        UserError: `out` exists and is not empty, or cannot be written.
+        RecipeError: `out` exists and is not empty, or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name another folder")
+        raise RecipeError(f"{out}: already exists; choose another folder")
     with new_folder(out) as unfinished:
         write(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

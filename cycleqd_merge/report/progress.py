@@ -58,8 +58,8 @@ class ProgressDisplay(Observer):
 
     def started(self, run: Run) -> None:
         """See `Observer`."""
-        self._since, self._already = time.monotonic(), run.schedule.told
-        if run.schedule.told:
+        self._since, self._already = time.monotonic(), run.schedule.received
+        if run.schedule.received:
             self._console.print(f"going on after generation {run.generation}", highlight=False)
 
     def evaluated(self, run: Run, event: Event) -> None:
@@ -73,8 +73,8 @@ class ProgressDisplay(Observer):
         number = event["number"]
         if number < len(run.experts):
             what = f"expert {run.experts[number]}"
-        elif number < run.space.first:
-            what = f"seed {number - len(run.experts) + 1}/{len(run.space.seeds)}"
+        elif number < run.search.first:
+            what = f"founder {number - len(run.experts) + 1}/{len(run.search.space.founders)}"
         else:
             what = f"generation {run.generation}/{run.generations}{self._kind(run, number)}"
         if event.get("censored"):
@@ -104,9 +104,9 @@ class ProgressDisplay(Observer):
 
     def _pace(self, run: Run) -> tuple[float, float]:
         """Seconds per evaluation in this session, and seconds left."""
-        done = max(run.schedule.told - self._already, 1)
+        done = max(run.schedule.received - self._already, 1)
         each = (time.monotonic() - self._since) / done
-        return each, each * (run.schedule.total - run.schedule.told)
+        return each, each * (run.schedule.total - run.schedule.received)
 
 
 def duration(seconds: float) -> str:
@@ -124,7 +124,7 @@ class Milestones(Observer):
 
     def started(self, run: Run) -> None:
         """See `Observer`."""
-        self._say(f"going on after generation {run.generation}" if run.schedule.told else "begun")
+        self._say(f"going on after generation {run.generation}" if run.schedule.received else "begun")
 
     def evaluated(self, run: Run, event: Event) -> None:
         """See `Observer`."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def scores_of(run: Run, number: int) -> dict[str, float | None]:
-    """All scores of an evaluation, as `search_TASK`, `confirm_TASK` and `heldout_TASK`; None where it was not scored."""
+    """All scores of an evaluation, as `search_TASK`, `confirm_TASK` and `heldout_TASK`; None if not scored."""
     searched = run.results[number]["scores"]
     confirmed = run.confirmed.get(number)
     heldout = run.measured.get((run.digest(run.candidate(number)), "heldout"), {})
@@ -28,7 +28,7 @@ def scores_of(run: Run, number: int) -> dict[str, float | None]:
 
 def generation_of(run: Run, number: int) -> int:
     """The generation of an evaluation; 0 for experts and other founders."""
-    return max(0, number - run.space.first + 1)
+    return max(0, number - run.search.first + 1)
 
 
 def evaluations(run: Run) -> list[dict[str, Any]]:

@@ -7,13 +7,14 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.event_loop import run_coroutine
-from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.sandbox.identities import as_root_of_its_own, first_user
 
 _ROOT = "root"  # within a folder of this user's: the folder that belongs to the box's root
@@ -59,8 +60,13 @@ def find_rootfs(name: str) -> Path:
     """
     folder = cache_folder("rootfs") / name / _ROOT
     if not (folder / "usr").is_dir():
-        raise UserError(f"no sandbox: root {name!r} is not built: `sudo {BUILD}` (about 2 minutes)")
+        raise UserError(f"no sandbox: root {name!r} is not built: `{_building()}` (about 2 minutes)")
     return folder
+
+
+def _building() -> str:
+    """The command that builds a root file system that serves this user."""
+    return f"sudo {BUILD}" if os.geteuid() == 0 else f"sudo {BUILD} --to root.tar && {BUILD} --from root.tar"
 
 
 def build_rootfs(name: str, distribution: str, release: str | None, mirror: str | None, source: Path | None) -> Path:
@@ -77,17 +83,38 @@ def build_rootfs(name: str, distribution: str, release: str | None, mirror: str 
         with source.open("rb") as archive:
             run_coroutine(_unpack(archive.fileno(), folder, str(source)))
         return folder
+    with (
+        _installed(distribution, release, mirror) as packing,
+        subprocess.Popen(packing, stdout=subprocess.PIPE) as archive,
+    ):
+        assert archive.stdout is not None
+        run_coroutine(_unpack(archive.stdout.fileno(), folder, "the installed system"))
+    return folder
+
+
+def write_tar(distribution: str, release: str | None, mirror: str | None, target: Path) -> None:
+    """Install a distribution into a tar file, for a user who is not root to unpack; the installation needs root.
+
+    Raises:
+        UserError: debootstrap is missing or fails, this user may not run it, or the tar file cannot be written.
+    """
+    with _installed(distribution, release, mirror) as packing:
+        _call([*packing, "--file", str(target.absolute())], f"{target}: tar")
+
+
+@contextmanager
+def _installed(distribution: str, release: str | None, mirror: str | None) -> Iterator[list[str]]:
+    """The command that packs a freshly installed distribution, without the files of its kernel."""
     if shutil.which("debootstrap") is None:
         raise UserError(f"debootstrap is missing: `sudo apt-get install debootstrap`, then `sudo {BUILD}`")
     if os.geteuid() != 0:
-        raise UserError(f"debootstrap needs root: `sudo {BUILD}`; or unpack a tar file with `{BUILD} --from FILE`")
-    with scratch_folder(folder) as scratch:
-        _install(scratch, release_of(distribution, release), mirror or MIRRORS[distribution])
-        packing = ["tar", "-C", str(scratch), "-c", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "."]
-        with subprocess.Popen(packing, stdout=subprocess.PIPE) as archive:
-            assert archive.stdout is not None
-            run_coroutine(_unpack(archive.stdout.fileno(), folder, "the installed system"))
-    return folder
+        raise UserError(f"debootstrap needs root: `{_building()}`")
+    scratch = tempfile.mkdtemp(prefix=".building-", dir=cache_folder("rootfs"))
+    try:
+        _install(Path(scratch), release_of(distribution, release), mirror or MIRRORS[distribution])
+        yield ["tar", "-C", scratch, "-c", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "."]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _install(scratch: Path, release: str, mirror: str) -> None:

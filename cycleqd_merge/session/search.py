@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.evaluation.engines.engine import SEMANTICS
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
@@ -28,7 +29,7 @@ from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.identity import recorded_revisions
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal, terminable
 from cycleqd_merge.run.observer import Observer
-from cycleqd_merge.run.opening import identify
+from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.run_log import logging_to
 from cycleqd_merge.tasks.suite import require_environments
@@ -119,6 +120,8 @@ def _set_up(
     fetch(recipe, observer.downloading)
     opened = OpenedRecipe.open(recipe)
     start = identify(opened, journal, founders)
+    if (closed := closed_run(journal, opened)) is not None:
+        return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     mutated = sorted(opened.mutated_experts(start["seeds"]))
     if not journal.events:  # a resumed run was checked when it started, on the same contents
@@ -137,10 +140,12 @@ def _set_up(
 
 
 def _session_event(opened: OpenedRecipe, materialiser: Materialiser) -> Event:
+    semantics = SEMANTICS[opened.recipe.engine.kind]
     return {
         "event": "session",
         "recipe": opened.recipe.model_dump(mode="json", exclude_unset=True),
         "bases": {opened.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
         "environment": environment(),
         "time": round(time.time()),
+        **({"engine_semantics": semantics} if semantics else {}),
     }

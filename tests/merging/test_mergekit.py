@@ -409,7 +409,7 @@ def test_the_command_line_refuses_what_it_cannot_merge(llama: Trio, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["config.yml"]
     config.write_text(baselines(llama)["ties"])
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         merge_to_disk(config, tmp_path / "out")
     with pytest.raises(UserError, match="cannot be read"):
         merge_to_disk(tmp_path / "none.yml", tmp_path / "new")

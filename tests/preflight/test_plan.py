@@ -149,7 +149,7 @@ def test_all_faults_come_at_once(family: Family, tmp_path: Path) -> None:
     )
     faults = "\n".join(checked(recipe).faults)
     for part in (
-        "evolution.bins: archive one would have 2,560,000 cells, the most is 1,000,000",
+        "evolution.bins: archive one would have 2,560,000 cells, the limit is 1,000,000",
         "task 'nowhere.yaml': no such file",
         "task four: prompt: 'missing' is undefined",
         f"model {tmp_path / 'gone'}: no such folder",
@@ -266,7 +266,7 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     assert checked(recipe).faults == []
     other = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"seed": 5})})
     fault = only(checked(other).faults)
-    assert fault.startswith(f"{with_journal}: holds another run (--fresh starts anew beside it)")
+    assert fault.startswith(f"{with_journal}: another run's directory; --fresh starts a new one next to it")
     assert "evolution.seed: 0 -> 5" in fault
     assert (with_journal / "journal.jsonl").read_bytes() == content
 
@@ -275,7 +275,7 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
-        assert only(checked(recipe).faults).endswith("another process is working on this run")
+        assert only(checked(recipe).faults).endswith("another process is using this run")
     finally:
         journal.close()
 
@@ -285,7 +285,7 @@ def test_a_million_cells_are_the_most(family: Family, tmp_path: Path) -> None:
     found = checked(recipe_of(tmp_path, family, three, evolution={"bins": 1000}))
     assert (found.faults, found.cells["three"]) == ([], 1_000_000)
     over = recipe_of(tmp_path, family, three, evolution={"bins": 1001})
-    refusal = "evolution.bins: archive one would have 1,002,001 cells, the most is 1,000,000"
+    refusal = "evolution.bins: archive one would have 1,002,001 cells, the limit is 1,000,000"
     assert only(checked(over).faults).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
         evolve(over)
@@ -296,7 +296,7 @@ def test_the_archive_of_all_tasks_counts_too(family: Family, tmp_path: Path) -> 
     found = checked(recipe_of(tmp_path, family, evolution=plain))
     assert (found.faults, found.cells) == ([], {"one": 1000, "two": 1000, "of all tasks": 1_000_000})
     over = recipe_of(tmp_path, family, evolution={**plain, "bins": 1001})
-    refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the most is 1,000,000"
+    refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the limit is 1,000,000"
     assert only(checked(over).faults).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
         evolve(over)

@@ -10,11 +10,13 @@ import psutil
 import pytest
 
 from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
+from tests.components import require
 
 
 @pytest.fixture
 def bubblewrap() -> Iterator[Bubblewrap]:
     """A provider; afterwards none of its processes is left."""
+    require("bubblewrap")
     before = set(psutil.Process().children(recursive=True))  # other tests leave a server to fork from
     yield Bubblewrap()
     started = set(psutil.Process().children(recursive=True)) - before

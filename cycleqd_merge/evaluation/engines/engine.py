@@ -11,6 +11,10 @@ if TYPE_CHECKING:  # the loop imports this protocol, and needs no torch
     from cycleqd_merge.config.engines import EngineConfig
     from cycleqd_merge.merging.materialise import Materialiser
 
+SEMANTICS: dict[str, int] = {"transformers": 0, "vllm": 0}
+"""The `semantics` version of each kind of engine: raise it with any change that can alter a score or an export; see
+docs/compatibility.md."""
+
 
 class Engine(LanguageModel, Protocol):
     """A model in memory whose weights are replaced by each candidate's. It starts with the base model's weights."""

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from cycleqd_merge.errors import TaskError
-from cycleqd_merge.tasks.protocol import Message
+from cycleqd_merge.config.tasks import PromptedTaskConfig
+from cycleqd_merge.errors import TaskError, UserError
+from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.tasks.protocol import Message, Prompting, Sample
 
 
 class Rendered(str):
@@ -57,3 +59,22 @@ def encode_pair(
     if not text and tokens[:1] != before[:1]:
         tokens = [*before, *tokens]
     return tokens, max(len(tokens) - len(before), 1)
+
+
+def prompt_length(
+    task: Prompting, definition: PromptedTaskConfig, sample: Sample, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, int]:
+    """Tokens of a sample's prompt, and the largest number that may follow: a choice to score, or an answer.
+
+    Raises:
+        TaskError: the prompt cannot be rendered; the message names the row.
+    """
+    prompt = task.prompt_of(sample)
+    try:
+        text = prompt if isinstance(prompt, str) else render(tokenizer, prompt, definition.chat_template)
+    except UserError as error:
+        raise TaskError(f"{error}; in row {sample.id}") from error
+    before = len(encode(tokenizer, text))
+    choices = task.choices_of(sample) if isinstance(task, Generate) else []
+    scored = [len(encode(tokenizer, type(text)(text + choice))) - before for choice in choices]
+    return before, max(scored, default=definition.max_new_tokens)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from cycleqd_merge.tasks.database.task import Dbbench, answers
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
 from cycleqd_merge.tasks.suite import open_task
 from tests.cli.conftest import Answer, cycleqd_merge
+from tests.components import DATA
 from tests.models import edit_json, make_base, make_expert, make_task
 from tests.tasks.agentbench import CELLS, INSERT, ROWS, UPDATE, digest, open_dbbench, row
 from tests.tasks.scripted import Scripted
 
-DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[3] / "shared" / "data"))
 ANSWER = 'Action: Answer\nFinal Answer: ["2"]'
 
 
@@ -51,6 +50,7 @@ def scores(task: Dbbench, *said: str) -> list[float]:
     return [outcome.score for outcome in outcomes(task, turns(*said))[0]]
 
 
+@pytest.mark.needs("mariadb")
 def test_statements_run_and_their_results_are_shown(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, ROWS[0], max_new_tokens=7, stop=["!"], chat_template="{{ messages }}")
     count = operation("SELECT COUNT(*) AS n,\n  MAX(Title) FROM `Jazz Albums` WHERE `No.` = 2;")
@@ -67,6 +67,7 @@ def test_statements_run_and_their_results_are_shown(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.needs("mariadb")
 def test_a_write_counts_by_the_table_that_it_leaves(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, *ROWS)
     assert scores(task, operation(INSERT), ANSWER) == [1.0, 0.0, 1.0, 0.0]
@@ -75,6 +76,7 @@ def test_a_write_counts_by_the_table_that_it_leaves(tmp_path: Path) -> None:
     assert scores(task, operation("DROP TABLE `Jazz Albums`"), ANSWER) == [1.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.needs("mariadb")
 def test_as_many_statements_as_rounds_run(tmp_path: Path) -> None:
     """The model is asked once more, and may answer then; what it would run by then is not run."""
     several = [*CELLS, *[("Karma", "4", "Pharoah Sanders")] * 2]
@@ -83,6 +85,7 @@ def test_as_many_statements_as_rounds_run(tmp_path: Path) -> None:
     assert (outcome.score, len(model.asked)) == (1.0, 3)
 
 
+@pytest.mark.needs("mariadb")
 @pytest.mark.parametrize(
     "turn",
     [
@@ -127,6 +130,7 @@ def test_answers_are_read_as_literals_and_compared_as_agentbench_does(said: str,
     assert answers(f"Action: Answer\nFinal Answer:{said}", label) is right
 
 
+@pytest.mark.needs("mariadb")
 def test_what_is_cut_is_counted(tmp_path: Path) -> None:
     long = operation("SELECT REPEAT('x', 3000)")
     task = open_dbbench(tmp_path, ROWS[0])
@@ -135,6 +139,7 @@ def test_what_is_cut_is_counted(tmp_path: Path) -> None:
     assert shown == "[('" + "x" * 797 + "[TRUNCATED]"
 
 
+@pytest.mark.needs("mariadb")
 def test_a_malformed_table_is_mended(tmp_path: Path) -> None:
     """Columns without a name of their own, rows of another length: AgentBench leaves such a table empty or unmade."""
     broken = row("other", ["3"])
@@ -157,6 +162,7 @@ def test_a_row_that_lacks_something_is_told_before_any_run(tmp_path: Path, key: 
         open_dbbench(tmp_path, lacking)
 
 
+@pytest.mark.needs("mariadb")
 def test_known_answers_prove_the_grader(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, *ROWS)
     verdicts = asyncio.run(check(task, task.samples("search")))
@@ -179,6 +185,7 @@ def test_no_database_is_told_before_a_run(
         assert "task sql: database: mariadb-install-db is not installed; install MariaDB: `apt install m" in said
 
 
+@pytest.mark.needs("mariadb")
 def test_a_conversation_that_the_model_cannot_take_is_told_before_a_run(recipe_with_database: Path) -> None:
     setting = "tasks.0.task.max_new_tokens=300"
     answer = cycleqd_merge("plan", recipe_with_database, "--no-measure", "--set", setting)
@@ -191,6 +198,7 @@ def test_a_conversation_that_the_model_cannot_take_is_told_before_a_run(recipe_w
     assert "task sql: its prompts are chat turns and the model has no chat template" in " ".join(answer.err.split())
 
 
+@pytest.mark.needs("mariadb")
 def test_a_database_that_fails_pauses_the_run_and_is_no_score(
     monkeypatch: pytest.MonkeyPatch, recipe_with_database: Path
 ) -> None:
@@ -226,7 +234,7 @@ def recipe_with_database(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="AgentBench's data is not here (set $CYCLEQD_DATA)")
+@pytest.mark.needs("mariadb", "published data")
 def test_the_shipped_task_accepts_its_gold_answers_and_nothing_else(tmp_path: Path) -> None:
     """All 360 rows of the file: 120 labels and 239 of 240 writes; row 225 has a digest that its own SQL never gives."""
     text = (DEFINITIONS / "agentbench-db.yaml").read_text()
@@ -241,7 +249,7 @@ def test_the_shipped_task_accepts_its_gold_answers_and_nothing_else(tmp_path: Pa
     assert [verdict for verdict in verdicts if not verdict["right"] and verdict["score"]] == []
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="AgentBench's data is not here (set $CYCLEQD_DATA)")
+@pytest.mark.needs("published data")
 def test_the_shipped_task_has_the_papers_samples_in_even_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     path = DATA / "data_dbbench_standard_dev.jsonl"
     monkeypatch.setenv("AGENTBENCH_DB", path.resolve().as_uri())
@@ -253,6 +261,7 @@ def test_the_shipped_task_has_the_papers_samples_in_even_halves(monkeypatch: pyt
     assert sorted(rows.index(row) for half in halves for row in half) == ids
 
 
+@pytest.mark.needs("mariadb")
 def test_the_digest_is_agentbenchs(tmp_path: Path) -> None:
     """Against a second implementation, over cells that a database could read in another way."""
     cells = [("é", "NULL", "1"), ("", "'", "\\"), ("a,b", "c", "\n"), ("A", "a ", "Å"), *CELLS]

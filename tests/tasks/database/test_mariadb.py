@@ -20,6 +20,7 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.database import mariadb
 from cycleqd_merge.tasks.database.mariadb import PrivateServer
 from cycleqd_merge.tasks.database.sample_database import MariadbDatabase, Table
+from tests.components import require
 from tests.tasks.agentbench import CELLS, COLUMNS, NAME, digest
 
 TABLE = Table(NAME, COLUMNS, CELLS)
@@ -28,6 +29,7 @@ SECONDS = 1.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PrivateServer]:
+    require("mariadb")
     private = PrivateServer()
     yield private
     private.stop()
@@ -231,6 +233,7 @@ def test_the_server_is_private(server: PrivateServer) -> None:
     assert stat.S_IMODE(server.folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.needs("mariadb")
 @pytest.mark.parametrize("end", ["return", "kill"])
 def test_the_server_goes_with_its_process(end: str) -> None:
     """However that ends: nothing runs on, no folder stays."""
