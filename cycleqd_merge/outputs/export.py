@@ -20,19 +20,16 @@ from cycleqd_merge.outputs.checkpoint import write_candidate
 from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
 from cycleqd_merge.run.elites import NamedModel, choose
 from cycleqd_merge.run.opening import reopen
-from cycleqd_merge.run.state import Run, as_run
+from cycleqd_merge.run.state import Run
 
 
-def export(run: Run | str | PathLike[str], name: str, out: str | PathLike[str]) -> NamedModel:
+def export(run: Run, name: str, out: str | PathLike[str]) -> NamedModel:
     """Write the model called `name` (see `choose`) to the new folder `out`.
-
-    run: a run, or its directory.
 
     Raises:
         UserError: no such model, or `out` cannot be written.
         RunFailed: what was written does not load, or does not answer as the engine's weights do.
     """
-    run = as_run(run)
     chosen = choose(run, name)
     materialiser = _materialiser(run, chosen)
     evolution = run.recipe.evolution
@@ -79,15 +76,12 @@ def require_genome(chosen: NamedModel) -> None:
         raise RecipeError(f"{chosen.label}: a mergekit configuration cannot be exported as an adapter")
 
 
-def state_dict(run: Run | str | PathLike[str], name: str) -> dict[str, torch.Tensor]:
+def state_dict(run: Run, name: str) -> dict[str, torch.Tensor]:
     """All tensors of the model called `name`, in memory, in the checkpoint's dtype.
-
-    run: a run, or its directory.
 
     Raises:
         UserError: no such model.
     """
-    run = as_run(run)
     chosen = choose(run, name)
     return dict(candidate_tensors(chosen.candidate, _materialiser(run, chosen)))
 

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.sandbox.boxes import open_box, piped
 from cycleqd_merge.sandbox.cgroups import groups, parents
 from cycleqd_merge.sandbox.identities import as_nobody, as_root_of_its_own, first_user
@@ -52,7 +53,7 @@ class Bubblewrap:
             first_user()
         elif not Path("/usr/bin/python3").exists() and not Path("/usr/local/bin/python3").exists():
             raise UserError("no sandbox: there is no python3 below /usr: `sudo apt-get install python3`")
-        said = asyncio.run(self._try(root))
+        said = run_coroutine(self._try(root))
         if said:
             raise UserError(f"no sandbox: bubblewrap does not work here: {said}; {_hint()} (or {_OTHER})")
         limited = "limits by control groups" if parents() else "limits per process (control groups are not writable)"

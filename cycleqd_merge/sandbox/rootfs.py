@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.sandbox.identities import as_root_of_its_own, first_user
 
 _ROOT = "root"  # within a folder of this user's: the folder that belongs to the box's root
@@ -80,14 +81,14 @@ def build_rootfs(name: str, distribution: str, release: str | None, mirror: str 
     first_user()
     if source is not None:
         with source.open("rb") as archive:
-            asyncio.run(_unpack(archive.fileno(), folder, str(source)))
+            run_coroutine(_unpack(archive.fileno(), folder, str(source)))
         return folder
     with (
         _installed(distribution, release, mirror) as packing,
         subprocess.Popen(packing, stdout=subprocess.PIPE) as archive,
     ):
         assert archive.stdout is not None
-        asyncio.run(_unpack(archive.stdout.fileno(), folder, "the installed system"))
+        run_coroutine(_unpack(archive.stdout.fileno(), folder, "the installed system"))
     return folder
 
 

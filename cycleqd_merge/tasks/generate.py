@@ -24,6 +24,8 @@ class Generate:
         UserError: rows cannot be read, or a row lacks what the templates or the scorer need.
     """
 
+    semantics = 0
+
     def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
         self._samples = divide(definition.data)

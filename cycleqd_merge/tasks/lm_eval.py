@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.config.tasks import LmEvalTaskConfig
 from cycleqd_merge.config.validation_errors import suggestion
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import UserError, first_line
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
 from cycleqd_merge.tasks.rows import halves, number
 
@@ -36,6 +36,8 @@ class LmEval:
         UserError: lm-evaluation-harness is not installed, knows no such task, cannot load it or its data, the task
             runs code or needs more than text, or the metric is no mean of scores per sample.
     """
+
+    semantics = 0
 
     def __init__(self, definition: LmEvalTaskConfig) -> None:
         self._definition = definition
@@ -113,8 +115,7 @@ def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
     try:
         loaded = manager.load([overridden if definition.overrides else name])["tasks"]
     except Exception as error:  # its tasks are code of many authors, and fetch data: anything may be raised
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"task: {name} cannot be loaded: {lines[0]}") from error
+        raise UserError(f"task: {name} cannot be loaded: {first_line(error)}") from error
     for each, task in loaded.items():
         _require_harmless(each, task)
         if definition.num_fewshot is not None and task.get_config("num_fewshot") != 0:

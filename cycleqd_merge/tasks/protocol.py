@@ -95,6 +95,9 @@ class Task(Protocol):
 
     Scoring may await the model and its surroundings as often as it likes; all samples of all tasks run at once.
     It raises `InfrastructureError` if the surroundings fail; such a failure is never turned into a score.
+
+    A task may have an attribute `semantics`, a whole number; without it, the number is 0. Raise it with any change that
+    can alter a score: a run is never extended across two versions (docs/compatibility.md).
     """
 
     def samples(self, split: Split) -> Sequence[Sample]:

@@ -37,6 +37,11 @@ class SuiteTask:
     task: Task
     confirm_share: float = 0.0
 
+    @property
+    def semantics(self) -> int:
+        """The version of the code that scores it; see `Task`."""
+        return int(getattr(self.task, "semantics", 0))
+
     def samples(self, rows: Rows) -> Sequence[Sample]:
         """The samples scored on: held-out all of them, else the search split less, or only, what is set aside.
 

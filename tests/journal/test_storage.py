@@ -76,7 +76,7 @@ def test_a_run_that_filled_its_disk_goes_on_when_there_is_room(disk: Path, tmp_p
     filler = fill(disk, left=2)
     with pytest.raises(InfrastructureError, match="No space left on device"):
         run(disk / "run", synthetic_recipe(60), in_flight=2)
-    told = open_run(disk / "run").schedule.told
+    told = open_run(disk / "run").schedule.received
     assert 3 < told < 63
     filler.unlink()
     run(disk / "run", synthetic_recipe(60), in_flight=2)

@@ -31,6 +31,8 @@ class Code:
         UserError: rows cannot be read, or are no problems in EvalPlus' format.
     """
 
+    semantics = 0
+
     def __init__(self, definition: CodeTaskConfig) -> None:
         self._definition = definition
         self._samples = divide(definition.data, name=lambda row: str(row.get("task_id", "")))

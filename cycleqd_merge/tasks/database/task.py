@@ -31,6 +31,8 @@ class Dbbench:
         UserError: rows cannot be read, or a row is not as in AgentBench.
     """
 
+    semantics = 0
+
     def __init__(self, definition: DbbenchTaskConfig) -> None:
         self._definition = definition
         self._samples = divide(definition.data)

@@ -31,6 +31,8 @@ class OsInteraction:
         UserError: rows cannot be read, or are no OS problems.
     """
 
+    semantics = 0
+
     def __init__(self, definition: OsInteractionTaskConfig) -> None:
         self._definition = definition
         self._samples = divide(definition.data, name=lambda row: str(row.get("index", "")))
