@@ -15,7 +15,7 @@ from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Estimate, Measured
 from cycleqd_merge.run.state import Run, open_run
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _compared(folder: Path, out: Path, findings: Findings) -> Shown:
     return Shown(folder, _with_judged(open_run(folder), read_events(out), findings.opened.rows), findings)
 
 
-def _with_judged(run: Run, events: Sequence[Event], rows: Rows) -> Run:
+def _with_judged(run: Run, events: Sequence[Event], rows: Split) -> Run:
     """The run with what its comparison's journal says of the rows that judged, by digests as the run knows models."""
     scored = {
         digest: {task: Estimate.of(scores, model.truncated[task]) for task, scores in model.scores.items()}

@@ -24,7 +24,7 @@ from cycleqd_merge.outputs.export import needed_bases
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import reopen
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 log = logging.getLogger(__name__)
 OnMeasured = Callable[[str, Evaluation], None]
@@ -39,7 +39,7 @@ def usual_models(run: Run) -> list[str]:
 
 
 def measure(
-    run: Run, names: Sequence[str], rows: Rows, limit: int | None = None, done: OnMeasured | None = None
+    run: Run, names: Sequence[str], rows: Split, limit: int | None = None, done: OnMeasured | None = None
 ) -> dict[str, Evaluation]:
     """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
 
@@ -90,7 +90,7 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def record(run: Run, folder: Path, rows: Rows, evaluations: Mapping[str, Evaluation]) -> None:
+def record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evaluation]) -> None:
     """Journal what models of the run scored on all of `rows`, for reports; others' scores are left out.
 
     Scores that cannot be journaled because another process works on the run are not recorded; a warning says so.

@@ -15,12 +15,12 @@ from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.preflight.model_checks import Problems
 from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Prompting, Sample, Split
+from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 FEW_ROWS = 20
 _UNLIMITED = 10**9  # a tokenizer that knows no limit states 10^30
-_SPLITS: tuple[Split, ...] = ("search", "heldout")
+_SPLITS: tuple[TaskSplit, ...] = ("search", "heldout")
 
 
 def require_answerable(suite: Suite, family: ModelFamily) -> None:

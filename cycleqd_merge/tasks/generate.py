@@ -12,7 +12,7 @@ from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.config.validation_errors import shown
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.prompting import Prompt, rendered, template
-from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.rows import divide
 from cycleqd_merge.tasks.scorers import text_scorer
 
@@ -61,7 +61,7 @@ class Generate:
             if reference.strip() not in (choice.strip() for choice in choices):
                 raise UserError(f"answer: {reference!r} is not among the choices {', '.join(map(repr, choices))}")
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cycleqd_merge.config.tasks import LmEvalTaskConfig
 from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.rows import halves, number
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class LmEval:
     def _documents(self, name: str) -> Iterator[tuple[int, Any]]:
         return iter(self._tasks[name].doc_iterator(limit=self._definition.limit))
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-Split = Literal["search", "heldout"]
+TaskSplit = Literal["search", "heldout"]
 """How a task divides its samples."""
 
-Rows = Literal["search", "confirm", "heldout"]
+Split = Literal["search", "confirm", "heldout"]
 """What a run scores on: it sets a share of the search split aside to confirm its elites."""
 
 Message = Mapping[str, Any]
@@ -97,7 +97,7 @@ class Task(Protocol):
     It raises `InfrastructureError` if the surroundings fail; such a failure is never turned into a score.
     """
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         """The samples of a split, always in the same order."""
         ...
 

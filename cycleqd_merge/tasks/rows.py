@@ -17,7 +17,7 @@ from cycleqd_merge.config.rows import RowsConfig, SplitRowsConfig, TwoFilesConfi
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.tasks.protocol import Sample, Split
+from cycleqd_merge.tasks.protocol import Sample, TaskSplit
 
 Row = Mapping[str, Any]
 
@@ -142,7 +142,7 @@ def _from_hub(source: RowsConfig) -> list[Row]:
 
 def divide(
     data: SplitRowsConfig | TwoFilesConfig, name: Callable[[Row], str] = lambda row: ""
-) -> dict[Split, list[Sample]]:
+) -> dict[TaskSplit, list[Sample]]:
     """Samples per split, each with an id that follows from its content; `name` gives a part of it for people.
 
     Raises:
@@ -159,7 +159,7 @@ def divide(
     return halves(samples, data.seed)
 
 
-def halves(samples: Sequence[Sample], seed: int) -> dict[Split, list[Sample]]:
+def halves(samples: Sequence[Sample], seed: int) -> dict[TaskSplit, list[Sample]]:
     """Samples divided in two by `seed`, each half in their order; of an odd number the search gets one more."""
     order = generator(seed, "split").permutation(len(samples))
     half = (len(samples) + 1) // 2

@@ -23,7 +23,7 @@ from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
-from cycleqd_merge.tasks.protocol import NeedsEnvironment, Rows, Sample, Task
+from cycleqd_merge.tasks.protocol import NeedsEnvironment, Sample, Split, Task
 from cycleqd_merge.tasks.python import load_python_task
 
 
@@ -37,26 +37,26 @@ class SuiteTask:
     task: Task
     confirm_share: float = 0.0
 
-    def samples(self, rows: Rows) -> Sequence[Sample]:
+    def samples(self, split: Split) -> Sequence[Sample]:
         """The samples scored on: held-out all of them, else the search split less, or only, what is set aside.
 
         Which samples are set aside depends on how many there are, not on the run. `samples` limits the searched ones,
         and in the same proportion those that confirm.
         """
-        if rows == "heldout":
+        if split == "heldout":
             return self.task.samples("heldout")
         samples = self.task.samples("search")
         order = generator(0, "confirm").permutation(len(samples))
         aside = set(order[: min(round(self.confirm_share * len(samples)), len(samples) - 1)].tolist())
-        if rows == "confirm":
+        if split == "confirm":
             share, searched = self.confirm_share, self.use.samples
             most = None if searched is None else round(searched * share / (1 - share))
             return [sample for place, sample in enumerate(samples) if place in aside][:most]
         return [sample for place, sample in enumerate(samples) if place not in aside][: self.use.samples]
 
-    def digest(self, rows: Rows) -> str:
+    def digest(self, split: Split) -> str:
         """A digest of the ids of the samples, in order."""
-        return hashlib.sha256("\n".join(sample.id for sample in self.samples(rows)).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(sample.id for sample in self.samples(split)).encode()).hexdigest()[:16]
 
 
 Suite = tuple[SuiteTask, ...]

@@ -11,7 +11,7 @@ from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Finished:
 class Pool(Protocol):
     """Evaluates proposals on one or many workers."""
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         """Hand in a proposal to score on `rows`; returns at once. known: scores by task that need no measuring."""
         ...
 
@@ -52,9 +52,9 @@ class LocalPool:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._queue: deque[tuple[Proposal, Rows, Mapping[str, float] | None]] = deque()
+        self._queue: deque[tuple[Proposal, Split, Mapping[str, float] | None]] = deque()
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append((proposal, rows, known))
 
     def next(self) -> Finished:
@@ -71,7 +71,7 @@ class LocalPool:
 
 
 def outcome_of(
-    worker: Worker, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None, attempts: int = 2
+    worker: Worker, proposal: Proposal, rows: Split, known: Mapping[str, float] | None, attempts: int = 2
 ) -> Finished:
     """Let a worker score a proposal, at most `attempts` times.
 

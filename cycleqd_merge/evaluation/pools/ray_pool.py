@@ -22,7 +22,7 @@ from cycleqd_merge.evaluation.pools.pool import Finished, outcome_of
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class RemoteWorker:
         """Free the engine."""
         self._worker.close()
 
-    def evaluate(self, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None) -> Finished:
+    def evaluate(self, proposal: Proposal, rows: Split, known: Mapping[str, float] | None) -> Finished:
         """See `Pool`."""
         return outcome_of(self._worker, proposal, rows, known)
 
@@ -68,13 +68,13 @@ class Deadlines:
     """How long an evaluation may take, by what others on the same kind of rows took: their counts differ widely."""
 
     def __init__(self) -> None:
-        self._seconds: defaultdict[Rows, list[float]] = defaultdict(list)
+        self._seconds: defaultdict[Split, list[float]] = defaultdict(list)
 
-    def learn(self, rows: Rows, seconds: float) -> None:
+    def learn(self, rows: Split, seconds: float) -> None:
         """Take how long an evaluation took."""
         self._seconds[rows].append(seconds)
 
-    def of(self, rows: Rows) -> float:
+    def of(self, rows: Split) -> float:
         """Seconds after which a worker is taken for hung."""
         seconds = self._seconds[rows]
         return UNKNOWN if len(seconds) < 3 else PATIENCE * median(seconds) + RESTART
@@ -83,7 +83,7 @@ class Deadlines:
 @dataclass
 class _Job:
     proposal: Proposal
-    rows: Rows
+    rows: Split
     known: Mapping[str, float] | None
     attempts: int = 0
 
@@ -149,7 +149,7 @@ class RayPool:
         worker = actor.remote()
         self._flights[worker.open.remote(*self._spec)] = _Flight(None, worker)
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append(_Job(proposal, rows, known))
         self._dispatch()
 

@@ -18,7 +18,7 @@ from cycleqd_merge.tasks.code.extract import extract_program
 from cycleqd_merge.tasks.code.grading import all_right
 from cycleqd_merge.tasks.code.problems import CodeProblem, read_code_problem
 from cycleqd_merge.tasks.prompting import Prompt
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.rows import divide
 
 _ROOT = Root()
@@ -51,7 +51,7 @@ class Code:
             raise UserError(f"metric: {problem.task_id} tells no base inputs apart; use `metric: plus`")
         return problem
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     def environment(self) -> str:

@@ -15,7 +15,7 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.database.mariadb import require_server, server
 from cycleqd_merge.tasks.database.sample_database import MariadbDatabase, SampleDatabase, Table
 from cycleqd_merge.tasks.prompting import Prompt
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.rows import divide
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
@@ -44,7 +44,7 @@ class Dbbench:
     def _all(self) -> list[Sample]:
         return [sample for samples in self._samples.values() for sample in samples]
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     def environment(self) -> str:

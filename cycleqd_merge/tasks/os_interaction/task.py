@@ -17,7 +17,7 @@ from cycleqd_merge.sandbox.providers import Slots, sandbox_for
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.protocol import printable, read_action, system_turn
 from cycleqd_merge.tasks.prompting import Prompt
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.rows import divide
 
 _SCRIPT_SECONDS = 30.0  # for scripts of the data; one of them starts Python 90 times
@@ -51,7 +51,7 @@ class OsInteraction:
             raise UserError(f"{error}; in row {sample.id}") from error
         return problem
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     def environment(self) -> str:
