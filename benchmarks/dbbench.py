@@ -39,7 +39,7 @@ def main() -> None:
     rows = {"path": str(Path(sys.argv[1]).resolve())}
     messages = [{"role": "user", "content": "{{ description }}"}]
     stated = {"kind": "dbbench", "data": {"search": rows, "heldout": rows}, "messages": messages}
-    task = Dbbench(DbbenchTaskConfig.model_validate(stated), Path())
+    task = Dbbench(DbbenchTaskConfig.model_validate(stated))
     start = time.perf_counter()
     server()
     print(f"server started in {time.perf_counter() - start:.2f} s")

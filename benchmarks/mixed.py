@@ -29,7 +29,7 @@ from cycleqd_merge.tasks.check import Scripted
 from cycleqd_merge.tasks.code.task import Code
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
 from cycleqd_merge.tasks.protocol import Checkable, Outcome, Sample
-from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_surroundings
+from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_environments
 
 
 def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
@@ -38,7 +38,7 @@ def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
     mbpp["data"] = {"rows": {"path": str(problems.resolve())}}
     uses = [TaskConfig(task=mbpp, name="mbpp-plus"), TaskConfig(task="agentbench-os"), TaskConfig(task="agentbench-db")]
     suite = tuple(open_task(use, 0.0) for use in uses)
-    require_surroundings(suite)
+    require_environments(suite)
     for task in suite:
         if boxes is not None and isinstance(task.task, Code | OsInteraction):
             task.task._slots = Slots(boxes)

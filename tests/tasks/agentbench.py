@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.config.tasks import DbbenchTaskConfig
 from cycleqd_merge.tasks.database.task import Dbbench
-from tests.tasks.scripted import write_rows
+from tests.tasks.scripted import defined, write_rows
 
 NAME = "Jazz Albums"
 COLUMNS = ("Title", "No.", "Artist's `name`")
@@ -55,4 +54,4 @@ def open_dbbench(folder: Path, *rows: dict[str, Any], **keys: Any) -> Dbbench:
         "messages": [{"role": "user", "content": "Use SQL.\n{{ description }}\n{{ add_description }}"}],
         **keys,
     }
-    return Dbbench(DbbenchTaskConfig.model_validate(stated), folder)
+    return Dbbench(defined(folder, stated))

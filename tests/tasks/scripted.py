@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
+from cycleqd_merge.config.anchoring import anchored_task
 from cycleqd_merge.config.loading import DEFINITIONS
-from cycleqd_merge.config.tasks import GenerateTaskConfig
+from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Outcome, Sample, Sampling
 
@@ -53,6 +55,11 @@ def write_rows(path: Path, *rows: Mapping[str, Any]) -> Path:
     return path
 
 
+def defined(folder: Path, stated: Mapping[str, Any]) -> Any:
+    """A task definition, as if it were written in a file in `folder`."""
+    return anchored_task(TypeAdapter(TaskDefinitionConfig).validate_python(stated), folder)
+
+
 def shipped(name: str, rows: Path) -> dict[str, Any]:
     """A shipped definition on other rows."""
     definition: dict[str, Any] = YAML(typ="safe", pure=True).load(DEFINITIONS / f"{name}.yaml")
@@ -69,7 +76,7 @@ def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> Generate:
         **({} if "messages" in keys else {"prompt": "{{ q }}"}),
         **keys,
     }
-    return Generate(GenerateTaskConfig.model_validate(stated), folder)
+    return Generate(defined(folder, stated))
 
 
 def outcomes(task: Generate, model: Scripted) -> list[Outcome]:

@@ -27,7 +27,7 @@ class Doubles:
         gold = lambda prompt: str(2 * int(prompt))
         return [KnownAnswer("gold", True, gold), KnownAnswer("next number", False, lambda prompt: prompt + "1")]
 
-    def surroundings(self):
+    def environment(self):
         return "paper and pencil"
 """
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, TypeAdapter
 from ruamel.yaml import YAML
 
+from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.engines import TransformersEngineConfig as Options
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.rows import DataConfig, RowsConfig
@@ -41,7 +42,7 @@ def suite(tmp_path: Path) -> Suite:
             (tmp_path / (named.group(1) if named else "capitals.jsonl")).write_text(text, encoding="utf-8")
     tasks = [{"task": "capitals.yaml"}, {"task": "twice.yaml"}]
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "tasks": tasks, "confirm": {"share": 0}}
-    return open_suite(Recipe.model_validate(stated))
+    return open_suite(anchored(Recipe.model_validate(stated), tmp_path))
 
 
 def scores(suite: Suite, model: Scripted) -> Mapping[str, list[float]]:

@@ -54,7 +54,7 @@ def test_data_of_ones_own_in_a_tasks_form(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({**row, "id": n}) + "\n" for n in range(6)))
     monkeypatch.setenv("ARC", str(tmp_path))
     (tmp_path / "arc.yaml").write_text(next(text for text in examples("tasks-lm-eval.md") if "arc_easy" in text))
-    task = open_task(TaskConfig(task="arc.yaml"), tmp_path, 0.0)
+    task = open_task(TaskConfig(task=str(tmp_path / "arc.yaml")), 0.0)
     assert [len(task.samples("search")), len(task.samples("heldout"))] == [3, 3]
 
 

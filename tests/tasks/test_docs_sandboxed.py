@@ -24,7 +24,7 @@ def test_an_example_tells_right_from_wrong(tmp_path: Path, own_root: Root, name:
     places = [place for place, (_, text) in enumerate(BLOCKS) if text.startswith(f"# {name}.yaml\n")]
     (tmp_path / f"{name}.yaml").write_text(BLOCKS[places[0]][1])
     (tmp_path / f"{name}.jsonl").write_text(BLOCKS[places[0] + 1][1])
-    task = open_task(TaskConfig(task=f"{name}.yaml"), tmp_path, 0.0).task
+    task = open_task(TaskConfig(task=str(tmp_path / f"{name}.yaml")), 0.0).task
     verdicts = asyncio.run(check(task, [*task.samples("search"), *task.samples("heldout")]))
     assert sum(verdict.answer == "gold" for verdict in verdicts) == 2
     assert [verdict for verdict in verdicts if not verdict.fair] == []

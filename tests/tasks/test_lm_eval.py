@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from cycleqd_merge.config.anchoring import anchored_task
 from cycleqd_merge.config.engines import TransformersEngineConfig as Options
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import LmEvalTaskConfig
@@ -217,7 +218,7 @@ def test_prompts_are_built_once_and_samples_are_the_same_in_every_process(
     data: Any, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definition = defined(data, "arc_easy", limit=5)
-    first, second = LmEval(definition, Path()), LmEval(definition, Path())
+    first, second = LmEval(definition), LmEval(definition)
     ids = [[sample.id for split in ("search", "heldout") for sample in task.samples(split)] for task in (first, second)]
     assert ids[0] == ids[1]
     assert [len(first.samples(split)) for split in ("search", "heldout")] == [3, 2]
@@ -239,10 +240,10 @@ def test_a_group_is_one_set_of_samples(data: Any, tmp_path: Path) -> None:
         )
     (tmp_path / "group.yaml").write_text("group: own_group\ntask: [own_easy, own_hard]\n")
     stated = {"kind": "lm_eval", "task": "own_group", "include": ".", "limit": 4}
-    task = LmEval(LmEvalTaskConfig.model_validate(stated), tmp_path)
+    task = LmEval(anchored_task(LmEvalTaskConfig.model_validate(stated), tmp_path))
     names = [sample.row["task"] for split in ("search", "heldout") for sample in task.samples(split)]
     assert sorted(names) == ["own_easy"] * 4 + ["own_hard"] * 4
-    alone = LmEval(LmEvalTaskConfig(kind="lm_eval", task="easy.yaml"), tmp_path)
+    alone = LmEval(anchored_task(LmEvalTaskConfig(kind="lm_eval", task="easy.yaml"), tmp_path))
     assert len(alone.samples("search")) == (DOCUMENTS + 1) // 2
 
 
@@ -262,7 +263,7 @@ def test_what_cannot_be_scored_is_told_before_any_run(data: Any, keys: dict[str,
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     definition = defined(data, "arc_easy", **{key: value for key, value in keys.items() if key != "task"})
     with pytest.raises(UserError, match=reason):
-        LmEval(definition.model_copy(update={"task": keys.get("task", "arc_easy")}), Path())
+        LmEval(definition.model_copy(update={"task": keys.get("task", "arc_easy")}))
 
 
 @pytest.mark.parametrize("key", ["chat_template", "fewshot_as_multiturn"])
@@ -274,5 +275,5 @@ def test_keys_of_chats_need_one(key: str) -> None:
 def test_a_model_without_a_chat_template_is_told_before_any_run(data: Any) -> None:
     tokenizer = make_tokenizer(chat_template=None)
     for keys, faults in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
-        task = open_task(TaskConfig(task=defined(data, "arc_easy", **keys), name="arc"), Path(), 0.0)
+        task = open_task(TaskConfig(task=defined(data, "arc_easy", **keys), name="arc"), 0.0)
         assert len(check_prompts(task, tokenizer, None).faults) == faults

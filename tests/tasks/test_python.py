@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.config.tasks import PythonTaskConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.protocol import Task
 from cycleqd_merge.tasks.python import load_python_task
+from tests.tasks.scripted import defined
 
 CLASS = """
 from __future__ import annotations
@@ -40,7 +40,7 @@ nothing = 3
 
 
 def open_target(folder: Path, target: str, **options: object) -> Task:
-    return load_python_task(PythonTaskConfig(kind="python", target=target, options=options), folder)
+    return load_python_task(defined(folder, {"kind": "python", "target": target, "options": options}))
 
 
 def refusal(folder: Path, target: str, **options: object) -> str:

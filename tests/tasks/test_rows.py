@@ -24,7 +24,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def read(path: Path) -> list[Row]:
-    return read_rows(RowsConfig(path=path.name))
+    return read_rows(RowsConfig(path=str(path)))
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:

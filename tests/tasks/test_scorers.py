@@ -16,11 +16,11 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.scorers import text_scorer
 
 
-def score(output: str, reference: str, folder: Path = Path(), **options: Any) -> float:
+def score(output: str, reference: str, **options: Any) -> float:
     """The score that a task file's `scorer` with these keys gives."""
     scorer = TypeAdapter(ScorerConfig).validate_python(options)
     assert not isinstance(scorer, MultipleChoiceScorerConfig)
-    return text_scorer(scorer, folder)(output, reference)
+    return text_scorer(scorer)(output, reference)
 
 
 WORDS = st.lists(st.sampled_from(["a", "A", "b", "bb", "ls", "-l", "|", "é"]), max_size=8)
@@ -192,9 +192,9 @@ def test_a_scorer_of_the_users_own_gets_output_reference_and_options(tmp_path: P
     (tmp_path / "mine.py").write_text(
         "def share(output, reference, of):\n    return sum(letter in output for letter in reference) / of\n"
     )
-    assert score("ab", "abcd", tmp_path, kind="python", target="mine.py:share", options={"of": 4}) == 0.5
+    assert score("ab", "abcd", kind="python", target=f"{tmp_path}/mine.py:share", options={"of": 4}) == 0.5
 
 
 def test_a_scorer_of_the_users_own_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"target .*none\.py: no such file"):
-        score("", "", tmp_path, kind="python", target="none.py:share")
+        score("", "", kind="python", target=f"{tmp_path}/none.py:share")

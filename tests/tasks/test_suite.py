@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.suite import Suite, open_suite
@@ -23,7 +24,7 @@ def use(folder: Path, name: str, rows: int = 20, **keys: Any) -> dict[str, Any]:
 
 def suite_of(folder: Path, *uses: dict[str, Any], **keys: Any) -> Suite:
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "tasks": list(uses), **keys}
-    return open_suite(Recipe.model_validate(stated), folder)
+    return open_suite(anchored(Recipe.model_validate(stated), folder))
 
 
 def test_objectives_come_first_in_the_recipes_order(tmp_path: Path) -> None:

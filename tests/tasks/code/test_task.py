@@ -18,7 +18,7 @@ from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.code.task import Code, pass_at
 from cycleqd_merge.tasks.protocol import Sampling
 from tests.tasks.code.test_problems import HUB, JSONL
-from tests.tasks.scripted import Scripted, write_rows
+from tests.tasks.scripted import Scripted, defined, write_rows
 
 DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[4] / "shared" / "data"))
 DOUBLE = {
@@ -37,7 +37,7 @@ def open_code(folder: Path, *rows: dict[str, Any], **keys: Any) -> Code:
     write_rows(folder / "rows.jsonl", *(rows or (DOUBLE,)))
     data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
     stated = {"kind": "code", "data": data, "prompt": "{{ instruction }}", "seconds": 2.0, **keys}
-    return Code(CodeTaskConfig.model_validate(stated), folder)
+    return Code(defined(folder, stated))
 
 
 def scores(task: Code, *answers: str) -> list[float]:
@@ -138,12 +138,10 @@ def test_pass_at_k_is_the_share_of_choices_with_a_right_answer() -> None:
 
 def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_task(TaskConfig(task="mbpp-plus"))
-    assert isinstance(loaded.definition, CodeTaskConfig)
+    assert isinstance(loaded, CodeTaskConfig)
     rows = write_rows(tmp_path / "rows.jsonl", HUB)
     data = {"search": {"path": str(rows)}, "heldout": {"path": str(rows)}}
-    task = Code(
-        CodeTaskConfig.model_validate({**loaded.definition.model_dump(exclude_unset=True), "data": data}), tmp_path
-    )
+    task = Code(CodeTaskConfig.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}))
     model = Scripted(
         lambda prompt: "\ndef similar_elements(a, b):\n    return tuple(set(a) & set(b))\n```\nThat is all."
     )
@@ -172,7 +170,7 @@ def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_
     assert isinstance(loaded, CodeTaskConfig)
     rows = write_rows(tmp_path / "rows.jsonl", row, {**row, "task_id": "HumanEval/1001"})
     data = {"rows": {"path": str(rows)}}
-    task = Code(CodeTaskConfig.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}), tmp_path)
+    task = Code(CodeTaskConfig.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}))
     assert scores(task, "\n    return x + x\n```\nDone.", "\n    return x\n```", "\n    y = 2\n    return y * x") == [
         1,
         0,

@@ -266,6 +266,6 @@ def test_a_failure_of_the_surroundings_is_one(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv(mariadb.URL_VARIABLE, "mysql://nobody@127.0.0.1:1")
     task = open_dbbench(tmp_path, ROWS[0])
     with pytest.raises(UserError, match=f"{mariadb.URL_VARIABLE}: database: 127.0.0.1:1: "):
-        task.surroundings()
+        task.environment()
     with pytest.raises(InfrastructureError, match=r"database: 127\.0\.0\.1:1: "):
         scores(task, ANSWER)

@@ -42,7 +42,7 @@ def test_mysqls_dialect_is_translated(database: SqliteDatabase, sql: str, said: 
 
 def test_writes_are_graded_as_on_mariadb(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, *ROWS, database="sqlite")
-    assert "approximation of MariaDB" in task.surroundings()
+    assert "approximation of MariaDB" in task.environment()
     assert scores(task, operation(INSERT), ANSWER) == [1.0, 0.0, 1.0, 0.0]
     assert scores(task, operation(UPDATE), ANSWER) == [1.0, 0.0, 0.0, 1.0]
 
@@ -91,4 +91,4 @@ def test_sqlglot_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     task = open_dbbench(tmp_path, ROWS[0], database="sqlite")
     monkeypatch.setitem(__import__("sys").modules, "sqlglot", None)
     with pytest.raises(UserError, match=r"database: sqlite needs sqlglot: `pip install 'cycleqd-merge\[sqlite\]'`"):
-        task.surroundings()
+        task.environment()

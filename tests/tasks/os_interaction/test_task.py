@@ -18,7 +18,7 @@ from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.task import OsInteraction
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
-from tests.tasks.scripted import Scripted, write_rows
+from tests.tasks.scripted import Scripted, defined, write_rows
 
 DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[4] / "shared" / "data"))
 SAME = ["python", "from sys import argv\nexit(argv[1].strip() != argv[2].strip())"]
@@ -47,7 +47,7 @@ def open_os(folder: Path, *rows: dict[str, Any], **keys: Any) -> OsInteraction:
     write_rows(folder / "rows.jsonl", *rows)
     data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
     stated = {"kind": "os_interaction", "data": data, "chat": True, "prompt": "{{ description }}", **keys}
-    return OsInteraction(OsInteractionTaskConfig.model_validate(stated), folder)
+    return OsInteraction(defined(folder, stated))
 
 
 def play(task: OsInteraction, *turns: str) -> tuple[Outcome, list[str]]:
@@ -184,8 +184,8 @@ def test_other_rows_are_refused(tmp_path: Path, row: dict[str, Any], problem: st
 def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTBENCH_OS", str(DATA / "os_interaction_170.json"))
     loaded = load_task(TaskConfig(task="agentbench-os"))
-    assert isinstance(loaded.definition, OsInteractionTaskConfig)
-    task = OsInteraction(loaded.definition, loaded.folder)
+    assert isinstance(loaded, OsInteractionTaskConfig)
+    task = OsInteraction(loaded)
     published = json.loads((DATA / "os_interaction_170.json").read_text())
     samples = [*task.samples("search"), *task.samples("heldout")]
     scored = json.loads((DATA / "os_interaction_110_ids.json").read_text())
@@ -196,7 +196,7 @@ def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: py
     model = Scripted(lambda messages: "Act: finish")
     asyncio.run(task.score(samples[0], model))
     assert model.asked[0][2:] == (Sampling(512), None)
-    assert (loaded.definition.rounds, loaded.definition.output_longest, loaded.definition.output_kept) == (5, 800, 780)
+    assert (loaded.rounds, loaded.output_longest, loaded.output_kept) == (5, 800, 780)
 
 
 def test_the_grader_proves_itself_on_real_problems(tmp_path: Path) -> None:
