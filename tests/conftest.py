@@ -24,7 +24,7 @@ import hypothesis
 import pytest
 import torch
 
-from cycleqd_merge.sandbox.protocol import Root
+from cycleqd_merge.sandbox.protocol import RootFs
 
 # a shell that starts the tests in the background has SIGINT ignored, by child processes too
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,14 +43,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def own_root(cache: Path) -> Root:
+def own_root(cache: Path) -> RootFs:
     """The root file system that `cycleqd-merge sandbox build` made: the user's, or one in $CYCLEQD_ROOTFS."""
     built = Path(os.environ.get("CYCLEQD_ROOTFS", Path.home() / ".cache" / "cycleqd-merge" / "rootfs"))
     if not (built / "default").is_dir():
         raise FileNotFoundError(f"{built}: no root `default`; build it: `sudo cycleqd-merge sandbox build`")
     (cache / "rootfs").mkdir(exist_ok=True)
     (cache / "rootfs" / "default").symlink_to(built / "default", target_is_directory=True)
-    return Root("default")
+    return RootFs("default")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ from cycleqd_merge.evaluation.engines.prompts import encode, render
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.preflight.model_checks import Problems
-from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
@@ -64,7 +64,7 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
         return findings
     if limit is not None:
         _check_fit(task.name, lengths, limit, findings)
-    if isinstance(task.task, Generate):
+    if isinstance(task.task, GenerateTask):
         _check_answers(task, tokenizer, findings)
     return findings
 
@@ -83,7 +83,7 @@ def _length(
     except UserError as error:
         raise UserError(f"{error}; in row {sample.id}") from error
     before = len(encode(tokenizer, text))
-    choices = task.choices_of(sample) if isinstance(task, Generate) else []
+    choices = task.choices_of(sample) if isinstance(task, GenerateTask) else []
     scored = [len(encode(tokenizer, type(text)(text + choice))) - before for choice in choices]
     return before, max(scored, default=definition.max_new_tokens)
 
@@ -101,7 +101,7 @@ def _check_fit(task: str, lengths: Sequence[tuple[int, int, str]], limit: int, f
 def _check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, findings: Problems) -> None:
     """Reference answers that no output can reach, where the scorer compares with the whole of them."""
     definition = task.definition
-    if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTaskConfig):
+    if not isinstance(task.task, GenerateTask) or not isinstance(definition, GenerateTaskConfig):
         return
     if not isinstance(definition.scorer, ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig):
         return
@@ -152,6 +152,6 @@ def _leaked(task: SuiteTask, searched: set[str]) -> list[str]:
 
 def _content(task: SuiteTask, sample: Sample) -> str:
     """What makes two rows the same: prompt and answer, or the id where a task of another kind keeps them to itself."""
-    if not isinstance(task.task, Generate):
+    if not isinstance(task.task, GenerateTask):
         return sample.id
     return json.dumps([task.task.prompt_of(sample), task.task.reference_of(sample), task.task.choices_of(sample)])

@@ -1,4 +1,4 @@
-"""A language model whose answers are written down, for tests of what tasks ask and how they grade."""
+"""A scripted language model that records its requests, and task definitions over rows written for a test."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ruamel.yaml import YAML
 from cycleqd_merge.config.anchoring import anchored_task
 from cycleqd_merge.config.loading import DEFINITIONS
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
-from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Outcome, Sample, Sampling
 
 
 @dataclass
 class Scripted:
-    """Answers by `answer`, scores continuations by `likelihoods`, and keeps what it was asked."""
+    """Answers by `answer`, scores continuations by `likelihoods`, and records all requests in `asked`."""
 
     answer: Callable[[Any], str] = lambda prompt: ""
     likelihoods: Mapping[str, list[float]] = field(default_factory=dict)
@@ -61,12 +61,12 @@ def defined(folder: Path, stated: Mapping[str, Any]) -> Any:
 
 
 def shipped(name: str, rows: Path) -> dict[str, Any]:
-    """A shipped definition on other rows."""
+    """A shipped task definition, with other rows."""
     definition: dict[str, Any] = YAML(typ="safe", pure=True).load(DEFINITIONS / f"{name}.yaml")
     return {**definition, "data": {"rows": {"path": str(rows)}}}
 
 
-def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> Generate:
+def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> GenerateTask:
     """A `generate` task over `rows`, the same for both splits; by default it completes `{{ q }}`, scored exactly."""
     write_rows(folder / "rows.jsonl", *rows)
     stated = {
@@ -76,11 +76,11 @@ def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> Generate:
         **({} if "messages" in keys else {"prompt": "{{ q }}"}),
         **keys,
     }
-    return Generate(defined(folder, stated))
+    return GenerateTask(defined(folder, stated))
 
 
-def outcomes(task: Generate, model: Scripted) -> list[Outcome]:
-    """What becomes of the task's search samples, one by one."""
+def outcomes(task: GenerateTask, model: Scripted) -> list[Outcome]:
+    """The outcomes of the task's search samples, scored one after another."""
 
     async def score(samples: Sequence[Sample]) -> list[Outcome]:
         return [await task.score(sample, model) for sample in samples]
