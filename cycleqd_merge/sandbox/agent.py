@@ -108,9 +108,9 @@ class Shell:
         self.process = spawn(["bash", "--login"])
 
     def run(self, command: str, seconds: float, limit: int) -> dict[str, Any]:
-        """Run a command. When its time is up, the processes that it started are killed, and if needed the shell, too.
+        """Run a command. When its time is up, the processes that it started are killed.
 
-        A shell that has ended is replaced by a new one.
+        A shell that does not respond then, or has ended, is replaced by a new one.
         """
         if len(command) > LONGEST_COMMAND:
             return {"code": 126, "output": b"bash: command too long"}

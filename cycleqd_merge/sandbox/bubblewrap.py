@@ -141,7 +141,7 @@ _ALTERNATIVE = "install Docker and start its daemon"
 
 
 def _remedy() -> str:
-    """What to do about the usual obstacle on a host like this one."""
+    """How to fix the most likely cause on this host."""
     settings = {
         "kernel/apparmor_restrict_unprivileged_userns": ("1", "0"),
         "kernel/unprivileged_userns_clone": ("0", "1"),

@@ -86,6 +86,6 @@ def _remove(group: Path) -> bool:
         group.rmdir()
     except FileNotFoundError:
         return True
-    except OSError:  # a process of it has not ended yet: tried again after the next box
+    except OSError:  # a process in it has not ended yet: tried again after the next box
         return False
     return True

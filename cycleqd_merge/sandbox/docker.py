@@ -82,7 +82,7 @@ def build_image(name: str, distribution: str, release: str) -> str:
         TaskError: Docker is not available to this user, or fails.
     """
     if not Docker().is_available():
-        raise TaskError("docker: no daemon responds; start it, and make sure that this user may use it")
+        raise TaskError("docker: the daemon does not respond; start it, and check that this user has access to it")
     image = image_of(RootFs(name))
     install = f"apt-get update && apt-get install -y --no-install-recommends {SYSTEM_PACKAGES}"
     dockerfile = f"FROM {distribution}:{release}\nENV DEBIAN_FRONTEND=noninteractive\nRUN {install}\n"

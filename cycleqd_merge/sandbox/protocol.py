@@ -1,4 +1,4 @@
-"""The interface of sandboxes: a provider runs a command in a box, for one program or for one conversation.
+"""The interface of sandboxes: a provider runs commands in boxes, each for one program or one conversation.
 
 A box has no network, sees no process, variable or file of the host (except /usr, read-only), and leaves nothing behind.
 """

@@ -43,7 +43,7 @@ echo 'deb [trusted=yes] file:/var/lib/box ./' > /etc/apt/sources.list
 echo 'APT::Get::Assume-Yes "true";' > /etc/apt/apt.conf.d/90box
 apt-get -q update
 """
-"""Keeps a few packages in the system, so that problems that install or remove them can be solved without a network."""
+"""Stores a few packages in the system, so that problems that install or remove them can be solved without a network."""
 
 
 def release_of(distribution: str, release: str | None) -> str:

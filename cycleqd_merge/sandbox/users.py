@@ -1,4 +1,4 @@
-"""The host's user ids that boxes run as: never root's, and never the caller's own if that can be avoided."""
+"""The host's user ids that boxes run as: never root's, and where possible not the caller's own."""
 
 from __future__ import annotations
 

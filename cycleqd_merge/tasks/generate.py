@@ -11,7 +11,7 @@ from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, RegexScorer
 from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.config.validation_errors import shown
 from cycleqd_merge.errors import DataError
-from cycleqd_merge.tasks.prompting import Prompt, render_template, template
+from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_template
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.scorers import text_scorer
 from cycleqd_merge.tasks.splits import read_splits
@@ -30,7 +30,7 @@ class GenerateTask:
         self._definition = definition
         self._samples = read_splits(definition.data)
         self._prompt = Prompt(definition)
-        self._answer = template(definition.answer, "answer")
+        self._answer = parse_template(definition.answer, "answer")
         if not isinstance(definition.scorer, MultipleChoiceScorerConfig):
             self._scorer = text_scorer(definition.scorer)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
@@ -68,7 +68,7 @@ class GenerateTask:
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns."""
-        return self._prompt.of(sample.row)
+        return self._prompt.render(sample.row)
 
     def reference_of(self, sample: Sample) -> str:
         """The reference answer."""

@@ -26,9 +26,9 @@ class Prompt:
         self._definition = definition
         turns = definition.messages or [MessageConfig(role="user", content=definition.prompt or "")]
         self._field = "messages" if definition.messages else "prompt"
-        self._turns = [(turn.role, template(turn.content, self._field)) for turn in turns]
+        self._turns = [(turn.role, parse_template(turn.content, self._field)) for turn in turns]
 
-    def of(self, columns: Mapping[str, Any]) -> str | list[Message]:
+    def render(self, columns: Mapping[str, Any]) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns.
 
         Raises:
@@ -55,7 +55,7 @@ class Prompt:
         return render_template(text, columns, self._field) if role == "assistant" else ""
 
 
-def template(text: str, field: str) -> jinja2.Template:
+def parse_template(text: str, field: str) -> jinja2.Template:
     """A Jinja template in Jinja's sandbox. field: the key of the task definition, for errors.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Samples made of rows, and their division into a search and a held-out split."""
+"""Turning rows into samples, and dividing these into a search and a held-out split."""
 
 from __future__ import annotations
 

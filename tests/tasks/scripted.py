@@ -21,28 +21,28 @@ from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Outcom
 
 @dataclass
 class Scripted:
-    """Answers by `answer`, scores continuations by `likelihoods`, and records all requests in `asked`."""
+    """Answers by `answer`, scores continuations by `likelihoods`, and records all requests in `requests`."""
 
     answer: Callable[[Any], str] = lambda prompt: ""
     likelihoods: Mapping[str, list[float]] = field(default_factory=dict)
-    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    requests: list[tuple[Any, ...]] = field(default_factory=list)
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        self.asked.append(("chat", list(messages), sampling, template))
+        self.requests.append(("chat", list(messages), sampling, template))
         return Completion(self.answer(messages), 1, truncated=False)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        self.asked.append(("complete", prompt, sampling))
+        self.requests.append(("complete", prompt, sampling))
         return Completion(self.answer(prompt), 1, truncated=True)
 
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
-        self.asked.append(("logprobs", prompt, continuation, template))
+        self.requests.append(("logprobs", prompt, continuation, template))
         return self.likelihoods[continuation]
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
-        self.asked.append(("likelihood", prompt, continuation))
+        self.requests.append(("likelihood", prompt, continuation))
         return Likelihood(tuple(self.likelihoods[continuation]), continuation == self.answer(prompt))
 
     def render(self, messages: Sequence[Message], template: str | None = None) -> str:

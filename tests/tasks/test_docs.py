@@ -71,9 +71,9 @@ def test_the_examples_accept_right_answers_and_reject_wrong_ones(suite: Suite) -
     capitals = {"France": "Paris", "Japan": "Tokyo", "Kenya": "Nairobi", "Peru": "Lima"}
 
     def right(messages: Any) -> str:
-        asked = messages[-1]["content"] if len(messages) < 3 else messages[0]["content"]
-        capital = next((capital for country, capital in capitals.items() if country in asked), None)
-        return f"{capital}.\nOf course." if capital else asked
+        question = messages[-1]["content"] if len(messages) < 3 else messages[0]["content"]
+        capital = next((capital for country, capital in capitals.items() if country in question), None)
+        return f"{capital}.\nOf course." if capital else question
 
     def right_once(messages: Any) -> str:
         return right(messages) if len(messages) < 3 else "no"

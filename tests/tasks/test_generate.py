@@ -13,11 +13,11 @@ from cycleqd_merge.tasks.splits import samples_of
 from tests.tasks.scripted import Scripted, open_task, outcomes
 
 
-def asked(task_folder: Path, *rows: dict[str, Any], **keys: Any) -> list[tuple[Any, ...]]:
+def requests_of(task_folder: Path, *rows: dict[str, Any], **keys: Any) -> list[tuple[Any, ...]]:
     """The requests that a task makes for its search samples."""
     model = Scripted()
     outcomes(open_task(task_folder, *rows, **keys), model)
-    return model.asked
+    return model.requests
 
 
 def refusal(folder: Path, *rows: dict[str, Any], **keys: Any) -> str:
@@ -28,7 +28,7 @@ def refusal(folder: Path, *rows: dict[str, Any], **keys: Any) -> str:
 
 
 def test_a_plain_prompt_is_completed(tmp_path: Path) -> None:
-    requests = asked(
+    requests = requests_of(
         tmp_path,
         {"q": "1+1", "answer": "2"},
         prompt="{{ q }} =\n",
@@ -40,7 +40,7 @@ def test_a_plain_prompt_is_completed(tmp_path: Path) -> None:
 
 
 def test_a_prompt_becomes_one_user_turn_of_a_chat(tmp_path: Path) -> None:
-    requests = asked(tmp_path, {"q": "1+1", "answer": "2"}, chat=True, system="Be {{ brief }}.")
+    requests = requests_of(tmp_path, {"q": "1+1", "answer": "2"}, chat=True, system="Be {{ brief }}.")
     turns = [{"role": "system", "content": "Be {{ brief }}."}, {"role": "user", "content": "1+1"}]
     assert requests == [("chat", turns, Sampling(), None)]
 
@@ -51,7 +51,9 @@ def test_messages_become_turns_and_bring_their_own_template(tmp_path: Path) -> N
         {"role": "assistant", "content": "Why {{ q }}?"},
         {"role": "user", "content": "So."},
     ]
-    requests = asked(tmp_path, {"q": "1+1", "answer": "2"}, messages=messages, chat_template="{{ messages[0].role }}")
+    requests = requests_of(
+        tmp_path, {"q": "1+1", "answer": "2"}, messages=messages, chat_template="{{ messages[0].role }}"
+    )
     turns = [{**turn, "content": turn["content"].replace("{{ q }}", "1+1")} for turn in messages]
     assert requests == [("chat", turns, Sampling(), "{{ messages[0].role }}")]
 
@@ -66,13 +68,13 @@ def test_an_answer_is_scored_against_the_rendered_reference(tmp_path: Path) -> N
 
 
 def test_white_space_of_prompts_is_kept(tmp_path: Path) -> None:
-    ((_, prompt, _),) = asked(tmp_path, {"q": "<b> & 'c'", "answer": ""}, prompt="\n {{ q }}\n\n")
+    ((_, prompt, _),) = requests_of(tmp_path, {"q": "<b> & 'c'", "answer": ""}, prompt="\n {{ q }}\n\n")
     assert prompt == "\n <b> & 'c'\n\n"
 
 
 def test_templates_are_jinja(tmp_path: Path) -> None:
     prompt = "{% for option in options %}{{ loop.index }}) {{ option | upper }} {% endfor %}"
-    ((_, text, _),) = asked(tmp_path, {"options": ["a", "b"], "answer": "a"}, prompt=prompt)
+    ((_, text, _),) = requests_of(tmp_path, {"options": ["a", "b"], "answer": "a"}, prompt=prompt)
     assert text == "1) A 2) B "
 
 
@@ -96,7 +98,7 @@ def test_the_first_bad_row_is_shown_and_the_others_are_counted(tmp_path: Path) -
     with pytest.raises(DataError) as raised:
         open_task(tmp_path, *rows)
     name = samples_of([rows[1]])[0].id
-    assert str(raised.value).endswith(f"; in row {name}: {{'q': '3'}} (and 3 more)")  # both splits hold the same rows
+    assert str(raised.value).endswith(f"; in row {name}: {{'q': '3'}} (and 3 more)")  # both splits have the same rows
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_templates_cannot_reach_into_python(tmp_path: Path, expression: str) -> 
 
 
 def test_values_of_rows_are_not_templates(tmp_path: Path) -> None:
-    ((_, prompt, _),) = asked(tmp_path, {"q": "{{ answer }}{% raise %}", "answer": "2"})
+    ((_, prompt, _),) = requests_of(tmp_path, {"q": "{{ answer }}{% raise %}", "answer": "2"})
     assert prompt == "{{ answer }}{% raise %}"
 
 
@@ -176,7 +178,7 @@ def test_choices_can_come_from_a_column(tmp_path: Path) -> None:
     model = Scripted(likelihoods=LIKELIHOODS)
     task = open_task(tmp_path, *rows, scorer={"kind": "multiple_choice", "choices": "options"})
     assert outcomes(task, model) == [Outcome(1.0, "no"), Outcome(1.0, "yes")]
-    assert [request[1:3] for request in model.asked] == [("a", "yes"), ("a", "no"), ("b", "yes")]
+    assert [request[1:3] for request in model.requests] == [("a", "yes"), ("a", "no"), ("b", "yes")]
 
 
 def test_choices_follow_a_chat_through_its_template(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_choices_follow_a_chat_through_its_template(tmp_path: Path) -> None:
     scorer = {"kind": "multiple_choice", "choices": ["yes", "no"]}
     outcomes(open_task(tmp_path, {"q": "a", "answer": "no"}, chat=True, chat_template="x", scorer=scorer), model)
     turns = [{"role": "user", "content": "a"}]
-    assert model.asked == [("logprobs", turns, "yes", "x"), ("logprobs", turns, "no", "x")]
+    assert model.requests == [("logprobs", turns, "yes", "x"), ("logprobs", turns, "no", "x")]
 
 
 @pytest.mark.parametrize(

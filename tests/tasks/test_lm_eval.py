@@ -194,7 +194,7 @@ def test_likelihoods_equal_those_of_the_harness(data: Any, hf: Any, engine: Tran
     """A task of output type `loglikelihood` scores whether greedy decoding would write the target."""
     kind = {"output_type": "loglikelihood", "doc_to_choice": None, "metric_list": [{**EXACT, "metric": "acc"}]}
     written = ours(defined(data, "gsm8k", num_fewshot=0, overrides={**FAST, "metric_list": [EXACT]}), engine)
-    targets = {question: said[:2] for question, (_, said) in written.items()}
+    targets = {question: output[:2] for question, (_, output) in written.items()}
     rows = [json.loads(line) for line in Path(data["gsm8k"]["test"]).read_text().splitlines()]
     path = Path(data["gsm8k"]["test"]).with_name("greedy.jsonl")
     path.write_text("".join(json.dumps({**row, "target": targets[row["question"]]}) + "\n" for row in rows[:4]))
@@ -277,6 +277,6 @@ def test_chat_keys_require_a_chat(key: str) -> None:
 
 def test_a_model_without_a_chat_template_is_reported_before_a_run(data: Any) -> None:
     tokenizer = make_tokenizer(chat_template=None)
-    for keys, faults in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
+    for keys, count in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
         task = open_task(TaskConfig(task=defined(data, "arc_easy", **keys), name="arc"), 0.0)
-        assert len(check_prompts(task, tokenizer, None).faults) == faults
+        assert len(check_prompts(task, tokenizer, None).faults) == count

@@ -50,7 +50,7 @@ class CodeTask:
     def _problem(self, sample: Sample) -> CodeProblem:
         try:
             problem = read_code_problem(sample.row)
-            self._prompt.of(problem.columns)
+            self._prompt.render(problem.columns)
         except DataError as error:
             raise DataError(f"{error}; in row {sample.id}") from error
         if not problem.base_inputs and self._definition.metric == "base":
@@ -65,7 +65,7 @@ class CodeTask:
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns."""
-        return self._prompt.of(self._problems[sample.id].columns)
+        return self._prompt.render(self._problems[sample.id].columns)
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         definition, problem = self._definition, self._problems[sample.id]

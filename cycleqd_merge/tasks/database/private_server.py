@@ -1,4 +1,4 @@
-"""A private MariaDB server: unprivileged, in a temporary folder, reachable through a socket there and not by network.
+"""A private MariaDB server: unprivileged, in a temporary folder, listening on a socket in that folder only.
 
 It ends with this process, however that ends, and its folder is removed.
 """

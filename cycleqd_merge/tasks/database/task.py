@@ -53,7 +53,7 @@ class DbbenchTask:
 
     def prompt_of(self, sample: Sample) -> list[Message]:
         """The turns that open a sample's conversation."""
-        prompt = self._prompt.of(sample.row)
+        prompt = self._prompt.render(sample.row)
         assert not isinstance(prompt, str)
         return prompt
 

@@ -48,7 +48,7 @@ class OsInteractionTask:
     def _problem(self, sample: Sample) -> OsProblem:
         try:
             problem = read_os_problem(sample.row, self._scripts)
-            self._prompt.of({"description": problem.description})
+            self._prompt.render({"description": problem.description})
         except DataError as error:
             raise DataError(f"{error}; in row {sample.id}") from error
         return problem
@@ -61,7 +61,7 @@ class OsInteractionTask:
 
     def prompt_of(self, sample: Sample) -> list[Message]:
         """The chat turns that open a sample's conversation."""
-        prompt = self._prompt.of({"description": self._problems[sample.id].description})
+        prompt = self._prompt.render({"description": self._problems[sample.id].description})
         assert not isinstance(prompt, str)
         return prompt
 

@@ -82,7 +82,7 @@ ATTACKS = {
     "def double(x):\n    return Yes()",
     "float equal to everything": "class Yes(float):\n    def __eq__(self, other): return True\n"
     "    def __sub__(self, other): return 0.0\ndef double(x):\n    return Yes(7)",
-    "lists that lie about their items": "class Yes(list):\n    def __iter__(self): return iter([918272])\n"
+    "lists that misreport their items": "class Yes(list):\n    def __iter__(self): return iter([918272])\n"
     "def double(x):\n    return Yes([1])",
     "a pickle that runs": "import os\nclass P:\n    def __reduce__(self): return (os.system, ('touch HOST',))\n"
     "def double(x):\n    return P()",
@@ -127,7 +127,7 @@ def test_several_answers_give_pass_at_k(tmp_path: Path) -> None:
     model = Scripted(lambda prompt: next(replies))
     outcome = asyncio.run(task.score(task.samples("search")[0], model))
     assert outcome.score == pytest.approx(0.5)  # of the 6 pairs, 3 contain the correct answer
-    assert [request[2] for request in model.asked] == [Sampling(512, 0.8, (), seed) for seed in range(4)]
+    assert [request[2] for request in model.requests] == [Sampling(512, 0.8, (), seed) for seed in range(4)]
 
 
 def test_pass_at_k_is_the_share_of_draws_with_a_correct_answer() -> None:
@@ -147,7 +147,7 @@ def test_the_shipped_task_prompts_as_the_paper_does(tmp_path: Path, monkeypatch:
     )
     outcome = asyncio.run(task.score(task.samples("search")[0], model))
     assert outcome.score == 1.0
-    ((_, messages, sampling, template),) = model.asked
+    ((_, messages, sampling, template),) = model.requests
     assert sampling == Sampling(512, 0.0, ("Instruction:", "Instruction", "Response:", "Response"))
     import jinja2
 

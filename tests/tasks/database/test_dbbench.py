@@ -34,9 +34,9 @@ def operation(statement: str) -> str:
     return f"I shall look.\nAction: Operation\n```sql\n{statement}\n```\nand see."
 
 
-def turns(*said: str) -> Callable[[Any], str]:
+def turns(*texts: str) -> Callable[[Any], str]:
     """One turn after another; the last one is repeated."""
-    return lambda messages: said[min(sum(turn["role"] == "assistant" for turn in messages), len(said) - 1)]
+    return lambda messages: texts[min(sum(turn["role"] == "assistant" for turn in messages), len(texts) - 1)]
 
 
 def outcomes(task: DbbenchTask, reply: Callable[[Any], str]) -> tuple[list[Outcome], Scripted]:
@@ -49,8 +49,8 @@ def outcomes(task: DbbenchTask, reply: Callable[[Any], str]) -> tuple[list[Outco
     return asyncio.run(score()), model
 
 
-def scores(task: DbbenchTask, *said: str) -> list[float]:
-    return [outcome.score for outcome in outcomes(task, turns(*said))[0]]
+def scores(task: DbbenchTask, *texts: str) -> list[float]:
+    return [outcome.score for outcome in outcomes(task, turns(*texts))[0]]
 
 
 def test_statements_run_and_their_results_are_shown(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_statements_run_and_their_results_are_shown(tmp_path: Path) -> None:
     count = operation("SELECT COUNT(*) AS n,\n  MAX(Title) FROM `Jazz Albums` WHERE `No.` = 2;")
     (outcome,), model = outcomes(task, turns(count, operation("SELECT nothing"), ANSWER))
     assert outcome == Outcome(1.0, ANSWER)
-    *_, (_, messages, sampling, template) = model.asked
+    *_, (_, messages, sampling, template) = model.requests
     assert (sampling, template) == (Sampling(7, stop=("!",)), "{{ messages }}")
     assert [turn["content"] for turn in messages] == [
         "Use SQL.\nWhat of 2?\nThe name of this table is Jazz Albums.",
@@ -82,7 +82,7 @@ def test_at_most_the_given_number_of_rounds_is_played(tmp_path: Path) -> None:
     several = [*CELLS, *[("Karma", "4", "Pharoah Sanders")] * 2]
     task = open_dbbench(tmp_path, row("INSERT", [INSERT], several), rounds=2)
     (outcome,), model = outcomes(task, turns(operation(INSERT)))
-    assert (outcome.score, len(model.asked)) == (1.0, 3)
+    assert (outcome.score, len(model.requests)) == (1.0, 3)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_at_most_the_given_number_of_rounds_is_played(tmp_path: Path) -> None:
 )
 def test_a_malformed_turn_ends_without_an_answer(tmp_path: Path, turn: str) -> None:
     (outcome,), model = outcomes(open_dbbench(tmp_path, ROWS[0]), turns(turn))
-    assert (outcome.score, len(model.asked)) == (0.0, 1)
+    assert (outcome.score, len(model.requests)) == (0.0, 1)
 
 
 @pytest.mark.parametrize(
-    ("said", "label", "right"),
+    ("text", "label", "right"),
     [
         ('["2"]', ["2"], True),
         ("[2.0]", ["2"], True),
@@ -125,15 +125,15 @@ def test_a_malformed_turn_ends_without_an_answer(tmp_path: Path, turn: str) -> N
         ('[__import__("os").abort()]', ["2"], False),
     ],
 )
-def test_answers_are_read_as_literals_and_compared_as_in_agentbench(said: str, label: list[str], right: bool) -> None:
-    assert is_answer(f"Action: Answer\nFinal Answer:{said}", label) is right
+def test_answers_are_read_as_literals_and_compared_as_in_agentbench(text: str, label: list[str], right: bool) -> None:
+    assert is_answer(f"Action: Answer\nFinal Answer:{text}", label) is right
 
 
 def test_long_results_are_truncated(tmp_path: Path) -> None:
     long = operation("SELECT REPEAT('x', 3000)")
     task = open_dbbench(tmp_path, ROWS[0])
     (_,), model = outcomes(task, turns(long, ANSWER))
-    shown = model.asked[1][1][-1]["content"]
+    shown = model.requests[1][1][-1]["content"]
     assert shown == "[('" + "x" * 797 + "[TRUNCATED]"
 
 
@@ -144,7 +144,7 @@ def test_a_malformed_table_is_repaired(tmp_path: Path) -> None:
     info["columns"] = [{"name": name} for name in ("Score", "", "score")]
     info["rows"] = [["1", "2", "3", "4"], ["5"], []]
     model = outcomes(open_dbbench(tmp_path, broken), turns(operation("SELECT * FROM `Jazz Albums`"), ""))[1]
-    assert model.asked[1][1][-1]["content"] == "[('1', '2', '3'), ('5', None, None)]"
+    assert model.requests[1][1][-1]["content"] == "[('1', '2', '3'), ('5', None, None)]"
     info["columns"] = []
     with pytest.raises(
         DataError, match=r"row [0-9a-f]{16} is not in AgentBench's format: table: a name and at least one column"
@@ -177,8 +177,8 @@ def test_a_missing_database_is_reported_before_a_run(
     for command in ("plan", "evolve"):
         answer: Answer = cycleqd_merge(command, recipe_with_database)
         assert answer.code == 2
-        said = " ".join((answer.out + answer.err).split())
-        assert "task sql: database: mariadb-install-db is not installed; install MariaDB: `apt install m" in said
+        output = " ".join((answer.out + answer.err).split())
+        assert "task sql: database: mariadb-install-db is not installed; install MariaDB: `apt install m" in output
 
 
 def test_a_conversation_that_does_not_fit_the_model_is_reported_before_a_run(recipe_with_database: Path) -> None:

@@ -84,8 +84,8 @@ def test_access_to_anything_else_is_denied(
 ) -> None:
     database, other = databases
     settings = administered(server, SETTINGS)
-    said = database.execute(ATTACKS[attack].format(other=other._name, folder=server.folder))
-    assert re.search(DENIED, said, re.IGNORECASE)
+    result = database.execute(ATTACKS[attack].format(other=other._name, folder=server.folder))
+    assert re.search(DENIED, result, re.IGNORECASE)
     assert database.digest() == other.digest() == digest(CELLS)
     assert administered(server, SETTINGS) == settings
     assert not (server.folder / "stolen").exists()
@@ -153,15 +153,15 @@ def test_a_database_cannot_grow_without_limit(server: PrivateServer, monkeypatch
 
 def test_excess_rows_are_not_read(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
     before = psutil.Process().memory_info().rss
-    said = databases[0].execute(
+    result = databases[0].execute(
         "SET STATEMENT max_statement_time = 0 FOR SELECT REPEAT('x', 1000) FROM seq_1_to_100000000"
     )
-    assert said == "[('" + "x" * 797 + "[TRUNCATED]"
+    assert result == "[('" + "x" * 797 + "[TRUNCATED]"
     assert psutil.Process().memory_info().rss - before < 100 << 20
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "result"),
     [
         ("DROP DATABASE `{name}`", "[]"),
         ("DROP TABLE `Jazz Albums`", "[]"),
@@ -170,9 +170,9 @@ def test_excess_rows_are_not_read(databases: tuple[MariadbDatabase, MariadbDatab
         ("CREATE OR REPLACE SQL SECURITY INVOKER VIEW v AS SELECT LOAD_FILE('/etc/passwd')", "[]"),
     ],
 )
-def test_damage_to_the_samples_own_database_affects_nothing_else(server: PrivateServer, sql: str, said: str) -> None:
+def test_damage_to_the_samples_own_database_affects_nothing_else(server: PrivateServer, sql: str, result: str) -> None:
     database = MariadbDatabase(server.server, TABLE, SECONDS)
-    assert database.execute(sql.format(name=database._name)) == said
+    assert database.execute(sql.format(name=database._name)) == result
     assert database.digest() in (None, digest(CELLS))
     assert isinstance(database.execute("SELECT 1"), str)
     database.close()
@@ -181,7 +181,7 @@ def test_damage_to_the_samples_own_database_affects_nothing_else(server: Private
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "result"),
     [
         ("SET STATEMENT character_set_results = latin1 FOR SELECT 'é'", r"HY000: 'utf-8' codec can't decode"),
         (
@@ -194,8 +194,8 @@ def test_damage_to_the_samples_own_database_affects_nothing_else(server: Private
         ("", r"1065 \(42000\): Query was empty"),
     ],
 )
-def test_every_result_becomes_text(databases: tuple[MariadbDatabase, MariadbDatabase], sql: str, said: str) -> None:
-    assert re.match(said, databases[0].execute(sql))
+def test_every_result_becomes_text(databases: tuple[MariadbDatabase, MariadbDatabase], sql: str, result: str) -> None:
+    assert re.match(result, databases[0].execute(sql))
 
 
 def test_statements_share_only_the_tables(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:

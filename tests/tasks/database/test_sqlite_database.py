@@ -27,7 +27,7 @@ def database() -> Iterator[SqliteDatabase]:
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "result"),
     [
         ("SELECT `Title`, COUNT(*) FROM `Jazz Albums` WHERE Title = 'giant STEPS' GROUP BY 1", "[('Giant Steps', 1)]"),
         ("SELECT CONCAT(`No.`, '-', IF(1, 'a', 'b')) FROM `Jazz Albums` LIMIT 1", "[('1-a',)]"),
@@ -37,8 +37,8 @@ def database() -> Iterator[SqliteDatabase]:
         ("SELECT REPEAT('x', 900)", "1064 (42000): no such function: REPEAT"),
     ],
 )
-def test_mysqls_dialect_is_translated(database: SqliteDatabase, sql: str, said: str) -> None:
-    assert database.execute(sql) == said
+def test_mysqls_dialect_is_translated(database: SqliteDatabase, sql: str, result: str) -> None:
+    assert database.execute(sql) == result
 
 
 def test_writes_are_graded_as_on_mariadb(tmp_path: Path) -> None:

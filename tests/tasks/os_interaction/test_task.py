@@ -51,11 +51,11 @@ def open_os(folder: Path, *rows: dict[str, Any], **keys: Any) -> OsInteractionTa
 
 
 def play(task: OsInteractionTask, *turns: str) -> tuple[Outcome, list[str]]:
-    """Play the first sample with a model that says `turns`: the outcome, and the last message of each request."""
+    """Play the first sample with a model that gives `turns`: the outcome, and the last message of each request."""
     saying = iter(turns)
     model = Scripted(lambda messages: next(saying, "Act: finish"))
     outcome = asyncio.run(task.score(task.samples("search")[0], model))
-    return outcome, [request[1][-1]["content"] for request in model.asked]
+    return outcome, [request[1][-1]["content"] for request in model.requests]
 
 
 def bash(command: str) -> str:
@@ -198,7 +198,7 @@ def test_the_shipped_task_prompts_as_the_paper_does(tmp_path: Path, monkeypatch:
         assert task.prompt_of(sample) == published[sample.row["index"]]["problem"]
     model = Scripted(lambda messages: "Act: finish")
     asyncio.run(task.score(samples[0], model))
-    assert model.asked[0][2:] == (Sampling(512), None)
+    assert model.requests[0][2:] == (Sampling(512), None)
     assert (loaded.rounds, loaded.output_longest, loaded.output_kept) == (5, 800, 780)
 
 
