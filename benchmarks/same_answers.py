@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from mergekit.common import ModelReference
 
 from cycleqd_merge import load_recipe
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
-from cycleqd_merge.merging.family import ModelFamily, open_checkpoint
+from cycleqd_merge.merging.family import open_model_family
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.outputs.checkpoint import write_checkpoint
 from cycleqd_merge.tasks.protocol import Sampling
@@ -101,8 +102,8 @@ def main() -> None:
         write_checkpoint(materialiser.tensors(genome), materials.family, folder, {}, "", lambda folder: None)
         written = time.perf_counter() - start
         torch.cuda.empty_cache()
-        exported = open_checkpoint(type(materials.family.base.reference).parse(str(folder)), materials.recipe.models)
-        alone = Materialiser(ModelFamily(exported, (), materials.recipe.models), materials.groups, {})
+        exported = open_model_family(ModelReference.parse(str(folder)), {}, materials.recipe.models)
+        alone = Materialiser(exported, materials.groups, {})
         fresh_engine = VllmEngine(engine_options, alone)
         fresh = answers(fresh_engine)
         fresh_engine.close()

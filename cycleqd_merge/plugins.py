@@ -11,7 +11,8 @@ from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, mutate
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.strategies.protocol import Proposal, Recalling, Result, Strategy
-from cycleqd_merge.strategies.space import Insertion, SearchSpace
+from cycleqd_merge.strategies.space import SearchSpace
+from cycleqd_merge.strategies.state import Insertion, SearchState
 from cycleqd_merge.tasks.protocol import (
     Checkable,
     Completion,
@@ -55,6 +56,7 @@ __all__ = [
     "Sampling",
     "Scores",
     "SearchSpace",
+    "SearchState",
     "Strategy",
     "Task",
     "TaskError",

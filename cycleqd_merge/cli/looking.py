@@ -47,7 +47,7 @@ def show(
         print_json(summary(loaded))
     else:
         facts, screen = summary(loaded), console()
-        below = f"{facts['below_floor']} below a floor, " if loaded.space.floors else ""
+        below = f"{facts['below_floor']} below a floor, " if loaded.search.floors else ""
         saved = facts["rows_saved"]
         dropped = "" if saved is None else f"{facts['censored']} dropped early ({saved:.0%} of all rows saved), "
         screen.print(
@@ -68,13 +68,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score models of a run, or any other model, on its tasks. Without names: base, experts, mean, elite, aggregate."""
-    from cycleqd_merge.outputs.measure import evaluation_json, measure, record, usual_models
     from cycleqd_merge.run.state import open_run
 
-    loaded = open_run(run)
-    evaluations = measure(loaded, models or usual_models(loaded), split.value, limit)
-    if limit is None:
-        record(loaded, run, split.value, evaluations)
+    loaded = open_run(run)  # before the import below, which takes seconds
+    from cycleqd_merge.outputs.measure import evaluation_json, measure, usual_models
+
+    evaluations = measure(loaded, models or usual_models(loaded), split.value, limit, folder=run)
     if as_json:
         print_json({name: evaluation_json(evaluation) for name, evaluation in evaluations.items()})
     else:
@@ -88,14 +87,15 @@ def plot(
     generations: Annotated[int, typer.Option(min=2, help="Ancestors drawn at most.")] = 24,
 ) -> None:
     """Draw a run: its archives, its progress, and the ancestors of an elite, as PNG and SVG."""
-    from cycleqd_merge.report.figures import archives_figure, lineage_figure, progress_figure, save
     from cycleqd_merge.report.summary import history, lineage
     from cycleqd_merge.run.elites import choose
     from cycleqd_merge.run.state import open_run
 
     loaded = open_run(run)
-    folder = out or run / "figures"
     number = choose(loaded, elite).number
+    from cycleqd_merge.report.figures import archives_figure, lineage_figure, progress_figure, save  # matplotlib
+
+    folder = out or run / "figures"
     marked = {} if number is None else {number: elite}
     paths = save(archives_figure(loaded.archives, loaded.objectives, marked), folder, "archives")
     paths += save(progress_figure(history(loaded), loaded.objectives), folder, "progress")
@@ -118,5 +118,5 @@ def report(
     shown = read_shown(run)
     section = None if shown.findings is None else page_section(shown.findings)
     page = output or run / "report.html"
-    write_page(shown.run, str(shown.folder), page, section)
+    write_page(shown.run, str(shown.folder), page, section, shown.verdict)
     typer.echo(page)

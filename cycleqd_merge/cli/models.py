@@ -17,10 +17,14 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
 ) -> None:
     """Write a model of a run as a checkpoint that transformers loads."""
-    from cycleqd_merge.outputs.export import export as write
+    from cycleqd_merge.run.elites import choose
     from cycleqd_merge.run.state import open_run
 
-    chosen = write(open_run(run), elite, out)
+    loaded = open_run(run)
+    choose(loaded, elite)  # reports a wrong name before the import below, which takes seconds
+    from cycleqd_merge.outputs.export import export as write
+
+    chosen = write(loaded, elite, out)
     console().print(f"{chosen.label} is in {out}", highlight=False)
 
 

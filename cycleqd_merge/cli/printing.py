@@ -47,10 +47,10 @@ def print_confirmed(run: Run) -> None:
 
 def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) -> None:
     """What models of a run score on the rows of `split`."""
+    from cycleqd_merge.report.scores import ScoreTable
     from cycleqd_merge.report.tables import score_table
 
-    title = f"Scores on {split} rows"
-    console().print(score_table(title, run.tasks, scores, len(run.objectives)))
+    console().print(score_table(f"Scores on {split} rows", ScoreTable.of_scores(scores, run.tasks, run.objectives)))
 
 
 def print_pushed(pushed: Pushed, dry: bool = False) -> None:

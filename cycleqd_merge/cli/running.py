@@ -35,11 +35,12 @@ def fork(
     out: Annotated[Path, typer.Argument(help="Directory of the new run.", show_default=False)],
     settings: Settings = None,
     max_hours: MaxHours = None,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Keep no scores: score every elite again.")] = False,
 ) -> None:
     """Start a run from another's archives, with other operators or tasks; scores of unchanged tasks are kept."""
     from cycleqd_merge.session.fork import fork as fork_run
 
-    recipe, founders = fork_run(run, out, settings or [])
+    recipe, founders = fork_run(run, out, settings or [], rescore)
     _evolve(recipe, max_hours, founders)
 
 
@@ -53,10 +54,11 @@ def plan(
 ) -> None:
     """Check a recipe, tell all its faults at once, and estimate what its run takes; nothing is written to the run."""
     since = time.perf_counter()
+    loaded = _recipe_or_run(recipe, _overrides(settings, generations, output))  # before the imports, which take seconds
     from cycleqd_merge.preflight.plan import plan as make_plan
     from cycleqd_merge.report.plan import plan_report
 
-    found = make_plan(_recipe_or_run(recipe, _overrides(settings, generations, output)), measure, since)
+    found = make_plan(loaded, measure, since)
     if as_json:
         print_json(found.to_json())
     else:
@@ -88,9 +90,10 @@ def _overrides(settings: list[str] | None, generations: int | None, output: str 
 def _recipe_or_run(path: Path, overrides: list[str]) -> Recipe:
     """The recipe in a file, or that of a run directory."""
     from cycleqd_merge.config.loading import load_recipe, override_recipe
-    from cycleqd_merge.run.state import open_run
 
     if path.is_dir():
+        from cycleqd_merge.run.state import open_run
+
         here = [f"output={json.dumps(str(path))}", *overrides]
         return override_recipe(open_run(path).recipe, here, f"recipe of {path}")
     return load_recipe(path, overrides)

@@ -54,13 +54,19 @@ def build_sandbox(
     release: Annotated[str | None, typer.Option(help="Its release; by default bookworm, or jammy.")] = None,
     mirror: Annotated[str | None, typer.Option(help="Where its packages come from.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Unpack a tar file instead.")] = None,
+    target: Annotated[
+        Path | None, typer.Option("--to", help="Write a tar file instead, for a user who is not root.")
+    ] = None,
     docker: Annotated[bool, typer.Option("--docker", help="Build an image for Docker instead.")] = False,
 ) -> None:
     """Build the root file system that `os_interaction` tasks run on; about 2 minutes."""
     from cycleqd_merge.sandbox.docker import build_image
-    from cycleqd_merge.sandbox.rootfs import build_rootfs, release_of
+    from cycleqd_merge.sandbox.rootfs import build_rootfs, release_of, write_tar
 
-    if docker:
+    if target is not None:
+        write_tar(distribution.value, release, mirror, target)
+        made = str(target)
+    elif docker:
         made = build_image(name, distribution.value, release_of(distribution.value, release))
     else:
         made = str(build_rootfs(name, distribution.value, release, mirror, source))

@@ -84,7 +84,7 @@ def _methods(planned: Planned, run: Run) -> list[Chosen]:
             tried.setdefault(step["merge"], []).append(number)
     chosen = []
     for method, numbers in tried.items():
-        fit = [number for number in numbers if run.space.holds(run.scores(number))] or numbers
+        fit = [number for number in numbers if run.search.holds(run.scores(number))] or numbers
         best = max(fit, key=lambda number: (run.mean(run.scores(number)), -number))
         label = method if planned.name == "mergekit" else f"{planned.name} {method}"
         label += f" (best of {len(numbers)})" if len(numbers) > 1 else ""

@@ -189,8 +189,8 @@ def _told(run: Run) -> list[Scores | None]:
 
 def _grid(run: Run) -> tuple[Bounds, list[int]]:
     """Bounds and bins of a run's archives."""
-    assert run.space.bounds is not None  # its search has ended
-    return run.space.bounds, [objective.bins for objective in run.space.objectives]
+    assert run.search.bounds is not None  # its search has ended
+    return run.search.bounds, [objective.bins for objective in run.search.objectives]
 
 
 def _search(planned: Planned, run: Run, family: Sequence[HeldOut | None], first: Run) -> Search:

@@ -103,7 +103,7 @@ def _draw_winner(axis: Axes, findings: Findings, verdict: Verdict, place: int, s
     last = len(findings.tasks)
     axis.plot(
         range(last + 1),
-        [*(verdict.heldout[task] for task in findings.tasks), verdict.mean],
+        [score for score in verdict.row(findings.tasks).scores if score is not None],
         color=colour,
         linestyle=_LINES[place // len(_COLOURS) % len(_LINES)],
         marker=_MARKERS[place % len(_MARKERS)],

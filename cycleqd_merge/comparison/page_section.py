@@ -80,7 +80,7 @@ def _winners(findings: Findings, found: Sequence[Verdict]) -> list[dict[str, Any
                 "name": entrant.name,
                 "style": styles.setdefault(entrant.strategy or entrant.name, len(styles)),
                 "reference": entrant.name == findings.reference,
-                "values": [*(verdict.heldout[task] for task in findings.tasks), verdict.mean],
+                "values": list(verdict.row(findings.tasks).scores),
                 "interval": None if spread is None else [spread.low, spread.high],
             }
         )

@@ -26,7 +26,7 @@ from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event
 from cycleqd_merge.run.observer import Observer
-from cycleqd_merge.run.opening import identify
+from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.search import search
 from cycleqd_merge.tasks.protocol import Split
@@ -148,6 +148,7 @@ def require_searches(planned: Sequence[Planned], materials: OpenedRecipe, rows: 
         if (each.folder / FILE).is_file():
             with opened_journal(each.folder) as journal:
                 start = identify(own, journal)
+                closed_run(journal, own)  # refuses to extend one
         Run.begin(each.recipe, start)
 
 

@@ -79,8 +79,7 @@ def models_table(findings: Findings, found: Sequence[Verdict]) -> Sheet:
 def _model_row(findings: Findings, verdict: Verdict) -> tuple[Cell, ...]:
     return (
         verdict.entrant.name,
-        *(verdict.heldout[task] for task in findings.tasks),
-        verdict.mean,
+        *verdict.row(findings.tasks).scores,
         *(verdict.heldout[task] for task in findings.kept),
         verdict.over_seeds,
         verdict.seeds,
@@ -161,7 +160,7 @@ def _paper_layout(
     rows: list[tuple[Cell, ...]] = []
     for number, verdict in enumerate(ordered):
         called = verdict.entrant.strategy if name == "strategy" else verdict.entrant.name
-        rows.append((number, called, *(verdict.heldout[task] for task in findings.tasks), verdict.mean))
+        rows.append((number, called, *verdict.row(findings.tasks).scores))
     return Sheet(title, (Column("#", "{:d}".format), Column(name), *scores), tuple(rows), sections)
 
 

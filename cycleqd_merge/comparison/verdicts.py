@@ -17,9 +17,7 @@ from cycleqd_merge.comparison.statistics import (
     seeds_interval,
 )
 from cycleqd_merge.journal.measured import Estimate
-from cycleqd_merge.report.scores import mean_of
-
-_BOOTSTRAP_SEED = 0  # a comparison has one answer, so the seed is no setting
+from cycleqd_merge.report.scores import ScoreRow, mean_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,12 @@ class Verdict:
     difference: Interval | None
     gap: Gap | None
     truncated: dict[str, float]
+
+    def row(self, tasks: Sequence[str]) -> ScoreRow:
+        """Its row of a table of held-out scores over `tasks`. Errors are left out: intervals say what is noise."""
+        rows = {task: len(self.entrant.judged[0].heldout[task]) for task in tasks}
+        estimates = tuple(Estimate(self.heldout[task], None, rows[task]) for task in tasks)
+        return ScoreRow(self.entrant.name, estimates, Estimate(self.mean, None, sum(rows.values())))
 
 
 def verdicts(findings: Findings) -> list[Verdict]:
@@ -68,9 +72,7 @@ def _verdict(findings: Findings, entrant: Entrant) -> Verdict:
 
 def difference(own: Entrant, rival: Entrant, tasks: Sequence[str]) -> Interval:
     """The paired difference of two entrants on held-out rows, each row's score averaged over seeds."""
-    return paired_bootstrap(
-        {task: own.heldout(task) for task in tasks}, {task: rival.heldout(task) for task in tasks}, _BOOTSTRAP_SEED
-    )
+    return paired_bootstrap({task: own.heldout(task) for task in tasks}, {task: rival.heldout(task) for task in tasks})
 
 
 def _gap(entrant: Entrant, tasks: Sequence[str]) -> Gap | None:

@@ -21,7 +21,7 @@ from cycleqd_merge.config.anchoring import anchored, anchored_task
 from cycleqd_merge.config.recipe import Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, first_line
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -102,7 +102,7 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise RecipeError(f"{path}{line}: {_problem(error)}") from None
     except (YAMLError, ValueError) as error:
-        raise RecipeError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise RecipeError(f"{path}: {first_line(error)}") from None
     except RecursionError:
         raise RecipeError(f"{path}: nested too deeply") from None
     if not isinstance(data, dict):
@@ -122,7 +122,7 @@ def yaml_text(value: Any) -> str:
 
 def _problem(error: MarkedYAMLError) -> str:
     """A YAML error in one line."""
-    problem = str(error.problem).splitlines()[0]
+    problem = str(error.problem).partition("\n")[0]
     if "constructor for the tag" in problem:
         return f"YAML tags are not allowed: {problem.rsplit('tag ', 1)[-1]}"
     return f"{error.context}, {problem}" if error.context else problem

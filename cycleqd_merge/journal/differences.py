@@ -1,4 +1,4 @@
-"""How two runs' identities differ, value by value."""
+"""Differences between the identities of two runs, value by value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors of whatever can be evaluated: a genome, or a mergekit configuration."""
+"""The tensors of a candidate: of a genome, or of a mergekit configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Itera
     A genome is built by `materialiser`, a configuration by mergekit.
 
     Raises:
-        UserError: the configuration cannot be read or run, or makes a model of another form than the base.
+        ModelError: the configuration cannot be read or run, or its model's tensors differ in name or shape from the
+            base's.
     """
     if isinstance(candidate, Genome):
         yield from materialiser.tensors(candidate)

@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, FigureBase
 
 from cycleqd_merge.evolution.archive import Archive
+from cycleqd_merge.report.summary import lineage_rows
 
 matplotlib.rcParams["svg.hashsalt"] = "cycleqd-merge"  # the same run gives the same file
 _COLOURS = matplotlib.colormaps["viridis"]
@@ -161,21 +162,6 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
     axis.margins(0.08, 0.25)
     figure.colorbar(points, ax=axis, label="mean score over tasks")
     return figure
-
-
-def lineage_rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """A height per evaluation: itself in the middle, each further generation of ancestors spread around it."""
-    depth = {line[0]["evaluation"]: 0}
-    for entry in line:
-        for parent in entry["step"].get("parents", []):
-            depth.setdefault(parent, depth[entry["evaluation"]] + 1)
-    seen: dict[int, int] = {}
-    rows = {}
-    for entry in line:
-        number = entry["evaluation"]
-        place = seen[depth[number]] = seen.get(depth[number], -1) + 1
-        rows[number] = (place + 1) // 2 * (-1.0 if place % 2 else 1.0) + 0.3 * (depth[number] % 2)
-    return rows
 
 
 def png(figure: Figure) -> bytes:

@@ -8,8 +8,7 @@ from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.report.figures import lineage_rows
-from cycleqd_merge.report.summary import history, lineage, summary
+from cycleqd_merge.report.summary import history, lineage, lineage_rows, summary
 from cycleqd_merge.run.state import Run
 
 ANCESTORS = 24
@@ -25,7 +24,7 @@ def page_data(run: Run, name: str) -> dict[str, Any]:
         "experts": run.experts,
         "groups": run.groups,
         "export": f"cycleqd-merge export {shlex.quote(name)}",
-        "first": run.space.first,
+        "first": run.search.first,
         "bestMean": facts["best_mean"],
         "archives": [_archive(archive, facts["archives"], run) for archive in run.archives],
         "evaluations": [_evaluation(run, number) for number in range(len(run.results))],

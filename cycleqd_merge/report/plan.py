@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary
-from cycleqd_merge.report.progress import duration, size
+from cycleqd_merge.report.progress import duration
 
 _MOST_GROUPS = 12
 _Opened = TypeVar("_Opened")
@@ -44,7 +45,7 @@ def _models(models: Sequence[ModelSummary]) -> Table:
         kind = "full" if model.rank is None else f"LoRA, rank {model.rank}"
         dtypes = ", ".join(model.dtypes)
         table.add_row(
-            model.name, kind, f"{model.parameters:,}", str(model.tensors), dtypes, size(model.bytes), model.path
+            model.name, kind, f"{model.parameters:,}", str(model.tensors), dtypes, decimal(model.bytes), model.path
         )
     return table
 
@@ -81,10 +82,10 @@ def _bases(bases: Sequence[BasesSummary]) -> Table:
 def _needs(plan: Plan) -> Table:
     table = _table("The run takes", "what", "needs", "there are")
     for disk in plan.disk:
-        table.add_row(f"disk, {disk.purpose}", size(disk.needed), f"{size(disk.free)} in {disk.folder}")
+        table.add_row(f"disk, {disk.purpose}", decimal(disk.needed), f"{decimal(disk.free)} in {disk.folder}")
     for memory in plan.memory:
         how = "measured" if memory.measured else "at least, not measured"
-        table.add_row(f"memory of a worker, {memory.place} ({how})", size(memory.needed), size(memory.available))
+        table.add_row(f"memory of a worker, {memory.place} ({how})", decimal(memory.needed), decimal(memory.available))
     if plan.time is not None:
         time = plan.time
         table.add_row("one evaluation", f"{time.evaluation:.2f} s", f"{time.load:.2f} s of it to build the weights")

@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.live import Live
 from rich.text import Text
 
@@ -49,7 +50,7 @@ class ProgressDisplay(Observer):
 
     def downloading(self, repo: str, done: int, total: int) -> None:
         """A repository of the Hub is being downloaded; bytes."""
-        line = f"downloading {repo}: {size(done)} of {size(total)}"
+        line = f"downloading {repo}: {decimal(done)} of {decimal(total)}"
         if self._live is not None:
             self._live.update(Text(line))
         elif done in (0, total):
@@ -57,8 +58,8 @@ class ProgressDisplay(Observer):
 
     def started(self, run: Run) -> None:
         """See `Observer`."""
-        self._since, self._already = time.monotonic(), run.schedule.told
-        if run.schedule.told:
+        self._since, self._already = time.monotonic(), run.schedule.received
+        if run.schedule.received:
             self._console.print(f"going on after generation {run.generation}", highlight=False)
 
     def evaluated(self, run: Run, event: Event) -> None:
@@ -72,8 +73,8 @@ class ProgressDisplay(Observer):
         number = event["number"]
         if number < len(run.experts):
             what = f"expert {run.experts[number]}"
-        elif number < run.space.first:
-            what = f"seed {number - len(run.experts) + 1}/{len(run.space.seeds)}"
+        elif number < run.search.first:
+            what = f"founder {number - len(run.experts) + 1}/{len(run.search.space.founders)}"
         else:
             what = f"generation {run.generation}/{run.generations}{self._kind(run, number)}"
         if event.get("censored"):
@@ -103,9 +104,9 @@ class ProgressDisplay(Observer):
 
     def _pace(self, run: Run) -> tuple[float, float]:
         """Seconds per evaluation in this session, and seconds left."""
-        done = max(run.schedule.told - self._already, 1)
+        done = max(run.schedule.received - self._already, 1)
         each = (time.monotonic() - self._since) / done
-        return each, each * (run.schedule.total - run.schedule.told)
+        return each, each * (run.schedule.total - run.schedule.received)
 
 
 def duration(seconds: float) -> str:
@@ -123,7 +124,7 @@ class Milestones(Observer):
 
     def started(self, run: Run) -> None:
         """See `Observer`."""
-        self._say(f"going on after generation {run.generation}" if run.schedule.told else "begun")
+        self._say(f"going on after generation {run.generation}" if run.schedule.received else "begun")
 
     def evaluated(self, run: Run, event: Event) -> None:
         """See `Observer`."""
@@ -134,12 +135,3 @@ class Milestones(Observer):
 
     def _say(self, what: str) -> None:
         self._console.print(f"{self._name}: {what}", highlight=False, soft_wrap=True)
-
-
-def size(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -68,20 +68,75 @@ def mean_of(estimates: Estimates, tasks: Sequence[str]) -> Estimate | None:
 
 
 @dataclass(frozen=True)
+class ScoreRow:
+    """A model's estimate of each task of a `ScoreTable`, None where it was not scored, and of their mean."""
+
+    model: str
+    tasks: tuple[Estimate | None, ...]
+    mean: Estimate | None
+
+    @property
+    def scores(self) -> tuple[float | None, ...]:
+        """The score of each task, then their mean; None where there is none."""
+        return tuple(None if estimate is None else estimate.score for estimate in (*self.tasks, self.mean))
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Models by tasks on one split: what a terminal, a card, a page and a comparison show, each in its form."""
+
+    tasks: tuple[str, ...]
+    rows: tuple[ScoreRow, ...]
+
+    @classmethod
+    def of(cls, models: Mapping[str, Estimates], tasks: Sequence[str], objectives: Sequence[str]) -> ScoreTable:
+        """models: by name; those that were not scored at all are left out. The mean is over `objectives`."""
+        rows = (
+            ScoreRow(name, tuple(estimates.get(task) for task in tasks), mean_of(estimates, objectives))
+            for name, estimates in models.items()
+            if estimates
+        )
+        return cls(tuple(tasks), tuple(rows))
+
+    @classmethod
+    def of_scores(
+        cls, models: Mapping[str, Sequence[float]], tasks: Sequence[str], objectives: Sequence[str]
+    ) -> ScoreTable:
+        """The same of bare scores, in the order of `tasks`, of which neither error nor number of rows is known."""
+        known = {name: [Estimate(score, None, 0) for score in scores] for name, scores in models.items()}
+        return cls.of({name: dict(zip(tasks, each, strict=True)) for name, each in known.items()}, tasks, objectives)
+
+    @property
+    def best(self) -> tuple[float | None, ...]:
+        """The highest score of each task, then the highest mean; None where no model has one."""
+        columns = zip(*(row.scores for row in self.rows), strict=True)
+        return tuple(max((score for score in column if score is not None), default=None) for column in columns)
+
+    def samples(self, place: int) -> set[int]:
+        """The numbers of rows that models were scored on in the task at `place`."""
+        return {estimate.samples for row in self.rows if (estimate := row.tasks[place]) is not None}
+
+
+@dataclass(frozen=True)
 class Comparison:
     """By how much a model's mean lies above the best of base, experts and plain mean, on the same rows.
 
     error: of the difference, as if the rows of both were drawn apart; on the same rows it is smaller as a rule.
+    interval: the ends of its 95% interval by the paired bootstrap (`comparison.reading`), where the scores of single
+    rows are stored; it then decides.
     """
 
     rival: str
     rows: str
     difference: float
     error: float | None
+    interval: tuple[float, float] | None = None
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is larger than two standard errors."""
+        """Whether the interval excludes zero; without one, whether the difference exceeds two standard errors."""
+        if self.interval is not None:
+            return not self.interval[0] <= 0.0 <= self.interval[1]
         return self.error is not None and abs(self.difference) > 2 * self.error
 
 

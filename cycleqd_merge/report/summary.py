@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive
@@ -26,7 +26,7 @@ def summary(run: Run) -> dict[str, Any]:
         "failed": sum(map(failed, run.results)),
         "censored": len(censored),
         "rows_saved": _rows_saved(censored, len(results)),
-        "below_floor": sum(not run.space.holds(tuple(event["scores"])) for event in results),
+        "below_floor": sum(not run.search.holds(tuple(event["scores"])) for event in results),
         "seconds_per_evaluation": sum(seconds) / len(seconds) if seconds else None,
         "archives": {run.objectives[archive.task]: _archive(archive, run) for archive in run.archives},
         "best_mean": run.best_mean() if any(archive.elites() for archive in run.archives) else None,
@@ -71,6 +71,21 @@ def lineage(run: Run, number: int, most: int = 40) -> list[dict[str, Any]]:
                 seen.add(parent)
                 queue.append(parent)
     return line
+
+
+def lineage_rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """A height per evaluation: itself in the middle, each further generation of ancestors spread around it."""
+    depth = {line[0]["evaluation"]: 0}
+    for entry in line:
+        for parent in entry["step"].get("parents", []):
+            depth.setdefault(parent, depth[entry["evaluation"]] + 1)
+    seen: dict[int, int] = {}
+    rows = {}
+    for entry in line:
+        number = entry["evaluation"]
+        place = seen[depth[number]] = seen.get(depth[number], -1) + 1
+        rows[number] = (place + 1) // 2 * (-1.0 if place % 2 else 1.0) + 0.3 * (depth[number] % 2)
+    return rows
 
 
 def history(run: Run) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.report.scores import ScoreTable
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.tasks.check import GradingCheck
 
@@ -75,21 +76,21 @@ def heatmaps(archives: Sequence[Archive], tasks: Sequence[str]) -> RenderableTyp
     return grid
 
 
-def score_table(title: str, tasks: Sequence[str], scores: Mapping[str, Sequence[float]], averaged: int) -> Table:
-    """One row per model: a score per task and the mean over the first `averaged` tasks; the best of each is marked."""
+def score_table(title: str, scores: ScoreTable) -> Table:
+    """One row per model: a score per task and their mean; the best of each is marked."""
     table = Table(title=title, title_justify="left")
     table.add_column("model")
-    for task in (*tasks, "mean"):
+    for task in (*scores.tasks, "mean"):
         table.add_column(task, justify="right")
-    rows = {name: (*row, float(np.mean(row[:averaged]))) for name, row in scores.items()}
-    best = [max(column) for column in zip(*rows.values(), strict=True)]
-    for name, row in rows.items():
-        cells = (
-            f"[bold]{score:.3f}[/bold]" if score == top else f"{score:.3f}"
-            for score, top in zip(row, best, strict=True)
-        )
-        table.add_row(name, *cells)
+    for row in scores.rows:
+        table.add_row(row.model, *map(_score_cell, row.scores, scores.best))
     return table
+
+
+def _score_cell(score: float | None, best: float | None) -> str:
+    if score is None:
+        return "-"
+    return f"[bold]{score:.3f}[/bold]" if score == best else f"{score:.3f}"
 
 
 def genome_table(genome: Genome, experts: Sequence[str], groups: Sequence[str]) -> Table:

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: models, tasks with their rows, operators, seed and the number in flight."""
+"""A run's identity: its models, tasks and their rows, operators, seed, and number of evaluations in flight."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from cycleqd_merge.tasks.protocol import Split
 
 ROWS: tuple[Split, ...] = ("search", "confirm")
 
-if TYPE_CHECKING:  # comparing identities needs no torch
+if TYPE_CHECKING:  # identities are compared without torch
     from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
     from cycleqd_merge.tasks.suite import SuiteTask
 
 
-def start_event(materials: OpenedRecipe, in_flight: int, seeds: Sequence[Event] = ()) -> Event:
+def start_event(opened: OpenedRecipe, in_flight: int, founders: Sequence[Event] = ()) -> Event:
     """The journal's first event. Everything in it belongs to the run's identity.
 
-    seeds: genomes beside the experts that the run starts from, each with the scores that it brings, by task.
+    founders: genomes that the run starts from besides the experts, each with its known scores, by task.
     """
-    recipe, family, suite, groups = materials.recipe, materials.family, materials.suite, materials.groups
+    recipe, family, suite, groups = opened.recipe, opened.family, opened.suite, opened.groups
     return {
         "event": "start",
         "format": JOURNAL_FORMAT,
@@ -41,7 +41,7 @@ def start_event(materials: OpenedRecipe, in_flight: int, seeds: Sequence[Event] 
         "evolution": operators(recipe.evolution),
         "groups": list(groups.labels),
         "in_flight": in_flight,
-        "seeds": list(seeds),
+        "seeds": list(founders),
         "revisions": recipe.revisions,
     }
 
@@ -74,18 +74,18 @@ def _task_as_of_today(recorded: dict[str, Any]) -> dict[str, Any]:
 
 
 def _models(recipe: Recipe) -> dict[str, Any]:
-    """How models are compared; a chat template from a file by its content, wherever it lies."""
+    """How models are opened; a chat template from a file counts by its content, not by its path."""
     models = recipe.models.model_dump(mode="json", exclude={"trust_remote_code", "pickles"})
     template = models["chat_template"]
     named = template is None or template == "base" or template in recipe.experts
-    if not named and Path(template).is_file():  # what is no file either is told when the tokenizer is opened
+    if not named and Path(template).is_file():  # a wrong name is reported when the tokenizer is opened
         models["chat_template"] = hashlib.sha256(Path(template).read_bytes()).hexdigest()[:16]
     return models
 
 
 def task_identity(task: SuiteTask) -> dict[str, Any]:
-    """How a task is used and scored, and on which rows."""
-    return {
+    """How a task is used and scored, its rows on each split, and its semantics version unless that is 0."""
+    identity = {
         **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
         "definition": without_folders(task.definition.model_dump(mode="json", exclude={"description", "data"})),
         "search": task.digest("search"),
@@ -93,6 +93,17 @@ def task_identity(task: SuiteTask) -> dict[str, Any]:
         "confirm": task.digest("confirm"),
         "rows": {rows: len(task.samples(rows)) for rows in ROWS},
     }
+    return {**identity, "semantics": task.semantics} if task.semantics else identity
+
+
+def without_semantics(start: Event) -> Event:
+    """An identity without its tasks' semantics versions, which have rules of their own; see `closed_run`."""
+    if "tasks" not in start:
+        return start
+    tasks = {
+        name: {key: value for key, value in task.items() if key != "semantics"} for name, task in start["tasks"].items()
+    }
+    return {**start, "tasks": tasks}
 
 
 def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
-from cycleqd_merge.errors import ModelError
+from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.journal.differences import differences
-from cycleqd_merge.journal.log import Event, Journal
+from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind
+from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event
 from cycleqd_merge.run.loop import require_same
-from cycleqd_merge.run.state import Run
+from cycleqd_merge.run.semantics import changed_engines, changed_tasks
+from cycleqd_merge.run.state import Run, replay_events
 
 
 def reopen(run: Run) -> OpenedRecipe:
@@ -47,3 +50,37 @@ def identify(opened: OpenedRecipe, journal: Journal, founders: Sequence[Event] =
         start["revisions"] = journal.events[0].get("revisions")
     require_same(journal, start)
     return start
+
+
+def closed_run(journal: Journal, opened: OpenedRecipe) -> Run | None:
+    """The finished run in `journal`, if its scores are of other semantics versions than the present ones.
+
+    Nothing may be added to such a run. None: the run, or the one to begin, can be extended.
+
+    Raises:
+        RecipeError: something is left to evaluate.
+    """
+    if not journal.events:
+        return None
+    sessions = of_kind(journal.events, "session")
+    changed = changed_semantics(journal.events[0], sessions, opened)
+    if not changed:
+        return None
+    now = {"event": "session", "recipe": opened.recipe.model_dump(mode="json", exclude_unset=True)}
+    run = replay_events([*journal.events, now], str(journal.folder / FILE))
+    run.sessions = sessions
+    if run.schedule.done and not to_confirm(run):
+        return run
+    fork = shlex.join(["cycleqd-merge", "fork", str(journal.folder), "NEW", "--rescore"])
+    raise RecipeError(
+        f"{journal.folder}: cannot be extended: new scores would not be comparable ({', '.join(changed)}); start a new "
+        f"run from its elites with: {fork}"
+    )
+
+
+def changed_semantics(start: Event, sessions: Sequence[Event], opened: OpenedRecipe) -> list[str]:
+    """The versions that are not those of the run with these events: of tasks, and of the engine if the run used it."""
+    tasks, engines = changed_tasks(start, opened.suite), changed_engines(sessions)
+    kind = opened.recipe.engine.kind
+    changed = [f"semantics of task {name}: {change}" for name, change in tasks.items()]
+    return [*changed, f"semantics of engine {kind}: {engines[kind]}"] if kind in engines else changed

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from cycleqd_merge.errors import InfrastructureError, TaskError
+from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.sandbox.boxes import open_box
 from cycleqd_merge.sandbox.cgroups import limited_cgroups, parent_cgroups
 from cycleqd_merge.sandbox.processes import piped_process
@@ -58,7 +59,7 @@ class Bubblewrap:
             first_user()
         elif not Path("/usr/bin/python3").exists() and not Path("/usr/local/bin/python3").exists():
             raise TaskError("sandbox: python3 is not installed in /usr: `sudo apt-get install python3`")
-        problem = asyncio.run(self._try_box(root))
+        problem = run_coroutine(self._try_box(root))
         if problem:
             raise TaskError(f"sandbox: bubblewrap does not work here: {problem}; {_remedy()} (or {_ALTERNATIVE})")
         files = "host files" if root.name is None else f"root {root.name}"

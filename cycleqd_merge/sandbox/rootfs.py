@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import RecipeError, TaskError
+from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.sandbox.users import first_user, user_namespace
 
 _ROOT = "root"  # subfolder that belongs to the box's root; its parent belongs to the caller
@@ -59,8 +60,15 @@ def find_rootfs(name: str) -> Path:
     """
     folder = cache_folder("rootfs") / name / _ROOT
     if not (folder / "usr").is_dir():
-        raise TaskError(f"sandbox: root file system {name!r} is not built: `sudo {BUILD_COMMAND}` (about 2 minutes)")
+        raise TaskError(f"sandbox: root file system {name!r} is not built: `{_build_command()}` (about 2 minutes)")
     return folder
+
+
+def _build_command() -> str:
+    """The command that builds a root file system for this user."""
+    if os.geteuid() == 0:
+        return f"sudo {BUILD_COMMAND}"
+    return f"sudo {BUILD_COMMAND} --to root.tar && {BUILD_COMMAND} --from root.tar"
 
 
 def build_rootfs(name: str, distribution: str, release: str | None, mirror: str | None, source: Path | None) -> Path:
@@ -76,30 +84,40 @@ def build_rootfs(name: str, distribution: str, release: str | None, mirror: str 
     first_user()
     if source is not None:
         with source.open("rb") as archive:
-            asyncio.run(_unpack(archive.fileno(), folder, str(source)))
+            run_coroutine(_unpack(archive.fileno(), folder, str(source)))
         return folder
-    if shutil.which("debootstrap") is None:
-        raise TaskError(
-            f"sandbox: debootstrap is not installed: `sudo apt-get install debootstrap`, then `sudo {BUILD_COMMAND}`"
-        )
-    if os.geteuid() != 0:
-        raise TaskError(
-            f"sandbox: debootstrap requires root: `sudo {BUILD_COMMAND}`, or unpack a tar file with `--from`"
-        )
-    with _scratch(folder) as scratch:
-        _install(scratch, release_of(distribution, release), mirror or MIRRORS[distribution])
-        packing = ["tar", "-C", str(scratch), "-c", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "."]
-        with subprocess.Popen(packing, stdout=subprocess.PIPE) as archive:
-            assert archive.stdout is not None
-            asyncio.run(_unpack(archive.stdout.fileno(), folder, "the installed system"))
+    with (
+        _installed(distribution, release, mirror) as packing,
+        subprocess.Popen(packing, stdout=subprocess.PIPE) as archive,
+    ):
+        assert archive.stdout is not None
+        run_coroutine(_unpack(archive.stdout.fileno(), folder, "the installed system"))
     return folder
 
 
+def write_tar(distribution: str, release: str | None, mirror: str | None, target: Path) -> None:
+    """Install a distribution into a tar file, which a user who is not root can unpack. The installation requires root.
+
+    Raises:
+        TaskError: debootstrap is not installed, fails, or may not be run by this user; or the file cannot be written.
+    """
+    with _installed(distribution, release, mirror) as packing:
+        _call([*packing, "--file", str(target.absolute())], f"{target}: tar")
+
+
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+def _installed(distribution: str, release: str | None, mirror: str | None) -> Iterator[list[str]]:
+    """A newly installed distribution; gives the command that packs it, without the files that its kernel provides."""
+    if shutil.which("debootstrap") is None:
+        raise TaskError(
+            f"sandbox: debootstrap is not installed: `sudo apt-get install debootstrap`, then `{_build_command()}`"
+        )
+    if os.geteuid() != 0:
+        raise TaskError(f"sandbox: debootstrap requires root: `{_build_command()}`")
+    scratch = tempfile.mkdtemp(prefix=".building-", dir=cache_folder("rootfs"))
     try:
-        yield scratch
+        _install(Path(scratch), release_of(distribution, release), mirror or MIRRORS[distribution])
+        yield ["tar", "-C", scratch, "-c", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "."]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

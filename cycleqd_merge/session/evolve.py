@@ -7,22 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.loading import load_recipe
+from cycleqd_merge.config.loading import load_recipe, load_task
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import HubFailed, UserError
-from cycleqd_merge.hub.periodic_push import PeriodicPush
-from cycleqd_merge.hub.publication import PushOptions
-from cycleqd_merge.hub.publish import publish
-from cycleqd_merge.hub.pushed import pushed_lines
-from cycleqd_merge.journal.log import Event
-from cycleqd_merge.outputs.export import finish_exports
-from cycleqd_merge.outputs.measure import heldout_scores
-from cycleqd_merge.preflight.access import repositories, require_write
 from cycleqd_merge.run.observer import Observer
-from cycleqd_merge.run.state import Run
-from cycleqd_merge.session.search import output_folder, search
+
+if TYPE_CHECKING:
+    from cycleqd_merge.journal.log import Event
+    from cycleqd_merge.run.state import Run
 
 
 def evolve(
@@ -46,9 +41,15 @@ def evolve(
         RunFailed: the run cannot continue; or, as HubFailed, it is complete but was not all pushed.
     """
     recipe = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    for use in recipe.tasks:
+        load_task(use)  # reports an error in a task file before the imports below, which take seconds
+    from cycleqd_merge.session.search import output_folder, search  # imports torch
+
     recipe = recipe.model_copy(update={"output": str(output_folder(recipe, fresh))})
     observer = observer or Observer()
     if recipe.hub is not None:
+        from cycleqd_merge.preflight.access import repositories, require_write  # imports huggingface_hub
+
         require_write(*repositories(recipe.hub))
     with _pushing(observer, recipe) as watching:
         run = search(recipe, watching, founders=founders, max_hours=max_hours)
@@ -65,6 +66,8 @@ def _pushing(observer: Observer, recipe: Recipe) -> Iterator[Observer]:
     if hub is None or hub.every is None or not hub.archive:
         yield observer
         return
+    from cycleqd_merge.hub.periodic_push import PeriodicPush
+
     pushing = PeriodicPush(observer, Path(recipe.output), hub.every)
     yield pushing
     pushing.close()  # not reached if the run is interrupted: a push in progress then ends by itself
@@ -72,6 +75,9 @@ def _pushing(observer: Observer, recipe: Recipe) -> Iterator[Observer]:
 
 def _finish(run: Run, observer: Observer) -> None:
     """The exports and held-out scores that the recipe asks for, unless they exist already."""
+    from cycleqd_merge.outputs.export import finish_exports  # imports torch
+    from cycleqd_merge.outputs.measure import heldout_scores
+
     out = Path(run.recipe.output)
     for name, folder in finish_exports(run, out):
         observer.exported(name, folder)
@@ -83,6 +89,10 @@ def _publish(run: Run, observer: Observer) -> None:
     """Push what the recipe's `hub` asks for."""
     if run.recipe.hub is None:
         return
+    from cycleqd_merge.hub.publication import PushOptions  # imports huggingface_hub
+    from cycleqd_merge.hub.publish import publish  # imports torch
+    from cycleqd_merge.hub.pushed import pushed_lines
+
     out = run.recipe.output
     try:
         publish(Path(out), run.recipe.hub, PushOptions(), lambda pushed: observer.pushed(pushed_lines(pushed)))

@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import NoReturn
 
 from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.evaluation.engines.engine import SEMANTICS
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import Event, Journal, opened_journal
+from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.processes import of_the_first, part, this_process
+from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
-from cycleqd_merge.preflight.model_checks import require_mergeable
 from cycleqd_merge.preflight.prompts import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.identity import recorded_revisions
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal, terminable
 from cycleqd_merge.run.observer import Observer
-from cycleqd_merge.run.opening import identify
+from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.run_log import logging_to
 from cycleqd_merge.tasks.suite import require_environments
@@ -99,9 +100,9 @@ def output_folder(recipe: Recipe, fresh: bool = False) -> Path:
 
 def _share_singular_bases(recipe: Recipe) -> NoReturn:
     """The work of every process but the first: its share of the singular bases of the run that the first one opened."""
-    recipe, mutated = of_the_first((recipe, list[int]()))
+    recipe, mutated = from_main_process((recipe, list[int]()))
     OpenedRecipe.open(recipe).materialiser(mutated)
-    part()
+    leave_group()
     raise SystemExit(0)
 
 
@@ -119,6 +120,8 @@ def _set_up(
     fetch(recipe, observer.downloading)
     opened = OpenedRecipe.open(recipe)
     start = identify(opened, journal, founders)
+    if (closed := closed_run(journal, opened)) is not None:
+        return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     mutated = sorted(opened.mutated_experts(start["seeds"]))
     if not journal.events:  # a resumed run was checked when it started, on the same contents
@@ -127,9 +130,9 @@ def _set_up(
         require_answerable(opened.suite, opened.family)
     require_environments(opened.suite)
     require_disk(disk_uses(recipe, opened.family, mutated, opened.rank))
-    of_the_first((recipe, mutated))
+    from_main_process((recipe, mutated))
     materialiser = opened.materialiser(mutated, observer.computing_bases)
-    part()
+    leave_group()
     run = resume_journal(journal, start, _session_event(opened, materialiser))
     if run.schedule.done and not to_confirm(run):
         return run, None
@@ -137,10 +140,12 @@ def _set_up(
 
 
 def _session_event(opened: OpenedRecipe, materialiser: Materialiser) -> Event:
+    semantics = SEMANTICS[opened.recipe.engine.kind]
     return {
         "event": "session",
         "recipe": opened.recipe.model_dump(mode="json", exclude_unset=True),
         "bases": {opened.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
         "environment": environment(),
         "time": round(time.time()),
+        **({"engine_semantics": semantics} if semantics else {}),
     }

@@ -26,6 +26,8 @@ class GenerateTask:
         UserError: a `python` scorer cannot be loaded.
     """
 
+    semantics = 0
+
     def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
         self._samples = read_splits(definition.data)

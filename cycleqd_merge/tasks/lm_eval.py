@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.config.tasks import LmEvalTaskConfig
 from cycleqd_merge.config.validation_errors import suggestion
-from cycleqd_merge.errors import DataError, TaskError
+from cycleqd_merge.errors import DataError, TaskError, first_line
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import halves, samples_of
 
@@ -37,6 +37,8 @@ class LmEvalTask:
             runs code or requires more than text; or the metric is not a mean of scores per sample.
         DataError: there is only one document.
     """
+
+    semantics = 0
 
     def __init__(self, definition: LmEvalTaskConfig) -> None:
         self._definition = definition
@@ -116,8 +118,7 @@ def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
     try:
         loaded = manager.load([overridden if definition.overrides else name])["tasks"]
     except Exception as error:  # tasks are code of many authors, and download data: anything may be raised
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise TaskError(f"task: {name} cannot be loaded: {lines[0]}") from error
+        raise TaskError(f"task: {name} cannot be loaded: {first_line(error)}") from error
     for each, task in loaded.items():
         _require_supported(each, task)
         if definition.num_fewshot is not None and task.get_config("num_fewshot") != 0:

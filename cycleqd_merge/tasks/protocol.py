@@ -132,7 +132,11 @@ class Outcome:
 
 
 class Task(Protocol):
-    """Samples, divided once and for all into a search and a held-out split, and a way to score a model on each."""
+    """Samples, divided once and for all into a search and a held-out split, and a way to score a model on each.
+
+    A task may have an integer attribute `semantics`, the version of its scoring; without it, the version is 0. Increase
+    it with every change that can alter a score: a run is never extended across versions (see docs/compatibility.md).
+    """
 
     def samples(self, split: TaskSplit) -> Sequence[Sample]:
         """The samples of a split: at least one, and always the same ones in the same order."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import shutil
 import urllib.request
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from typing import Any
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.rows import RowsConfig
-from cycleqd_merge.errors import DataError
+from cycleqd_merge.errors import DataError, first_line
+from cycleqd_merge.files import new_file
 from cycleqd_merge.hub_errors import hub_errors
 
 Row = Mapping[str, Any]
@@ -47,16 +47,13 @@ def _downloaded(url: str, sha256: str) -> Path:
     """A file from the web, kept in the cache under its checksum."""
     path = cache_folder("rows") / f"{sha256}{Path(url).suffix}"
     if not path.exists():
-        unchecked = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            with urllib.request.urlopen(url, timeout=60) as answer, unchecked.open("wb") as file:
-                shutil.copyfileobj(answer, file)
-            _require_sha256(unchecked, sha256, url)
-            unchecked.replace(path)
+            with new_file(path) as unchecked:
+                with urllib.request.urlopen(url, timeout=60) as answer, unchecked.open("wb") as file:
+                    shutil.copyfileobj(answer, file)
+                _require_sha256(unchecked, sha256, url)
         except (OSError, ValueError) as error:
             raise DataError(f"{url}: cannot be downloaded: {error}") from error
-        finally:
-            unchecked.unlink(missing_ok=True)
     return path
 
 
@@ -80,7 +77,7 @@ def _from_file(path: Path, sha256: str | None = None) -> list[Row]:
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as rows: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path}: cannot be read as rows: {first_line(error)}") from error
 
 
 def _read_jsonl(path: Path) -> list[Row]:
@@ -137,4 +134,4 @@ def _from_hub(source: RowsConfig) -> list[Row]:
             rows = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
             return list(rows)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"dataset {source.dataset}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise DataError(f"dataset {source.dataset}: cannot be read: {first_line(error)}") from error

@@ -36,6 +36,11 @@ class SuiteTask:
     task: Task
     confirm_share: float = 0.0
 
+    @property
+    def semantics(self) -> int:
+        """The version of the code that scores it; see `Task`."""
+        return int(getattr(self.task, "semantics", 0))
+
     def samples(self, split: Split) -> Sequence[Sample]:
         """The samples of a split; the task's search split is divided into the run's search and confirmation splits.
 

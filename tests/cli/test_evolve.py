@@ -89,7 +89,7 @@ def test_another_identity_is_refused_and_fresh_goes_beside(models: Models, tmp_p
     answer = cycleqd_merge(*other)
     assert answer.code == 2
     assert answer.err.splitlines() == [
-        f"error: {tmp_path / 'run'}: holds another run (--fresh starts anew beside it); it differs in",
+        f"error: {tmp_path / 'run'}: another run's directory; --fresh starts a new one next to it. Differences:",
         "error:   evolution.seed: 0 -> 5",
         "error:   in_flight: 2 -> 3",
     ]
@@ -124,7 +124,7 @@ def test_a_run_in_the_hands_of_another_process_is_left_alone(finished: CliRun) -
     before = (finished.folder / FILE).read_bytes()
     with opened_journal(finished.folder):
         answer = cycleqd_merge("evolve", finished.recipe)
-    assert (answer.code, answer.err) == (2, f"error: {finished.folder}: another process is working on this run\n")
+    assert (answer.code, answer.err) == (2, f"error: {finished.folder}: another process is using this run\n")
     assert (finished.folder / FILE).read_bytes() == before
 
 
@@ -185,7 +185,7 @@ def test_the_process_itself_ends_so_and_goes_on(finished: CliRun, models: Models
 def test_the_time_limit_ends_a_run(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("evolve", write_recipe(tmp_path, models), "--max-hours", "0")
     assert answer.code == 130
-    assert answer.err.startswith("the time limit is reached; go on with: cycleqd-merge evolve")
+    assert answer.err.startswith("time limit reached; go on with: cycleqd-merge evolve")
     assert of_kind(read_events(tmp_path / "run"), "result") == []
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import torch
 
 from cycleqd_merge import errors
 from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, TaskSplit
 
-ERRORS = {
+ERRORS: dict[str, Callable[[str], Exception]] = {
     "InfrastructureError": errors.InfrastructureError,
     "UserError": errors.UserError,
     "OSError": OSError,
     "ValueError": ValueError,
     "KeyError": KeyError,
+    "RuntimeError": RuntimeError,
+    "MemoryError": MemoryError,
+    "ModuleNotFoundError": ModuleNotFoundError,
+    "OutOfMemoryError": torch.OutOfMemoryError,
+    "no memory": lambda _: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    "second loop": lambda _: RuntimeError("asyncio.run() cannot be called from a running event loop"),
+    "closed loop": lambda _: RuntimeError("Event loop is closed"),
 }
 
 

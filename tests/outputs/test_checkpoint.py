@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.outputs import checkpoint
 from cycleqd_merge.outputs.checkpoint import write_checkpoint
 from tests.merging.conftest import Trio, long_lineage
@@ -97,7 +97,7 @@ def test_chosen_chat_template_is_exported(llama: Trio, llama_child: Tensors, tmp
     template.write_text("{{ messages[0].content }}!")
     experts = dict(zip(("first", "second"), llama.experts[:2], strict=True))
     recipe = make_recipe(tmp_path, llama.base, experts, models={"chat_template": str(template)})
-    out = write(llama_child.items(), open_model_family(recipe), tmp_path / "out")
+    out = write(llama_child.items(), open_recipe_family(recipe), tmp_path / "out")
     messages = [{"role": "user", "content": "hi"}]
     assert AutoTokenizer.from_pretrained(out).apply_chat_template(messages, tokenize=False) == "hi!"
     assert make_tokenizer().apply_chat_template(messages, tokenize=False) != "hi!"
@@ -168,7 +168,7 @@ def test_what_exists_is_never_overwritten(llama: Trio, llama_child: Tensors, tmp
     file = out / "precious.txt" if kind == "folder" else out
     file.parent.mkdir(exist_ok=True)
     file.write_text("precious")
-    with pytest.raises(UserError, match="out: exists already; name another folder"):
+    with pytest.raises(UserError, match="out: already exists; choose another folder"):
         write(llama_child.items(), llama.family, out)
     assert file.read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from cycleqd_merge.comparison import sheets
 from cycleqd_merge.comparison.page_section import page_section
 from cycleqd_merge.comparison.reading import read_shown
+from cycleqd_merge.comparison.statistics import paired_bootstrap
 from cycleqd_merge.comparison.tables import report
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.candidate import candidate_digest
+from cycleqd_merge.evolution.genome import level_genome
+from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.report.page import render_page
+from cycleqd_merge.report.scores import compare_best, usual_scores
 from tests.comparison.examples import example
-from tests.report.runs import make_comparison, make_run
+from tests.report.runs import HELDOUT, make_comparison, make_run, measure_heldout
 from tests.report.test_page import HOSTILE, Page
 
 
@@ -23,7 +30,7 @@ def page_at(folder: Path) -> Page:
     """The page that `report` writes of a folder."""
     shown = read_shown(folder)
     section = None if shown.findings is None else page_section(shown.findings)
-    return Page(render_page(shown.run, str(shown.folder), section))
+    return Page(render_page(shown.run, str(shown.folder), section, shown.verdict))
 
 
 def test_a_comparisons_folder_stands_for_its_references_first_run(tmp_path: Path) -> None:
@@ -89,6 +96,39 @@ def test_what_the_comparison_scored_counts_as_held_out(tmp_path: Path) -> None:
         "samples": 4,
         "truncated": 0.25,
     }
+
+
+@pytest.mark.parametrize(
+    ("base", "says"), [([0.0, 0.0, 0.0, 0.25], "excludes zero."), ([1.0, 1.0, 1.0, 0.0], "includes zero, so")]
+)
+def test_models_that_the_comparison_scored_are_compared_row_by_row(
+    tmp_path: Path, base: list[float], says: str
+) -> None:
+    run = make_comparison(tmp_path, example())
+    digest = candidate_digest(level_genome(0.0, len(run.experts), len(run.groups)))
+    with closing(Journal(tmp_path)) as journal:
+        tasks = {task: {"scores": base, "truncated": 0.0} for task in run.tasks}
+        journal.append({"event": "heldout", "candidate": digest, "tasks": tasks})
+    shown = read_shown(tmp_path)
+    own = HELDOUT["best-mean"]
+    expected = paired_bootstrap(dict.fromkeys(run.tasks, own), dict.fromkeys(run.tasks, base))
+    assert shown.verdict is not None
+    assert (shown.verdict.rival, shown.verdict.rows) == ("base", "heldout")
+    assert shown.verdict.difference == expected.estimate == pytest.approx(fmean(own) - fmean(base))
+    assert shown.verdict.interval == (expected.low, expected.high)
+    assert shown.verdict.clear == (not expected.holds_zero) == (says == "excludes zero.")
+    text = " ".join(render_page(shown.run, "run", None, shown.verdict).split())
+    assert f"<b>{expected.estimate:+.3f}</b> (95%: {expected.low:+.3f} to {expected.high:+.3f}) against" in text
+    assert f"paired by row, the 95% interval {says}" in text
+
+
+def test_a_runs_own_measurements_are_not_paired_with_rows_of_its_comparison(tmp_path: Path) -> None:
+    make_comparison(tmp_path, example())
+    measured = measure_heldout(tmp_path / "cycleqd/seed-0", HELDOUT)
+    shown = read_shown(tmp_path)
+    assert shown.verdict == compare_best(usual_scores(measured), measured.objectives)
+    assert shown.verdict is not None
+    assert (shown.verdict.rows, shown.verdict.interval) == ("heldout", None)
 
 
 def test_hostile_names_stay_texts(tmp_path: Path) -> None:

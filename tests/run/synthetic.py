@@ -124,7 +124,7 @@ class Watcher:
         self.told_events: list[Event] = []
 
     def started(self, state: Run) -> None:
-        self.began_at = state.schedule.told
+        self.began_at = state.schedule.received
 
     def evaluated(self, state: Run, event: Event) -> None:
         self.told_events.append(event)

@@ -10,11 +10,13 @@ import psutil
 import pytest
 
 from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
+from tests.components import require
 
 
 @pytest.fixture
 def bubblewrap() -> Iterator[Bubblewrap]:
     """A provider; checks afterwards that none of its processes is still running."""
+    require("bubblewrap")
     before = set(psutil.Process().children(recursive=True))  # other tests leave a fork server
     yield Bubblewrap()
     started = set(psutil.Process().children(recursive=True)) - before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -17,9 +16,9 @@ from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.sandbox.protocol import RootFs
 from cycleqd_merge.tasks.protocol import Checkable, KnownAnswer, Prompting
 from cycleqd_merge.tasks.suite import Suite, open_task
+from tests.components import DATA
 from tests.tasks.scripted import Scripted, shipped
 
-DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[3] / "shared" / "data")).resolve()
 SAMPLES = 6
 
 
@@ -69,6 +68,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_root: RootFs) -> 
     return tuple(open_task(use, 0.0) for use in uses)
 
 
+@pytest.mark.needs("mariadb", "published data")
 @pytest.mark.parametrize("right", [True, False])
 def test_all_three_at_once_accept_right_answers_and_reject_wrong_ones(suite: Suite, right: bool) -> None:
     """The wrong answers are the closest ones: another sample's answer, or one value changed."""

@@ -21,7 +21,7 @@ from cycleqd_merge.config.scorers import ScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig, MessageConfig, PythonTaskConfig
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Outcome
@@ -57,7 +57,7 @@ def scores(suite: Suite, model: Scripted) -> Mapping[str, list[float]]:
 
 def test_the_examples_run_on_a_real_model(suite: Suite, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.float32)
-    family = open_model_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
+    family = open_recipe_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
     materialiser = Materialiser(family, Groups(family.weights, "one"), {})
     worker = Worker(TransformersEngine(Options(device="cpu"), materialiser), suite)
     results = worker.evaluate(None, "heldout").results

@@ -20,7 +20,7 @@ from cycleqd_merge.errors import TaskError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.preflight.prompts import check_prompts
@@ -77,7 +77,9 @@ def hf(model: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TransformersEngine]:
-    family = open_model_family(make_recipe(tmp_path_factory.mktemp("recipe"), model, {"first": model, "second": model}))
+    family = open_recipe_family(
+        make_recipe(tmp_path_factory.mktemp("recipe"), model, {"first": model, "second": model})
+    )
     opened = TransformersEngine(
         Options(device="cpu", batch_size=5), Materialiser(family, Groups(family.weights, "one"), {})
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import InfrastructureError
+from cycleqd_merge.files import write_atomically
 from cycleqd_merge.sandbox.boxes import run_once
 from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider
 from cycleqd_merge.tasks.code.problems import CodeProblem
@@ -61,7 +62,5 @@ async def expected_values(provider: Provider, problem: CodeProblem, inputs: Sequ
     if outputs is None or any(text.startswith('["error"') for text in outputs):
         raise InfrastructureError(f"{problem.task_id}: its reference solution fails on its {kind} inputs")
     found = ExpectedValues(outputs, time.perf_counter() - start)
-    unfinished = path.with_suffix(f".{key[32:40]}{time.monotonic_ns()}")
-    unfinished.write_text(json.dumps(asdict(found)))
-    unfinished.replace(path)
+    write_atomically(path, json.dumps(asdict(found)))
     return found

@@ -37,6 +37,8 @@ class CodeTask:
         TaskError: the metric is `base`, and the rows do not separate base inputs.
     """
 
+    semantics = 0
+
     def __init__(self, definition: CodeTaskConfig) -> None:
         self._definition = definition
         self._samples = read_splits(definition.data, lambda row: str(row.get("task_id", "")))

@@ -32,6 +32,8 @@ class DbbenchTask:
         RecipeError: a template is not valid.
     """
 
+    semantics = 0
+
     def __init__(self, definition: DbbenchTaskConfig) -> None:
         self._definition = definition
         self._samples = read_splits(definition.data)

@@ -33,6 +33,8 @@ class OsInteractionTask:
         RecipeError: a template is not valid.
     """
 
+    semantics = 0
+
     def __init__(self, definition: OsInteractionTaskConfig) -> None:
         self._definition = definition
         self._samples = read_splits(definition.data, lambda row: str(row.get("index", "")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from cycleqd_merge.errors import TaskError
 from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.code.task import CodeTask, pass_at
 from cycleqd_merge.tasks.protocol import Sampling
+from tests.components import DATA
 from tests.tasks.code.test_problems import HUB, JSONL
 from tests.tasks.scripted import Scripted, defined, write_rows
 
-DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[4] / "shared" / "data"))
 DOUBLE = {
     "task_id": "Mbpp/1000",
     "prompt": '"""\nWrite a function to double a number.\nassert double(459136) == 918272\n"""\n',
@@ -30,6 +29,8 @@ DOUBLE = {
     "plus_input": [[1.5], [-1]],
     "atol": 0,
 }
+
+pytestmark = pytest.mark.needs("bubblewrap")
 
 
 def open_code(folder: Path, *rows: dict[str, Any], **keys: Any) -> CodeTask:
@@ -186,6 +187,7 @@ def test_problems_without_base_inputs_have_no_base_score(tmp_path: Path) -> None
         open_code(tmp_path, row, metric="base")
 
 
+@pytest.mark.needs("published data")
 def test_the_grader_is_correct_on_real_problems(tmp_path: Path) -> None:
     lines = (DATA / "MbppPlus-2023-11-16.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines[::25]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from cycleqd_merge.tasks.database.turns import is_answer
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
 from cycleqd_merge.tasks.suite import open_task
 from tests.cli.conftest import Answer, cycleqd_merge
+from tests.components import DATA
 from tests.models import edit_json, make_base, make_expert, make_task
 from tests.tasks.agentbench import CELLS, INSERT, ROWS, UPDATE, digest, open_dbbench, row
 from tests.tasks.scripted import Scripted
 
-DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[3] / "shared" / "data"))
 ANSWER = 'Action: Answer\nFinal Answer: ["2"]'
 
 
@@ -53,6 +52,7 @@ def scores(task: DbbenchTask, *texts: str) -> list[float]:
     return [outcome.score for outcome in outcomes(task, turns(*texts))[0]]
 
 
+@pytest.mark.needs("mariadb")
 def test_statements_run_and_their_results_are_shown(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, ROWS[0], max_new_tokens=7, stop=["!"], chat_template="{{ messages }}")
     count = operation("SELECT COUNT(*) AS n,\n  MAX(Title) FROM `Jazz Albums` WHERE `No.` = 2;")
@@ -69,6 +69,7 @@ def test_statements_run_and_their_results_are_shown(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.needs("mariadb")
 def test_a_write_is_graded_by_the_table(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, *ROWS)
     assert scores(task, operation(INSERT), ANSWER) == [1.0, 0.0, 1.0, 0.0]
@@ -77,6 +78,7 @@ def test_a_write_is_graded_by_the_table(tmp_path: Path) -> None:
     assert scores(task, operation("DROP TABLE `Jazz Albums`"), ANSWER) == [1.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.needs("mariadb")
 def test_at_most_the_given_number_of_rounds_is_played(tmp_path: Path) -> None:
     """The model gets one more turn to answer; a statement in that turn is not run."""
     several = [*CELLS, *[("Karma", "4", "Pharoah Sanders")] * 2]
@@ -85,6 +87,7 @@ def test_at_most_the_given_number_of_rounds_is_played(tmp_path: Path) -> None:
     assert (outcome.score, len(model.requests)) == (1.0, 3)
 
 
+@pytest.mark.needs("mariadb")
 @pytest.mark.parametrize(
     "turn",
     [
@@ -129,6 +132,7 @@ def test_answers_are_read_as_literals_and_compared_as_in_agentbench(text: str, l
     assert is_answer(f"Action: Answer\nFinal Answer:{text}", label) is right
 
 
+@pytest.mark.needs("mariadb")
 def test_long_results_are_truncated(tmp_path: Path) -> None:
     long = operation("SELECT REPEAT('x', 3000)")
     task = open_dbbench(tmp_path, ROWS[0])
@@ -137,6 +141,7 @@ def test_long_results_are_truncated(tmp_path: Path) -> None:
     assert shown == "[('" + "x" * 797 + "[TRUNCATED]"
 
 
+@pytest.mark.needs("mariadb")
 def test_a_malformed_table_is_repaired(tmp_path: Path) -> None:
     """Unnamed or repeated columns and rows of the wrong length, for which AgentBench has an empty table or none."""
     broken = row("other", ["3"])
@@ -159,6 +164,7 @@ def test_an_incomplete_row_is_reported_when_the_task_is_opened(tmp_path: Path, k
         open_dbbench(tmp_path, lacking)
 
 
+@pytest.mark.needs("mariadb")
 def test_known_answers_check_the_grader(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, *ROWS)
     verdicts = asyncio.run(check(task, task.samples("search")))
@@ -181,6 +187,7 @@ def test_a_missing_database_is_reported_before_a_run(
         assert "task sql: database: mariadb-install-db is not installed; install MariaDB: `apt install m" in output
 
 
+@pytest.mark.needs("mariadb")
 def test_a_conversation_that_does_not_fit_the_model_is_reported_before_a_run(recipe_with_database: Path) -> None:
     setting = "tasks.0.task.max_new_tokens=300"
     answer = cycleqd_merge("plan", recipe_with_database, "--no-measure", "--set", setting)
@@ -193,6 +200,7 @@ def test_a_conversation_that_does_not_fit_the_model_is_reported_before_a_run(rec
     assert "task sql: its prompts are chat turns and the model has no chat template" in " ".join(answer.err.split())
 
 
+@pytest.mark.needs("mariadb")
 def test_a_database_that_fails_pauses_the_run_and_is_not_a_score(
     monkeypatch: pytest.MonkeyPatch, recipe_with_database: Path
 ) -> None:
@@ -227,7 +235,7 @@ def recipe_with_database(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="AgentBench's data is missing (set $CYCLEQD_DATA)")
+@pytest.mark.needs("mariadb", "published data")
 def test_the_shipped_task_accepts_its_gold_answers_only(tmp_path: Path) -> None:
     """All 360 rows of the file: 120 labels and 239 of 240 writes; row 225's own SQL does not produce its digest."""
     text = (DEFINITIONS / "agentbench-db.yaml").read_text()
@@ -242,7 +250,7 @@ def test_the_shipped_task_accepts_its_gold_answers_only(tmp_path: Path) -> None:
     assert [verdict for verdict in verdicts if not verdict["right"] and verdict["score"]] == []
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="AgentBench's data is missing (set $CYCLEQD_DATA)")
+@pytest.mark.needs("published data")
 def test_the_shipped_task_has_the_papers_samples_in_equal_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     path = DATA / "data_dbbench_standard_dev.jsonl"
     monkeypatch.setenv("AGENTBENCH_DB", path.resolve().as_uri())
@@ -254,6 +262,7 @@ def test_the_shipped_task_has_the_papers_samples_in_equal_halves(monkeypatch: py
     assert sorted(rows.index(row) for half in halves for row in half) == ids
 
 
+@pytest.mark.needs("mariadb")
 def test_the_digest_equals_agentbenchs(tmp_path: Path) -> None:
     """Compared with a second implementation, on cells that a database could misread."""
     cells = [("é", "NULL", "1"), ("", "'", "\\"), ("a,b", "c", "\n"), ("A", "a ", "Å"), *CELLS]

@@ -22,6 +22,7 @@ from cycleqd_merge.tasks.database.mariadb_database import MariadbDatabase
 from cycleqd_merge.tasks.database.private_server import PrivateServer
 from cycleqd_merge.tasks.database.server import URL_VARIABLE
 from cycleqd_merge.tasks.database.table import Table
+from tests.components import require
 from tests.tasks.agentbench import CELLS, COLUMNS, NAME, digest
 
 TABLE = Table(NAME, COLUMNS, CELLS)
@@ -30,6 +31,7 @@ SECONDS = 1.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PrivateServer]:
+    require("mariadb")
     private = PrivateServer()
     yield private
     private.stop()
@@ -231,6 +233,7 @@ def test_the_server_is_private(server: PrivateServer) -> None:
     assert stat.S_IMODE(server.folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.needs("mariadb")
 @pytest.mark.parametrize("end", ["return", "kill"])
 def test_the_server_ends_with_its_process(end: str) -> None:
     """However the process ends, no server keeps running and no folder remains."""

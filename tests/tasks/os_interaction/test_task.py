@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.task import OsInteractionTask
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
+from tests.components import DATA
 from tests.tasks.scripted import Scripted, defined, write_rows
 
-DATA = Path(os.environ.get("CYCLEQD_DATA", Path(__file__).parents[4] / "shared" / "data"))
 SAME = ["python", "from sys import argv\nexit(argv[1].strip() != argv[2].strip())"]
 COUNT = {
     "description": "How many lines has /root/file?",
@@ -184,6 +183,7 @@ def test_other_rows_are_refused(tmp_path: Path, row: dict[str, Any], problem: st
     assert problem in str(raised.value)
 
 
+@pytest.mark.needs("published data")
 def test_the_shipped_task_prompts_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTBENCH_OS", str(DATA / "os_interaction_170.json"))
     loaded = load_task(TaskConfig(task="agentbench-os"))
@@ -202,6 +202,7 @@ def test_the_shipped_task_prompts_as_the_paper_does(tmp_path: Path, monkeypatch:
     assert (loaded.rounds, loaded.output_longest, loaded.output_kept) == (5, 800, 780)
 
 
+@pytest.mark.needs("published data")
 def test_the_grader_is_correct_on_real_problems(tmp_path: Path) -> None:
     rows = json.loads((DATA / "os_interaction_170.json").read_text())
     faulty = {153, 64, 85}  # the first rejects its own example; the others count files under /proc

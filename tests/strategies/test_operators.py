@@ -1,4 +1,4 @@
-"""Options of CycleQD's operators beyond the paper's, watched through the steps of its children."""
+"""Options of CycleQD's operators beyond the paper's, as the steps of its children show."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_scaling_of_one_is_the_plain_mean() -> None:
     assert crossover(a, a, np.ones((2, 1)), 2.0).coefficients.tolist() == (2 * a.coefficients).tolist()
 
 
-def test_mates_come_from_another_archive_each_as_often() -> None:
-    """Watched with an archive per task that is filled by hand; a child's scores leave it in one archive or two."""
+def test_mates_come_from_every_other_archive() -> None:
+    """Compared with archives filled by hand."""
     search = strategy(tasks=3, mates="any", sampling="random")
     archives: list[SlowArchive] = []
     known: dict[int, Scores] = {}
@@ -67,15 +67,15 @@ def test_mates_come_from_another_archive_each_as_often() -> None:
         known[number] = synthetic_scores(proposal.candidate, 3)  # type: ignore[arg-type]
         search.tell(Result(number, known[number]))
         if number == 2:
-            archives = [SlowArchive(task, search.space.bounds or (), [6] * 3) for task in range(3)]
+            archives = [SlowArchive(task, search.state.bounds or (), [6] * 3) for task in range(3)]
         for archive in archives:
-            for told in known if number == 2 else [number]:
-                archive.add(told, known[told])
+            for child in known if number == 2 else [number]:
+                archive.add(child, known[child])
     assert elsewhere > 100
     assert same == 0
 
 
-def test_an_elite_alone_in_the_other_archive_is_its_own_mate() -> None:
+def test_the_only_elite_of_the_other_archive_is_its_own_mate() -> None:
     numbers, rng = np.array([4, 7]), generator(1)
     assert choose_mate(np.array([4]), np.ones(1), 4, rng) == 4
     assert {choose_mate(numbers, np.array([0.5, 0.5]), 4, rng) for _ in range(20)} == {7}
@@ -100,15 +100,15 @@ def test_warm_starts_are_the_first_generations_and_become_parents(in_flight: int
     assert [proposal.step["mutation"]["expert"] for proposal in proposals[6:12]] == [1, 2, 0, 1, 2, 0]
 
 
-def test_warm_starts_under_a_floor_enter_no_archive() -> None:
+def test_warm_starts_below_a_floor_enter_no_archive() -> None:
     search = strategy(tasks=2, levels=(0.5, 1.0), floors=(Floor(2, 0.5),))
     play(search, 2, lambda number, genome: (*synthetic_scores(genome, 2), 0.4 if number == 2 else 0.6))
-    assert {elite.number for archive in search.space.archives for elite in archive.elites()} >= {3}
-    assert 2 not in {elite.number for archive in search.space.archives for elite in archive.elites()}
+    assert {elite.number for archive in search.state.archives for elite in archive.elites()} >= {3}
+    assert 2 not in {elite.number for archive in search.state.archives for elite in archive.elites()}
 
 
 def test_adaptive_strength_follows_the_success_of_each_tasks_children() -> None:
-    """By hand, several in flight: 2^(1/3) up for a child that enters any archive, 2^(-1/12) down for another."""
+    """By hand, with several in flight: 2^(1/3) for a child that enters any archive, 2^(-1/12) for any other."""
     search = strategy(tasks=2, adaptive=True, sigma=0.05)
     schedule = Schedule(search, in_flight=3, total=150)
     doublings, waiting = [0.0, 0.0], schedule.ready()
@@ -120,13 +120,13 @@ def test_adaptive_strength_follows_the_success_of_each_tasks_children() -> None:
                 task = (proposal.number - 1) % 2
                 drawn.append(proposal.step["mutation"]["scale"])
                 assert drawn[-1] == pytest.approx(0.3 * 2 ** doublings[task])
-        told = waiting.pop(0)
-        before = snapshot(search.space.archives)
-        scores = synthetic_scores(told.candidate, 2, steps=30) if told.number % 7 else None  # type: ignore[arg-type]
-        waiting += schedule.tell(Result(told.number, scores))
-        if told.number >= 2:
-            entered = snapshot(search.space.archives) != before
-            task = (told.number - 1) % 2
+        proposal = waiting.pop(0)
+        before = snapshot(search.state.archives)
+        scores = synthetic_scores(proposal.candidate, 2, steps=30) if proposal.number % 7 else None  # type: ignore[arg-type]
+        waiting += schedule.tell(Result(proposal.number, scores))
+        if proposal.number >= 2:
+            entered = snapshot(search.state.archives) != before
+            task = (proposal.number - 1) % 2
             doublings[task] = min(max(doublings[task] + (1 / 3 if entered else -1 / 12), -3.0), 3.0)
             apart |= doublings[0] != doublings[1]
     assert apart
