@@ -32,7 +32,7 @@ def check_task(
         print_json([asdict(verdict) for verdict in verdicts])
     else:
         console().print(verdict_table(verdicts))
-    unfair = sum(not verdict.fair for verdict in verdicts)
+    unfair = sum(not verdict.passed for verdict in verdicts)
     if unfair:
         raise RunFailed(f"task {task}: {unfair} of {len(verdicts)} known answers are graded wrongly")
 

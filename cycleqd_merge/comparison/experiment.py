@@ -31,7 +31,7 @@ from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.loop import terminable
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
 Searched = list[tuple[Planned, Run]]
@@ -53,7 +53,7 @@ def compare(
     observing: Observing,
     told: Told,
     *,
-    rows: Rows = "heldout",
+    rows: Split = "heldout",
     max_hours: float | None = None,
 ) -> Compared:
     """Set searches against each other; goes on where the recipe's output folder stands.
@@ -146,7 +146,7 @@ def _findings(
     )
 
 
-def _rows(suite: Suite, judging: Rows) -> dict[str, RowCount]:
+def _rows(suite: Suite, judging: Split) -> dict[str, RowCount]:
     """What each task is searched and judged on, and how much of it is the same."""
     counts = {}
     for task in suite:

@@ -14,12 +14,12 @@ from cycleqd_merge.evaluation.engines.prompts import prompt_length
 from cycleqd_merge.merging.checks import Problems
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
-from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Prompting, Sample, Split
+from cycleqd_merge.tasks.generate import GenerateTask
+from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 FEW_ROWS = 20
-_SPLITS: tuple[Split, ...] = ("search", "heldout")
+_SPLITS: tuple[TaskSplit, ...] = ("search", "heldout")
 
 
 def require_answerable(suite: Suite, family: ModelFamily) -> None:
@@ -71,7 +71,7 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
 def check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """A notice about reference answers that no output can match: too long, and the scorer compares all of an answer."""
     definition = task.definition
-    if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTaskConfig):
+    if not isinstance(task.task, GenerateTask) or not isinstance(definition, GenerateTaskConfig):
         return []
     if not isinstance(definition.scorer, ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig):
         return []
@@ -127,6 +127,6 @@ def _leaked(task: SuiteTask, searched: set[str]) -> list[str]:
 
 def _content(task: SuiteTask, sample: Sample) -> str:
     """What makes two rows equal: prompt and answer; the id for tasks whose prompts are not known."""
-    if not isinstance(task.task, Generate):
+    if not isinstance(task.task, GenerateTask):
         return sample.id
     return json.dumps([task.task.prompt_of(sample), task.task.reference_of(sample), task.task.choices_of(sample)])

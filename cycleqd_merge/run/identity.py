@@ -15,9 +15,9 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import local_models, respelled
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event, of_kind
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
-ROWS: tuple[Rows, ...] = ("search", "confirm")
+ROWS: tuple[Split, ...] = ("search", "confirm")
 
 if TYPE_CHECKING:  # identities are compared without torch
     from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
