@@ -1,4 +1,4 @@
-"""What a recipe names, opened: models, groups and tasks, and the worker that they make."""
+"""A recipe with everything that it names opened, and the workers that evaluate with it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,12 @@ class OpenedRecipe:
         family = open_recipe_family(recipe)
         return cls(recipe, family, Groups(family.weights, recipe.evolution.groups), suite)
 
-    def mutated_experts(self, seeds: Sequence[dict[str, Any]] = ()) -> set[int]:
-        """Numbers of the experts whose singular bases the run needs, for its own mutations and those of its seeds."""
-        inherited = {mutation.get("expert") for seed in seeds for mutation in seed["genome"]["mutations"]} - {None}
+    def mutated_experts(self, founders: Sequence[dict[str, Any]] = ()) -> set[int]:
+        """Numbers of the experts whose singular bases the run needs, for its own and its founders' mutations.
+
+        founders: as the run's start event records them.
+        """
+        inherited = {mutation.get("expert") for each in founders for mutation in each["genome"]["mutations"]} - {None}
         strategy = self.recipe.strategy
         if not mutates(strategy) or self.recipe.evolution.mutation.kind != "svd":
             return inherited
@@ -59,25 +62,25 @@ class OpenedRecipe:
     def materialiser(self, experts: Iterable[int], progress: BasesProgress | None = None) -> Materialiser:
         """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached).
 
-        vLLM's workers open their own; this one is the plan that they follow, and builds what is exported.
+        vLLM's worker processes open an equal one from its `MaterialiserSpec`; this one builds exports.
         """
         bases = prepare_bases(self.family, sorted(experts), progress, self.rank)
         engine = self.recipe.engine
-        stated = engine.device if engine.kind == "transformers" else None
-        return Materialiser(self.family, self.groups, bases, stated or this_process().device)
+        device = engine.device if engine.kind == "transformers" else None
+        return Materialiser(self.family, self.groups, bases, device or this_process().device)
 
-    def worker(self, materialiser: Materialiser, neighbours: int = 1) -> Worker:
-        """A worker on the recipe's engine, one of so many on this host."""
-        return Worker(open_engine(self.recipe.engine, materialiser, neighbours), self.suite)
+    def worker(self, materialiser: Materialiser, workers_per_host: int = 1) -> Worker:
+        """A worker on the recipe's engine. workers_per_host: the number on this host, this one included."""
+        return Worker(open_engine(self.recipe.engine, materialiser, workers_per_host), self.suite)
 
 
-def open_worker(recipe: Recipe, experts: Iterable[int], neighbours: int = 1) -> Worker:
-    """A worker of its own, in whatever process this is; `experts` are those whose singular bases are needed.
+def open_worker(recipe: Recipe, experts: Iterable[int], workers_per_host: int = 1) -> Worker:
+    """Open a recipe in this process, and a worker for it.
 
-    neighbours: workers on this host, this one included.
+    experts: numbers of those whose singular bases are needed. workers_per_host: see `OpenedRecipe.worker`.
 
     Raises:
         UserError: something that the recipe names cannot be opened.
     """
-    materials = OpenedRecipe.open(recipe)
-    return materials.worker(materials.materialiser(experts), neighbours)
+    opened = OpenedRecipe.open(recipe)
+    return opened.worker(opened.materialiser(experts), workers_per_host)

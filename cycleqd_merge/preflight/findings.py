@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cycleqd_merge.errors import UserError
@@ -56,7 +58,16 @@ class DiskUse:
     purpose: str
     folder: str
     needed: int
-    free: int
+    free: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "free", shutil.disk_usage(existing(Path(self.folder))).free)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or its nearest existing parent."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.singular import similarity
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.preflight.access import repositories, require_write
-from cycleqd_merge.preflight.disk import disk_uses, download_uses, existing, require_disk
+from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
-from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary
+from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, existing
 from cycleqd_merge.preflight.grid import cells, require_grid
-from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
+from cycleqd_merge.preflight.prompts import check_answers, check_prompts, check_rows
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
@@ -189,7 +189,7 @@ def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
     for task in suite:
         findings = check_prompts(task, tokenizer, limit)
         found.faults.extend(findings.faults)
-        found.notices.extend(findings.notices)
+        found.notices.extend(check_answers(task, tokenizer))
 
 
 def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], int]:

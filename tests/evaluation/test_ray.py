@@ -12,8 +12,14 @@ import pytest
 
 from cycleqd_merge import Observer, load_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.pools.cluster import neighbours, worker_count
-from cycleqd_merge.evaluation.pools.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool
+from cycleqd_merge.evaluation.pools.cluster import worker_count, workers_per_host
+from cycleqd_merge.evaluation.pools.ray_pool import (
+    DEFAULT_LIMIT_SECONDS,
+    HUNG_FACTOR,
+    RESTART_SECONDS,
+    Deadlines,
+    RayPool,
+)
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.session.search import search
@@ -92,8 +98,8 @@ def test_an_evaluation_is_hung_by_what_others_on_such_rows_took() -> None:
     for seconds in (3.0, 1.0, 2.0):
         deadlines.learn("search", seconds)
     deadlines.learn("heldout", 2000.0)
-    assert deadlines.of("search") == PATIENCE * 2 + RESTART
-    assert deadlines.of("heldout") == deadlines.of("confirm") == UNKNOWN > 2000
+    assert deadlines.of("search") == HUNG_FACTOR * 2 + RESTART_SECONDS
+    assert deadlines.of("heldout") == deadlines.of("confirm") == DEFAULT_LIMIT_SECONDS > 2000
 
 
 @pytest.mark.parametrize(
@@ -118,10 +124,10 @@ def test_as_many_workers_as_the_gpus_have_room_for(
 def test_workers_share_the_largest_host_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = [(8.0, True), (4.0, True), (16.0, False)]
     monkeypatch.setattr("ray.nodes", lambda: [{"Resources": {"GPU": gpus}, "Alive": alive} for gpus, alive in hosts])
-    assert neighbours(32, 1) == 8
-    assert neighbours(32, 4) == 2
-    assert neighbours(3, 1) == 3
-    assert neighbours(100, 0.1666) == 48
-    assert neighbours(5, 0) == 5  # without GPUs all may lie on one
-    with pytest.raises(UserError, match="a worker needs 16 GPUs of one host, and the largest has 8"):
-        neighbours(2, 16)
+    assert workers_per_host(32, 1) == 8
+    assert workers_per_host(32, 4) == 2
+    assert workers_per_host(3, 1) == 3
+    assert workers_per_host(100, 0.1666) == 48
+    assert workers_per_host(5, 0) == 5  # without GPUs, all may run on one host
+    with pytest.raises(UserError, match="a worker needs 16 GPUs on one host, but no host has more than 8"):
+        workers_per_host(2, 16)

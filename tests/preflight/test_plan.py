@@ -149,7 +149,7 @@ def test_all_faults_come_at_once(family: Family, tmp_path: Path) -> None:
     )
     faults = "\n".join(checked(recipe).faults)
     for part in (
-        "evolution.bins: archive one would have 2,560,000 cells, the most is 1,000,000",
+        "evolution.bins: archive one would have 2,560,000 cells, the limit is 1,000,000",
         "task 'nowhere.yaml': no such file",
         "task four: prompt: 'missing' is undefined",
         f"model {tmp_path / 'gone'}: no such folder",
@@ -191,7 +191,7 @@ def test_a_chat_template_that_refuses_a_row_is_a_fault(family: Family, tmp_path:
     template = "{% if '7' in messages[0].content %}{{ raise_exception('no sevens') }}{% endif %}x"
     task = generate(tmp_path, "three", chat=True, chat_template=template)
     fault = only(checked(recipe_of(tmp_path, family, task)).faults)
-    assert fault.startswith("task three: the chat template refuses these turns: no sevens; in row ")
+    assert fault.startswith("task three: the chat template rejects these turns: no sevens; in row ")
 
 
 @pytest.mark.parametrize(("length", "fits"), [(252, True), (253, False)])
@@ -285,7 +285,7 @@ def test_a_million_cells_are_the_most(family: Family, tmp_path: Path) -> None:
     found = checked(recipe_of(tmp_path, family, three, evolution={"bins": 1000}))
     assert (found.faults, found.cells["three"]) == ([], 1_000_000)
     over = recipe_of(tmp_path, family, three, evolution={"bins": 1001})
-    refusal = "evolution.bins: archive one would have 1,002,001 cells, the most is 1,000,000"
+    refusal = "evolution.bins: archive one would have 1,002,001 cells, the limit is 1,000,000"
     assert only(checked(over).faults).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
         evolve(over)
@@ -296,7 +296,7 @@ def test_the_archive_of_all_tasks_counts_too(family: Family, tmp_path: Path) -> 
     found = checked(recipe_of(tmp_path, family, evolution=plain))
     assert (found.faults, found.cells) == ([], {"one": 1000, "two": 1000, "of all tasks": 1_000_000})
     over = recipe_of(tmp_path, family, evolution={**plain, "bins": 1001})
-    refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the most is 1,000,000"
+    refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the limit is 1,000,000"
     assert only(checked(over).faults).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
         evolve(over)
