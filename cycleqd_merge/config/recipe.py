@@ -21,10 +21,10 @@ from cycleqd_merge.config.strategies import (
     CmaEsConfig,
     CycleQDConfig,
     NamedStrategyConfig,
+    PresetStrategyConfig,
     StrategyConfig,
     mutates,
     require_heeded,
-    with_preset,
 )
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import KeyProblem, suggestion
@@ -110,7 +110,7 @@ class FinishConfig(StrictConfig):
     """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out rows."""
 
 
-class Recipe(StrictConfig):
+class Recipe(PresetStrategyConfig):
     """A recipe: base model, experts, tasks, and how to evolve them."""
 
     base: ModelReference
@@ -145,11 +145,6 @@ class Recipe(StrictConfig):
     revisions: dict[str, str] = Field(default_factory=dict)
     """The commit of each Hub id, by `id` or `id@revision` as it stands here, datasets as `datasets/id`. A run resolves
     those that are missing when it begins, and keeps them."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_preset(cls, stated: Any) -> Any:
-        return with_preset(stated)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -14,6 +14,7 @@ from mergekit.common import ModelReference
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
+from cycleqd_merge.config.loading import fix_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.failures import single_cause
@@ -35,7 +36,7 @@ from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, me
 from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, existing
 from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.prompts import check_answers, check_prompts, check_rows
-from cycleqd_merge.run.identity import recorded_revisions
+from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
 from cycleqd_merge.strategies.state import SearchState
@@ -53,12 +54,14 @@ def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Pl
     this process started on the recipe, for the estimated time to the first evaluation.
     """
     since = time.perf_counter() if since is None else since
+    begun = _begun(Path(recipe.output))
+    recipe = fix_presets(recipe, recorded_presets(begun))
     found = Plan(cells=cells(recipe))
     found.attempt(require_grid, recipe)
     if recipe.hub is not None:
         found.attempt(require_write, *repositories(recipe.hub))
     try:
-        recipe = pin(recipe, _recorded(Path(recipe.output)))
+        recipe = pin(recipe, recorded_revisions(begun))
         found.disk = download_uses(recipe.pinned_models())
         require_disk(found.disk)
     except UserError as error:
@@ -73,9 +76,12 @@ def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Pl
     return found
 
 
-def _recorded(out: Path) -> dict[str, str]:
-    """The commits that an existing run has resolved."""
-    return recorded_revisions(read_events(out)) if (out / FILE).is_file() else {}
+def _begun(out: Path) -> list[Event]:
+    """The events of an existing run; none if they cannot be read, which `_check_output` reports."""
+    try:
+        return read_events(out) if (out / FILE).is_file() else []
+    except UserError:
+        return []
 
 
 def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from cycleqd_merge.config.anchoring import without_folders
 from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.presets import first_versions, preset_name
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import local_models, respelled
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
@@ -117,3 +118,10 @@ def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:
     sessions = (event["recipe"].get("revisions", {}) for event in of_kind(events, "session"))
     starts = (event.get("revisions") or {} for event in events[:1])
     return {name: sha for revisions in (*sessions, *starts) for name, sha in revisions.items()}
+
+
+def recorded_presets(events: Sequence[Event]) -> dict[str, str]:
+    """The version of the preset that the run with these events began with, by the preset's name."""
+    stated = [event["recipe"].get("evolution", {}).get("preset") for event in of_kind(events, "session")]
+    versions = first_versions()
+    return {preset_name(each): versions.get(each, each) for each in reversed(stated) if each is not None}

@@ -9,6 +9,7 @@ from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 
+from cycleqd_merge.config.loading import fix_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
@@ -27,7 +28,7 @@ from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
-from cycleqd_merge.run.identity import recorded_revisions
+from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal, terminable
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.opening import closed_run, identify
@@ -115,6 +116,7 @@ def _set_up(
     The second value opens a pool; None if nothing is left to evaluate.
     """
     observer = observer or Observer()
+    recipe = fix_presets(recipe, recorded_presets(journal.events))
     require_grid(recipe)
     recipe = pin(recipe, recorded_revisions(journal.events))
     mutated = sorted(recipe.mutated_experts(journal.events[0].get("seeds", []) if journal.events else founders))
