@@ -120,11 +120,13 @@ def _set_up(
     require_grid(recipe)
     recipe = pin(recipe, recorded_revisions(journal.events))
     mutated = sorted(recipe.mutated_experts(journal.events[0].get("seeds", []) if journal.events else founders))
+    log.debug("commits of Hub models and datasets: %s", recipe.revisions or "none")
     models = recipe.pinned_models()
     require_disk(download_uses(models))
     fetch(models, observer.downloading)
     workers = worker_count(recipe)
     opened = OpenedRecipe.open(recipe)
+    log.debug("opened; number of tasks %d, coefficient groups %d", len(opened.suite), len(opened.groups.labels))
     start = identify(opened, journal, workers, founders)
     if (closed := closed_run(journal, opened)) is not None:
         return closed, None
@@ -137,6 +139,7 @@ def _set_up(
     require_disk(disk_uses(recipe, opened.family, mutated, recipe.rank))
     from_main_process((models, mutated, recipe.rank))
     materialiser = opened.materialiser(mutated, observer.computing_bases)
+    log.debug("singular bases ready for experts %s", mutated)
     leave_group()
     run = resume_journal(journal, start, _session_event(opened, materialiser))
     if run.schedule.done and not to_confirm(run):
