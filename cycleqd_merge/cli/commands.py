@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -52,7 +53,7 @@ def options(
 
 
 app.callback()(options)
-for name, command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "evolve": evolve_command,
     "fork": fork_command,
     "plan": plan_command,
@@ -68,7 +69,8 @@ for name, command in {
     "merge": merge_config_command,
     "convert": convert_command,
     "schema": schema_command,
-}.items():
+}
+for name, command in _COMMANDS.items():
     app.command(name, epilog=COMMON_OPTIONS)(command)
 
 task_app = typer.Typer(help="Check tasks on their own, without a recipe.", no_args_is_help=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal
@@ -25,7 +26,7 @@ class ProgressDisplay(Observer):
         self._since = time.monotonic()
         self._already = 0
 
-    def __enter__(self) -> ProgressDisplay:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
