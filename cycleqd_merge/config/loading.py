@@ -152,8 +152,8 @@ def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Pa
         return adapter.validate_python(data)
     except ValidationError as error:
         written = source if isinstance(source, Source) else Source(source)
-        faults = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
-        raise RecipeError("\n".join(faults)) from None
+        errors = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
+        raise RecipeError("\n".join(errors)) from None
 
 
 def _override(data: dict[str, Any], override: str) -> Location:

@@ -51,11 +51,11 @@ def require_disk(uses: Sequence[DiskUse]) -> None:
     for use in uses:
         if use.needed:
             disks.setdefault(os.stat(existing(Path(use.folder))).st_dev, []).append(use)
-    faults = [
+    errors = [
         f"disk: {', '.join(use.purpose for use in disk)} require {decimal(sum(use.needed for use in disk))}, "
         f"{decimal(disk[0].free)} available on the disk of {disk[0].folder}"
         for disk in disks.values()
         if sum(use.needed for use in disk) > disk[0].free
     ]
-    if faults:
-        raise RecipeError("\n".join(faults))
+    if errors:
+        raise RecipeError("\n".join(errors))

@@ -66,11 +66,11 @@ def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Pl
         require_disk(found.disk)
     except UserError as error:
         if found.disk:  # opening the models would start to fill the disk
-            found.faults.append(str(error))
+            found.errors.append(str(error))
             return found
         _check(recipe, measure, since, found)  # opening the models reports what is wrong with them
-        if not found.faults:
-            found.faults.append(str(error))
+        if not found.errors:
+            found.errors.append(str(error))
         return found
     _check(recipe, measure, since, found)
     return found
@@ -139,7 +139,7 @@ def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     family = ModelFamily(base, experts, recipe.models)
     findings = found.attempt(check_family, family)
     if findings is not None:
-        found.faults.extend(findings.faults)
+        found.errors.extend(findings.errors)
         found.notices.extend(findings.notices)
     return family
 
@@ -190,7 +190,7 @@ def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
     limit = context_length(family, tokenizer)
     for task in suite:
         findings = check_prompts(task, tokenizer, limit)
-        found.faults.extend(findings.faults)
+        found.errors.extend(findings.errors)
         found.notices.extend(check_answers(task, tokenizer))
 
 
@@ -226,7 +226,7 @@ def _estimate(
     available = available_memory()
     found.memory = memory_of(opened, None, available)
     _check_memory(found)
-    if found.faults or not measure:
+    if found.errors or not measure:
         return
     start = time.perf_counter()
     bases = bases_seconds(opened.family, mutated, opened.recipe.rank)
@@ -240,7 +240,7 @@ def _estimate(
         trial = try_out(opened, ready)
     except Exception as raised:  # it would stop the run's evaluations too
         cause = single_cause(raised)
-        found.faults.append(f"measured evaluation: {type(cause).__name__}: {cause}")
+        found.errors.append(f"measured evaluation: {type(cause).__name__}: {cause}")
         return
     found.time = time_of(opened.recipe, trial, evaluations, setup + trial.opened, bases)
     found.memory = memory_of(opened, trial, available)
@@ -275,7 +275,7 @@ def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Ite
 
 
 def _check_memory(found: Plan) -> None:
-    found.faults.extend(
+    found.errors.extend(
         f"memory: a worker requires {decimal(use.needed)} ({use.place}), {decimal(use.available)} available"
         for use in found.memory
         if use.needed > use.available

@@ -30,9 +30,9 @@ def require_answerable(suite: Suite, family: ModelFamily) -> None:
     """
     tokenizer = family_tokenizer(family)
     limit = context_length(family, tokenizer)
-    faults = [fault for task in suite for fault in check_prompts(task, tokenizer, limit).faults]
-    if faults:
-        raise TaskError("\n".join(faults))
+    errors = [error for task in suite for error in check_prompts(task, tokenizer, limit).errors]
+    if errors:
+        raise TaskError("\n".join(errors))
 
 
 def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Problems:
@@ -42,7 +42,7 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     if not isinstance(definition, PromptedTaskConfig | LmEvalTaskConfig):
         return findings
     if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
-        findings.faults.append(
+        findings.errors.append(
             f"task {task.name}: its prompts are chat turns and the model has no chat template; give the task a "
             "`chat_template`, choose one with `models.chat_template`, or use a plain prompt"
         )
@@ -56,12 +56,12 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
             for sample in task.task.samples(split)
         ]
     except UserError as error:
-        findings.faults.append(f"task {task.name}: {error}")
+        findings.errors.append(f"task {task.name}: {error}")
         return findings
     over = [] if limit is None else [length for length in lengths if length[0] + length[1] > limit]
     if over:
         prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
-        findings.faults.append(
+        findings.errors.append(
             f"task {task.name}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: row {row}, "
             f"the longest, has {prompt} and its answer may have {answer}; shorten the prompts or lower `max_new_tokens`"
         )

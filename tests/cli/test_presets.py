@@ -78,7 +78,7 @@ def test_plan_of_a_run_is_of_its_version(recipe: Path, begun: Path, tmp_path: Pa
     old, new = (
         cycleqd_merge("plan", recipe, "--output", out, "--no-measure", "--json") for out in (begun, tmp_path / "new")
     )
-    assert (old.code, old.json["faults"], new.code) == (0, [], 0)
+    assert (old.code, old.json["errors"], new.code) == (0, [], 0)
     start, *_ = read_events(begun)
     assert list(old.json["groups"]) == start["groups"] != list(new.json["groups"])
 

@@ -81,7 +81,7 @@ def test_extending_it_is_refused_in_one_line(run: Path, changed: str) -> None:
         assert (answer.code, answer.err) == (2, f"error: {refusal(run, changed)}\n")
         assert (run / FILE).read_bytes() == journal
     answer = cycleqd_merge("plan", run, "--no-measure", "--json")
-    assert (answer.code, answer.json["faults"]) == (2, [refusal(run, changed)])
+    assert (answer.code, answer.json["errors"]) == (2, [refusal(run, changed)])
 
 
 def test_a_finished_run_is_not_refused_and_stays_as_it_is(

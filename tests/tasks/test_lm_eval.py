@@ -281,4 +281,4 @@ def test_a_model_without_a_chat_template_is_reported_before_a_run(data: Any) -> 
     tokenizer = make_tokenizer(chat_template=None)
     for keys, count in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
         task = open_task(TaskConfig(task=defined(data, "arc_easy", **keys), name="arc"), 0.0)
-        assert len(check_prompts(task, tokenizer, None).faults) == count
+        assert len(check_prompts(task, tokenizer, None).errors) == count
