@@ -53,7 +53,7 @@ def options(
 
 
 app.callback()(options)
-COMMANDS: dict[str, Callable[..., None]] = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "evolve": evolve_command,
     "fork": fork_command,
     "plan": plan_command,
@@ -70,7 +70,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert_command,
     "schema": schema_command,
 }
-for name, command in COMMANDS.items():
+for name, command in _COMMANDS.items():
     app.command(name, epilog=COMMON_OPTIONS)(command)
 
 task_app = typer.Typer(help="Check tasks on their own, without a recipe.", no_args_is_help=True)

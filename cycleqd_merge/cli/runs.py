@@ -64,8 +64,8 @@ def plan_command(
         print_json(found.to_json())
     else:
         console().print(plan_report(found))
-    if found.faults:
-        raise RecipeError("\n".join(found.faults))
+    if found.errors:
+        raise RecipeError("\n".join(found.errors))
 
 
 def confirm_command(

@@ -36,7 +36,7 @@ def check_task_command(
         print_json([asdict(verdict) for verdict in verdicts])
     else:
         console().print(verdict_table(verdicts))
-    unfair = sum(not verdict.fair for verdict in verdicts)
+    unfair = sum(not verdict.passed for verdict in verdicts)
     if unfair:
         raise RunFailed(f"task {task}: {unfair} of {len(verdicts)} known answers are graded incorrectly")
 
@@ -64,13 +64,19 @@ def build_sandbox_command(
     source: Annotated[
         Path | None, typer.Option("--from", help="Unpack this tar file instead of installing a distribution.")
     ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--to", help="Write a tar file instead, for a user who is not root.")
+    ] = None,
     docker: Annotated[bool, typer.Option("--docker", help="Build a Docker image instead.")] = False,
 ) -> None:
     """Build the root file system that `os_interaction` tasks run on; takes about 2 minutes."""
     from cycleqd_merge.sandbox.docker import build_image
-    from cycleqd_merge.sandbox.rootfs import build_rootfs, release_of
+    from cycleqd_merge.sandbox.rootfs import build_rootfs, release_of, write_tar
 
-    if docker:
+    if target is not None:
+        write_tar(distribution.value, release, mirror, target)
+        made = str(target)
+    elif docker:
         made = build_image(name, distribution.value, release_of(distribution.value, release))
     else:
         made = str(build_rootfs(name, distribution.value, release, mirror, source))

@@ -185,6 +185,6 @@ def verdict_table(verdicts: Sequence[GradingCheck]) -> Table:
     for answer, right in dict.fromkeys((verdict.answer, verdict.right) for verdict in verdicts):
         given = [verdict for verdict in verdicts if (verdict.answer, verdict.right) == (answer, right)]
         accepted = sum(verdict.score == 1.0 for verdict in given)
-        unfair = ", ".join(verdict.sample for verdict in given if not verdict.fair)
+        unfair = ", ".join(verdict.sample for verdict in given if not verdict.passed)
         table.add_row(answer, "accepted" if right else "rejected", f"{accepted} of {len(given)}", unfair)
     return table

@@ -43,7 +43,7 @@ def test_every_error_is_reported_in_a_line_of_its_own(models: Models, tmp_path: 
 def test_json_contains_the_estimates(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--json", "--generations", 20)
     assert answer.code == 0
-    assert answer.json["faults"] == []
+    assert answer.json["errors"] == []
     assert answer.json["time"]["evaluations"] == 22
     assert answer.json["memory"][0]["measured"]
 
@@ -51,7 +51,7 @@ def test_json_contains_the_estimates(models: Models, tmp_path: Path) -> None:
 def test_json_contains_the_errors_too(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--json", "--set", "tasks.0.task=gone.yaml")
     assert answer.code == 2
-    assert "task 'gone.yaml'" in answer.json["faults"][0]
+    assert "task 'gone.yaml'" in answer.json["errors"][0]
     assert answer.json["time"] is None
 
 
