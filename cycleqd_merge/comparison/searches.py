@@ -90,11 +90,11 @@ def _flights(recipe: Recipe) -> int | None:
 
 def _require_names(recipe: Recipe, names: Sequence[str]) -> None:
     if not names:
-        raise UserError(f"no search is named; there are {', '.join([*recipe.searches, *STRATEGIES])}")
+        raise UserError(f"no search is named; there are {', '.join([*recipe.strategies, *STRATEGIES])}")
     twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
     if twice is not None:
         raise UserError(f"{twice} is named twice; name each search once")
-    taken = next((name for name in recipe.searches if name in STRATEGIES), None)
+    taken = next((name for name in recipe.strategies if name in STRATEGIES), None)
     if taken is not None:
         raise UserError(f"searches: {taken} is a name that `compare` has itself; give yours another")
 

@@ -42,10 +42,10 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
         changes["models"] = recipe.models.model_copy(update={"chat_template": _existing(template, folder)})
     if isinstance(recipe.strategy, PythonStrategyConfig):
         changes["strategy"] = _strategy(recipe.strategy, folder)
-    if recipe.searches:
-        changes["searches"] = {
-            name: search.model_copy(update={"strategy": _strategy(search.strategy, folder)})
-            for name, search in recipe.searches.items()
+    if recipe.strategies:
+        changes["strategies"] = {
+            name: named.model_copy(update={"strategy": _strategy(named.strategy, folder)})
+            for name, named in recipe.strategies.items()
         }
     return recipe.model_copy(update=changes)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AliasChoices,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -107,8 +110,21 @@ class FinishConfig(StrictConfig):
     """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out rows."""
 
 
+DEPRECATED_KEYS = {"searches": "strategies"}
+"""Keys of a recipe that are still accepted, by what replaces them."""
+
+
+def _with_deprecated_keys(schema: dict[str, Any]) -> None:
+    """Add the deprecated keys to the JSON Schema of recipes: editors accept them and strike them through."""
+    for old, new in DEPRECATED_KEYS.items():
+        description = f"Deprecated: use `{new}`."
+        schema["properties"][old] = {**schema["properties"][new], "description": description, "deprecated": True}
+
+
 class Recipe(StrictConfig):
     """A recipe: base model, experts, tasks, and how to evolve them."""
+
+    model_config = ConfigDict(json_schema_extra=_with_deprecated_keys)
 
     base: ModelReference
     """The model that every expert was fine-tuned from."""
@@ -120,8 +136,10 @@ class Recipe(StrictConfig):
     """What proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
     """The search."""
-    searches: dict[Name, NamedStrategyConfig] = Field(default_factory=dict)
-    """Searches that `compare` knows by these names, besides its own."""
+    strategies: dict[Name, NamedStrategyConfig] = Field(
+        default_factory=dict, validation_alias=AliasChoices("strategies", "searches")
+    )
+    """Your own strategies for `compare`, by name, in addition to the built-in ones."""
     models: ModelsConfig = ModelsConfig()
     """How models are opened."""
     engine: EngineConfig = TransformersEngineConfig()
@@ -146,6 +164,9 @@ class Recipe(StrictConfig):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, stated: Any) -> Any:
+        for old, new in DEPRECATED_KEYS.items():
+            if isinstance(stated, Mapping) and old in stated and new in stated:
+                raise KeyProblem(f"cannot be combined with `{new}`, which replaces it; use `{new}` alone", old)
         return with_preset(stated)
 
     @model_validator(mode="after")

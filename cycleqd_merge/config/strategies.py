@@ -168,7 +168,7 @@ def require_heeded(evolution: EvolutionConfig, strategy: StrategyConfig) -> None
 
 
 def with_preset(stated: Any) -> Any:
-    """What a user states of a search, with the strategy of its `evolution.preset` where none is stated."""
+    """The keys that a user states, with the strategy of their `evolution.preset` if they state none."""
     if not isinstance(stated, Mapping) or "strategy" in stated:
         return stated
     evolution = stated.get("evolution")
@@ -177,7 +177,7 @@ def with_preset(stated: Any) -> Any:
 
 
 class NamedStrategyConfig(StrictConfig):
-    """A search of the user's own for `compare`."""
+    """A strategy of your own for `compare`."""
 
     strategy: StrategyConfig = CycleQDConfig()
     """What proposes children."""
