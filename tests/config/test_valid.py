@@ -101,9 +101,7 @@ def test_the_recommended_preset_brings_its_strategy_unless_one_is_stated(tmp_pat
     assert with_strategy(beside, "mine").strategy == recommended.strategy
 
 
-def test_the_old_key_of_own_strategies_is_read_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_old_key_of_own_strategies_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     own = "{mine: {strategy: {kind: random, low: 0.2}}}"
     with caplog.at_level(logging.WARNING):
         new = load(tmp_path, f"{NAMED}strategies: {own}\n")
