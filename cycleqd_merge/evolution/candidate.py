@@ -50,3 +50,9 @@ def candidate_from_json(record: dict[str, Any]) -> Candidate:
 def candidate_digest(candidate: Candidate) -> str:
     """SHA-256 over a candidate's JSON: equal candidates have equal digests."""
     return hashlib.sha256(json.dumps(candidate.to_json(), separators=(",", ":")).encode()).hexdigest()
+
+
+def mutated_experts(*candidates: Candidate) -> set[int]:
+    """Numbers of the experts whose singular bases the candidates' mutations need."""
+    genomes = [candidate for candidate in candidates if isinstance(candidate, Genome)]
+    return {m.expert for genome in genomes for m in genome.mutations if m.expert is not None}

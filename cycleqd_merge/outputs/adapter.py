@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.outputs.checkpoint import folder_beside
+from cycleqd_merge.outputs.checkpoint import Verify, folder_beside
 
 
 def require_adapters(family: ModelFamily) -> None:
@@ -35,20 +35,19 @@ def require_adapters(family: ModelFamily) -> None:
 def write_adapter(
     genome: Genome,
     materialiser: Materialiser,
-    base: ModelPath,
     out: Path,
     record: Mapping[str, Any],
-    check: Callable[[Path], None],
+    verify: Verify,
 ) -> None:
     """Write `adapter_model.safetensors` (float32), its configuration and the tokenizer to `out`.
 
-    base: what the adapter says that it sits on. `record` becomes `genome.json`. The folder appears under its name only
-    when it is complete and `check`, called with it, has raised nothing.
+    `record` becomes `genome.json`. The folder gets its final name only when it is complete and `verify` has passed.
 
     Raises:
         UserError: the model is no sum of low-rank factors, or `out` exists or cannot be written.
     """
     family = materialiser.family
+    base: ModelPath = family.base.reference.model
     require_adapters(family)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; name another folder")
@@ -76,7 +75,7 @@ def write_adapter(
         _sort_modules(unfinished / "adapter_config.json")
         family_tokenizer(family).save_pretrained(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        check(unfinished)
+        verify(unfinished, genome, materialiser)
         unfinished.chmod(0o755)
         unfinished.replace(out)
 

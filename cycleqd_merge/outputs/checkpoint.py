@@ -13,11 +13,64 @@ from typing import Any
 import torch
 from mergekit.io import TensorWriter
 
+from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
+from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_config import configuration_text
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 SHARD_SIZE = 5 * 1000**3
+
+
+Verify = Callable[[Path, Candidate, Materialiser], None]
+"""Checks a written folder before it gets its final name."""
+
+
+def write_candidate(
+    candidate: Candidate,
+    materialiser: Materialiser,
+    evolution: EvolutionConfig,
+    out: Path,
+    record: Mapping[str, Any],
+    verify: Verify,
+) -> None:
+    """Write a genome's or mergekit configuration's model to `out`; see `write_model`.
+
+    evolution: where the materialiser's groups come from.
+    """
+
+    def check(folder: Path) -> None:
+        verify(folder, candidate, materialiser)
+
+    if isinstance(candidate, Genome):
+        configuration = configuration_text(candidate, materialiser, evolution)
+        write_checkpoint(materialiser.tensors(candidate), materialiser.family, out, record, configuration, check)
+    else:
+        _write_merge(candidate, materialiser, out, record, check)
+
+
+def _write_merge(
+    candidate: MergekitConfiguration,
+    materialiser: Materialiser,
+    out: Path,
+    record: Mapping[str, Any],
+    check: Callable[[Path], None],
+) -> None:
+    """Let mergekit write its configuration's checkpoint; the chat template is the one that it was scored with."""
+    from cycleqd_merge.merging.mergekit_run import merge_command, write_merge  # mergekit's planner is slow to import
+
+    family, device = materialiser.family, materialiser.device
+
+    def write(folder: Path) -> None:
+        write_merge(candidate, family, folder, device)
+        if family.models.chat_template not in (None, "base"):
+            family_tokenizer(family).save_pretrained(folder)
+
+    text = candidate.yaml.rstrip("\n")
+    write_model(write, out, record, f"# {merge_command(candidate, family, device)}\n{text}\n", check)
 
 
 def write_checkpoint(

@@ -1,82 +1,49 @@
-"""Exporting a model of a run as a checkpoint, and proving that it is the model that was scored."""
+"""Exporting a model of a run: as a checkpoint that transformers loads, as a LoRA adapter, or as tensors in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
-from cycleqd_merge.config.engines import TransformersEngineConfig as TransformersOptions
-from cycleqd_merge.errors import RunFailed, UserError
-from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
-from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration, candidate_kind
+from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.evolution.candidate import candidate_kind, mutated_experts
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.mergekit_config import configuration_text
-from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.outputs.adapter import require_adapters, write_adapter
-from cycleqd_merge.outputs.checkpoint import write_checkpoint, write_model
+from cycleqd_merge.outputs.checkpoint import write_candidate
+from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
 from cycleqd_merge.run.elites import NamedModel, choose
 from cycleqd_merge.run.opening import reopen
-from cycleqd_merge.run.state import Run
-
-_EQUAL = 1e-3
-_ADAPTED = 0.1  # an adapter computes beside weights that are rounded without it
-_PROBE = "The quick brown fox jumps over the lazy dog."
+from cycleqd_merge.run.state import Run, as_run
 
 
-def export(run: Run, name: str, out: Path) -> NamedModel:
-    """Write the model that `name` stands for (see `elites.choose`) to the new folder `out`.
+def export(run: Run | str | PathLike[str], name: str, out: str | PathLike[str]) -> NamedModel:
+    """Write the model called `name` (see `choose`) to the new folder `out`.
+
+    run: a run, or its directory.
 
     Raises:
         UserError: no such model, or `out` cannot be written.
         RunFailed: what was written does not load, or does not answer as the engine's weights do.
     """
+    run = as_run(run)
     chosen = choose(run, name)
-    materials = reopen(run)
-    candidate, materialiser = chosen.candidate, materials.materialiser(needed_bases(chosen.candidate))
-    record = _record(run, chosen, materialiser)
-
-    def check(folder: Path) -> None:
-        _check_loads(folder, candidate, materialiser)
-
-    if isinstance(candidate, Genome):
-        configuration = configuration_text(candidate, materialiser, run.recipe.evolution)
-        write_checkpoint(materialiser.tensors(candidate), materials.family, out, record, configuration, check)
-    else:
-        _write_merge(candidate, materialiser, out, record, check)
+    materialiser = _materialiser(run, chosen)
+    evolution = run.recipe.evolution
+    write_candidate(
+        chosen.candidate, materialiser, evolution, Path(out), _record(run, chosen, materialiser), verify_checkpoint
+    )
     return chosen
 
 
-def _write_merge(
-    candidate: MergekitConfiguration,
-    materialiser: Materialiser,
-    out: Path,
-    record: Mapping[str, Any],
-    check: Callable[[Path], None],
-) -> None:
-    """Let mergekit write its configuration's checkpoint; prompts must be put as they were when it was scored."""
-    from cycleqd_merge.merging.mergekit_run import merge_command, write_merge  # mergekit's planner is slow to import
-
-    family, device = materialiser.family, materialiser.device
-
-    def write(folder: Path) -> None:
-        write_merge(candidate, family, folder, device)
-        if family.models.chat_template not in (None, "base"):
-            family_tokenizer(family).save_pretrained(folder)
-
-    text = candidate.yaml.rstrip("\n")
-    write_model(write, out, record, f"# {merge_command(candidate, family, device)}\n{text}\n", check)
-
-
 def finish_exports(run: Run, out: Path) -> Iterator[tuple[str, Path]]:
-    """Write the models that the recipe's `finish.export` names below `out`, less those that are there.
+    """Write the models that the recipe's `finish.export` names below `out`, unless they exist already.
 
     Yields the name and the folder of each once it is written.
     """
@@ -88,63 +55,58 @@ def finish_exports(run: Run, out: Path) -> Iterator[tuple[str, Path]]:
 
 
 def export_adapter(run: Run, name: str, out: Path) -> NamedModel:
-    """Write the model that `name` stands for to the new folder `out` as a LoRA adapter on the base.
+    """Write the model called `name` to the new folder `out` as a LoRA adapter on the base.
 
     Raises:
-        UserError: no such model, it is no sum of adapters, or `out` cannot be written.
+        UserError: no such model, it is not a sum of adapters, or `out` cannot be written.
         RunFailed: what was written does not answer as the engine's weights do.
     """
     chosen = choose(run, name)
     require_genome(chosen)
-    materials = reopen(run)
-    require_adapters(materials.family)
-    materialiser = materials.materialiser(needed_bases(chosen.genome))
-
-    def check(folder: Path) -> None:
-        base = AutoModelForCausalLM.from_pretrained(materials.family.base.path, dtype="auto")
-        _compare(PeftModel.from_pretrained(base, folder), chosen.genome, materialiser, _ADAPTED)
-
-    base = materials.family.base.reference.model
-    write_adapter(chosen.genome, materialiser, base, out, _record(run, chosen, materialiser), check)
+    materialiser = _materialiser(run, chosen)
+    require_adapters(materialiser.family)
+    write_adapter(chosen.genome, materialiser, out, _record(run, chosen, materialiser), verify_adapter)
     return chosen
 
 
 def require_genome(chosen: NamedModel) -> None:
-    """Check that a model is a sum of task vectors, which an adapter may hold.
+    """Check that a model is a sum of task vectors, which an adapter can hold.
 
     Raises:
-        UserError: it is a mergekit configuration.
+        RecipeError: it is a mergekit configuration.
     """
     if not isinstance(chosen.candidate, Genome):
-        raise UserError(f"{chosen.label}: a mergekit configuration, which no adapter can hold")
+        raise RecipeError(f"{chosen.label}: a mergekit configuration cannot be exported as an adapter")
 
 
-def state_dict(run: Run, name: str) -> dict[str, torch.Tensor]:
-    """All tensors of the model that `name` stands for, in memory, in the checkpoint's dtype.
+def state_dict(run: Run | str | PathLike[str], name: str) -> dict[str, torch.Tensor]:
+    """All tensors of the model called `name`, in memory, in the checkpoint's dtype.
+
+    run: a run, or its directory.
 
     Raises:
         UserError: no such model.
     """
+    run = as_run(run)
     chosen = choose(run, name)
-    materialiser = reopen(run).materialiser(needed_bases(chosen.candidate))
-    return dict(candidate_tensors(chosen.candidate, materialiser))
+    return dict(candidate_tensors(chosen.candidate, _materialiser(run, chosen)))
 
 
-def needed_bases(*candidates: Candidate) -> set[int]:
-    """Numbers of the experts whose singular bases the genomes' mutations need."""
-    genomes = [candidate for candidate in candidates if isinstance(candidate, Genome)]
-    return {m.expert for genome in genomes for m in genome.mutations if m.expert is not None}
+def _materialiser(run: Run, chosen: NamedModel) -> Materialiser:
+    """What builds the model's tensors, with the singular bases that its mutations need."""
+    needed = mutated_experts(chosen.candidate)
+    return reopen(run).materialiser(needed)
 
 
 def _record(run: Run, chosen: NamedModel, materialiser: Materialiser) -> dict[str, Any]:
-    """All that is needed to build the model again, for `genome.json`."""
+    """Everything that is needed to rebuild the model, for `genome.json`."""
     experts = materialiser.family.experts
-    bases = {experts[number].name: bases.digest for number, bases in materialiser.bases.items()}
-    return {**model_record(run, chosen), "bases": bases}
+    digests = {experts[number].name: bases.digest for number, bases in materialiser.bases.items()}
+    return {**model_record(run, chosen), "bases": digests}
 
 
 def model_record(run: Run, chosen: NamedModel) -> dict[str, Any]:
-    """What `genome.json` says of a model but the digests of the singular bases."""
+    """The contents of `genome.json`, except the digests of the singular bases."""
     recipe, start = run.recipe, run.start
     scores = None
     if chosen.number is not None and run.results[chosen.number]["scores"] is not None:  # failed ones have none
@@ -162,34 +124,3 @@ def model_record(run: Run, chosen: NamedModel) -> dict[str, Any]:
         "groups": recipe.evolution.model_dump(mode="json")["groups"],
         candidate_kind(chosen.candidate): chosen.candidate.to_json(),
     }
-
-
-def _check_loads(folder: Path, candidate: Candidate, materialiser: Materialiser) -> None:
-    """Load the checkpoint as its users will and compare a forward pass with one on the engine's weights."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, where loading is to be told of
-        folder,
-        dtype=materialiser.family.base.config.dtype or "auto",  # mergekit may have written another
-        output_loading_info=True,
-        trust_remote_code=materialiser.family.models.trust_remote_code,
-    )
-    model, report = loaded
-    absent = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
-    if absent:
-        raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, absent[:3]))}")
-    _compare(model, candidate, materialiser, _EQUAL)
-
-
-def _compare(model: Any, candidate: Candidate, materialiser: Materialiser, most: float) -> None:
-    """A forward pass of a loaded model and one on the engine's weights: logits may differ by `most` of their range."""
-    engine = TransformersEngine(TransformersOptions(device="cpu"), materialiser)
-    engine.load(candidate)
-    tokens = torch.tensor([engine.encode(_PROBE)])
-    with torch.inference_mode():
-        wanted = engine.model(tokens).logits.float()
-        engine.close()
-        found = model(tokens).logits.float()
-    if (found - wanted).abs().max() > most * wanted.abs().max().clamp_min(1):
-        difference = float((found - wanted).abs().max())
-        raise RunFailed(
-            f"the exported model answers otherwise than the engine's: logits differ by up to {difference:g}"
-        )

@@ -13,14 +13,13 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
 from cycleqd_merge.evolution.archive import Scores
-from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
 from cycleqd_merge.merging.family import Expert, ModelFamily, open_checkpoint, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.outputs.export import needed_bases
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import reopen
 from cycleqd_merge.run.state import Run
@@ -61,7 +60,7 @@ def measure(
             done(name, evaluations[name])
 
     if own:
-        worker = materials.worker(materials.materialiser(needed_bases(*own.values())))
+        worker = materials.worker(materials.materialiser(mutated_experts(*own.values())))
         try:
             for name, candidate in own.items():
                 score(name, worker, candidate)

@@ -20,6 +20,7 @@ from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
+from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_base, open_named_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.revisions import pin
@@ -30,7 +31,6 @@ from cycleqd_merge.preflight.disk import disk_uses, download_uses, existing, req
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
 from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary
 from cycleqd_merge.preflight.grid import cells, require_grid
-from cycleqd_merge.preflight.model_checks import check_family
 from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
 from cycleqd_merge.report.progress import size
 from cycleqd_merge.run.identity import recorded_revisions

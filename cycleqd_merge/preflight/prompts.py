@@ -11,9 +11,9 @@ from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, 
 from cycleqd_merge.config.tasks import GenerateTaskConfig, LmEvalTaskConfig, PromptedTaskConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.prompts import encode, render
+from cycleqd_merge.merging.checks import Problems
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.preflight.model_checks import Problems
 from cycleqd_merge.tasks.generate import Generate
 from cycleqd_merge.tasks.protocol import Prompting, Sample, Split
 from cycleqd_merge.tasks.suite import Suite, SuiteTask

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.archive import Archive, Elite
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome, expert_genome, level_genome
@@ -32,10 +32,10 @@ class NamedModel:
         """The candidate, where it is a genome.
 
         Raises:
-            UserError: it is a mergekit configuration.
+            RecipeError: it is a mergekit configuration.
         """
         if not isinstance(self.candidate, Genome):
-            raise UserError(f"{self.label}: a mergekit configuration, which has no genome")
+            raise RecipeError(f"{self.label}: a mergekit configuration, which has no genome")
         return self.candidate
 
 
@@ -43,25 +43,34 @@ def choose(run: Run, name: str) -> NamedModel:
     """The model that `name` stands for; `best` alone is `best-mean`.
 
     Raises:
-        UserError: there is no such model; the line lists the forms a name may have.
+        RecipeError: there is no such model; the line lists the forms a name may have.
     """
-    experts, groups = len(run.experts), len(run.groups)
+    number, label = _evaluation(run, name), "best-mean" if name == "best" else name
+    if number is not None:
+        return NamedModel(label, run.candidate(number), number)
     if name == "aggregate":
         return NamedModel(name, run.aggregate())
+    experts, groups = len(run.experts), len(run.groups)
     if name in ("base", "mean"):
         return NamedModel(name, level_genome(0.0 if name == "base" else 1.0 / experts, experts, groups))
-    if name in ("best", "best-mean"):
-        return _evaluated(run, run.best_mean(), "best-mean")
     kind, separator, rest = name.partition(":")
     if kind == "expert" and separator:
         return NamedModel(name, expert_genome(_index(run.experts, rest, "expert"), experts, groups))
+    raise RecipeError(f"{name!r} is not a model of this run; a name is {FORMS}")
+
+
+def _evaluation(run: Run, name: str) -> int | None:
+    """The number of the evaluation that `name` stands for; None if it is the name of another model, or of none."""
+    kind, separator, rest = name.partition(":")
+    if name in ("best", "best-mean"):
+        return run.best_mean()
     if kind == "best" and separator:
-        return _evaluated(run, run.best_of(_archive(run, rest).task), name)
+        return run.best_of(_archive(run, rest).task)
     if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < len(run.results):
-        return _evaluated(run, int(name[1:]), name)
-    if separator and kind in run.objectives:
-        return _evaluated(run, _elite_at(run, kind, rest).number, name)
-    raise UserError(f"{name!r} names no model of this run; a name is {FORMS}")
+        return int(name[1:])
+    if separator and kind in run.objectives and kind != "expert":
+        return _elite_at(run, kind, rest).number
+    return None
 
 
 def expand(run: Run, names: Sequence[str]) -> list[str]:
@@ -89,14 +98,10 @@ def pareto(run: Run) -> list[int]:
     return [number for number, is_beaten in zip(numbers, beaten, strict=True) if not is_beaten]
 
 
-def _evaluated(run: Run, number: int, label: str) -> NamedModel:
-    return NamedModel(label, run.candidate(number), number)
-
-
 def _archive(run: Run, task: str) -> Archive:
     archive = _index(run.objectives, task, "task")
     if not run.archives:
-        raise UserError(f"{task}: the run has no archive yet; its experts were not all scored")
+        raise RecipeError(f"{task}: the run has no archive yet; its experts were not all scored")
     return run.archives[archive]
 
 
@@ -105,14 +110,14 @@ def _elite_at(run: Run, task: str, cell: str) -> Elite:
     try:
         place = tuple(int(part) for part in cell.split(","))
     except ValueError:
-        raise UserError(f"{task}:{cell}: write the cell as numbers, such as {task}:3,12") from None
+        raise RecipeError(f"{task}:{cell}: write the cell as numbers, such as {task}:3,12") from None
     elite = next((elite for elite in archive.elites() if elite.cell == place), None)
     if elite is None:
-        raise UserError(f"{task}:{cell}: no elite stands in this cell; `show` lists those that do")
+        raise RecipeError(f"{task}:{cell}: no elite stands in this cell; `show` lists those that do")
     return elite
 
 
 def _index(names: list[str], name: str, kind: str) -> int:
     if name not in names:
-        raise UserError(f"no {kind} is named {name!r}; there are {', '.join(names)}")
+        raise RecipeError(f"no {kind} is named {name!r}; there are {', '.join(names)}")
     return names.index(name)

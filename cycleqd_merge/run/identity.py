@@ -52,19 +52,25 @@ def operators(evolution: EvolutionConfig) -> dict[str, Any]:
 
 
 def as_of_today(recorded: Event) -> Event:
-    """A recorded identity, whose settings are given those that came into being since: new ones begin as it was before.
-
-    What this version does not know stays as it is recorded.
+    """A recorded identity as this version writes it: later settings at the values that stand for the old behaviour,
+    files by their names alone. What this version does not know stays as it was recorded.
     """
+    now = dict(recorded)
     try:
-        evolution = EvolutionConfig.model_validate(recorded["evolution"])
+        now["evolution"] = operators(EvolutionConfig.model_validate(recorded["evolution"]))
     except (KeyError, ValidationError):
         return recorded
-    tasks = {
-        name: {**task, "definition": without_folders(task["definition"])} for name, task in recorded["tasks"].items()
-    }
-    strategy = without_folders(recorded["strategy"])
-    return {**recorded, "evolution": operators(evolution), "tasks": tasks, "strategy": strategy}
+    if "strategy" in recorded:
+        now["strategy"] = without_folders(recorded["strategy"])
+    if "tasks" in recorded:
+        now["tasks"] = {name: _task_as_of_today(task) for name, task in recorded["tasks"].items()}
+    return now
+
+
+def _task_as_of_today(recorded: dict[str, Any]) -> dict[str, Any]:
+    if "definition" not in recorded:
+        return recorded
+    return {**recorded, "definition": without_folders(recorded["definition"])}
 
 
 def _models(recipe: Recipe) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,8 @@ class Run:
                     f"aggregate: #{number}, the best of {task}, is a mergekit configuration; only genomes can be summed"
                 )
             genomes.append(candidate)
-        return aggregate(genomes, [self.judged(number)[task] for task, number in enumerate(best)])
+        scores = [self.judged(number)[task] for task, number in enumerate(best)]
+        return aggregate(genomes, scores)
 
     @property
     def has_aggregate(self) -> bool:
@@ -280,12 +282,18 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
     return run
 
 
-def open_run(folder: Path) -> Run:
-    """A run on disk, to look at.
+def as_run(run: Run | str | PathLike[str]) -> Run:
+    """The run itself, or the one in a directory; see `open_run`."""
+    return run if isinstance(run, Run) else open_run(run)
+
+
+def open_run(folder: str | PathLike[str]) -> Run:
+    """The run in a directory, rebuilt from its journal; nothing is written.
 
     Raises:
         UserError: the folder holds no run, or its journal is damaged.
     """
+    folder = Path(folder)
     events = read_events(folder)
     if not of_kind(events, "session"):
         raise UserError(f"{folder}: holds no run that has begun")

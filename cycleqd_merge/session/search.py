@@ -15,13 +15,13 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import Event, Journal, opened_journal
+from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import of_the_first, part, this_process
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
-from cycleqd_merge.preflight.model_checks import require_mergeable
 from cycleqd_merge.preflight.prompts import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment

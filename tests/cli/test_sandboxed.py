@@ -50,7 +50,7 @@ def bwrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_plan_shows_what_a_task_works_on(recipe: Path) -> None:
     answer = cycleqd_merge("plan", recipe, "--no-measure", "--json")
     assert answer.code == 0
-    shown = {task["name"]: task["surroundings"] for task in answer.json["tasks"]}
+    shown = {task["name"]: task["environment"] for task in answer.json["tasks"]}
     assert shown["functions"].startswith("bubblewrap, host files, limits ")
     assert shown["vowels"] == ""
     assert "bubblewrap, host files" in " ".join(cycleqd_merge("plan", recipe, "--no-measure").out.split())

@@ -396,5 +396,5 @@ def test_a_mistake_in_a_task_file_is_told_with_that_file(tmp_path: Path, text: s
     path = tmp_path / "sums.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as raised:
-        load_task(TaskConfig(task="sums.yaml"))
+        load_task(TaskConfig(task=str(path)))
     assert str(raised.value) == f"{path}:{line}"

@@ -21,7 +21,7 @@ from cycleqd_merge.config.evolution import (
 from cycleqd_merge.config.loading import load_task, parse
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
 from cycleqd_merge.config.strategies import BayesianConfig, CycleQDConfig
-from cycleqd_merge.config.tasks import GenerateTaskConfig
+from cycleqd_merge.config.tasks import GenerateTaskConfig, PythonTaskConfig
 from tests.config.texts import INLINE, NAMED, load, replaced
 
 
@@ -189,6 +189,6 @@ def test_a_task_file_is_found_beside_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine" / "sums.yaml"
     path.parent.mkdir()
     path.write_text("kind: python\ntarget: sums.py:Sums\n")
-    loaded = load_task(TaskConfig(task="mine/sums.yaml"))
-    assert loaded.definition.kind == "python"
-    assert loaded.folder == path.parent
+    recipe = load(tmp_path, replaced(NAMED, "task: smollm2-bash", "task: mine/sums.yaml"))
+    use = next(use for use in recipe.tasks if use.task == str(path))
+    assert load_task(use) == PythonTaskConfig(kind="python", target=f"{path.parent}/sums.py:Sums")

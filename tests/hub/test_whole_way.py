@@ -84,13 +84,13 @@ def test_others_load_what_was_evolved(hub: LocalHub, parents: Parents, tmp_path:
 
 def assert_adapter_is_the_model(run: Path, parents: Parents, found: torch.Tensor, tmp_path: Path) -> None:
     """In float32, where base and difference are added without rounding, an adapter's logits are the merged model's."""
-    from cycleqd_merge.outputs.export import needed_bases
+    from cycleqd_merge.evolution.candidate import mutated_experts
     from cycleqd_merge.run.elites import choose
     from cycleqd_merge.run.opening import reopen
 
     state = open_run(run)
     chosen = choose(state, "aggregate")
-    materialiser = reopen(state).materialiser(needed_bases(chosen.genome))
+    materialiser = reopen(state).materialiser(mutated_experts(chosen.genome))
     model = AutoModelForCausalLM.from_pretrained(parents.base, dtype=torch.float32)
     resident = model.state_dict()
     for weight in materialiser.family.weights:

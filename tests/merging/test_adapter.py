@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import LowRank
+from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_model_family
-from cycleqd_merge.preflight.model_checks import check_family
 from tests.models import (
     Architecture,
     edit_json,

@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import expert_genome
+from cycleqd_merge.merging.checks import Problems, check_family, require_mergeable
 from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.preflight.model_checks import Problems, check_family, require_mergeable
 from tests.merging.conftest import Trio
 from tests.models import (
     CHAT_TEMPLATE,
