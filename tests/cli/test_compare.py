@@ -20,6 +20,7 @@ from tests.report.test_page import Page
 
 STRATEGIES = "paper,cma-es-groups,mergekit"
 SEEDS = 2
+ROOT = Path(__file__).parents[2]
 
 
 def compare(folder: Path, *more: object) -> Answer:
@@ -154,6 +155,18 @@ def test_the_held_out_split_is_opened_once_for_the_models_chosen_before(compared
     assert refused.code != 0
     assert "holds a different comparison" in refused.err
     assert read_events(compared / "compared") == events
+
+
+def test_a_comparison_of_version_0_1_resumes_without_new_evaluations(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(ROOT / "tests" / "data" / "comparison-0.1", folder)
+    journals = {path: path.read_text() for path in folder.rglob("journal.jsonl")}
+    options = ("--strategies", "random,paper", "--budget", 3, "--seeds", 1, "--tune", "--output", folder)
+    again = cycleqd_merge("compare", ROOT / "recipes" / "quickstart.yaml", *options, "--json")
+    assert again.code == 0, again.err
+    printed = json.loads((folder / "printed.json").read_text())
+    assert json.loads(again.out)["tables"] == printed["tables"]
+    assert {path: path.read_text() for path in folder.rglob("journal.jsonl")} == journals
 
 
 def test_a_run_beyond_the_budget_is_refused(copied: Path) -> None:
