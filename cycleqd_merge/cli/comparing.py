@@ -22,7 +22,7 @@ DEFAULT_STRATEGIES = "recommended,paper,cma-es,mergekit"
 def compare(
     recipe: Annotated[Path, typer.Argument(help="A recipe.", show_default=False)],
     strategies: Annotated[
-        str, typer.Option(help="Strategies to compare, by name; all models are compared with the first one's.")
+        str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
     ] = DEFAULT_STRATEGIES,
     budget: Annotated[int, typer.Option(min=1, help="Children that each run evaluates.")] = 150,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs per strategy, each with its own seed.")] = 3,
