@@ -24,7 +24,7 @@ from rich.table import Table
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 
@@ -44,7 +44,7 @@ def family_of(base: str, experts: Sequence[str]) -> ModelFamily:
     def reference(path: str) -> str:
         return f"{base}+{path}" if (Path(path) / "adapter_config.json").is_file() else path
 
-    return open_model_family(
+    return open_recipe_family(
         Recipe.model_validate(
             {
                 "base": base,

@@ -20,14 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from mergekit.common import ModelReference
 
 from cycleqd_merge import load_recipe
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
-from cycleqd_merge.merging.family import ModelFamily, open_checkpoint
+from cycleqd_merge.merging.candidates import write_checkpoint
+from cycleqd_merge.merging.family import open_model_family
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.outputs.checkpoint import write_checkpoint
 from cycleqd_merge.tasks.protocol import Sampling
 
 PROMPTS = [
@@ -76,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     materials = OpenedRecipe.open(load_recipe(options.recipe, options.set))
     engine_options: Any = materials.recipe.engine
-    mutated = sorted(materials.mutated_experts())
+    mutated = sorted(materials.recipe.mutated_experts())
     materialiser = materials.materialiser(mutated)
     genomes = children(options.children, len(materials.family.experts), len(materials.groups), mutated)
 
@@ -98,11 +99,12 @@ def main() -> None:
     for number, genome in enumerate(genomes):
         folder = options.work / "child"
         start = time.perf_counter()
-        write_checkpoint(materialiser.tensors(genome), materials.family, folder, {}, "", lambda folder: None)
+        folder.mkdir()
+        write_checkpoint(materialiser.tensors(genome), materials.family, folder)
         written = time.perf_counter() - start
         torch.cuda.empty_cache()
-        exported = open_checkpoint(type(materials.family.base.reference).parse(str(folder)), materials.recipe.models)
-        alone = Materialiser(ModelFamily(exported, (), materials.recipe.models), materials.groups, {})
+        exported = open_model_family(ModelReference.parse(str(folder)), {}, materials.recipe.models)
+        alone = Materialiser(exported, materials.groups, {})
         fresh_engine = VllmEngine(engine_options, alone)
         fresh = answers(fresh_engine)
         fresh_engine.close()

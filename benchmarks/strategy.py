@@ -1,10 +1,10 @@
-"""What the search itself costs: generations per second of ask, tell and journal on a synthetic task, the journal's
-size, and the time to take a run up again.
+"""The cost of the search itself: generations per second of ask, tell and journal on a synthetic task, the journal's
+size, and the time to open the run again.
 
     python benchmarks/strategy.py [--generations 1200] [--in-flight 2] [--folder /dev/shm]
 
-The journal is synced to disk once per generation, so the disk sets a bound of its own: `bare append` measures it with
-the same lines and nothing else. Generations per second of CPU leave out waiting for the disk and for other processes.
+The journal is synced to disk once per generation, so the disk limits the speed: `bare append` writes the same lines and
+does nothing else. Generations per second of CPU time exclude waiting for the disk and for other processes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cycleqd_merge.journal.log import FILE, Event, Journal
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 EXPERTS = ("sql", "bash", "math")
 STEP = 100
@@ -40,7 +40,7 @@ STEP = 100
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a run was, and the seconds it took to get there without those spent scoring."""
+    """A point of a run: the generation, and the seconds since the start without those spent scoring."""
 
     generation: int
     wall: float
@@ -50,13 +50,13 @@ class Mark:
 
 
 class InstantPool:
-    """Scores a genome by a formula of its coefficients and mutations; notes the seconds spent in doing so."""
+    """Scores a genome by a formula of its coefficients and mutations, and counts the seconds spent on it."""
 
     def __init__(self) -> None:
         self._queue: deque[Proposal] = deque()
         self.wall = self.cpu = 0.0
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append(proposal)
 
     def next(self) -> Finished:
@@ -73,7 +73,7 @@ class InstantPool:
 
 
 def score(genome: Genome) -> tuple[float, ...]:
-    """Each task likes its own expert, dislikes the others a little, and every mutation shifts it a bit."""
+    """Each task prefers its own expert, loses a little by the others, and every mutation shifts its score a little."""
     held = genome.coefficients.mean(axis=1)
     shares = genome.shares[:, 0].tolist()
     scores = []
@@ -85,28 +85,28 @@ def score(genome: Genome) -> tuple[float, ...]:
 
 
 class Clock:
-    """An observer that makes a mark every hundred generations."""
+    """An observer that records a mark every hundred generations."""
 
     def __init__(self, pool: InstantPool) -> None:
         self._pool = pool
         self.marks: list[Mark] = []
 
-    def started(self, state: Run) -> None:
-        self._mark(state)
+    def started(self, run: Run) -> None:
+        self._mark(run)
 
-    def evaluated(self, state: Run, event: Event) -> None:
-        if event["number"] >= len(EXPERTS) - 1 and state.generation % STEP == 0:
-            self._mark(state)
+    def evaluated(self, run: Run, event: Event) -> None:
+        if event["number"] >= len(EXPERTS) - 1 and run.generation % STEP == 0:
+            self._mark(run)
 
-    def _mark(self, state: Run) -> None:
+    def _mark(self, run: Run) -> None:
         wall, cpu = time.perf_counter() - self._pool.wall, time.process_time() - self._pool.cpu
-        elites = {elite.number for archive in state.archives for elite in archive.elites()}
-        mutations = sum(len(state.space.genome(number).mutations) for number in elites)
-        self.marks.append(Mark(state.generation, wall, cpu, len(elites), mutations / max(len(elites), 1)))
+        elites = {elite.number for archive in run.archives for elite in archive.elites()}
+        mutations = sum(len(run.search.genome(number).mutations) for number in elites)
+        self.marks.append(Mark(run.generation, wall, cpu, len(elites), mutations / max(len(elites), 1)))
 
 
-def run(folder: Path, generations: int, in_flight: int) -> list[Mark]:
-    """A whole run in `folder`; a mark at its start, after the experts, and then every hundred generations."""
+def synthetic_run(folder: Path, generations: int, in_flight: int) -> list[Mark]:
+    """A whole run in `folder`: marks at the start, after the experts, and every hundred generations."""
     recipe = Recipe.model_validate(
         {
             "base": "base",
@@ -134,7 +134,7 @@ def run(folder: Path, generations: int, in_flight: int) -> list[Mark]:
 
 
 def bare_appends(lines: list[bytes], folder: Path) -> float:
-    """Appends per second of nothing but writing and syncing `lines`."""
+    """Appends per second when `lines` are only written and synced."""
     with (folder / "bare").open("ab") as file:
         start = time.perf_counter()
         for line in lines:
@@ -148,16 +148,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generations", type=int, default=1200)
     parser.add_argument("--in-flight", type=int, default=2)
-    parser.add_argument("--folder", help="where the journal is written; by default the system's temporary folder")
+    parser.add_argument("--folder", help="folder for the journal; by default the system's temporary folder")
     options = parser.parse_args()
     console = Console(width=100)
     gc.collect()
-    gc.freeze()  # else the first hundred pays for one walk over all that was imported
+    gc.freeze()  # otherwise the first hundred generations pay for a collection of everything imported
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary) / "run"
-        marks = run(folder, options.generations, options.in_flight)
+        marks = synthetic_run(folder, options.generations, options.in_flight)
         table = Table(title=f"ask + tell + journal, {options.in_flight} in flight, journal in {temporary}")
-        for heading in ("generations", "per second", "per second of CPU", "elites", "mutations per elite"):
+        for heading in ("generations", "per second", "per second of CPU time", "elites", "mutations per elite"):
             table.add_column(heading, justify="right")
         for since, until in pairwise(marks[1:]):
             done = until.generation - since.generation
@@ -174,9 +174,9 @@ def main() -> None:
         bare = bare_appends((folder / FILE).read_bytes().splitlines(keepends=True), folder)
         console.print(f"bare append of the same lines, synced: {bare:,.0f} per second")
         wall, cpu = time.perf_counter(), time.process_time()
-        state = open_run(folder)
+        run = open_run(folder)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        console.print(f"open_run: {wall:.2f} s ({cpu:.2f} s of CPU) for {state.generation} generations")
+        console.print(f"open_run: {wall:.2f} s ({cpu:.2f} s of CPU time) for {run.generation} generations")
 
 
 if __name__ == "__main__":

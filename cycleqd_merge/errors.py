@@ -15,6 +15,11 @@ CycleQDError
 """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not blank; the name of its class where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class CycleQDError(Exception):
     """Base of every error that this package raises on purpose."""
 
@@ -61,3 +66,6 @@ class HubFailed(HubError, RunFailed):
 
 class Interrupted(CycleQDError):
     """A run was ended before its last generation by the user, the system or its time limit. Exit code 130."""
+
+    resume_command: str | None = None
+    """Command line that resumes the run, where that is not the interrupted command itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cycleqd_merge.errors import HubFailed, UserError
+from cycleqd_merge.errors import HubFailed, UserError, first_line
 
 SIGN_IN = "sign in with `hf auth login`, or set HF_TOKEN"
 
@@ -42,20 +42,20 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return "not in the cache, and the Hub cannot be reached (is HF_HUB_OFFLINE set?)"
     if isinstance(error, errors.EntryNotFoundError):
-        return f"a file is missing: {_first_line(error)}"
+        return f"a file is missing: {first_line(error)}"
     if isinstance(error, errors.LocalTokenNotFoundError):
         return f"no token; {SIGN_IN}"
     if isinstance(error, errors.HfHubHTTPError):
         return _refusal(error, signed_in)
     if isinstance(error, errors.HFValidationError):
-        return f"no id of the Hub: {_first_line(error)}"
+        return f"no id of the Hub: {first_line(error)}"
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-        return f"the Hub cannot be reached ({type(error).__name__}: {_first_line(error)}); try again"
+        return f"the Hub cannot be reached ({type(error).__name__}: {first_line(error)}); try again"
     if isinstance(error, ValueError) and isinstance(error.__cause__, errors.HfHubHTTPError):  # a card's front matter
         return f"refused: {' '.join(str(error).split())}"
     if isinstance(error, RuntimeError):  # what an upload's threads raise is wrapped
         cause = error.__cause__
-        return explained(cause) if isinstance(cause, Exception) else f"the transfer failed ({_first_line(error)})"
+        return explained(cause) if isinstance(cause, Exception) else f"the transfer failed ({first_line(error)})"
     return None
 
 
@@ -76,8 +76,4 @@ def _refusal(error: Exception, signed_in: bool) -> str:
         return f"too many requests; try again {f'in {wait} s' if wait else 'later'}"
     if status >= 500:
         return f"the Hub fails (status {status}); try again later"
-    return f"refused (status {status}): {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"refused (status {status}): {first_line(error)}"

@@ -11,34 +11,44 @@ from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, mutate
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.strategies.protocol import Proposal, Recalling, Result, Strategy
-from cycleqd_merge.strategies.space import Insertion, SearchSpace
+from cycleqd_merge.strategies.space import SearchSpace
+from cycleqd_merge.strategies.state import Insertion, SearchState
 from cycleqd_merge.tasks.protocol import (
+    Checkable,
     Completion,
+    KnownAnswer,
     LanguageModel,
     Likelihood,
     Message,
+    NeedsEnvironment,
     Outcome,
+    Prompting,
     Sample,
     Sampling,
     Task,
+    TaskSplit,
 )
 
 __all__ = [
     "Archive",
     "Candidate",
+    "Checkable",
     "Completion",
     "DataError",
     "Elite",
     "Genome",
     "InfrastructureError",
     "Insertion",
+    "KnownAnswer",
     "LanguageModel",
     "Likelihood",
     "MergekitConfiguration",
     "Message",
     "Mutation",
+    "NeedsEnvironment",
     "Observer",
     "Outcome",
+    "Prompting",
     "Proposal",
     "Recalling",
     "Result",
@@ -46,9 +56,11 @@ __all__ = [
     "Sampling",
     "Scores",
     "SearchSpace",
+    "SearchState",
     "Strategy",
     "Task",
     "TaskError",
+    "TaskSplit",
     "crossover",
     "generator",
     "mutate",

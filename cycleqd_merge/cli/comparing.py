@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_STRATEGIES = "recommended,paper,cma-es,mergekit"
 
 
-def compare(
+def compare_command(
     recipe: Annotated[Path, typer.Argument(help="A recipe.", show_default=False)],
     strategies: Annotated[
         str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
@@ -38,12 +38,12 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Benchmark strategies against each other and static merges; resumes an existing comparison."""
-    from cycleqd_merge.comparison.compare import compare as run_comparison
+    from cycleqd_merge.comparison.compare import compare
     from cycleqd_merge.comparison.output_files import write_outputs
     from cycleqd_merge.comparison.tables import comparison_report, report_to_json, report_to_terminal
     from cycleqd_merge.config.loading import load_recipe
 
-    finished = run_comparison(
+    finished = compare(
         load_recipe(recipe, settings or []),
         [name.strip() for name in strategies.split(",") if name.strip()],
         budget,

@@ -36,14 +36,14 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
-from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FORMAT, Event, Journal, failed, opened_journal
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.revisions import pin
+from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.loop import terminable
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
 CompletedRuns = Sequence[tuple[PlannedRun, Run]]
@@ -77,7 +77,7 @@ def compare(
     progress: FinalProgress = _no_progress,
     *,
     output: str | PathLike[str] | None = None,
-    rows: Rows = "heldout",
+    rows: Split = "heldout",
     max_hours: float | None = None,
 ) -> FinishedComparison:
     """Benchmark strategies against each other and static merges; resumes an existing comparison.
@@ -101,7 +101,7 @@ def compare(
         settings = {"searches": list(strategies), "budget": budget, "seeds": seeds, "rows": rows}
         recipe = _start(journal, recipe, {**settings, "first": recipe.evolution.seed})
         planned = plan_runs(recipe, strategies, budget, seeds, folder, rows)
-        fetch(recipe)
+        fetch(recipe.pinned_models())
         with open_shared_pool(planned) as (pool, opened):
             check_runs(planned, opened, rows)
             runs = list(zip(planned, complete_runs(planned, pool, observers, deadline), strict=True))
@@ -175,7 +175,7 @@ def _result(
     )
 
 
-def _row_counts(suite: Suite, final: Rows) -> dict[str, RowCount]:
+def _row_counts(suite: Suite, final: Split) -> dict[str, RowCount]:
     """By task, the rows of the search split and of the final split, and how many of the latter are not new."""
     counts = {}
     for task in suite:
@@ -218,8 +218,8 @@ def _scores(results: Sequence[Event]) -> list[Scores | None]:
 
 def _grid(run: Run) -> tuple[Bounds, list[int]]:
     """Bounds and bins of a run's archives."""
-    assert run.space.bounds is not None  # the run is complete
-    return run.space.bounds, [objective.bins for objective in run.space.objectives]
+    assert run.search.bounds is not None  # the run is complete
+    return run.search.bounds, [objective.bins for objective in run.search.objectives]
 
 
 def _run_result(planned: PlannedRun, run: Run, elites: Sequence[FinalScores | None], first: Run) -> StrategyRunResult:

@@ -23,9 +23,7 @@ from cycleqd_merge.comparison.statistics import (
     seeds_interval,
 )
 from cycleqd_merge.journal.measured import Estimate
-from cycleqd_merge.report.scores import mean_of
-
-_BOOTSTRAP_SEED = 0  # a comparison has one answer, so the seed is no setting
+from cycleqd_merge.report.scores import ScoreRow, mean_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,12 @@ class ModelStatistics:
     difference: Interval | None
     gap: Gap | None
     truncated: dict[str, float]
+
+    def row(self, tasks: Sequence[str]) -> ScoreRow:
+        """Its row in a table of held-out scores over `tasks`. Without errors: the intervals show what is noise."""
+        rows = {task: len(self.model.by_seed[0].heldout[task]) for task in tasks}
+        estimates = tuple(Estimate(self.heldout[task], None, rows[task]) for task in tasks)
+        return ScoreRow(self.model.name, estimates, Estimate(self.mean, None, sum(rows.values())))
 
 
 def model_statistics(result: ComparisonResult) -> list[ModelStatistics]:
@@ -72,9 +76,7 @@ def _statistics(result: ComparisonResult, model: ComparedModel) -> ModelStatisti
 
 def difference(own: ComparedModel, other: ComparedModel, tasks: Sequence[str]) -> Interval:
     """The paired difference of two models on held-out rows, each row's score averaged over seeds."""
-    return paired_bootstrap(
-        {task: own.heldout(task) for task in tasks}, {task: other.heldout(task) for task in tasks}, _BOOTSTRAP_SEED
-    )
+    return paired_bootstrap({task: own.heldout(task) for task in tasks}, {task: other.heldout(task) for task in tasks})
 
 
 def _gap(model: ComparedModel, tasks: Sequence[str]) -> Gap | None:

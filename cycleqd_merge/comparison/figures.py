@@ -92,7 +92,7 @@ def _draw_winner(axis: Axes, result: ComparisonResult, winner: ModelStatistics, 
     last = len(result.tasks)
     axis.plot(
         range(last + 1),
-        [*(winner.heldout[task] for task in result.tasks), winner.mean],
+        [score for score in winner.row(result.tasks).scores if score is not None],
         color=colour,
         linestyle=_LINES[place // len(_COLOURS) % len(_LINES)],
         marker=_MARKERS[place % len(_MARKERS)],

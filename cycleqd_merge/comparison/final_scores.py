@@ -16,7 +16,7 @@ from cycleqd_merge.errors import Interrupted, RecipeError
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, of_kind
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 if TYPE_CHECKING:
     from cycleqd_merge.evaluation.pools.pool import Finished, Pool
@@ -34,7 +34,7 @@ class FinalScores:
     truncated: Mapping[str, float]
 
 
-def open_split(journal: Journal, chosen: Mapping[str, Sequence[str]], rows: Rows) -> SplitOpening:
+def open_split(journal: Journal, chosen: Mapping[str, Sequence[str]], rows: Split) -> SplitOpening:
     """Record that the final split is opened now, and for which candidates: digests by model.
 
     Raises:
@@ -53,7 +53,7 @@ def open_split(journal: Journal, chosen: Mapping[str, Sequence[str]], rows: Rows
     return _opening(journal.events[-1], rows)
 
 
-def _opening(event: Event, rows: Rows) -> SplitOpening:
+def _opening(event: Event, rows: Split) -> SplitOpening:
     return SplitOpening(event["at"], {name: tuple(digests) for name, digests in event["frozen"].items()}, rows)
 
 
@@ -61,7 +61,7 @@ def score_candidates(
     journal: Journal,
     pool: Pool,
     candidates: Sequence[Candidate],
-    rows: Rows,
+    rows: Split,
     progress: FinalProgress,
     deadline: float | None = None,
 ) -> dict[str, FinalScores | None]:

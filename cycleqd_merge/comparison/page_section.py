@@ -80,7 +80,7 @@ def _winner_lines(result: ComparisonResult, models: Sequence[ModelStatistics]) -
                 "name": model.name,
                 "style": styles.setdefault(model.strategy or model.name, len(styles)),
                 "reference": model.name == result.reference,
-                "values": [*(winner.heldout[task] for task in result.tasks), winner.mean],
+                "values": list(winner.row(result.tasks).scores),
                 "interval": None if interval is None else [interval.low, interval.high],
             }
         )

@@ -12,7 +12,7 @@ from typing import TypeVar
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 _Returned = TypeVar("_Returned")
 POLL_SECONDS = 0.02
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.02
 class _Submission:
     view: PoolView
     proposal: Proposal
-    rows: Rows
+    rows: Split
     known: Mapping[str, float] | None
 
 
@@ -34,7 +34,7 @@ class PoolView:
         self._submissions = submissions
         self._finished: SimpleQueue[Finished | None] = SimpleQueue()
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._submissions.put(_Submission(self, proposal, rows, known))
 
     def next(self) -> Finished:
@@ -90,7 +90,7 @@ def run_in_parallel(pool: Pool, jobs: Sequence[Callable[[Pool], _Returned]], at_
 
 
 def _serve(pool: Pool, submissions: SimpleQueue[_Submission], started: Sequence[Future[_Returned]]) -> None:
-    """Pass proposals to the pool, and each result to the job that waits for it, until all jobs are done or one fails."""
+    """Pass proposals to the pool and results to the jobs that wait for them, until all jobs are done or one fails."""
     numbers, owners = itertools.count(), dict[int, tuple[PoolView, int]]()
     while not all(each.done() for each in started):
         for failed in (each for each in started if each.done() and each.exception() is not None):

@@ -17,10 +17,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from cycleqd_merge.comparison.curves import Curve
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.measured import Estimate
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
-SPLITS: Mapping[Rows, str] = {
+SPLITS: Mapping[Split, str] = {
     "search": "search split",
     "confirm": "confirmation split",
     "heldout": "held-out split",
@@ -95,7 +95,7 @@ class SplitOpening:
 
     at: str
     frozen: dict[str, tuple[str, ...]]
-    rows: Rows = "heldout"
+    rows: Split = "heldout"
 
 
 @dataclass(frozen=True)

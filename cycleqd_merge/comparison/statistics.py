@@ -1,4 +1,7 @@
-"""The statistics of a comparison: intervals, gaps, hypervolume and duplicates. Pure functions of their arguments."""
+"""The statistics of a comparison: intervals, gaps, hypervolume and duplicates. Pure functions of their arguments.
+
+`scipy.stats.bootstrap` agrees with `paired_bootstrap` but draws differently: numbers in docs/results.md would change.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,13 @@ class Interval:
         return self.low <= 0.0 <= self.high
 
 
-def paired_bootstrap(own: RowScores, other: RowScores, seed: int, draws: int = 10_000) -> Interval:
+def paired_bootstrap(own: RowScores, other: RowScores, seed: int = 0, draws: int = 10_000) -> Interval:
     """How much higher `own` scores than `other`: the difference of their means over tasks of the mean over rows.
 
     Both are scored on the same rows. A percentile interval (Efron and Tibshirani 1993, chapter 13): rows are resampled
     with replacement within each task, the same rows for both. The draws depend only on the seed and on the names and
     sizes of the tasks, so all models of a comparison get the same ones. A task with a single row adds nothing to the
-    width.
+    width. The seed is an argument only for tests: whether one model is better than another has one answer.
 
     Raises:
         ValueError: there is no task, or the two were not scored on the same tasks and numbers of rows.

@@ -26,10 +26,10 @@ from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event
 from cycleqd_merge.run.observer import Observer
-from cycleqd_merge.run.opening import identify
+from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.search import search
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ ObserverFactory = Callable[[PlannedRun, bool], AbstractContextManager[Observer]]
 
 
 def plan_runs(
-    recipe: Recipe, strategies: Sequence[str], budget: int, seeds: int, out: Path, rows: Rows
+    recipe: Recipe, strategies: Sequence[str], budget: int, seeds: int, out: Path, rows: Split
 ) -> list[PlannedRun]:
     """A run for every strategy and seed, from the recipe's seed on; static merges, which use no seed, run once.
 
@@ -126,7 +126,7 @@ def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
 def open_shared_pool(planned: Sequence[PlannedRun]) -> Iterator[tuple[SharedPool, OpenedRecipe]]:
     """A pool for all runs, and the opened recipe that it evaluates with."""
     opened = OpenedRecipe.open(_common_recipe([each.recipe for each in planned]))
-    mutated = sorted({n for each in planned for n in replace(opened, recipe=each.recipe).mutated_experts()})
+    mutated = sorted({n for each in planned for n in each.recipe.mutated_experts()})
 
     def open_workers() -> Pool:
         return open_pool(opened, opened.materialiser(mutated), mutated)
@@ -135,7 +135,7 @@ def open_shared_pool(planned: Sequence[PlannedRun]) -> Iterator[tuple[SharedPool
         yield pool, opened
 
 
-def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Rows) -> None:
+def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Split) -> None:
     """Check every run before the first starts: its strategy, and that its directory holds no different run.
 
     Raises:
@@ -147,10 +147,11 @@ def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Rows) 
     for each in planned:
         groups = Groups(opened.family.weights, each.recipe.evolution.groups)
         own = replace(opened, recipe=each.recipe, groups=groups)
-        start = start_event(own, 1)
+        start = start_event(own)
         if (each.folder / FILE).is_file():
             with opened_journal(each.folder) as journal:
                 start = identify(own, journal)
+                closed_run(journal, own)  # refuses to extend a run of older semantics versions
         Run.begin(each.recipe, start)
 
 

@@ -79,8 +79,7 @@ def models_table(result: ComparisonResult, models: Sequence[ModelStatistics]) ->
 def _model_row(result: ComparisonResult, statistics: ModelStatistics) -> tuple[Cell, ...]:
     return (
         statistics.model.name,
-        *(statistics.heldout[task] for task in result.tasks),
-        statistics.mean,
+        *statistics.row(result.tasks).scores,
         *(statistics.heldout[task] for task in result.kept),
         statistics.over_seeds,
         statistics.mean_by_seed,
@@ -160,7 +159,7 @@ def _paper_layout(
     rows: list[tuple[Cell, ...]] = []
     for number, each in enumerate(ordered):
         label = each.model.strategy if name == "strategy" else each.model.name
-        rows.append((number, label, *(each.heldout[task] for task in result.tasks), each.mean))
+        rows.append((number, label, *each.row(result.tasks).scores))
     return ComparisonTable(title, (Column("#", "{:d}".format), Column(name), *scores), tuple(rows), sections)
 
 

@@ -8,9 +8,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,10 +20,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
+from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,19 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     return anchored(parse(TypeAdapter(Recipe), data, source), Path())
 
 
+def fix_presets(recipe: Recipe, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
+    """The recipe with a version for each of its presets, and with the keys that the preset sets as if it stated them.
+
+    versions: see `with_fixed_presets`.
+
+    Raises:
+        RecipeError: this program does not know a version, or keys that the recipe states cannot be combined with it.
+    """
+    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    fixed = with_fixed_presets(stated, versions)
+    return recipe if fixed == stated else parse(TypeAdapter(Recipe), fixed, "recipe")
+
+
 def load_task(use: TaskConfig) -> TaskDefinitionConfig:
     """The definition of a recipe's task: from its own file, shipped with this package, or written in the recipe.
 
@@ -108,7 +123,7 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise RecipeError(f"{path}{line}: {_problem(error)}") from None
     except (YAMLError, ValueError) as error:
-        raise RecipeError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise RecipeError(f"{path}: {first_line(error)}") from None
     except RecursionError:
         raise RecipeError(f"{path}: nested too deeply") from None
     if not isinstance(data, dict):
@@ -128,7 +143,7 @@ def yaml_text(value: Any) -> str:
 
 def _problem(error: MarkedYAMLError) -> str:
     """A YAML error in one line."""
-    problem = str(error.problem).splitlines()[0]
+    problem = str(error.problem).partition("\n")[0]
     if "constructor for the tag" in problem:
         return f"YAML tags are not allowed: {problem.rsplit('tag ', 1)[-1]}"
     return f"{error.context}, {problem}" if error.context else problem

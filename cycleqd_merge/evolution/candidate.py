@@ -1,4 +1,4 @@
-"""What can be evaluated: a genome, or a mergekit configuration."""
+"""A candidate can be evaluated: it is a genome or a mergekit configuration."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cycleqd_merge.evolution.genome import Genome
 
 @dataclass(frozen=True)
 class MergekitConfiguration:
-    """A candidate that mergekit itself builds: the text of a mergekit YAML configuration.
+    """A candidate that mergekit itself builds.
 
-    seed: what a random method (DARE, DELLA) draws from; mergekit's `--random-seed`.
+    yaml: the text of a mergekit configuration. seed: for random methods (DARE, DELLA); mergekit's `--random-seed`.
     """
 
     yaml: str
@@ -34,15 +34,15 @@ Candidate = Genome | MergekitConfiguration
 
 
 def candidate_kind(candidate: Candidate) -> Literal["genome", "configuration"]:
-    """What a candidate is, as records of it say."""
+    """The name of a candidate's kind in records."""
     return "genome" if isinstance(candidate, Genome) else "configuration"
 
 
 def candidate_from_json(record: dict[str, Any]) -> Candidate:
-    """Inverse of either candidate's `to_json`.
+    """Inverse of `to_json` of both kinds.
 
     Raises:
-        ValueError: the record is a genome of another version of the format.
+        ValueError: the record is a genome of a different format version.
     """
     return MergekitConfiguration.from_json(record) if "mergekit" in record else Genome.from_json(record)
 

@@ -1,4 +1,4 @@
-"""Random draws that depend on a key alone: the same in every process, on every machine, in any order of asking."""
+"""Random draws that depend on their key alone: the same in every process, on every machine, in any order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class _Reused(threading.local):
-    """One generator per thread that takes key after key: a new Philox costs four times as much."""
+    """One generator per thread, set to one key after another: creating a Philox takes four times as long."""
 
     def __init__(self) -> None:
         self._philox = np.random.Philox(key=0)
@@ -18,7 +18,7 @@ class _Reused(threading.local):
         self._generator = np.random.Generator(self._philox)
 
     def keyed(self, key: bytes) -> np.random.Generator:
-        """The generator at the start of the stream of a 16-byte key; good until the next call."""
+        """The generator at the start of a 16-byte key's stream; valid until the next call."""
         self._fresh["state"]["key"][:] = np.frombuffer(key, dtype="<u8")
         self._philox.state = self._fresh
         return self._generator
@@ -28,7 +28,7 @@ _REUSED = _Reused()
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """A generator on numpy's counter-based Philox, keyed by `key`.
+    """A generator on numpy's counter-based Philox with the key `key`.
 
     Keys that differ in any part, or in the order of their parts, give independent streams.
     """
@@ -40,15 +40,15 @@ def _digest(*key: int | str) -> bytes:
 
 
 def new_seed(*key: int | str) -> int:
-    """A 53-bit seed derived from `key` (53 bits survive any JSON reader)."""
+    """A 53-bit seed derived from `key` (every JSON reader keeps 53 bits)."""
     return int(_REUSED.keyed(_digest(*key)).integers(2**53))
 
 
 def uniform(seed: int, tensor: str, size: int) -> NDArray[np.float64]:
-    """`size` draws of U(0, 1), shape (size,), for the tensor named `tensor` of the mutation seeded `seed`."""
+    """`size` draws of U(0, 1), shape (size,), for the tensor named `tensor` and a mutation with seed `seed`."""
     return _REUSED.keyed(_digest(seed, tensor)).random(size)
 
 
 def normal(seed: int, tensor: str, size: int) -> NDArray[np.float32]:
-    """`size` draws of N(0, 1) in float32, shape (size,), for one tensor of a Gaussian mutation."""
+    """`size` draws of N(0, 1), float32 of shape (size,), for one tensor of a Gaussian mutation."""
     return generator(seed, tensor).standard_normal(size, dtype=np.float32)

@@ -1,9 +1,9 @@
-"""The genome: what a child is made of, in kilobytes. Weights are built from it where they are scored.
+"""The genome: a few kilobytes that determine a child's weights, which are built where the child is scored.
 
     child = base + sum_i c_i[g] tau_i + sum_e share_e[g] term_e
 
-for every tensor of group g, where tau_i is the task vector of expert i and term_e the change that mutation e makes.
-Both sums are linear in the genome, so crossover is a weighted sum of genomes and no ancestor is ever needed again.
+for every tensor of group g, where tau_i is the task vector of expert i and term_e is the change by mutation e. Both
+sums are linear in the genome, so crossover is a weighted sum of genomes, and a child needs none of its ancestors.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1
-NEGLIGIBLE = 1e-4  # a mutation whose share is smaller in every group lies below bfloat16 rounding and is dropped
+GENOME_FORMAT = 1
+NEGLIGIBLE = 1e-4  # a mutation whose share is smaller in every group is below bfloat16 rounding and is dropped
 
 Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One seeded draw. Its values are never stored: they follow from (seed, tensor name).
+    """One seeded random change. Its values are never stored: they follow from (seed, tensor name).
 
-    kind `svd`: along the singular directions of `expert`'s task vector, w ~ U(0, scale) per direction
-    (U(-scale, scale) if `signed`). kind `gaussian`: N(0, scale^2) noise on the tensor; `expert` is None.
+    kind `svd`: a draw w ~ U(0, scale), or U(-scale, scale) if `signed`, per singular direction of `expert`'s task
+    vector. kind `gaussian`: N(0, scale^2) noise on the tensor; `expert` is None.
     """
 
     kind: Literal["svd", "gaussian"]
@@ -38,7 +38,7 @@ class Mutation:
     signed: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The mutation as JSON values; fields at their default are left out."""
+        """The mutation as JSON values, without fields that have their default."""
         record: dict[str, Any] = {"kind": self.kind, "seed": self.seed, "scale": self.scale}
         if self.expert is not None:
             record["expert"] = self.expert
@@ -62,8 +62,8 @@ class Mutation:
 class Genome:
     """Coefficients and mutations of one child.
 
-    coefficients: shape (experts, groups): how much of each expert's task vector each group of tensors holds.
-    mutations: ordered by seed. shares: shape (mutations, groups): how much of each mutation is left in each group.
+    coefficients: of each expert's task vector in each group of tensors, shape (experts, groups). mutations: ordered by
+    seed. shares: of each mutation in each group, shape (mutations, groups).
     """
 
     coefficients: Matrix
@@ -72,7 +72,7 @@ class Genome:
 
     @cached_property
     def seeds(self) -> NDArray[np.int64]:
-        """Seeds of the mutations, ascending, shape (mutations,)."""
+        """The mutations' seeds, ascending, shape (mutations,)."""
         return np.array([mutation.seed for mutation in self.mutations], dtype=np.int64)
 
     def __eq__(self, other: object) -> bool:
@@ -84,10 +84,10 @@ class Genome:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The genome as JSON values, with the version of the format."""
+        """The genome as JSON values, with the format version."""
         return {
-            "format": FORMAT,
-            "coefficients": (self.coefficients + 0.0).tolist(),  # -0.0 equals 0.0, so it must not be told apart
+            "format": GENOME_FORMAT,
+            "coefficients": (self.coefficients + 0.0).tolist(),  # -0.0 equals 0.0, so both must give the same text
             "mutations": [
                 {**mutation.to_json(), "share": share}
                 for mutation, share in zip(self.mutations, (self.shares + 0.0).tolist(), strict=True)
@@ -99,10 +99,10 @@ class Genome:
         """Inverse of `to_json`.
 
         Raises:
-            ValueError: the record is of another version of the format.
+            ValueError: the record has a different format version.
         """
-        if record.get("format") != FORMAT:
-            raise ValueError(f"genome format {record.get('format')!r} is not {FORMAT}, the one this version reads")
+        if record.get("format") != GENOME_FORMAT:
+            raise ValueError(f"genome format {record.get('format')!r}; this version reads format {GENOME_FORMAT}")
         coefficients = np.array(record["coefficients"], dtype=np.float64)
         mutations = tuple(Mutation.from_json(entry) for entry in record["mutations"])
         shares = np.array([entry["share"] for entry in record["mutations"]], dtype=np.float64)
@@ -114,29 +114,29 @@ class Genome:
 
 
 def coefficient_genome(coefficients: Matrix) -> Genome:
-    """The genome with these coefficients, shape (experts, groups), and no mutation."""
+    """The genome with these coefficients, shape (experts, groups), and no mutations."""
     return Genome(coefficients, (), np.zeros((0, coefficients.shape[1])))
 
 
 def spread(genome: Genome, groups: int) -> Genome:
-    """A genome of one group as one of so many: the same weights."""
+    """A genome of one group written with `groups` groups; it gives the same weights."""
     return Genome(np.repeat(genome.coefficients, groups, axis=1), genome.mutations, np.repeat(genome.shares, groups, 1))
 
 
 def expert_genome(expert: int, experts: int, groups: int) -> Genome:
-    """The genome of expert number `expert`: its own task vector in every group, nothing else."""
+    """The genome of expert number `expert`: coefficient 1 for its own task vector in every group, nothing else."""
     coefficients = np.zeros((experts, groups))
     coefficients[expert] = 1.0
     return coefficient_genome(coefficients)
 
 
 def level_genome(level: float, experts: int, groups: int) -> Genome:
-    """The genome that holds `level` of every expert: 0 is the base, 1 / `experts` the experts' plain mean."""
+    """The genome with coefficient `level` for every expert: 0 is the base, 1 / `experts` the plain mean."""
     return coefficient_genome(np.full((experts, groups), level))
 
 
 def combine(genomes: Sequence[Genome], weights: Matrix) -> Genome:
-    """The weighted sum of genomes; `weights` has shape (genomes, groups). Negligible mutations are dropped."""
+    """The weighted sum of genomes, without negligible mutations; `weights` has shape (genomes, groups)."""
     coefficients = sum(w * genome.coefficients for w, genome in zip(weights, genomes, strict=True))
     seeds = np.concatenate([genome.seeds for genome in genomes])
     union, first, position = np.unique(seeds, return_index=True, return_inverse=True)
@@ -153,14 +153,14 @@ def combine(genomes: Sequence[Genome], weights: Matrix) -> Genome:
 def crossover(a: Genome, b: Genome, weights: Matrix, scaling: float = 1.0) -> Genome:
     """Model-merging crossover (paper, section 4.2): per group scaling * (w1 a + w2 b) / (w1 + w2).
 
-    weights: shape (2, groups): w1 and w2 as drawn from N(mu, sigma^2). scaling: what task arithmetic multiplies a sum
-    of task vectors by; the paper's mean leaves them at 1.
+    weights: w1 and w2, drawn from N(mu, sigma^2), shape (2, groups). scaling: multiplies the task vectors, as in task
+    arithmetic; the paper's value is 1.
     """
     return combine((a, b), scaling * (weights / weights.sum(axis=0)))
 
 
 def mutate(genome: Genome, mutation: Mutation) -> Genome:
-    """The genome with one more mutation, in full in every group."""
+    """The genome with one more mutation, at share 1 in every group."""
     at = int(np.searchsorted(genome.seeds, mutation.seed))
     mutations = (*genome.mutations[:at], mutation, *genome.mutations[at:])
     whole = np.ones((1, genome.shares.shape[1]))
@@ -168,7 +168,7 @@ def mutate(genome: Genome, mutation: Mutation) -> Genome:
 
 
 def aggregate(genomes: Sequence[Genome], scores: Sequence[float]) -> Genome:
-    """One model from the best elite of each task (paper, section 4.4), weighted by the softmax of their own scores."""
+    """One model from the best elite of each task (paper, section 4.4), weighted by the softmax of their scores."""
     exponents = np.exp(np.asarray(scores, dtype=np.float64) - max(scores))
     groups = genomes[0].coefficients.shape[1]
     return combine(genomes, np.tile((exponents / exponents.sum())[:, None], (1, groups)))

@@ -1,4 +1,4 @@
-"""Choosing parents from an archive."""
+"""Selection of parents from an archive."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 def elite_weights(scores: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     """Elite sampling's weights (paper, section 4.3).
 
-    Every task's column of `scores` (elites, tasks) is min-max normalised over the elites to [low, high] and the
-    columns are multiplied; a column without spread counts `high` for all. Returns probabilities, shape (elites,).
+    Every column of `scores`, shape (elites, tasks), is min-max normalised over the elites to [low, high], and the
+    columns are multiplied; a column of equal scores counts as `high`. Returns probabilities, shape (elites,).
     """
     worst, best = scores.min(axis=0), scores.max(axis=0)
     spread = best - worst
@@ -20,20 +20,22 @@ def elite_weights(scores: NDArray[np.float64], low: float, high: float) -> NDArr
 
 
 def published_weights(bins: NDArray[np.int64], low: float, high: float) -> NDArray[np.float64]:
-    """The weights that the published code computes, shape (elites,): `bins`, shape (elites, tasks), instead of scores,
-    each column scaled to [low, low + high], which is 0.5 to 1.3 for the paper's 0.5 and 0.8."""
+    """The weights as the published code computes them, shape (elites,).
+
+    Bins, shape (elites, tasks), take the place of scores and are scaled to [low, low + high], by default 0.5 to 1.3.
+    """
     return elite_weights(bins.astype(np.float64), low, low + high)
 
 
 def uniform_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Every elite with equal probability, shape (elites,)."""
+    """Equal probabilities, shape (elites,)."""
     return np.full(len(scores), 1.0 / len(scores))
 
 
 def choose_parents(
     numbers: NDArray[np.int64], weights: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Two distinct parents by their probabilities; one elite alone is its own mate."""
+    """Two distinct parents, drawn by their probabilities; a single elite is its own mate."""
     if len(numbers) == 1:
         return int(numbers[0]), int(numbers[0])
     first, second = _places(weights, rng.random(2))
@@ -43,13 +45,13 @@ def choose_parents(
 
 
 def choose_mate(numbers: NDArray[np.int64], weights: NDArray[np.float64], first: int, rng: np.random.Generator) -> int:
-    """A second parent from another archive than the first's, by probability; `first` itself only where it is alone."""
+    """The second parent, from a different archive, drawn by probability; `first` itself if it is the only elite."""
     others = np.where(numbers == first, 0.0, weights)
     (place,) = _places(others if others.any() else weights, rng.random(1))
     return int(numbers[place])
 
 
 def _places(weights: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Where draws of U(0, 1) fall along the cumulated weights, one place each."""
+    """The index that each draw of U(0, 1) falls on along the cumulative weights."""
     cumulated = weights.cumsum()
     return np.asarray((cumulated / cumulated[-1]).searchsorted(draws, side="right"), dtype=np.int64)

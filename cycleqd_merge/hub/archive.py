@@ -17,6 +17,7 @@ from cycleqd_merge.journal.log import FILE, Event, failed
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
 from cycleqd_merge.run.state import Run
+from cycleqd_merge.run.tables import generation_of, scores_of
 
 ELITES, GENERATIONS = "data/elites.parquet", "data/generations.parquet"
 RECIPE, REVISIONS = "recipe.yaml", "revisions.json"
@@ -55,6 +56,7 @@ def told(events: Sequence[Event], shown: Portable) -> list[Event]:
         "folder": ".",
         "bases": last["bases"],
         "environment": last.get("environment", {}),
+        **{key: last[key] for key in ("engine_semantics",) if key in last},
     }
     rest = [_without_details(event) for event in events[1:] if event["event"] != "session"]
     return [events[0], session, *rest]
@@ -85,7 +87,7 @@ def elite_rows(run: Run) -> list[dict[str, Any]]:
             "archive": run.objectives[archive.task],
             "cell": list(elite.cell),
             "evaluation": elite.number,
-            "generation": max(0, elite.number - run.space.first + 1),
+            "generation": generation_of(run, elite.number),
             **scores_of(run, elite.number),
             **_made_of(run, elite.number),
         }
@@ -101,18 +103,6 @@ def _made_of(run: Run, number: int) -> dict[str, str | None]:
     return {kind: stated.get(kind) for kind in ("genome", "configuration")}
 
 
-def scores_of(run: Run, number: int) -> dict[str, float | None]:
-    """All scores of an evaluation by kind of rows and task; None where it was not scored."""
-    confirmed = run.confirmed.get(number)
-    heldout = run.measured.get((run.digest(run.candidate(number)), "heldout"), {})
-    found: dict[str, float | None] = {}
-    for place, task in enumerate(run.tasks):
-        found[f"search_{task}"] = run.scores(number)[place]
-        found[f"confirm_{task}"] = None if confirmed is None else confirmed[place]
-        found[f"heldout_{task}"] = heldout[task].score if task in heldout else None
-    return found
-
-
 def generation_rows(run: Run) -> list[dict[str, Any]]:
     """One row per evaluation: what was proposed, what it scored on the search rows, or why it failed."""
     rows = []
@@ -121,7 +111,7 @@ def generation_rows(run: Run) -> list[dict[str, Any]]:
         rows.append(
             {
                 "evaluation": event["number"],
-                "generation": max(0, event["number"] - run.space.first + 1),
+                "generation": generation_of(run, event["number"]),
                 **{f"search_{task}": score for task, score in zip(run.tasks, scores, strict=True)},
                 "seconds": sum(event["seconds"]) if event.get("seconds") else None,
                 "failed": failed(event),

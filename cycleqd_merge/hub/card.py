@@ -13,7 +13,7 @@ from cycleqd_merge.hub.archive import ELITES, GENERATIONS
 from cycleqd_merge.hub.facts import CardFacts, ModelFacts
 from cycleqd_merge.hub.markdown import cell, code, fenced, sentence
 from cycleqd_merge.journal.measured import Estimate
-from cycleqd_merge.report.scores import ModelScores, mean_of
+from cycleqd_merge.report.scores import ModelScores, ScoreTable
 
 TAGS = ["mergekit", "merge", "cycleqd"]
 FIGURE = "archives.png"
@@ -151,19 +151,14 @@ def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], chosen
 
 def _table(scored: Sequence[ModelScores], run: CardFacts, rows: str, chosen: str) -> str:
     """Models by tasks as a Markdown table, the one that is the card's in bold; empty where nothing was scored."""
-    found: dict[str, Mapping[str, Estimate]] = {model.name: getattr(model, rows) for model in scored}
-    found = {name: estimates for name, estimates in found.items() if estimates}
-    if not found:
+    table = ScoreTable.of({model.name: getattr(model, rows) for model in scored}, run.tasks, run.objectives)
+    if not table.rows:
         return ""
-    samples = {task: {e[task].samples for e in found.values() if task in e} for task in run.tasks}
-    lines = [
-        f"| model | {' | '.join(f'{cell(task)} ({_plural(samples[task])})' for task in run.tasks)} | mean |",
-        f"|---|{'---:|' * (len(run.tasks) + 1)}",
-    ]
-    for name, estimates in found.items():
-        values = [*(estimates.get(task) for task in run.tasks), mean_of(estimates, run.objectives)]
-        bold = "**" if name == chosen else ""
-        lines.append(f"| {bold}{cell(name)}{bold} | {' | '.join(_figure(value) for value in values)} |")
+    headings = (f"{cell(task)} ({_plural(table.samples(place))})" for place, task in enumerate(table.tasks))
+    lines = [f"| model | {' | '.join(headings)} | mean |", f"|---|{'---:|' * (len(table.tasks) + 1)}"]
+    for row in table.rows:
+        bold = "**" if row.model == chosen else ""
+        lines.append(f"| {bold}{cell(row.model)}{bold} | {' | '.join(map(_figure, (*row.tasks, row.mean)))} |")
     return "\n".join(lines)
 
 

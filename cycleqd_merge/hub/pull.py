@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.files import new_folder
 from cycleqd_merge.hub.restore import published_events, write_run
 from cycleqd_merge.hub.unite import unite
 from cycleqd_merge.journal.log import FILE, Event, read_events
-from cycleqd_merge.outputs.checkpoint import folder_beside
 from cycleqd_merge.run.state import Run, open_run
 
 
@@ -31,15 +31,13 @@ def pull(
         UserError: a repository holds no run, the runs do not fit together, or `out` exists.
     """
     if out.exists():
-        raise UserError(f"{out}: exists already; name another folder")
+        raise UserError(f"{out}: already exists; choose another folder")
     events, files = published_events(repo, revision, trust)
     if merge:
         events = unite([(repo, events), *((other, _events(other, trust)) for other in merge)])
-    with folder_beside(out) as unfinished:
+    with new_folder(out) as unfinished:
         missing = write_run(events, files, unfinished, out, overrides)
         open_run(unfinished)  # before it stands under its name: it replays
-        unfinished.chmod(0o755)
-        unfinished.replace(out)
     return open_run(out), missing
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.filesize import decimal
+
 from cycleqd_merge.hub.draft import Pushed
-from cycleqd_merge.report.progress import size
 
 
 def pushed_lines(pushed: Pushed, dry: bool = False) -> list[str]:
     """One line for the repository; under `--dry-run` one for each file more."""
-    total = f"{len(pushed.added)} files, {size(sum(pushed.added.values()))}"
+    total = f"{len(pushed.added)} files, {decimal(sum(pushed.added.values()))}"
     if dry:
-        files = [f"  {path} {size(count)}" for path, count in sorted(pushed.added.items())]
+        files = [f"  {path} {decimal(count)}" for path, count in sorted(pushed.added.items())]
         return [f"{pushed.target.label}: would push {total}", *files, *(f"  - {path}" for path in pushed.removed)]
     if not pushed.changed:
         return [f"{pushed.target.label}: nothing has changed: {pushed.url}"]

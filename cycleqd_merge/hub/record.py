@@ -7,6 +7,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.files import write_atomically
+
 FILE = "hub.json"
 
 
@@ -52,6 +54,4 @@ class PushRecord:
         return dict(json.loads(self._path.read_text())) if self._path.is_file() else {}
 
     def _write(self, entry: dict[str, Any]) -> None:
-        unfinished = self._path.with_suffix(".part")
-        unfinished.write_text(json.dumps({**self._all(), self._repository: entry}, indent=1) + "\n")
-        unfinished.replace(self._path)
+        write_atomically(self._path, json.dumps({**self._all(), self._repository: entry}, indent=1) + "\n")

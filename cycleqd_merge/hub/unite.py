@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import Event, of_kind
+from cycleqd_merge.run.differences import differences
+from cycleqd_merge.run.semantics import engine_versions
 from cycleqd_merge.run.state import Run, replay_events
 
 _SAME = ("base", "experts", "models", "tasks", "groups")
-"""What runs must share for the genomes and scores of one to mean the same in another."""
+"""What runs must share for the genomes and scores of one to mean the same in another; engines that several used must
+have had the same semantics version, too."""
 
 
 def unite(runs: Sequence[tuple[str, Sequence[Event]]]) -> list[Event]:
@@ -27,7 +29,7 @@ def unite(runs: Sequence[tuple[str, Sequence[Event]]]) -> list[Event]:
     """
     (first, events), *others = runs
     for name, other in others:
-        found = differences(*({key: each[0].get(key) for key in _SAME} for each in (events, other)))
+        found = differences(_shared(events, other), _shared(other, events))
         if found:
             listed = "\n".join(f"  {line}" for line in found)
             raise UserError(f"{first} and {name} cannot be united, they differ in\n{listed}")
@@ -45,12 +47,21 @@ def unite(runs: Sequence[tuple[str, Sequence[Event]]]) -> list[Event]:
     return [start, session, *_results(start, session, replays[0], founders)]
 
 
+def _shared(events: Sequence[Event], other: Sequence[Event]) -> dict[str, Any]:
+    """What a run and another must share, as it is in the first."""
+    start = events[0]
+    tasks = {name: {"semantics": 0, **task} for name, task in start.get("tasks", {}).items()}
+    engines, others = (engine_versions(of_kind(each, "session")) for each in (events, other))
+    both = {kind: {"semantics": version} for kind, version in engines.items() if kind in others}
+    return {**{key: start.get(key) for key in _SAME}, "tasks": tasks, "engine": both}
+
+
 def _founders(replays: Sequence[Run]) -> list[dict[str, Any]]:
     """The elites of all runs but the experts, each genome once."""
     found: dict[str, dict[str, Any]] = {}
     for run in replays:
         for number in run.inheritable():
-            genome = run.space.genome(number).to_json()
+            genome = run.search.genome(number).to_json()
             founder = {
                 "genome": genome,
                 "scores": dict(zip(run.tasks, run.scores(number), strict=True)),
@@ -65,13 +76,13 @@ def _results(start: Event, session: Event, first: Run, founders: Sequence[dict[s
     """What the new run was told of its founders already: experts as in the first run, elites as in their own."""
     whole = replay_events([start, session])
     events: list[Event] = []
-    for number in range(whole.space.first):
+    for number in range(whole.search.first):
         place = number - len(whole.experts)
         scores = first.results[number]["scores"] if place < 0 else list(founders[place]["scores"].values())
         event = {"event": "result", "number": number, "step": whole.steps[number], "scores": scores}
         events.append(event)
         whole.tell(event)
-    events.append({"event": "bounds", "bounds": [list(pair) for pair in whole.space.bounds or ()]})
+    events.append({"event": "bounds", "bounds": [list(pair) for pair in whole.search.bounds or ()]})
     elites = set(whole.elites())
     for place, founder in enumerate(founders, start=len(whole.experts)):
         if founder["confirmed"] is not None and place in elites:

@@ -1,4 +1,4 @@
-"""The journal: one JSON value per line, appended and synced to disk before it counts. A run's only state on disk."""
+"""The journal: one JSON object per line, appended and fsynced before it counts. A run's only state on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.errors import InfrastructureError, RecipeError
+from cycleqd_merge.files import sync_folder
 
 FILE = "journal.jsonl"
 FORMAT = 1
@@ -22,20 +23,20 @@ def read_events(folder: Path) -> list[Event]:
     """All events of a run's journal, without a torn last line.
 
     Raises:
-        UserError: there is no journal, it is of another format, or a line before the last cannot be read.
+        RecipeError: there is no journal, it is of another format, or a line before the last cannot be read.
     """
     events, _ = _read(folder / FILE)
     return events
 
 
 def _read(path: Path) -> tuple[list[Event], int]:
-    """Events, and how many bytes of the file they take."""
+    """Events, and the length of the file that they take, in bytes."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path.parent}: holds no run (no {FILE})") from None
+        raise RecipeError(f"{path.parent}: not a run directory (no {FILE})") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     lines = data.splitlines(keepends=True)
     events: list[Event] = []
     size = 0
@@ -45,13 +46,15 @@ def _read(path: Path) -> tuple[list[Event], int]:
             if not line.endswith(b"\n") or not isinstance(event, dict) or "event" not in event:
                 raise ValueError("not a whole event")
         except ValueError:
-            if number == len(lines):  # cut off while it was written: it never counted
+            if number == len(lines):  # cut off while it was being written, so it never counted
                 break
-            raise UserError(f"{path}:{number}: damaged: this line is no event; restore the file from a copy") from None
+            raise RecipeError(
+                f"{path}:{number}: damaged: this line is not an event; restore the file from a backup"
+            ) from None
         events.append(event)
         size += len(line)
     if events and events[0].get("format") != FORMAT:
-        raise UserError(f"{path}:1: journal format {events[0].get('format')!r}; this version reads {FORMAT}")
+        raise RecipeError(f"{path}:1: journal format {events[0].get('format')!r}; this version reads format {FORMAT}")
     return events, size
 
 
@@ -59,7 +62,7 @@ class Journal:
     """A run's journal opened for appending; one process at a time.
 
     Raises:
-        UserError: the folder cannot be written, another process holds it, or the journal is damaged.
+        RecipeError: the folder cannot be written, another process holds it, or the journal is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,16 +74,16 @@ class Journal:
             self._lock.acquire(timeout=0)
             self._file = path.open("ab")
         except Timeout:
-            raise UserError(f"{folder}: another process is working on this run") from None
+            raise RecipeError(f"{folder}: another process is using this run") from None
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+            raise RecipeError(f"{folder}: cannot be written: {error.strerror}") from error
         try:
             self.events, size = _read(path)
-        except UserError:
+        except RecipeError:
             self.close()
             raise
         self._file.truncate(size)
-        _sync_folder(folder)
+        sync_folder(folder)
 
     def append(self, event: Event) -> None:
         """Record an event; it is on disk when this returns.
@@ -97,7 +100,7 @@ class Journal:
         self.events.append(event)
 
     def close(self) -> None:
-        """Let another process work on the run."""
+        """Release the run for other processes."""
         try:
             self._file.close()
         except OSError:
@@ -111,7 +114,7 @@ def opened_journal(folder: Path) -> Iterator[Journal]:
     """The journal of the run in `folder`, locked for this process.
 
     Raises:
-        UserError: see `Journal`.
+        RecipeError: see `Journal`.
     """
     journal = Journal(folder)
     try:
@@ -126,13 +129,5 @@ def of_kind(events: Iterable[Event], kind: str) -> list[Event]:
 
 
 def failed(result: Event) -> bool:
-    """Whether a `result` is that of an evaluation that failed for good; one that lost its race has no scores either."""
+    """Whether a `result` records a failed evaluation; one that was rejected by racing has no scores either."""
     return result["scores"] is None and not result.get("censored")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What models of a run scored outside its search, such as on held-out rows: means with their standard errors."""
+"""Scores of a run's models outside its search, such as on the held-out split: means with standard errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cycleqd_merge.journal.log import Event, of_kind
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean score over `samples`, with its standard error; None where one sample tells nothing of the spread.
+    """A mean score over `samples`, with its standard error; None for a single sample.
 
-    truncated: the share of answers that the token limit cut.
+    truncated: the share of answers that were cut at the token limit.
     """
 
     score: float
@@ -32,22 +32,22 @@ class Estimate:
 
     @classmethod
     def at_most(cls, score: float, samples: int) -> Estimate:
-        """A mean of which the samples are not known: the error is exact for scores of 0 and 1, else an upper bound."""
+        """A mean whose samples are unknown: the error is exact for scores of 0 and 1, otherwise an upper bound."""
         return cls(score, math.sqrt(score * (1 - score) / (samples - 1)) if samples > 1 else None, samples)
 
 
 Measured = dict[tuple[str, str], dict[str, Estimate]]
-"""By digest of the candidate and kind of rows: an estimate per task."""
+"""By digest of the candidate and split: an estimate per task."""
 
 
 def measured_event(name: str, candidate: Candidate, rows: str, tasks: Mapping[str, Estimate]) -> Event:
-    """The journal's record of a model scored in full on `rows`; `name` is what it was called when it was scored."""
+    """The journal's record of a model scored on all rows of a split; `name` is its name at that time."""
     values = {task: asdict(estimate) for task, estimate in tasks.items()}
     return {"event": "measured", "name": name, "candidate": candidate_digest(candidate), "rows": rows, "tasks": values}
 
 
 def measured_of(events: Iterable[Event]) -> Measured:
-    """All that was measured; of the same model on the same rows, the last."""
+    """All measured scores; of several for the same model and split, the last."""
     return {
         (event["candidate"], event["rows"]): {task: Estimate(**values) for task, values in event["tasks"].items()}
         for event in of_kind(events, "measured")

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.merging.checkpoint import digest_files
 
 _PREFIX = "base_model.model."
@@ -20,7 +20,7 @@ _ENDINGS = {
     "up": ("lora_B.weight", "lora_embedding_B"),
     "bias": ("lora_B.bias",),
 }
-_OWN_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # initialisations that take something off the base weights
+_CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # initialisations that subtract from the base weights
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,28 @@ class Adapter:
     """A LoRA adapter: which base tensors it changes, and how.
 
     Raises:
-        UserError: it cannot be opened, or is of a kind that has no low-rank factors (DoRA, other PEFT methods).
+        ModelError: it cannot be opened, or is of a kind without low-rank factors (DoRA, other PEFT methods).
     """
 
     def __init__(self, label: str, path: Path) -> None:
         self.label, self.path = label, path
         file = path / "adapter_model.safetensors"
         if not file.is_file():
-            raise UserError(f"adapter {label}: no adapter_model.safetensors in {path}")
+            raise ModelError(f"adapter {label}: no adapter_model.safetensors in {path}")
         try:
             self._config = PeftConfig.from_pretrained(str(path))
             self._file = safe_open(file, framework="pt")
         except (OSError, ValueError, TypeError, SafetensorError) as error:
-            raise UserError(f"adapter {label}: cannot be opened: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         kind = _other_kind(self._config)
         if kind is not None:
-            raise UserError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")
+            raise ModelError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")
 
     @cached_property
     def _roles(self) -> dict[str, dict[str, str]]:
-        """Base tensor name -> the keys of what is stored for it, by role.
+        """By base tensor name: the keys of the tensors stored for it, by role.
 
-        Roles: the factors `down` and `up`, the `bias` of the latter, and `whole`, which takes the base tensor's place.
+        Roles: the factors `down` and `up`, the `bias` of `up`, and `whole`, which replaces the base tensor.
         """
         found: dict[str, dict[str, str]] = {}
         for key in self._file.keys():  # noqa: SIM118 - a safetensors file is no dict
@@ -70,14 +70,16 @@ class Adapter:
         return found
 
     def _place(self, key: str) -> tuple[str, str]:
-        """The base tensor that a stored tensor belongs to, and its role there."""
+        """The base tensor that a stored tensor belongs to, and its role."""
         name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
         for role, endings in _ENDINGS.items():
             ending = next((ending for ending in endings if name.endswith("." + ending)), None)
             if ending is not None:
                 return name.removesuffix(ending) + ("bias" if role == "bias" else "weight"), role
         if "lora_" in name:
-            raise UserError(f"adapter {self.label}: tensor {key} is not understood; merge the adapter first")
+            raise ModelError(
+                f"adapter {self.label}: unknown kind of tensor: {key}; merge the adapter into a full checkpoint"
+            )
         return name.replace(".modules_to_save.", "."), "whole"
 
     @property
@@ -86,16 +88,16 @@ class Adapter:
         return list(self._roles)
 
     def is_linear(self, name: str) -> bool:
-        """Whether it changes the base tensor `name` by the factors of a linear layer."""
+        """Whether it changes the base tensor `name` by factors of a linear layer."""
         return self._roles[name].get("down", "").endswith("lora_A.weight")
 
     @property
     def transposed(self) -> bool:
-        """Whether the layers that it changes store their weights as input x output."""
+        """Whether the adapted layers store their weights as input x output."""
         return bool(getattr(self._config, "fan_in_fan_out", False))
 
     def task_vector(self, name: str, base: torch.Tensor) -> torch.Tensor | LowRank | None:
-        """What the adapter adds to the base tensor `name` (float32): factors, a dense difference, or None."""
+        """The adapter's task vector at the base tensor `name`, float32: factors, a dense difference, or None."""
         roles = self._roles.get(name)
         if roles is None:
             return None
@@ -106,7 +108,7 @@ class Adapter:
         return factors if difference is None else difference + factors.dense()
 
     def _difference(self, name: str, roles: dict[str, str], base: torch.Tensor) -> torch.Tensor | None:
-        """What comes without factors: a whole tensor (peft saves an adapted embedding's along), or a factor's bias."""
+        """The part without factors: a whole tensor (peft saves an adapted embedding's too), or a factor's bias."""
         keys = [roles[role] for role in ("whole", "bias") if role in roles]
         if not keys:
             return None
@@ -114,8 +116,8 @@ class Adapter:
         for key in keys:
             tensor = self._file.get_tensor(key).float()
             if tensor.shape != base.shape:
-                raise UserError(
-                    f"adapter {self.label}: {name} has shape {tuple(tensor.shape)}, the base {tuple(base.shape)}"
+                raise ModelError(
+                    f"adapter {self.label}: {name} has shape {tuple(tensor.shape)}; the base has {tuple(base.shape)}"
                 )
             difference += tensor - base.float() if key == roles.get("whole") else tensor * self._bias_scale(name)
         return difference if torch.count_nonzero(difference) else None
@@ -130,13 +132,12 @@ class Adapter:
             factors = LowRank(up, down, scale)
         shape = (factors.left.shape[0], factors.right.shape[1])
         if shape != tuple(base.shape):
-            raise UserError(
-                f"adapter {self.label}: {name} has shape {(up.shape[0], down.shape[1])}, the base {tuple(base.shape)}"
-            )
+            found = (up.shape[0], down.shape[1])
+            raise ModelError(f"adapter {self.label}: {name} has shape {found}; the base has {tuple(base.shape)}")
         return factors
 
     def _bias_scale(self, name: str) -> float:
-        """The scale of the factors that the bias `name` came with."""
+        """The scale of the factors that the bias `name` belongs to."""
         weight = name.removesuffix("bias") + "weight"
         return self._scale(weight, int(self._file.get_tensor(self._roles[weight]["down"]).shape[0]))
 
@@ -154,7 +155,7 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """The rank that its configuration states; single tensors may have another."""
+        """The rank in its configuration; individual tensors may have a different one."""
         return int(self._config.r)
 
     @cached_property
@@ -164,7 +165,7 @@ class Adapter:
 
 
 def _other_kind(config: PeftConfig) -> str | None:
-    """What an adapter is called that is not base + scale * up @ down; None if it is just that."""
+    """The kind of an adapter that is not base + scale * up @ down; None if it is."""
     kind = getattr(config.peft_type, "value", str(config.peft_type))
     if kind != "LORA":
         return kind
@@ -176,4 +177,4 @@ def _other_kind(config: PeftConfig) -> str | None:
     if variant is not None:
         return f"LoRA with `{variant}`"
     start = str(config.init_lora_weights).lower()
-    return f"LoRA begun with `{start}`" if start.startswith(_OWN_BASE) else None
+    return f"LoRA initialised with `{start}`" if start.startswith(_CHANGES_BASE) else None

@@ -1,7 +1,7 @@
-"""The singular bases of the experts: computed once per expert, kept on disk, the same for every later run.
+"""Singular bases of the experts: computed once per expert, stored in the cache and reused by every later run.
 
-One safetensors file per tensor, so a computation that was cut off goes on where it stopped and processes started by
-`accelerate launch` share the work with hardly a word.
+There is one safetensors file per tensor: an interrupted computation resumes where it stopped, and processes started by
+`accelerate launch` divide the work with little communication.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock
@@ -21,25 +20,28 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.files import new_file, write_atomically
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checkpoint import Weight, read_json
-from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.processes import of_the_first, this_process
+from cycleqd_merge.merging.family import ModelFamily, open_family
+from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.singular import Basis, singular_basis, skew, truncated
 
-METHOD = "gram-float64/2"
+BASIS_METHOD = "gram-float64/2"
 Rank = int | float | None
-"""Directions kept of a task vector: so many, as few as hold that share of its squared norm (below 1), or all."""
+"""Directions kept of a task vector: a number of them (int), the fewest that hold this share of its squared norm (float
+below 1), or all (None)."""
 BasesProgress = Callable[[str, int, int], None]
-"""Called with an expert's name, tensors done and tensors in all."""
+"""Called with an expert's name, the number of tensors done, and the total."""
 
 
 class ExpertBases:
     """The stored bases of one expert, read one tensor at a time, memory-mapped.
 
-    rank: how they were truncated. loss: what truncation leaves out of the task vectors, as a share of their norm.
-    skew: the furthest that V^T V of the float32 vectors is from the identity.
+    rank: how they were truncated. loss: the share of the task vectors' norm that truncation leaves out. skew: the
+    largest deviation of an element of V^T V from the identity, computed from the stored float32 vectors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +55,7 @@ class ExpertBases:
 
     @cached_property
     def ranks(self) -> Mapping[str, int]:
-        """Singular directions by tensor name, of the tensors in which the expert differs from the base."""
+        """Number of singular directions by tensor name, for the tensors in which the expert differs from the base."""
         ranks = {}
         for name in self._files:
             with self._opened(name) as file:
@@ -61,11 +63,11 @@ class ExpertBases:
         return ranks
 
     def load(self, name: str) -> Basis | None:
-        """The basis of tensor `name`; None where the expert does not differ from the base."""
+        """The basis of tensor `name`; None where the expert equals the base."""
         if name not in self._files:
             return None
         with self._opened(name) as file:
-            return Basis(file.get_tensor("vectors"), file.get_tensor("values"), _about(file)["side"])
+            return Basis(file.get_tensor("vectors"), file.get_tensor("values"), _metadata(file)["side"])
 
     def values(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Singular values by tensor name, (r,) float32, descending."""
@@ -82,18 +84,21 @@ def prepare_bases(
 ) -> dict[int, ExpertBases]:
     """Bases of the experts with the given numbers, from the cache or computed now.
 
-    Under `accelerate launch` every process computes its share; all of them return when the last is done. Processes
-    that were started otherwise wait for whoever began.
+    Under `accelerate launch`, every process computes its share, and all return when the last one is done. Processes
+    started in any other way wait for the one that began first.
+
+    Raises:
+        UserError: processes on several hosts do not share a cache folder.
     """
     state = this_process()
     bases = {}
     for expert in experts:
         folder = basis_folder(family, expert, rank)
         manifest = folder / "manifest.json"
-        if not of_the_first(manifest.is_file()):
+        if not from_main_process(manifest.is_file()):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}-{state.process_index}.lock"):  # processes launched together hold one each
-                _compute(family, expert, of_the_first(missing_bases(family, expert, rank)), rank, progress)
+                _compute(family, expert, from_main_process(missing_bases(family, expert, rank)), rank, progress)
                 state.wait_for_everyone()
                 if state.is_main_process and not manifest.is_file():
                     _write_manifest(folder, family, expert, rank)
@@ -105,15 +110,15 @@ def prepare_bases(
 
 
 def basis_folder(family: ModelFamily, expert: int, rank: Rank = None) -> Path:
-    """The cache folder for one expert's bases; its name follows from the contents of base and expert."""
-    key = f"{METHOD}|{family.base.digest}|{family.experts[expert].digest}|{family.models.vocabulary}|{rank}"
+    """The cache folder for one expert's bases; its name is derived from the contents of base and expert."""
+    key = f"{BASIS_METHOD}|{family.base.digest}|{family.experts[expert].digest}|{family.models.vocabulary}|{rank}"
     return cache_folder("bases") / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _compute(
     family: ModelFamily, expert: int, missing: list[Weight], rank: Rank, progress: BasesProgress | None
 ) -> None:
-    """This process' share of the missing bases."""
+    """Compute this process's share of the missing bases."""
     state = this_process()
     with state.split_between_processes(missing) as share:
         for done, weight in enumerate(share, start=1):
@@ -122,8 +127,15 @@ def _compute(
                 progress(family.experts[expert].name, done, len(share))
 
 
+def share_bases() -> None:
+    """The work of every process but the first: its share of the singular bases of the run that the first one opened."""
+    models, experts, rank = from_main_process((PinnedModels("", {}, ModelsConfig()), list[int](), cast(Rank, None)))
+    prepare_bases(open_family(models), experts, rank=rank)
+    leave_group()
+
+
 def missing_bases(family: ModelFamily, expert: int, rank: Rank = None) -> list[Weight]:
-    """The matrices of an expert whose bases a run would have to compute."""
+    """An expert's matrices whose bases are not in the cache."""
     folder = basis_folder(family, expert, rank)
     if (folder / "manifest.json").is_file():
         return []
@@ -132,7 +144,7 @@ def missing_bases(family: ModelFamily, expert: int, rank: Rank = None) -> list[W
 
 
 def compute_basis(family: ModelFamily, expert: int, weight: Weight, rank: Rank = None) -> None:
-    """Compute one basis and store it in the cache, unless it is there or the expert does not differ."""
+    """Compute one basis and store it in the cache, unless it exists already or the expert equals the base there."""
     state = this_process()
     path = basis_folder(family, expert, rank) / f"{weight.name}.safetensors"
     if path.is_file():
@@ -147,18 +159,17 @@ def compute_basis(family: ModelFamily, expert: int, weight: Weight, rank: Rank =
         vector = vector.to(state.device)
     whole = singular_basis(vector)
     basis = truncated(whole, rank)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
     tensors = {"vectors": basis.vectors.cpu(), "values": basis.values.cpu()}
     measures = {"norm": _norm(whole.values), "kept": _norm(basis.values), "skew": skew(basis)}
-    about = json.dumps({"side": basis.side, **measures})  # one entry, for safetensors writes several in any order
-    save_file(tensors, unfinished, metadata={"basis": about})
-    unfinished.replace(path)
+    metadata = json.dumps({"side": basis.side, **measures})  # one entry: safetensors writes several in no fixed order
+    with new_file(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"basis": metadata})
 
 
-def _about(file: Any) -> dict[str, Any]:
-    """What `compute_basis` wrote of a basis beside its tensors."""
-    about: dict[str, Any] = json.loads(file.metadata()["basis"])
-    return about
+def _metadata(file: Any) -> dict[str, Any]:
+    """The metadata that `compute_basis` stored with a basis."""
+    metadata: dict[str, Any] = json.loads(file.metadata()["basis"])
+    return metadata
 
 
 def _norm(values: torch.Tensor) -> float:
@@ -166,16 +177,16 @@ def _norm(values: torch.Tensor) -> float:
 
 
 def _write_manifest(folder: Path, family: ModelFamily, expert: int, rank: Rank) -> None:
-    """The list of files with their digests; its presence says that all of them are there.
+    """Write the list of files with their digests: the bases are complete once it exists.
 
     Raises:
-        UserError: some are not: they lie on another host.
+        UserError: some files are missing, because another host stored them in a cache folder of its own.
     """
     for weight in missing_bases(family, expert, rank):
         if family.difference(expert, weight, family.base_tensor(weight)) is not None:
             raise UserError(
-                f"{folder}: the singular basis of {weight.name} is not there; processes on several hosts need a cache "
-                "folder that all of them see (CYCLEQD_CACHE)"
+                f"{folder}: the singular basis of {weight.name} is missing; processes on several hosts need a shared "
+                "cache folder (set CYCLEQD_CACHE)"
             )
     files, norm, kept, worst = {}, 0.0, 0.0, 0.0
     for weight in family.weights:
@@ -184,11 +195,9 @@ def _write_manifest(folder: Path, family: ModelFamily, expert: int, rank: Rank) 
             with path.open("rb") as file:
                 files[weight.name] = hashlib.file_digest(file, "sha256").hexdigest()
             with safe_open(path, framework="pt") as opened:
-                about = _about(opened)
-            norm, kept = norm + about["norm"] ** 2, kept + about["kept"] ** 2
-            worst = max(worst, about["skew"])
+                measures = _metadata(opened)
+            norm, kept = norm + measures["norm"] ** 2, kept + measures["kept"] ** 2
+            worst = max(worst, measures["skew"])
     loss = math.sqrt(max(0.0, 1.0 - kept / norm)) if norm else 0.0
-    unfinished = folder / "manifest.json.part"
-    record = {"method": METHOD, "rank": rank, "loss": loss, "skew": worst, "files": files}
-    unfinished.write_text(json.dumps(record, indent=1))
-    unfinished.replace(folder / "manifest.json")
+    record = {"method": BASIS_METHOD, "rank": rank, "loss": loss, "skew": worst, "files": files}
+    write_atomically(folder / "manifest.json", json.dumps(record, indent=1))

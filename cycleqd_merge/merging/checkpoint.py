@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -22,7 +20,8 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig
 
 from cycleqd_merge.config.recipe import ModelsConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError, first_line
+from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 
 
@@ -36,11 +35,11 @@ class Weight:
     aliases: tuple[str, ...] = ()
     vocabulary_axis: int | None = None
     ties: tuple[str, ...] = ()
-    """Other tensors of the base checkpoint that stand for this one in a checkpoint that ties them."""
+    """Other tensors of the base checkpoint, under whose names a checkpoint that ties them to this one stores it."""
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has singular directions (flattened to output x rest) and is mutated."""
+        """Whether it has singular directions (flattened to output x rest), and so can be mutated."""
         return len(self.shape) >= 2 and self.dtype.is_floating_point and self.shape[0] > 1 and prod(self.shape[1:]) > 1
 
 
@@ -48,11 +47,12 @@ class Checkpoint:
     """A full checkpoint: its folder, configuration and tensors.
 
     Raises:
-        UserError: it cannot be found, holds no safetensors, is quantised, or a shard is missing.
+        ModelError: it cannot be found, holds no safetensors, is quantised, or a shard is missing.
+        HubRefused: it cannot be downloaded.
     """
 
-    def __init__(self, reference: ModelReference, models: ModelsConfig | None = None) -> None:
-        self.reference, models = reference, models or ModelsConfig()
+    def __init__(self, reference: ModelReference, models: ModelsConfig) -> None:
+        self.reference = reference
         require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = model_folder(reference.model, models, f"model {reference.model}")
@@ -61,13 +61,15 @@ class Checkpoint:
             index = ShardedTensorIndex.from_disk(str(self.path))
             missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
         except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-            raise UserError(f"model {reference.model}: cannot be opened: {_first_line(error)}") from error
+            raise ModelError(f"model {reference.model}: cannot be opened: {first_line(error)}") from error
         quantised = getattr(self.config, "quantization_config", None)
         if quantised is not None:
             method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-            raise UserError(f"model {reference.model}: is quantised ({method}); merging takes weights of 16 or 32 bits")
+            raise ModelError(
+                f"model {reference.model}: is quantised ({method}); merging needs 16-bit or 32-bit weights"
+            )
         if missing:
-            raise UserError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
+            raise ModelError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
         self._loader = LazyTensorLoader(index)
 
     @property
@@ -76,7 +78,7 @@ class Checkpoint:
         return list(self._loader.index.tensor_paths)
 
     def stored_name(self, weight: Weight) -> str | None:
-        """The name that `weight` bears in this checkpoint, or None if it is absent."""
+        """The name of `weight` in this checkpoint, or None if it is absent."""
         paths = self._loader.index.tensor_paths
         return next((name for name in (weight.name, *weight.aliases, *weight.ties) if name in paths), None)
 
@@ -84,19 +86,19 @@ class Checkpoint:
         """A stored tensor, memory-mapped, in its own dtype.
 
         Raises:
-            UserError: the file is truncated or damaged.
+            ModelError: the file is truncated or damaged.
         """
         try:
             return self._loader.get_tensor(name)
         except (SafetensorError, OSError) as error:
             shard = self.path / self._loader.index.tensor_paths[name]
-            raise UserError(f"{shard}: damaged or truncated: {_first_line(error)}") from error
+            raise ModelError(f"{shard}: damaged or truncated: {first_line(error)}") from error
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
-        """The tensors of this checkpoint in its own order, as mergekit's architecture describes them.
+        """The tensors of this checkpoint in its own order, as mergekit describes its architecture.
 
-        Nothing here knows an architecture by name: descriptions come from mergekit's definitions or its inference.
+        No architecture is hard-coded here: mergekit defines it or infers it from the checkpoint.
         """
         described: dict[str, WeightInfo] = {}
         for info in _architecture(self.path, self.config):
@@ -133,13 +135,13 @@ class Checkpoint:
 
 
 def require_folder(reference: ModelPath, label: str) -> None:
-    """Refuse a reference that can be a folder only, not an id on the Hub, and is none.
+    """Check that the folder of a reference exists, unless it may be an id on the Hub.
 
     Raises:
-        UserError: there is no such folder.
+        ModelError: there is no such folder.
     """
     if reference.path.startswith(("/", "./", "../", "~")) and not Path(reference.path).is_dir():
-        raise UserError(f"{label}: no such folder")
+        raise ModelError(f"{label}: no such folder")
 
 
 def _architecture(folder: Path, config: PretrainedConfig) -> list[WeightInfo]:
@@ -149,7 +151,7 @@ def _architecture(folder: Path, config: PretrainedConfig) -> list[WeightInfo]:
 
 
 def digest_files(paths: list[Path]) -> str:
-    """SHA-256 over the contents of `paths`; remembered per file beside the caches, by size and time of change."""
+    """SHA-256 over the contents of `paths`; cached per file, by its size and modification time."""
     total = hashlib.sha256()
     for path in paths:
         total.update(_digest_file(path).encode())
@@ -161,21 +163,15 @@ def _digest_file(path: Path) -> str:
 
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode()).hexdigest()
-    remembered = cache_folder("digests") / key
-    if remembered.is_file():
-        return remembered.read_text()
+    cached = cache_folder("digests") / key
+    if cached.is_file():
+        return cached.read_text()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unfinished = remembered.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-    unfinished.write_text(digest)
-    unfinished.replace(remembered)
+    write_atomically(cached, digest)
     return digest
 
 
 def read_json(path: Path) -> Any:
     """A JSON file's value; None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
@@ -15,14 +15,14 @@ from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
 
 @dataclass
 class Problems:
-    """What the checks found. `faults` forbid a run; `notices` are reported and the run goes on."""
+    """The results of checks. `faults` prevent a run; `notices` are only reported."""
 
     faults: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
 def check_family(family: ModelFamily) -> Problems:
-    """All checks of a family; every fault names the model, the tensor and both values."""
+    """Run all checks on a family; every fault names the model, the tensor and both values."""
     findings = Problems()
     for expert in family.experts:
         if isinstance(expert.weights, Checkpoint):
@@ -40,11 +40,11 @@ def require_mergeable(family: ModelFamily) -> list[str]:
     """Notices of `check_family`.
 
     Raises:
-        UserError: all faults, a line each.
+        ModelError: the family has faults; one line for each.
     """
     findings = check_family(family)
     if findings.faults:
-        raise UserError("\n".join(findings.faults))
+        raise ModelError("\n".join(findings.faults))
     return findings.notices
 
 
@@ -117,7 +117,7 @@ def _check_values(family: ModelFamily, findings: Problems) -> None:
 
 
 def _same_form(family: ModelFamily, weight: Weight, tensor: torch.Tensor, name: str, findings: Problems) -> bool:
-    """Whether an expert's tensor fits the base's; reports why not, or which rows are dropped."""
+    """Whether an expert's tensor can be merged into the base's; reports why not, or which rows are dropped."""
     axis = weight.vocabulary_axis
     fitted = fit_vocabulary(tensor, weight, family.models)
     if tuple(fitted.shape) == weight.shape:
@@ -147,7 +147,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _check_tokenizer(family: ModelFamily, expert: Expert, findings: Problems) -> None:
-    """The same token for every id, and one chat template for all unless the recipe chose one."""
+    """Check that every id is the same token, and that chat templates are equal unless the recipe chooses one."""
     if not has_tokenizer(expert.folder):
         if isinstance(expert.weights, Checkpoint):
             findings.notices.append(f"expert {expert.name}: brings no tokenizer; the base's is used")

@@ -1,4 +1,4 @@
-"""How much a genome's svd mutations strengthen each singular direction: m of the genome's formula."""
+"""How much a genome's svd mutations strengthen each singular direction: m in the formula of a child's tensor."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cycleqd_merge.evolution.genome import Genome, Mutation
 from cycleqd_merge.merging.bases import ExpertBases
 from cycleqd_merge.merging.groups import Groups
 
-DRAWS_KEPT = 2**30  # bytes; children share most of their mutations with their parents, so draws are met again
+DRAWS_KEPT = 2**30  # bytes; children share most of their mutations with their parents, so draws are reused
 
 Strengths = dict[tuple[int, str], torch.Tensor]
 """m by expert number and tensor name, each of shape (rank,), float32."""
 
 
 class Directions:
-    """The singular directions of the experts' task vectors, those of one expert in one row, tensor after tensor.
+    """The singular directions of the experts' task vectors: those of one expert in one array, tensor after tensor.
 
-    A mutation's draws for all tensors of an expert lie in one array, so that a child of hundreds of mutations takes one
-    product and one sum per mutation instead of one per mutation and tensor.
+    With the draws of a mutation for all tensors of an expert in one array, a child with hundreds of mutations needs one
+    product and one sum per mutation, instead of one per mutation and tensor.
     """
 
     def __init__(self, bases: Mapping[int, ExpertBases], groups: Groups) -> None:
@@ -48,7 +48,7 @@ class Directions:
         return found
 
     def _total(self, expert: int, mutations: Sequence[tuple[Mutation, NDArray[np.float64]]]) -> NDArray[np.float32]:
-        """m of one expert, all its tensors in a row."""
+        """m of one expert for all its tensors, concatenated."""
         groups = self._groups[expert]
         total = np.zeros(len(groups))
         for mutation, shares in mutations:
@@ -57,7 +57,7 @@ class Directions:
         return total.astype(np.float32)
 
     def _drawn(self, expert: int, mutation: Mutation) -> NDArray[np.float32]:
-        """The draws of one mutation, all tensors in a row: U(0, 1), or U(-1, 1) if signed."""
+        """The draws of one mutation for all tensors, concatenated: U(0, 1), or U(-1, 1) if signed."""
         key = (mutation.seed, expert)
         draws = self._draws.get(key)
         if draws is None:

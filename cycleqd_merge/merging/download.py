@@ -1,4 +1,4 @@
-"""A model's files: where they lie, downloaded from the Hub if they must be. Pickles are opened only where allowed."""
+"""Find a model's files, downloading them from the Hub if necessary. Pickles are opened only where the recipe allows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from huggingface_hub import constants
 from mergekit.common import ModelPath, ModelReference
 
 from cycleqd_merge.cache import cache_folder
-from cycleqd_merge.config.recipe import ModelsConfig, Recipe
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.values import hub_id
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import HubRefused, ModelError
+from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.hub_errors import explained, hub_errors
 
 DownloadProgress = Callable[[str, int, int], None]
-"""Called with a repository's id, bytes done and bytes in all."""
+"""Called with a repository's id, the bytes downloaded so far, and the total."""
 
 _SMALL = (".json", ".txt", ".jinja", ".model", ".tiktoken", ".spm")
 _PARALLEL = 8
@@ -30,7 +31,7 @@ _PARALLEL = 8
 
 @dataclass(frozen=True)
 class Download:
-    """What must still be downloaded of a repository: files with their sizes."""
+    """The files of a repository that must still be downloaded, with their sizes in bytes."""
 
     repo: str
     revision: str | None
@@ -38,41 +39,43 @@ class Download:
 
     @property
     def bytes(self) -> int:
-        """In all."""
+        """The total size."""
         return sum(self.files.values())
 
 
 def model_folder(path: ModelPath, models: ModelsConfig, label: str, progress: DownloadProgress | None = None) -> Path:
-    """The folder of a full model: itself, or that of a Hub id in the Hub's cache.
+    """The folder of a full model: the path itself, or a Hub id's folder in the Hub's cache, downloaded if necessary.
 
-    label: what messages call it, such as `model user/base`.
+    label: the model in error messages, such as `model user/base`.
 
     Raises:
-        UserError: there is no such folder or repository, it cannot be downloaded, or it holds pickles only and the
-            recipe does not allow them.
+        ModelError: it holds only pickles and the recipe does not allow them, or they cannot be converted.
+        HubRefused: there is no such repository, or it cannot be downloaded.
     """
     folder = Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, False, progress)
     if any(folder.glob("*.safetensors*")) or not any(folder.glob("pytorch_model*.bin*")):
         return folder
     if not models.pickles:
-        raise UserError(_pickles(label))
+        raise ModelError(_only_pickles(label))
     return _converted(folder)
 
 
 def adapter_folder(path: ModelPath, models: ModelsConfig, label: str, progress: DownloadProgress | None = None) -> Path:
-    """The same of an adapter.
+    """The same for an adapter.
 
     Raises:
-        UserError: there is no such folder or repository, or it cannot be downloaded.
+        ModelError: it holds only pickles.
+        HubRefused: there is no such repository, or it cannot be downloaded.
     """
     return Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, True, progress)
 
 
 def pending(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = False) -> Download | None:
-    """What opening a Hub id would download; None if nothing. Where the Hub does not answer, the cache does.
+    """What opening a Hub id would download; None if nothing, or if the Hub does not answer but the model is cached.
 
     Raises:
-        UserError: there is no such repository, it cannot be read, or it holds pickles only.
+        ModelError: it holds only pickles and the recipe does not allow them.
+        HubRefused: there is no such repository, or it cannot be read.
     """
     if hub_id(path.path) is None or constants.is_offline_mode():
         return None
@@ -88,16 +91,16 @@ def pending(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = F
             raise
         if _cached(path) is not None:
             return None
-        raise UserError(f"{label}: {line}") from error
+        raise HubRefused(f"{label}: {line}") from error
     missing = {each.filename: each.file_size or 0 for each in found if each.will_download}
     return Download(path.path, path.revision, missing) if missing else None
 
 
 def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter: bool) -> list[str]:
-    """Of a repository's files those that opening it takes: weights, configurations, tokenizer.
+    """The files of a repository that are needed to open it: weights, configurations, tokenizer.
 
     Raises:
-        UserError: it holds pickles only and the recipe does not allow them.
+        ModelError: it holds only pickles and the recipe does not allow them.
     """
     root = [name for name in names if "/" not in name]
     weights = [name for name in root if name.endswith(".safetensors")]
@@ -106,7 +109,7 @@ def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter
     if not weights:
         weights = [name for name in root if name.startswith(("pytorch_model", "adapter_model")) and ".bin" in name]
         if weights and (adapter or not models.pickles):
-            raise UserError(_pickles(label))
+            raise ModelError(_only_pickles(label))
     endings = (*_SMALL, ".py") if models.trust_remote_code else _SMALL
     return [*weights, *(name for name in root if name.endswith(endings) and name not in weights)]
 
@@ -114,13 +117,13 @@ def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter
 def _fetched(
     path: ModelPath, models: ModelsConfig, label: str, adapter: bool, progress: DownloadProgress | None
 ) -> Path:
-    """The folder of a Hub id in the Hub's cache, with all that is needed."""
+    """The folder of a Hub id in the Hub's cache, with everything that is needed."""
     missing = pending(path, models, label, adapter)
     if missing is not None:
         _download(missing, label, progress)
     folder = _cached(path)
     if folder is None:
-        raise UserError(f"{label}: not in the cache, and the Hub cannot be reached (is HF_HUB_OFFLINE set?)")
+        raise HubRefused(f"{label}: not in the cache, and the Hub cannot be reached (is HF_HUB_OFFLINE set?)")
     return folder
 
 
@@ -128,13 +131,13 @@ def _cached(path: ModelPath) -> Path | None:
     try:
         return Path(huggingface_hub.snapshot_download(path.path, revision=path.revision, local_files_only=True))
     except (OSError, ValueError) as error:
-        found = getattr(error, "snapshot_path", None)  # stated where files are known to lack, such as unneeded ones
+        found = getattr(error, "snapshot_path", None)  # set if the repository has files that are not cached
         return None if found is None else Path(found)
 
 
 def _download(wanted: Download, label: str, progress: DownloadProgress | None) -> None:
     done = 0
-    with hub_errors(label), ThreadPoolExecutor(_PARALLEL) as pool:
+    with hub_errors(label, HubRefused), ThreadPoolExecutor(_PARALLEL) as pool:
         running = {
             pool.submit(huggingface_hub.hf_hub_download, wanted.repo, name, revision=wanted.revision): bytes_
             for name, bytes_ in wanted.files.items()
@@ -148,42 +151,42 @@ def _download(wanted: Download, label: str, progress: DownloadProgress | None) -
                 progress(wanted.repo, done, wanted.bytes)
 
 
-def hub_models(recipe: Recipe) -> list[tuple[ModelPath, str, bool]]:
-    """Base, experts and adapters that are Hub ids, each once: its place, its name in messages, whether an adapter."""
+def hub_models(models: PinnedModels) -> list[tuple[ModelPath, str, bool]]:
+    """The base, experts and adapters that are Hub ids, each once: its path, its label, whether it is an adapter."""
     found: dict[ModelPath, tuple[ModelPath, str, bool]] = {}
-    for text in (recipe.base, *recipe.experts.values()):
-        reference = ModelReference.parse(recipe.pinned(text))
+    for text in (models.base, *models.experts.values()):
+        reference = ModelReference.parse(text)
         for path, kind in ((reference.model, "model"), (reference.lora, "adapter")):
             if path is not None and hub_id(path.path) is not None:
                 found.setdefault(path, (path, f"{kind} {path}", kind == "adapter"))
     return list(found.values())
 
 
-def fetch(recipe: Recipe, progress: DownloadProgress | None = None) -> None:
-    """Download what a recipe's models need, so that opening them finds it.
+def fetch(models: PinnedModels, progress: DownloadProgress | None = None) -> None:
+    """Download the files of a recipe's models, so that opening them finds everything in the cache.
 
     Raises:
         UserError: see `model_folder`.
     """
-    for path, label, adapter in hub_models(recipe):
+    for path, label, adapter in hub_models(models):
         opened = adapter_folder if adapter else model_folder
-        opened(path, recipe.models, label, progress)
+        opened(path, models.settings, label, progress)
 
 
 def _exactly(name: str) -> str:
-    """A pattern that fits one name."""
+    """A pattern that matches exactly this name."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _pickles(label: str) -> str:
-    return f"{label}: holds pickles only; convert it to safetensors first, or allow them with `models.pickles: true`"
+def _only_pickles(label: str) -> str:
+    return f"{label}: holds only pickles; convert it to safetensors first, or allow them with `models.pickles: true`"
 
 
 def _converted(folder: Path) -> Path:
-    """A copy of a model with its pickles as safetensors; the pickles are read as plain weights, nothing in them runs.
+    """A copy of a model with its pickles converted to safetensors. They are read as weights only: no code in them runs.
 
     Raises:
-        UserError: they hold something else than weights.
+        ModelError: they hold more than weights, or are damaged.
     """
     shards = sorted(folder.glob("pytorch_model*.bin"))
     key = hashlib.sha256("|".join(f"{path.resolve()}:{path.stat().st_size}" for path in shards).encode())
@@ -195,19 +198,16 @@ def _converted(folder: Path) -> Path:
 
 
 def _convert(folder: Path, shards: Sequence[Path], target: Path) -> None:
-    unfinished = target.with_name(f"{target.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # what a process that was killed left
-    unfinished.mkdir()
-    try:
-        tensors: dict[str, torch.Tensor] = {}
-        for shard in shards:
-            tensors |= torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
-        huggingface_hub.save_torch_state_dict(tensors, unfinished)
-    except Exception as error:  # whatever a damaged or hostile pickle leads to
-        shutil.rmtree(unfinished)
-        what = "its pickles hold more than weights, or are damaged"
-        raise UserError(f"{folder}: {what}: {type(error).__name__}") from error
-    for path in folder.iterdir():
-        if path.is_file() and ".bin" not in path.name:
-            shutil.copy(path, unfinished)
-    unfinished.replace(target)
+    remove_leftovers(target)
+    with new_folder(target) as unfinished:
+        try:
+            tensors: dict[str, torch.Tensor] = {}
+            for shard in shards:
+                tensors |= torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
+            huggingface_hub.save_torch_state_dict(tensors, unfinished)
+        except Exception as error:  # a damaged or hostile pickle may raise anything
+            what = "its pickles hold more than weights, or are damaged"
+            raise ModelError(f"{folder}: {what}: {type(error).__name__}") from error
+        for path in folder.iterdir():
+            if path.is_file() and ".bin" not in path.name:
+                shutil.copy(path, unfinished)

@@ -1,4 +1,4 @@
-"""The base model and the experts fine-tuned from it, opened: where base tensors and task vectors come from."""
+"""A base model and the experts fine-tuned from it, opened: the source of base tensors and task vectors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from mergekit.common import ModelReference
 
-from cycleqd_merge.config.recipe import ModelsConfig, Recipe
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels, Recipe
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.merging.download import adapter_folder
@@ -27,7 +27,7 @@ class Whole:
     tensor: torch.Tensor
 
     def task_vector(self, base: torch.Tensor) -> torch.Tensor:
-        """tensor - base, float32 as the base is here; no other copy is made."""
+        """tensor - base in float32, with a single copy. base: float32."""
         return torch.sub(self.tensor, base).float()
 
 
@@ -41,7 +41,7 @@ class Expert:
 
     @property
     def folder(self) -> Path:
-        """Where its files, a tokenizer among them perhaps, lie."""
+        """The folder of its files, which may include a tokenizer."""
         return self.weights.path
 
     @property
@@ -51,10 +51,26 @@ class Expert:
 
 
 class ModelFamily:
-    """Base and experts. Tensors are read when asked for; nothing is kept in memory."""
+    """Base and experts. Tensors are read on demand; none is kept in memory."""
 
     def __init__(self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig) -> None:
         self.base, self.experts, self.models = base, experts, models
+
+    def require_digests(self, base: str, experts: Mapping[str, str]) -> None:
+        """Check that these are the models with the recorded digests.
+
+        Raises:
+            ModelError: one is another model now.
+        """
+        now = {"base": self.base.digest, **{f"experts.{each.name}": each.digest for each in self.experts}}
+        recorded = {"base": base, **{f"experts.{name}": digest for name, digest in experts.items()}}
+        changed = [
+            f"{name}: {recorded.get(name)!r} -> {now.get(name)!r}"
+            for name in dict.fromkeys((*recorded, *now))
+            if recorded.get(name) != now.get(name)
+        ]
+        if changed:
+            raise ModelError("the models are no longer those of the run: " + "; ".join(changed))
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -70,7 +86,7 @@ class ModelFamily:
         return self.base.read(self._stored[weight.name])
 
     def task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
-        """tau = expert - base in float32 for one tensor, or None where the expert does not differ.
+        """tau = expert - base in float32 for one tensor, or None where the expert equals the base.
 
         base: the base's tensor as `base_tensor` gives it.
         """
@@ -78,9 +94,9 @@ class ModelFamily:
         return difference.task_vector(base.float()) if isinstance(difference, Whole) else difference
 
     def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole | TaskVector | None:
-        """What an expert has to say of one tensor, as it is stored: its own tensor, or an adapter's task vector.
+        """An expert's part in one tensor, as it is stored: its own tensor, or an adapter's task vector.
 
-        None where the expert does not differ. base: the base's tensor as `base_tensor` gives it.
+        None where the expert equals the base. base: the base's tensor as `base_tensor` gives it.
         """
         if not weight.dtype.is_floating_point:
             return None
@@ -97,62 +113,62 @@ class ModelFamily:
 
 
 def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: ModelsConfig) -> torch.Tensor:
-    """Under `vocabulary: base`, the tensor without the rows that an expert added behind the base's vocabulary."""
+    """Under `vocabulary: base`, the tensor without the rows that an expert appended to the base's vocabulary."""
     axis = weight.vocabulary_axis
     if models.vocabulary == "base" and axis is not None and tensor.shape[axis] > weight.shape[axis]:
         return tensor.narrow(axis, 0, weight.shape[axis])
     return tensor
 
 
-def open_model_family(recipe: Recipe) -> ModelFamily:
-    """Open base and experts of a recipe.
+def open_model_family(base: ModelReference, experts: Mapping[str, ModelReference], models: ModelsConfig) -> ModelFamily:
+    """Open a base model and its experts.
+
+    experts: references by name. models: how model files are opened and compared.
 
     Raises:
-        UserError: a model cannot be opened, or an adapter is paired with another base.
+        UserError: a model cannot be opened, see `open_base` and `open_expert`.
     """
-    base = open_base(recipe)
-    experts = tuple(open_named_expert(recipe, name, base) for name in recipe.experts)
-    return ModelFamily(base, experts, recipe.models)
+    opened = open_base(base, models)
+    named = (open_expert(name, reference, opened, models) for name, reference in experts.items())
+    return ModelFamily(opened, tuple(named), models)
 
 
-def open_base(recipe: Recipe) -> Checkpoint:
-    """The base model of a recipe.
+def open_family(models: PinnedModels) -> ModelFamily:
+    """Open base and experts of a recipe; raises like `open_model_family`."""
+    experts = {name: ModelReference.parse(text) for name, text in models.experts.items()}
+    return open_model_family(ModelReference.parse(models.base), experts, models.settings)
+
+
+def open_recipe_family(recipe: Recipe) -> ModelFamily:
+    """The same, from the recipe itself."""
+    return open_family(recipe.pinned_models())
+
+
+def open_base(reference: ModelReference, models: ModelsConfig) -> Checkpoint:
+    """Open a base model.
 
     Raises:
-        UserError: it cannot be opened, or is an adapter.
+        ModelError: it cannot be opened, or is an adapter.
+        HubRefused: it cannot be downloaded.
     """
-    reference = ModelReference.parse(recipe.pinned(recipe.base))
     if reference.lora is not None:
-        raise UserError(f"base: {recipe.base}: the base must be a full model, not an adapter")
-    return open_checkpoint(reference, recipe.models)
-
-
-def open_named_expert(recipe: Recipe, name: str, base: Checkpoint) -> Expert:
-    """The expert that a recipe calls `name`.
-
-    Raises:
-        UserError: it cannot be opened, or is an adapter paired with another base.
-    """
-    reference = ModelReference.parse(recipe.pinned(recipe.experts[name]))
-    return Expert(name, reference, open_expert(reference, base, recipe.models))
-
-
-def open_checkpoint(reference: ModelReference, models: ModelsConfig) -> Checkpoint:
-    """A full model by its reference."""
+        raise ModelError(f"base: {reference}: the base must be a full model, not an adapter")
     return Checkpoint(reference, models)
 
 
-def open_expert(reference: ModelReference, base: Checkpoint, models: ModelsConfig) -> Checkpoint | Adapter:
-    """An expert by its reference: a full model, or an adapter on `base`.
+def open_expert(name: str, reference: ModelReference, base: Checkpoint, models: ModelsConfig) -> Expert:
+    """Open an expert: a full model, or an adapter on `base`.
 
     Raises:
-        UserError: it cannot be opened, or the adapter is paired with another base.
+        ModelError: it cannot be opened, or is an adapter on a different base model.
+        HubRefused: it cannot be downloaded.
     """
     if reference.lora is None:
-        return open_checkpoint(reference, models)
+        return Expert(name, reference, Checkpoint(reference, models))
     if reference.model != base.reference.model:
-        raise UserError(
-            f"expert {reference}: its adapter sits on {reference.model}, not on the recipe's base {base.reference}"
+        raise ModelError(
+            f"expert {reference}: its adapter is for {reference.model}, not for the recipe's base {base.reference}"
         )
-    require_folder(reference.lora, f"adapter {reference.lora}")
-    return Adapter(str(reference.lora), adapter_folder(reference.lora, models, f"adapter {reference.lora}"))
+    label = f"adapter {reference.lora}"
+    require_folder(reference.lora, label)
+    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, models, label)))

@@ -1,21 +1,26 @@
-"""Which coefficient group a tensor belongs to: the map g of the genome."""
+"""The coefficient group of each tensor: the map g in the formula of a child's tensor."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from math import ceil
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cycleqd_merge.config.evolution import LayerGroupsConfig, PatternGroupsConfig
-from cycleqd_merge.merging.checkpoint import Weight
+
+if TYPE_CHECKING:
+    from cycleqd_merge.merging.checkpoint import Weight
 
 _LAYER = re.compile(r"\.(\d+)\.")
 REST = "rest"
 
 
 class Groups:
-    """The groups of one architecture under one setting, numbered in order of first appearance."""
+    """The groups of one architecture under one setting, numbered in order of first appearance.
+
+    setting: the recipe's `evolution.groups`.
+    """
 
     def __init__(
         self, weights: Sequence[Weight], setting: Literal["one"] | LayerGroupsConfig | PatternGroupsConfig
@@ -30,7 +35,7 @@ class Groups:
         return len(self.labels)
 
     def of(self, name: str) -> int:
-        """The group's number of the tensor `name`."""
+        """The number of the group of the tensor `name`."""
         return self._numbers[name]
 
     def members(self, group: int) -> list[str]:
@@ -52,14 +57,14 @@ def _label(weight: Weight, setting: Literal["one"] | LayerGroupsConfig | Pattern
         parts.append(f"layers {first}-{last}")
     if setting.modules:
         module, _, inside = weight.name[layer.end() :].partition(".")
-        if len(weight.shape) < 2 and "." not in inside:  # a norm is its layer's own child, not a module with matrices
+        if len(weight.shape) < 2 and "." not in inside:  # a norm: a direct child of its layer, not part of a module
             return REST
         parts.append(module)
     return " ".join(parts)
 
 
 def _block(layer: int, setting: LayerGroupsConfig, layers: int) -> tuple[int, int]:
-    """First and last layer of the block that holds `layer`, of so many layers."""
+    """First and last layer of the block that contains `layer`. layers: the number of layers."""
     if setting.layers is not None:
         first = layer // setting.layers * setting.layers
         return first, first + setting.layers - 1

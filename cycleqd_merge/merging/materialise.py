@@ -1,4 +1,4 @@
-"""Genome in, tensors out: one tensor at a time, float32 accumulation, one cast at the end.
+"""Build the tensors of a genome: one at a time, accumulated in float32, cast once at the end.
 
     child = base + sum_i c_i tau_i + sum_i U_i diag(m_i s_i) V_i^T
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evolution.draws import normal
 from cycleqd_merge.evolution.genome import Genome, Mutation
 from cycleqd_merge.merging.adapter import LowRank
@@ -26,14 +26,14 @@ from cycleqd_merge.merging.singular import joined, rescaled, strengthened
 from cycleqd_merge.merging.staging import Place, Staging
 
 Mutations = Sequence[tuple[float, Mutation]]
-"""The mutations that change a tensor, with their shares in its group."""
+"""The mutations that change a tensor, each with its share in the tensor's group."""
 
 
 class Materialiser:
-    """Builds the tensors of any genome over one family.
+    """Builds the tensors of any genome over one model family.
 
-    bases: by expert number; needed for those experts only that svd mutations name.
-    device: where the arithmetic happens; the same genome gives the same bytes on the same type of device.
+    bases: by expert number; needed only for the experts that svd mutations name.
+    device: where the arithmetic happens; a genome gives the same bytes on every device of one type.
     place: where tensors are kept between children.
     """
 
@@ -64,7 +64,7 @@ class Materialiser:
         """One tensor of the child, shape `weight.shape`, dtype `weight.dtype`.
 
         Raises:
-            UserError: the genome holds an svd mutation of an expert whose bases were not given.
+            ModelError: the genome has an svd mutation along an expert whose bases were not given.
         """
         base = self.staging.base(weight)
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
@@ -73,26 +73,26 @@ class Materialiser:
         mutations = self._mutations(genome, weight)
         vectors = self._task_vectors(present | _mutated(mutations), weight, wide)
         change = self._change(genome, mutations, weight, vectors)
-        delta = task_arithmetic(wide, vectors, coefficients)  # after the change, for it writes over task vectors
+        delta = task_arithmetic(wide, vectors, coefficients)  # after the change: it overwrites task vectors
         if delta is None and change is None:
             return base
         return _sum(delta, change).add_(wide).to(weight.dtype)
 
     def change(self, genome: Genome, weight: Weight) -> torch.Tensor | None:
-        """What the genome's mutations add to one tensor, float32, or None if nothing."""
+        """The sum of the genome's mutations of one tensor, float32, or None if there are none."""
         wide = self.staging.base(weight).float()
         mutations = self._mutations(genome, weight)
         return self._change(genome, mutations, weight, self._task_vectors(_mutated(mutations), weight, wide))
 
     def low_rank(self, genome: Genome, weight: Weight) -> LowRank | None:
-        """What the genome adds to one tensor, as factors of the experts' ranks together; None if nothing.
+        """The change of one tensor as factors, whose rank is the sum of the experts' ranks; None if there is none.
 
         Raises:
-            UserError: an expert or a mutation changes the tensor otherwise than by factors.
+            ModelError: an expert or a mutation changes the tensor by more than low-rank factors.
         """
         mutations = self._mutations(genome, weight)
         if any(mutation.kind == "gaussian" for _, mutation in mutations):
-            raise UserError("no adapter can hold this model: Gaussian mutations have full rank")
+            raise ModelError("this model cannot be an adapter: Gaussian mutations have full rank")
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
         mutated, strengths = _mutated(mutations), self._strengths(genome)
         changed = mutated | {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
@@ -100,7 +100,7 @@ class Materialiser:
         for expert, vector in sorted(self._task_vectors(changed, weight, self.staging.base(weight).float()).items()):
             if not isinstance(vector, LowRank):
                 name = self.family.experts[expert].name
-                raise UserError(f"no adapter can hold this model: expert {name} changes {weight.name} as a whole")
+                raise ModelError(f"this model cannot be an adapter: expert {name} replaces {weight.name} as a whole")
             basis = self.staging.basis(expert, weight.name) if expert in mutated else None
             weights = None if basis is None else strengths[expert, weight.name]
             parts.append(strengthened(vector, basis, weights, coefficients[expert]))
@@ -125,18 +125,18 @@ class Materialiser:
         return self._add_noise(total, mutations, weight)
 
     def _task_vectors(self, experts: Set[int], weight: Weight, base: torch.Tensor) -> dict[int, TaskVector]:
-        """Task vectors by expert, in float32 on the device, as memory that may be written over."""
+        """Task vectors by expert, in float32 on the device, in memory that the caller may overwrite."""
         vectors = {expert: self.staging.task_vector(expert, weight, base) for expert in sorted(experts)}
         return {expert: vector for expert, vector in vectors.items() if vector is not None}
 
     def _strengths(self, genome: Genome) -> Strengths:
-        """What the genome's svd mutations do to every tensor; kept while the same genome is being built."""
+        """m of every tensor for the genome's svd mutations; kept while the same genome is being built."""
         if self._last is None or self._last[0] is not genome:
             self._last = genome, self._directions.strengths(genome, self.device)
         return self._last[1]
 
     def _mutations(self, genome: Genome, weight: Weight) -> Mutations:
-        """The mutations that change a tensor, with their shares in its group. One-dimensional tensors have none."""
+        """The mutations that change a tensor, with their shares in its group; none for a one-dimensional tensor."""
         if not weight.is_matrix or not genome.mutations:
             return []
         shares = genome.shares[:, self.groups.of(weight.name)].tolist()
@@ -151,16 +151,16 @@ class Materialiser:
 
 
 def _mutated(mutations: Mutations) -> set[int]:
-    """The experts along whose singular directions a tensor is changed."""
+    """The experts along whose singular directions the tensor is mutated."""
     return {mutation.expert for _, mutation in mutations if mutation.expert is not None}
 
 
 def task_arithmetic(
     base: torch.Tensor, vectors: Mapping[int, TaskVector], coefficients: Sequence[float]
 ) -> torch.Tensor | None:
-    """sum_i c_i tau_i in the order of the experts, float32; None if nothing is added. Writes over dense vectors.
+    """sum_i c_i tau_i in the order of the experts, float32; None if all are 0. Overwrites dense vectors.
 
-    base: float32. A low-rank tau is rounded as by an adapter's merge into the base, so that mergekit finds the same.
+    base: float32. A low-rank tau is rounded as if its adapter were merged into the base, which is what mergekit does.
     """
     total = None
     for expert in sorted(vectors):
@@ -172,7 +172,7 @@ def task_arithmetic(
 
 
 def _sum(total: torch.Tensor | None, term: torch.Tensor | None) -> Any:
-    """The sum of what there is, in place on the first."""
+    """The sum of the terms that are not None, in place in the first."""
     if total is None:
         return term
     return total if term is None else total.add_(term)

@@ -8,19 +8,17 @@ from itertools import combinations, permutations, product, zip_longest
 from typing import Any
 
 import yaml
-from mergekit.merge_methods.registry import registered_methods
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.strategies import MergekitConfig
 from cycleqd_merge.config.validation_errors import suggestion
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.evolution.draws import new_seed
-from cycleqd_merge.merging.mergekit_config import METHOD
 
 Values = Mapping[str, Sequence[float | bool]]
 _SUMMED: Values = {"weight": (1.0,), "lambda": (0.3, 0.5, 0.7, 1.0)}
-_AVERAGED: Values = {"weight": (1.0,), "lambda": (1.0, 1.5, 2.0)}  # what divides by the weights shrinks task vectors
+_AVERAGED: Values = {"weight": (1.0,), "lambda": (1.0, 1.5, 2.0)}  # dividing by the weights shrinks task vectors
 _SPARSE = {"density": (0.3, 0.6)}
 _GRIDS: dict[str, Values] = {
     "linear": {"weight": (1.0,)},
@@ -38,42 +36,47 @@ _GRIDS: dict[str, Values] = {
     "multislerp": {"weight": (1.0,)},
     "nearswap": {"t": (0.0001, 0.001)},
 }
-"""Values per parameter; a method that is not listed is tried once, if it needs no parameter."""
-_NO_MERGE = ("passthrough", METHOD)
+"""Values per parameter; a method that is not listed is tried once, if it has no required parameter."""
 
 
 def merges(recipe: Recipe, setting: MergekitConfig) -> list[tuple[MergekitConfiguration, dict[str, Any]]]:
-    """The configurations that a recipe's strategy stands for, each with its step: method, models and parameters.
+    """All configurations of a recipe's strategy, each with its step: method, models and parameters.
 
-    Methods of two models are tried on every pair of experts. What a method draws at random follows from the run's seed.
+    Methods that merge two models are tried on every pair of experts. The run's seed determines their random draws.
 
     Raises:
-        UserError: a method or a parameter is not mergekit's, or a method does not take so many models.
+        RecipeError: mergekit has no such method or parameter, or a method cannot merge this number of models.
     """
-    specs = {method.spec.name: method.spec for method in registered_methods() if method.spec.name not in _NO_MERGE}
+    from mergekit.merge_methods.registry import registered_methods  # late: both import torch, and few runs need this
+
+    from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
+
+    no_merge = ("passthrough", MERGE_METHOD)
+    specs = {method.spec.name: method.spec for method in registered_methods() if method.spec.name not in no_merge}
     grids = {**_GRIDS, **setting.grid}
     for name in [*(setting.methods or []), *setting.grid]:
         if name not in specs:
-            raise UserError(f"strategy: mergekit has no method {name!r}{suggestion(name, specs)}")
+            raise RecipeError(f"strategy: mergekit has no method {name!r}{suggestion(name, specs)}")
     chosen = list(dict.fromkeys(setting.methods or [*_GRIDS, *setting.grid, *specs]))
     found: list[list[tuple[MergekitConfiguration, dict[str, Any]]]] = []
     for name in chosen:
-        if name not in specs:  # a method of the small grids that this mergekit lacks
+        if name not in specs:  # in `_GRIDS`, but not in the installed mergekit
             continue
         steps = list(_steps(specs[name], grids.get(name, {}), list(recipe.experts)))
         if not steps and setting.methods is not None:
-            raise UserError(f"strategy: {name} does not take these {len(recipe.experts)} experts, or needs a `grid`")
+            what = f"{name} cannot merge {len(recipe.experts)} experts, or has required parameters"
+            raise RecipeError(f"strategy: {what}; state their values in `grid`")
         found.append([(_configuration(recipe, specs[name], step), step) for step in steps])
-    rounds = zip_longest(*found)  # the first of every method, then the second: a small budget knows them all
+    rounds = zip_longest(*found)  # the first of every method, then the second: a small budget tries every method
     return [each for turn in rounds for each in turn if each is not None]
 
 
 def _steps(spec: Any, grid: Values, experts: list[str]) -> Iterator[dict[str, Any]]:
-    """All that a method is tried with; nothing if it does not fit."""
+    """The models and parameter values that a method is tried with; none if it cannot merge these experts."""
     known = {parameter.name: parameter for parameter in spec.parameters}
     for name in grid:
         if name not in known:
-            raise UserError(f"strategy: grid: {spec.name} has no parameter {name!r}{suggestion(name, known)}")
+            raise RecipeError(f"strategy: grid: {spec.name} has no parameter {name!r}{suggestion(name, known)}")
     if any(parameter.required and name not in grid for name, parameter in known.items()):
         return
     for models in _models(spec, experts):
@@ -82,7 +85,7 @@ def _steps(spec: Any, grid: Values, experts: list[str]) -> Iterator[dict[str, An
 
 
 def _models(spec: Any, experts: list[str]) -> list[list[str]]:
-    """Which experts are merged at once; where one of two is the method's base model, it comes first."""
+    """The lists of experts to merge; if a method of two models takes one of them as its base, that comes first."""
     contract = spec.contract
     if contract.max_inputs == 2 and contract.base.value == "required":
         symmetric = spec.name == "slerp"  # t runs both ways
@@ -95,7 +98,7 @@ def _models(spec: Any, experts: list[str]) -> list[list[str]]:
 
 
 def _configuration(recipe: Recipe, spec: Any, step: Mapping[str, Any]) -> MergekitConfiguration:
-    """What mergekit is given; whoever takes up the run puts its models at their commits."""
+    """The configuration of a step; its models are pinned to commits when the run is opened."""
     references = [recipe.experts[name] for name in step["models"]]
     scopes = {parameter.name: parameter.scope.value for parameter in spec.parameters}
     own = {name: value for name, value in step["parameters"].items() if scopes[name] != "shared"}

@@ -1,13 +1,12 @@
-"""LoRA adapters as mergekit takes them: merged into their base in float32, once, and kept in the cache.
+"""LoRA adapters for mergekit: merged into their base once, in float32, and cached.
 
-mergekit names what it keeps by path alone and takes a folder that a broken merge left for a whole one. Here the name
-follows from the contents, and a folder appears only when it is complete.
+mergekit's own cache names folders by the models' paths alone, and uses a folder that an interrupted merge left
+incomplete. Here the name is derived from the contents, and a folder appears only once it is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from mergekit.config import MergeConfiguration
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 from cycleqd_merge.merging.download import adapter_folder
 
@@ -27,10 +27,11 @@ MERGE_DTYPE = "float32"
 
 @contextmanager
 def merged_adapters(config: MergeConfiguration, trust_remote_code: bool = False) -> Iterator[str]:
-    """A folder to name as mergekit's `lora_merge_cache`: every adapter of `config` is there, merged into its base.
+    """A folder for mergekit's `lora_merge_cache`, with every adapter of `config` merged into its base.
 
     Raises:
-        UserError: a base or an adapter cannot be found.
+        ModelError: a base or an adapter cannot be opened.
+        HubRefused: one cannot be downloaded.
     """
     with tempfile.TemporaryDirectory() as links:
         for reference in config.referenced_models():
@@ -41,7 +42,7 @@ def merged_adapters(config: MergeConfiguration, trust_remote_code: bool = False)
 
 
 def _merged(reference: ModelReference, trust_remote_code: bool) -> Path:
-    """The folder that mergekit made of base and adapter, under the name that it gives it."""
+    """The folder of base and adapter merged, under the name that mergekit looks for."""
     assert reference.lora is not None
     models = ModelsConfig(trust_remote_code=trust_remote_code)
     base = Checkpoint(ModelReference(model=reference.model), models)
@@ -51,10 +52,7 @@ def _merged(reference: ModelReference, trust_remote_code: bool) -> Path:
     folder = cache_folder("lora") / hashlib.sha256(key.encode()).hexdigest()[:32]
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
+            remove_leftovers(folder)
+            with new_folder(folder) as unfinished:
                 reference.merged(str(unfinished), trust_remote_code, MERGE_DTYPE)
-                unfinished.replace(folder)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
     return next(folder.iterdir())

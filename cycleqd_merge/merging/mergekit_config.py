@@ -1,7 +1,7 @@
 """A genome as a mergekit configuration.
 
-Without mutations it is plain `task_arithmetic`, which stock mergekit runs. With mutations it names the merge method
-`cycleqd` that `merging.mergekit_method` registers, and carries the mutations along.
+Without mutations it is plain `task_arithmetic`, which stock mergekit can run. With mutations it uses the merge method
+`cycleqd`, which `merging.mergekit_method` registers, and states the mutations as a parameter.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
-METHOD = "cycleqd"
+MERGE_METHOD = "cycleqd"
 STOCK_COMMAND, OWN_COMMAND = "mergekit-yaml mergekit_config.yml OUT", "cycleqd-merge merge mergekit_config.yml OUT"
-"""What builds the model of a configuration: mergekit as it is, or with the method `cycleqd`."""
+"""Commands that build the model of a configuration: with stock mergekit, or with the method `cycleqd`."""
 
 
 def configuration_text(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> str:
-    """`mergekit_config.yml`: the configuration that builds the genome's model, below the command that runs it.
+    """The text of `mergekit_config.yml`: the configuration that builds the genome's model, below the command to run.
 
-    setting: where the materialiser's groups come from.
+    setting: the recipe's `evolution`, which defines the materialiser's groups.
     """
     family = materialiser.family
     configuration = merge_configuration(genome, materialiser, setting)
     text = configuration.to_yaml() + "\n"
     if MergeConfiguration.model_validate(yaml.safe_load(text)) != configuration:
-        raise AssertionError("mergekit reads its own configuration otherwise than it was written")
+        raise AssertionError("mergekit does not read its configuration back as it was written")
     return f"# {_command(genome, family)}\n{text}"
 
 
 def _command(genome: Genome, family: ModelFamily) -> str:
-    """What rebuilds the model from its configuration."""
+    """The command that rebuilds the model from its configuration."""
     if genome.mutations:
         return OWN_COMMAND
     adapters = any(expert.reference.lora is not None for expert in family.experts)
@@ -48,7 +48,7 @@ def _command(genome: Genome, family: ModelFamily) -> str:
 
 
 def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
-    """What mergekit must be told beside the configuration. adapters: some of its models are."""
+    """The options that mergekit needs besides the configuration. adapters: whether some of its models are adapters."""
     options = ["--lora-merge-cache CACHE --lora-merge-dtype float32"] if adapters else []
     if family.models.vocabulary == "base":
         options.append("--unsafe-truncate-embeddings")
@@ -58,11 +58,11 @@ def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
 
 
 def merge_configuration(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> MergeConfiguration:
-    """The configuration that builds the genome's model; `setting` is where the materialiser's groups come from."""
+    """The configuration that builds the genome's model. setting: the recipe's `evolution`."""
     family, filters = materialiser.family, tensor_filters(materialiser.groups)
     dtypes = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
     record: dict[str, Any] = {
-        "merge_method": METHOD if genome.mutations else "task_arithmetic",
+        "merge_method": MERGE_METHOD if genome.mutations else "task_arithmetic",
         "base_model": family.base.reference,
         "models": [
             {"model": expert.reference, "parameters": {"weight": _weight(coefficients, filters)}}
@@ -75,17 +75,18 @@ def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evo
     if family.models.chat_template not in (None, "base"):
         record["chat_template"] = family_tokenizer(family).chat_template
     if genome.mutations:
-        record["parameters"] = {"mutations": json.dumps(_carried(genome, materialiser, setting), separators=(",", ":"))}
+        mutations = _mutations_parameter(genome, materialiser, setting)
+        record["parameters"] = {"mutations": json.dumps(mutations, separators=(",", ":"))}
     return MergeConfiguration.model_validate(record)
 
 
-def _carried(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> dict[str, Any]:
-    """What the method `cycleqd` needs beside the coefficients, which are its `weight`."""
+def _mutations_parameter(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> dict[str, Any]:
+    """The parameter `mutations` of the method `cycleqd`, as plain values; the coefficients are its `weight`."""
     needed = {mutation.expert for mutation in genome.mutations}
-    carried = genome.to_json()
-    del carried["coefficients"]
+    record = genome.to_json()
+    del record["coefficients"]
     return {
-        **carried,
+        **record,
         "groups": setting.model_dump(mode="json")["groups"],
         "vocabulary": materialiser.family.models.vocabulary,
         "rank": materialiser.rank,
@@ -94,16 +95,16 @@ def _carried(genome: Genome, materialiser: Materialiser, setting: EvolutionConfi
 
 
 def _weight(values: list[float], filters: list[tuple[str | None, int]]) -> float | list[dict[str, Any]]:
-    """One number, or one per filter."""
+    """An expert's parameter `weight`: one number, or one per filter."""
     if len(set(values)) == 1:
         return values[0]
     return [{"value": values[group]} | ({} if text is None else {"filter": text}) for text, group in filters]
 
 
 def tensor_filters(groups: Groups) -> list[tuple[str | None, int]]:
-    """Texts to look for in a tensor's name, each with a group: the first that is found there tells the tensor's group.
+    """Parts of tensor names, each with a group: a tensor belongs to the group of the first part found in its name.
 
-    Last comes (None, group) for all other tensors: the group that most texts would be needed for.
+    The last entry is (None, group) for all other tensors: the group that would need most entries.
     """
     names = {name: group for group in range(len(groups)) for name in groups.members(group)}
     filters: dict[str, int] = {}
@@ -123,7 +124,7 @@ def tensor_filters(groups: Groups) -> list[tuple[str | None, int]]:
 
 
 def _distinctive(name: str, names: Mapping[str, int]) -> str | None:
-    """The part of a tensor's name that most names of its group share, and none of another; None if there is no such."""
+    """The part of a name that most names of its group share, and none of another group; None if there is none."""
     best: tuple[int, int, str] | None = None
     for text in _parts(name):
         hits = [group for other, group in names.items() if text in other]
@@ -133,7 +134,7 @@ def _distinctive(name: str, names: Mapping[str, int]) -> str | None:
 
 
 def _parts(name: str) -> Iterator[str]:
-    """All runs of a dotted name's parts, with the dots at their ends."""
+    """All sequences of consecutive components of a dotted name, including the dots at their ends."""
     parts = name.split(".")
     for start in range(len(parts)):
         for end in range(start + 1, len(parts) + 1):
@@ -142,9 +143,8 @@ def _parts(name: str) -> Iterator[str]:
 
 
 def _whole_names(unclear: list[str], names: Mapping[str, int], clear: Collection[str]) -> list[tuple[str, int]]:
-    """Filters for tensors whose whole name lies inside another group's: the longest first, so that each finds its own.
-
-    Names that hold one of them become filters too, unless a filter before finds them.
+    """Filters for tensors whose entire name is part of a name in another group: the longest first, so that each name
+    matches its own. Names that contain one of them become filters as well, unless an earlier filter matches them.
     """
     found = [
         name for name in names if any(text in name for text in unclear) and not any(text in name for text in clear)

@@ -1,12 +1,13 @@
-"""The merge method `cycleqd`: task arithmetic plus a genome's mutations, for mergekit to run.
+"""The merge method `cycleqd` for mergekit: task arithmetic plus a genome's mutations.
 
-Importing this module registers it. `mergekit-yaml` knows it only after that; `cycleqd-merge merge` sees to it.
+Importing this module registers the method with mergekit: `cycleqd-merge merge` does so, `mergekit-yaml` does not.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,23 +20,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from cycleqd_merge.config.evolution import GroupsConfig
 from cycleqd_merge.config.recipe import ModelsConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.bases import ExpertBases, Rank, prepare_bases
-from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
-from cycleqd_merge.merging.family import Expert, ModelFamily, open_expert
-from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.bases import ExpertBases, Rank
+from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.mergekit_config import METHOD
+from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
+from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Carried:
-    """The parameter `mutations` of a configuration: a genome without its coefficients, and what it refers to.
+class MutationsParameter:
+    """The parameter `mutations` of a configuration: a genome without its coefficients, and the settings that it needs.
 
-    rank: how the singular bases were truncated. bases: digests of those that the model was built on, by expert number.
+    rank: how the singular bases were truncated. bases: digests of those that the model was first built on, by expert
+    number.
     """
 
     genome: Genome
@@ -45,11 +46,11 @@ class Carried:
     bases: dict[int, str]
 
     @classmethod
-    def parse(cls, text: str, experts: int) -> Carried:
-        """From the JSON that `mergekit_config` writes.
+    def parse(cls, text: str, experts: int) -> MutationsParameter:
+        """Parse the JSON that `mergekit_config` writes.
 
         Raises:
-            UserError: it is something else.
+            ModelError: it has a different form.
         """
         try:
             record = json.loads(text)
@@ -59,13 +60,14 @@ class Carried:
             bases = {int(number): digest for number, digest in record["bases"].items()}
             return cls(genome, setting, record["vocabulary"], record["rank"], bases)
         except (ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
-            raise UserError(f"method {METHOD}: parameter `mutations` is not what an export writes: {error}") from error
+            what = f"invalid parameter `mutations`: {first_line(error)}"
+            raise ModelError(f"method {MERGE_METHOD}: {what}; copy it unchanged from an exported model") from error
 
 
 def cycleqd(group: TensorGroup, weight: PerNonBase[float], mutations: str) -> torch.Tensor:
-    """base + sum_i weight_i (expert_i - base) + the change that a genome's mutations make.
+    """base + sum_i weight_i (expert_i - base) + the change by a genome's mutations.
 
-    mutations: see `Carried`; its experts are the models beside the base, in their order.
+    mutations: see `MutationsParameter`; its experts are the models other than the base, in order.
     """
     base = group.base.tensor
     total = None
@@ -74,8 +76,8 @@ def cycleqd(group: TensorGroup, weight: PerNonBase[float], mutations: str) -> to
         total = term if total is None else total.add_(term)
     references = tuple(entry.id for entry in group.non_base)
     if not all(isinstance(reference, ModelReference) for reference in (group.base.id, *references)):
-        raise ValueError(f"method {METHOD} merges checkpoints named by model references, not state dicts")
-    materialiser, genome, weights = _opened(group.base.id, references, mutations)
+        raise ValueError(f"method {MERGE_METHOD} merges models given by reference, not state dicts")
+    materialiser, genome, weights = _open(group.base.id, references, mutations)
     change = materialiser.change(genome, weights[group.metadata.name])
     if change is not None:
         total = change if total is None else total.add_(change.to(base.device))
@@ -83,28 +85,28 @@ def cycleqd(group: TensorGroup, weight: PerNonBase[float], mutations: str) -> to
 
 
 @lru_cache(maxsize=1)
-def _opened(
+def _open(
     base_reference: ModelReference, references: tuple[ModelReference, ...], text: str
 ) -> tuple[Materialiser, Genome, dict[str, Weight]]:
-    """The materialiser over the configuration's models, opened once per merge."""
-    carried = Carried.parse(text, len(references))
-    models = ModelsConfig.model_validate({"vocabulary": carried.vocabulary})
-    base = Checkpoint(base_reference)
-    experts = tuple(Expert(str(ref), ref, open_expert(ref, base, models)) for ref in references)
-    family = ModelFamily(base, experts, models)
-    bases = prepare_bases(family, sorted(carried.bases), rank=carried.rank)
-    _compare(bases, carried.bases)
-    materialiser = Materialiser(family, Groups(family.weights, carried.groups), bases)
-    return materialiser, carried.genome, {weight.name: weight for weight in family.weights}
+    """A configuration's materialiser, genome and tensors by name; opened once per merge."""
+    parameter = MutationsParameter.parse(text, len(references))
+    experts = {str(number): reference for number, reference in enumerate(references, start=1)}
+    models = ModelsConfig.model_validate({"vocabulary": parameter.vocabulary})
+    bases = tuple(sorted(parameter.bases))
+    materialiser = open_materialiser(
+        MaterialiserSpec(base_reference, experts, models, parameter.groups, bases, parameter.rank)
+    )
+    _warn_of_differences(materialiser.bases, parameter.bases)
+    return materialiser, parameter.genome, {weight.name: weight for weight in materialiser.family.weights}
 
 
-def _compare(bases: dict[int, ExpertBases], wanted: dict[int, str]) -> None:
-    """Say so where the singular bases are not those that the model was first built on."""
+def _warn_of_differences(bases: Mapping[int, ExpertBases], wanted: Mapping[int, str]) -> None:
+    """Warn if singular bases differ from those that the model was first built on."""
     for number, digest in wanted.items():
         if bases[number].digest != digest:
             log.warning(
-                "the singular basis of expert %d is not the one that the model was built on (%s, there %s): "
-                "values may differ in their last place",
+                "the singular basis of expert %d differs from the one that the model was built on (%s, was %s): "
+                "values may differ in the last digit",
                 number + 1,
                 bases[number].digest,
                 digest,
@@ -114,7 +116,7 @@ def _compare(bases: dict[int, ExpertBases], wanted: dict[int, str]) -> None:
 register(
     merge_method(
         cycleqd,
-        name=METHOD,
+        name=MERGE_METHOD,
         pretty_name="CycleQD",
         reference_url="https://arxiv.org/abs/2410.14735",
         contract=InputContract(base=BasePolicy.REQUIRED),

@@ -1,4 +1,4 @@
-"""Letting mergekit build the tensors of a configuration: to disk, or in memory for an engine."""
+"""Have mergekit build the tensors of a configuration: on disk, or in memory for an engine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from cycleqd_merge.errors import InfrastructureError, UserError
-from cycleqd_merge.evolution.candidate import MergekitConfiguration as Candidate
+from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
-from cycleqd_merge.merging.mergekit_config import METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
-from cycleqd_merge.merging.mergekit_method import Carried
-from cycleqd_merge.outputs.checkpoint import folder_beside
+from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_method import MutationsParameter
 
 _Step = TypeVar("_Step")
 
@@ -40,65 +40,72 @@ def parse_configuration(text: str, where: str) -> MergeConfiguration:
     """A mergekit configuration from YAML text.
 
     Raises:
-        UserError: it is no YAML, or not what mergekit accepts.
+        ModelError: it is not YAML, or not valid for mergekit.
     """
     try:
         return MergeConfiguration.model_validate(yaml.safe_load(text))
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "the whole"
-        raise UserError(f"{where}: not a mergekit configuration: {place}: {fault['msg']}") from error
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"]))
+        text = f"{place}: {problem['msg']}" if place else problem["msg"]
+        raise ModelError(f"{where}: not a mergekit configuration: {text}") from error
     except (yaml.YAMLError, RuntimeError) as error:
-        raise UserError(f"{where}: not a mergekit configuration: {' '.join(str(error).split())}") from error
+        raise ModelError(f"{where}: not a mergekit configuration: {' '.join(str(error).split())}") from error
 
 
 def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
-    """What `mergekit-yaml --random-seed SEED` does, with the method `cycleqd` known and adapters merged in float32.
+    """Do what `mergekit-yaml --random-seed SEED` does, with the method `cycleqd` and with adapters merged in float32.
 
-    The folder appears under its name only when it is complete.
+    The folder `out` appears only once it is complete.
 
     Raises:
-        UserError: the configuration cannot be read or run, or `out` exists already.
+        RecipeError: the file cannot be read, or `out` exists already.
+        ModelError: the configuration is not valid or cannot be run.
     """
     try:
         text = config_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{config_file}: cannot be read: {error}") from error
+        raise RecipeError(f"{config_file}: cannot be read: {error}") from error
     config = parse_configuration(text, str(config_file))
     if out.exists():
-        raise UserError(f"{out}: exists already; name another folder")
-    with folder_beside(out) as beside:
-        with _refusals(str(config_file)), _opened(config, random_seed=seed, **_truncation(config)) as options:
-            run_merge(config, str(beside / out.name), options, config_source=text)
-        (beside / out.name).replace(out)
+        raise RecipeError(f"{out}: exists already; choose a different folder")
+    with scratch_folder(out) as scratch:
+        with (
+            _merge_errors(str(config_file)),
+            _merge_options(config, random_seed=seed, **_truncation(config)) as options,
+        ):
+            run_merge(config, str(scratch / out.name), options, config_source=text)
+        (scratch / out.name).replace(out)
 
 
 def _truncation(config: MergeConfiguration) -> dict[str, bool]:
-    """The option that a model of `models.vocabulary: base` needs, where the configuration says that it is one."""
-    carried = (config.parameters or {}).get("mutations")
-    if config.merge_method != METHOD or not isinstance(carried, str):
+    """The option for models with `models.vocabulary: base`, which only the method `cycleqd` states."""
+    text = (config.parameters or {}).get("mutations")
+    if config.merge_method != MERGE_METHOD or not isinstance(text, str):
         return {}
-    return {"unsafe_truncate_embeddings": Carried.parse(carried, len(config.models or [])).vocabulary == "base"}
+    parameter = MutationsParameter.parse(text, len(config.models or []))
+    return {"unsafe_truncate_embeddings": parameter.vocabulary == "base"}
 
 
 def merged_tensors(
-    candidate: Candidate, family: ModelFamily, device: torch.device | str = "cpu"
+    candidate: MergekitConfiguration, family: ModelFamily, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a configuration one by one, as (name, tensor in the base checkpoint's dtype).
 
-    What a method draws at random follows from the candidate's seed, as under `mergekit-yaml --random-seed`.
+    The candidate's seed determines a method's random draws, as with `mergekit-yaml --random-seed`.
 
     Raises:
-        UserError: the configuration cannot be read or run, or makes a model of another form than the base.
+        ModelError: the configuration cannot be read or run, or its model's tensors differ in name or shape from the
+            base's.
     """
     config = parse_configuration(candidate.yaml, "candidate")
     if config.tokenizer_source not in (None, "base") or config.tokenizer is not None:
-        raise UserError("candidate: `tokenizer` is not for candidates: they are scored with the base's tokenizer")
+        raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
     device, weights = torch.device(device), {weight.name: weight for weight in family.weights}
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
-    with _refusals("candidate"), _opened(config, family.models.trust_remote_code, **truncation) as options:
+    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, **truncation) as options:
         saves = _planned(config, options, family)
-        _require_form(saves, weights)
+        _require_tensors_of_base(saves, weights)
         tasks = [save.tensor_task for save in saves.values()]
         names = {save.tensor_task: name for name, save in saves.items()}
         for task, tensor in _seeded(Executor(tasks, math_device=device).run(quiet=True), candidate.seed, device):
@@ -106,16 +113,18 @@ def merged_tensors(
             if tensor is None or name not in weights:
                 continue
             if tuple(tensor.shape) != weights[name].shape:
-                shapes = f"shape {tuple(tensor.shape)}, the base {weights[name].shape}"
-                raise UserError(f"candidate: its {name} has {shapes}")
+                shapes = f"shape {tuple(tensor.shape)}; the base has {weights[name].shape}"
+                raise ModelError(f"candidate: {name} has {shapes}")
             yield name, tensor.to(dtype_from_name(saves[name].dtype) or tensor.dtype).to(weights[name].dtype)
 
 
-def write_merge(candidate: Candidate, family: ModelFamily, folder: Path, device: torch.device | str = "cpu") -> None:
-    """Write what `mergekit-yaml --random-seed` writes for a configuration to a folder, but for the card.
+def write_merge(
+    candidate: MergekitConfiguration, family: ModelFamily, folder: Path, device: torch.device | str = "cpu"
+) -> None:
+    """Write to a folder what `mergekit-yaml --random-seed` writes for a configuration, except for the model card.
 
     Raises:
-        UserError: the configuration cannot be read or run.
+        ModelError: the configuration cannot be read or run.
     """
     config = parse_configuration(candidate.yaml, "candidate")
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
@@ -123,20 +132,20 @@ def write_merge(candidate: Candidate, family: ModelFamily, folder: Path, device:
     trust, own = family.models.trust_remote_code, {"random_seed": candidate.seed, "device": str(device)}
     with (
         torch.random.fork_rng(devices),
-        _refusals("candidate"),
-        _opened(config, trust, write_model_card=False, **own, **truncation) as options,
+        _merge_errors("candidate"),
+        _merge_options(config, trust, write_model_card=False, **own, **truncation) as options,
     ):
         run_merge(config, str(folder), options)
 
 
-def merge_command(candidate: Candidate, family: ModelFamily, device: torch.device | str = "cpu") -> str:
-    """The command that writes the same from `mergekit_config.yml`.
+def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device: torch.device | str = "cpu") -> str:
+    """The command that writes the same model from `mergekit_config.yml`.
 
     Raises:
-        UserError: the configuration cannot be read.
+        ModelError: the configuration cannot be read.
     """
     config = parse_configuration(candidate.yaml, "candidate")
-    if config.merge_method == METHOD:  # nothing of it is drawn by mergekit
+    if config.merge_method == MERGE_METHOD:  # it has no random draws of mergekit's
         return OWN_COMMAND
     adapters = any(reference.lora is not None for reference in config.referenced_models())
     options = [f"--random-seed {candidate.seed}", *stock_options(family, adapters)]
@@ -146,26 +155,26 @@ def merge_command(candidate: Candidate, family: ModelFamily, device: torch.devic
 
 
 def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFamily) -> dict[str, SaveTensor]:
-    """mergekit's tasks by the tensor that they would save."""
+    """mergekit's tasks, by the name of the tensor that each would save."""
     architecture = get_architecture_info(config, options)
     planner = MergePlanner(config, architecture, options, family.base.config)
-    # `plan_in_memory` of mergekit 0.1.5 builds tasks that cannot be instantiated; nothing is written by planning
+    # `plan_in_memory` of mergekit 0.1.5 builds tasks that cannot be instantiated; planning writes nothing
     return {task.tensor_name: task for task in planner.plan_to_disk("") if isinstance(task, SaveTensor)}
 
 
-def _require_form(saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight]) -> None:
-    """Refuse what would leave tensors of the candidate before in place, or has more than the engine can hold."""
+def _require_tensors_of_base(saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight]) -> None:
+    """Check the names: an engine keeps the last candidate's tensor for one that is missing, and cannot load others."""
     missing = sorted(weights.keys() - saves.keys())
     if missing:
-        raise UserError(f"candidate: it has no {missing[0]}; the base has it")
+        raise ModelError(f"candidate: tensor {missing[0]} is missing; the base has it")
     more = sorted(name for name in saves.keys() - weights.keys() if not saves[name].optional)
     if more:
-        raise UserError(f"candidate: it has {more[0]}, which the base lacks")
+        raise ModelError(f"candidate: tensor {more[0]} is not in the base")
 
 
 @contextmanager
-def _opened(config: MergeConfiguration, trust_remote_code: bool = False, **more: Any) -> Iterator[MergeOptions]:
-    """mergekit's options, with the adapters merged, nothing open from merges before, and less talk."""
+def _merge_options(config: MergeConfiguration, trust_remote_code: bool = False, **more: Any) -> Iterator[MergeOptions]:
+    """mergekit's options, with adapters merged, no files open from earlier merges, and fewer warnings."""
     with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
@@ -175,7 +184,7 @@ def _opened(config: MergeConfiguration, trust_remote_code: bool = False, **more:
             **more,
         )
         cache = LoaderCache()
-        cache.loaders = {}  # mergekit keeps what was once open for all threads, by name, even if files changed since
+        cache.loaders = {}  # mergekit keeps them open for all threads, by name, even if files have changed since
         cache.setup(settings)
         try:
             yield settings
@@ -185,7 +194,7 @@ def _opened(config: MergeConfiguration, trust_remote_code: bool = False, **more:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the deprecations that mergekit calls transformers and peft by."""
+    """Hide deprecation warnings about mergekit's calls of transformers and peft."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -198,11 +207,11 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _refusals(where: str) -> Iterator[None]:
-    """What mergekit raises for a configuration that cannot be run, as a `UserError`.
+def _merge_errors(where: str) -> Iterator[None]:
+    """Turn what mergekit raises for a configuration that cannot be run into a `ModelError`.
 
     Raises:
-        InfrastructureError: the disk or the file system failed, whatever the configuration.
+        InfrastructureError: the disk, the file system or the memory failed, whatever the configuration.
     """
     try:
         yield
@@ -210,13 +219,13 @@ def _refusals(where: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
-        if _errno(error) not in (None, errno.ENOENT):
+        if _errno(error) not in (None, errno.ENOENT) or "can't allocate memory" in line:
             raise InfrastructureError(f"{where}: mergekit could not build it: {line}") from error
-        raise UserError(f"{where}: mergekit cannot build it: {line}") from error
+        raise ModelError(f"{where}: mergekit cannot build it: {line}") from error
 
 
 def _errno(error: Exception) -> int | None:
-    """The number of the system's error, if it is one; a model that is not there comes without, or as ENOENT."""
+    """The number of a system error, or None; a missing model has none, or ENOENT."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
@@ -224,7 +233,7 @@ def _errno(error: Exception) -> int | None:
 
 
 def _seeded(steps: Iterator[_Step], seed: int, device: torch.device) -> Iterator[_Step]:
-    """The steps of an iteration that draws from torch's generators, on random states that nobody else draws from."""
+    """The steps of an iterator that draws from torch's generators, with random states that nothing else draws from."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

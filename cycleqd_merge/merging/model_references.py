@@ -1,4 +1,4 @@
-"""Models named inside a candidate: pinned to their commits, or without the paths of this machine."""
+"""Model references inside a candidate: pinned to commits, or without the paths of this machine."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import without_paths
 from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
 
-_NAMING = ("model", "base_model", "lora")
-"""Keys of a mergekit configuration whose text is a model reference."""
+_REFERENCE_KEYS = ("model", "base_model", "lora")
+"""Keys of a mergekit configuration whose values are model references."""
 
 
 def pinned_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
-    """A candidate whose configuration names the recipe's models at the commits that the run is pinned to."""
+    """The candidate with the recipe's models in its configuration pinned to the run's commits."""
     if not isinstance(candidate, MergekitConfiguration):
         return candidate
     try:
         stated = yaml.safe_load(candidate.yaml)
     except yaml.YAMLError:
-        return candidate  # whoever evaluates it tells what is wrong
+        return candidate  # its evaluation reports the error
     pinned = _renamed(stated, recipe.pinned)
     if pinned == stated:
         return candidate
@@ -30,7 +30,7 @@ def pinned_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
 
 
 def portable_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
-    """A candidate as others see it, wherever its models lie here or there."""
+    """The candidate without the paths of local models: the same on every machine, and fit to be published."""
     if not isinstance(candidate, MergekitConfiguration):
         return candidate
     return MergekitConfiguration(without_paths(candidate.yaml, recipe), candidate.seed)
@@ -42,4 +42,4 @@ def _renamed(value: Any, rename: Callable[[str], str], key: str = "") -> Any:
         return [_renamed(each, rename, key) for each in value]
     if isinstance(value, dict):
         return {name: _renamed(each, rename, name) for name, each in value.items()}
-    return rename(value) if isinstance(value, str) and key in _NAMING else value
+    return rename(value) if isinstance(value, str) and key in _REFERENCE_KEYS else value

@@ -1,4 +1,4 @@
-"""Processes that `accelerate launch` started together: they share the work on singular bases, then part."""
+"""Processes started together by `accelerate launch`: they divide the work on singular bases, then separate."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import TypeVar
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-_LONGEST = timedelta(days=1)
-"""That one of them may keep the others waiting: the first reads and checks whole models before they have work."""
+_TIMEOUT = timedelta(days=1)
+"""How long processes wait for each other: the main one reads and checks entire models before the others have work."""
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 T = TypeVar("T")
 
 
 def this_process() -> PartialState:
-    """This process among those started together; on the CPU where the launcher asked for it, as `Accelerator` does."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_LONGEST)
+    """This process's place among them, and its device: the CPU if the launcher asks for it, as for `Accelerator`."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
 
 
-def of_the_first(value: T) -> T:
-    """The value that the first process gives, in all of them; everybody waits for everybody."""
+def from_main_process(value: T) -> T:
+    """The main process's value, in all processes; each waits for the others."""
     this_process()
     (first,) = broadcast_object_list([value])
     return first
 
 
-def part() -> None:
-    """Leave the group when all are ready to: what this process starts from here on, such as workers, is none of it."""
+def leave_group() -> None:
+    """Leave the group once all processes do: workers that this process starts from now on do not belong to it."""
     state = this_process()
     if state.num_processes == 1:
         return

@@ -1,4 +1,4 @@
-"""Every Hub id that a recipe names, resolved to a commit once, so that a run never changes under its own feet."""
+"""Pin every Hub id of a recipe to a commit, so that a run's models and data never change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.config.rows import dataset_key, row_sources
 from cycleqd_merge.config.values import hub_id
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import HubRefused
+from cycleqd_merge.files import write_atomically
 from cycleqd_merge.hub_errors import hub_errors
 
 _PARALLEL = 8
@@ -28,33 +29,33 @@ _DATASETS = "datasets/"
 def pin(recipe: Recipe, recorded: Mapping[str, str] = MappingProxyType({})) -> Recipe:
     """The recipe with a commit in `revisions` for every Hub id.
 
-    recorded: those that were resolved when the run began; they stay.
+    recorded: the commits that were resolved when the run began; they are kept.
 
     Raises:
-        UserError: a repository or revision is not there, or may not be read; a line for each.
+        HubRefused: a repository or revision does not exist, or access to it is denied; one line for each.
     """
     names = _names(recipe)
     known = {**recorded, **recipe.revisions}
     missing = [name for name in names if name not in known]
-    faults: list[str] = []
+    errors: list[str] = []
 
     def resolve(name: str) -> str | None:
         try:
             return _resolve(name, names[name])
-        except UserError as error:
-            faults.append(str(error))
+        except HubRefused as error:
+            errors.append(str(error))
             return None
 
     with ThreadPoolExecutor(_PARALLEL) as pool:
         resolved = dict(zip(missing, pool.map(resolve, missing), strict=True))
-    if faults:
-        raise UserError("\n".join(sorted(faults)))
+    if errors:
+        raise HubRefused("\n".join(sorted(errors)))
     commits = {**known, **{name: sha for name, sha in resolved.items() if sha is not None}}
     return recipe.model_copy(update={"revisions": {name: commits[name] for name in names}})
 
 
 def _names(recipe: Recipe) -> dict[str, str]:
-    """The Hub ids of a recipe, as `revisions` calls them, each with what messages call it."""
+    """The Hub ids of a recipe, as they are written in `revisions`, each with its label in error messages."""
     names: dict[str, str] = {}
     for place, reference in (("base", recipe.base), *((f"expert {n}", text) for n, text in recipe.experts.items())):
         for part in reference.split("+"):
@@ -68,20 +69,20 @@ def _names(recipe: Recipe) -> dict[str, str]:
 
 
 def _resolve(name: str, label: str) -> str:
-    """The commit of an id; from the cache alone where the Hub must not be asked.
+    """The commit of a Hub id; in offline mode, that of the copy in the cache.
 
     Raises:
-        UserError: there is no such repository or revision, or its files may not be read.
+        HubRefused: there is no such repository or revision, or access to it is denied.
     """
     repo, _, revision = name.removeprefix(_DATASETS).partition("@")
     kind = "dataset" if name.startswith(_DATASETS) else "model"
     if _COMMIT.fullmatch(revision):
         return revision
-    remembered = cache_folder("commits") / quote(f"{kind}/{repo}@{revision}", safe="")
-    with hub_errors(label):
+    cached = cache_folder("commits") / quote(f"{kind}/{repo}@{revision}", safe="")
+    with hub_errors(label, HubRefused):
         if constants.is_offline_mode():
-            if remembered.is_file():
-                return remembered.read_text()
+            if cached.is_file():
+                return cached.read_text()
             found = huggingface_hub.snapshot_download(
                 repo, revision=revision or None, repo_type=kind, local_files_only=True
             )
@@ -91,5 +92,6 @@ def _resolve(name: str, label: str) -> str:
         if getattr(info, "gated", False):
             api.auth_check(repo, repo_type=kind)
     assert info.sha is not None
-    remembered.write_text(info.sha)  # the Hub's own cache names commits only for what it downloads by a branch or tag
+    # the Hub's own cache records commits only for downloads by branch or tag
+    write_atomically(cached, info.sha)
     return info.sha

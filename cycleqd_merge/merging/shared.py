@@ -1,7 +1,7 @@
-"""Host memory that all workers of a node share: what one of them put there, the others map.
+"""Host memory shared by all workers of a host: the first to need an item stores it, the others map it.
 
 Each item is a safetensors file in memory (`/dev/shm`). A folder is in use while any process holds its lock, which the
-system drops when a process dies; `remove_unused` frees what nobody holds.
+system releases when the process dies; `remove_unused` frees the folders that are not in use.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
+from cycleqd_merge.files import new_file
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.family import Whole
 from cycleqd_merge.merging.singular import Basis
@@ -29,9 +30,9 @@ log = logging.getLogger(__name__)
 
 MEMORY = Path("/dev/shm")
 SPARE = 2**30
-"""Bytes of it that are left to others."""
+"""Bytes of it that are left free for other programs."""
 _PREFIX = f"cycleqd-{os.getuid()}-" if hasattr(os, "getuid") else "cycleqd-"
-_BARE = "item"  # the name of a tensor that is no dataclass' field
+_BARE = "item"  # the name of a tensor that is not a field of a dataclass
 _KINDS = {kind.__name__: kind for kind in (Whole, LowRank, Basis)}
 _DTYPES = {
     "F64": torch.float64,
@@ -48,7 +49,10 @@ _DTYPES = {
 
 
 class SharedMemory:
-    """Tensors, and dataclasses of tensors, by name. key: what they are made from. pin: ready them for a GPU."""
+    """Tensors, and dataclasses of tensors, by name.
+
+    key: identifies what they are computed from. pin: page-lock them, for transfers to a GPU.
+    """
 
     def __init__(self, key: str, pin: bool) -> None:
         remove_unused()
@@ -58,9 +62,9 @@ class SharedMemory:
         self._full = False
 
     def get(self, name: str, read: Callable[[], Any]) -> Any:
-        """What is kept under `name`; the first process to ask puts there what `read` gives.
+        """The item stored under `name`; the first process to ask for it stores the result of `read`.
 
-        Where the shared memory is full, it is what `read` gives: a file's contents then stay in the file.
+        If the shared memory is full, the result of `read` itself is returned, which may be mapped from a file.
         """
         path = self._folder / hashlib.sha256(name.encode()).hexdigest()[:24]
         if not path.exists():
@@ -76,7 +80,7 @@ class SharedMemory:
         needed = sum(tensor.nbytes for tensor in _tensors(item).values())
         if needed + SPARE > shutil.disk_usage(self._folder).free:
             if not self._full:
-                log.warning("%s is full: from here on experts are read from their files for every child", MEMORY)
+                log.warning("%s is full: from now on, experts are read from their files for every child", MEMORY)
             self._full = True
         return not self._full
 
@@ -85,39 +89,39 @@ class SharedMemory:
         whole = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
         if self._pin:
             cudart = torch.cuda.cudart()
-            fault = int(cudart.cudaHostRegister(whole.data_ptr(), size, 0))
-            if fault:
-                raise RuntimeError(f"cudaHostRegister failed with {fault} on {size} bytes of shared memory")
+            status = int(cudart.cudaHostRegister(whole.data_ptr(), size, 0))
+            if status:
+                raise RuntimeError(f"cudaHostRegister failed with {status} on {size} bytes of shared memory")
         return _item(whole)
 
 
 def _hold(folder: Path) -> IO[str]:
-    """A lock that says that `folder` is in use."""
+    """Mark `folder` as in use; returns the open lock file."""
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
         try:
             lock = (folder / "in-use").open("w")
         except FileNotFoundError:
-            continue  # somebody removed the folder between the two
+            continue  # another process removed the folder in between
         fcntl.flock(lock, fcntl.LOCK_SH)
         if (folder / "in-use").exists():
             return lock
         lock.close()
 
 
-def shared_memory() -> int:
-    """Bytes of the host's shared memory in all; none where there is no such thing."""
+def shared_memory_bytes() -> int:
+    """Total bytes of the host's shared memory; 0 if it has none."""
     return shutil.disk_usage(MEMORY).total if MEMORY.is_dir() else 0
 
 
 def remove_unused() -> None:
-    """Free what no living process holds: a worker's share ends with its process."""
+    """Free the folders that no living process uses."""
     for folder in MEMORY.glob(f"{_PREFIX}*"):
         try:
             with (folder / "in-use").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder)
-        except OSError:  # in use, or removed by another process at this moment
+        except OSError:  # in use, or just removed by another process
             continue
 
 
@@ -137,28 +141,27 @@ def _scalars(item: Any) -> dict[str, Any]:
     return {field.name: getattr(item, field.name) for field in fields(item) if field.name not in tensors}
 
 
-def _made(kind: str, values: dict[str, Any]) -> Any:
+def _rebuilt(kind: str, values: dict[str, Any]) -> Any:
     if kind in _KINDS:
         return _KINDS[kind](**values)
     return values.get(_BARE)
 
 
 def _write(item: Any, path: Path) -> None:
-    about = json.dumps({"kind": type(item).__name__, "scalars": _scalars(item)})
+    metadata = json.dumps({"kind": type(item).__name__, "scalars": _scalars(item)})
     tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(item).items()}
-    unfinished = path.with_suffix(".part")
-    save_file(tensors, unfinished, metadata={"item": about})
-    unfinished.replace(path)
+    with new_file(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"item": metadata})
 
 
 def _item(whole: torch.Tensor) -> Any:
     """The item in a mapped safetensors file, without a copy."""
     start = 8 + int.from_bytes(whole[:8].numpy().tobytes(), "little")
     header = json.loads(whole[8:start].numpy().tobytes())
-    about = json.loads(header.pop("__metadata__")["item"])
-    values = dict(about["scalars"])
+    metadata = json.loads(header.pop("__metadata__")["item"])
+    values = dict(metadata["scalars"])
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         tensor = whole[start + begin : start + end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
         values[name] = tensor
-    return _made(about["kind"], values)
+    return _rebuilt(metadata["kind"], values)

@@ -1,7 +1,7 @@
 """Singular directions of task vectors: pure functions on tensors.
 
-For tau = U diag(s) V^T a mutation adds U diag(m s) V^T = tau V diag(m) V^T = U diag(m) U^T tau, so the singular
-vectors of the smaller side are all that need be kept, and any rotation of their signs gives the same change.
+For tau = U diag(s) V^T, a mutation adds U diag(m s) V^T = tau V diag(m) V^T = U diag(m) U^T tau. Only the singular
+vectors of the smaller side need to be kept, and their signs do not matter.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _low_rank_basis(vector: LowRank) -> Basis:
 
 
 def truncated(basis: Basis, rank: int | float | None) -> Basis:
-    """The basis' first directions: so many, or as few as hold the share `rank` < 1 of the squared norm; all if None."""
+    """The basis's leading directions: `rank` of them, the fewest that hold the share `rank` (a float below 1) of the
+    squared norm, or all (None).
+    """
     if rank is None:
         return basis
     if isinstance(rank, float):
@@ -75,7 +77,7 @@ def truncated(basis: Basis, rank: int | float | None) -> Basis:
 
 
 def skew(basis: Basis) -> float:
-    """The furthest that an element of V^T V is from the identity's: what the stored precision costs."""
+    """The largest deviation of an element of V^T V from the identity, caused by the stored precision."""
     vectors = basis.vectors
     gram = vectors.T @ vectors
     return float((gram - torch.eye(gram.shape[0], device=gram.device)).abs().max()) if gram.numel() else 0.0
@@ -86,7 +88,7 @@ def similarity(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Ten
     vectors of their task vectors' singular values. In [0, 1].
 
     first, second: singular values by tensor name, descending; the shorter vector is padded with zeros, and a matrix in
-    which only one of the two differs from the base counts 0.
+    which only one of the two differs from the base counts as 0.
     """
     names = first.keys() | second.keys()
     cosines = []
@@ -104,8 +106,8 @@ def similarity(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Ten
 def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> TaskVector:
     """U diag(weights * s) V^T of the task vector, shape (m, n), float32: dense or low-rank as the vector is.
 
-    weights: (r,) float32. On a GPU dense products take bfloat16 inputs and add up in float32: what that rounds away is
-    0.4% of a mutation, below the bfloat16 rounding of the weights that it is added to.
+    weights: (r,) float32. On a GPU, dense products take bfloat16 inputs and accumulate in float32: the rounding error
+    is 0.4% of a mutation, less than the bfloat16 rounding of the weights that it is added to.
     """
     scaled = basis.vectors * weights
     if isinstance(vector, LowRank):
@@ -119,9 +121,9 @@ def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> TaskVec
 
 
 def strengthened(vector: LowRank, basis: Basis | None, weights: torch.Tensor | None, coefficient: float) -> LowRank:
-    """coefficient * tau + U diag(weights * s) V^T of a low-rank task vector, by factors of the same rank.
+    """coefficient * tau + U diag(weights * s) V^T of a low-rank task vector, as factors of the same rank.
 
-    weights: (r,) float32, or None where there is no second term.
+    weights: (r,) float32, or None if there is no second term.
     """
     if basis is None or weights is None:
         return LowRank(vector.left, vector.right * coefficient, vector.scale)
@@ -133,7 +135,7 @@ def strengthened(vector: LowRank, basis: Basis | None, weights: torch.Tensor | N
 
 
 def joined(vectors: Sequence[LowRank]) -> LowRank:
-    """The sum of low-rank matrices as one: a single product instead of one each."""
+    """The sum of low-rank matrices as one: a single product instead of one for each."""
     left = torch.cat([vector.left * vector.scale for vector in vectors], dim=1)
     return LowRank(left, torch.cat([vector.right for vector in vectors]), 1.0)
 

@@ -1,4 +1,4 @@
-"""What tensors take: bytes of models, of experts as they are kept, and of singular bases."""
+"""Sizes in bytes: of models, of experts as they are kept in memory, and of singular bases."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def largest_tensor(family: ModelFamily) -> int:
 
 
 def basis_bytes(weight: Weight, expert: Expert, rank: Rank = None) -> int:
-    """Bytes of one stored basis, at most: the smaller side's singular vectors and the values, float32."""
+    """Maximum bytes of one stored basis: the smaller side's singular vectors and the values, float32."""
     return (min(weight.shape[0], prod(weight.shape[1:])) + 1) * directions(weight, expert, rank) * FLOAT32
 
 
 def directions(weight: Weight, expert: Expert, rank: Rank = None) -> int:
-    """Singular directions kept of an expert's task vector at one matrix, at most."""
+    """Maximum number of singular directions kept of an expert's task vector at one matrix."""
     full = min(weight.shape[0], prod(weight.shape[1:]))
     full = min(full, rank) if isinstance(rank, int) else full
     if not isinstance(expert.weights, Adapter):
@@ -43,7 +43,7 @@ def directions(weight: Weight, expert: Expert, rank: Rank = None) -> int:
 
 
 def expert_bytes(family: ModelFamily, expert: Expert) -> int:
-    """Bytes of an expert as it is kept between children: a full one's tensors, an adapter's factors in float32."""
+    """Bytes of an expert as it is kept between children: a full model's tensors, or an adapter's factors in float32."""
     if not isinstance(expert.weights, Adapter):
         return model_bytes(family)
     return sum(

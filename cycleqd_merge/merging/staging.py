@@ -1,4 +1,4 @@
-"""Base tensors, experts and singular bases, kept as near to the arithmetic as there is room."""
+"""Base tensors, experts and singular bases, kept as close to the computing device as memory allows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.bases import ExpertBases
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, TaskVector, Whole
@@ -16,12 +16,12 @@ from cycleqd_merge.merging.shared import SharedMemory
 from cycleqd_merge.merging.singular import Basis
 
 Place = Literal["disk", "host", "shared", "device"]
-"""Where tensors are kept between children: memory-mapped files, pinned host memory of this process or of all workers on
-the node, or the device's memory."""
+"""Where tensors are kept between children: in memory-mapped files, in this process's pinned memory, in memory that all
+workers of the host share, or in the device's memory."""
 
 
 class Staging:
-    """Hands out tensors on the device. What is kept in memory is kept from its first use on.
+    """Provides tensors on the device. Those that are kept in memory are kept from their first use on.
 
     bases: by expert number.
     """
@@ -40,9 +40,9 @@ class Staging:
         return self._fetch(("base", weight.name), lambda: self.family.base_tensor(weight))
 
     def task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
-        """tau in float32, as memory that may be written over; None where the expert does not differ.
+        """tau in float32, in memory that the caller may overwrite; None where the expert equals the base.
 
-        base: as `base` gives it, in float32.
+        base: the result of `base`, in float32.
         """
         stored = self._fetch(
             (expert, weight.name), lambda: self.family.difference(expert, weight, self.family.base_tensor(weight))
@@ -55,21 +55,22 @@ class Staging:
         """The singular basis of an expert's task vector of tensor `name`; None where it has none.
 
         Raises:
-            UserError: this expert's bases were not prepared.
+            ModelError: this expert's bases were not prepared.
         """
         if expert not in self.bases:
-            raise UserError(f"the singular bases of expert {self.family.experts[expert].name} are needed and not there")
+            name = self.family.experts[expert].name
+            raise ModelError(f"the singular bases of expert {name} are required but were not prepared")
         return self._fetch(("basis", expert, name), lambda: self._stored_basis(expert, name))
 
     def _stored_basis(self, expert: int, name: str) -> Basis | None:
-        """The basis as it is kept: for a GPU in bfloat16, the precision that dense products take in."""
+        """The basis as it is kept: for a GPU in bfloat16, the input precision of dense products."""
         basis = self.bases[expert].load(name)
         if basis is None or self.device.type != "cuda" or basis.rank < basis.vectors.shape[0]:
             return basis
         return replace(basis, vectors=basis.vectors.to(torch.bfloat16))
 
     def _fetch(self, key: Any, read: Callable[[], Any]) -> Any:
-        """What `read` gives, on the device; kept at `place` under `key`."""
+        """The result of `read`, on the device; kept at `place` under `key`."""
         if self.place == "disk":
             return _moved(read(), self._to_device)
         if key not in self._kept:
@@ -87,7 +88,7 @@ class Staging:
 
 
 def _contents(family: ModelFamily, bases: Mapping[int, ExpertBases], cuda: bool) -> str:
-    """What the tensors that a staging keeps follow from."""
+    """What the tensors of a staging are computed from, as a text."""
     parts = [family.base.digest, *(expert.digest for expert in family.experts), family.models.vocabulary, str(cuda)]
     return "|".join([*parts, *(f"{number}:{stored.digest}" for number, stored in bases.items())])
 

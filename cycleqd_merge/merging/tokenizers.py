@@ -7,12 +7,14 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError, RecipeError, first_line
 from cycleqd_merge.merging.family import ModelFamily
+
+_UNLIMITED = 10**9  # a tokenizer without a limit states 10^30
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a model folder brings a tokenizer of its own."""
+    """Whether a model folder contains a tokenizer."""
     return any(
         (folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
     )
@@ -22,13 +24,12 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase
     """The tokenizer in a model folder.
 
     Raises:
-        UserError: it cannot be loaded.
+        ModelError: it cannot be loaded.
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=family.models.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more specific
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: no tokenizer can be loaded: {reason}") from error
+        raise ModelError(f"{folder}: no tokenizer can be loaded: {first_line(error)}") from error
     return tokenizer
 
 
@@ -36,7 +37,8 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
     """The base's tokenizer with the chat template that the recipe chose.
 
     Raises:
-        UserError: the choice names neither `base`, nor an expert, nor a file.
+        RecipeError: the choice is neither `base`, nor an expert, nor a file.
+        ModelError: a tokenizer cannot be loaded.
     """
     tokenizer = load_tokenizer(family.base.path, family)
     choice = family.models.chat_template
@@ -47,6 +49,13 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = load_tokenizer(expert.folder, family).chat_template
         return tokenizer
     if not Path(choice).is_file():
-        raise UserError(f"models.chat_template: {choice!r} is neither `base`, nor an expert, nor a file")
+        raise RecipeError(f"models.chat_template: {choice!r} is neither `base`, nor an expert, nor a file")
     tokenizer.chat_template = Path(choice).read_text(encoding="utf-8")
     return tokenizer
+
+
+def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The model's limit in tokens, prompt and answer together; None if nothing states it."""
+    stated = getattr(family.base.config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (stated, tokenizer.model_max_length) if limit and 0 < limit < _UNLIMITED]
+    return int(min(limits, default=0)) or None

@@ -1,9 +1,9 @@
-"""Writing a child as a LoRA adapter on the base, where all experts are adapters: what peft loads."""
+"""Writing a child as a LoRA adapter on the base, for peft; all experts must be adapters."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,26 @@ from mergekit.common import ModelPath
 from peft import LoraConfig
 from safetensors.torch import save_file
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.outputs.checkpoint import Verify, folder_beside
 
 
 def require_adapters(family: ModelFamily) -> None:
     """Check that every expert is an adapter.
 
     Raises:
-        UserError: one is a full model.
+        ModelError: one is a full model.
     """
     for expert in family.experts:
         if not isinstance(expert.weights, Adapter):
-            raise UserError(f"expert {expert.name}: a full model; only merges of adapters can be written as adapters")
+            raise ModelError(
+                f"expert {expert.name}: a full model; only merges of adapters can be exported as an adapter"
+            )
 
 
 def write_adapter(
@@ -37,26 +39,26 @@ def write_adapter(
     materialiser: Materialiser,
     out: Path,
     record: Mapping[str, Any],
-    verify: Verify,
+    verify: Callable[[Path], None],
 ) -> None:
     """Write `adapter_model.safetensors` (float32), its configuration and the tokenizer to `out`.
 
     `record` becomes `genome.json`. The folder gets its final name only when it is complete and `verify` has passed.
 
     Raises:
-        UserError: the model is no sum of low-rank factors, or `out` exists or cannot be written.
+        UserError: the model is not a sum of low-rank factors, or `out` exists or cannot be written.
     """
     family = materialiser.family
     base: ModelPath = family.base.reference.model
     require_adapters(family)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name another folder")
+        raise RecipeError(f"{out}: already exists; choose another folder")
     factors = _factors(genome, materialiser)
     rank = max((each.right.shape[0] for each in factors.values()), default=1)
     transposed = any(isinstance(e.weights, Adapter) and e.weights.transposed for e in family.experts)
     config = LoraConfig(
         r=rank,
-        lora_alpha=rank,  # a scale of 1: factors carry their own
+        lora_alpha=rank,  # a scale of 1: the factors include theirs
         target_modules=sorted(name.removesuffix(".weight") for name in factors),
         base_model_name_or_path=base.path,
         revision=base.revision,
@@ -69,19 +71,17 @@ def write_adapter(
         down, up = _padded(each, rank, transposed)
         module = "base_model.model." + name.removesuffix(".weight")
         tensors |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
-    with folder_beside(out) as unfinished:
+    with new_folder(out) as unfinished:
         save_file(tensors, unfinished / "adapter_model.safetensors", {"format": "pt"})
         config.save_pretrained(str(unfinished))
         _sort_modules(unfinished / "adapter_config.json")
         family_tokenizer(family).save_pretrained(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        verify(unfinished, genome, materialiser)
-        unfinished.chmod(0o755)
-        unfinished.replace(out)
+        verify(unfinished)
 
 
 def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:
-    """Factors by the name that the adapters know a tensor by."""
+    """Low-rank factors by tensor name, as the adapters name it."""
     adapters = [expert.weights for expert in materialiser.family.experts if isinstance(expert.weights, Adapter)]
     found = {}
     for weight in materialiser.family.weights:
@@ -90,13 +90,13 @@ def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:
             continue
         owners = [(each, name) for each in adapters for name in (weight.name, *weight.aliases) if name in each.names]
         if not all(each.is_linear(name) for each, name in owners):
-            raise UserError(f"no adapter can hold this model: {weight.name} is adapted otherwise than a linear layer")
+            raise ModelError(f"this model cannot be an adapter: {weight.name} is not adapted as a linear layer")
         found[owners[0][1]] = factors
     return found
 
 
 def _padded(factors: LowRank, rank: int, transposed: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """A (rank, input) and B (output, rank), with zeros behind the factors' own rank."""
+    """A (rank, input) and B (output, rank), padded with zeros beyond the factors' own rank."""
     left, right = factors.left * factors.scale, factors.right
     down, up = (left.T, right.T) if transposed else (right, left)
     more = rank - down.shape[0]
@@ -105,7 +105,7 @@ def _padded(factors: LowRank, rank: int, transposed: bool) -> tuple[torch.Tensor
 
 
 def _sort_modules(path: Path) -> None:
-    """peft writes a set in any order; the same adapter shall give the same file."""
+    """peft writes a set in arbitrary order; equal adapters must give equal files."""
     config = json.loads(path.read_text())
     config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

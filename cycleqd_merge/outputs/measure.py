@@ -1,4 +1,4 @@
-"""Scoring models of a run, or any other model, outside the search: on search or held-out rows."""
+"""Scoring models of a run, or any other model, outside the search."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import Any
 
 from mergekit.common import ModelReference
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError, UserError
+from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.evaluation.worker import Evaluation, Worker, single_cause
+from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
-from cycleqd_merge.merging.family import Expert, ModelFamily, open_checkpoint, open_expert
+from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
-from cycleqd_merge.run.opening import reopen
+from cycleqd_merge.run.opening import changed_semantics, reopen
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 log = logging.getLogger(__name__)
 OnMeasured = Callable[[str, Evaluation], None]
 OTHER = "model:"
-"""Names that start so mean any model by its reference, not one of the run."""
+"""Prefix of names that are model references instead of models of the run."""
 
 
 def usual_models(run: Run) -> list[str]:
@@ -38,17 +39,23 @@ def usual_models(run: Run) -> list[str]:
 
 
 def measure(
-    run: Run, names: Sequence[str], rows: Rows, limit: int | None = None, done: OnMeasured | None = None
+    run: Run,
+    names: Sequence[str],
+    rows: Split,
+    limit: int | None = None,
+    done: OnMeasured | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Evaluation]:
     """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
 
-    limit: score only the first samples of each task. done: called after each model.
+    limit: score only the first samples of each task. done: called after each model. folder: the run's directory, whose
+    journal records the scores of its models; without it, or with `limit`, they are only returned.
 
     Raises:
-        UserError: a name stands for no model, or a model cannot be opened.
+        UserError: there is no such model, or it cannot be opened.
     """
     own = {name: choose(run, name).candidate for name in names if not name.startswith(OTHER)}
-    materials = reopen(run)
+    opened = reopen(run)
     evaluations: dict[str, Evaluation] = {}
 
     def score(name: str, worker: Worker, candidate: Candidate | None) -> None:
@@ -60,7 +67,7 @@ def measure(
             done(name, evaluations[name])
 
     if own:
-        worker = materials.worker(materials.materialiser(mutated_experts(*own.values())))
+        worker = opened.worker(opened.materialiser(mutated_experts(*own.values())))
         try:
             for name, candidate in own.items():
                 score(name, worker, candidate)
@@ -68,17 +75,19 @@ def measure(
             worker.close()
     for name in names:
         if name.startswith(OTHER):
-            family, adapted = _other_model(name.removeprefix(OTHER), materials)
-            worker = materials.worker(Materialiser(family, Groups(family.weights, "one"), {}))
+            family, adapted = _other_model(name.removeprefix(OTHER), opened)
+            worker = opened.worker(Materialiser(family, Groups(family.weights, "one"), {}))
             try:
                 score(name, worker, adapted)
             finally:
                 worker.close()
+    if folder is not None and limit is None:
+        _record(run, folder, rows, evaluations, changed_semantics(run.start, run.sessions, opened))
     return evaluations
 
 
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation for programs: each task's score, truncated answers and score per sample."""
+    """An evaluation as JSON values: each task's score, share of truncated answers, and score per sample."""
     return {
         task: {
             "score": result.score,
@@ -89,10 +98,11 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def record(run: Run, folder: Path, rows: Rows, evaluations: Mapping[str, Evaluation]) -> None:
-    """Journal what models of the run scored on all of `rows`, for reports; others' scores are left out.
+def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evaluation], changed: Sequence[str]) -> None:
+    """Journal scores of the run's models on a whole split, for reports; scores of other models are left out.
 
-    Scores that cannot be journaled because another process works on the run are not recorded; a warning says so.
+    If another process is using the run, or the scores do not compare with the run's (changed: see `changed_semantics`),
+    they are not recorded, and a warning says so.
     """
     events = []
     for name, evaluation in evaluations.items():
@@ -103,33 +113,34 @@ def record(run: Run, folder: Path, rows: Rows, evaluations: Mapping[str, Evaluat
             }
             candidate = run.portable(choose(run, name).candidate)
             events.append(measured_event(name, candidate, rows, tasks))
+    run.measured |= measured_of(events)
+    if changed:
+        log.warning("these scores are not recorded: they do not compare with the run's (%s)", ", ".join(changed))
+        return
     try:
         with opened_journal(folder) as journal:
             for event in events:
                 journal.append(event)
     except UserError as error:
         log.warning("these scores are not recorded: %s", error)
-    run.measured |= measured_of(events)
 
 
 def heldout_scores(run: Run, folder: Path) -> dict[str, Scores]:
-    """Scores of the usual models on held-out rows, in the order of the tasks; measured are those that were not yet."""
+    """Scores of the usual models on the held-out split, in the order of the tasks; only missing ones are measured."""
     chosen = {name: (run.digest(choose(run, name).candidate), "heldout") for name in usual_models(run)}
     missing = [name for name, key in chosen.items() if key not in run.measured]
     if missing:
-        record(run, folder, "heldout", measure(run, missing, "heldout"))
+        measure(run, missing, "heldout", folder=folder)
     return {name: tuple(run.measured[key][task].score for task in run.tasks) for name, key in chosen.items()}
 
 
-def _other_model(text: str, materials: OpenedRecipe) -> tuple[ModelFamily, Genome | None]:
-    """A family around a model that is not the run's: alone, or with its adapter as the only expert."""
-    models = materials.recipe.models
+def _other_model(text: str, opened: OpenedRecipe) -> tuple[ModelFamily, Genome | None]:
+    """A family for a model that is not part of the run: alone, or with its adapter as the only expert."""
+    models = opened.recipe.models
     try:
         reference = ModelReference.parse(text)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{OTHER}{text}: not a model reference: {error}") from error
-    base = open_checkpoint(ModelReference(model=reference.model), models)
-    if reference.lora is None:
-        return ModelFamily(base, (), models), None
-    adapter = Expert("adapter", reference, open_expert(reference, base, models))
-    return ModelFamily(base, (adapter,), models), expert_genome(0, 1, 1)
+        raise ModelError(f"{OTHER}{text}: not a model reference: {error}") from error
+    experts = {} if reference.lora is None else {"adapter": reference}
+    family = open_model_family(ModelReference(model=reference.model), experts, models)
+    return family, expert_genome(0, 1, 1) if experts else None

@@ -1,4 +1,4 @@
-"""Whether this machine's token may write where a run shall be published; asked before anything is spent."""
+"""Whether the Hub token may write to the repositories of a run, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from cycleqd_merge.config.hub import HubConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import HubRefused, UserError
 from cycleqd_merge.hub_errors import SIGN_IN, hub_errors
 
 
 def repositories(hub: HubConfig) -> list[tuple[str, str]]:
-    """The repositories that `hub` names, each as (kind, id)."""
+    """The repositories of a `hub` section, each as (kind, id)."""
     archive = [("dataset", hub.archive_repo)] if hub.archive else []
     space = [("space", hub.repo)] if hub.space else []
     return [*archive, *([("model", hub.repo)] if hub.root or hub.elites else []), *space]
 
 
 def require_write(*repositories: tuple[str, str]) -> str:
-    """Check that the token may write to repositories, each as (kind, id), there or not; returns the user's name.
+    """Check that the token may write to repositories, each as (kind, id), missing ones too; returns the user's name.
 
     Raises:
-        UserError: there is no token, it is not valid, or may not write there.
+        HubRefused: there is no token, it is not valid, or may not write there.
     """
     if constants.is_offline_mode():
-        raise UserError("hub: nothing can be pushed while HF_HUB_OFFLINE is set")
+        raise HubRefused("hub: nothing can be pushed while HF_HUB_OFFLINE is set")
     if huggingface_hub.get_token() is None:
-        raise UserError(f"hub: no token; {SIGN_IN}")
+        raise HubRefused(f"hub: no token; {SIGN_IN}")
     api = huggingface_hub.HfApi()
     with hub_errors("hub"):
         user = api.whoami()
     token = user.get("auth", {}).get("accessToken", {})
     if token.get("role") == "read":
-        raise UserError(f"hub: the token of {user['name']} can only read; make one that can write, then {SIGN_IN}")
+        raise HubRefused(f"hub: the token of {user['name']} is read-only; create one with write access, then {SIGN_IN}")
     spaces = [user["name"], *(org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read")]
     for kind, repo in repositories:
         if repo.partition("/")[0] not in spaces:
-            raise UserError(f"hub: {user['name']} may not write to {repo}; write to one of {', '.join(spaces)}")
+            raise HubRefused(f"hub: {user['name']} may not write to {repo}; write to one of {', '.join(spaces)}")
         try:
             with hub_errors(f"{kind} {repo}"):
                 api.auth_check(repo, repo_type=kind, write=True)
         except UserError as error:
-            if not isinstance(error.__cause__, errors.RepositoryNotFoundError):  # one that is not there will be made
+            if not isinstance(error.__cause__, errors.RepositoryNotFoundError):  # a missing one will be created
                 raise
     return str(user["name"])

@@ -1,4 +1,4 @@
-"""What a run will take in time and memory, from one measured evaluation on the engine that the run will use."""
+"""Estimates of a run's time and memory, from one measured evaluation on the engine that the run will use."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ from cycleqd_merge.merging.directions import DRAWS_KEPT
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor, model_bytes
 from cycleqd_merge.preflight.findings import MemoryUse, TimeEstimate
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
-_SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer shows in the mean
+_SETTLED = (
+    10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer matters in the mean
+)
 _MOST_REPEATS = 6
-_SMALL = 0.01  # a mutation that costs what others cost and changes no answer
+_SMALL = 0.01  # a mutation that costs as much as any other and changes no answer
 _VLLM_SEQUENCES = 256
-_VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes unless told otherwise
+_VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes by default
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What the measured evaluation showed: seconds, rows and peaks of memory in bytes."""
+    """A measured evaluation: seconds, and peaks of memory in bytes."""
 
     opened: float
     load: float
@@ -50,24 +52,24 @@ class Trial:
 
 
 def available_memory() -> int:
-    """Bytes that this process can have in all."""
+    """Bytes of memory that this process can use in total."""
     return int(host_memory() + psutil.Process().memory_info().rss)
 
 
-def representative(materials: OpenedRecipe, mutated: Sequence[int]) -> Genome:
+def representative(opened: OpenedRecipe, mutated: Sequence[int]) -> Genome:
     """A child like those of a run: the plain mean of the experts, with a mutation along each of `mutated`."""
-    experts, groups = len(materials.family.experts), len(materials.groups)
+    experts, groups = len(opened.family.experts), len(opened.groups)
     genome = Genome(np.full((experts, groups), 1.0 / experts), (), np.zeros((0, groups)))
     mutations = [Mutation("svd", expert, seed=expert, scale=_SMALL) for expert in mutated]
-    if materials.recipe.evolution.mutation.kind == "gaussian":
-        mutations.append(Mutation("gaussian", None, seed=0, scale=materials.recipe.evolution.mutation.std))
+    if opened.recipe.evolution.mutation.kind == "gaussian":
+        mutations.append(Mutation("gaussian", None, seed=0, scale=opened.recipe.evolution.mutation.std))
     for mutation in mutations:
         genome = mutate(genome, mutation)
     return genome
 
 
 def bases_seconds(family: ModelFamily, mutated: Sequence[int], rank: Rank) -> float:
-    """Seconds that the missing bases will take, from one of each shape; what is computed stays in the cache."""
+    """Seconds to compute the missing singular bases, from one of each shape; what is computed stays in the cache."""
     left = 0.0
     for expert in mutated:
         seconds: dict[tuple[int, ...], float] = {}
@@ -81,30 +83,30 @@ def bases_seconds(family: ModelFamily, mutated: Sequence[int], rank: Rank) -> fl
     return left
 
 
-def try_out(materials: OpenedRecipe, mutated: Sequence[int]) -> Trial:
-    """Load and score one representative child as a run will, on searched and on confirming rows."""
+def try_out(opened: OpenedRecipe, mutated: Sequence[int]) -> Trial:
+    """Load and score one representative child as a run will, on the search and confirmation splits."""
     start = time.perf_counter()
-    worker = materials.worker(materials.materialiser(mutated))
+    worker = opened.worker(opened.materialiser(mutated))
     try:
-        opened, resident = time.perf_counter() - start, peak_memory()
-        device = _device(materials)
+        opening, resident = time.perf_counter() - start, peak_memory()
+        device = _device(opened)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        genome = representative(materials, mutated)
+        genome = representative(opened, mutated)
         searched = _settled(worker, genome)
         search = statistics.median(evaluation.score_seconds for evaluation in searched)
-        confirming = _confirming(worker, genome, materials)
+        confirming = _confirming(worker, genome, opened)
         load = (confirming or searched[-1]).load_seconds  # the first one opens the files too
-        confirm, row = _per_row(materials.suite, search, confirming)
-        heldout = row * _rows(materials.suite, "heldout")
+        confirm, row = _per_row(opened.suite, search, confirming)
+        heldout = row * _rows(opened.suite, "heldout")
         on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-        return Trial(opened, load, search, confirm, heldout, resident, peak_memory(), on_device)
+        return Trial(opening, load, search, confirm, heldout, resident, peak_memory(), on_device)
     finally:
         worker.close()
 
 
 def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
-    """Evaluations on the searched rows; quick ones are repeated, and then the first, a slow one, is left out."""
+    """Evaluations on the search split; quick ones are repeated, and the slow first one is then left out."""
     start = time.perf_counter()
     evaluations = [worker.evaluate(genome)]
     while time.perf_counter() - start < _SETTLED and len(evaluations) < _MOST_REPEATS:
@@ -113,17 +115,17 @@ def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
     return evaluations[1:] or evaluations
 
 
-def _confirming(worker: Worker, genome: Genome, materials: OpenedRecipe) -> Evaluation | None:
-    """An evaluation on the rows set aside: on a full batch of them where they are many; None if there are none."""
-    suite = materials.suite
+def _confirming(worker: Worker, genome: Genome, opened: OpenedRecipe) -> Evaluation | None:
+    """An evaluation on the confirmation split, on at most a full batch of it; None if the split is empty."""
+    suite = opened.suite
     if not all(task.samples("confirm") for task in suite):
         return None
-    rows = max(_batch(materials.recipe), _rows(suite, "search"))
+    rows = max(_batch(opened.recipe), _rows(suite, "search"))
     return worker.evaluate(genome, "confirm", ceil(rows / len(suite)))
 
 
 def _per_row(suite: Suite, search: float, confirming: Evaluation | None) -> tuple[float, float]:
-    """Seconds for all rows set aside, and for one row in the fuller of the batches that were measured."""
+    """Seconds for the whole confirmation split, and for one row in the fuller of the measured batches."""
     per_row = search / _rows(suite, "search")
     if confirming is None:
         return 0.0, per_row
@@ -132,11 +134,11 @@ def _per_row(suite: Suite, search: float, confirming: Evaluation | None) -> tupl
     return again * _rows(suite, "confirm"), min(per_row, again)
 
 
-def _device(materials: OpenedRecipe) -> torch.device:
-    """Where the model answers."""
-    if materials.recipe.engine.kind == "vllm" and torch.cuda.is_available():
+def _device(opened: OpenedRecipe) -> torch.device:
+    """The device that the model runs on."""
+    if opened.recipe.engine.kind == "vllm" and torch.cuda.is_available():
         return torch.device("cuda")
-    return materials.materialiser(()).device
+    return opened.materialiser(()).device
 
 
 def _batch(recipe: Recipe) -> int:
@@ -144,12 +146,12 @@ def _batch(recipe: Recipe) -> int:
     return recipe.engine.batch_size if recipe.engine.kind == "transformers" else _VLLM_SEQUENCES
 
 
-def _rows(suite: Suite, rows: Rows) -> int:
+def _rows(suite: Suite, rows: Split) -> int:
     return sum(len(task.samples(rows)) for task in suite)
 
 
 def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases: float) -> TimeEstimate:
-    """The time of a run. evaluations: those still to make. setup: seconds from the start to the first evaluation."""
+    """The time of a run. evaluations: how many are left. setup: seconds from the start to the first evaluation."""
     founders_and_children = len(recipe.experts) + recipe.evolution.generations
     objectives = sum(use.role == "optimise" for use in recipe.tasks)
     confirmed = min(founders_and_children, recipe.confirm.top + objectives) if trial.confirm else 0
@@ -169,52 +171,52 @@ def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases:
     )
 
 
-def memory_of(materials: OpenedRecipe, trial: Trial | None, available: int) -> list[MemoryUse]:
-    """Memory of a worker: measured with `trial`, else the least that its weights take."""
-    device = _device(materials)
-    model = model_bytes(materials.family)
-    on_device = model + _transient(materials.family)
+def memory_of(opened: OpenedRecipe, trial: Trial | None, available: int) -> list[MemoryUse]:
+    """Memory of a worker: measured by `trial`, otherwise the minimum for its weights."""
+    device = _device(opened)
+    model = model_bytes(opened.family)
+    on_device = model + _transient(opened.family)
     if trial is None:
         host = peak_memory() + (on_device if device.type == "cpu" else 0)
     else:
-        host, on_device = _host_peak(materials, trial, model), trial.device_peak
+        host, on_device = _host_peak(opened, trial, model), trial.device_peak
     uses = [MemoryUse("host", host, available, trial is not None)]
     if device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
-        engine = materials.recipe.engine
-        if engine.kind == "vllm":  # its own processes take a share of the GPU whatever the model needs
+        engine = opened.recipe.engine
+        if engine.kind == "vllm":  # its processes reserve a share of the GPU, whatever the model needs
             on_device = max(on_device, int(whole * engine.options.get("gpu_memory_utilization", _VLLM_SHARE)))
         uses.append(MemoryUse(str(device), on_device, free + held, trial is not None))
     return uses
 
 
-def _host_peak(materials: OpenedRecipe, trial: Trial, model: int) -> int:
-    """The peak of the trial plus what only a whole run has: kept draws, fuller batches, the check of an export."""
-    recipe, suite = materials.recipe, materials.suite
+def _host_peak(opened: OpenedRecipe, trial: Trial, model: int) -> int:
+    """The peak of the trial plus what only a whole run needs: cached draws, fuller batches, verifying an export."""
+    recipe, suite = opened.recipe, opened.suite
     answering = trial.host_peak - trial.resident
     if recipe.finish.heldout:
         batch = _batch(recipe)
         tried, due = (min(batch, rows) for rows in (_tried(suite), _rows(suite, "heldout")))
         answering = answering * max(tried, due) // tried
-    peak = trial.resident + answering + _draws(materials)
+    peak = trial.resident + answering + _draws(opened)
     return max(peak, trial.resident + 2 * model) if recipe.finish.export else peak
 
 
 def _tried(suite: Suite) -> int:
-    """The most rows that the trial had answered at once."""
+    """The largest number of rows that the trial answered in one go."""
     return max(_rows(suite, "search"), _rows(suite, "confirm"))
 
 
-def _draws(materials: OpenedRecipe) -> int:
-    """Bytes of mutations' draws that a run comes to keep: one float32 per singular direction and generation."""
-    if materials.recipe.evolution.mutation.kind != "svd":
+def _draws(opened: OpenedRecipe) -> int:
+    """Bytes of cached random draws of mutations: one float32 per singular direction and generation."""
+    if opened.recipe.evolution.mutation.kind != "svd":
         return 0
-    matrices = [weight for weight in materials.family.weights if weight.is_matrix]
+    matrices = [weight for weight in opened.family.weights if weight.is_matrix]
     most = max(
-        sum(directions(weight, expert, materials.rank) for weight in matrices) for expert in materials.family.experts
+        sum(directions(weight, expert, opened.recipe.rank) for weight in matrices) for expert in opened.family.experts
     )
-    return min(DRAWS_KEPT, materials.recipe.evolution.generations * most * FLOAT32)
+    return min(DRAWS_KEPT, opened.recipe.evolution.generations * most * FLOAT32)
 
 
 def _transient(family: ModelFamily) -> int:
@@ -223,6 +225,6 @@ def _transient(family: ModelFamily) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes."""
+    """The peak memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

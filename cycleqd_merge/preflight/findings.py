@@ -1,9 +1,11 @@
-"""What `plan` finds out about a recipe: errors, notices, and estimates of time, memory and disk."""
+"""The result of `plan`: errors, notices, and estimates of time, memory and disk."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cycleqd_merge.errors import UserError
@@ -13,7 +15,7 @@ _Opened = TypeVar("_Opened")
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model as it lies on disk. `rank`: of an adapter; None for a full checkpoint. `dtypes`: tensors of each."""
+    """A model on disk. rank: of an adapter; None for a full checkpoint. dtypes: number of tensors of each."""
 
     name: str
     reference: str
@@ -27,7 +29,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """A task's number of samples per kind of rows, and what it works on beside the model, such as a sandbox."""
+    """A task's number of samples per split, and the environment that it needs besides the model, such as a sandbox."""
 
     name: str
     role: str
@@ -40,8 +42,8 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class BasesSummary:
-    """Singular bases of one expert. loss: the share of the task vectors' norm that truncation leaves out. skew: how far
-    the stored vectors, float32, are from orthonormal."""
+    """Singular bases of one expert. loss: the share of the task vectors' norm that truncation drops. skew: how far the
+    stored float32 vectors are from orthonormal."""
 
     name: str
     directions: int
@@ -51,17 +53,26 @@ class BasesSummary:
 
 @dataclass(frozen=True)
 class DiskUse:
-    """Bytes that a run will write to a folder, and how many are free there."""
+    """Bytes that a run will write to a folder, and bytes available there."""
 
     purpose: str
     folder: str
     needed: int
-    free: int
+    free: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "free", shutil.disk_usage(existing(Path(self.folder))).free)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or its nearest existing parent."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes that a worker takes at its peak, by place, and how many there are. `measured`: on an evaluation."""
+    """A worker's peak memory in one place, and the memory available there, in bytes. measured: in an evaluation."""
 
     place: str
     needed: int
@@ -71,7 +82,7 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Seconds that a run will take. `evaluation`: one child, weights and answers; all others: in all."""
+    """Seconds that a run will take. evaluation: one child, weights and answers; all others: in total."""
 
     evaluation: float
     load: float
@@ -90,13 +101,13 @@ class TimeEstimate:
 
     @property
     def per_hour(self) -> float:
-        """Children that a further hour buys."""
+        """Number of children per additional hour."""
         return 3600 * self.workers / self.evaluation
 
 
 @dataclass
 class Plan:
-    """What a run will load, take and give. `faults` forbid it; `notices` do not."""
+    """What a run will load, use and write. `faults` prevent it; `notices` do not."""
 
     faults: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -108,7 +119,7 @@ class Plan:
     """Cells per archive."""
     bases: list[BasesSummary] = field(default_factory=list)
     similarity: dict[str, float] = field(default_factory=dict)
-    """Model similarity of every pair of experts whose bases are there, as `one, other`."""
+    """Model similarity of every pair of experts whose singular bases are cached, by `one, other`."""
     disk: list[DiskUse] = field(default_factory=list)
     memory: list[MemoryUse] = field(default_factory=list)
     time: TimeEstimate | None = None
@@ -121,7 +132,7 @@ class Plan:
         return values
 
     def attempt(self, step: Callable[..., _Opened], *arguments: Any) -> _Opened | None:
-        """Call a step; what is wrong with its input becomes faults, a line each."""
+        """Call a step; its UserError becomes faults, one per line."""
         try:
             return step(*arguments)
         except UserError as error:

@@ -1,17 +1,17 @@
-"""How many cells a recipe's archives have; they are held in memory, all of them."""
+"""The number of cells in a recipe's archives, all of which are held in memory."""
 
 from __future__ import annotations
 
 from math import prod
 
 from cycleqd_merge.config.recipe import Recipe, task_name
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 
 MOST_CELLS = 1_000_000
 
 
 OVERALL = "of all tasks"
-"""Stands for the one archive that plain MAP-Elites adds; no task can have this name."""
+"""Name of the one archive that plain MAP-Elites adds; no task can have this name."""
 
 
 def cells(recipe: Recipe) -> dict[str, int]:
@@ -27,14 +27,14 @@ def cells(recipe: Recipe) -> dict[str, int]:
 
 
 def require_grid(recipe: Recipe) -> None:
-    """Refuse archives that no search could fill and no memory hold.
+    """Refuse archives that are too large to fill, or to hold in memory.
 
     Raises:
-        UserError: an archive has more than a million cells.
+        RecipeError: an archive has more than a million cells.
     """
     task, most = max(cells(recipe).items(), key=lambda item: item[1])
     if most > MOST_CELLS:
-        raise UserError(
-            f"evolution.bins: archive {task} would have {most:,} cells, the most is {MOST_CELLS:,}; "
+        raise RecipeError(
+            f"evolution.bins: archive {task} would have {most:,} cells, the limit is {MOST_CELLS:,}; "
             "use fewer bins, or `role: keep` for some tasks"
         )

@@ -1,4 +1,4 @@
-"""Everything about a run that can be known before its first evaluation: all faults at once, and what it will take."""
+"""Everything about a run that can be known before its first evaluation: every error at once, and estimates."""
 
 from __future__ import annotations
 
@@ -10,59 +10,65 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
+from mergekit.common import ModelReference
+from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
+from cycleqd_merge.config.loading import fix_presets
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
+from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.evaluation.worker import single_cause
 from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_base, open_named_expert
+from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.singular import similarity
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.preflight.access import repositories, require_write
-from cycleqd_merge.preflight.disk import disk_uses, download_uses, existing, require_disk
+from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
-from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary
+from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, existing
 from cycleqd_merge.preflight.grid import cells, require_grid
-from cycleqd_merge.preflight.prompts import check_prompts, check_rows, context_length
-from cycleqd_merge.report.progress import size
-from cycleqd_merge.run.identity import recorded_revisions
-from cycleqd_merge.run.opening import identify
-from cycleqd_merge.strategies.factory import build_space, build_strategy, children, ordered_tasks
+from cycleqd_merge.preflight.prompts import check_answers, check_prompts, check_rows
+from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
+from cycleqd_merge.run.opening import closed_run, identify
+from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
+from cycleqd_merge.strategies.state import SearchState
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_environments
 
-_BASES_AT_ONCE = 60.0  # seconds; bases that take less are computed here, for the measured child is built on them
-_ALIKE = 0.05  # similarities that differ by less are alike
+_BASES_AT_ONCE = 60.0  # seconds; faster singular bases are computed here, because the measured child is built on them
+_ALIKE = 0.05  # similarities that differ by less count as equal
 _Opened = TypeVar("_Opened")
 
 
 def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Plan:
-    """Check a recipe whole and say what its run will take.
+    """Check everything in a recipe, and estimate what its run will take.
 
     measure: evaluate one child, for the estimates of time and memory. since: the `time.perf_counter()` instant at which
-    this process began with the recipe, for the time that a run takes to come to its first evaluation.
+    this process started on the recipe, for the estimated time to the first evaluation.
     """
     since = time.perf_counter() if since is None else since
+    begun = _begun(Path(recipe.output))
+    recipe = fix_presets(recipe, recorded_presets(begun))
     found = Plan(cells=cells(recipe))
     found.attempt(require_grid, recipe)
     if recipe.hub is not None:
         found.attempt(require_write, *repositories(recipe.hub))
     try:
-        recipe = pin(recipe, _recorded(Path(recipe.output)))
-        found.disk = download_uses(recipe)
+        recipe = pin(recipe, recorded_revisions(begun))
+        found.disk = download_uses(recipe.pinned_models())
         require_disk(found.disk)
     except UserError as error:
-        if found.disk:  # opening the models would begin to fill the disk
+        if found.disk:  # opening the models would start to fill the disk
             found.faults.append(str(error))
             return found
-        _check(recipe, measure, since, found)  # opening the models tells what is wrong with them
+        _check(recipe, measure, since, found)  # opening the models reports what is wrong with them
         if not found.faults:
             found.faults.append(str(error))
         return found
@@ -70,13 +76,16 @@ def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Pl
     return found
 
 
-def _recorded(out: Path) -> dict[str, str]:
-    """The commits that a run which is there resolved already."""
-    return recorded_revisions(read_events(out)) if (out / FILE).is_file() else {}
+def _begun(out: Path) -> list[Event]:
+    """The events of an existing run; none if they cannot be read, which `_check_output` reports."""
+    try:
+        return read_events(out) if (out / FILE).is_file() else []
+    except UserError:
+        return []
 
 
 def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
-    """Open everything that the recipe names, check it, estimate."""
+    """Open everything that the recipe names, check it, and estimate."""
     suite = _check_tasks(recipe, found)
     family = _check_models(recipe, found)
     groups = None if family is None else _check_groups(family, recipe, found)
@@ -86,16 +95,17 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     if family is None or groups is None or not whole:
         found.attempt(_check_output, Path(recipe.output), None)
         return
-    materials = OpenedRecipe(recipe, family, groups, suite)
-    seeds, told = found.attempt(_check_output, Path(recipe.output), materials) or ([], 0)
-    mutated = sorted(materials.mutated_experts(seeds))
-    uses = disk_uses(recipe, family, mutated, materials.rank)
+    opened = OpenedRecipe(recipe, family, groups, suite)
+    founders, received = found.attempt(_check_output, Path(recipe.output), opened) or ([], 0)
+    mutated = sorted(recipe.mutated_experts(founders))
+    uses = disk_uses(recipe, family, mutated, opened.recipe.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
-    strategy = found.attempt(build_strategy, recipe, build_space(recipe, len(groups)))
+    state = SearchState(build_space(recipe, len(groups)))
+    strategy = found.attempt(build_strategy, recipe, state, merges)
     if strategy is not None:
-        evaluations = len(recipe.experts) + len(seeds) + children(recipe, strategy) - told
-        _estimate(materials, mutated, max(0, evaluations), measure, since, found)
+        evaluations = len(recipe.experts) + len(founders) + child_count(recipe, strategy) - received
+        _estimate(opened, mutated, max(0, evaluations), measure, since, found)
 
 
 def _check_tasks(recipe: Recipe, found: Plan) -> Suite:
@@ -116,10 +126,12 @@ def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
 
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     """Open base and experts, each by itself, and check those that could be opened; None without a base."""
-    base = found.attempt(open_base, recipe)
+    models = recipe.pinned_models()
+    base = found.attempt(open_base, ModelReference.parse(models.base), models.settings)
     if base is None:
         return None
-    opened = [found.attempt(open_named_expert, recipe, name, base) for name in recipe.experts]
+    references = {name: ModelReference.parse(text) for name, text in models.experts.items()}
+    opened = [found.attempt(open_expert, name, each, base, models.settings) for name, each in references.items()]
     experts = tuple(expert for expert in opened if expert is not None)
     named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
     facts = [found.attempt(_model_facts, *each) for each in named]
@@ -133,7 +145,7 @@ def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
 
 
 def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> ModelSummary:
-    """What the headers of a model's files say.
+    """A summary of a model from the headers of its files.
 
     Raises:
         UserError: a file is damaged.
@@ -143,12 +155,12 @@ def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> Mo
     for path in weights.files:
         try:
             with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+                for key in file.keys():  # noqa: SIM118 - a safetensors file is not a dict
                     tensor = file.get_slice(key)
                     dtypes[tensor.get_dtype()] = dtypes.get(tensor.get_dtype(), 0) + 1
                     parameters += prod(tensor.get_shape())
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: damaged or truncated: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"{path}: damaged or truncated: {first_line(error)}") from error
     return ModelSummary(
         name=name,
         reference=reference,
@@ -171,7 +183,7 @@ def _check_groups(family: ModelFamily, recipe: Recipe, found: Plan) -> Groups | 
 
 
 def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
-    """Whether the model can take the rows of the tasks."""
+    """Whether the tasks' prompts fit the model."""
     tokenizer = found.attempt(family_tokenizer, family)
     if tokenizer is None:
         return
@@ -179,61 +191,66 @@ def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
     for task in suite:
         findings = check_prompts(task, tokenizer, limit)
         found.faults.extend(findings.faults)
-        found.notices.extend(findings.notices)
+        found.notices.extend(check_answers(task, tokenizer))
 
 
-def _check_output(out: Path, materials: OpenedRecipe | None) -> tuple[list[Event], int]:
-    """Whether the run directory can be written and holds no other run; its seeds, and the results that it has.
+def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], int]:
+    """Check that the run directory can be written and is not another run's; its founders, and its number of results.
 
     Raises:
-        UserError: it cannot be written, is being written by another process, or holds another run.
+        UserError: it cannot be written, is being written by another process, or holds another run or one that cannot be
+            extended.
     """
     if not (out / FILE).is_file():
         nearest = existing(out)
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"output: {out}: cannot be written: {nearest} is no folder that this user may write to")
+            raise RecipeError(
+                f"output: {out}: cannot be written: {nearest} is not a folder that this user can write to"
+            )
         return [], 0
     with opened_journal(out) as journal:
-        if materials is None or not journal.events:
+        if opened is None or not journal.events:
             return [], 0
-        return identify(materials, journal)["seeds"], len(of_kind(journal.events, "result"))
+        start = identify(opened, journal)
+        closed_run(journal, opened)  # refuses to extend one
+        return start["seeds"], len(of_kind(journal.events, "result"))
 
 
 def _estimate(
-    materials: OpenedRecipe, mutated: Sequence[int], evaluations: int, measure: bool, since: float, found: Plan
+    opened: OpenedRecipe, mutated: Sequence[int], evaluations: int, measure: bool, since: float, found: Plan
 ) -> None:
-    """Time and memory; measured only on input without faults, and where the weights fit at all.
+    """Time and memory; measured only if nothing is wrong so far and the weights fit.
 
-    evaluations: how many are still to be made.
+    evaluations: how many are left.
     """
     available = available_memory()
-    found.memory = memory_of(materials, None, available)
+    found.memory = memory_of(opened, None, available)
     _check_memory(found)
     if found.faults or not measure:
         return
     start = time.perf_counter()
-    bases = bases_seconds(materials.family, mutated, materials.rank)
+    bases = bases_seconds(opened.family, mutated, opened.recipe.rank)
     if bases < _BASES_AT_ONCE:
-        materials.materialiser(mutated)
+        opened.materialiser(mutated)
         bases = 0.0
-    ready = [expert for expert in mutated if not missing_bases(materials.family, expert, materials.rank)]
-    _describe_bases(materials, ready, found)
+    ready = [expert for expert in mutated if not missing_bases(opened.family, expert, opened.recipe.rank)]
+    _describe_bases(opened, ready, found)
     setup = start - since
     try:
-        trial = try_out(materials, ready)
-    except Exception as raised:  # whatever stops this evaluation would stop those of the run
+        trial = try_out(opened, ready)
+    except Exception as raised:  # it would stop the run's evaluations too
         cause = single_cause(raised)
         found.faults.append(f"measured evaluation: {type(cause).__name__}: {cause}")
         return
-    found.time = time_of(materials.recipe, trial, evaluations, setup + trial.opened, bases)
-    found.memory = memory_of(materials, trial, available)
+    found.time = time_of(opened.recipe, trial, evaluations, setup + trial.opened, bases)
+    found.memory = memory_of(opened, trial, available)
     _check_memory(found)
 
 
-def _describe_bases(materials: OpenedRecipe, ready: Sequence[int], found: Plan) -> None:
-    """What the bases in the cache say of the experts; a notice where a pair is far less alike than the others."""
-    bases = prepare_bases(materials.family, ready, rank=materials.rank)
-    names = [expert.name for expert in materials.family.experts]
+def _describe_bases(opened: OpenedRecipe, ready: Sequence[int], found: Plan) -> None:
+    """Facts about experts from their cached singular bases, and notices about pairs far less similar than others."""
+    bases = prepare_bases(opened.family, ready, rank=opened.recipe.rank)
+    names = [expert.name for expert in opened.family.experts]
     for number, stored in bases.items():
         facts = BasesSummary(names[number], sum(stored.ranks.values()), stored.loss, stored.skew)
         found.bases.append(facts)
@@ -244,7 +261,7 @@ def _describe_bases(materials: OpenedRecipe, ready: Sequence[int], found: Plan) 
 
 
 def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Iterator[str]:
-    """A notice for a pair of experts, and for an expert, that is far less alike than all the others are."""
+    """A notice about each pair of experts, and each expert, that is far less similar than all others."""
     alone = {f"experts {names[one]} and {names[other]}": [(one, other)] for one, other in pairs}
     whole = {f"expert {name}": [pair for pair in pairs if number in pair] for number, name in enumerate(names)}
     for label, members in (alone | whole).items():
@@ -252,14 +269,14 @@ def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Ite
         others = [value for pair, value in pairs.items() if pair not in members]
         if own and others and max(own) < min(others) - max(max(others) - min(others), _ALIKE):
             yield (
-                f"{label}: similarity {max(own):.2f}, that of the other pairs is {min(others):.2f} or more; "
+                f"{label}: similarity {max(own):.2f}, other pairs have {min(others):.2f} or more; "
                 "experts that differ so much may not merge well"
             )
 
 
 def _check_memory(found: Plan) -> None:
     found.faults.extend(
-        f"memory: a worker needs {size(use.needed)} ({use.place}), {size(use.available)} are available"
+        f"memory: a worker requires {decimal(use.needed)} ({use.place}), {decimal(use.available)} available"
         for use in found.memory
         if use.needed > use.available
     )

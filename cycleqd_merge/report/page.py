@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else: no network, no server, no other file."""
+"""A run as one self-contained HTML page: it needs no network, no server and no other file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cycleqd_merge.config.loading import yaml_text
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import failed
 from cycleqd_merge.report.page_data import page_data
-from cycleqd_merge.report.scores import compare_best, mean_of, usual_scores
+from cycleqd_merge.report.scores import Comparison, ScoreTable, compare_best, usual_scores
 from cycleqd_merge.report.summary import summary
 from cycleqd_merge.run.state import Run
 
@@ -24,28 +24,37 @@ SCRIPTS = (
     *("dom.js", "heatmap.js", "lineage.js", "elite.js", "progress.js"),
     *("sorting.js", "plot.js", "curves.js", "winners.js", "page.js"),
 )
-"""Joined in this order into one module."""
+"""Concatenated in this order into one module."""
 
 
-def write_page(run: Run, name: str, path: Path, comparison: Mapping[str, Any] | None = None) -> None:
+def write_page(
+    run: Run,
+    name: str,
+    path: Path,
+    comparison: Mapping[str, Any] | None = None,
+    verdict: Comparison | None = None,
+) -> None:
     """Write the page of a run to `path`; see `render_page`.
 
     Raises:
-        UserError: the file cannot be written.
+        RecipeError: the file cannot be written.
     """
-    text = render_page(run, name, comparison)
+    text = render_page(run, name, comparison, verdict)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may hold half a character
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may contain a lone surrogate
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def render_page(run: Run, name: str, comparison: Mapping[str, Any] | None = None) -> str:
+def render_page(
+    run: Run, name: str, comparison: Mapping[str, Any] | None = None, verdict: Comparison | None = None
+) -> str:
     """The page of a run as HTML.
 
-    name: what its commands call the run. comparison: the JSON values of a section about the comparison that the run took
-    part in, as `comparison.page_section` gives them.
+    name: the run directory in the commands that the page shows. comparison: JSON values of the section about the
+    comparison that the run is part of, from `comparison.page_section`. verdict: of the summary, by default that of
+    `compare_best`.
     """
     environment = Environment(
         loader=PackageLoader("cycleqd_merge.report", "assets"),
@@ -65,7 +74,7 @@ def render_page(run: Run, name: str, comparison: Mapping[str, Any] | None = None
         comparison=comparison,
         data={**page_data(run, name), "comparison": comparison and comparison["charts"]},
         failures=[event for event in run.results if failed(event)],
-        **_scores(run),
+        **_scores(run, verdict),
         **_provenance(run),
     )
 
@@ -74,25 +83,18 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _scores(run: Run) -> dict[str, Any]:
-    """For the summary: a table per kind of rows, and who wins."""
+def _scores(run: Run, verdict: Comparison | None) -> dict[str, Any]:
+    """For the summary: a table per split, and who wins."""
     scored = usual_scores(run)
-    tables = {}
-    for rows in ("heldout", "search"):
-        found = {model.name: getattr(model, rows) for model in scored if getattr(model, rows)}
-        means = {name: mean_of(estimates, run.objectives) for name, estimates in found.items()}
-        columns = [[*means.values()], *([e.get(task) for e in found.values()] for task in run.tasks)]
-        tables[rows] = {
-            "models": [
-                (name, [means[name], *(estimates.get(task) for task in run.tasks)]) for name, estimates in found.items()
-            ],
-            "best": [max((e.score for e in column if e is not None), default=None) for column in columns],
-        }
-    return {"tables": tables, "verdict": compare_best(scored, run.objectives)}
+    tables = {
+        split: ScoreTable.of({model.name: getattr(model, split) for model in scored}, run.tasks, run.objectives)
+        for split in ("heldout", "search")
+    }
+    return {"tables": tables, "verdict": verdict or compare_best(scored, run.objectives)}
 
 
 def _provenance(run: Run) -> dict[str, Any]:
-    """Where the run comes from: models with their hashes, settings, sessions."""
+    """Models with their hashes, rows, settings and sessions."""
     recipe, start = run.recipe, run.start
     named = {"base": recipe.base, **recipe.experts}
     digests = {"base": start["base"], **start["experts"]}

@@ -1,4 +1,4 @@
-"""Confirming elites: they are maxima of noisy scores, so the top ones are scored again on rows set aside for it."""
+"""Confirming elites: they are maxima of noisy scores, so the best are scored again on the confirmation split."""
 
 from __future__ import annotations
 

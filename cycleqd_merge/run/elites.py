@@ -1,4 +1,4 @@
-"""Naming a model of a run: an elite by archive and cell, the best of an archive, `best`, `best-mean`, `aggregate`,
+"""Names of a run's models: an elite by archive and cell, the best of an archive, `best`, `best-mean`, `aggregate`,
 an expert, the base, or the plain mean of the experts."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMS = (
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model of a run by its name: `label` is the canonical one, `number` its evaluation's, if it has one."""
+    """A model of a run. label: its canonical name. number: of its evaluation, if it was evaluated."""
 
     label: str
     candidate: Candidate
@@ -35,7 +35,7 @@ class NamedModel:
             RecipeError: it is a mergekit configuration.
         """
         if not isinstance(self.candidate, Genome):
-            raise RecipeError(f"{self.label}: a mergekit configuration, which has no genome")
+            raise RecipeError(f"{self.label}: a mergekit configuration has no genome")
         return self.candidate
 
 
@@ -45,17 +45,23 @@ def choose(run: Run, name: str) -> NamedModel:
     Raises:
         RecipeError: there is no such model; the line lists the forms a name may have.
     """
-    number, label = _evaluation(run, name), "best-mean" if name == "best" else name
-    if number is not None:
-        return NamedModel(label, run.candidate(number), number)
-    if name == "aggregate":
-        return NamedModel(name, run.aggregate())
+    number = _evaluation(run, name)
+    if number is None:
+        return NamedModel(name, _unevaluated(run, name))
+    return NamedModel("best-mean" if name == "best" else name, run.candidate(number), number)
+
+
+def _unevaluated(run: Run, name: str) -> Genome:
+    """The aggregate, the base, the experts' mean, or an expert."""
+    kind, _, rest = name.partition(":")
     experts, groups = len(run.experts), len(run.groups)
+    expert = _index(run.experts, rest, "expert") if kind == "expert" and rest else None
+    if expert is not None:
+        return expert_genome(expert, experts, groups)
     if name in ("base", "mean"):
-        return NamedModel(name, level_genome(0.0 if name == "base" else 1.0 / experts, experts, groups))
-    kind, separator, rest = name.partition(":")
-    if kind == "expert" and separator:
-        return NamedModel(name, expert_genome(_index(run.experts, rest, "expert"), experts, groups))
+        return level_genome(0.0 if name == "base" else 1.0 / experts, experts, groups)
+    if name == "aggregate":
+        return run.aggregate()
     raise RecipeError(f"{name!r} is not a model of this run; a name is {FORMS}")
 
 
@@ -92,16 +98,20 @@ def pareto(run: Run) -> list[int]:
     By the scores on the searched rows, which all of them have: those that were confirmed are lower as a rule, so that
     an elite nobody looked at again would beat them.
     """
+    import moocore
+
     numbers = run.elites()
+    if not numbers:
+        return []
     scores = np.array([run.scores(number)[: len(run.objectives)] for number in numbers])
-    beaten = [bool(np.any(np.all(scores >= own, axis=1) & np.any(scores > own, axis=1))) for own in scores]
-    return [number for number, is_beaten in zip(numbers, beaten, strict=True) if not is_beaten]
+    front = moocore.is_nondominated(scores, maximise=True, keep_weakly=True)
+    return np.array(numbers)[front].tolist()  # type: ignore[no-any-return]
 
 
 def _archive(run: Run, task: str) -> Archive:
     archive = _index(run.objectives, task, "task")
     if not run.archives:
-        raise RecipeError(f"{task}: the run has no archive yet; its experts were not all scored")
+        raise RecipeError(f"{task}: no archives yet: not all experts are scored")
     return run.archives[archive]
 
 
@@ -113,11 +123,11 @@ def _elite_at(run: Run, task: str, cell: str) -> Elite:
         raise RecipeError(f"{task}:{cell}: write the cell as numbers, such as {task}:3,12") from None
     elite = next((elite for elite in archive.elites() if elite.cell == place), None)
     if elite is None:
-        raise RecipeError(f"{task}:{cell}: no elite stands in this cell; `show` lists those that do")
+        raise RecipeError(f"{task}:{cell}: this cell is empty; `show` lists the elites")
     return elite
 
 
 def _index(names: list[str], name: str, kind: str) -> int:
     if name not in names:
-        raise RecipeError(f"no {kind} is named {name!r}; there are {', '.join(names)}")
+        raise RecipeError(f"no {kind} is named {name!r}; available: {', '.join(names)}")
     return names.index(name)

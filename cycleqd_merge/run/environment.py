@@ -1,4 +1,4 @@
-"""What a process works with: versions and accelerators, for reports."""
+"""Versions of the software and the number of GPUs that a process uses, for reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("cycleqd-merge", "mergekit", "torch", "transformers", "peft", "vllm"
 
 
 def environment() -> dict[str, str]:
-    """Names and versions; nothing that tells who or where. Counts GPUs without starting CUDA."""
+    """Names and versions; nothing that identifies a person or machine. Counts GPUs without initialising CUDA."""
     found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""The main job: ask, evaluate, tell, each step through the journal, until the generations are done."""
+"""The loop of a run: ask, evaluate, journal, tell, until the last generation is evaluated."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cycleqd_merge.errors import Interrupted, RunFailed, UserError
+from cycleqd_merge.errors import Interrupted, RecipeError, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
-from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
-from cycleqd_merge.run.identity import as_of_today
+from cycleqd_merge.run.differences import differences
+from cycleqd_merge.run.identity import as_of_today, without_semantics
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run, replay_events
 from cycleqd_merge.strategies.protocol import Proposal
@@ -23,16 +23,16 @@ from cycleqd_merge.strategies.schedule import InOrder
 
 log = logging.getLogger(__name__)
 MOST_FAILURES = 5
-"""So many evaluations failing one after another stop a run."""
+"""The number of failed evaluations in a row that stops a run."""
 
 
 def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
-    """Begin a run in an empty journal, or go on with the one that is there.
+    """Start a run in an empty journal, or resume the one that it holds.
 
     start: the run's identity. session: recipe, folder and bases that this process works with.
 
     Raises:
-        UserError: the journal holds a run of another identity (the differences are listed), or is damaged.
+        RecipeError: the journal holds a run of another identity (the differences are listed), or is damaged.
     """
     where = str(journal.folder / FILE)
     if not journal.events:
@@ -43,42 +43,46 @@ def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
             log.warning("singular bases differ from the last session's (%s): children may differ slightly", line)
     run = replay_events([*journal.events, session], where)
     journal.append(session)
-    if run.schedule.told >= run.space.first:
+    if run.schedule.received >= run.search.first:
         _record_bounds(journal, run)
     return run
 
 
 def require_same(journal: Journal, start: Event) -> None:
-    """Check that the journal, if it holds a run, holds the one that `start` identifies.
+    """Check that the journal is empty or belongs to the run that `start` identifies.
 
     Raises:
-        UserError: it is another; every difference is listed.
+        RecipeError: it belongs to another run; every difference is listed.
     """
-    found = differences(as_of_today(journal.events[0]), start) if journal.events else []
+    if not journal.events:
+        return
+    found = differences(*map(without_semantics, (as_of_today(journal.events[0]), start)))
     if found:
         listed = "\n".join(f"  {line}" for line in found)
-        raise UserError(f"{journal.folder}: holds another run (--fresh starts anew beside it); it differs in\n{listed}")
+        raise RecipeError(
+            f"{journal.folder}: another run's directory; --fresh starts a new one next to it. Differences:\n{listed}"
+        )
 
 
 def evaluate_generations(
     journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None = None
 ) -> None:
-    """Evaluate until the last generation is told. Closes neither journal nor pool.
+    """Evaluate until the last generation; leaves journal and pool open.
 
-    deadline: a `time.monotonic()` instant after which no further evaluation is waited for.
+    deadline: a `time.monotonic()` instant after which no further evaluation is awaited.
 
     Raises:
-        Interrupted: by Ctrl-C, SIGTERM or the deadline; everything told so far is recorded.
-        RunFailed: the surroundings failed, or too many evaluations in a row.
+        Interrupted: by Ctrl-C, SIGTERM or the deadline; every result so far is recorded.
+        RunFailed: the infrastructure failed, or too many evaluations in a row.
     """
     observer.started(run)
-    in_order: InOrder[Finished] = InOrder(run.schedule.told)
+    in_order: InOrder[Finished] = InOrder(run.schedule.received)
     for proposal in run.open:
         pool.submit(proposal, known=run.known(proposal.number))
     with terminable():
         while not run.schedule.done:
             if deadline is not None and time.monotonic() > deadline:
-                raise Interrupted("the time limit is reached")
+                raise Interrupted("time limit reached")
             finished = pool.next()
             for due in in_order.take(finished.number, finished):
                 event = _event(due, run.steps[due.number])
@@ -94,24 +98,24 @@ def _event(finished: Finished, step: dict[str, Any]) -> Event:
         return {**event, "scores": None, "error": finished.error}
     evaluation = finished.evaluation
     seconds = [round(each, 3) for each in (evaluation.load_seconds, evaluation.score_seconds)]
-    if evaluation.censored:  # the scores are of the first rows alone: nothing may take them for those of all
+    if evaluation.censored:  # the scores cover only the first rows: they must not pass for scores of all rows
         partial = {"partial": list(evaluation.scores), "scored": evaluation.scored, "rows": evaluation.rows}
         return {**event, "scores": None, "censored": True, **partial, "seconds": seconds}
     return {**event, "scores": list(evaluation.scores), "seconds": seconds}
 
 
 def _record(journal: Journal, run: Run, event: Event) -> list[Proposal]:
-    """Journal a result, then tell it; the bounds are journaled once the last expert is told."""
+    """Journal a result, then tell the strategy; the archives' bounds follow the result of the last founder."""
     journal.append(event)
     opened = run.tell(event)
-    if run.schedule.told == run.space.first:
+    if run.schedule.received == run.search.first:
         _record_bounds(journal, run)
     return opened
 
 
 def _record_bounds(journal: Journal, run: Run) -> None:
-    """Journal the archives' bounds, once."""
-    bounds = run.space.bounds
+    """Journal the archives' bounds, unless they are recorded already."""
+    bounds = run.search.bounds
     if bounds is not None and not of_kind(journal.events, "bounds"):
         journal.append({"event": "bounds", "bounds": [list(pair) for pair in bounds]})
 
@@ -126,8 +130,8 @@ def _stop_if_failing(run: Run) -> None:
 def terminable() -> Iterator[None]:
     """SIGTERM ends a run like Ctrl-C; both surface as `Interrupted`.
 
-    An event loop at work replaces Python's own handler by one that ends its tasks first; any other handler would raise
-    in the midst of one of them. So Python's stands here, even where a shell's background ignores Ctrl-C.
+    A running event loop replaces Python's own handler by one that first cancels its tasks; any other handler would
+    raise in the middle of one. So Python's own is installed here, even where a background job ignores Ctrl-C.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -136,7 +140,10 @@ def terminable() -> Iterator[None]:
     previous = {number: signal.signal(number, end) for number, end in ends.items()}
     try:
         yield
-    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter if it came as an event loop was about to start
+    except (
+        KeyboardInterrupt,
+        asyncio.CancelledError,
+    ):  # the latter if it came just before a loop started
         raise Interrupted("interrupted") from None
     finally:
         for number, end in previous.items():

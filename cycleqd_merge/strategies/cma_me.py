@@ -1,33 +1,41 @@
-"""CMA-ME over coefficients, by `ribs`: emitters that adapt a normal distribution each to what improves the archives."""
+"""CMA-ME over coefficients, by `ribs`: every emitter adapts a normal distribution to what improves the archives."""
 
 from __future__ import annotations
 
-import numpy as np
-from ribs.archives import AddStatus, ArchiveBase
-from ribs.emitters import EvolutionStrategyEmitter
-from ribs.typing import Int
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+
+from cycleqd_merge.evolution.archive import AddStatus
 from cycleqd_merge.evolution.draws import generator, new_seed
 from cycleqd_merge.evolution.genome import Matrix
-from cycleqd_merge.strategies.space import Insertion, SearchSpace
+from cycleqd_merge.strategies.state import Insertion, SearchState
 
 LEAST = -2.0
-"""Ranks a child without scores below all others: what a child gains lies between -1 and 1."""
+"""Ranks a child without scores below all others, whose gains are between -1 and 1."""
 
 
 class CmaMe:
-    """See `Optimiser`. One improvement emitter per task: children that found a cell in its archive rank above those
-    that improved one, and these above the rest, each kind by what was gained. One emitter more ranks by the mean score
-    alone. They take turns, a population each.
+    """See `Optimiser`. One improvement emitter per task, and one that ranks by the mean score alone.
 
-    start: coefficients to begin at, shape (dimensions,). population: children; None: as many as `ribs` takes.
+    A task's emitter ranks first the children that filled an empty cell of the task's archive, then those that improved
+    a cell, then the others, each group by its gain in quality. The emitters take turns, one population each.
+
+    start: initial coefficients, shape (dimensions,). population: children; None for the default of `ribs`.
     """
 
-    def __init__(self, space: SearchSpace, start: Matrix, sigma: float, population: int | None, seed: int) -> None:
-        tasks = len(space.objectives)
+    def __init__(self, state: SearchState, start: Matrix, sigma: float, population: int | None, seed: int) -> None:
+        from ribs.emitters import EvolutionStrategyEmitter  # late: it imports torch
+
+        tasks = len(state.objectives)
+        elites: list[Any] = [
+            _Elites(state, range(tasks) if task == tasks else [task], generator(seed, "cma-me", "restart", task))
+            for task in range(tasks + 1)
+        ]
         self._emitters = [
             EvolutionStrategyEmitter(
-                _Elites(space, range(tasks) if task == tasks else [task], generator(seed, "cma-me", "restart", task)),
+                elites[task],
                 x0=start,
                 sigma0=sigma,
                 ranker="2imp",
@@ -44,38 +52,35 @@ class CmaMe:
         """See `Optimiser.ask`."""
         return np.array(self._emitters[self._turn].ask())
 
-    def tell(self, population: Matrix, admissions: list[Insertion]) -> None:
+    def tell(self, population: Matrix, insertions: list[Insertion]) -> None:
         """See `Optimiser.tell`. A child without scores ranks below all others."""
-        ranks = [_rank(admission, self._turn) for admission in admissions]
+        ranks = [_rank(insertion, self._turn) for insertion in insertions]
         status, value = zip(*ranks, strict=True)
-        nothing = np.zeros((len(population), 0))
+        no_measures = np.zeros((len(population), 0))
         add_info = {"status": np.array(status), "value": np.array(value)}
-        self._emitters[self._turn].tell(population, np.array(value), nothing, add_info)
+        self._emitters[self._turn].tell(population, np.array(value), no_measures, add_info)
         self._turn = (self._turn + 1) % len(self._emitters)
 
 
-def _rank(admission: Insertion, task: int) -> tuple[int, float]:
-    """What an emitter ranks a child by: a task's by its status and gain there, the one behind them by the mean."""
-    if admission.scores is None:
+def _rank(insertion: Insertion, task: int) -> tuple[int, float]:
+    """Status and value that an emitter ranks a child by; the last emitter takes the mean score as the value."""
+    if insertion.scores is None:
         return AddStatus.NOT_ADDED, LEAST
-    if task == len(admission.entries):
-        return AddStatus.NOT_ADDED, float(np.mean(admission.scores))
-    return admission.entries[task].status, admission.entries[task].gain
+    if task == len(insertion.by_archive):
+        return AddStatus.NOT_ADDED, float(np.mean(insertion.scores))
+    return insertion.by_archive[task].status, insertion.by_archive[task].gain
 
 
-class _Elites(ArchiveBase):
-    """What an emitter of `ribs` needs of an archive: an elite to begin anew at, by its coefficients."""
+class _Elites:
+    """The part of a `ribs` archive that an emitter reads: an elite's coefficients to restart from."""
 
-    def __init__(self, space: SearchSpace, tasks: range | list[int], rng: np.random.Generator) -> None:
-        super().__init__(solution_dim=space.experts * space.groups, objective_dim=(), measure_dim=0)
-        self._space, self._tasks, self._rng = space, tasks, rng
+    def __init__(self, state: SearchState, tasks: Sequence[int], rng: np.random.Generator) -> None:
+        self.solution_dim, self.measure_dim = state.experts * state.groups, 0
+        self.dtypes = dict.fromkeys(("solution", "objective", "measures"), np.dtype(np.float64))
+        self._state, self._tasks, self._rng = state, tasks, rng
 
-    @property
-    def dtypes(self) -> dict[str, np.dtype]:
-        return dict.fromkeys(("solution", "objective", "measures"), np.dtype(np.float64))
-
-    def sample_elites(self, n: Int, replace: bool = True) -> dict[str, Matrix]:
-        """`n` elites, each as likely; mutations that they went through are left behind."""
-        numbers = np.unique(np.concatenate([self._space.archives[task].table()[0] for task in self._tasks]))
-        chosen = self._rng.choice(numbers, n, replace=replace).tolist()
-        return {"solution": np.array([self._space.genome(number).coefficients.ravel() for number in chosen])}
+    def sample_elites(self, n: int) -> dict[str, Matrix]:
+        """`n` elites with equal probability, without their mutations; shape (n, dimensions)."""
+        numbers = np.unique(np.concatenate([self._state.archives[task].table()[0] for task in self._tasks]))
+        chosen = self._rng.choice(numbers, n, replace=True).tolist()
+        return {"solution": np.array([self._state.genome(number).coefficients.ravel() for number in chosen])}

@@ -1,4 +1,4 @@
-"""CycleQD (paper, Algorithm 1): K tasks, K archives, and in turn each task is the quality that is searched for."""
+"""CycleQD (paper, Algorithm 1): K tasks, K archives, and the tasks take turns as the quality."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cycleqd_merge.evolution.selection import (
     uniform_weights,
 )
 from cycleqd_merge.strategies.protocol import Proposal, Result
-from cycleqd_merge.strategies.space import Insertion, SearchSpace
+from cycleqd_merge.strategies.state import Insertion, SearchState
 from cycleqd_merge.strategies.success_rule import SuccessRule
 
 
 @dataclass(frozen=True)
 class Operators:
-    """Settings of the search; the defaults are the paper's (section 5.1, appendix)."""
+    """Settings of CycleQD's operators; the defaults are the paper's (section 5.1, appendix)."""
 
     mu: float = 1.0
     sigma: float = 0.03
@@ -36,89 +36,90 @@ class Operators:
     alpha_low: float = 0.5
     alpha_high: float = 0.8
     scaling: tuple[float, float] | None = None
-    """Range of the factor that crossover multiplies a child's task vectors by; None: the plain mean."""
+    """Range of the factor that crossover multiplies a child's task vectors by; None for the plain mean."""
     mates: Literal["own", "any"] = "own"
-    """Which archive the second parent comes from: the first one's, or another task's."""
+    """Archive of the second parent: the first parent's, or another task's."""
     adaptive: bool = False
     """`sigma` and `scale` follow the success rule, per task."""
 
 
 class CycleQD:
-    """The strategy. Number `space.first` + t - 1 is generation t."""
+    """The strategy. Number `state.first` + t - 1 is generation t."""
 
-    def __init__(self, space: SearchSpace, operators: Operators, seed: int) -> None:
-        self.space, self.operators, self.seed = space, operators, seed
-        self._rule = SuccessRule(len(space.objectives))
-        self._bred_for: dict[int, int] = {}
+    def __init__(self, state: SearchState, operators: Operators, seed: int) -> None:
+        self.state, self.operators, self.seed = state, operators, seed
+        self._rule = SuccessRule(len(state.objectives))
+        self._quality_task: dict[int, int] = {}
+        """The task that was the quality when a child was created, by number, until the child's result is received."""
 
     def ask(self, number: int) -> Proposal | None:
-        """See `Strategy.ask`. Waits until every founder was told before the first child is bred."""
-        opening = self.space.opening(number)
+        """See `Strategy.ask`. The first child waits for the results of all founders."""
+        opening = self.state.opening(number)
         if opening is not None:
             return opening
-        return self.breed(number) if self.space.archives else None
+        return self.create_child(number) if self.state.archives else None
 
     def tell(self, result: Result) -> None:
-        """See `Strategy.tell` and `SearchSpace.tell`."""
-        self.learn(result.number, self.space.tell(result))
+        """See `Strategy.tell` and `SearchState.tell`."""
+        self.learn(result.number, self.state.tell(result))
 
-    def learn(self, number: int, admission: Insertion) -> None:
-        """Take what became of a child, if it was bred here."""
-        objective = self._bred_for.pop(number, None)
+    def learn(self, number: int, insertion: Insertion) -> None:
+        """Receive what the archives did with a child; children from elsewhere are ignored."""
+        objective = self._quality_task.pop(number, None)
         if self.operators.adaptive and objective is not None:
-            self._rule.learn(objective, admission.entered)
+            self._rule.learn(objective, insertion.entered)
 
-    def breed(self, number: int) -> Proposal:
+    def create_child(self, number: int) -> Proposal:
         """One generation: select two parents from the current task's archive, cross them, mutate the child."""
-        space = self.space
-        generation = number - space.first + 1
-        objective = generation % len(space.objectives)
+        state = self.state
+        generation = number - state.first + 1
+        objective = generation % len(state.objectives)
         rng = generator(self.seed, generation)
         first, second = self._parents(objective, rng)
-        self._bred_for[number] = objective
+        self._quality_task[number] = objective
         sigma = self.operators.sigma * self._rule.factor(objective)
-        weights = rng.normal(self.operators.mu, sigma, size=(2, space.groups))
+        weights = rng.normal(self.operators.mu, sigma, size=(2, state.groups))
         step: dict[str, Any] = {"parents": [first, second], "weights": weights.tolist()}
         if self.operators.scaling is not None:
             step["scaling"] = float(rng.uniform(*self.operators.scaling))
-        child = crossover(space.genome(first), space.genome(second), weights, step.get("scaling", 1.0))
+        child = crossover(state.genome(first), state.genome(second), weights, step.get("scaling", 1.0))
         mutation = self._draw_mutation(objective, generation, rng)
         if mutation is not None:
             child = mutate(child, mutation)
             step["mutation"] = mutation.to_json()
-        return space.propose(number, child, step)
+        return state.propose(number, child, step)
 
     def _parents(self, objective: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Numbers of two elites of the archive; with `mates: any` the second is another archive's."""
-        first, second = choose_parents(*self._candidates(objective), rng)
+        """Numbers of two elites from the archive; with `mates: any` the second one is from another archive."""
+        first, second = choose_parents(*self._selection(objective), rng)
         if self.operators.mates == "own":
             return first, second
-        tasks = len(self.space.objectives)
+        tasks = len(self.state.objectives)
         other = (objective + 1 + int(rng.integers(tasks - 1))) % tasks
-        return first, choose_mate(*self._candidates(other), first, rng)
+        return first, choose_mate(*self._selection(other), first, rng)
 
-    def _candidates(self, objective: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Numbers of an archive's elites and the probability of each to be a parent.
+    def _selection(self, objective: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Numbers of an archive's elites, and the probability of each to become a parent.
 
         Raises:
-            ValueError: it has none.
+            ValueError: the archive is empty.
         """
         archive = self._archive(objective)
         numbers, scores = archive.table()
-        if not len(numbers):  # failed experts can leave one archive's only cells empty
-            raise ValueError(f"the archive of task {self.space.objectives[objective].name} is empty")
+        if not len(numbers):  # possible if experts failed
+            raise ValueError(f"the archive of task {self.state.objectives[objective].name} is empty")
         return numbers, self._weights(archive, scores)
 
     def _archive(self, objective: int) -> Archive:
-        """Where the parents of a generation come from."""
-        return self.space.archives[objective]
+        """The archive that parents are selected from."""
+        return self.state.archives[objective]
 
     def _expert(self, objective: int) -> int | None:
-        """The expert along whose task vector a generation mutates; None for any."""
-        return self.space.objectives[objective].expert
+        """The expert whose task vector the mutation follows; None for a random one."""
+        return self.state.objectives[objective].expert
 
     def _weights(self, archive: Archive, scores: Matrix) -> NDArray[np.float64]:
-        scores = scores[:, : len(self.space.objectives)]
+        scores = scores[:, : len(self.state.objectives)]
         if self.operators.sampling == "random":
             return uniform_weights(scores)
         low, high = self.operators.alpha_low, self.operators.alpha_high
@@ -133,7 +134,7 @@ class CycleQD:
         if self.operators.mutation == "gaussian":
             expert = None
         elif expert is None:
-            expert = int(rng.integers(self.space.experts))
+            expert = int(rng.integers(self.state.experts))
         seed = new_seed(self.seed, generation, "mutation")
         scale = self.operators.scale * self._rule.factor(objective)
         return Mutation(self.operators.mutation, expert, seed, scale, self.operators.signed)

@@ -1,6 +1,9 @@
-"""From a recipe to what searches: the space, and the strategy in it."""
+"""From a recipe to its search: the space, and the strategy."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,24 +20,30 @@ from cycleqd_merge.config.strategies import (
     PythonStrategyConfig,
     RandomConfig,
 )
+from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome, Matrix
+from cycleqd_merge.strategies.bayesian import Bayesian
+from cycleqd_merge.strategies.cma_me import CmaMe
 from cycleqd_merge.strategies.cycleqd import CycleQD, Operators
 from cycleqd_merge.strategies.listed import Listed
 from cycleqd_merge.strategies.map_elites import MapElites
 from cycleqd_merge.strategies.mixed import Mixed
-from cycleqd_merge.strategies.populations import Optimiser, Populations
+from cycleqd_merge.strategies.optimisers import CmaEs, Nsga2, PopulationStrategy, RandomSearch
 from cycleqd_merge.strategies.protocol import Strategy
-from cycleqd_merge.strategies.random_search import RandomSearch
 from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
+from cycleqd_merge.strategies.state import SearchState
+
+Merges = Callable[[Recipe, MergekitConfig], Sequence[tuple[Candidate, dict[str, Any]]]]
+"""Lists the mergekit configurations of a recipe, each with its step."""
 
 
 def ordered_tasks(recipe: Recipe) -> list[TaskConfig]:
-    """The tasks in the order of their scores: objectives first, tasks to keep after them."""
+    """The tasks in the order of their scores: objectives first, then the tasks to keep."""
     return sorted(recipe.tasks, key=lambda use: use.role != "optimise")
 
 
-def build_space(recipe: Recipe, groups: int, seeds: tuple[Genome, ...] = ()) -> SearchSpace:
-    """The search space of a recipe over `groups` coefficient groups; `seeds` join the experts at the start."""
+def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = ()) -> SearchSpace:
+    """The search space of a recipe over `groups` coefficient groups; `founders` join the experts in generation 0."""
     experts, tasks = list(recipe.experts), ordered_tasks(recipe)
     objectives = tuple(
         Objective(
@@ -51,72 +60,64 @@ def build_space(recipe: Recipe, groups: int, seeds: tuple[Genome, ...] = ()) -> 
     levels = tuple(recipe.evolution.warm_start or ())
     race = recipe.evolution.race
     racing = None if race is None else (race.share, race.confidence)
-    return SearchSpace(objectives, len(experts), groups, floors, seeds, factors, levels, racing)
+    return SearchSpace(objectives, len(experts), groups, floors, founders, factors, levels, racing)
 
 
-def build_strategy(recipe: Recipe, space: SearchSpace) -> Strategy:
+def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strategy:
     """The strategy that a recipe asks for.
 
+    merges: lists the candidates of a `mergekit` strategy; the caller passes `merging.merge_grid.merges`, since
+    strategies know nothing of merging.
+
     Raises:
-        UserError: the user's own strategy cannot be made, or mergekit lacks what the recipe names.
+        UserError: the user's own strategy cannot be created, mergekit lacks a method or parameter that the recipe
+            names, or an optional library is not installed.
     """
     chosen, seed = recipe.strategy, recipe.evolution.seed
     match chosen:
         case CycleQDConfig():
             kind = CycleQD if recipe.evolution.cycling else MapElites
-            return kind(space, operators(recipe.evolution), seed)
+            return kind(state, build_operators(recipe.evolution), seed)
         case RandomConfig():
-            return RandomSearch(space, seed, chosen.low, chosen.high)
+            return RandomSearch(state, seed, chosen.low, chosen.high)
         case CmaEsConfig():
-            return Populations(space, _cma_es(chosen, space, seed))
+            return PopulationStrategy(state, _cma_es(chosen, state.space, seed))
         case CmaMeConfig():
-            breeder = CycleQD(space, operators(recipe.evolution), seed)
-            return Mixed(Populations(space, _cma_me(chosen, space, seed)), breeder, chosen.bred)
+            cma_me = CmaMe(state, _start(chosen.start, state.space), chosen.sigma, chosen.population, seed)
+            cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
+            return Mixed(PopulationStrategy(state, cma_me), cycleqd, chosen.bred)
         case BayesianConfig():
-            from cycleqd_merge.strategies.bayesian import Bayesian
-
-            breeder = CycleQD(space, operators(recipe.evolution), seed)
-            return Mixed(Bayesian(space, chosen.optimism, seed), breeder, chosen.bred)
+            cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
+            return Mixed(Bayesian(state, chosen.optimism, seed), cycleqd, chosen.bred)
         case Nsga2Config():
-            from cycleqd_merge.strategies.nsga2 import Nsga2
-
-            dimensions, tasks = space.experts * space.groups, len(space.objectives)
-            return Populations(space, Nsga2(dimensions, tasks, chosen.population, chosen.low, chosen.high, seed))
+            dimensions, tasks = state.experts * state.groups, len(state.objectives)
+            nsga2 = Nsga2(dimensions, tasks, chosen.population, chosen.low, chosen.high, seed)
+            return PopulationStrategy(state, nsga2)
         case MergekitConfig():
-            from cycleqd_merge.merging.merge_grid import merges
-
-            return Listed(space, merges(recipe, chosen))
+            return Listed(state, merges(recipe, chosen))
         case PythonStrategyConfig():
-            arguments = (space, seed)
+            arguments = (state, seed)
             own: Strategy = user_code.create(chosen.target, *arguments, methods=("ask", "tell"), **chosen.options)
             return own
 
 
-def children(recipe: Recipe, strategy: Strategy) -> int:
-    """How many children a run evaluates: as many as the recipe says, unless the strategy has no more."""
+def child_count(recipe: Recipe, strategy: Strategy) -> int:
+    """The number of children that a run evaluates: the recipe's generations, or fewer if the strategy has fewer."""
     return min(recipe.evolution.generations, getattr(strategy, "generations", recipe.evolution.generations))
 
 
 def _start(start: float | None, space: SearchSpace) -> Matrix:
-    """Where a search over coefficients begins, shape (dimensions,); the experts' plain mean by default."""
+    """Initial coefficients, shape (dimensions,); by default the plain mean of the experts."""
     return np.full(space.experts * space.groups, 1.0 / space.experts if start is None else start)
 
 
-def _cma_me(setting: CmaMeConfig, space: SearchSpace, seed: int) -> Optimiser:
-    from cycleqd_merge.strategies.cma_me import CmaMe
-
-    return CmaMe(space, _start(setting.start, space), setting.sigma, setting.population, seed)
-
-
-def _cma_es(setting: CmaEsConfig, space: SearchSpace, seed: int) -> Optimiser:
-    from cycleqd_merge.strategies.cma_es import CmaEs
-
+def _cma_es(setting: CmaEsConfig, space: SearchSpace, seed: int) -> CmaEs:
     weights = [1.0 if setting.weights is None else setting.weights.get(each.name, 0.0) for each in space.objectives]
     return CmaEs(_start(setting.start, space), setting.sigma, setting.population, np.array(weights), seed)
 
 
-def operators(evolution: EvolutionConfig) -> Operators:
-    """CycleQD's settings out of a recipe."""
+def build_operators(evolution: EvolutionConfig) -> Operators:
+    """The settings of CycleQD's operators that a recipe gives."""
     mutation = evolution.mutation
     scale = 0.0
     if isinstance(mutation, SvdMutationConfig):

@@ -1,34 +1,34 @@
-"""Plain MAP-Elites, the paper's ablation of the turns: one archive, whose quality is the mean of all tasks' scores."""
+"""Plain MAP-Elites, the paper's ablation: one archive, whose quality is the mean score, instead of cycling tasks."""
 
 from __future__ import annotations
 
 from cycleqd_merge.evolution.archive import Archive, Scores
 from cycleqd_merge.strategies.cycleqd import CycleQD, Operators
 from cycleqd_merge.strategies.protocol import Result
-from cycleqd_merge.strategies.space import SearchSpace
+from cycleqd_merge.strategies.state import SearchState
 
 
 class MapElites(CycleQD):
-    """CycleQD's operators on one archive over the scores of all tasks. The archives per task fill all the same."""
+    """CycleQD's operators on one archive over the scores of all tasks. The archives per task are filled as well."""
 
-    def __init__(self, space: SearchSpace, operators: Operators, seed: int) -> None:
-        super().__init__(space, operators, seed)
+    def __init__(self, state: SearchState, operators: Operators, seed: int) -> None:
+        super().__init__(state, operators, seed)
         self._early: dict[int, Scores] = {}
         self._overall: Archive | None = None
 
     def tell(self, result: Result) -> None:
-        """See `Strategy.tell` and `SearchSpace.tell`."""
+        """See `Strategy.tell` and `SearchState.tell`."""
         super().tell(result)
-        if result.scores is not None and (result.number < self.space.first or self.space.holds(result.scores)):
+        if result.scores is not None and (result.number < self.state.first or self.state.holds(result.scores)):
             self._early[result.number] = result.scores
-        if self.space.bounds is None:
+        if self.state.bounds is None:
             return
         if self._overall is None:
-            bins = [objective.bins for objective in self.space.objectives]
-            # the mean is one task more, the only one that is no behaviour characteristic
-            self._overall = Archive(len(bins), (*self.space.bounds, (0.0, 1.0)), [*bins, 1])
+            bins = [objective.bins for objective in self.state.objectives]
+            # the mean is an additional task, the only one that is no behaviour characteristic
+            self._overall = Archive(len(bins), (*self.state.bounds, (0.0, 1.0)), [*bins, 1])
         for number, scores in self._early.items():
-            own = scores[: len(self.space.objectives)]
+            own = scores[: len(self.state.objectives)]
             self._overall.add(number, (*own, sum(own) / len(own)))
         self._early.clear()
 
@@ -37,4 +37,4 @@ class MapElites(CycleQD):
         return self._overall
 
     def _expert(self, objective: int) -> int | None:
-        return None  # no task is the quality, so no expert is its own
+        return None  # no task is the quality, so no expert belongs to it

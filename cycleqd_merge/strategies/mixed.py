@@ -1,4 +1,4 @@
-"""Two ways of making children that fill the same archives: an emitter's, and CycleQD's operators."""
+"""Two sources of children that fill the same archives: an emitter, and CycleQD's operators."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Matrix
 from cycleqd_merge.strategies.cycleqd import CycleQD
 from cycleqd_merge.strategies.protocol import Proposal, Result
-from cycleqd_merge.strategies.space import Insertion
+from cycleqd_merge.strategies.state import Insertion
 
 
 class Emitter(Protocol):
-    """Makes children once the archives are open."""
+    """Creates children once the archives are open."""
 
     def emit(self, number: int, recorded: Matrix | None = None) -> Proposal | None:
-        """Its next child, under `number`; None means: tell more results first.
+        """Its next child, under `number`; None if it must receive more results first.
 
-        recorded: coefficients, shape (dimensions,), that the child has in place of those that it would have.
+        recorded: coefficients, shape (dimensions,), for the child to have instead of its own.
         """
         ...
 
-    def learn(self, number: int, admission: Insertion) -> None:
-        """Take what became of a child, whoever made it."""
+    def learn(self, number: int, insertion: Insertion) -> None:
+        """Receive what the archives did with a child, from either source."""
         ...
 
 
 class Mixed:
-    """A strategy that breeds a share of its children from the archives and takes the others from an emitter.
+    """A strategy that creates a share of its children by CycleQD's operators and takes the others from an emitter.
 
-    Which way a child is made is drawn by its number, so it never depends on what is in flight. Warm starts come first.
+    The source is drawn by the child's number, so it never depends on what is in flight. Warm starts come first.
     """
 
-    def __init__(self, emitter: Emitter, breeder: CycleQD, share: float) -> None:
-        self.space, self._emitter, self._breeder, self._share = breeder.space, emitter, breeder, share
+    def __init__(self, emitter: Emitter, cycleqd: CycleQD, share: float) -> None:
+        self.state, self._emitter, self._cycleqd, self._share = cycleqd.state, emitter, cycleqd, share
 
     def ask(self, number: int) -> Proposal | None:
         """See `Strategy.ask`."""
@@ -41,15 +41,15 @@ class Mixed:
 
     def recall(self, number: int, step: dict[str, Any]) -> Proposal | None:
         """See `Recalling.recall`."""
-        opening = self.space.opening(number)
-        if opening is not None or not self.space.archives:
+        opening = self.state.opening(number)
+        if opening is not None or not self.state.archives:
             return opening
-        if generator(self._breeder.seed, number, "bred").random() < self._share:
-            return self._breeder.breed(number)
-        return self._emitter.emit(number, self.space.recorded(step))
+        if generator(self._cycleqd.seed, number, "bred").random() < self._share:
+            return self._cycleqd.create_child(number)
+        return self._emitter.emit(number, self.state.recorded(step))
 
     def tell(self, result: Result) -> None:
         """See `Strategy.tell`."""
-        admission = self.space.tell(result)
-        self._breeder.learn(result.number, admission)
-        self._emitter.learn(result.number, admission)
+        insertion = self.state.tell(result)
+        self._cycleqd.learn(result.number, insertion)
+        self._emitter.learn(result.number, insertion)

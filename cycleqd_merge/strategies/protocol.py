@@ -1,4 +1,4 @@
-"""The contract between a search strategy and whoever evaluates its candidates."""
+"""The contract between a strategy and the code that evaluates its candidates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cycleqd_merge.strategies.racing import Race
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate to evaluate. `step` says how it came to be, as JSON values for the journal.
+    """A candidate to evaluate. `step` says how it was made, as JSON values for the journal.
 
-    race: what it must prove on the first of its rows to be scored on all; None: it is scored on all anyway.
+    race: decides on the first rows whether the others are scored; None scores all rows.
     """
 
     number: int
@@ -34,24 +34,24 @@ class Result:
 class Strategy(Protocol):
     """Proposes candidates and learns from their scores.
 
-    A strategy is a function of its settings, its seed and the results told, nothing else: no clock, no shared
-    generator. It is restored by asking and telling again in the same order. One that has only so many candidates says
-    how many, beside the founders, in an attribute `generations`.
+    A strategy depends on its settings, its seed and the results it received, and on nothing else: no clock, no shared
+    random generator. A run restores it by repeating the calls of `ask` and `tell` in their order. A strategy that runs
+    out of candidates has an attribute `generations`: their number, without the founders.
     """
 
     def ask(self, number: int) -> Proposal | None:
-        """Proposal number `number` (0, 1, 2 ...), asked in ascending order; None means: tell more results first."""
+        """Proposal `number`, asked in ascending order from 0; None if the strategy must receive more results first."""
         ...
 
     def tell(self, result: Result) -> None:
-        """Take the result of an asked proposal. Results are told in ascending order of their numbers."""
+        """Receive the result of a proposal. Results come in ascending order of their numbers."""
         ...
 
 
 @runtime_checkable
 class Recalling(Protocol):
-    """A strategy whose proposals hang on the last bits of linear algebra, which differ from machine to machine."""
+    """A strategy whose proposals depend on the last bits of linear algebra, which differ between machines."""
 
     def recall(self, number: int, step: dict[str, Any]) -> Proposal | None:
-        """`Strategy.ask` while a run is restored: the proposal is the one that was recorded with this `step`."""
+        """`Strategy.ask` while a run is restored: proposes the candidate that was recorded with this `step`."""
         ...

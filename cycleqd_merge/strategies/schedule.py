@@ -11,14 +11,14 @@ Item = TypeVar("Item")
 
 
 class InOrder(Generic[Item]):
-    """Holds what came early until its turn has come; turns are the numbers from `first` on."""
+    """Releases numbered items in order, from number `first` on; an item that comes early is held back."""
 
     def __init__(self, first: int) -> None:
         self._next = first
         self._early: dict[int, Item] = {}
 
     def take(self, number: int, item: Item) -> list[Item]:
-        """Take an item; returns those whose turn this makes, in order."""
+        """Add an item; returns the items that can be released now, in order."""
         self._early[number] = item
         due = []
         while self._next in self._early:
@@ -28,34 +28,34 @@ class InOrder(Generic[Item]):
 
 
 class Schedule:
-    """Asks a strategy ahead and tells it in order.
+    """Asks a strategy for proposals and tells it results, both in order of number.
 
-    With `in_flight` = W, number n is asked once n - W was told, never earlier and never later, so a run depends on
-    its seed, W and the scores, not on which evaluation ended first.
+    With `in_flight` = W, number n is asked as soon as result n - W was received, never earlier or later. So a run
+    depends on its seed, W and the scores, and not on which evaluation ends first.
 
-    recorded: steps of the first proposals, where the run is restored.
+    recorded: steps of the first proposals, if the run is restored.
     """
 
     def __init__(self, strategy: Strategy, in_flight: int, total: int, recorded: Sequence[dict[str, Any]] = ()) -> None:
         self._strategy, self._in_flight, self.total = strategy, in_flight, total
         self._recorded = recorded
         self._asked = 0
-        self._told = 0
+        self._received = 0
 
     @property
-    def told(self) -> int:
-        """How many results the strategy has taken."""
-        return self._told
+    def received(self) -> int:
+        """The number of results that the strategy has received."""
+        return self._received
 
     @property
     def done(self) -> bool:
-        """Whether every number below the total was told."""
-        return self._told >= self.total
+        """Whether all results below `total` were received."""
+        return self._received >= self.total
 
     def ready(self) -> list[Proposal]:
-        """The proposals that may be asked now, each given out once."""
+        """The proposals that may be asked for now, each returned once."""
         proposals = []
-        while self._asked < min(self.total, self._told + self._in_flight):
+        while self._asked < min(self.total, self._received + self._in_flight):
             proposal = self._ask(self._asked)
             if proposal is None:
                 break
@@ -69,7 +69,7 @@ class Schedule:
         return self._strategy.ask(number)
 
     def tell(self, result: Result) -> list[Proposal]:
-        """Tell the result whose turn it is and ask what its telling has opened."""
+        """Tell the strategy the next result; returns the proposals that may be asked for after it."""
         self._strategy.tell(result)
-        self._told += 1
+        self._received += 1
         return self.ready()

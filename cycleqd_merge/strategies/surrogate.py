@@ -1,4 +1,4 @@
-"""What a child would score, foretold from the children that were scored: a Gaussian process per task."""
+"""The surrogate: predicts the scores of unevaluated candidates by a Gaussian process per task, from scikit-learn."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from cycleqd_merge.evolution.genome import Matrix
 
 LATEST = 500
-"""So many points are learned from, the latest: the time of a forecast grows with their square."""
+"""Number of points, the latest, that are fitted: the time of a prediction grows with their square."""
 
 
 class Surrogate:
-    """Scores at any coefficients, given those at `points`.
+    """Predicts scores at any coefficients from the scores at `points`.
 
     points: shape (points, dimensions). scores: shape (points, tasks). kernels: one per task, see `fitted_kernels`.
     """
@@ -25,19 +22,18 @@ class Surrogate:
     def __init__(self, points: Matrix, scores: Matrix, kernels: Sequence[Any]) -> None:
         self.points, self.scores, self._kernels = points[-LATEST:], scores[-LATEST:], kernels
         self._processes = [
-            GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True).fit(self.points, column)
-            for kernel, column in zip(kernels, self.scores.T, strict=True)
+            _process(kernel).fit(self.points, column) for kernel, column in zip(kernels, self.scores.T, strict=True)
         ]
 
     def __call__(self, points: Matrix) -> tuple[Matrix, Matrix]:
-        """Means and standard deviations of the scores at `points`, each of shape (points, tasks)."""
-        foretold = [process.predict(points, return_std=True) for process in self._processes]
-        means, deviations = zip(*foretold, strict=True)
+        """Means and standard deviations of the predicted scores at `points`, each of shape (points, tasks)."""
+        predictions = [process.predict(points, return_std=True) for process in self._processes]
+        means, deviations = zip(*predictions, strict=True)
         return np.stack(means, axis=1), np.stack(deviations, axis=1)
 
     def believing(self, points: Matrix) -> Surrogate:
-        """The same, as if what it foretells of `points` had been measured (kriging believer; Ginsbourger et al., 2010),
-        so that children in flight at once do not crowd in one place."""
+        """A surrogate that takes its own predictions at `points` as measured (kriging believer; Ginsbourger et al.,
+        2010), so that children in flight at the same time do not cluster."""
         if not len(points):
             return self
         means, _ = self(points)
@@ -45,15 +41,19 @@ class Surrogate:
 
 
 def fitted_kernels(points: Matrix, scores: Matrix) -> list[Any]:
-    """A Matérn 5/2 kernel per task with a length per dimension and the noise, of the greatest marginal likelihood."""
+    """A kernel per task, Matérn 5/2 with a length scale per dimension plus noise, of maximum marginal likelihood."""
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
     start = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.full(points.shape[1], 2.0), (0.2, 20.0), nu=2.5)
     start = start + WhiteKernel(0.02, (1e-4, 0.5))
     return [_fitted(start, points[-LATEST:], column[-LATEST:]) for column in scores.T]
 
 
 def _fitted(start: Any, points: Matrix, scores: Matrix) -> Any:
-    """As scikit-learn fits a kernel, but a length at its bound, of a dimension that does not matter, is no warning."""
-    process = GaussianProcessRegressor(start, optimizer=None, normalize_y=True).fit(points, scores)
+    """As scikit-learn fits a kernel, but without its warning for the length scale of a dimension that has no effect."""
+    from scipy.optimize import minimize
+
+    process = _process(start).fit(points, scores)
 
     def loss(theta: Matrix) -> tuple[float, Matrix]:
         likelihood, gradient = process.log_marginal_likelihood(theta, eval_gradient=True, clone_kernel=False)
@@ -63,7 +63,14 @@ def _fitted(start: Any, points: Matrix, scores: Matrix) -> Any:
     return start.clone_with_theta(found.x)
 
 
-def settled(count: int) -> int:
-    """Of how many points the kernels are fitted to, where there are `count`: anew eight times while they double."""
+def _process(kernel: Any) -> Any:
+    """A Gaussian process over standardised scores, its kernel as it is."""
+    from sklearn.gaussian_process import GaussianProcessRegressor  # late: only Bayesian optimisation needs it
+
+    return GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
+
+
+def kernel_points(count: int) -> int:
+    """The number of points, out of `count`, that the kernels are fitted to: it changes eight times per doubling."""
     step = max(1, (1 << count.bit_length()) // 16)
     return count - count % step

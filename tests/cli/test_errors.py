@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("best-men", "'best-men' names no model of this run; a name is `best-mean`, `aggregate`"),
-        ("#99", "'#99' names no model of this run"),
-        ("vowels:99", "vowels:99: no elite stands in this cell; `show` lists those that do"),
+        ("best-men", "'best-men' is not a model of this run; a name is `best-mean`, `aggregate`"),
+        ("#99", "'#99' is not a model of this run"),
+        ("vowels:99", "vowels:99: this cell is empty; `show` lists the elites"),
         ("vowels:x", "vowels:x: write the cell as numbers, such as vowels:3,12"),
-        ("expert:third", "no expert is named 'third'; there are first, second"),
-        ("best:speech", "no task is named 'speech'; there are vowels, letters"),
+        ("expert:third", "no expert is named 'third'; available: first, second"),
+        ("best:speech", "no task is named 'speech'; available: vowels, letters"),
     ],
 )
 def test_a_name_that_stands_for_no_model_is_explained(
@@ -47,7 +47,7 @@ def test_a_name_that_stands_for_no_model_is_explained(
 def test_a_folder_that_holds_no_run_is_named(tmp_path: Path, command: str) -> None:
     answer = cycleqd_merge(command, tmp_path / "nothing")
     assert answer.code == 2
-    assert answer.err == f"error: {tmp_path / 'nothing'}: holds no run (no {FILE})\n"
+    assert answer.err == f"error: {tmp_path / 'nothing'}: not a run directory (no {FILE})\n"
     assert not (tmp_path / "nothing").exists()
 
 

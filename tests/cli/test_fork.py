@@ -32,7 +32,7 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: CliRun, tmp_p
         assert event["scores"] == elites(finished.folder)[number]
         shown = cycleqd_merge("show", finished.folder, "--elite", f"#{number}", "--json").json
         assert seed["genome"] == shown["genome"]
-    assert f"seed 1/{len(seeds)}: " in answer.out
+    assert f"founder 1/{len(seeds)}: " in answer.out
     assert len(results) == 2 + len(seeds) + 4
     lineage = cycleqd_merge("show", tmp_path / "fork", "--elite", "#2")
     assert "seed 0" in lineage.out
@@ -41,7 +41,8 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: CliRun, tmp_p
 def test_a_fork_measures_what_has_changed(finished: CliRun, tmp_path: Path) -> None:
     other = write_task(tmp_path, "other", kind="multiple_choice", choices=list("cba"))
     tasks = json.loads(finished.recipe.read_text())["tasks"]
-    changed = [tasks[0], {**tasks[1], "task": str(other), "name": "letters"}]
+    same = {**tasks[0], "task": str(finished.recipe.parent / tasks[0]["task"])}
+    changed = [same, {**tasks[1], "task": str(other), "name": "letters"}]
     settings = (f"tasks={json.dumps(changed)}", "evolution.generations=0")
     options = [option for setting in settings for option in ("--set", setting)]
     answer = cycleqd_merge("fork", finished.folder, tmp_path / "fork", *options)
@@ -64,4 +65,4 @@ def test_a_fork_keeps_models_and_groups(finished: CliRun, tmp_path: Path) -> Non
     assert not (tmp_path / "fork").exists()
     (tmp_path / "fork").mkdir()
     answer = cycleqd_merge("fork", finished.folder, tmp_path / "fork")
-    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'fork'}: exists already; name another folder\n")
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'fork'}: already exists; choose another folder\n")

@@ -9,7 +9,7 @@ import pytest
 
 from cycleqd_merge.config.loading import DEFINITIONS, load_recipe
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.strategies.factory import operators
+from cycleqd_merge.strategies.factory import build_operators
 from tests.cli.conftest import cycleqd_merge
 from tests.models import edit_json, make_base, make_expert
 from tests.tasks.agentbench import ROWS
@@ -26,13 +26,14 @@ def test_its_search_is_what_a_recipe_has_by_default_but_one_child_at_a_time() ->
         {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "tasks": [{"task": "a"}, {"task": "b"}]}
     )
     assert recipe.evolution.model_copy(update={"preset": None}) == plain.evolution
-    assert operators(recipe.evolution) == operators(plain.evolution)
+    assert build_operators(recipe.evolution) == build_operators(plain.evolution)
     assert recipe.evolution.flights(workers=1) == 1
     assert [use.name for use in recipe.tasks] == list(recipe.experts)
     assert [use.expert for use in recipe.tasks] == list(recipe.experts)
     assert all((DEFINITIONS / f"{use.task}.yaml").is_file() for use in recipe.tasks)
 
 
+@pytest.mark.needs("mariadb")
 @pytest.mark.usefixtures("own_root")
 def test_plan_passes_it_with_stand_ins(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")

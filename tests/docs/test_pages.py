@@ -22,6 +22,7 @@ from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.strategies.protocol import Result
 from cycleqd_merge.strategies.schedule import Schedule
 from cycleqd_merge.strategies.space import Objective, SearchSpace
+from cycleqd_merge.strategies.state import SearchState
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,11 +95,11 @@ output: {tmp_path}/run
     assert run is not None
     assert run.generation == 3
     assert all(len(archive.elites()) > 0 for archive in run.archives)
-    child = run.space.candidate(2)
+    child = run.search.candidate(2)
     assert isinstance(child, Genome)
     assert 0 < child.coefficients.min() < child.coefficients.max() < 0.8
     again = open_run(tmp_path / "run")
-    assert [again.space.genome(n) for n in range(5)] == [run.space.genome(n) for n in range(5)]
+    assert [again.search.genome(n) for n in range(5)] == [run.search.genome(n) for n in range(5)]
 
 
 def test_own_strategy_takes_what_was_recorded_for_its_own() -> None:
@@ -107,7 +108,8 @@ def test_own_strategy_takes_what_was_recorded_for_its_own() -> None:
         exec(block_with("docs/python.md", f"class {name}"), scope)
     tasks = tuple(Objective(name, number, 4, (0.0, 1.0)) for number, name in enumerate(("sql", "bash")))
     recorded = [{"expert": 0}, {"expert": 1}, {"coefficients": [[0.5, 0.25], [0.125, 0.0]]}]
-    schedule = Schedule(scope["Sphere"](SearchSpace(tasks, experts=2, groups=2), 1), 1, 4, recorded)
+    state = SearchState(SearchSpace(tasks, experts=2, groups=2))
+    schedule = Schedule(scope["Sphere"](state, 1), 1, 4, recorded)
     proposals = schedule.ready()
     while not schedule.done:
         proposals += schedule.tell(Result(len(proposals) - 1, (0.25, 0.5)))

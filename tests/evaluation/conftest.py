@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
+from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.tasks.suite import open_suite
 from tests.models import ARCHITECTURES, Architecture, make_base, make_expert, make_recipe, make_tokenizer
+
+# vLLM is an extra that no other test needs: its tests are left out, not skipped, where it is not installed
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["test_vllm.py", "test_likelihood.py"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,9 @@ class Models:
 def make_models(folder: Path, architecture: Architecture = "llama") -> Models:
     base = make_base(folder / "base", architecture, torch.float32)
     first, second = (make_expert(base, folder / name, seed, scale=0.1) for seed, name in ((1, "first"), (2, "second")))
-    return Models(base, first, second, open_model_family(make_recipe(folder, base, {"first": first, "second": second})))
+    return Models(
+        base, first, second, open_recipe_family(make_recipe(folder, base, {"first": first, "second": second}))
+    )
 
 
 def genome_of(*coefficients: float) -> Genome:
@@ -117,3 +126,31 @@ def open_engine(models: Models) -> Iterator[Callable[..., TransformersEngine]]:
 @pytest.fixture
 def engine(open_engine: Callable[..., TransformersEngine]) -> TransformersEngine:
     return open_engine()
+
+
+USER_TASKS = Path(__file__).with_name("user_tasks.py")
+
+
+def use(name: str, class_name: str, role: str = "optimise", **options: Any) -> dict[str, Any]:
+    """A recipe's task of one of the classes in user_tasks.py."""
+    task = {"kind": "python", "target": f"{USER_TASKS}:{class_name}", "options": options}
+    return {"name": name, "task": task, "role": role}
+
+
+FINE = use("fine", "Scores", scores=[0.5])
+
+
+@pytest.fixture
+def open_worker(models: Models) -> Iterator[Callable[..., Worker]]:
+    """Opens a worker on the tasks given and `fine`; nothing is set aside to confirm."""
+    opened = []
+
+    def open_on(*uses: dict[str, Any]) -> Worker:
+        stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}}
+        recipe = Recipe.model_validate({**stated, "tasks": [*uses, FINE]})
+        opened.append(Worker(models.engine(), open_suite(recipe)))
+        return opened[-1]
+
+    yield open_on
+    for worker in opened:
+        worker.close()

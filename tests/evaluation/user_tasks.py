@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import torch
 
 from cycleqd_merge import errors
-from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, TaskSplit
 
-ERRORS = {
+ERRORS: dict[str, Callable[[str], Exception]] = {
     "InfrastructureError": errors.InfrastructureError,
     "UserError": errors.UserError,
     "OSError": OSError,
     "ValueError": ValueError,
     "KeyError": KeyError,
+    "RuntimeError": RuntimeError,
+    "MemoryError": MemoryError,
+    "ModuleNotFoundError": ModuleNotFoundError,
+    "OutOfMemoryError": torch.OutOfMemoryError,
+    "no memory": lambda _: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    "second loop": lambda _: RuntimeError("asyncio.run() cannot be called from a running event loop"),
+    "closed loop": lambda _: RuntimeError("Event loop is closed"),
 }
 
 
@@ -24,7 +33,7 @@ class Scores:
     def __init__(self, scores: Sequence[float], heldout: Sequence[float] = (0.0,)) -> None:
         self._scores = {"search": scores, "heldout": heldout}
 
-    def samples(self, split: Split) -> list[Sample]:
+    def samples(self, split: TaskSplit) -> list[Sample]:
         return [Sample(f"{split}-{place}", {"score": score}) for place, score in enumerate(self._scores[split])]
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:

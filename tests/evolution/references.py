@@ -1,4 +1,4 @@
-"""Slow, plain references that the tests compare with, and a synthetic task. No numpy where arithmetic is the point."""
+"""Slow, plain reference implementations for the tests, and a synthetic task. No numpy where arithmetic is tested."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SlowArchive:
         self.cells: dict[tuple[int, ...], tuple[int, Scores]] = {}
 
     def cell_of(self, scores: Scores) -> tuple[int, ...]:
-        """The bin of every other task; a value on an edge, or a millionth of a bin below it, belongs above."""
+        """The bin of every other task; a value on an edge, or a millionth of a bin below, belongs to the bin above."""
         cell = []
         for other, (low, high) in enumerate(self.bounds):
             if other != self.task:
@@ -70,7 +70,7 @@ class SlowArchive:
         return tuple(cell)
 
     def add(self, number: int, scores: Scores) -> bool:
-        """Offer a child; only a strictly better one takes the place of another."""
+        """Offer a child; only a strictly better one replaces an elite."""
         cell = self.cell_of(scores)
         if cell in self.cells and not scores[self.task] > self.cells[cell][1][self.task]:
             return False
@@ -79,7 +79,7 @@ class SlowArchive:
 
 
 def snapshot(archives: Sequence[object]) -> list[list[tuple[tuple[int, ...], int, Scores]]]:
-    """Everything that archives hold, as plain values: (cell, number, scores) in the order of the cells."""
+    """The contents of archives as plain values: (cell, number, scores) in order of cell."""
     return [
         [(elite.cell, elite.number, elite.scores) for elite in archive.elites()]  # type: ignore[attr-defined]
         for archive in archives
@@ -87,14 +87,14 @@ def snapshot(archives: Sequence[object]) -> list[list[tuple[tuple[int, ...], int
 
 
 def slow_snapshot(archives: Sequence[SlowArchive]) -> list[list[tuple[tuple[int, ...], int, Scores]]]:
-    """The same of slow archives."""
+    """The same for slow archives."""
     return [[(cell, *archive.cells[cell]) for cell in sorted(archive.cells)] for archive in archives]
 
 
 def synthetic_scores(genome: Genome, tasks: int, steps: int = 200) -> Scores:
-    """Scores that depend on a genome alone: task k likes expert k, and every mutation shifts it a little.
+    """Scores that depend on the genome alone: task k prefers expert k, and every mutation shifts its score a little.
 
-    They are multiples of 1 / steps, as a task of that many samples would give, so ties and shared cells are common.
+    They are multiples of 1 / steps, as for a task of that many samples, so ties and shared cells are common.
     """
     scores = []
     for task in range(tasks):
@@ -116,7 +116,7 @@ MUTATIONS = [
 
 @st.composite
 def genomes(draw: st.DrawFn, experts: int = 2, groups: int = 2, least_share: float = 0.0) -> Genome:
-    """Genomes over a small pool of mutations, so that several of them share some."""
+    """Genomes over a small pool of mutations, so that genomes share some."""
     value = st.floats(-2.0, 2.0).map(lambda number: number + 0.0)
     share = st.floats(-1.0, 1.0).filter(lambda number: abs(number) >= least_share)
     row = st.lists(value, min_size=groups, max_size=groups)
@@ -133,7 +133,7 @@ def genomes(draw: st.DrawFn, experts: int = 2, groups: int = 2, least_share: flo
 
 
 def close(found: Mapping[tuple[object, int], float], wanted: Flat, tolerance: float) -> bool:
-    """Whether two flat genomes agree up to `tolerance`, where an absent mutation counts as share 0."""
+    """Whether two flat genomes agree up to `tolerance`; an absent mutation counts as share 0."""
     return all(
         math.isclose(found.get(key, 0.0), wanted.get(key, 0.0), rel_tol=1e-9, abs_tol=tolerance)
         for key in {*found, *wanted}

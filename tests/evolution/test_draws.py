@@ -1,4 +1,4 @@
-"""Draws follow from their key alone."""
+"""Draws depend on their key alone."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_draws_are_the_same_in_another_process() -> None:
     assert draws == {name: [uniform(5, name, 9).tolist(), normal(5, name, 9).tolist()] for name in NAMES}
 
 
-def test_draws_of_this_version_are_those_of_every_recorded_run() -> None:
-    """Numbers written down once: whoever changes them makes every published genome another model."""
+def test_draws_are_those_of_all_recorded_runs() -> None:
+    """Fixed numbers: if they change, every published genome becomes a different model."""
     assert uniform(42, "lm_head.weight", 3).tolist() == [0.7508780282718484, 0.12805789033585746, 0.0975446297781647]
     assert normal(42, "lm_head.weight", 3).tolist() == [1.6659443378448486, 1.7767553329467773, -2.1072986125946045]
     assert new_seed(0, 1, "mutation") == 5219851171748339
 
 
-def test_order_of_asking_does_not_matter() -> None:
+def test_the_order_of_draws_does_not_matter() -> None:
     alone = {name: uniform(1, name, 5).tolist() for name in NAMES}
     for order in permutations(NAMES):
         assert {name: uniform(1, name, 5).tolist() for name in order} == alone
@@ -47,7 +47,7 @@ def test_order_of_asking_does_not_matter() -> None:
 @pytest.mark.parametrize(
     "other", [("a", "bc"), ("abc",), ("c", "ab"), ("ab", "c", ""), ("ab", 1), ("ab", "1"), ("ab", 10), (1, "ab")]
 )
-def test_keys_that_differ_give_other_draws(other: tuple[int | str, ...]) -> None:
+def test_different_keys_give_different_draws(other: tuple[int | str, ...]) -> None:
     assert generator("ab", "c").random(4).tolist() != generator(*other).random(4).tolist()
     assert generator("ab", 1).random() != generator("ab", "1").random()
 

@@ -1,4 +1,4 @@
-"""The algebra of genomes, against plain dictionaries."""
+"""The algebra of genomes, compared with plain dictionaries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ POSITIVE = st.floats(0.5, 1.5)
 
 
 def pairs(weight: st.SearchStrategy[float], genomes: int = 2) -> st.SearchStrategy[list[list[float]]]:
-    """Weights of so many genomes in two groups."""
+    """Weights of `genomes` genomes in two groups."""
     return st.lists(st.lists(weight, min_size=2, max_size=2), min_size=genomes, max_size=genomes)
 
 
@@ -58,7 +58,7 @@ def test_lineage_collapses_into_one_sum_over_the_oldest_ancestors(
     w, v = np.array(first), np.array(second)
     shares = [w[0] / w.sum(0) * v[0] / v.sum(0), w[1] / w.sum(0) * v[0] / v.sum(0), v[1] / v.sum(0)]
     wanted = weighted_sum([flat(ancestor) for ancestor in ancestors], [share.tolist() for share in shares])
-    assert close(flat(child), wanted, 2 * NEGLIGIBLE)  # each of the two crossovers may drop as much as that
+    assert close(flat(child), wanted, 2 * NEGLIGIBLE)  # each of the two crossovers may drop this much
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_mutations_below_bfloat16_rounding_in_every_group_are_dropped(shares: li
 def test_json_round_trip_is_exact(genome: Genome) -> None:
     read = Genome.from_json(json.loads(genome.dumps()))
     assert read == genome
-    assert read.coefficients.tobytes() == (genome.coefficients + 0.0).tobytes()  # but for the sign of zero
+    assert read.coefficients.tobytes() == (genome.coefficients + 0.0).tobytes()  # except for the sign of zero
     assert read.shares.tobytes() == (genome.shares + 0.0).tobytes()
     assert (read.shares.shape, read.mutations) == (genome.shares.shape, genome.mutations)
 
 
 @given(genomes(), genomes())
-def test_equal_genomes_and_no_others_have_equal_text(a: Genome, b: Genome) -> None:
+def test_only_equal_genomes_have_equal_text(a: Genome, b: Genome) -> None:
     assert (a.dumps() == b.dumps()) == (a == b)
 
 
@@ -97,7 +97,7 @@ def test_negative_zero_is_written_as_zero() -> None:
     assert plus.dumps() == minus.dumps()
 
 
-def test_order_of_mutation_leaves_no_trace() -> None:
+def test_the_order_of_mutations_does_not_matter() -> None:
     texts = set()
     for order in permutations(MUTATIONS[:4]):
         genome = expert_genome(0, 2, 2)
@@ -108,7 +108,7 @@ def test_order_of_mutation_leaves_no_trace() -> None:
 
 
 @given(genomes(), st.integers(0, 2**53 - 1))
-def test_mutation_joins_in_full_and_leaves_its_parent_alone(parent: Genome, seed: int) -> None:
+def test_a_mutation_is_added_in_full_and_the_parent_is_unchanged(parent: Genome, seed: int) -> None:
     mutation = Mutation("svd", 1, seed, 0.7)
     before = parent.dumps()
     if mutation.seed in parent.seeds:
@@ -119,20 +119,20 @@ def test_mutation_joins_in_full_and_leaves_its_parent_alone(parent: Genome, seed
     assert parent.dumps() == before
 
 
-def test_text_of_another_format_is_refused() -> None:
+def test_a_different_format_is_refused() -> None:
     record = {**expert_genome(0, 2, 1).to_json(), "format": 2}
-    with pytest.raises(ValueError, match="genome format 2 is not 1"):
+    with pytest.raises(ValueError, match="genome format 2; this version reads format 1"):
         Genome.from_json(record)
 
 
-def test_an_expert_holds_its_own_task_vector_and_nothing_else() -> None:
+def test_an_experts_genome_is_its_own_task_vector() -> None:
     genome = expert_genome(1, experts=3, groups=2)
     assert genome.coefficients.tolist() == [[0, 0], [1, 1], [0, 0]]
     assert genome.mutations == ()
 
 
 @given(st.lists(genomes(), min_size=3, max_size=3), st.lists(st.floats(0, 1), min_size=3, max_size=3))
-def test_aggregate_weighs_by_the_softmax_of_the_scores(parts: list[Genome], scores: list[float]) -> None:
+def test_aggregate_weights_are_the_softmax_of_the_scores(parts: list[Genome], scores: list[float]) -> None:
     total = math.fsum(map(math.exp, scores))
     weights = [[math.exp(score) / total] * 2 for score in scores]
     wanted = weighted_sum([flat(part) for part in parts], weights)

@@ -1,4 +1,4 @@
-"""Parents are chosen by elite sampling as the paper describes it."""
+"""Parents are selected by elite sampling, as the paper describes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.evolution.selection import choose_parents, elite_weights, uniform_weights
+from cycleqd_merge.evolution.selection import choose_parents, elite_weights, published_weights, uniform_weights
 
 SCORES = st.integers(1, 4).flatmap(
     lambda tasks: st.lists(st.tuples(*[st.integers(0, 20).map(lambda n: n / 20)] * tasks), min_size=1, max_size=30)
@@ -20,7 +20,7 @@ SCORES = st.integers(1, 4).flatmap(
 
 
 def slow_elite_weights(scores: list[tuple[float, ...]], low: float, high: float) -> list[float]:
-    """Each task's scores stretched over [low, high], multiplied over the tasks, divided by their sum."""
+    """Each task's scores scaled to [low, high], multiplied over the tasks, divided by their sum."""
     columns = list(zip(*scores, strict=True))
     products = []
     for row in scores:
@@ -39,16 +39,22 @@ def test_weights_are_those_of_the_paper(scores: list[tuple[float, ...]]) -> None
     assert found.sum() == pytest.approx(1.0)
 
 
-def test_best_of_all_outweighs_worst_of_all_by_the_ratio_of_the_factors() -> None:
+def test_the_best_outweighs_the_worst_by_the_ratio_of_the_factors() -> None:
     weights = elite_weights(np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]), 0.5, 0.8)
     assert weights[1] / weights[0] == pytest.approx((0.8 / 0.5) ** 3)
 
 
-def test_random_sampling_weighs_all_alike() -> None:
+def test_published_weights_are_those_of_bins_scaled_to_the_published_range() -> None:
+    bins = np.array([[0, 4], [2, 2], [4, 0], [4, 4]])
+    wanted = np.array([0.5 * 1.3, 0.9 * 0.9, 1.3 * 0.5, 1.3 * 1.3])
+    np.testing.assert_allclose(published_weights(bins, 0.5, 0.8), wanted / wanted.sum())
+
+
+def test_random_sampling_weighs_all_equally() -> None:
     assert uniform_weights(np.zeros((4, 2))).tolist() == [0.25] * 4
 
 
-def test_one_elite_is_its_own_mate() -> None:
+def test_a_single_elite_is_its_own_mate() -> None:
     assert choose_parents(np.array([17]), np.array([1.0]), generator(0)) == (17, 17)
 
 
@@ -60,7 +66,7 @@ def test_parents_are_two_different_elites(elites: int, seed: int) -> None:
     assert {first, second} <= set(numbers.tolist())
 
 
-def test_pairs_come_as_often_as_their_weights_say() -> None:
+def test_pairs_are_as_frequent_as_their_weights() -> None:
     """The second parent is drawn from the others by their weights: P(i, j) = p_i p_j / (1 - p_i)."""
     p = elite_weights(np.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1], [0.8, 0.9]]), 0.1, 0.9)
     rng, draws = generator("pairs"), 20_000
@@ -69,4 +75,4 @@ def test_pairs_come_as_often_as_their_weights_say() -> None:
         found[choose_parents(np.arange(4), p, rng)] += 1
     wanted = [draws * p[i] * p[j] / (1 - p[i]) for i, j in found]
     assert stats.chisquare(list(found.values()), wanted).pvalue > 0.001
-    assert stats.chisquare(list(found.values())).pvalue < 1e-9  # the weights are not all alike
+    assert stats.chisquare(list(found.values())).pvalue < 1e-9  # the weights differ

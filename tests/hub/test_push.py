@@ -24,7 +24,7 @@ def test_the_archive_holds_every_elite_and_every_generation(hub: LocalHub, run: 
     for row, elite in zip(rows, elites, strict=True):
         assert row["archive"] == state.objectives[elite.task]
         assert (row["search_vowels"], row["search_letters"]) == state.scores(elite.number)
-        assert json.loads(row["genome"]) == state.space.genome(elite.number).to_json()
+        assert json.loads(row["genome"]) == state.search.genome(elite.number).to_json()
     generations = table(hub, ARCHIVE, "data/generations.parquet")
     assert [(row["search_vowels"], row["search_letters"]) for row in generations] == [
         state.scores(number) for number in range(6)

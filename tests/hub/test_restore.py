@@ -130,7 +130,7 @@ def test_what_is_no_published_run_is_told(hub: LocalHub, run: Path, tmp_path: Pa
         answer = cycleqd_merge("pull", repo, tmp_path / "there")
         assert (answer.code, told in answer.err) == (2, True)
     answer = cycleqd_merge("pull", "ann/rows", run)
-    assert "exists already" in answer.err
+    assert "already exists" in answer.err
 
 
 def test_a_tag_brings_an_earlier_state(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:

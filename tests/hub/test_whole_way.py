@@ -164,7 +164,7 @@ def grow(run: Path, elites: int) -> None:
     lines = [start, session]
     draws = generator(0, "scores")
     while not state.schedule.done:
-        number = state.schedule.told
+        number = state.schedule.received
         scores = [float(draws.random()) for _ in state.tasks]
         event = {"event": "result", "number": number, "step": state.steps[number], "scores": scores}
         lines.append(event)

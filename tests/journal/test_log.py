@@ -97,7 +97,7 @@ def test_a_journal_of_another_format_is_refused(tmp_path: Path, stated: object) 
 
 
 def test_a_folder_without_a_journal_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="not a run directory"):
         read_events(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -117,7 +117,7 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process is working on this run"):
+        with pytest.raises(UserError, match="another process is using this run"):
             Journal(tmp_path)
         holder.kill()
     Journal(tmp_path).close()  # a killed process holds nothing

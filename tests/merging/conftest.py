@@ -13,7 +13,7 @@ from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
@@ -46,7 +46,7 @@ def make_trio(folder: Path, architecture: Architecture, tied: bool, dtype: torch
     norm = "ln_f" if architecture == "gpt2" else "norm"
     third = make_adapter(base, folder / "third", seed=3, modules_to_save=[norm], exclude_modules=[norm])
     recipe = make_recipe(folder, base, {"first": first, "second": second, "third": on_base(base, third)})
-    return Trio(architecture, base, (first, second, third), recipe, open_model_family(recipe))
+    return Trio(architecture, base, (first, second, third), recipe, open_recipe_family(recipe))
 
 
 @pytest.fixture(

@@ -19,7 +19,7 @@ import torch
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
@@ -39,7 +39,7 @@ class Report(TypedDict):
 
 def report(recipe: Recipe, genome: Genome) -> Report:
     """Prepare all bases of a recipe and build a child."""
-    family = open_model_family(recipe)
+    family = open_recipe_family(recipe)
     steps: list[int] = []
     bases = prepare_bases(family, range(len(family.experts)), lambda name, done, total: steps.append(total))
     child = Materialiser(family, Groups(family.weights, "one"), bases).tensors(genome)

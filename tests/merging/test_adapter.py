@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from tests.models import (
     Architecture,
     edit_json,
@@ -78,7 +78,7 @@ def open_with_adapter(folder: Path, case: Case) -> tuple[ModelFamily, Path, Path
     adapter = make_adapter(base, folder / "adapter", seed=1, **case.options)
     other = make_adapter(base, folder / "other", seed=2)
     recipe = make_recipe(folder, base, {"tuned": on_base(base, adapter), "other": on_base(base, other)})
-    return open_model_family(recipe), base, adapter
+    return open_recipe_family(recipe), base, adapter
 
 
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
@@ -122,7 +122,7 @@ def test_embedding_changed_beside_its_factors_counts_too(tmp_path: Path) -> None
     tensors = load_file(adapter / "adapter_model.safetensors")
     tensors["base_model.model.model.embed_tokens.base_layer.weight"][7] += 1.0
     save_file(tensors, adapter / "adapter_model.safetensors")
-    family = open_model_family(
+    family = open_recipe_family(
         make_recipe(tmp_path, base, {name: on_base(base, adapter) for name in ("tuned", "other")})
     )
     wanted = merged_by_peft(base, adapter)["model.embed_tokens.weight"]
@@ -137,7 +137,7 @@ def test_head_stored_beside_the_embedding_it_is_tied_to_takes_its_adapter(tmp_pa
     _, base, adapter = open_with_adapter(tmp_path, CASES["tied embedding"])
     tensors = read_tensors(base)
     write_tensors(base, {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
-    family = open_model_family(
+    family = open_recipe_family(
         make_recipe(tmp_path, base, {name: on_base(base, adapter) for name in ("tuned", "other")})
     )
     head, embedding = (
@@ -173,7 +173,7 @@ def test_other_kinds_of_adapters_are_refused_by_their_name(tmp_path: Path) -> No
     model.save_pretrained(str(tmp_path / "ia3"))
     recipe = make_recipe(tmp_path, base, {name: on_base(base, tmp_path / "ia3") for name in ("one", "two")})
     with pytest.raises(UserError, match="IA3 has no low-rank task vector"):
-        open_model_family(recipe)
+        open_recipe_family(recipe)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def refusal(base: Path, adapter: Path) -> str:
     """The one line that opening a family with this adapter ends with."""
     recipe = make_recipe(base.parent, base, {name: on_base(base, adapter) for name in ("one", "two")})
     with pytest.raises(UserError) as caught:
-        open_model_family(recipe)
+        open_recipe_family(recipe)
     (line,) = str(caught.value).splitlines()
     return line
 
@@ -219,7 +219,7 @@ def test_missing_adapter_is_refused(adapter_files: tuple[Path, Path]) -> None:
 def test_digest_follows_weights_and_configuration(adapter_files: tuple[Path, Path]) -> None:
     base, adapter = adapter_files
     recipe = make_recipe(base.parent, base, {name: on_base(base, adapter) for name in ("one", "two")})
-    before = open_model_family(recipe).experts[0].digest
-    assert open_model_family(recipe).experts[0].digest == before
+    before = open_recipe_family(recipe).experts[0].digest
+    assert open_recipe_family(recipe).experts[0].digest == before
     edit_json(adapter / "adapter_config.json", lora_alpha=99)
-    assert open_model_family(recipe).experts[0].digest != before
+    assert open_recipe_family(recipe).experts[0].digest != before

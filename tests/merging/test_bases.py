@@ -12,7 +12,7 @@ import torch
 from cycleqd_merge.evolution.draws import new_seed
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import ExpertBases, basis_folder, prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.singular import rescaled, singular_basis
 from tests.merging.conftest import Trio
 from tests.merging.processes import Report
@@ -110,7 +110,7 @@ def open_pair(folder: Path) -> ModelFamily:
         make_base(base, seed=new_seed(folder.name) % 2**31)
         for seed, name in enumerate(("first", "second")):
             make_expert(base, folder / name, seed)
-    return open_model_family(make_recipe(folder, base, {"first": folder / "first", "second": folder / "second"}))
+    return open_recipe_family(make_recipe(folder, base, {"first": folder / "first", "second": folder / "second"}))
 
 
 def times(folder: Path) -> dict[str, int]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import expert_genome
 from cycleqd_merge.merging.checks import Problems, check_family, require_mergeable
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -42,7 +42,7 @@ def family_of(folder: Path, base: Path, tuned: Path | str, **settings: object) -
     sound = folder / "sound"
     if not sound.exists():
         make_expert(base, sound, seed=99)
-    return open_model_family(make_recipe(folder, base, {"tuned": tuned, "sound": sound}, **settings))
+    return open_recipe_family(make_recipe(folder, base, {"tuned": tuned, "sound": sound}, **settings))
 
 
 def check(folder: Path, base: Path, tuned: Path | str, **settings: object) -> Problems:
@@ -256,7 +256,7 @@ def test_adapter_of_other_shape_is_refused(llama: Trio, tmp_path: Path) -> None:
     weights = adapter / "adapter_model.safetensors"
     save_file({key: torch.cat([tensor, tensor], dim=-1) for key, tensor in load_file(weights).items()}, weights)
     faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).faults
-    assert faults[0] == f"expert tuned: adapter {adapter}: {QUERY} has shape (32, 64), the base (32, 32)"
+    assert faults[0] == f"expert tuned: adapter {adapter}: {QUERY} has shape (32, 64); the base has (32, 32)"
 
 
 def test_adapter_that_holds_no_numbers_is_refused(llama: Trio, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_adapter_on_another_base_is_refused(llama: Trio, tmp_path: Path) -> None
     with pytest.raises(UserError) as caught:
         family_of(tmp_path, llama.base, reference)
     assert str(caught.value) == (
-        f"expert {reference}: its adapter sits on {other}, not on the recipe's base {llama.base}"
+        f"expert {reference}: its adapter is for {other}, not for the recipe's base {llama.base}"
     )
 
 
@@ -279,7 +279,7 @@ def test_adapter_as_base_is_refused(llama: Trio, tmp_path: Path) -> None:
     reference = on_base(llama.base, llama.experts[2])
     recipe = make_recipe(tmp_path, llama.base, {"one": "one", "two": "two"}).model_copy(update={"base": reference})
     with pytest.raises(UserError, match="the base must be a full model, not an adapter"):
-        open_model_family(recipe)
+        open_recipe_family(recipe)
 
 
 def test_untied_head_of_an_expert_is_left_out_and_reported(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_tied_expert_on_an_untied_base_has_its_embedding_as_head(tmp_path: Path)
 def test_all_faults_come_together(llama: Trio, tmp_path: Path) -> None:
     one = edited(llama.base, tmp_path / "one", lambda tensors: tensors.pop(QUERY))
     two = edited(llama.base, tmp_path / "two", lambda tensors: tensors.update(extra=torch.ones(2, 2)))
-    family = open_model_family(make_recipe(tmp_path, llama.base, {"one": one, "two": two}))
+    family = open_recipe_family(make_recipe(tmp_path, llama.base, {"one": one, "two": two}))
     with pytest.raises(UserError) as caught:
         require_mergeable(family)
     assert str(caught.value).splitlines() == [
@@ -356,7 +356,7 @@ def test_pickles_are_refused_unopened(llama: Trio, tmp_path: Path, content: byte
     if content is not None:
         (expert / "pytorch_model.bin").write_bytes(content)
     assert opening_fault(tmp_path, llama.base, expert) == (
-        f"model {expert}: holds pickles only; convert it to safetensors first, or allow them with "
+        f"model {expert}: holds only pickles; convert it to safetensors first, or allow them with "
         "`models.pickles: true`"
     )
 
@@ -366,7 +366,7 @@ def test_quantised_weights_are_refused(llama: Trio, tmp_path: Path) -> None:
     config = json.loads((expert / "config.json").read_text())
     (expert / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
     assert opening_fault(tmp_path, llama.base, expert) == (
-        f"model {expert}: is quantised (fp8); merging takes weights of 16 or 32 bits"
+        f"model {expert}: is quantised (fp8); merging needs 16-bit or 32-bit weights"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cycleqd_merge.evolution.draws import uniform
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.staging import Place
 from tests.merging.conftest import Trio, long_lineage, make_trio
 from tests.merging.processes import Report, digest
@@ -145,8 +147,16 @@ def test_coefficients_of_a_group_reach_its_tensors_only(llama: Trio) -> None:
 def test_mutation_of_an_expert_without_bases_is_refused(llama: Trio) -> None:
     materialiser = Materialiser(llama.family, Groups(llama.family.weights, "one"), {})
     genome = mutate(expert_genome(0, EXPERTS, 1), Mutation("svd", 1, 5, 0.3))
-    with pytest.raises(UserError, match="singular bases of expert second are needed"):
+    with pytest.raises(UserError, match="singular bases of expert second are required"):
         list(materialiser.tensors(genome))
+
+
+def test_a_materialiser_can_be_opened_again_from_its_spec(llama: Trio) -> None:
+    materialiser = llama.materialiser(LayerGroupsConfig(layers=1))
+    spec = MaterialiserSpec.of(materialiser)
+    assert MaterialiserSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    genome = Genome(np.full((EXPERTS, 3), 0.3), (Mutation("svd", 1, 5, 0.3),), np.array([[1.0, 0.5, 0.0]]))
+    assert digest(open_materialiser(spec).tensors(genome)) == digest(materialiser.tensors(genome))
 
 
 class Published:

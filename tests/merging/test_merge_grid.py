@@ -15,7 +15,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.strategies import MergekitConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.mergekit_run import merged_tensors
 from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, read_tensors
@@ -44,7 +44,7 @@ def test_every_method_of_mergekit_is_tried(recipe: Recipe) -> None:
 
 def test_each_candidate_is_what_stock_mergekit_builds(recipe: Recipe, tmp_path: Path) -> None:
     """The first configuration of every method, bit for bit."""
-    family = open_model_family(recipe)
+    family = open_recipe_family(recipe)
     first: dict[str, MergekitConfiguration] = {}
     for configuration, step in tried(recipe):
         first.setdefault(step["merge"], configuration)
@@ -82,7 +82,10 @@ T = (0.3, 0.5, 0.7)
         ({"methods": ["tie"]}, "no method 'tie'.*ties"),
         ({"grid": {"ties": {"densty": [0.5]}}}, "ties has no parameter 'densty'.*density"),
         ({"grid": {"nosuch": {"t": [0.5]}}}, "no method 'nosuch'"),
-        ({"methods": ["slerp"], "grid": {"slerp": {}}}, "slerp does not take these 3 experts, or needs a `grid`"),
+        (
+            {"methods": ["slerp"], "grid": {"slerp": {}}},
+            "slerp cannot merge 3 experts, or has required parameters; state their values in `grid`",
+        ),
     ],
 )
 def test_what_mergekit_does_not_know_is_told(recipe: Recipe, setting: dict[str, Any], message: str) -> None:

@@ -32,7 +32,7 @@ from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
@@ -77,7 +77,7 @@ def materialiser_of(family: ModelFamily, setting: EvolutionConfig, mutated: Sequ
 
 def family_of(folder: Path, base: Path, *experts: Path | str, **recipe: object) -> ModelFamily:
     named = {f"e{number}": expert for number, expert in enumerate(experts)}
-    return open_model_family(make_recipe(folder, base, named, **recipe))
+    return open_recipe_family(make_recipe(folder, base, named, **recipe))
 
 
 def genome_of(family: ModelFamily, groups: int, seed: int, mutations: tuple[Mutation, ...] = ()) -> Genome:
@@ -197,7 +197,7 @@ def test_other_singular_bases_are_reported(llama: Trio, tmp_path: Path, caplog: 
     ours(text, tmp_path / "same")
     assert not caplog.records
     ours(text.replace(materialiser.bases[1].digest, "0" * 16), tmp_path / "other")
-    assert "singular basis of expert 2 is not the one" in caplog.text
+    assert "singular basis of expert 2 differs from the one" in caplog.text
 
 
 def test_a_checkpoint_of_several_dtypes_comes_out_in_float32(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_refused_candidates(llama: Trio, tmp_path: Path) -> None:
     loop = good.replace(str(llama.experts[1]), str(tmp_path / "none"))
     refused = {
         "a: [": "not a mergekit configuration: while parsing",
-        "": "not a mergekit configuration: the whole: Input should be",
+        "": "candidate: not a mergekit configuration: Input should be",
         "merge_method: ties": "Exactly one of 'models', 'slices', or 'modules'",
         "models: [{model: x}]": "merge_method: Field required",
         good.replace("ties", "no-such-method"): "no-such-method",
@@ -369,12 +369,12 @@ def test_refused_candidates(llama: Trio, tmp_path: Path) -> None:
         good.replace("0.6", "half"): "half",
         loop: "none",
         good.replace(str(llama.base), str(other)): "architectures",
-        good + "tokenizer_source: union\n": "`tokenizer` is not for candidates",
-        yaml.safe_dump(sliced): "it has no model.layers.1.",
-        yaml.safe_dump(longer): "it has model.layers.2.",
+        good + "tokenizer_source: union\n": "`tokenizer` cannot be set",
+        yaml.safe_dump(sliced): "is missing; the base has it",
+        yaml.safe_dump(longer): "tensor model.layers.2.",
         yaml.safe_dump(
             {"merge_method": "linear", "models": [{"model": str(other), "parameters": {"weight": 1}}]}
-        ): "no ",
+        ): "mergekit cannot build it: ",
     }
     for text, reason in refused.items():
         with pytest.raises(UserError) as caught:
@@ -409,13 +409,13 @@ def test_the_command_line_refuses_what_it_cannot_merge(llama: Trio, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["config.yml"]
     config.write_text(baselines(llama)["ties"])
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         merge_to_disk(config, tmp_path / "out")
     with pytest.raises(UserError, match="cannot be read"):
         merge_to_disk(tmp_path / "none.yml", tmp_path / "new")
     genome = configuration_text(genome_of(llama.family, 1, 3, MUTATIONS), llama.materialiser(), EvolutionConfig())
     config.write_text(genome.replace('"mutations"', '"mutants"'))
-    with pytest.raises(UserError, match="parameter `mutations` is not what an export writes"):
+    with pytest.raises(UserError, match="invalid parameter `mutations`: "):
         merge_to_disk(config, tmp_path / "new")
 
 

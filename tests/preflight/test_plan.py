@@ -21,7 +21,6 @@ from cycleqd_merge.preflight import disk, estimate
 from cycleqd_merge.preflight import plan as planning
 from cycleqd_merge.preflight.findings import Plan
 from cycleqd_merge.preflight.plan import plan
-from cycleqd_merge.report.progress import size
 from cycleqd_merge.run.opening import identify
 from cycleqd_merge.session.evolve import evolve
 from tests.models import (
@@ -150,7 +149,7 @@ def test_all_faults_come_at_once(family: Family, tmp_path: Path) -> None:
     )
     faults = "\n".join(checked(recipe).faults)
     for part in (
-        "evolution.bins: archive one would have 2,560,000 cells, the most is 1,000,000",
+        "evolution.bins: archive one would have 2,560,000 cells, the limit is 1,000,000",
         "task 'nowhere.yaml': no such file",
         "task four: prompt: 'missing' is undefined",
         f"model {tmp_path / 'gone'}: no such folder",
@@ -192,7 +191,7 @@ def test_a_chat_template_that_refuses_a_row_is_a_fault(family: Family, tmp_path:
     template = "{% if '7' in messages[0].content %}{{ raise_exception('no sevens') }}{% endif %}x"
     task = generate(tmp_path, "three", chat=True, chat_template=template)
     fault = only(checked(recipe_of(tmp_path, family, task)).faults)
-    assert fault.startswith("task three: the chat template refuses these turns: no sevens; in row ")
+    assert fault.startswith("task three: the chat template rejects these turns: no sevens; in row ")
 
 
 @pytest.mark.parametrize(("length", "fits"), [(252, True), (253, False)])
@@ -267,7 +266,7 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     assert checked(recipe).faults == []
     other = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"seed": 5})})
     fault = only(checked(other).faults)
-    assert fault.startswith(f"{with_journal}: holds another run (--fresh starts anew beside it)")
+    assert fault.startswith(f"{with_journal}: another run's directory; --fresh starts a new one next to it")
     assert "evolution.seed: 0 -> 5" in fault
     assert (with_journal / "journal.jsonl").read_bytes() == content
 
@@ -276,7 +275,7 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
-        assert only(checked(recipe).faults).endswith("another process is working on this run")
+        assert only(checked(recipe).faults).endswith("another process is using this run")
     finally:
         journal.close()
 
@@ -286,7 +285,7 @@ def test_a_million_cells_are_the_most(family: Family, tmp_path: Path) -> None:
     found = checked(recipe_of(tmp_path, family, three, evolution={"bins": 1000}))
     assert (found.faults, found.cells["three"]) == ([], 1_000_000)
     over = recipe_of(tmp_path, family, three, evolution={"bins": 1001})
-    refusal = "evolution.bins: archive one would have 1,002,001 cells, the most is 1,000,000"
+    refusal = "evolution.bins: archive one would have 1,002,001 cells, the limit is 1,000,000"
     assert only(checked(over).faults).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
         evolve(over)
@@ -297,7 +296,7 @@ def test_the_archive_of_all_tasks_counts_too(family: Family, tmp_path: Path) -> 
     found = checked(recipe_of(tmp_path, family, evolution=plain))
     assert (found.faults, found.cells) == ([], {"one": 1000, "two": 1000, "of all tasks": 1_000_000})
     over = recipe_of(tmp_path, family, evolution={**plain, "bins": 1001})
-    refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the most is 1,000,000"
+    refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the limit is 1,000,000"
     assert only(checked(over).faults).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
         evolve(over)
@@ -364,7 +363,7 @@ def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
     fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).faults)
     assert "exported models need " in fault
-    assert "1 kB are free on the disk of " in fault
+    assert "1.0 kB are free on the disk of " in fault
 
 
 def test_too_little_memory_is_a_fault_before_anything_is_loaded(
@@ -374,7 +373,7 @@ def test_too_little_memory_is_a_fault_before_anything_is_loaded(
     monkeypatch.setattr(planning, "try_out", lambda *_: pytest.fail("the engine was opened"))
     fault = only(plan(recipe_of(tmp_path, family)).faults)
     assert fault.startswith("memory: a worker needs ")
-    assert fault.endswith("(host), 1 MB are available")
+    assert fault.endswith("(host), 1.0 MB are available")
 
 
 def test_an_evaluation_that_fails_is_a_fault(family: Family, tmp_path: Path) -> None:
@@ -468,17 +467,6 @@ def test_the_plan_is_json(family: Family, tmp_path: Path, monkeypatch: pytest.Mo
     assert values["time"]["total"] == found.time.total
     assert values["models"][0]["name"] == "base"
     assert values["faults"] == []
-
-
-def test_sizes_are_told_for_people() -> None:
-    assert [size(count) for count in (0, 999, 1500, 2.5e6, 16e9, 3e12)] == [
-        "0 B",
-        "999 B",
-        "1.5 kB",
-        "2.5 MB",
-        "16 GB",
-        "3 TB",
-    ]
 
 
 def test_nan_in_an_expert_is_told(family: Family, tmp_path: Path) -> None:

@@ -60,7 +60,14 @@ def _task(name: str) -> dict[str, object]:
 
 def _start(recipe: Recipe) -> dict[str, object]:
     tasks = {
-        use.name: {"rows": ROWS, "search": "aa", "confirm": "bb", "heldout": "cc", "expert": use.expert}
+        use.name: {
+            "rows": ROWS,
+            "search": "aa",
+            "confirm": "bb",
+            "heldout": "cc",
+            "expert": use.expert,
+            "definition": {"kind": "generate"},
+        }
         for use in recipe.tasks
     }
     return {**start_of(recipe, in_flight=2), "tasks": tasks, "strategy": {"kind": "cycleqd"}}
@@ -72,7 +79,7 @@ def measure_heldout(folder: Path, samples: Mapping[str, Sequence[float]]) -> Run
     experts, groups = len(run.experts), len(run.groups)
     candidates = {
         "base": level_genome(0.0, experts, groups),
-        "best-mean": run.space.genome(run.best_mean()),
+        "best-mean": run.search.genome(run.best_mean()),
         "aggregate": run.aggregate(),
     }
     with closing(Journal(folder)) as journal:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from cycleqd_merge.comparison.comparison_folder import open_run_or_comparison
 from cycleqd_merge.comparison.page_section import page_section
+from cycleqd_merge.comparison.statistics import paired_bootstrap
 from cycleqd_merge.comparison.table_formats import table_to_records
 from cycleqd_merge.comparison.tables import comparison_report
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.evolution.candidate import candidate_digest
+from cycleqd_merge.evolution.genome import level_genome
+from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.report.page import render_page
+from cycleqd_merge.report.scores import compare_best, usual_scores
 from tests.comparison.examples import example
-from tests.report.runs import make_comparison, make_run
+from tests.report.runs import HELDOUT, make_comparison, make_run, measure_heldout
 from tests.report.test_page import HOSTILE, Page
 
 
@@ -23,7 +30,7 @@ def page_at(folder: Path) -> Page:
     """The page that `report` writes of a folder."""
     opened = open_run_or_comparison(folder)
     section = None if opened.comparison is None else page_section(opened.comparison)
-    return Page(render_page(opened.run, str(opened.folder), section))
+    return Page(render_page(opened.run, str(opened.folder), section, opened.verdict))
 
 
 def test_a_comparisons_folder_opens_its_references_first_run(tmp_path: Path) -> None:
@@ -89,6 +96,39 @@ def test_what_the_comparison_scored_counts_as_held_out(tmp_path: Path) -> None:
         "samples": 4,
         "truncated": 0.25,
     }
+
+
+@pytest.mark.parametrize(
+    ("base", "says"), [([0.0, 0.0, 0.0, 0.25], "excludes zero."), ([1.0, 1.0, 1.0, 0.0], "includes zero, so")]
+)
+def test_models_that_the_comparison_scored_are_compared_row_by_row(
+    tmp_path: Path, base: list[float], says: str
+) -> None:
+    run = make_comparison(tmp_path, example())
+    digest = candidate_digest(level_genome(0.0, len(run.experts), len(run.groups)))
+    with closing(Journal(tmp_path)) as journal:
+        tasks = {task: {"scores": base, "truncated": 0.0} for task in run.tasks}
+        journal.append({"event": "heldout", "candidate": digest, "tasks": tasks})
+    opened = open_run_or_comparison(tmp_path)
+    own = HELDOUT["best-mean"]
+    expected = paired_bootstrap(dict.fromkeys(run.tasks, own), dict.fromkeys(run.tasks, base))
+    assert opened.verdict is not None
+    assert (opened.verdict.baseline, opened.verdict.split) == ("base", "heldout")
+    assert opened.verdict.difference == expected.estimate == pytest.approx(fmean(own) - fmean(base))
+    assert opened.verdict.interval == (expected.low, expected.high)
+    assert opened.verdict.clear == (not expected.holds_zero) == (says == "excludes zero.")
+    text = " ".join(render_page(opened.run, "run", None, opened.verdict).split())
+    assert f"<b>{expected.estimate:+.3f}</b> (95%: {expected.low:+.3f} to {expected.high:+.3f}) against" in text
+    assert f"paired by row, the 95% interval {says}" in text
+
+
+def test_a_runs_own_measurements_are_not_paired_with_rows_of_its_comparison(tmp_path: Path) -> None:
+    make_comparison(tmp_path, example())
+    measured = measure_heldout(tmp_path / "cycleqd/seed-0", HELDOUT)
+    opened = open_run_or_comparison(tmp_path)
+    assert opened.verdict == compare_best(usual_scores(measured), measured.objectives)
+    assert opened.verdict is not None
+    assert (opened.verdict.split, opened.verdict.interval) == ("heldout", None)
 
 
 def test_hostile_names_stay_texts(tmp_path: Path) -> None:

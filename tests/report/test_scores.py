@@ -10,7 +10,7 @@ import pytest
 
 from cycleqd_merge.journal.log import of_kind, read_events
 from cycleqd_merge.journal.measured import Estimate
-from cycleqd_merge.report.scores import ModelScores, compare_best, mean_of, usual_scores
+from cycleqd_merge.report.scores import ModelScores, ScoreTable, compare_best, mean_of, usual_scores
 from tests.report.runs import HELDOUT, ROWS, make_run, measure_heldout
 
 
@@ -58,6 +58,28 @@ def test_the_mean_over_tasks_adds_independent_errors() -> None:
     assert mean_of(estimates, ["a", "lacking"]) is None
 
 
+def test_a_score_table_has_a_row_per_scored_model_and_knows_the_best() -> None:
+    models = {
+        "base": {"a": Estimate(0.2, 0.03, 10), "b": Estimate(0.4, 0.04, 20), "kept": Estimate(1.0, None, 1)},
+        "unscored": {},
+        "partly": {"a": Estimate(0.5, 0.1, 12)},
+    }
+    table = ScoreTable.of(models, ["a", "b", "kept"], ["a", "b"])
+    assert [row.model for row in table.rows] == ["base", "partly"]
+    assert table.rows[0].mean == mean_of(models["base"], ["a", "b"])
+    assert table.rows[0].scores == (0.2, 0.4, 1.0, pytest.approx(0.3))
+    assert table.rows[1].scores == (0.5, None, None, None)
+    assert table.best == (0.5, 0.4, 1.0, pytest.approx(0.3))
+    assert [table.samples(place) for place in range(3)] == [{10, 12}, {20}, {1}]
+    assert ScoreTable.of({"unscored": {}}, ["a"], ["a"]).best == ()
+
+
+def test_bare_scores_make_the_same_table() -> None:
+    table = ScoreTable.of_scores({"one": (0.5, 0.25, 1.0), "two": (0.25, 0.25, 0.0)}, ["a", "b", "kept"], ["a", "b"])
+    assert [row.scores for row in table.rows] == [(0.5, 0.25, 1.0, 0.375), (0.25, 0.25, 0.0, 0.25)]
+    assert all(estimate is not None and estimate.error is None for row in table.rows for estimate in row.tasks)
+
+
 def model(name: str, search: float, heldout: float | None) -> ModelScores:
     held = {} if heldout is None else {"a": Estimate(heldout, 0.03, 100)}
     return ModelScores(name, None, {"a": Estimate(search, 0.04, 50)}, held)
@@ -67,10 +89,10 @@ def test_the_best_elite_is_compared_with_its_best_rival_but_the_aggregate() -> N
     scored = [model("base", 0.9, 0.1), model("mean", 0.2, 0.5), model("best-mean", 0.8, 0.58), model("aggregate", 1, 1)]
     found = compare_best(scored, ["a"])
     assert found is not None
-    assert (found.rival, found.rows, found.difference) == ("mean", "heldout", pytest.approx(0.08))
+    assert (found.baseline, found.split, found.difference) == ("mean", "heldout", pytest.approx(0.08))
     assert found.error == pytest.approx(math.hypot(0.03, 0.03))
     assert not found.clear
     without = compare_best([model("base", 0.1, 0.9), model("best-mean", 0.8, None)], ["a"])
     assert without is not None
-    assert (without.rows, without.rival, without.clear) == ("search", "base", True)
+    assert (without.split, without.baseline, without.clear) == ("search", "base", True)
     assert compare_best([model("base", 0.1, 0.9)], ["a"]) is None

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.strategies.protocol import Proposal, Result
-from cycleqd_merge.strategies.space import SearchSpace
+from cycleqd_merge.strategies.state import SearchState
 from tests.cli.conftest import Models, write_recipe
 
 METHODS = ("linear", "ties", "slerp", "dare_ties")
@@ -45,7 +45,7 @@ def grid(base: str, experts: list[str], dtype: str = "bfloat16") -> list[tuple[s
 class Grid:
     """Evaluates the founders, then a configuration of each method over base and experts, again and again."""
 
-    def __init__(self, space: SearchSpace, seed: int, models: Mapping[str, Any]) -> None:
+    def __init__(self, space: SearchState, seed: int, models: Mapping[str, Any]) -> None:
         self.space, self.grid = space, grid(**models)
 
     def ask(self, number: int) -> Proposal | None:

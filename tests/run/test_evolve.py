@@ -44,13 +44,13 @@ def test_a_run_records_and_tells_every_evaluation_in_order(tmp_path: Path) -> No
     assert watcher.began_at == 0
     assert pool.submitted == list(range(23))
     assert pool.ended != pool.submitted  # they did end in another order
-    assert events[5]["bounds"] == [list(pair) for pair in state.space.bounds or ()]
+    assert events[5]["bounds"] == [list(pair) for pair in state.search.bounds or ()]
 
 
 def test_recorded_scores_are_those_of_the_genome_of_that_number(tmp_path: Path) -> None:
     state = run(tmp_path, in_flight=4, pool=SyntheticPool(order=2))
     for number, event in enumerate(state.results):
-        assert tuple(event["scores"]) == synthetic_scores(state.space.genome(number), 3)
+        assert tuple(event["scores"]) == synthetic_scores(state.search.genome(number), 3)
         assert state.scores(number) == tuple(event["scores"])
 
 
@@ -87,7 +87,7 @@ def test_signals_end_a_run_and_it_goes_on(tmp_path: Path, sign: signal.Signals, 
     with pytest.raises(Interrupted, match="interrupted"):
         run(tmp_path / "stopped", in_flight=4, watcher=at(number, lambda: os.kill(os.getpid(), sign)))
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert open_run(tmp_path / "stopped").schedule.told == number + 1
+    assert open_run(tmp_path / "stopped").schedule.received == number + 1
     run(tmp_path / "stopped", in_flight=4)
     run(tmp_path / "whole", in_flight=4)
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
@@ -103,15 +103,15 @@ def test_a_signal_while_waiting_ends_a_run(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path, pool=SyntheticPool(failure=fail))
     assert time.monotonic() - since < 30
-    assert open_run(tmp_path).schedule.told == 7
+    assert open_run(tmp_path).schedule.received == 7
 
 
 def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
     deadline = time.monotonic() + 0.15
-    with pytest.raises(Interrupted, match="the time limit is reached"):
+    with pytest.raises(Interrupted, match="time limit reached"):
         run(tmp_path / "stopped", synthetic_recipe(500), pool=SyntheticPool(seconds=0.01), deadline=deadline)
     assert time.monotonic() - deadline < 5
-    assert open_run(tmp_path / "stopped").schedule.told < 500
+    assert open_run(tmp_path / "stopped").schedule.received < 500
     run(tmp_path / "stopped", synthetic_recipe(60))
     run(tmp_path / "whole", synthetic_recipe(60))
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
@@ -131,7 +131,7 @@ def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_goes_on(tmp_
 def test_too_many_failures_in_a_row_stop_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="5 evaluations in a row failed, the last with: no memory at 12"):
         run(tmp_path, pool=SyntheticPool(failure=lambda number: f"no memory at {number}" if number >= 8 else None))
-    assert open_run(tmp_path).schedule.told == 8 + MOST_FAILURES
+    assert open_run(tmp_path).schedule.received == 8 + MOST_FAILURES
     state = run(tmp_path)  # the cause is mended
     assert state.generation == 20
     assert sum(event["scores"] is None for event in state.results) == MOST_FAILURES
@@ -163,7 +163,7 @@ def test_a_task_on_which_no_expert_scores_stops_a_run_with_the_reason(tmp_path: 
             return finished
 
     for _ in range(2):  # and again when it is taken up
-        with pytest.raises(RunFailed, match=r"task bash: its experts score from 0 to 0, .*explicit `bounds`"):
+        with pytest.raises(RunFailed, match=r"task bash: its experts' scores, 0 to 0, .*explicit `bounds`"):
             run(tmp_path, pool=Hopeless())
     assert len(of_kind(read_events(tmp_path), "result")) == 3
 
@@ -184,7 +184,7 @@ def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Pa
             with pytest.raises(UserError) as raised:
                 check()
             message = str(raised.value)
-            assert message.startswith(f"{tmp_path}: holds another run (--fresh starts anew beside it)")
+            assert message.startswith(f"{tmp_path}: another run's directory; --fresh starts a new one next to it")
             assert message.splitlines()[1:] == [
                 "  base: '0123' -> '4567'",
                 "  experts.math: 'math-digest' -> None",

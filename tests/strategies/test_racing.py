@@ -1,4 +1,4 @@
-"""Children that are dropped early could not have entered: against enumeration of cells, and against draws of rows."""
+"""Children rejected early could not have entered an archive: compared with enumerated cells and with random rows."""
 
 from __future__ import annotations
 
@@ -23,30 +23,29 @@ BOUNDS = ((0.1, 0.9), (0.0, 0.8), (0.2, 1.0))
 
 
 @given(st.lists(TRIPLE, max_size=30), st.tuples(TRIPLE, TRIPLE), st.integers(0, 2))
-def test_a_hurdle_is_passable_where_some_child_in_reach_would_enter(
-    told: list[Scores], ends: tuple[Scores, Scores], task: int
+def test_a_snapshot_could_accept_a_child_if_any_scores_in_its_range_would_enter(
+    earlier: list[Scores], ends: tuple[Scores, Scores], task: int
 ) -> None:
-    """Every combination of scores between the ends is offered to an archive told the same."""
+    """Every combination of scores between the ends is offered to a copy of the archive."""
     archive = Archive(task, BOUNDS, [2, 3, 2])
-    for number, scores in enumerate(told):
+    for number, scores in enumerate(earlier):
         archive.add(number, scores)
     low, high = (tuple(pick(pair) for pair in zip(*ends, strict=True)) for pick in (min, max))
-    hurdle = archive.hurdle()
     within = [[step / 20 for step in range(round(20 * a), round(20 * b) + 1)] for a, b in zip(low, high, strict=True)]
     enters = False
     for scores in product(*within):
         offered = Archive(task, BOUNDS, [2, 3, 2])
-        for number, earlier in enumerate(told):
-            offered.add(number, earlier)
+        for number, own in enumerate(earlier):
+            offered.add(number, own)
         if offered.add(99, scores).status:
             enters = True
             break
-    assert hurdle.passable(low, high) == enters
+    assert archive.snapshot().could_accept(low, high) == enters
 
 
 @pytest.mark.parametrize("spread", ["zeros and ones", "even"])
 @pytest.mark.parametrize("mean", [0.03, 0.3, 0.8])
-def test_intervals_hold_as_often_as_they_say(mean: float, spread: str) -> None:
+def test_intervals_hold_as_often_as_they_claim(mean: float, spread: str) -> None:
     rng, rows, scored, held = np.random.default_rng(5), 240, 60, 0
     for _ in range(3000):
         if spread == "even":
@@ -58,7 +57,7 @@ def test_intervals_hold_as_often_as_they_say(mean: float, spread: str) -> None:
     assert held / 3000 >= 0.94
 
 
-def test_an_interval_of_all_rows_is_a_point_and_never_leaves_what_is_possible() -> None:
+def test_an_interval_of_all_rows_is_a_point_and_no_interval_exceeds_the_possible_scores() -> None:
     assert Partial(0.3, 50, 50).interval(0.99) == (0.3, 0.3)
     low, high = Partial(0.0, 1, 4).interval(0.99)
     assert (low, high) == (pytest.approx(0.0), 0.75)
@@ -67,41 +66,41 @@ def test_an_interval_of_all_rows_is_a_point_and_never_leaves_what_is_possible() 
 
 
 def race(*qualities: float, floors: tuple[tuple[int, float], ...] = ()) -> Race:
-    """Two tasks with one cell each, held by elites of these qualities."""
+    """Two archives of one cell each, with elites of these qualities."""
     axes = (Axis(0.0, 1.0, 1), Axis(0.0, 1.0, 1))
     return Race(
         0.25, 0.99, tuple(ArchiveSnapshot(task, axes, {(0,): best}) for task, best in enumerate(qualities)), floors
     )
 
 
-def test_a_child_is_dropped_only_if_no_archive_may_take_it() -> None:
+def test_a_child_loses_only_if_no_archive_could_accept_it() -> None:
     poor, good = Partial(0.1, 60, 240), Partial(0.6, 60, 240)
     assert race(0.5, 0.9).lost([poor, poor])
     assert not race(0.5, 0.9).lost([good, poor])
     assert race(0.9, 0.9).lost([good, poor])
     assert not race(0.15, 0.9).lost([poor, poor])
-    open_cell = Race(0.25, 0.99, (ArchiveSnapshot(0, (Axis(0.0, 1.0, 1), Axis(0.0, 1.0, 2)), {(1,): 1.0}),))
-    assert not open_cell.lost([poor, poor])
+    empty_cell = Race(0.25, 0.99, (ArchiveSnapshot(0, (Axis(0.0, 1.0, 1), Axis(0.0, 1.0, 2)), {(1,): 1.0}),))
+    assert not empty_cell.lost([poor, poor])
     assert race(0.15, 0.9, floors=((2, 0.9),)).lost([poor, poor, good])
 
 
-def test_the_first_rows_are_a_fixed_part() -> None:
-    of = race(0.5, 0.5)
-    assert of.first(240) == of.first(240) == sorted(set(of.first(240)))
-    assert [len(of.first(rows)) for rows in (1, 2, 3, 240)] == [1, 1, 1, 60]
-    assert set(of.first(240)) != set(range(60))
+def test_the_first_rows_are_a_fixed_subset() -> None:
+    one = race(0.5, 0.5)
+    assert one.first(240) == one.first(240) == sorted(set(one.first(240)))
+    assert [len(one.first(rows)) for rows in (1, 2, 3, 240)] == [1, 1, 1, 60]
+    assert set(one.first(240)) != set(range(60))
 
 
-def test_children_race_against_the_archives_as_they_stood_and_founders_do_not() -> None:
+def test_children_race_against_the_archives_of_their_time_and_founders_do_not() -> None:
     search = strategy(tasks=2, race=(0.25, 0.99), floors=(Floor(2, 0.4),))
 
     def scorer(number: int, genome: Genome) -> Scores:
         return (*synthetic_scores(genome, 2), 0.5)
 
     for number in range(42):
-        standing = tuple(archive.hurdle() for archive in search.space.archives)
+        archives = tuple(archive.snapshot() for archive in search.state.archives)
         proposal = search.ask(number)
         assert proposal is not None
-        assert proposal.race == (None if number < 2 else Race(0.25, 0.99, standing, ((2, 0.4),)))
-        search.tell(Result(number, scorer(number, search.space.genome(number))))
-    assert len(standing[0].qualities) > 3
+        assert proposal.race == (None if number < 2 else Race(0.25, 0.99, archives, ((2, 0.4),)))
+        search.tell(Result(number, scorer(number, search.state.genome(number))))
+    assert len(archives[0].qualities) > 3

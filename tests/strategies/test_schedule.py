@@ -19,11 +19,11 @@ TOTAL = 30
 
 
 class Watched:
-    """A strategy whose asks and tells are written down."""
+    """A strategy that records the calls of `ask` and `tell`."""
 
     def __init__(self) -> None:
         self._inner = strategy(3)
-        self.space = self._inner.space
+        self.state = self._inner.state
         self.calls: list[tuple[str, int]] = []
 
     def ask(self, number: int) -> Proposal | None:
@@ -38,7 +38,7 @@ class Watched:
 
 
 def run(in_flight: int, order: random.Random | None) -> Watched:
-    """A whole run whose evaluations end in a random order, or in theirs where `order` is None."""
+    """A whole run whose evaluations end in random order, or in order of number if `order` is None."""
     watched = Watched()
     schedule = Schedule(watched, in_flight, TOTAL)
     in_order: InOrder[Result] = InOrder(0)
@@ -56,25 +56,25 @@ def run(in_flight: int, order: random.Random | None) -> Watched:
 @pytest.mark.parametrize("in_flight", [1, 2, 4, 7])
 @hypothesis_settings(max_examples=15)
 @given(order=st.randoms(use_true_random=False))
-def test_any_order_of_ending_gives_the_run_in_order(in_flight: int, order: random.Random) -> None:
+def test_the_order_in_which_evaluations_end_does_not_matter(in_flight: int, order: random.Random) -> None:
     mixed, straight = run(in_flight, order), run(in_flight, None)
     assert mixed.calls == straight.calls
-    assert snapshot(mixed.space.archives) == snapshot(straight.space.archives)
-    assert [mixed.space.genome(n) for n in range(TOTAL)] == [straight.space.genome(n) for n in range(TOTAL)]
+    assert snapshot(mixed.state.archives) == snapshot(straight.state.archives)
+    assert [mixed.state.genome(n) for n in range(TOTAL)] == [straight.state.genome(n) for n in range(TOTAL)]
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 4, 7])
-def test_a_number_is_asked_as_soon_as_the_one_so_many_before_is_told(in_flight: int) -> None:
-    told = 0
+def test_a_number_is_asked_as_soon_as_the_result_in_flight_numbers_before_is_received(in_flight: int) -> None:
+    received = 0
     for call, number in run(in_flight, None).calls:
         if call == "tell":
-            told += 1
-        else:  # children wait for all three experts besides
-            assert told == max(0 if number < 3 else 3, number - in_flight + 1)
+            received += 1
+        else:  # children also wait for all three experts
+            assert received == max(0 if number < 3 else 3, number - in_flight + 1)
 
 
 def test_in_flight_changes_the_run() -> None:
-    assert snapshot(run(1, None).space.archives) != snapshot(run(4, None).space.archives)
+    assert snapshot(run(1, None).state.archives) != snapshot(run(4, None).state.archives)
 
 
 def test_every_number_is_asked_and_told_once() -> None:
@@ -84,7 +84,7 @@ def test_every_number_is_asked_and_told_once() -> None:
 
 
 @given(st.permutations(range(10, 20)))
-def test_what_came_early_waits_for_its_turn(order: list[int]) -> None:
+def test_early_items_wait_for_their_turn(order: list[int]) -> None:
     in_order: InOrder[str] = InOrder(10)
     released: list[str] = []
     for place, number in enumerate(order, start=1):
@@ -94,7 +94,7 @@ def test_what_came_early_waits_for_its_turn(order: list[int]) -> None:
         assert released == [str(number) for number in range(10, turn)]
 
 
-def test_a_schedule_without_anything_to_do_is_done() -> None:
+def test_a_schedule_of_nothing_is_done() -> None:
     schedule = Schedule(strategy(3), 2, 0)
     assert schedule.done
     assert schedule.ready() == []

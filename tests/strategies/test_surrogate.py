@@ -1,4 +1,4 @@
-"""What is foretold of children that were not scored, against Gaussian processes written out with plain matrices."""
+"""Predicted scores, compared with Gaussian processes written out in plain matrices."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from cycleqd_merge.evolution.genome import Matrix
-from cycleqd_merge.strategies.surrogate import LATEST, Surrogate, fitted_kernels, settled
+from cycleqd_merge.strategies.surrogate import LATEST, Surrogate, fitted_kernels, kernel_points
 
 
 def measured(count: int, seed: int = 0) -> tuple[Matrix, Matrix]:
-    """Points in three dimensions and their scores on two tasks; the third coefficient matters to neither."""
+    """Points in three dimensions and their scores on two tasks; the third coefficient affects neither."""
     points = np.random.default_rng(seed).uniform(-0.5, 1.5, (count, 3))
     return points, np.stack([np.exp(-(points[:, 0] ** 2)), 0.5 + 0.3 * np.sin(points[:, 0] + 2 * points[:, 1])], axis=1)
 
 
 def by_hand(kernel: Any, points: Matrix, scores: Matrix, wanted: Matrix) -> tuple[Matrix, Matrix]:
-    """Means and deviations of one task at `wanted`: Rasmussen and Williams (2006), equations 2.25 and 2.26, with the
-    parameters of `kernel`. The noise counts in what a deviation is."""
+    """Means and deviations of one task at `wanted`, with the parameters of `kernel`: Rasmussen and Williams (2006),
+    equations 2.25 and 2.26. The deviations include the noise."""
     height, lengths, noise = kernel.k1.k1.constant_value, kernel.k1.k2.length_scale, kernel.k2.noise_level
 
     def covariance(a: Matrix, b: Matrix) -> Matrix:
@@ -47,26 +47,26 @@ def test_means_and_deviations_are_those_of_gaussian_processes() -> None:
     assert means.shape == deviations.shape == (25, 2)
 
 
-def test_a_dimension_that_does_not_matter_is_found_out() -> None:
+def test_a_dimension_without_effect_gets_a_long_length_scale() -> None:
     points, scores = measured(60)
     first, second = (kernel.k1.k2.length_scale for kernel in fitted_kernels(points, scores))
     assert first[0] < min(first[1], first[2]) / 3
     assert max(second[0], second[1]) < second[2] / 3
 
 
-def test_what_is_believed_keeps_its_mean_and_is_surer() -> None:
+def test_believed_points_keep_their_mean_and_become_more_certain() -> None:
     points, scores = measured(30)
     wanted, _ = measured(4, seed=1)
     before = Surrogate(points, scores, fitted_kernels(points, scores))
     after = before.believing(wanted)
     means, deviations = before(wanted)
-    again, surer = after(wanted)
+    again, smaller = after(wanted)
     np.testing.assert_allclose(again, means, atol=0.02)
-    assert (surer < deviations).all()
+    assert (smaller < deviations).all()
     assert before.believing(np.zeros((0, 3))) is before
 
 
-def test_the_latest_points_are_learned_from() -> None:
+def test_only_the_latest_points_are_fitted() -> None:
     points, scores = measured(LATEST + 40)
     kernels = fitted_kernels(points[:40], scores[:40])
     wanted, _ = measured(10, seed=1)
@@ -74,23 +74,23 @@ def test_the_latest_points_are_learned_from() -> None:
     np.testing.assert_array_equal(found, latest)
 
 
-def test_scores_that_are_all_alike_are_foretold() -> None:
+def test_equal_scores_predict_the_same_score() -> None:
     points = np.eye(3)
     means, _ = Surrogate(points, np.full((3, 1), 0.5), fitted_kernels(points, np.full((3, 1), 0.5)))(points + 0.3)
     np.testing.assert_allclose(means, 0.5)
 
 
-def test_kernels_are_settled_on_almost_all_points_and_seldom_anew() -> None:
-    found = [settled(count) for count in range(1, 3000)]
+def test_kernels_are_fitted_to_almost_all_points_and_refitted_eight_times_per_doubling() -> None:
+    found = [kernel_points(count) for count in range(1, 3000)]
     assert found == sorted(found)
     for count, kept in enumerate(found, start=1):
         assert count - count / 8 < kept <= count
     for count in (16, 64, 1024):
-        assert len({settled(each) for each in range(count, 2 * count)}) == 8
+        assert len({kernel_points(each) for each in range(count, 2 * count)}) == 8
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_or_two_points_are_enough_to_begin(count: int) -> None:
+def test_one_or_two_points_are_enough(count: int) -> None:
     points, scores = measured(count)
     means, deviations = Surrogate(points, scores, fitted_kernels(points, scores))(points)
     np.testing.assert_allclose(means, scores, atol=0.2)

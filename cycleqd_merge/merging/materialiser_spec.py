@@ -1,0 +1,84 @@
+"""What a materialiser is opened from, as data: another process opens the same one from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mergekit.common import ModelReference
+from pydantic import TypeAdapter
+
+from cycleqd_merge.config.evolution import GroupsConfig
+from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.merging.bases import Rank, prepare_bases
+from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.staging import Place
+
+
+@dataclass(frozen=True)
+class MaterialiserSpec:
+    """The models, by reference, and how a materialiser uses them.
+
+    experts: by name. models: how model files are opened and compared. bases: numbers of the experts whose singular
+    bases are needed. rank: how those are truncated.
+    """
+
+    base: ModelReference
+    experts: Mapping[str, ModelReference]
+    models: ModelsConfig
+    groups: GroupsConfig
+    bases: tuple[int, ...]
+    rank: Rank
+
+    @classmethod
+    def of(cls, materialiser: Materialiser) -> MaterialiserSpec:
+        """The spec that an equal materialiser is opened from."""
+        family = materialiser.family
+        return cls(
+            family.base.reference,
+            {expert.name: expert.reference for expert in family.experts},
+            family.models,
+            materialiser.groups.setting,
+            tuple(sorted(materialiser.bases)),
+            materialiser.rank,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "base": str(self.base),
+            "experts": {name: str(reference) for name, reference in self.experts.items()},
+            "models": self.models.model_dump(mode="json"),
+            "groups": TypeAdapter(GroupsConfig).dump_python(self.groups, mode="json"),
+            "bases": list(self.bases),
+            "rank": self.rank,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> MaterialiserSpec:
+        """The inverse of `to_json`."""
+        return cls(
+            ModelReference.parse(record["base"]),
+            {name: ModelReference.parse(reference) for name, reference in record["experts"].items()},
+            ModelsConfig.model_validate(record["models"]),
+            TypeAdapter(GroupsConfig).validate_python(record["groups"]),
+            tuple(record["bases"]),
+            record["rank"],
+        )
+
+
+def open_materialiser(
+    spec: MaterialiserSpec, device: torch.device | str = "cpu", place: Place = "disk"
+) -> Materialiser:
+    """Open the models of `spec`, and compute singular bases that are not in the cache.
+
+    Raises:
+        UserError: a model cannot be opened, see `open_model_family`.
+    """
+    family = open_model_family(spec.base, spec.experts, spec.models)
+    bases = prepare_bases(family, spec.bases, rank=spec.rank)
+    return Materialiser(family, Groups(family.weights, spec.groups), bases, device, place)

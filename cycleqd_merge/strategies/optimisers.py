@@ -1,0 +1,174 @@
+"""Optimisers of coefficients: CMA-ES and NSGA-II, which work in whole populations, and random search."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Protocol
+
+import numpy as np
+
+from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.evolution.draws import generator, new_seed
+from cycleqd_merge.evolution.genome import Matrix, coefficient_genome
+from cycleqd_merge.strategies.protocol import Proposal, Result
+from cycleqd_merge.strategies.state import Insertion, SearchState
+
+DIGITS = 6
+"""Decimals that coefficients are rounded to, far finer than a checkpoint's dtype."""
+
+
+class Optimiser(Protocol):
+    """Proposes whole populations of vectors and learns from each population at once."""
+
+    def ask(self) -> Matrix:
+        """The next population, shape (children, dimensions)."""
+        ...
+
+    def tell(self, population: Matrix, insertions: list[Insertion]) -> None:
+        """Receive what the archives did with each child of the population."""
+        ...
+
+
+class PopulationStrategy:
+    """A strategy that proposes an optimiser's populations child by child.
+
+    The optimiser is asked for the next population once the results of the whole last one were received.
+    """
+
+    def __init__(self, state: SearchState, optimiser: Optimiser) -> None:
+        self.state, self._optimiser = state, optimiser
+        self._population: Matrix = np.zeros((0, state.experts * state.groups))
+        self._numbers: list[int] = []
+        self._insertions: list[Insertion] = []
+
+    def ask(self, number: int) -> Proposal | None:
+        """See `Strategy.ask`."""
+        return self.recall(number, {})
+
+    def recall(self, number: int, step: dict[str, Any]) -> Proposal | None:
+        """See `Recalling.recall`."""
+        if number < self.state.first:
+            return self.state.founder(number)
+        return self.emit(number, self.state.recorded(step)) if self.state.archives else None
+
+    def emit(self, number: int, recorded: Matrix | None = None) -> Proposal | None:
+        """See `Emitter.emit`: the population's next child, or the first of a new population."""
+        if len(self._numbers) == len(self._population):
+            if len(self._insertions) < len(self._population):
+                return None
+            self._next_population()
+        place = len(self._numbers)
+        if recorded is not None and not np.array_equal(self._population[place].round(DIGITS), recorded):
+            self._population[place] = recorded  # if they agree, the optimiser learns from the vector before rounding
+        vector = self._population[place].reshape(self.state.experts, self.state.groups)
+        genome = coefficient_genome(vector.round(DIGITS))
+        self._numbers.append(number)
+        return self.state.propose(number, genome, {"coefficients": genome.coefficients.tolist()})
+
+    def tell(self, result: Result) -> None:
+        """See `Strategy.tell`."""
+        self.learn(result.number, self.state.tell(result))
+
+    def learn(self, number: int, insertion: Insertion) -> None:
+        """See `Emitter.learn`."""
+        if number in self._numbers:
+            self._insertions.append(insertion)
+
+    def _next_population(self) -> None:
+        if len(self._population):
+            self._optimiser.tell(self._population, self._insertions)
+        self._population, self._numbers, self._insertions = self._optimiser.ask(), [], []
+
+
+class CmaEs:
+    """See `Optimiser`. CMA-ES by `cma`, as in mergekit-evolve: maximises the weighted mean of the tasks' scores.
+
+    Once it has converged, it restarts from `start` with twice the population (IPOP).
+
+    start: initial coefficients, shape (dimensions,). weights: of the tasks, shape (tasks,).
+    """
+
+    def __init__(self, start: Matrix, sigma: float, population: int | None, weights: Matrix, seed: int) -> None:
+        self._start, self._sigma = start, sigma
+        self._weights = weights / weights.sum()
+        self._rng = generator(seed, "cma-es")
+        self._search = self._begin(population)
+
+    def _begin(self, population: int | None) -> Any:
+        from cma import CMAEvolutionStrategy  # late, as all optimisers' libraries: other strategies do not need it
+
+        options = {"verbose": -9, "randn": self._normal, "seed": np.nan}
+        return CMAEvolutionStrategy(self._start, self._sigma, options | ({"popsize": population} if population else {}))
+
+    def _normal(self, *shape: int) -> Matrix:
+        return self._rng.standard_normal(shape)
+
+    def ask(self) -> Matrix:
+        """See `Optimiser.ask`."""
+        if self._search.stop():
+            self._search = self._begin(2 * int(self._search.popsize))
+        return np.array(self._search.ask())
+
+    def tell(self, population: Matrix, insertions: list[Insertion]) -> None:
+        """See `Optimiser.tell`. A child without scores ranks below all others."""
+        from cma.evolution_strategy import InjectionWarning
+
+        losses = [1.0 if each.scores is None else -float(np.dot(self._weights, each.scores)) for each in insertions]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InjectionWarning)  # a restored population may come from another machine
+            self._search.tell(list(population), losses)
+
+
+class Nsga2:
+    """See `Optimiser`. NSGA-II by `pymoo`: every task's score is an objective; coefficients are in [low, high].
+
+    Raises:
+        RecipeError: pymoo is not installed.
+    """
+
+    def __init__(self, dimensions: int, tasks: int, population: int, low: float, high: float, seed: int) -> None:
+        try:
+            from pymoo.algorithms.moo.nsga2 import NSGA2
+            from pymoo.core.problem import Problem
+            from pymoo.termination.max_gen import MaximumGenerationTermination
+        except ModuleNotFoundError as error:
+            raise RecipeError("strategy: nsga2 requires pymoo: pip install 'cycleqd-merge[nsga2]'") from error
+        self._problem = Problem(n_var=dimensions, n_obj=tasks, xl=low, xu=high)
+        self._search = NSGA2(pop_size=population)
+        endless = MaximumGenerationTermination(10**9)
+        self._search.setup(self._problem, seed=new_seed(seed, "nsga2") % 2**32, termination=endless, verbose=False)
+
+    def ask(self) -> Matrix:
+        """See `Optimiser.ask`."""
+        self._asked = self._search.ask()
+        return np.asarray(self._asked.get("X"), dtype=np.float64)
+
+    def tell(self, population: Matrix, insertions: list[Insertion]) -> None:
+        """See `Optimiser.tell`. A child without scores is dominated by all others."""
+        from pymoo.core.evaluator import Evaluator
+        from pymoo.problems.static import StaticProblem
+
+        worst = (-1.0,) * int(self._problem.n_obj)
+        losses = -np.array([worst if each.scores is None else each.scores for each in insertions])
+        self._asked.set("X", population)  # in a restored run, the recorded one
+        Evaluator().eval(StaticProblem(self._problem, F=losses), self._asked)
+        self._search.tell(infills=self._asked)
+
+
+class RandomSearch:
+    """The baseline for every other strategy: coefficients drawn from U(low, high), independently for each child."""
+
+    def __init__(self, state: SearchState, seed: int, low: float, high: float) -> None:
+        self.state, self.seed, self.low, self.high = state, seed, low, high
+
+    def ask(self, number: int) -> Proposal | None:
+        """See `Strategy.ask`."""
+        if number < self.state.first:
+            return self.state.founder(number)
+        shape = (self.state.experts, self.state.groups)
+        drawn = generator(self.seed, number).uniform(self.low, self.high, size=shape)
+        return self.state.propose(number, coefficient_genome(drawn), {})
+
+    def tell(self, result: Result) -> None:
+        """See `Strategy.tell`."""
+        self.state.tell(result)

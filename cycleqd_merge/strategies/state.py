@@ -1,0 +1,196 @@
+"""The state of a search: candidates proposed, results received, and the archives that these fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cycleqd_merge.evolution.archive import AddResult, Archive, Bounds, EmptyRange, Scores, bounds_from
+from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.evolution.genome import Genome, Matrix, expert_genome, level_genome
+from cycleqd_merge.strategies.protocol import Proposal, Result
+from cycleqd_merge.strategies.racing import Race
+from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """What the archives did with a child.
+
+    scores: those of the objectives; None if the evaluation failed, or a score is below a floor. by_archive: one per
+    archive, in their order; empty if the child was not offered to them.
+    """
+
+    scores: Scores | None
+    by_archive: tuple[AddResult, ...] = ()
+
+    @property
+    def entered(self) -> bool:
+        """Whether the child entered any archive."""
+        return any(added.status for added in self.by_archive)
+
+
+class SearchState:
+    """Candidates, results and archives of one search. Every strategy is given one and keeps it up to date.
+
+    bounds: of every objective's scores; None until the archives open. archives: one per objective; empty until every
+    founder's result was received.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.bounds: Bounds | None = None
+        self.archives: list[Archive] = []
+        self._candidates: list[Candidate] = []
+        self._scores: list[Scores | None] = []
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """See `SearchSpace`."""
+        return self.space.objectives
+
+    @property
+    def experts(self) -> int:
+        """See `SearchSpace`."""
+        return self.space.experts
+
+    @property
+    def groups(self) -> int:
+        """See `SearchSpace`."""
+        return self.space.groups
+
+    @property
+    def floors(self) -> tuple[Floor, ...]:
+        """See `SearchSpace`."""
+        return self.space.floors
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """See `SearchSpace`."""
+        return self.space.levels
+
+    @property
+    def first(self) -> int:
+        """See `SearchSpace`."""
+        return self.space.first
+
+    def founder(self, number: int) -> Proposal:
+        """The proposal of a number below `first`: an expert, or another founder."""
+        experts = self.space.experts
+        if number < experts:
+            return self.propose(number, expert_genome(number, experts, self.space.groups), {"expert": number})
+        return self.propose(number, self.space.founders[number - experts], {"seed": number - experts})
+
+    def opening(self, number: int) -> Proposal | None:
+        """The proposal of a founder or a warm start; None for all later numbers."""
+        if number < self.space.first:
+            return self.founder(number)
+        if number < self.space.first + len(self.space.levels):
+            level = self.space.levels[number - self.space.first]
+            return self.propose(number, level_genome(level, self.space.experts, self.space.groups), {"level": level})
+        return None
+
+    def propose(self, number: int, candidate: Candidate, step: dict[str, Any]) -> Proposal:
+        """A proposal, recorded under its number; `step` says how the candidate was made, as JSON values.
+
+        Raises:
+            ValueError: `number` is not the next one.
+        """
+        if number != len(self._candidates):
+            raise ValueError(f"asked for number {number}, but {len(self._candidates)} is next")
+        self._candidates.append(candidate)
+        return Proposal(number, candidate, step, self._race_of(number))
+
+    def _race_of(self, number: int) -> Race | None:
+        if self.space.race is None or number < self.space.first or not self.archives:
+            return None
+        floors = tuple((floor.column, floor.least) for floor in self.space.floors)
+        return Race(*self.space.race, tuple(archive.snapshot() for archive in self.archives), floors)
+
+    def candidate(self, number: int) -> Candidate:
+        """The candidate that was proposed under `number`."""
+        return self._candidates[number]
+
+    def genome(self, number: int) -> Genome:
+        """The candidate that was proposed under `number`, which must be a genome.
+
+        Raises:
+            ValueError: it is a mergekit configuration.
+        """
+        candidate = self._candidates[number]
+        if not isinstance(candidate, Genome):
+            raise ValueError(f"evaluation {number} is a mergekit configuration and has no genome")
+        return candidate
+
+    def results(self) -> list[tuple[Candidate, Scores | None]]:
+        """The candidates whose results were received, each with the scores of all tasks, in order of number."""
+        return list(zip(self._candidates, self._scores, strict=False))
+
+    def pending(self) -> list[Candidate]:
+        """The candidates whose results are outstanding, in order of number."""
+        return self._candidates[len(self._scores) :]
+
+    def recorded(self, step: Mapping[str, Any]) -> Matrix | None:
+        """The coefficients given in a recorded step, shape (dimensions,); None if there are none of the right shape."""
+        try:
+            coefficients = np.array(step.get("coefficients"), dtype=np.float64)
+        except (TypeError, ValueError):
+            return None
+        return coefficients.ravel() if coefficients.shape == (self.space.experts, self.space.groups) else None
+
+    def holds(self, scores: Scores) -> bool:
+        """Whether scores reach every floor."""
+        return all(scores[floor.column] >= floor.least for floor in self.space.floors)
+
+    def tell(self, result: Result) -> Insertion:
+        """Receive a result and offer the child to the archives.
+
+        The archives open with the last founder's result, and receive all founders at once.
+
+        Raises:
+            EmptyRange: a task's scores span no range, and the recipe gives no bounds.
+            ValueError: no expert could be evaluated, or results come out of order.
+        """
+        if result.number != len(self._scores):
+            raise ValueError(f"received result {result.number}, but {len(self._scores)} is next")
+        self._scores.append(result.scores)
+        if len(self._scores) == self.space.first:
+            self._open_archives()
+        elif len(self._scores) > self.space.first and result.scores is not None and self.holds(result.scores):
+            scores = result.scores[: len(self.space.objectives)]
+            return Insertion(scores, tuple(archive.add(result.number, scores) for archive in self.archives))
+        return Insertion(None)
+
+    def _open_archives(self) -> None:
+        """Once generation 0 is scored: fix the bounds and offer the founders to the archives."""
+        founders = {number: scores for number, scores in enumerate(self._scores) if scores is not None}
+        if not any(number < self.space.experts for number in founders):
+            raise ValueError("no expert could be evaluated")
+        objectives = self.space.objectives
+        self.bounds = _bounds(self.space, founders)
+        bins = [objective.bins for objective in objectives]
+        self.archives = [Archive(task, self.bounds, bins) for task in range(len(objectives))]
+        for number, scores in founders.items():
+            for archive in self.archives:  # floors do not apply: without the experts there would be no parents
+                archive.add(number, scores[: len(objectives)])
+
+
+def _bounds(space: SearchSpace, founders: Mapping[int, Scores]) -> Bounds:
+    """Each task's bounds: the stated ones, else from the scores of the tasks' own experts (of all if none has one)."""
+    own_experts = {objective.expert for objective in space.objectives} - {None} or set(range(space.experts))
+    scores = [own for number, own in founders.items() if number in own_experts]
+    if not scores and any(objective.bounds is None for objective in space.objectives):
+        raise ValueError("none of the tasks' experts could be evaluated, so their archives have no bounds")
+    bounds = []
+    for task, objective in enumerate(space.objectives):
+        if objective.bounds is not None:
+            bounds.append(objective.bounds)
+            continue
+        try:
+            bounds.extend(bounds_from([(own[task],) for own in scores], *space.factors))
+        except EmptyRange as error:
+            raise EmptyRange(task, error.worst, error.best) from None
+    return tuple(bounds)
