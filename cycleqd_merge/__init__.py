@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cycleqd_merge.comparison.experiment import compare as compare
+    from cycleqd_merge.comparison.compare import compare as compare
     from cycleqd_merge.config.loading import load_recipe as load_recipe
     from cycleqd_merge.config.recipe import Recipe as Recipe
     from cycleqd_merge.errors import CycleQDError as CycleQDError
@@ -70,7 +70,7 @@ _HOMES = {
     "TaskError": "errors",
     "UserError": "errors",
     "choose": "run.elites",
-    "compare": "comparison.experiment",
+    "compare": "comparison.compare",
     "evolve": "session.evolve",
     "export": "outputs.export",
     "fork": "session.fork",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,12 @@ from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
 from cycleqd_merge.config.presets import with_fixed_presets
-from cycleqd_merge.config.recipe import Recipe, TaskConfig
+from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
 from cycleqd_merge.errors import RecipeError, first_line
+
+log = logging.getLogger(__name__)
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -48,6 +51,9 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     data, node = read_yaml(path)
     source = Source(str(path), node, {_override(data, text): text for text in overrides})
     recipe = parse(TypeAdapter(Recipe), _substitute(data, source), source)
+    for old, new in DEPRECATED_KEYS.items():
+        if old in data:
+            log.warning("%s: `%s` is deprecated and will be removed in 0.3; use `%s`", source.where((old,)), old, new)
     return anchored(recipe, path.parent)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AliasChoices,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -110,8 +112,21 @@ class FinishConfig(StrictConfig):
     """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out rows."""
 
 
+DEPRECATED_KEYS = {"searches": "strategies"}
+"""Keys of a recipe that are still accepted, by what replaces them."""
+
+
+def _with_deprecated_keys(schema: dict[str, Any]) -> None:
+    """Add the deprecated keys to the JSON Schema of recipes: editors accept them and strike them through."""
+    for old, new in DEPRECATED_KEYS.items():
+        description = f"Deprecated: use `{new}`."
+        schema["properties"][old] = {**schema["properties"][new], "description": description, "deprecated": True}
+
+
 class Recipe(PresetStrategyConfig):
     """A recipe: base model, experts, tasks, and how to evolve them."""
+
+    model_config = ConfigDict(json_schema_extra=_with_deprecated_keys)
 
     base: ModelReference
     """The model that every expert was fine-tuned from."""
@@ -123,8 +138,10 @@ class Recipe(PresetStrategyConfig):
     """What proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
     """The search."""
-    searches: dict[Name, NamedStrategyConfig] = Field(default_factory=dict)
-    """Searches that `compare` knows by these names, besides its own."""
+    strategies: dict[Name, NamedStrategyConfig] = Field(
+        default_factory=dict, validation_alias=AliasChoices("strategies", "searches")
+    )
+    """Your own strategies for `compare`, by name, in addition to the built-in ones."""
     models: ModelsConfig = ModelsConfig()
     """How models are opened."""
     engine: EngineConfig = TransformersEngineConfig()
@@ -145,6 +162,15 @@ class Recipe(PresetStrategyConfig):
     revisions: dict[str, str] = Field(default_factory=dict)
     """The commit of each Hub id, by `id` or `id@revision` as it stands here, datasets as `datasets/id`. A run resolves
     those that are missing when it begins, and keeps them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_both_keys(cls, stated: Any) -> Any:
+        """Refuse a deprecated key next to the key that replaces it."""
+        for old, new in DEPRECATED_KEYS.items():
+            if isinstance(stated, Mapping) and old in stated and new in stated:
+                raise KeyProblem(f"cannot be combined with `{new}`, which replaces it; use `{new}` alone", old)
+        return stated
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

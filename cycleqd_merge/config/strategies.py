@@ -181,7 +181,7 @@ class PresetStrategyConfig(StrictConfig):
 
 
 class NamedStrategyConfig(PresetStrategyConfig):
-    """A search of the user's own for `compare`."""
+    """A strategy of your own for `compare`."""
 
     strategy: StrategyConfig = CycleQDConfig()
     """What proposes children."""

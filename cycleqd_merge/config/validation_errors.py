@@ -198,9 +198,10 @@ def _at(data: Any, location: Location) -> Any:
 
 
 def _keys(schema: Schema, data: Any, location: Location) -> list[str]:
-    """The keys allowed in the mapping at `location`."""
+    """The keys allowed in the mapping at `location`, without deprecated ones."""
     alternatives = _schemas_at(schema, data, location, _at(data, location))
-    return list(dict.fromkeys(key for part in alternatives for key in part.get("properties", {})))
+    properties = (item for part in alternatives for item in part.get("properties", {}).items())
+    return list(dict.fromkeys(key for key, inner in properties if not inner.get("deprecated")))
 
 
 def _schemas_at(schema: Schema, data: Any, location: Location, value: Any) -> list[Schema]:
@@ -223,8 +224,9 @@ def _schemas_at(schema: Schema, data: Any, location: Location, value: Any) -> li
 def _below(part: Schema, step: int | str) -> Schema | None:
     if isinstance(step, int):
         return part.get("items")
-    rest = part.get("additionalProperties")
-    inner: Schema | None = part.get("properties", {}).get(step, rest if isinstance(rest, dict) else None)
+    rest = (part.get("additionalProperties"), *part.get("patternProperties", {}).values())  # of the user's own names
+    named = next((inner for inner in rest if isinstance(inner, dict)), None)
+    inner: Schema | None = part.get("properties", {}).get(step, named)
     return inner
 
 
