@@ -17,14 +17,22 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
-from cycleqd_merge.sandbox.protocol import Root
+from cycleqd_merge.sandbox.protocol import RootFs
+from tests.components import (
+    ROOT_FILE_SYSTEMS,
+    fail_unless_allowed,
+    reason_of,
+    require,
+    require_root_file_system,
+)
 
 # a shell that starts the tests in the background has SIGINT ignored, by child processes too
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,14 +51,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def own_root(cache: Path) -> Root:
-    """The root file system that `cycleqd-merge sandbox build` made: the user's, or one in $CYCLEQD_ROOTFS."""
-    built = Path(os.environ.get("CYCLEQD_ROOTFS", Path.home() / ".cache" / "cycleqd-merge" / "rootfs"))
-    if not (built / "default").is_dir():
-        raise FileNotFoundError(f"{built}: no root `default`; build it: `sudo cycleqd-merge sandbox build`")
-    (cache / "rootfs").mkdir(exist_ok=True)
-    (cache / "rootfs" / "default").symlink_to(built / "default", target_is_directory=True)
-    return Root("default")
+def own_root(cache: Path) -> RootFs:
+    """The root file system that `cycleqd-merge sandbox build` made."""
+    built = ROOT_FILE_SYSTEMS / "default"
+    if built.is_dir():
+        (cache / "rootfs").mkdir(exist_ok=True)
+        (cache / "rootfs" / "default").symlink_to(built, target_is_directory=True)
+    require_root_file_system("default")
+    return RootFs("default")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,3 +69,31 @@ def _quiet_single_thread() -> None:
     import datasets
 
     datasets.disable_progress_bars()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the test's fixtures are set up
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for component in mark.args:
+            require(component)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        fail_unless_allowed(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped:
+        fail_unless_allowed(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reason, count in Counter(map(reason_of, terminalreporter.stats.get("skipped", []))).items():
+        terminalreporter.write_line(f"SKIPPED {count}: {reason}")

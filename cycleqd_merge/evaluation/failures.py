@@ -1,4 +1,4 @@
-"""Which error made an evaluation fail, and whether it says anything about the candidate."""
+"""The error that made an evaluation fail, and whether it is the candidate's own."""
 
 from __future__ import annotations
 

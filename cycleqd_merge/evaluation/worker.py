@@ -6,19 +6,21 @@ import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.event_loop import EventLoop
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.strategies.racing import Partial, Race
-from cycleqd_merge.tasks.protocol import Outcome, Rows, Sample
-from cycleqd_merge.tasks.suite import Suite, SuiteTask
+from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
+
+if TYPE_CHECKING:
+    from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a model did on one task: an outcome per sample, in the order of the samples."""
+    """A model's result on one task: an outcome per sample, in the order of the samples."""
 
     samples: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
@@ -30,16 +32,18 @@ class TaskResult:
 
     @property
     def truncated(self) -> float:
-        """The share of answers that the token limit cut."""
+        """The share of answers that the token limit cut off."""
         return sum(outcome.truncated for outcome in self.outcomes) / len(self.outcomes)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored candidate: results by name of the tasks that were measured, scores of all tasks in their order,
-    seconds to load the weights and to score them; how many rows were scored, of how many.
+    """The evaluation of a candidate.
 
-    Fewer than all were if the candidate lost its race: results and scores are then those of the first rows.
+    results: by name, of the tasks that were measured. scores: of all tasks, in their order. load_seconds,
+    score_seconds: time to load the weights and to score them. scored: number of rows scored, out of `rows`.
+
+    If the candidate lost its race, only the first rows were scored, and results and scores are those of these rows.
     """
 
     results: Mapping[str, TaskResult]
@@ -55,8 +59,8 @@ class Evaluation:
         return self.scored < self.rows
 
 
-Job = tuple[SuiteTask, Sequence[Sample]]
-"""What to score of a task."""
+Job = tuple["SuiteTask", Sequence[Sample]]
+"""A task, and its samples to score."""
 
 
 class Worker:
@@ -69,43 +73,46 @@ class Worker:
     def evaluate(
         self,
         candidate: Candidate | None,
-        rows: Rows = "search",
+        rows: Split = "search",
         limit: int | None = None,
         known: Mapping[str, float] | None = None,
         race: Race | None = None,
     ) -> Evaluation:
         """Load a candidate (None: the weights that the engine holds) and score it on the tasks.
 
-        limit: score only the first samples of each task. known: scores by task that need not be measured again.
-        race: what the candidate must prove on its first rows to be scored on the others.
+        limit: score only this many samples of each task, the first ones. known: scores by task that are not measured
+        again. race: what the candidate must achieve on its first rows to be scored on the others.
         """
         start = time.perf_counter()
         if candidate is not None:
             self._engine.load(candidate)
         loaded = time.perf_counter()
         jobs = [(task, task.samples(rows)[:limit]) for task in self._suite if task.name not in (known or {})]
-        results = self._event_loop.run(_alone(self._score(jobs) if race is None else self._score_in_race(jobs, race)))
+        scoring = self._score(jobs) if race is None else self._score_in_race(jobs, race)
+        results = self._event_loop.run(_cancelling_others(scoring))
         scores = {name: result.score for name, result in results.items()} | dict(known or {})
         ordered = tuple(scores[task.name] for task in self._suite)
         counts = sum(len(result.samples) for result in results.values()), sum(len(samples) for _, samples in jobs)
         return Evaluation(results, ordered, loaded - start, time.perf_counter() - loaded, *counts)
 
     async def _score_in_race(self, jobs: Sequence[Job], race: Race) -> dict[str, TaskResult]:
-        """The first rows, and the others only if the candidate has not lost by then."""
+        """Score the first rows, and the others only if the candidate has not lost on these."""
         first = [race.first(len(samples)) for _, samples in jobs]
-        begun = await self._score([_at(job, places) for job, places in zip(jobs, first, strict=True)])
-        partials = [Partial(begun[task.name].score, len(begun[task.name].samples), len(every)) for task, every in jobs]
+        results = await self._score([_select(job, places) for job, places in zip(jobs, first, strict=True)])
+        partials = [
+            Partial(results[task.name].score, len(results[task.name].samples), len(samples)) for task, samples in jobs
+        ]
         if race.lost(partials):
-            return begun
-        others = [sorted({*range(len(every))} - {*places}) for (_, every), places in zip(jobs, first, strict=True)]
-        rest = await self._score([_at(job, places) for job, places in zip(jobs, others, strict=True)])
+            return results
+        others = [sorted({*range(len(samples))} - {*places}) for (_, samples), places in zip(jobs, first, strict=True)]
+        rest = await self._score([_select(job, places) for job, places in zip(jobs, others, strict=True)])
         return {
-            task.name: _in_order((places, begun[task.name]), (further, rest[task.name]))
-            for (task, _), places, further in zip(jobs, first, others, strict=True)
+            task.name: _combine((places, results[task.name]), (other_places, rest[task.name]))
+            for (task, _), places, other_places in zip(jobs, first, others, strict=True)
         }
 
     async def _score(self, jobs: Sequence[Job]) -> dict[str, TaskResult]:
-        """All samples of all tasks at once: no slow one holds up another."""
+        """Score all samples of all tasks concurrently, so that a slow one does not hold up the others."""
         async with asyncio.TaskGroup() as group:
             running = [
                 (task, samples, [group.create_task(self._sample(task, sample)) for sample in samples])
@@ -123,7 +130,7 @@ class Worker:
         return outcome
 
     def prepare(self, candidate: Candidate) -> None:
-        """Say which candidate comes next; see `Engine`."""
+        """Announce the next candidate; see `Engine.prepare`."""
         self._engine.prepare(candidate)
 
     def close(self) -> None:
@@ -132,9 +139,9 @@ class Worker:
         self._engine.close()
 
 
-async def _alone(scoring: Coroutine[Any, Any, dict[str, TaskResult]]) -> dict[str, TaskResult]:
-    """What `scoring` gives. Where it fails, whatever else still runs ends with it: the engine at work for a sample that
-    nobody waits for would meet the next candidate's weights."""
+async def _cancelling_others(scoring: Coroutine[Any, Any, dict[str, TaskResult]]) -> dict[str, TaskResult]:
+    """The result of `scoring`. If it fails, all other tasks of the event loop are cancelled: an engine that went on to
+    answer their samples would do so with the next candidate's weights."""
     try:
         return await scoring
     except BaseException:
@@ -145,13 +152,13 @@ async def _alone(scoring: Coroutine[Any, Any, dict[str, TaskResult]]) -> dict[st
         raise
 
 
-def _at(job: Job, places: Sequence[int]) -> Job:
+def _select(job: Job, places: Sequence[int]) -> Job:
     task, samples = job
     return task, [samples[place] for place in places]
 
 
-def _in_order(*parts: tuple[Sequence[int], TaskResult]) -> TaskResult:
-    """One result of several, each with the places of its samples among all."""
+def _combine(*parts: tuple[Sequence[int], TaskResult]) -> TaskResult:
+    """One result from several, each with the places of its samples among all."""
     rows = [row for places, part in parts for row in zip(places, part.samples, part.outcomes, strict=True)]
     _, samples, outcomes = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
     return TaskResult(samples, outcomes)

@@ -56,6 +56,7 @@ def told(events: Sequence[Event], shown: Portable) -> list[Event]:
         "folder": ".",
         "bases": last["bases"],
         "environment": last.get("environment", {}),
+        **{key: last[key] for key in ("engine_semantics",) if key in last},
     }
     rest = [_without_details(event) for event in events[1:] if event["event"] != "session"]
     return [events[0], session, *rest]

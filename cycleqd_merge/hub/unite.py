@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import Event, of_kind
+from cycleqd_merge.run.differences import differences
+from cycleqd_merge.run.semantics import engine_versions
 from cycleqd_merge.run.state import Run, replay_events
 
 _SAME = ("base", "experts", "models", "tasks", "groups")
-"""What runs must share for the genomes and scores of one to mean the same in another."""
+"""What runs must share for the genomes and scores of one to mean the same in another; engines that several used must
+have had the same semantics version, too."""
 
 
 def unite(runs: Sequence[tuple[str, Sequence[Event]]]) -> list[Event]:
@@ -27,7 +29,7 @@ def unite(runs: Sequence[tuple[str, Sequence[Event]]]) -> list[Event]:
     """
     (first, events), *others = runs
     for name, other in others:
-        found = differences(*({key: each[0].get(key) for key in _SAME} for each in (events, other)))
+        found = differences(_shared(events, other), _shared(other, events))
         if found:
             listed = "\n".join(f"  {line}" for line in found)
             raise UserError(f"{first} and {name} cannot be united, they differ in\n{listed}")
@@ -43,6 +45,15 @@ def unite(runs: Sequence[tuple[str, Sequence[Event]]]) -> list[Event]:
         "seeds": [{key: founder[key] for key in ("genome", "scores", "from")} for founder in founders],
     }
     return [start, session, *_results(start, session, replays[0], founders)]
+
+
+def _shared(events: Sequence[Event], other: Sequence[Event]) -> dict[str, Any]:
+    """What a run and another must share, as it is in the first."""
+    start = events[0]
+    tasks = {name: {"semantics": 0, **task} for name, task in start.get("tasks", {}).items()}
+    engines, others = (engine_versions(of_kind(each, "session")) for each in (events, other))
+    both = {kind: {"semantics": version} for kind, version in engines.items() if kind in others}
+    return {**{key: start.get(key) for key in _SAME}, "tasks": tasks, "engine": both}
 
 
 def _founders(replays: Sequence[Run]) -> list[dict[str, Any]]:

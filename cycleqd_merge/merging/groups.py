@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import ceil
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cycleqd_merge.config.evolution import LayerGroupsConfig, PatternGroupsConfig
-from cycleqd_merge.merging.checkpoint import Weight
+
+if TYPE_CHECKING:
+    from cycleqd_merge.merging.checkpoint import Weight
 
 _LAYER = re.compile(r"\.(\d+)\.")
 REST = "rest"

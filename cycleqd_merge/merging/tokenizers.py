@@ -10,6 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from cycleqd_merge.errors import ModelError, RecipeError, first_line
 from cycleqd_merge.merging.family import ModelFamily
 
+_UNLIMITED = 10**9  # a tokenizer without a limit states 10^30
+
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model folder contains a tokenizer."""
@@ -50,3 +52,10 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
         raise RecipeError(f"models.chat_template: {choice!r} is neither `base`, nor an expert, nor a file")
     tokenizer.chat_template = Path(choice).read_text(encoding="utf-8")
     return tokenizer
+
+
+def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The model's limit in tokens, prompt and answer together; None if nothing states it."""
+    stated = getattr(family.base.config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (stated, tokenizer.model_max_length) if limit and 0 < limit < _UNLIMITED]
+    return int(min(limits, default=0)) or None

@@ -22,9 +22,9 @@ from cycleqd_merge.merging.family import ModelFamily, open_model_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
-from cycleqd_merge.run.opening import reopen
+from cycleqd_merge.run.opening import changed_semantics, reopen
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 log = logging.getLogger(__name__)
 OnMeasured = Callable[[str, Evaluation], None]
@@ -39,11 +39,17 @@ def usual_models(run: Run) -> list[str]:
 
 
 def measure(
-    run: Run, names: Sequence[str], rows: Rows, limit: int | None = None, done: OnMeasured | None = None
+    run: Run,
+    names: Sequence[str],
+    rows: Split,
+    limit: int | None = None,
+    done: OnMeasured | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Evaluation]:
     """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
 
-    limit: score only the first samples of each task. done: called after each model.
+    limit: score only the first samples of each task. done: called after each model. folder: the run's directory, whose
+    journal records the scores of its models; without it, or with `limit`, they are only returned.
 
     Raises:
         UserError: there is no such model, or it cannot be opened.
@@ -75,6 +81,8 @@ def measure(
                 score(name, worker, adapted)
             finally:
                 worker.close()
+    if folder is not None and limit is None:
+        _record(run, folder, rows, evaluations, changed_semantics(run.start, run.sessions, opened))
     return evaluations
 
 
@@ -90,10 +98,11 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def record(run: Run, folder: Path, rows: Rows, evaluations: Mapping[str, Evaluation]) -> None:
+def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evaluation], changed: Sequence[str]) -> None:
     """Journal scores of the run's models on a whole split, for reports; scores of other models are left out.
 
-    If another process is using the run they are not recorded, and a warning says so.
+    If another process is using the run, or the scores do not compare with the run's (changed: see `changed_semantics`),
+    they are not recorded, and a warning says so.
     """
     events = []
     for name, evaluation in evaluations.items():
@@ -104,13 +113,16 @@ def record(run: Run, folder: Path, rows: Rows, evaluations: Mapping[str, Evaluat
             }
             candidate = run.portable(choose(run, name).candidate)
             events.append(measured_event(name, candidate, rows, tasks))
+    run.measured |= measured_of(events)
+    if changed:
+        log.warning("these scores are not recorded: they do not compare with the run's (%s)", ", ".join(changed))
+        return
     try:
         with opened_journal(folder) as journal:
             for event in events:
                 journal.append(event)
     except UserError as error:
         log.warning("these scores are not recorded: %s", error)
-    run.measured |= measured_of(events)
 
 
 def heldout_scores(run: Run, folder: Path) -> dict[str, Scores]:
@@ -118,7 +130,7 @@ def heldout_scores(run: Run, folder: Path) -> dict[str, Scores]:
     chosen = {name: (run.digest(choose(run, name).candidate), "heldout") for name in usual_models(run)}
     missing = [name for name, key in chosen.items() if key not in run.measured]
     if missing:
-        record(run, folder, "heldout", measure(run, missing, "heldout"))
+        measure(run, missing, "heldout", folder=folder)
     return {name: tuple(run.measured[key][task].score for task in run.tasks) for name, key in chosen.items()}
 
 

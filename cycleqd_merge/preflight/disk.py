@@ -3,53 +3,42 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import constants
 from rich.filesize import decimal
 
-from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.recipe import PinnedModels, Recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.merging.bases import Rank, basis_folder, missing_bases
 from cycleqd_merge.merging.download import hub_models, pending
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.sizes import basis_bytes, model_bytes
-from cycleqd_merge.preflight.findings import DiskUse
+from cycleqd_merge.preflight.findings import DiskUse, existing
 
 
 def disk_uses(recipe: Recipe, family: ModelFamily, mutated: Sequence[int], rank: Rank = None) -> list[DiskUse]:
     """What a run will write. mutated: experts whose singular bases it needs. rank: how these are truncated."""
     uses = []
     for expert in mutated:
-        missing = missing_bases(family, expert, rank)
-        needed = sum(basis_bytes(weight, family.experts[expert], rank) for weight in missing)
+        needed = sum(basis_bytes(each, family.experts[expert], rank) for each in missing_bases(family, expert, rank))
         folder = basis_folder(family, expert, rank)
-        uses.append(_use(f"singular bases of {family.experts[expert].name}", folder, needed))
+        uses.append(DiskUse(f"singular bases of {family.experts[expert].name}", str(folder), needed))
     exports = len(recipe.finish.export) * model_bytes(family)
-    return [*uses, _use("exported models", Path(recipe.output), exports)]
+    return [*uses, DiskUse("exported models", recipe.output, exports)]
 
 
-def download_uses(recipe: Recipe) -> list[DiskUse]:
+def download_uses(models: PinnedModels) -> list[DiskUse]:
     """What must be downloaded before a recipe's models can be opened.
 
     Raises:
         UserError: a repository is missing or cannot be read.
     """
-    wanted = (pending(path, recipe.models, label, adapter) for path, label, adapter in hub_models(recipe))
-    cache = Path(constants.HF_HUB_CACHE)
-    return [_use(f"download of {each.repo}", cache, each.bytes) for each in wanted if each is not None]
-
-
-def _use(purpose: str, folder: Path, needed: int) -> DiskUse:
-    return DiskUse(purpose, str(folder), needed, shutil.disk_usage(existing(folder)).free)
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or its nearest existing parent."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    wanted = (pending(path, models.settings, label, adapter) for path, label, adapter in hub_models(models))
+    return [
+        DiskUse(f"download of {each.repo}", constants.HF_HUB_CACHE, each.bytes) for each in wanted if each is not None
+    ]
 
 
 def require_disk(uses: Sequence[DiskUse]) -> None:
@@ -62,11 +51,11 @@ def require_disk(uses: Sequence[DiskUse]) -> None:
     for use in uses:
         if use.needed:
             disks.setdefault(os.stat(existing(Path(use.folder))).st_dev, []).append(use)
-    faults = [
+    errors = [
         f"disk: {', '.join(use.purpose for use in disk)} require {decimal(sum(use.needed for use in disk))}, "
         f"{decimal(disk[0].free)} available on the disk of {disk[0].folder}"
         for disk in disks.values()
         if sum(use.needed for use in disk) > disk[0].free
     ]
-    if faults:
-        raise RecipeError("\n".join(faults))
+    if errors:
+        raise RecipeError("\n".join(errors))

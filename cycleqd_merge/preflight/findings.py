@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cycleqd_merge.errors import UserError
@@ -56,7 +58,16 @@ class DiskUse:
     purpose: str
     folder: str
     needed: int
-    free: int
+    free: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "free", shutil.disk_usage(existing(Path(self.folder))).free)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or its nearest existing parent."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 @dataclass(frozen=True)
@@ -96,9 +107,9 @@ class TimeEstimate:
 
 @dataclass
 class Plan:
-    """What a run will load, use and write. `faults` prevent it; `notices` do not."""
+    """What a run will load, use and write. `errors` prevent it; `notices` do not."""
 
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     models: list[ModelSummary] = field(default_factory=list)
     groups: dict[str, int] = field(default_factory=dict)
@@ -121,9 +132,9 @@ class Plan:
         return values
 
     def attempt(self, step: Callable[..., _Opened], *arguments: Any) -> _Opened | None:
-        """Call a step; its UserError becomes faults, one per line."""
+        """Call a step; its UserError becomes errors, one per line."""
         try:
             return step(*arguments)
         except UserError as error:
-            self.faults.append(str(error))
+            self.errors.append(str(error))
             return None

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, TokenF1ScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig, LmEvalTaskConfig, PromptedTaskConfig
 from cycleqd_merge.errors import TaskError, UserError
-from cycleqd_merge.evaluation.engines.prompts import encode, render
+from cycleqd_merge.evaluation.engines.prompts import prompt_length
 from cycleqd_merge.merging.checks import Problems
 from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Prompting, Sample, Split
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
+from cycleqd_merge.tasks.generate import GenerateTask
+from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 FEW_ROWS = 20
-_UNLIMITED = 10**9  # a tokenizer without a limit states 10^30
-_SPLITS: tuple[Split, ...] = ("search", "heldout")
+_SPLITS: tuple[TaskSplit, ...] = ("search", "heldout")
 
 
 def require_answerable(suite: Suite, family: ModelFamily) -> None:
@@ -31,16 +30,9 @@ def require_answerable(suite: Suite, family: ModelFamily) -> None:
     """
     tokenizer = family_tokenizer(family)
     limit = context_length(family, tokenizer)
-    faults = [fault for task in suite for fault in check_prompts(task, tokenizer, limit).faults]
-    if faults:
-        raise TaskError("\n".join(faults))
-
-
-def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The model's limit in tokens, prompt and answer together; None if nothing states it."""
-    stated = getattr(family.base.config.get_text_config(), "max_position_embeddings", None)
-    limits = [limit for limit in (stated, tokenizer.model_max_length) if limit and 0 < limit < _UNLIMITED]
-    return int(min(limits, default=0)) or None
+    errors = [error for task in suite for error in check_prompts(task, tokenizer, limit).errors]
+    if errors:
+        raise TaskError("\n".join(errors))
 
 
 def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Problems:
@@ -50,7 +42,7 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     if not isinstance(definition, PromptedTaskConfig | LmEvalTaskConfig):
         return findings
     if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
-        findings.faults.append(
+        findings.errors.append(
             f"task {task.name}: its prompts are chat turns and the model has no chat template; give the task a "
             "`chat_template`, choose one with `models.chat_template`, or use a plain prompt"
         )
@@ -58,67 +50,46 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     if not isinstance(task.task, Prompting) or not isinstance(definition, PromptedTaskConfig):
         return findings
     try:
-        lengths = [(*_length(task.task, definition, sample, tokenizer), sample.id) for sample in _all_rows(task)]
+        lengths = [
+            (*prompt_length(task.task, definition, sample, tokenizer), sample.id)
+            for split in _SPLITS
+            for sample in task.task.samples(split)
+        ]
     except UserError as error:
-        findings.faults.append(f"task {task.name}: {error}")
+        findings.errors.append(f"task {task.name}: {error}")
         return findings
-    if limit is not None:
-        _check_fit(task.name, lengths, limit, findings)
-    if isinstance(task.task, Generate):
-        _check_answers(task, tokenizer, findings)
+    over = [] if limit is None else [length for length in lengths if length[0] + length[1] > limit]
+    if over:
+        prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
+        findings.errors.append(
+            f"task {task.name}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: row {row}, "
+            f"the longest, has {prompt} and its answer may have {answer}; shorten the prompts or lower `max_new_tokens`"
+        )
     return findings
 
 
-def _all_rows(task: SuiteTask) -> Iterator[Sample]:
-    return (sample for split in _SPLITS for sample in task.task.samples(split))
-
-
-def _length(
-    task: Prompting, definition: PromptedTaskConfig, sample: Sample, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, int]:
-    """Tokens of a row's prompt, and the largest number that may follow."""
-    prompt = task.prompt_of(sample)
-    try:
-        text = prompt if isinstance(prompt, str) else render(tokenizer, prompt, definition.chat_template)
-    except UserError as error:
-        raise TaskError(f"{error}; in row {sample.id}") from error
-    before = len(encode(tokenizer, text))
-    choices = task.choices_of(sample) if isinstance(task, Generate) else []
-    scored = [len(encode(tokenizer, type(text)(text + choice))) - before for choice in choices]
-    return before, max(scored, default=definition.max_new_tokens)
-
-
-def _check_fit(task: str, lengths: Sequence[tuple[int, int, str]], limit: int, findings: Problems) -> None:
-    over = [length for length in lengths if length[0] + length[1] > limit]
-    if over:
-        prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
-        findings.faults.append(
-            f"task {task}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: row {row}, the "
-            f"longest, has {prompt} and its answer may have {answer}; shorten the prompts or lower `max_new_tokens`"
-        )
-
-
-def _check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, findings: Problems) -> None:
-    """Reference answers that are too long for any output to match, where the scorer compares all of an answer."""
+def check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A notice about reference answers that no output can match: too long, and the scorer compares all of an answer."""
     definition = task.definition
-    if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTaskConfig):
-        return
+    if not isinstance(task.task, GenerateTask) or not isinstance(definition, GenerateTaskConfig):
+        return []
     if not isinstance(definition.scorer, ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig):
-        return
+        return []
     most = definition.max_new_tokens
     reference_of = task.task.reference_of
-    answers = ((reference_of(sample), sample.id) for sample in _all_rows(task))
+    answers = ((reference_of(sample), sample.id) for split in _SPLITS for sample in task.task.samples(split))
     over = [
         (tokens, row)
         for text, row in answers
         if (tokens := len(tokenizer(text, add_special_tokens=False).input_ids)) > most
     ]
-    if over:
-        tokens, row = max(over)
-        findings.notices.append(
-            f"task {task.name}: {len(over)} reference answers are longer than max_new_tokens, which is {most}; "
-            f"that of row {row}, the longest, has {tokens} tokens"
-        )
+    if not over:
+        return []
+    tokens, row = max(over)
+    return [
+        f"task {task.name}: {len(over)} reference answers are longer than max_new_tokens, which is {most}; "
+        f"that of row {row}, the longest, has {tokens} tokens"
+    ]
 
 
 def check_rows(task: SuiteTask) -> list[str]:
@@ -156,6 +127,6 @@ def _leaked(task: SuiteTask, searched: set[str]) -> list[str]:
 
 def _content(task: SuiteTask, sample: Sample) -> str:
     """What makes two rows equal: prompt and answer; the id for tasks whose prompts are not known."""
-    if not isinstance(task.task, Generate):
+    if not isinstance(task.task, GenerateTask):
         return sample.id
     return json.dumps([task.task.prompt_of(sample), task.task.reference_of(sample), task.task.choices_of(sample)])

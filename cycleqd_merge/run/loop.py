@@ -13,9 +13,9 @@ from typing import Any
 
 from cycleqd_merge.errors import Interrupted, RecipeError, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
-from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
-from cycleqd_merge.run.identity import as_of_today
+from cycleqd_merge.run.differences import differences
+from cycleqd_merge.run.identity import as_of_today, without_semantics
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run, replay_events
 from cycleqd_merge.strategies.protocol import Proposal
@@ -54,7 +54,9 @@ def require_same(journal: Journal, start: Event) -> None:
     Raises:
         RecipeError: it belongs to another run; every difference is listed.
     """
-    found = differences(as_of_today(journal.events[0]), start) if journal.events else []
+    if not journal.events:
+        return
+    found = differences(*map(without_semantics, (as_of_today(journal.events[0]), start)))
     if found:
         listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(

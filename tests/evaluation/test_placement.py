@@ -9,42 +9,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd_merge.evaluation.engines.placement import Needs, host_memory, placement
+from cycleqd_merge.evaluation.engines.placement import MemoryNeeds, host_memory, placement
 
 GB = 10**9
-LLAMA_8B = Needs(model=16 * GB, parts=86 * GB, working=12 * GB)
-SMALL = Needs(model=GB // 4, parts=GB, working=GB // 2)
+LLAMA_8B = MemoryNeeds(model=16 * GB, parts=86 * GB, working=12 * GB)
+SMALL = MemoryNeeds(model=GB // 4, parts=GB, working=GB // 2)
 H100, H200 = 80 * GB, 141 * GB
 
 
 def test_a_small_family_lives_on_the_gpu() -> None:
     placed = placement(SMALL, H100, 100 * GB)
-    assert (placed.place, placed.ahead) == ("device", "device")
+    assert (placed.place, placed.prefetch) == ("device", "device")
 
 
 def test_an_8b_family_lives_in_host_memory_and_its_next_child_on_the_gpu() -> None:
     placed = placement(LLAMA_8B, H100, 128 * GB)
-    assert (placed.place, placed.ahead) == ("host", "device")
+    assert (placed.place, placed.prefetch) == ("host", "device")
     assert placed.utilization is not None
     assert placed.utilization * H100 > LLAMA_8B.model + 15 * GB  # the model, and keys and values
 
 
 def test_workers_of_one_host_share_its_memory() -> None:
-    assert placement(LLAMA_8B, H100, 400 * GB, neighbours=8, shared=200 * GB).place == "shared"
+    assert placement(LLAMA_8B, H100, 400 * GB, workers_per_host=8, shared=200 * GB).place == "shared"
     assert placement(LLAMA_8B, H100, 400 * GB, ranks=4, shared=200 * GB).place == "shared"
-    assert placement(LLAMA_8B, H100, 100 * GB, neighbours=8, shared=200 * GB).place == "disk"
+    assert placement(LLAMA_8B, H100, 100 * GB, workers_per_host=8, shared=200 * GB).place == "disk"
 
 
 def test_a_container_s_small_shared_memory_is_not_counted_on() -> None:
-    assert placement(LLAMA_8B, H100, 400 * GB, neighbours=8, shared=2**26).place == "disk"
-    assert placement(LLAMA_8B, H100, 2000 * GB, neighbours=8, shared=2**26).place == "host"  # a copy each
+    assert placement(LLAMA_8B, H100, 400 * GB, workers_per_host=8, shared=2**26).place == "disk"
+    assert placement(LLAMA_8B, H100, 2000 * GB, workers_per_host=8, shared=2**26).place == "host"  # a copy each
 
 
 def test_what_pinned_memory_rounds_up_to_is_counted() -> None:
-    qwen_7b = Needs(model=15 * GB, parts=72 * GB, working=12 * GB, pinned=1.9)
+    qwen_7b = MemoryNeeds(model=15 * GB, parts=72 * GB, working=12 * GB, pinned=1.9)
     assert placement(qwen_7b, H100, 128 * GB).place == "disk"
     assert placement(qwen_7b, H100, 180 * GB).place == "host"
-    assert placement(qwen_7b, H100, 128 * GB, neighbours=2, shared=100 * GB).place == "shared"  # is mapped, not rounded
+    assert (
+        placement(qwen_7b, H100, 128 * GB, workers_per_host=2, shared=100 * GB).place == "shared"
+    )  # is mapped, not rounded
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -71,8 +73,8 @@ def test_what_the_user_chose_stands() -> None:
 
 def test_nothing_is_prepared_where_there_is_no_room() -> None:
     assert placement(LLAMA_8B, None, 20 * GB) == placement(LLAMA_8B, None, 20 * GB, place="disk")
-    assert placement(LLAMA_8B, None, 18 * GB).ahead == "none"
-    assert placement(Needs(140 * GB, 600 * GB, 12 * GB), H100, 256 * GB, ranks=4).ahead == "none"
+    assert placement(LLAMA_8B, None, 18 * GB).prefetch == "none"
+    assert placement(MemoryNeeds(140 * GB, 600 * GB, 12 * GB), H100, 256 * GB, ranks=4).prefetch == "none"
 
 
 @pytest.mark.parametrize("gpu", [None, H100, H200])
@@ -86,22 +88,24 @@ def test_nothing_is_prepared_where_there_is_no_room() -> None:
 def test_no_more_is_taken_than_there_is(
     gpu: int | None, model: int, experts: int, host: int, ranks: int, shared: int
 ) -> None:
-    needed = Needs(model * GB, (1 + experts) * model * GB, GB)
+    needed = MemoryNeeds(model * GB, (1 + experts) * model * GB, GB)
     placed = placement(needed, gpu, host * GB, ranks, shared=shared * GB)
     copies = {"shared": 1, "host": ranks}.get(placed.place, 0)
-    on_host = copies * needed.parts + (ranks * needed.model if placed.ahead == "host" else 0)
+    on_host = copies * needed.parts + (ranks * needed.model if placed.prefetch == "host" else 0)
     assert on_host <= host * GB
     if gpu is not None and placed.utilization is not None and placed.utilization > 0.05:
-        on_gpu = (needed.parts if placed.place == "device" else 0) + (needed.model if placed.ahead == "device" else 0)
+        on_gpu = (needed.parts if placed.place == "device" else 0) + (
+            needed.model if placed.prefetch == "device" else 0
+        )
         assert on_gpu + needed.working + placed.utilization * gpu <= 0.91 * gpu
 
 
 @given(per_gpu=st.integers(2, 12), model=st.integers(1, 8))
 def test_engines_that_share_a_gpu_take_a_part_of_it_each(per_gpu: int, model: int) -> None:
-    needed = Needs(model * GB // 4, model * GB, GB // 4)
-    alone = placement(needed, H200 // per_gpu, 400 * GB, neighbours=per_gpu)
-    shared = placement(needed, H200, 400 * GB, neighbours=per_gpu, per_gpu=per_gpu)
-    assert (shared.place, shared.ahead) == (alone.place, alone.ahead)
+    needed = MemoryNeeds(model * GB // 4, model * GB, GB // 4)
+    alone = placement(needed, H200 // per_gpu, 400 * GB, workers_per_host=per_gpu)
+    shared = placement(needed, H200, 400 * GB, workers_per_host=per_gpu, per_gpu=per_gpu)
+    assert (shared.place, shared.prefetch) == (alone.place, alone.prefetch)
     assert alone.utilization is not None
     assert shared.utilization == pytest.approx(alone.utilization / per_gpu, abs=1e-4)
     assert shared.cache is not None
@@ -109,9 +113,9 @@ def test_engines_that_share_a_gpu_take_a_part_of_it_each(per_gpu: int, model: in
 
 
 def test_keys_and_values_get_most_of_an_engine_s_part() -> None:
-    placed = placement(Needs(GB, GB, GB), 100 * GB, 100 * GB, place="disk", utilization=0.2, per_gpu=4)
+    placed = placement(MemoryNeeds(GB, GB, GB), 100 * GB, 100 * GB, place="disk", utilization=0.2, per_gpu=4)
     assert (placed.utilization, placed.cache) == (0.2, int(0.7 * (20 * GB - GB)))
-    assert placement(Needs(16 * GB, 64 * GB, GB), H200, 400 * GB, per_gpu=8).cache == 0
+    assert placement(MemoryNeeds(16 * GB, 64 * GB, GB), H200, 400 * GB, per_gpu=8).cache == 0
 
 
 def test_an_engine_alone_on_its_gpu_lets_vllm_measure_what_is_left_for_keys_and_values() -> None:

@@ -12,8 +12,14 @@ import pytest
 
 from cycleqd_merge import Observer, load_recipe
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evaluation.pools.cluster import neighbours, worker_count
-from cycleqd_merge.evaluation.pools.ray_pool import PATIENCE, RESTART, UNKNOWN, Deadlines, RayPool
+from cycleqd_merge.evaluation.pools.cluster import worker_count, workers_per_host
+from cycleqd_merge.evaluation.pools.ray_pool import (
+    DEFAULT_LIMIT_SECONDS,
+    HUNG_FACTOR,
+    RESTART_SECONDS,
+    Deadlines,
+    RayPool,
+)
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.session.search import search
@@ -38,14 +44,11 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-class Killer:
-    """Observes a run and kills one worker after so many results."""
+class Killer(Observer):
+    """Kills one worker after the result with a given number."""
 
     def __init__(self, after: int) -> None:
         self.after, self.killed = after, 0
-
-    def started(self, run: Run) -> None:
-        """See `Observer`."""
 
     def evaluated(self, run: Run, event: Event) -> None:
         """See `Observer`."""
@@ -79,7 +82,7 @@ def test_two_workers_one_of_which_is_killed_give_the_run_of_one(tmp_path: Path) 
 
 def test_what_a_worker_cannot_open_is_told_as_it_is(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPES / "quickstart.yaml", [f"base={tmp_path}/nothing"])
-    pool = RayPool(recipe, RECIPES, (), workers=1)
+    pool = RayPool(recipe, (), workers=1)
     try:
         with pytest.raises(UserError, match="nothing: no such folder"):
             pool.next()
@@ -92,8 +95,8 @@ def test_an_evaluation_is_hung_by_what_others_on_such_rows_took() -> None:
     for seconds in (3.0, 1.0, 2.0):
         deadlines.learn("search", seconds)
     deadlines.learn("heldout", 2000.0)
-    assert deadlines.of("search") == PATIENCE * 2 + RESTART
-    assert deadlines.of("heldout") == deadlines.of("confirm") == UNKNOWN > 2000
+    assert deadlines.of("search") == HUNG_FACTOR * 2 + RESTART_SECONDS
+    assert deadlines.of("heldout") == deadlines.of("confirm") == DEFAULT_LIMIT_SECONDS > 2000
 
 
 @pytest.mark.parametrize(
@@ -118,10 +121,10 @@ def test_as_many_workers_as_the_gpus_have_room_for(
 def test_workers_share_the_largest_host_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = [(8.0, True), (4.0, True), (16.0, False)]
     monkeypatch.setattr("ray.nodes", lambda: [{"Resources": {"GPU": gpus}, "Alive": alive} for gpus, alive in hosts])
-    assert neighbours(32, 1) == 8
-    assert neighbours(32, 4) == 2
-    assert neighbours(3, 1) == 3
-    assert neighbours(100, 0.1666) == 48
-    assert neighbours(5, 0) == 5  # without GPUs all may lie on one
-    with pytest.raises(UserError, match="a worker needs 16 GPUs of one host, and the largest has 8"):
-        neighbours(2, 16)
+    assert workers_per_host(32, 1) == 8
+    assert workers_per_host(32, 4) == 2
+    assert workers_per_host(3, 1) == 3
+    assert workers_per_host(100, 0.1666) == 48
+    assert workers_per_host(5, 0) == 5  # without GPUs, all may run on one host
+    with pytest.raises(UserError, match="a worker needs 16 GPUs on one host, but no host has more than 8"):
+        workers_per_host(2, 16)

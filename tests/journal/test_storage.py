@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,19 +16,22 @@ from cycleqd_merge.journal.log import FILE, Event, Journal, read_events
 from cycleqd_merge.run.state import open_run
 from tests.run.synthetic import history, run, synthetic_recipe
 
+AS_ROOT = ["sudo", "-n"] if os.geteuid() != 0 and shutil.which("sudo") else []
+MOUNT = [*AS_ROOT, "mount"]
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 kB; needs the right to mount."""
+    """A disk of 64 kB; needs the right to mount, as root or by sudo without a password."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run([*MOUNT, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
-        pytest.skip(f"mount is not permitted here: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"mount: not permitted here: {mounted.stderr.decode().strip()}")
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run([*AS_ROOT, "umount", "--lazy", str(folder)], check=True)
 
 
 def fill(disk: Path, left: int) -> Path:
@@ -88,7 +93,7 @@ def test_a_disk_without_any_room_is_named_before_a_run_begins(disk: Path) -> Non
 def test_a_read_only_disk_is_named_and_can_still_be_looked_at(disk: Path) -> None:
     run(disk / "run")
     before = (disk / "run" / FILE).read_bytes()
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    subprocess.run([*MOUNT, "-o", "remount,ro", str(disk)], check=True)
     for folder in (disk / "run", disk / "new"):
         with pytest.raises(UserError, match=rf"{folder}: cannot be written: Read-only file system"):
             Journal(folder)

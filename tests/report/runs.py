@@ -60,7 +60,14 @@ def _task(name: str) -> dict[str, object]:
 
 def _start(recipe: Recipe) -> dict[str, object]:
     tasks = {
-        use.name: {"rows": ROWS, "search": "aa", "confirm": "bb", "heldout": "cc", "expert": use.expert}
+        use.name: {
+            "rows": ROWS,
+            "search": "aa",
+            "confirm": "bb",
+            "heldout": "cc",
+            "expert": use.expert,
+            "definition": {"kind": "generate"},
+        }
         for use in recipe.tasks
     }
     return {**start_of(recipe, in_flight=2), "tasks": tasks, "strategy": {"kind": "cycleqd"}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ import pytest
 from cycleqd_merge.comparison.page_section import page_section
 from cycleqd_merge.report.page import write_page
 from tests.comparison.examples import example
+from tests.components import CHROMEDRIVER, CHROMIUM
 from tests.report.runs import HELDOUT, make_run, measure_heldout
 from tests.report.test_page import HOSTILE, Page
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine (apt install chromium chromium-driver)"
-)
+pytestmark = pytest.mark.needs("chromium")
 
 
 class Browser:
@@ -62,14 +59,14 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from selenium import webdriver  # comes with the `test` extra; with a chromium there, its absence is an error
+    from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM or ""
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver") or "chromedriver")
+    service = webdriver.ChromeService(CHROMEDRIVER or "chromedriver")
     driver = webdriver.Chrome(options=options, service=service)
     yield Browser(driver)
     driver.quit()

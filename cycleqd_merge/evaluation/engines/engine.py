@@ -1,51 +1,57 @@
-"""What evaluates: an engine holds one model, takes a candidate's weights in place, and answers prompts."""
+"""The interface of engines: an engine holds one model, replaces its weights by a candidate's, and answers prompts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from cycleqd_merge.config.engines import EngineConfig as EngineOptions
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.tasks.protocol import LanguageModel
 
-if TYPE_CHECKING:  # the loop knows engines by this protocol, and needs no torch for it
+if TYPE_CHECKING:  # the loop imports this protocol, and needs no torch
+    from cycleqd_merge.config.engines import EngineConfig
     from cycleqd_merge.merging.materialise import Materialiser
+
+SEMANTICS: dict[str, int] = {"transformers": 0, "vllm": 0}
+"""The `semantics` version of each kind of engine: raise it with any change that can alter a score or an export; see
+docs/compatibility.md."""
 
 
 class Engine(LanguageModel, Protocol):
-    """A resident model whose weights are exchanged between candidates. It starts with the base model's weights."""
+    """A model in memory whose weights are replaced by each candidate's. It starts with the base model's weights."""
 
     def load(self, candidate: Candidate) -> None:
-        """Make the resident model the candidate's.
+        """Replace the model's weights by the candidate's.
 
         Raises:
-            ValueError: a tensor of the candidate holds NaN or infinite values; the weights are then undefined
+            ValueError: a tensor of the candidate contains NaN or infinite values; the weights are then undefined
                 until the next load.
         """
         ...
 
     def prepare(self, candidate: Candidate) -> None:
-        """Say which candidate will be loaded next, so that its weights can be built beside what is answered meanwhile.
+        """Announce the candidate to load next, so that its weights can be built while the present one is scored.
 
-        Returns at once, may be called from any thread, and may be left without effect.
+        Returns at once and may be called from any thread. Engines may ignore it.
         """
         ...
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the engine's memory."""
         ...
 
 
-def open_engine(options: EngineOptions, materialiser: Materialiser, neighbours: int = 1) -> Engine:
-    """The engine that a recipe asks for, over the materialiser's family. neighbours: engines on this host.
+def open_engine(config: EngineConfig, materialiser: Materialiser, workers_per_host: int = 1) -> Engine:
+    """The engine that a recipe asks for, for the materialiser's model family.
+
+    workers_per_host: workers on this host, each with an engine, this one included.
 
     Raises:
         UserError: it cannot be started.
     """
-    if options.kind == "vllm":
+    if config.kind == "vllm":
         from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(options, materialiser, neighbours)
+        return VllmEngine(config, materialiser, workers_per_host)
     from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 
-    return TransformersEngine(options, materialiser)
+    return TransformersEngine(config, materialiser)

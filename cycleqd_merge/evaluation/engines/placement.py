@@ -1,4 +1,4 @@
-"""Where a vLLM worker keeps what children are built from, and how much of the GPU is left to vLLM."""
+"""Where a vLLM worker keeps the tensors that children are built from, and how much of the GPU vLLM gets."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from cycleqd_merge.merging.shared import SPARE
 from cycleqd_merge.merging.sizes import basis_bytes, expert_bytes, largest_tensor, model_bytes, pinned_bytes
 from cycleqd_merge.merging.staging import Place
 
-_LEAST_FOR_CACHE = 0.2  # of the GPU: what keys and values should have beside the model
-_MOST = 0.9  # of the GPU: vLLM's own default; the rest is for CUDA and its graphs
-_CACHE = 0.7  # of what vLLM has beside the model; the rest is for activations, CUDA and its graphs
-_HOST = 0.8  # of the host memory that is available
-_WORKING = 6  # float32 tensors of the largest shape that building one takes at a time, beside one per expert
+_LEAST_FOR_CACHE = 0.2  # share of the GPU's memory that the KV cache should have
+_MOST = 0.9  # share of the GPU's memory to use: vLLM's default; the rest is for CUDA and its graphs
+_CACHE = 0.7  # the KV cache's share of vLLM's memory besides the model; the rest is for activations and CUDA
+_HOST = 0.8  # share of the available host memory to use
+_WORKING = 6  # float32 tensors of the largest shape that building a tensor needs, in addition to one per expert
 
 PrefetchPlace = Literal["device", "host", "none"]
-"""Where the next child is prepared while one is scored."""
+"""Where the next child is built while one is scored."""
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Bytes. model: one child. parts: base, experts and singular bases as they are kept. working: to build a tensor.
+class MemoryNeeds:
+    """What a worker needs, in bytes.
 
-    pinned: how many times as much they take in pinned memory, where CUDA gives every tensor a power of two.
+    model: one child. parts: base, experts and singular bases as they are kept. working: what building a tensor needs.
+    pinned: how many times as large tensors are in pinned memory, where CUDA rounds each up to a power of two.
     """
 
     model: int
@@ -40,18 +41,21 @@ class Needs:
 
 @dataclass(frozen=True)
 class Placement:
-    """place: of base, experts and bases between children. ahead: of the next child. utilization: vLLM's share of the
-    GPU's memory; None without a GPU. cache: bytes for keys and values where engines share a GPU: vLLM would measure
-    what the others take meanwhile; None where it finds out itself."""
+    """Where a worker keeps what, and the memory that vLLM gets.
+
+    place: of base, experts and singular bases between children. prefetch: of the next child. utilization: vLLM's share
+    of the GPU's memory; None without a GPU. cache: bytes of the KV cache, if engines share a GPU, where vLLM cannot
+    measure what it has to itself; None if vLLM measures it.
+    """
 
     place: Place
-    ahead: PrefetchPlace
+    prefetch: PrefetchPlace
     utilization: float | None
     cache: int | None = None
 
 
-def needs(materialiser: Materialiser, gpu: bool) -> Needs:
-    """What a worker over the materialiser's family needs. On a GPU, bases of full experts are kept in bfloat16."""
+def memory_needs(materialiser: Materialiser, gpu: bool) -> MemoryNeeds:
+    """What a worker for the materialiser's family needs. On a GPU, bases of full experts are kept in bfloat16."""
     family = materialiser.family
     parts = model_bytes(family) + sum(expert_bytes(family, expert) for expert in family.experts)
     for number in materialiser.bases:
@@ -59,13 +63,13 @@ def needs(materialiser: Materialiser, gpu: bool) -> Needs:
         stored = sum(basis_bytes(w, expert, materialiser.rank) for w in family.weights if w.is_matrix)
         parts += stored // 2 if gpu and expert.reference.lora is None else stored
     model, working = model_bytes(family), (_WORKING + len(family.experts)) * largest_tensor(family)
-    return Needs(model, parts, working, pinned_bytes(family) / model if gpu else 1.0)
+    return MemoryNeeds(model, parts, working, pinned_bytes(family) / model if gpu else 1.0)
 
 
 def host_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes of host memory that this process may still take: what is free, or what its control groups leave of it.
+    """Bytes of host memory that this process can still use: those available, or fewer if its control groups limit it.
 
-    groups, own: where the system shows control groups, and this process' own.
+    groups: the system's folder of control groups. own: the file that lists this process's own.
     """
     left = [psutil.virtual_memory().available]
     for line in own.read_text().splitlines() if own.is_file() else []:
@@ -78,7 +82,7 @@ def host_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/s
 
 
 def _left(group: Path) -> int:
-    """What a control group leaves: its limit less what it uses, without the files that the system keeps for speed."""
+    """Bytes left in a control group: its limit minus its usage, which does not count the system's cached files."""
     for limit, used, files in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -94,30 +98,30 @@ def _left(group: Path) -> int:
 
 
 def placement(
-    needed: Needs,
+    needed: MemoryNeeds,
     gpu: int | None,
     host: int,
     ranks: int = 1,
-    neighbours: int = 1,
+    workers_per_host: int = 1,
     place: Place | None = None,
     utilization: float | None = None,
     per_gpu: int = 1,
     shared: int = 0,
 ) -> Placement:
-    """Keep everything on the GPU where it leaves vLLM enough, else in host memory, else on disk; so the next child.
+    """Keep everything on the GPU if that leaves enough for vLLM, else in host memory, else on disk.
 
-    gpu: bytes of one GPU's memory, None without one. host: bytes of host memory that are available.
-    ranks: of tensor parallelism; each builds whole tensors. neighbours: workers on this host, which share what is kept
-    in its memory. place, utilization: the user's choice, if any. per_gpu: engines that share the GPU. shared: bytes of
-    the host's shared memory in all.
+    gpu: bytes of one GPU's memory; None without a GPU. host: available bytes of host memory. ranks: of tensor
+    parallelism; each builds whole tensors. workers_per_host: workers on this host, which share what is kept in its
+    memory. place, utilization: the user's choice, if any. per_gpu: engines that share the GPU. shared: total bytes of
+    the host's shared memory.
     """
     if per_gpu > 1 and gpu is not None:
-        stated = None if utilization is None else utilization * per_gpu
-        placed = placement(needed, gpu // per_gpu, host, ranks, neighbours, place, stated, shared=shared)
+        scaled = None if utilization is None else utilization * per_gpu
+        placed = placement(needed, gpu // per_gpu, host, ranks, workers_per_host, place, scaled, shared=shared)
         assert placed.utilization is not None
         cache = max(int(_CACHE * (placed.utilization * (gpu // per_gpu) - needed.model)), 0)
         return replace(placed, utilization=round(placed.utilization / per_gpu, 4), cache=cache)
-    processes = ranks * neighbours
+    processes = ranks * workers_per_host
     in_host: Place = "shared" if processes > 1 and needed.parts + SPARE <= shared else "host"
     parts = needed.parts if in_host == "shared" else processes * needed.parts * needed.pinned
 
@@ -133,10 +137,10 @@ def placement(
     kept = chosen(room)
     taken = needed.parts if kept == "device" else 0
     host_room = _HOST * host - (parts if kept == in_host else 0)
-    ahead: PrefetchPlace = "host" if processes * needed.model * needed.pinned <= host_room else "none"
+    prefetch: PrefetchPlace = "host" if processes * needed.model * needed.pinned <= host_room else "none"
     if gpu is None:
-        return Placement(kept, ahead, None)
+        return Placement(kept, prefetch, None)
     if taken + needed.model <= room:
-        ahead, taken = "device", taken + needed.model
+        prefetch, taken = "device", taken + needed.model
     left = max(round(_MOST - (taken + needed.working) / gpu, 3), 0.05)
-    return Placement(kept, ahead, left if utilization is None else utilization)
+    return Placement(kept, prefetch, left if utilization is None else utilization)

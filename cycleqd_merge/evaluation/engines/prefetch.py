@@ -1,4 +1,4 @@
-"""The next child's tensors, built while the present one is scored."""
+"""Builds the next child's tensors while the present child is scored."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NamedTensors = list[tuple[str, torch.Tensor]]
 
 
 class Prefetcher:
-    """Builds one child at a time in a thread of its own, on a stream of its own, and keeps it until it is taken.
+    """Builds one child at a time, in a thread and on a CUDA stream of its own, and keeps it until it is taken.
 
-    build: the tensors of a child by its record; nothing else may call it while a child is being built here.
-    host: keep the child in pinned host memory instead of the device's.
+    build: makes a child's tensors from its record; nothing else may call it while a child is being built here.
+    host: keep the child in pinned host memory instead of the device's memory.
     """
 
     def __init__(
@@ -33,16 +33,16 @@ class Prefetcher:
         self._thread: threading.Thread | None = None
 
     def begin(self, record: dict[str, Any]) -> None:
-        """Start to build a child; one that was begun before and not taken is forgotten."""
+        """Start building a child; an earlier one that was not taken is dropped."""
         self._wait()
         self._record, self._built = record, None
-        self._thread = threading.Thread(target=self._run, args=(record,), name="ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(record,), name="prefetch", daemon=True)
         self._thread.start()
 
     def take(self, record: dict[str, Any]) -> NamedTensors | None:
-        """The child's tensors, once; None if another was begun or it could not be built. Waits for what is being built.
+        """Wait for the child; returns its tensors, or None if a different child was begun or it could not be built.
 
-        They may be used until the next `begin`.
+        A child can be taken only once. Its tensors are valid until the next `begin`.
         """
         self._wait()
         wanted, built = self._record, self._built
@@ -61,7 +61,7 @@ class Prefetcher:
                 if self._stream is not None:
                     self._stream.synchronize()
             self._built = built
-        except Exception as error:  # the load builds the child again and meets the error where it can be reported
+        except Exception as error:  # loading builds the child again and raises the error, where it is reported
             log.warning("a child could not be prepared: %s", error)
 
     def _on_stream(self) -> Any:

@@ -1,4 +1,4 @@
-"""The engine on transformers: one resident model, tensors copied in place, batches of prompts of like length."""
+"""The engine on transformers: one model in memory, weights copied in place, prompts batched by length."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from cycleqd_merge.config.engines import TransformersEngineConfig as Options
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.config.engines import TransformersEngineConfig
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
@@ -25,7 +25,7 @@ from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampli
 
 @dataclass(eq=False)
 class _Request:
-    """A waiting request: token ids, and either how to continue them or how many at the end to score."""
+    """A waiting request: token ids, and either how to continue them or the number to score at the end."""
 
     tokens: list[int]
     sampling: Sampling | None
@@ -34,44 +34,44 @@ class _Request:
 
 
 class TransformersEngine:
-    """See `Engine`. Requests that are waiting together share batches, whichever task they come from.
+    """See `Engine`. Requests that wait at the same time share batches, whichever tasks they come from.
 
     Raises:
-        UserError: the model cannot be loaded, or its weights cannot be exchanged in place.
+        ModelError: the model cannot be loaded, or its weights cannot be replaced in place.
     """
 
-    def __init__(self, options: Options, materialiser: Materialiser) -> None:
+    def __init__(self, config: TransformersEngineConfig, materialiser: Materialiser) -> None:
         family = materialiser.family
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
-        self._batch_size = options.batch_size
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self._batch_size = config.batch_size
         self._materialiser = materialiser
-        self.device = torch.device(options.device or this_process().device)
+        self.device = torch.device(config.device or this_process().device)
         self._tokenizer: Any = family_tokenizer(family)
         try:
             self.model: Any = AutoModelForCausalLM.from_pretrained(
-                family.base.path, dtype=options.dtype, trust_remote_code=family.models.trust_remote_code
+                family.base.path, dtype=config.dtype, trust_remote_code=family.models.trust_remote_code
             )
         except (OSError, ValueError) as error:
-            raise UserError(f"engine: {family.base.reference} cannot be loaded: {error}") from error
+            raise ModelError(f"engine: {family.base.reference} cannot be loaded: {error}") from error
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
         start = self._tokenizer.bos_token_id
         self._start = start if start is not None else self._pad
         self._ends = self.model.generation_config.eos_token_id
-        # answers follow `Sampling` alone: no penalties, temperatures and lengths that the checkpoint suggests
+        # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
         self.model.generation_config = GenerationConfig(eos_token_id=self._ends, pad_token_id=self._pad)
         self._targets = self._match_names()
-        # of a prompt's logits only the last are wanted; all of them would take gigabytes under a large vocabulary
+        # only the last logits of a prompt are needed; all of them would take gigabytes with a large vocabulary
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._waiting: list[_Request] = []
         self._drainer: asyncio.Task[None] | None = None
-        # a thread of its own: tasks may fill asyncio's pool with slow work, and a load waits for the batch that runs
+        # a thread of its own: tasks may fill asyncio's pool with slow work, and a load waits for the running batch
         self._thread = ThreadPoolExecutor(1, "engine")
 
     def _match_names(self) -> dict[str, torch.Tensor]:
-        """Checkpoint name -> tensor of the resident model."""
+        """The model's tensors by their names in the checkpoint."""
         resident = self.model.state_dict()
         targets = {}
         for weight in self._materialiser.family.weights:
@@ -79,9 +79,9 @@ class TransformersEngine:
             if name is not None:
                 targets[weight.name] = resident[name]
             elif weight.dtype.is_floating_point and weight.is_matrix:
-                raise UserError(
-                    f"engine: {weight.name} has no counterpart in the transformers model; "
-                    "this architecture's weights cannot be exchanged in place by engine `transformers`"
+                raise ModelError(
+                    f"engine: {weight.name} is not a tensor of the transformers model; "
+                    "engine `transformers` cannot replace this architecture's weights in place"
                 )
         return targets
 
@@ -96,7 +96,7 @@ class TransformersEngine:
                 self._targets[name].copy_(tensor)
 
     def prepare(self, candidate: Candidate) -> None:
-        """Nothing: weights are built where prompts are answered, in this one process."""
+        """Do nothing: this process builds weights and answers prompts, one after the other."""
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -123,7 +123,7 @@ class TransformersEngine:
         return render(self._tokenizer, messages, template)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain or rendered prompt; of an empty one, a token to begin with."""
+        """Token ids of a plain or rendered prompt; for an empty one, a start token."""
         return encode(self._tokenizer, text) or [self._start]
 
     async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
@@ -135,11 +135,11 @@ class TransformersEngine:
         return await request.answer
 
     async def _drain(self) -> None:
-        """Answer batch after batch, always of the longest prompts, until nobody waits."""
+        """Answer batch after batch, the longest prompts first, until no request is waiting."""
         loop, batch = asyncio.get_running_loop(), list[_Request]()
         try:
             while self._waiting:
-                await asyncio.sleep(0)  # let everybody who can ask do so before a batch is cut
+                await asyncio.sleep(0)  # let all tasks submit their requests before a batch is formed
                 batch = self._take_batch()
                 if not batch:
                     break
@@ -149,8 +149,8 @@ class TransformersEngine:
                 for request, answer in zip(batch, answers, strict=True):
                     if not request.answer.done():
                         request.answer.set_result(answer)
-        except asyncio.CancelledError:  # the evaluation failed: nobody waits for answers any more
-            self._thread.submit(int).result()  # a batch under way ends first
+        except asyncio.CancelledError:  # the evaluation failed: no answer is needed any more
+            self._thread.submit(int).result()  # wait for a running batch
             self._waiting = []
             raise
         except Exception as error:
@@ -163,7 +163,7 @@ class TransformersEngine:
                 request.answer.set_exception(error)
 
     def _take_batch(self) -> list[_Request]:
-        """The longest prompts that share their sampling; nothing if all who waited were cancelled."""
+        """The longest prompts with the same sampling; empty if all waiting requests were cancelled."""
         self._waiting = [request for request in self._waiting if not request.answer.done()]
         if not self._waiting:
             return []
@@ -217,7 +217,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _score(self, batch: list[_Request]) -> list[Likelihood]:
-        """How likely the last `scored` tokens of each request are."""
+        """Log-probabilities of the last `scored` tokens of each request."""
         ids, mask = self._pad_left(batch)
         positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
         kept = {"logits_to_keep": 1 + max(request.scored for request in batch)} if self._keeps_logits else {}

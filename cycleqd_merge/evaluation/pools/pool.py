@@ -1,4 +1,4 @@
-"""Where candidates are evaluated: submitted in order, answered as they end."""
+"""Pools evaluate proposals: submitted in order, returned as they finish."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cycleqd_merge.evaluation.failures import is_infrastructure, single_cause
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 @dataclass(frozen=True)
 class Finished:
-    """One submitted proposal's end: an evaluation, or the error that was its last."""
+    """A proposal that has finished, with its evaluation or the error of its last attempt."""
 
     number: int
     evaluation: Evaluation | None
@@ -27,20 +27,21 @@ class Finished:
 class Pool(Protocol):
     """Evaluates proposals on one or many workers."""
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
-        """Hand in a proposal to score on `rows`; returns at once. known: scores by task that need no measuring."""
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
+        """Submit a proposal to be scored on `rows`; returns at once. known: scores by task that are not measured."""
         ...
 
     def next(self) -> Finished:
-        """Wait for any submitted proposal to end.
+        """Wait for any submitted proposal to finish.
 
         Raises:
-            InfrastructureError: the surroundings of an evaluation failed; its proposal counts as not evaluated.
+            InfrastructureError: an evaluation failed for a reason that any candidate could have met; its proposal
+                counts as not evaluated.
         """
         ...
 
     def poll(self, seconds: float) -> Finished | None:
-        """The same, but None if nothing ends for about so many seconds; one that works in this process takes longer."""
+        """The same, but None if nothing finishes within about this time; a pool in this process may take longer."""
         ...
 
     def close(self) -> None:
@@ -53,9 +54,9 @@ class LocalPool:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._queue: deque[tuple[Proposal, Rows, Mapping[str, float] | None]] = deque()
+        self._queue: deque[tuple[Proposal, Split, Mapping[str, float] | None]] = deque()
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append((proposal, rows, known))
 
     def next(self) -> Finished:
@@ -72,13 +73,14 @@ class LocalPool:
 
 
 def outcome_of(
-    worker: Worker, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None, attempts: int = 2
+    worker: Worker, proposal: Proposal, rows: Split, known: Mapping[str, float] | None, attempts: int = 2
 ) -> Finished:
-    """Let a worker score a proposal, at most `attempts` times.
+    """Let a worker score a proposal, with at most `attempts` attempts.
 
     Raises:
-        InfrastructureError: the surroundings failed.
-        UserError: what the user wrote cannot be evaluated at all; a mergekit configuration fails alone.
+        InfrastructureError: the evaluation failed for a reason that any candidate could have met.
+        UserError: the recipe cannot be evaluated at all; a mergekit configuration that cannot be built only fails
+            itself.
     """
     error = ""
     for _ in range(attempts):
@@ -87,8 +89,8 @@ def outcome_of(
             return Finished(proposal.number, evaluation)
         except Exception as raised:
             cause = single_cause(raised)
-            own_fault = isinstance(proposal.candidate, MergekitConfiguration)  # one that mergekit cannot build
-            if isinstance(cause, InfrastructureError) or (isinstance(cause, UserError) and not own_fault):
+            configuration = isinstance(proposal.candidate, MergekitConfiguration)  # it may itself be invalid
+            if isinstance(cause, InfrastructureError) or (isinstance(cause, UserError) and not configuration):
                 raise cause from raised
             error = f"{type(cause).__name__}: {cause}"
             if is_infrastructure(cause):

@@ -1,7 +1,7 @@
 """A pool on Ray: one worker per GPU (or tensor-parallel group), on this host or a cluster.
 
-A worker opens the models itself, once; candidates travel to it as genomes. A worker that dies or hangs is replaced and
-its candidate scored again elsewhere.
+Each worker opens the models itself, once, and receives candidates as genomes. A worker that dies or hangs is replaced,
+and its candidate is scored again by another worker.
 """
 
 from __future__ import annotations
@@ -15,86 +15,85 @@ from statistics import median
 from typing import Any
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import InfrastructureError, RunFailed, UserError, first_line
+from cycleqd_merge.errors import InfrastructureError, RecipeError, RunFailed, UserError, first_line
 from cycleqd_merge.evaluation.opened_recipe import open_worker
-from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, neighbours
+from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, workers_per_host
 from cycleqd_merge.evaluation.pools.pool import Finished, outcome_of
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 10.0
-"""A worker that takes so many times the median evaluation on such rows, and `RESTART` more, is taken for hung."""
-RESTART = 600.0
-"""Seconds in which a worker may start its engine anew, which belongs to the evaluation that found it dead."""
-UNKNOWN = 12 * 3600.0
-"""Seconds until it is, where too few evaluations on such rows have ended to know what is usual."""
-FIRST = 3600.0
-"""Seconds more for a worker's first evaluation, in which it reads all models."""
-DEATHS = 5
-"""So many deaths per worker in a row, with no evaluation between, stop the run: a host that leaves takes several."""
-
-
-LOOK = 5.0
-"""Seconds between two looks for workers that hang."""
-CLOSING = 20.0
-"""Seconds that idle workers have to free their engines at the end, before they are killed."""
+HUNG_FACTOR = 10.0
+"""A worker counts as hung after this many times the median duration on such rows, plus `RESTART_SECONDS`."""
+RESTART_SECONDS = 600.0
+"""Time to restart a dead engine, which is part of the evaluation that finds it dead."""
+DEFAULT_LIMIT_SECONDS = 12 * 3600.0
+"""Time after which a worker counts as hung if too few evaluations on such rows have finished to know their duration."""
+FIRST_EVALUATION_SECONDS = 3600.0
+"""Additional time for a worker's first evaluation, in which it reads all models."""
+MAX_DEATHS = 5
+"""This many deaths per worker, with no evaluation finished in between, stop the run. A host that leaves the cluster
+causes several."""
+CHECK_SECONDS = 5.0
+"""Time between two checks for hung workers."""
+CLOSE_SECONDS = 20.0
+"""Time for idle workers to free their engines at the end, before they are killed."""
 
 
 class RemoteWorker:
-    """Runs in a process of its own: a `Worker` that outlives failures of its candidates."""
+    """A `Worker` in a process of its own."""
 
-    def open(self, recipe: dict[str, Any], experts: Sequence[int], neighbours: int) -> None:
+    def open(self, recipe: dict[str, Any], experts: Sequence[int], workers_per_host: int) -> None:
         """Open everything that the recipe names; see `open_worker`."""
-        self._worker = open_worker(Recipe.model_validate(recipe), experts, neighbours)
+        self._worker = open_worker(Recipe.model_validate(recipe), experts, workers_per_host)
 
     def close(self) -> None:
-        """Free the engine."""
+        """Free the engine's memory."""
         self._worker.close()
 
-    def evaluate(self, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None) -> Finished:
+    def evaluate(self, proposal: Proposal, rows: Split, known: Mapping[str, float] | None) -> Finished:
         """See `Pool`."""
         return outcome_of(self._worker, proposal, rows, known)
 
     def prepare(self, candidate: Candidate) -> None:
-        """See `Engine`. Called while `evaluate` is at work."""
+        """See `Engine`. Called while `evaluate` is running."""
         self._worker.prepare(candidate)
 
 
 class Deadlines:
-    """How long an evaluation may take, by what others on the same kind of rows took: their counts differ widely."""
+    """How long an evaluation may take, from the durations of others on the same split: splits differ widely in size."""
 
     def __init__(self) -> None:
-        self._seconds: defaultdict[Rows, list[float]] = defaultdict(list)
+        self._seconds: defaultdict[Split, list[float]] = defaultdict(list)
 
-    def learn(self, rows: Rows, seconds: float) -> None:
-        """Take how long an evaluation took."""
+    def learn(self, rows: Split, seconds: float) -> None:
+        """Record how long an evaluation took."""
         self._seconds[rows].append(seconds)
 
-    def of(self, rows: Rows) -> float:
-        """Seconds after which a worker is taken for hung."""
+    def of(self, rows: Split) -> float:
+        """Seconds after which a worker counts as hung."""
         seconds = self._seconds[rows]
-        return UNKNOWN if len(seconds) < 3 else PATIENCE * median(seconds) + RESTART
+        return DEFAULT_LIMIT_SECONDS if len(seconds) < 3 else HUNG_FACTOR * median(seconds) + RESTART_SECONDS
 
 
 @dataclass
 class _Job:
     proposal: Proposal
-    rows: Rows
+    rows: Split
     known: Mapping[str, float] | None
     attempts: int = 0
 
-    def is_measured_by(self, finished: Finished) -> bool:
-        """Whether the time that it took is that of a whole evaluation."""
+    def is_complete(self, finished: Finished) -> bool:
+        """Whether all its tasks and rows were scored, so that its duration is typical."""
         return not self.known and finished.evaluation is not None and not finished.evaluation.censored
 
 
 @dataclass
 class _Flight:
-    """A job on its way at a worker; without one, the worker is still opening what it needs."""
+    """A worker that is evaluating a job, or, if that is None, still opening its models and tasks."""
 
     job: _Job | None
     worker: Any
@@ -104,11 +103,11 @@ class _Flight:
 class RayPool:
     """See `Pool`. `experts` are those whose singular bases the run needs.
 
-    `workers` processes are asked for; those that find no GPU free start when one joins the cluster. A child that waits
-    is reserved for a worker at work, which prepares its weights meanwhile; a worker that would idle takes any.
+    It requests `workers` processes; those without a free GPU start once one joins the cluster. A waiting child is
+    reserved for a busy worker, which builds its weights while it scores another; an idle worker takes any child.
 
     Raises:
-        UserError: Ray is not installed, the cluster cannot be reached, or no host of it has room for a worker.
+        RecipeError: Ray is not installed, the cluster cannot be reached, or none of its hosts has room for a worker.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class RayPool:
         try:
             import ray
         except ImportError as error:
-            raise UserError("workers: more than one needs Ray: `pip install 'cycleqd-merge[ray]'`") from error
+            raise RecipeError("workers: more than one requires Ray: `pip install 'cycleqd-merge[ray]'`") from error
         self._attempts = attempts
         self._ray: Any = ray
         self._workers = workers
@@ -131,25 +130,24 @@ class RayPool:
         self._flights: dict[Any, _Flight] = {}
         self._deadlines = Deadlines()
         self._deaths = 0
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self._own = not ray.is_initialized()
         if self._own:
             connect(address)
         self._gpus = gpus_per_worker(recipe)
         settings = recipe.model_dump(mode="json", exclude_unset=True)
-        self._spec = (settings, list(experts), neighbours(workers, self._gpus))
+        self._opening = (settings, list(experts), workers_per_host(workers, self._gpus))
         self._idle: list[Any] = []
         self._warm: set[Any] = set()
         for _ in range(workers):
-            self._hire()
+            self._start_worker()
 
-    def _hire(self) -> None:
-        """Start one more worker."""
+    def _start_worker(self) -> None:
         actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_concurrency=2)(RemoteWorker)
         worker = actor.remote()
-        self._flights[worker.open.remote(*self._spec)] = _Flight(None, worker)
+        self._flights[worker.open.remote(*self._opening)] = _Flight(None, worker)
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append(_Job(proposal, rows, known))
         self._dispatch()
 
@@ -164,7 +162,7 @@ class RayPool:
                 flight.worker.prepare.remote(job.proposal.candidate)
 
     def _due(self, worker: Any) -> _Job | None:
-        """What an idle worker does next: the child that it prepared, the next in line, or one reserved for another."""
+        """The next job of an idle worker: its reserved one, the next in the queue, or one reserved for another."""
         if worker in self._reserved:
             return self._reserved.pop(worker)
         if self._queue:
@@ -175,23 +173,23 @@ class RayPool:
 
     def next(self) -> Finished:
         while True:
-            finished = self.poll(LOOK)
+            finished = self.poll(CHECK_SECONDS)
             if finished is not None:
                 return finished
 
     def poll(self, seconds: float) -> Finished | None:
         done, _ = self._ray.wait(list(self._flights), num_returns=1, timeout=seconds)
         for reference in done:
-            finished = self._land(reference)
+            finished = self._receive(reference)
             if finished is not None:
                 return finished
-        if time.monotonic() - self._looked < LOOK:
+        if time.monotonic() - self._checked < CHECK_SECONDS:
             return None
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         return self._replace_hung()
 
-    def _land(self, reference: Any) -> Finished | None:
-        """Take what a worker sent; None if it has only opened, or died and its job was queued again."""
+    def _receive(self, reference: Any) -> Finished | None:
+        """Take a worker's answer; None if it has only opened its models, or died and its job was queued again."""
         flight = self._flights.pop(reference)
         try:
             finished: Finished | None = self._ray.get(reference)
@@ -199,28 +197,28 @@ class RayPool:
             cause = error.cause
             if isinstance(cause, UserError | InfrastructureError):
                 raise cause from error
-            return self._lost(flight, f"{type(cause).__name__}: {cause}")
-        except self._ray.exceptions.RayError as error:  # it died, or Ray killed it for the memory that it took
-            return self._lost(flight, f"its worker died: {first_line(error)}")
+            return self._replace(flight, f"{type(cause).__name__}: {cause}")
+        except self._ray.exceptions.RayError as error:  # it died, or Ray killed it to free memory
+            return self._replace(flight, f"its worker died: {first_line(error)}")
         if flight.job is not None:
             self._deaths = 0
             self._warm.add(flight.worker)
-            if finished is not None and flight.job.is_measured_by(finished):
+            if finished is not None and flight.job.is_complete(finished):
                 self._deadlines.learn(flight.job.rows, time.monotonic() - flight.since)
         self._idle.append(flight.worker)
         self._dispatch()
         return finished
 
-    def _lost(self, flight: _Flight, reason: str) -> Finished | None:
-        """Replace a worker, and send its job elsewhere unless that was its last attempt."""
+    def _replace(self, flight: _Flight, reason: str) -> Finished | None:
+        """Replace a worker, and queue its job again unless that was its last attempt."""
         self._deaths += 1
-        log.warning("a worker is replaced: %s", reason)
-        if self._deaths >= DEATHS * self._workers:
-            raise RunFailed(f"{self._deaths} workers died in a row, the last so: {reason}")
+        log.warning("replacing a worker: %s", reason)
+        if self._deaths >= MAX_DEATHS * self._workers:
+            raise RunFailed(f"{self._deaths} workers died in a row; the last one: {reason}")
         self._ray.kill(flight.worker)
         if flight.worker in self._reserved:
             self._queue.appendleft(self._reserved.pop(flight.worker))
-        self._hire()
+        self._start_worker()
         if flight.job is None:
             return None
         if flight.job.attempts >= self._attempts:
@@ -230,21 +228,23 @@ class RayPool:
         return None
 
     def _replace_hung(self) -> Finished | None:
-        """Replace one worker that takes far longer than is usual, if there is one."""
+        """Replace one worker that has taken far too long, if there is one."""
         for reference, flight in list(self._flights.items()):
             if flight.job is None:
                 continue
-            limit = self._deadlines.of(flight.job.rows) + (0 if flight.worker in self._warm else FIRST)
+            limit = self._deadlines.of(flight.job.rows) + (
+                0 if flight.worker in self._warm else FIRST_EVALUATION_SECONDS
+            )
             if time.monotonic() - flight.since > limit:
                 del self._flights[reference]
-                return self._lost(flight, f"no answer in {limit:.0f} s")
+                return self._replace(flight, f"no answer in {limit:.0f} s")
         return None
 
     def close(self) -> None:
         workers = [*self._idle, *(flight.worker for flight in self._flights.values())]
         if self._idle:
             self._ray.wait(
-                [worker.close.remote() for worker in self._idle], num_returns=len(self._idle), timeout=CLOSING
+                [worker.close.remote() for worker in self._idle], num_returns=len(self._idle), timeout=CLOSE_SECONDS
             )
         for worker in workers:
             self._ray.kill(worker)
