@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import prod
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,8 @@ from mergekit.common import ModelReference
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
-from cycleqd_merge.config.loading import fix_presets
+from cycleqd_merge.config.anchoring import anchored
+from cycleqd_merge.config.loading import fix_presets, load_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.failures import single_cause
@@ -47,13 +49,18 @@ _ALIKE = 0.05  # similarities that differ by less count as equal
 _Opened = TypeVar("_Opened")
 
 
-def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Plan:
+def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: float | None = None) -> Plan:
     """Check everything in a recipe, and estimate what its run will take.
 
-    measure: evaluate one child, for the estimates of time and memory. since: the `time.perf_counter()` instant at which
-    this process started on the recipe, for the estimated time to the first evaluation.
+    recipe: a loaded one, or the path of its file. measure: evaluate one child, for the estimates of time and memory.
+    since: the `time.perf_counter()` instant at which this process started on the recipe, for the estimated time to the
+    first evaluation.
+
+    Raises:
+        RecipeError: the recipe's file cannot be read or is not valid; all other errors are in the returned plan.
     """
     since = time.perf_counter() if since is None else since
+    recipe = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe)
     begun = _begun(Path(recipe.output))
     recipe = fix_presets(recipe, recorded_presets(begun))
     found = Plan(cells=cells(recipe))
