@@ -167,7 +167,7 @@ def test_united_runs_start_from_genomes(
     pushed(run, "--repo", MODEL, "--archive-only", "--rows")
     answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "both", "--merge", run, "--trust-remote-code")
     assert answer.code == 0, answer.err
-    assert "mergekit configurations, and stay behind" in caplog.text
+    assert "mergekit configurations and cannot be founders of another run" in caplog.text
     assert open_run(tmp_path / "both").search.first == 2
 
 
@@ -178,5 +178,5 @@ def test_a_configuration_is_not_published_as_an_adapter(hub: LocalHub, far: Mode
     recipe = write_grid_recipe(tmp_path, far, "lab/base", ["lab/base+lab/low-1", "lab/base+lab/low-2"])
     assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
     answer = cycleqd_merge("push", tmp_path / "run", "--repo", "ann/low", "--adapters", "--root", "#2")
-    assert (answer.code, answer.err) == (2, "error: #2: a mergekit configuration, which no adapter can hold\n")
+    assert (answer.code, answer.err) == (2, "error: #2: a mergekit configuration cannot be exported as an adapter\n")
     assert not [name for _, name in hub.repos if name.startswith("ann/")]
