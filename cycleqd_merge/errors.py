@@ -66,3 +66,6 @@ class HubFailed(HubError, RunFailed):
 
 class Interrupted(CycleQDError):
     """A run was ended before its last generation by the user, the system or its time limit. Exit code 130."""
+
+    resume_command: str | None = None
+    """Command line that resumes the run, where that is not the interrupted command itself."""

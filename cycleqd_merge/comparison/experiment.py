@@ -25,13 +25,13 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
-from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FORMAT, Journal, failed, opened_journal
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.revisions import pin
+from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.loop import terminable
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
 Searched = list[tuple[Planned, Run]]
@@ -53,7 +53,7 @@ def compare(
     observing: Observing,
     told: Told,
     *,
-    rows: Rows = "heldout",
+    rows: Split = "heldout",
     max_hours: float | None = None,
 ) -> Compared:
     """Set searches against each other; goes on where the recipe's output folder stands.
@@ -77,7 +77,7 @@ def compare(
             {"searches": list(names), "budget": budget, "seeds": seeds, "rows": rows, "first": recipe.evolution.seed},
         )
         planned = planned_searches(recipe, names, budget, seeds, out, rows)
-        fetch(recipe)
+        fetch(recipe.pinned_models())
         with shared_pool(planned) as (pool, materials):
             require_searches(planned, materials, rows)
             searches = list(zip(planned, run_searches(planned, pool, observing, deadline), strict=True))
@@ -146,7 +146,7 @@ def _findings(
     )
 
 
-def _rows(suite: Suite, judging: Rows) -> dict[str, RowCount]:
+def _rows(suite: Suite, judging: Split) -> dict[str, RowCount]:
     """What each task is searched and judged on, and how much of it is the same."""
     counts = {}
     for task in suite:

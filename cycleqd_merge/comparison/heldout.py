@@ -18,7 +18,7 @@ from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, of_kind
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 Told = Callable[[int, int], None]
 """Called with how many models were scored, and of how many."""
@@ -32,7 +32,7 @@ class HeldOut:
     truncated: Mapping[str, float]
 
 
-def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]], rows: Rows) -> Opening:
+def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]], rows: Split) -> Opening:
     """Record that the rows are opened now, and for whom: digests by entrant.
 
     Raises:
@@ -51,7 +51,7 @@ def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]], rows: Rows)
     return _opening(journal.events[-1], rows)
 
 
-def _opening(event: Event, rows: Rows) -> Opening:
+def _opening(event: Event, rows: Split) -> Opening:
     return Opening(event["at"], {name: tuple(digests) for name, digests in event["frozen"].items()}, rows)
 
 
@@ -59,7 +59,7 @@ def score_heldout(
     journal: Journal,
     pool: Pool,
     candidates: Sequence[Candidate],
-    rows: Rows,
+    rows: Split,
     told: Told,
     deadline: float | None = None,
 ) -> dict[str, HeldOut | None]:

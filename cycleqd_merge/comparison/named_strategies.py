@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cycleqd_merge.config.presets import preset_strategy
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import UserError
@@ -14,7 +15,7 @@ _SHARED = ("generations", "seed", "bins", "bounds")
 """Keys of `evolution` that belong to the comparison, not to one of its searches."""
 _PAPER: dict[str, Any] = {"preset": "paper"}
 _NAMED: dict[str, dict[str, Any]] = {
-    "recommended": {"strategy": {"kind": "bayesian"}, "evolution": {"preset": "recommended"}},
+    "recommended": {"evolution": {"preset": "recommended"}},
     "paper": {"evolution": _PAPER},
     "no-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "none"}}},
     "gaussian-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "gaussian"}}},
@@ -54,8 +55,9 @@ def with_strategy(recipe: Recipe, name: str) -> Recipe:
     mutation = evolution.get("mutation", {})
     if rank is not None and mutation.get("kind", "svd") == "svd":
         evolution["mutation"] = {**mutation, "rank": rank}
-    strategy = search.get("strategy", {"kind": "cycleqd"})
-    return Recipe.model_validate({**stated, "strategy": strategy, "evolution": evolution})
+    named = {"strategy": search["strategy"]} if "strategy" in search else {}
+    strategy = named or preset_strategy({"evolution": evolution}) or {"strategy": {"kind": "cycleqd"}}
+    return Recipe.model_validate({**stated, **strategy, "evolution": evolution})
 
 
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:

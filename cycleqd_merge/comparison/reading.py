@@ -99,9 +99,9 @@ def _verdict(run: Run, heldout: Mapping[str, RowScores]) -> Comparison | None:
     heldout: by digest.
     """
     found = compare_best(usual_scores(run), run.objectives)
-    if found is None or found.rows != "heldout":
+    if found is None or found.split != "heldout":
         return found
-    own, rival = (heldout.get(run.digest(choose(run, name).candidate)) for name in ("best-mean", found.rival))
+    own, rival = (heldout.get(run.digest(choose(run, name).candidate)) for name in ("best-mean", found.baseline))
     if own is None or rival is None:
         return found
     ours, theirs = ({task: side[task] for task in run.objectives} for side in (own, rival))

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from cycleqd_merge.comparison.curves import Curve
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.journal.measured import Estimate
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
 
@@ -85,7 +85,7 @@ class Opening:
 
     at: str
     frozen: dict[str, tuple[str, ...]]
-    rows: Rows = "heldout"
+    rows: Split = "heldout"
 
 
 @dataclass(frozen=True)

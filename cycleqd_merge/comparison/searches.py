@@ -29,7 +29,7 @@ from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.search import search
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ Observing = Callable[[Planned, bool], AbstractContextManager[Observer]]
 
 
 def planned_searches(
-    recipe: Recipe, names: Sequence[str], budget: int, seeds: int, out: Path, rows: Rows
+    recipe: Recipe, names: Sequence[str], budget: int, seeds: int, out: Path, rows: Split
 ) -> list[Planned]:
     """Every search with every seed, from the recipe's seed on; static merges, which no seed changes, once.
 
@@ -123,7 +123,7 @@ def _common(recipes: Sequence[Recipe]) -> Recipe:
 def shared_pool(planned: Sequence[Planned]) -> Iterator[tuple[SharedPool, OpenedRecipe]]:
     """A pool for every search, and what it is made from."""
     materials = OpenedRecipe.open(_common([each.recipe for each in planned]))
-    mutated = sorted({n for each in planned for n in replace(materials, recipe=each.recipe).mutated_experts()})
+    mutated = sorted({n for each in planned for n in each.recipe.mutated_experts()})
 
     def opened() -> Pool:
         return open_pool(materials, materials.materialiser(mutated), mutated)
@@ -132,7 +132,7 @@ def shared_pool(planned: Sequence[Planned]) -> Iterator[tuple[SharedPool, Opened
         yield pool, materials
 
 
-def require_searches(planned: Sequence[Planned], materials: OpenedRecipe, rows: Rows) -> None:
+def require_searches(planned: Sequence[Planned], materials: OpenedRecipe, rows: Split) -> None:
     """Check every search before the first is run: its strategy, and that its folder holds no other run.
 
     Raises:
@@ -144,7 +144,7 @@ def require_searches(planned: Sequence[Planned], materials: OpenedRecipe, rows: 
     for each in planned:
         groups = Groups(materials.family.weights, each.recipe.evolution.groups)
         own = replace(materials, recipe=each.recipe, groups=groups)
-        start = start_event(own, 1)
+        start = start_event(own)
         if (each.folder / FILE).is_file():
             with opened_journal(each.folder) as journal:
                 start = identify(own, journal)

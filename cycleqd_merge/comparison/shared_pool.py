@@ -8,7 +8,7 @@ from dataclasses import replace
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.evolution.genome import Genome, spread
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 class SharedPool:
@@ -24,7 +24,7 @@ class SharedPool:
             self._pool = self._open()
         return self._pool
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         pool = self.open()
         candidate = proposal.candidate
         if isinstance(candidate, Genome) and candidate.coefficients.shape[1] < self._groups:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 Of = TypeVar("Of")
 PATIENCE = 0.02
@@ -23,7 +23,7 @@ PATIENCE = 0.02
 class _Submitted:
     lane: Lane
     proposal: Proposal
-    rows: Rows
+    rows: Split
     known: Mapping[str, float] | None
 
 
@@ -34,7 +34,7 @@ class Lane:
         self._submitted = submitted
         self._finished: SimpleQueue[Finished | None] = SimpleQueue()
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._submitted.put(_Submitted(self, proposal, rows, known))
 
     def next(self) -> Finished:

@@ -7,9 +7,10 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
+from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
@@ -60,6 +62,19 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     data = recipe.model_dump(mode="json", exclude_unset=True)
     source = Source(where, None, {_override(data, text): text for text in overrides})
     return anchored(parse(TypeAdapter(Recipe), data, source), Path())
+
+
+def fix_presets(recipe: Recipe, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
+    """The recipe with a version for each of its presets, and with the keys that the preset sets as if it stated them.
+
+    versions: see `with_fixed_presets`.
+
+    Raises:
+        RecipeError: this program does not know a version, or keys that the recipe states cannot be combined with it.
+    """
+    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    fixed = with_fixed_presets(stated, versions)
+    return recipe if fixed == stated else parse(TypeAdapter(Recipe), fixed, "recipe")
 
 
 def load_task(use: TaskConfig) -> TaskDefinitionConfig:
@@ -137,8 +152,8 @@ def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Pa
         return adapter.validate_python(data)
     except ValidationError as error:
         written = source if isinstance(source, Source) else Source(source)
-        faults = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
-        raise RecipeError("\n".join(faults)) from None
+        errors = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
+        raise RecipeError("\n".join(errors)) from None
 
 
 def _override(data: dict[str, Any], override: str) -> Location:

@@ -150,7 +150,7 @@ def export(run: CliRun, name: str, out: Path) -> tuple[dict[str, torch.Tensor], 
     """Tensors and record of a model that `export` wrote, after transformers has loaded it and answered with it."""
     answer = cycleqd_merge("export", run.folder, name, out)
     assert (answer.code, answer.err) == (0, "")
-    assert f"is in {out}" in answer.out
+    assert answer.out == f"exported {name} to {out}\n"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     tokens = tokenizer("ab ", return_tensors="pt").input_ids
     assert model.generate(tokens, max_new_tokens=3, do_sample=False).shape[1] > tokens.shape[1]

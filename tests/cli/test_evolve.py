@@ -52,7 +52,7 @@ def test_a_run_is_the_same_when_it_is_run_again_elsewhere(finished: CliRun, mode
     assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
     answer = cycleqd_merge("evolve", recipe, "--set", "engine.batch_size=64")
     assert answer.code == 0
-    assert "going on after generation 1" in answer.out
+    assert "resuming after generation 1" in answer.out
     assert "generation 1/4" not in answer.out
     assert searched(tmp_path / "run") == searched(finished.folder)
 
@@ -67,7 +67,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished: CliRun, named_by: str) 
     before = history(finished.folder)
     answer = cycleqd_merge("evolve", getattr(finished, named_by))
     assert answer.code == 0
-    assert "going on after generation 4" in answer.out
+    assert "resuming after generation 4" in answer.out
     assert history(finished.folder) == before
 
 
@@ -152,12 +152,12 @@ def test_a_run_that_is_asked_to_end_says_how_to_go_on(models: Models, tmp_path: 
     with signalled(tmp_path / "run" / FILE, 6, sign):
         answer = cycleqd_merge("evolve", recipe, "--generations", 500)
     assert answer.code == 130
-    assert answer.err == f"interrupted; go on with: cycleqd-merge evolve {recipe} --generations 500\n"
+    assert answer.err == f"interrupted; resume with: cycleqd-merge evolve {recipe} --generations 500\n"
     told = len(of_kind(read_events(tmp_path / "run"), "result"))
     assert 3 <= told < 500
     answer = cycleqd_merge("evolve", recipe, "--generations", told)
     assert answer.code == 0
-    assert f"going on after generation {told - 2}" in answer.out
+    assert f"resuming after generation {told - 2}" in answer.out
     assert len(of_kind(read_events(tmp_path / "run"), "result")) == told + 2
 
 
@@ -176,7 +176,7 @@ def test_the_process_itself_ends_so_and_goes_on(finished: CliRun, models: Models
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert err.endswith(f"go on with: cycleqd-merge evolve {recipe} --generations 500\n")
+    assert err.endswith(f"resume with: cycleqd-merge evolve {recipe} --generations 500\n")
     whole, ended = searched(finished.folder), searched(tmp_path / "run")
     common = min(len(whole), len(ended))
     assert ended[:common] == whole[:common]
@@ -185,7 +185,7 @@ def test_the_process_itself_ends_so_and_goes_on(finished: CliRun, models: Models
 def test_the_time_limit_ends_a_run(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("evolve", write_recipe(tmp_path, models), "--max-hours", "0")
     assert answer.code == 130
-    assert answer.err.startswith("time limit reached; go on with: cycleqd-merge evolve")
+    assert answer.err.startswith("time limit reached; resume with: cycleqd-merge evolve")
     assert of_kind(read_events(tmp_path / "run"), "result") == []
 
 

@@ -43,7 +43,7 @@ def test_all_faults_end_with_a_line_each_and_code_2(models: Models, tmp_path: Pa
 def test_json_holds_the_estimates(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--json", "--generations", 20)
     assert answer.code == 0
-    assert answer.json["faults"] == []
+    assert answer.json["errors"] == []
     assert answer.json["time"]["evaluations"] == 22
     assert answer.json["memory"][0]["measured"]
 
@@ -51,7 +51,7 @@ def test_json_holds_the_estimates(models: Models, tmp_path: Path) -> None:
 def test_json_holds_the_faults_too(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--json", "--set", "tasks.0.task=gone.yaml")
     assert answer.code == 2
-    assert "task 'gone.yaml'" in answer.json["faults"][0]
+    assert "task 'gone.yaml'" in answer.json["errors"][0]
     assert answer.json["time"] is None
 
 
@@ -61,7 +61,7 @@ def test_nothing_is_evaluated_without_measuring(
     monkeypatch.setattr(estimate.Worker, "evaluate", lambda *_: pytest.fail("a model was evaluated"))
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--no-measure")
     assert answer.code == 0
-    assert "at least, not measured" in answer.out
+    assert "lower bound, not measured" in answer.out
     assert "one evaluation" not in answer.out
 
 

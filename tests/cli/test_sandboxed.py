@@ -67,7 +67,7 @@ def test_prompts_that_do_not_fit_are_told_before_a_run(recipe: Path) -> None:
 def test_without_a_sandbox_nothing_begins(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sandbox_for.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
-    fault = "error: task functions: no sandbox: bwrap is missing: `sudo apt-get install bubblewrap`"
+    fault = "error: task functions: sandbox: bwrap is not installed: `sudo apt-get install bubblewrap`"
     for command in ("plan", "evolve"):
         answer = cycleqd_merge(command, recipe)
         assert answer.code == 2
@@ -81,7 +81,7 @@ def test_a_sandbox_that_fails_pauses_the_run_and_is_no_score(recipe: Path, bwrap
     before = of_kind(read_events(tmp_path / "run"), "result")
     (bwrap / "broken").touch()
     answer = cycleqd_merge("evolve", recipe, "--generations", 3)
-    assert (answer.code, answer.err) == (1, "error: the sandbox cannot start a program: out of order\n")
+    assert (answer.code, answer.err) == (1, "error: sandbox: cannot start a program: out of order\n")
     assert of_kind(read_events(tmp_path / "run"), "result") == before
     (bwrap / "broken").unlink()
     assert cycleqd_merge("evolve", recipe, "--generations", 3).code == 0

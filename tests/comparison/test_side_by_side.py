@@ -14,7 +14,7 @@ from cycleqd_merge.errors import Interrupted, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 class Shuffled:
@@ -26,7 +26,7 @@ class Shuffled:
         self.threads = set[int]()
         self.most = 0
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self.threads.add(threading.get_ident())
         self._waiting.append(proposal)
         self.most = max(self.most, len(self._waiting))

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.comparison.named_strategies import with_strategy
 from cycleqd_merge.config.evolution import (
-    PRESETS,
     EvolutionConfig,
     GaussianMutationConfig,
     LayerGroupsConfig,
@@ -18,6 +17,7 @@ from cycleqd_merge.config.evolution import (
     SvdMutationConfig,
 )
 from cycleqd_merge.config.loading import load_task, parse
+from cycleqd_merge.config.presets import PRESETS
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
 from cycleqd_merge.config.strategies import BayesianConfig, CycleQDConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig, PythonTaskConfig
@@ -76,7 +76,7 @@ def test_a_recipe_survives_the_journal(tmp_path: Path) -> None:
 def test_a_preset_states_what_the_recipe_does_not() -> None:
     recommended = EvolutionConfig.model_validate({"preset": "recommended", "scaling": [1.0, 1.1], "bins": 4})
     assert recommended.scaling == (1.0, 1.1)
-    assert recommended.warm_start == PRESETS["recommended"]["warm_start"]
+    assert recommended.warm_start == PRESETS["recommended@1"]["evolution"]["warm_start"]
     assert recommended.bins == 4
     again = EvolutionConfig.model_validate(recommended.model_dump(mode="json", exclude_unset=True))
     assert again == recommended
@@ -115,7 +115,9 @@ def test_a_search_by_name_takes_the_groups_that_it_should(tmp_path: Path, stated
     found = with_strategy(load(tmp_path, f"{NAMED}evolution: {{{stated}}}\n"), name)
     assert found.evolution.groups == groups
     assert found.strategy.kind == ("cma-es" if name == "cma-es-groups" else "bayesian")
-    assert found.evolution.warm_start == (PRESETS["recommended"]["warm_start"] if name == "recommended" else None)
+    assert found.evolution.warm_start == (
+        PRESETS["recommended@1"]["evolution"]["warm_start"] if name == "recommended" else None
+    )
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_models_that_the_comparison_scored_are_compared_row_by_row(
     own = HELDOUT["best-mean"]
     expected = paired_bootstrap(dict.fromkeys(run.tasks, own), dict.fromkeys(run.tasks, base))
     assert shown.verdict is not None
-    assert (shown.verdict.rival, shown.verdict.rows) == ("base", "heldout")
+    assert (shown.verdict.baseline, shown.verdict.split) == ("base", "heldout")
     assert shown.verdict.difference == expected.estimate == pytest.approx(fmean(own) - fmean(base))
     assert shown.verdict.interval == (expected.low, expected.high)
     assert shown.verdict.clear == (not expected.holds_zero) == (says == "excludes zero.")
@@ -128,7 +128,7 @@ def test_a_runs_own_measurements_are_not_paired_with_rows_of_its_comparison(tmp_
     shown = read_shown(tmp_path)
     assert shown.verdict == compare_best(usual_scores(measured), measured.objectives)
     assert shown.verdict is not None
-    assert (shown.verdict.rows, shown.verdict.interval) == ("heldout", None)
+    assert (shown.verdict.split, shown.verdict.interval) == ("heldout", None)
 
 
 def test_hostile_names_stay_texts(tmp_path: Path) -> None:
