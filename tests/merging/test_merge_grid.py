@@ -1,4 +1,4 @@
-"""Static merges by mergekit's methods: what is tried, and that candidates are what stock mergekit builds."""
+"""Static merges by mergekit's methods: which are tried, and that candidates equal what stock mergekit builds."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_each_candidate_is_what_stock_mergekit_builds(recipe: Recipe, tmp_path: 
             assert torch.equal(found[name], tensor.to(found[name].dtype)), (method, name)
 
 
-def test_steps_say_what_a_configuration_is_made_of(recipe: Recipe) -> None:
+def test_steps_state_the_content_of_a_configuration(recipe: Recipe) -> None:
     found = tried(recipe, methods=["slerp", "ties"], grid={"ties": {"weight": [0.5], "density": [0.2, 0.4]}})
     slerp = [{"merge": "slerp", "models": list(pair), "parameters": {"t": t}} for pair in ("ab", "ac", "bc") for t in T]
     ties = [{"merge": "ties", "models": list("abc"), "parameters": {"weight": 0.5, "density": d}} for d in (0.2, 0.4)]
@@ -88,6 +88,6 @@ T = (0.3, 0.5, 0.7)
         ),
     ],
 )
-def test_what_mergekit_does_not_know_is_told(recipe: Recipe, setting: dict[str, Any], message: str) -> None:
+def test_what_mergekit_does_not_know_is_refused(recipe: Recipe, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         tried(recipe, **setting)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import LmEvalTaskConfig
 from cycleqd_merge.errors import UserError
@@ -80,7 +80,7 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tr
         make_recipe(tmp_path_factory.mktemp("recipe"), model, {"first": model, "second": model})
     )
     opened = TransformersEngine(
-        Options(device="cpu", batch_size=5), Materialiser(family, Groups(family.weights, "one"), {})
+        TransformersEngineConfig(device="cpu", batch_size=5), Materialiser(family, Groups(family.weights, "one"), {})
     )
     yield opened
     opened.close()
