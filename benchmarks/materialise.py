@@ -18,14 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mergekit.common import ModelReference
 from rich.console import Console
 from rich.table import Table
 
-from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 
@@ -45,8 +44,8 @@ def family_of(base: str, experts: Sequence[str]) -> ModelFamily:
     def reference(path: str) -> str:
         return f"{base}+{path}" if (Path(path) / "adapter_config.json").is_file() else path
 
-    named = {f"expert-{number}": ModelReference.parse(reference(path)) for number, path in enumerate(experts)}
-    return open_model_family(ModelReference.parse(base), named, ModelsConfig())
+    named = {f"expert-{number}": reference(path) for number, path in enumerate(experts)}
+    return open_family(PinnedModels(base, named, ModelsConfig()))
 
 
 def lineage(experts: int, mutations: int, children: int) -> Iterator[Genome]:

@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from mergekit.common import ModelReference
 
 from cycleqd_merge import load_recipe
+from cycleqd_merge.config.recipe import PinnedModels
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.candidates import write_checkpoint
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Sampling
 
@@ -103,7 +103,7 @@ def main() -> None:
         write_checkpoint(materialiser.tensors(genome), opened.family, folder)
         written = time.perf_counter() - start
         torch.cuda.empty_cache()
-        exported = open_model_family(ModelReference.parse(str(folder)), {}, opened.recipe.models)
+        exported = open_family(PinnedModels(str(folder), {}, opened.recipe.models))
         alone = Materialiser(exported, opened.groups, {})
         new_engine = VllmEngine(engine_options, alone)
         expected = answers(new_engine)

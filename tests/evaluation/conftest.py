@@ -18,11 +18,19 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.suite import open_suite
-from tests.models import ARCHITECTURES, Architecture, make_base, make_expert, make_recipe, make_tokenizer
+from tests.models import (
+    ARCHITECTURES,
+    Architecture,
+    make_base,
+    make_expert,
+    make_recipe,
+    make_tokenizer,
+    open_recipe_family,
+)
 
 # vLLM is an extra that no other test needs: its tests are left out, not skipped, where it is not installed
 collect_ignore = [] if importlib.util.find_spec("vllm") else ["test_vllm.py", "test_likelihood.py"]

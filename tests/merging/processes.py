@@ -19,10 +19,10 @@ import torch
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
+from tests.models import open_recipe_family
 
 
 class Report(TypedDict):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from tests.models import (
     Architecture,
     edit_json,
@@ -23,6 +23,7 @@ from tests.models import (
     make_base,
     make_recipe,
     on_base,
+    open_recipe_family,
     read_tensors,
     write_tensors,
 )

@@ -12,12 +12,12 @@ import torch
 from cycleqd_merge.evolution.draws import new_seed
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import ExpertBases, basis_folder, prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.singular import rescaled, singular_basis
 from tests.merging.conftest import Trio
 from tests.merging.processes import Report
 from tests.merging.reference import Array
-from tests.models import make_base, make_expert, make_recipe, read_tensors, write_tensors
+from tests.models import make_base, make_expert, make_recipe, open_recipe_family, read_tensors, write_tensors
 
 SHAPES = {"tall": (40, 12), "wide": (12, 40), "square": (24, 24), "convolution": (16, 4, 3, 3)}
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import expert_genome
 from cycleqd_merge.merging.checks import Problems, check_family, require_mergeable
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -29,6 +29,7 @@ from tests.models import (
     make_recipe,
     make_tokenizer,
     on_base,
+    open_recipe_family,
     read_tensors,
     write_tensors,
 )

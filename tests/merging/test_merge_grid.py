@@ -15,10 +15,9 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.strategies import MergekitConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.mergekit_run import merged_tensors
-from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, read_tensors
+from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, open_recipe_family, read_tensors
 
 NO_MERGE = {"passthrough", "cycleqd"}
 

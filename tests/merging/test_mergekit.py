@@ -32,13 +32,22 @@ from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
 from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors, write_merge
 from tests.merging.conftest import Trio, make_trio
-from tests.models import edit_json, make_base, make_expert, make_recipe, on_base, read_tensors, write_tensors
+from tests.models import (
+    edit_json,
+    make_base,
+    make_expert,
+    make_recipe,
+    on_base,
+    open_recipe_family,
+    read_tensors,
+    write_tensors,
+)
 
 GROUPS = [
     {"groups": "one"},

@@ -21,12 +21,11 @@ from cycleqd_merge.config.scorers import ScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig, MessageConfig, PythonTaskConfig
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Outcome
 from cycleqd_merge.tasks.suite import Suite, open_suite
-from tests.models import make_base, make_recipe
+from tests.models import make_base, make_recipe, open_recipe_family
 from tests.tasks.scripted import Scripted
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")

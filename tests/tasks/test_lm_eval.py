@@ -20,13 +20,12 @@ from cycleqd_merge.errors import TaskError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.preflight.prompts import check_prompts
 from cycleqd_merge.tasks.lm_eval import LmEvalTask, _manager
 from cycleqd_merge.tasks.suite import SuiteTask, open_task
-from tests.models import edit_json, make_base, make_recipe, make_tokenizer
+from tests.models import edit_json, make_base, make_recipe, make_tokenizer, open_recipe_family
 
 DOCUMENTS = 16
 
