@@ -11,7 +11,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
-from mergekit.common import ModelReference
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
@@ -134,11 +133,10 @@ def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     """Open base and experts, each by itself, and check those that could be opened; None without a base."""
     models = recipe.pinned_models()
-    base = found.attempt(open_base, ModelReference.parse(models.base), models.settings)
+    base = found.attempt(open_base, models)
     if base is None:
         return None
-    references = {name: ModelReference.parse(text) for name, text in models.experts.items()}
-    opened = [found.attempt(open_expert, name, each, base, models.settings) for name, each in references.items()]
+    opened = [found.attempt(open_expert, models, name, base) for name in models.experts]
     experts = tuple(expert for expert in opened if expert is not None)
     named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
     facts = [found.attempt(_model_facts, *each) for each in named]
