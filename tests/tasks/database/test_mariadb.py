@@ -238,7 +238,7 @@ def test_the_server_is_private(server: PrivateServer) -> None:
 def test_the_server_goes_with_its_process(end: str) -> None:
     """However that ends: nothing runs on, no folder stays."""
     program = (
-        "import os, signal\nfrom cycleqd_merge.tasks import mariadb\n"
+        "import os, signal\nfrom cycleqd_merge.tasks.database import mariadb\n"
         "mariadb.server(); print(mariadb._private.folder, mariadb._private._process.pid, flush=True)\n"
         + ("os.kill(os.getpid(), signal.SIGKILL)" if end == "kill" else "")
     )
