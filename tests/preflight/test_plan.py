@@ -17,7 +17,7 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.sizes import basis_bytes
-from cycleqd_merge.preflight import findings, estimate
+from cycleqd_merge.preflight import estimate, findings
 from cycleqd_merge.preflight import plan as planning
 from cycleqd_merge.preflight.findings import Plan
 from cycleqd_merge.preflight.plan import plan
