@@ -362,7 +362,7 @@ def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: usage)
     fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
-    assert "exported models need " in fault
+    assert "exported models require " in fault
     assert "1.0 kB are free on the disk of " in fault
 
 
@@ -373,7 +373,7 @@ def test_too_little_memory_is_a_fault_before_anything_is_loaded(
     monkeypatch.setattr(planning, "try_out", lambda *_: pytest.fail("the engine was opened"))
     fault = only(plan(recipe_of(tmp_path, family)).errors)
     assert fault.startswith("memory: a worker requires ")
-    assert fault.endswith("(host), 1.0 MB are available")
+    assert fault.endswith("(host), 1.0 MB available")
 
 
 def test_an_evaluation_that_fails_is_a_fault(family: Family, tmp_path: Path) -> None:
