@@ -363,7 +363,7 @@ def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch
     monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: usage)
     fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
     assert "exported models require " in fault
-    assert "1.0 kB are free on the disk of " in fault
+    assert "1.0 kB available on the disk of " in fault
 
 
 def test_too_little_memory_is_a_fault_before_anything_is_loaded(
