@@ -3,9 +3,9 @@
     export AGENTBENCH_OS=os.json AGENTBENCH_DB=file:///path/to/data_dbbench_standard_dev.jsonl
     python benchmarks/mixed.py MbppPlus.jsonl [--repeats 3] [--boxes 1]
 
-All of the time is the surroundings': programs in boxes, shells in boxes, databases. Together the tasks take little more
-than the slowest of them alone where that leaves cores idle, and their sum where each keeps all cores busy by itself:
-`--boxes` says how many sandboxes each task may use at once, and so which of the two is seen.
+All of the time is spent in sandboxes and databases. If one task alone leaves cores idle, all tasks together take little
+more time than the slowest of them; if each keeps all cores busy, they take the sum. `--boxes` sets the number of
+sandboxes that each task may use at once, and so decides which of the two happens.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rich.table import Table
 
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import TaskConfig
-from cycleqd_merge.sandbox.providers import Slots
-from cycleqd_merge.tasks.check import Scripted
-from cycleqd_merge.tasks.code.task import Code
-from cycleqd_merge.tasks.os_interaction.task import OsInteraction
+from cycleqd_merge.sandbox.slots import Slots
+from cycleqd_merge.tasks.check import ScriptedModel
+from cycleqd_merge.tasks.code.task import CodeTask
+from cycleqd_merge.tasks.os_interaction.task import OsInteractionTask
 from cycleqd_merge.tasks.protocol import Checkable, Outcome, Sample
-from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_surroundings
+from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_environments
 
 
 def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
@@ -38,9 +38,9 @@ def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
     mbpp["data"] = {"rows": {"path": str(problems.resolve())}}
     uses = [TaskConfig(task=mbpp, name="mbpp-plus"), TaskConfig(task="agentbench-os"), TaskConfig(task="agentbench-db")]
     suite = tuple(open_task(use, 0.0) for use in uses)
-    require_surroundings(suite)
+    require_environments(suite)
     for task in suite:
-        if boxes is not None and isinstance(task.task, Code | OsInteraction):
+        if boxes is not None and isinstance(task.task, CodeTask | OsInteractionTask):
             task.task._slots = Slots(boxes)
     return {task.name: task for task in suite}
 
@@ -51,7 +51,7 @@ async def outcomes(tasks: Sequence[SuiteTask]) -> list[Outcome]:
     async def one(task: SuiteTask, sample: Sample) -> Outcome:
         assert isinstance(task.task, Checkable)
         (gold,) = (answer for answer in task.task.known_answers(sample) if answer.name == "gold")
-        return await task.task.score(sample, Scripted(gold.reply))
+        return await task.task.score(sample, ScriptedModel(gold.reply))
 
     return await asyncio.gather(*(one(task, sample) for task in tasks for sample in task.samples("search")))
 

@@ -26,9 +26,9 @@ from cycleqd_merge import load_recipe
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
+from cycleqd_merge.merging.candidates import write_checkpoint
 from cycleqd_merge.merging.family import open_model_family
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.outputs.checkpoint import write_checkpoint
 from cycleqd_merge.tasks.protocol import Sampling
 
 PROMPTS = [
@@ -77,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     materials = OpenedRecipe.open(load_recipe(options.recipe, options.set))
     engine_options: Any = materials.recipe.engine
-    mutated = sorted(materials.mutated_experts())
+    mutated = sorted(materials.recipe.mutated_experts())
     materialiser = materials.materialiser(mutated)
     genomes = children(options.children, len(materials.family.experts), len(materials.groups), mutated)
 
@@ -99,7 +99,8 @@ def main() -> None:
     for number, genome in enumerate(genomes):
         folder = options.work / "child"
         start = time.perf_counter()
-        write_checkpoint(materialiser.tensors(genome), materials.family, folder, {}, "", lambda folder: None)
+        folder.mkdir()
+        write_checkpoint(materialiser.tensors(genome), materials.family, folder)
         written = time.perf_counter() - start
         torch.cuda.empty_cache()
         exported = open_model_family(ModelReference.parse(str(folder)), {}, materials.recipe.models)

@@ -32,7 +32,7 @@ from cycleqd_merge.journal.log import FILE, Event, Journal
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 EXPERTS = ("sql", "bash", "math")
 STEP = 100
@@ -56,7 +56,7 @@ class InstantPool:
         self._queue: deque[Proposal] = deque()
         self.wall = self.cpu = 0.0
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append(proposal)
 
     def next(self) -> Finished:

@@ -8,38 +8,47 @@ from cycleqd_merge.errors import DataError, InfrastructureError, TaskError
 from cycleqd_merge.evolution.archive import Archive, Elite, Scores
 from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, mutate
+from cycleqd_merge.evolution.genome import Genome, Mutation, coefficient_genome, crossover, mutate
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.strategies.protocol import Proposal, Recalling, Result, Strategy
 from cycleqd_merge.strategies.space import SearchSpace
 from cycleqd_merge.strategies.state import Insertion, SearchState
 from cycleqd_merge.tasks.protocol import (
+    Checkable,
     Completion,
+    KnownAnswer,
     LanguageModel,
     Likelihood,
     Message,
+    NeedsEnvironment,
     Outcome,
+    Prompting,
     Sample,
     Sampling,
     Task,
+    TaskSplit,
 )
 
 __all__ = [
     "Archive",
     "Candidate",
+    "Checkable",
     "Completion",
     "DataError",
     "Elite",
     "Genome",
     "InfrastructureError",
     "Insertion",
+    "KnownAnswer",
     "LanguageModel",
     "Likelihood",
     "MergekitConfiguration",
     "Message",
     "Mutation",
+    "NeedsEnvironment",
     "Observer",
     "Outcome",
+    "Prompting",
     "Proposal",
     "Recalling",
     "Result",
@@ -51,6 +60,8 @@ __all__ = [
     "Strategy",
     "Task",
     "TaskError",
+    "TaskSplit",
+    "coefficient_genome",
     "crossover",
     "generator",
     "mutate",

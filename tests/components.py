@@ -71,15 +71,15 @@ def _missing(component: str) -> str | None:
 
 def _boxes(root: str | None = None) -> None:
     from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
-    from cycleqd_merge.sandbox.protocol import Root
+    from cycleqd_merge.sandbox.protocol import RootFs
 
-    Bubblewrap().probe(Root(root))
+    Bubblewrap().probe(RootFs(root))
 
 
 def _mariadb() -> None:
-    from cycleqd_merge.tasks.database.mariadb import require_server
+    from cycleqd_merge.tasks.database.opening import require_database
 
-    require_server()
+    require_database("mariadb")
 
 
 def _chromium() -> str | None:

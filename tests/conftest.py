@@ -25,7 +25,7 @@ import hypothesis
 import pytest
 import torch
 
-from cycleqd_merge.sandbox.protocol import Root
+from cycleqd_merge.sandbox.protocol import RootFs
 from tests.components import (
     ROOT_FILE_SYSTEMS,
     fail_unless_allowed,
@@ -51,14 +51,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def own_root(cache: Path) -> Root:
+def own_root(cache: Path) -> RootFs:
     """The root file system that `cycleqd-merge sandbox build` made."""
     built = ROOT_FILE_SYSTEMS / "default"
     if built.is_dir():
         (cache / "rootfs").mkdir(exist_ok=True)
         (cache / "rootfs" / "default").symlink_to(built, target_is_directory=True)
     require_root_file_system("default")
-    return Root("default")
+    return RootFs("default")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 
 import typer
 
 from cycleqd_merge.cli.commands import app
-from cycleqd_merge.errors import Interrupted, RunFailed, UserError
+from cycleqd_merge.cli.verbosity import OPTIONS
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
 
 __all__ = ["app", "main"]
 
@@ -17,17 +19,30 @@ FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 def main() -> None:
     """Run the command line; an error becomes one line and an exit code, a traceback only with `--debug`."""
+    arguments = sys.argv[1:]
     try:
-        app()
+        app(args=common_options_first(arguments), prog_name="cycleqd-merge")
     except UserError as error:
         _fail(error, str(error), WRONG_INPUT)
     except RunFailed as error:
         _fail(error, str(error), FAILED)
     except Interrupted as error:
-        typer.echo(f"{error}; go on with: {shlex.join([app.info.name or '', *sys.argv[1:]])}", err=True)
+        typer.echo(f"{error}; resume with: {error.resume_command or _command_line(*arguments)}", err=True)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        _fail(error, f"{type(error).__name__}: {error} (a fault of this program; --debug shows where)", FAILED)
+        hint = f"internal error; for a traceback run `{_command_line('--debug', *arguments)}`"
+        _fail(error, f"{type(error).__name__}: {first_line(error)} ({hint})", FAILED)
+
+
+def common_options_first(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the options that every command accepts in front, where typer expects them."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    common = [argument for argument in arguments[:end] if argument in OPTIONS]
+    return [*common, *(argument for argument in arguments[:end] if argument not in OPTIONS), *arguments[end:]]
+
+
+def _command_line(*arguments: str) -> str:
+    return shlex.join(["cycleqd-merge", *arguments])
 
 
 def _fail(error: Exception, message: str, code: int) -> None:

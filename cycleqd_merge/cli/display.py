@@ -1,4 +1,4 @@
-"""What `evolve` shows: progress while it searches, then the archives and whatever the recipe asks for at the end."""
+"""The output of `evolve`: progress during the search, then the archives and everything that the recipe asks for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ from cycleqd_merge.report.progress import ProgressDisplay
 from cycleqd_merge.run.state import Run
 
 
-class Display(ProgressDisplay):
-    """Prints a run's progress and results."""
+class EvolveDisplay(ProgressDisplay):
+    """Prints a run's progress and results; under `--quiet` the results alone."""
+
+    def __init__(self) -> None:
+        super().__init__(console(progress=True))
+        self.folder: str | None = None
+        """The run directory, once it holds a run that can be resumed."""
+
+    def started(self, run: Run) -> None:
+        """See `Observer`."""
+        self.folder = run.recipe.output
+        super().started(run)
 
     def searched(self, run: Run) -> None:
         """See `Observer`."""
@@ -24,7 +34,7 @@ class Display(ProgressDisplay):
 
     def exported(self, name: str, folder: Path) -> None:
         """See `Observer`."""
-        console().print(f"{name} is in {folder}", highlight=False)
+        typer.echo(f"exported {name} to {folder}")
 
     def measured(self, run: Run, split: str, scores: Mapping[str, Scores]) -> None:
         """See `Observer`."""

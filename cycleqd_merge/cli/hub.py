@@ -1,16 +1,15 @@
-"""Commands that publish runs on the Hugging Face Hub and bring them back: `push` and `pull`."""
+"""The commands `push` and `pull`, which publish runs on the Hugging Face Hub and download them."""
 
 from __future__ import annotations
 
 import os
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cycleqd_merge.cli.options import Json, RunFolder, Settings
+from cycleqd_merge.cli.options import Json, NewFolder, RunFolder, Settings
 from cycleqd_merge.cli.printing import print_json, print_pushed
 
 if TYPE_CHECKING:
@@ -18,36 +17,49 @@ if TYPE_CHECKING:
 
 
 class Layout(StrEnum):
-    """Where further models go."""
+    """Where models besides the one at the root are published."""
 
     subfolders = "subfolders"
     repos = "repos"
 
 
-def push(
+def push_command(
     run: RunFolder,
-    repo: Annotated[str | None, typer.Option(help="user/name; by default that of the recipe's `hub`.")] = None,
-    root: Annotated[str | None, typer.Option(help="The model at the root: a name that `export` takes.")] = None,
-    elites: Annotated[
-        list[str] | None, typer.Option(help="Further models: such a name, best, all-best or pareto; repeatable.")
+    repo: Annotated[
+        str | None, typer.Option(help="Repository, as user/name; by default the recipe's `hub.repo`.")
     ] = None,
-    layout: Annotated[Layout | None, typer.Option(help="Further models in subfolders, or repositories.")] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Model at the root of the repository: a name that `export` accepts.")
+    ] = None,
+    elites: Annotated[
+        list[str] | None,
+        typer.Option(help="Further models: names that `export` accepts, all-best or pareto; repeatable."),
+    ] = None,
+    layout: Annotated[
+        Layout | None, typer.Option(help="Put further models in subfolders, or in repositories of their own.")
+    ] = None,
     adapters: Annotated[bool | None, typer.Option("--adapters", help="Push models as LoRA adapters.")] = None,
-    rows: Annotated[bool | None, typer.Option("--rows", help="Push the tasks' local row files too.")] = None,
+    rows: Annotated[bool | None, typer.Option("--rows", help="Also push the local row files of the tasks.")] = None,
     licence: Annotated[
-        str | None, typer.Option("--license", help="Licence, as the Hub calls it; by default the parents'.")
+        str | None,
+        typer.Option("--license", help="Licence identifier on the Hub; by default derived from the parent models."),
     ] = None,
     private: Annotated[bool | None, typer.Option("--private", help="Make new repositories private.")] = None,
     space: Annotated[bool | None, typer.Option("--space", help="Push the run's page as a static Space.")] = None,
-    archive_only: Annotated[bool, typer.Option("--archive-only", help="Push the archive alone.")] = False,
-    revision: Annotated[str | None, typer.Option(help="A branch instead of main.")] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests instead.")] = False,
-    onto: Annotated[str | None, typer.Option(help="Build upon this foreign commit on main.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show repositories, files and bytes only.")] = False,
+    archive_only: Annotated[bool, typer.Option("--archive-only", help="Push only the archive.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to, instead of main.")] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open pull requests instead of pushing to main.")
+    ] = False,
+    onto: Annotated[
+        str | None,
+        typer.Option(metavar="COMMIT", help="Commit on main to build on, if somebody else has changed the repository."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list repositories, files and sizes.")] = False,
     as_json: Json = False,
 ) -> None:
     """Publish a run on the Hugging Face Hub: its archive as a dataset, its best models as model repositories."""
-    if sys.stderr.isatty():  # uploads take long enough for the client's own bars
+    if sys.stderr.isatty():  # uploads take long enough to show the client's own progress bars
         os.environ.pop("TQDM_DISABLE", None)
     from cycleqd_merge.hub.publication import PushOptions
     from cycleqd_merge.hub.publish import hub_settings, publish
@@ -76,20 +88,23 @@ def push(
         print_json([pushed_json(each) for each in pushed])
 
 
-def pull(
-    repo: Annotated[str, typer.Argument(help="A published archive: user/name-archive.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Run directory to make.", show_default=False)],
-    revision: Annotated[str | None, typer.Option(help="A tag such as gen-120, a branch or a commit.")] = None,
+def pull_command(
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="A published archive: user/name-archive.", show_default=False)
+    ],
+    out: NewFolder,
+    revision: Annotated[str | None, typer.Option(help="Tag such as gen-120, branch or commit.")] = None,
     merge: Annotated[
-        list[str] | None, typer.Option(help="Unite with this archive, or run directory; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="ARCHIVE", help="Combine it with this archive or run directory; repeatable."),
     ] = None,
     settings: Settings = None,
-    trust: Annotated[bool, typer.Option("--trust-remote-code", help="Let its recipe name code that is run.")] = False,
+    trust: Annotated[bool, typer.Option("--trust-remote-code", help="Allow its recipe to run code.")] = False,
 ) -> None:
-    """Bring a published run to this disk, to look at, export from and go on with."""
-    from cycleqd_merge.hub.pull import pull as bring
+    """Download a published run, to inspect, export from or resume it."""
+    from cycleqd_merge.hub.pull import pull
 
-    loaded, missing = bring(repo, out, revision, merge or (), settings or (), trust)
+    loaded, missing = pull(repo, out, revision, merge or (), settings or (), trust)
     typer.echo(f"{out}: generation {loaded.generation}, {len(loaded.elites())} elites")
     for path in missing:
-        typer.echo(f"not published with it, needed to go on: {out / path}")
+        typer.echo(f"not in the archive, required to resume the run: {out / path}")

@@ -1,4 +1,4 @@
-"""Commands that write models, and mergekit's configurations: `export`, `merge` and `convert`."""
+"""The commands `export`, `merge` and `convert`."""
 
 from __future__ import annotations
 
@@ -7,39 +7,49 @@ from typing import Annotated
 
 import typer
 
-from cycleqd_merge.cli.options import RunFolder
-from cycleqd_merge.cli.printing import console
+from cycleqd_merge.cli.options import NewFolder, RunFolder
 
 
-def export(
+def export_command(
     run: RunFolder,
-    elite: Annotated[str, typer.Argument(help="best-mean, aggregate, best:TASK, TASK:CELL, #NUMBER ...")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="best-mean, best:TASK, TASK:CELL, #NUMBER, aggregate, expert:NAME, mean or base.",
+            show_default=False,
+        ),
+    ],
+    out: NewFolder,
 ) -> None:
-    """Write a model of a run as a checkpoint that transformers loads."""
+    """Export a model of a run as a checkpoint that transformers can load."""
     from cycleqd_merge.run.elites import choose
     from cycleqd_merge.run.state import open_run
 
     loaded = open_run(run)
-    choose(loaded, elite)  # reports a wrong name before the import below, which takes seconds
-    from cycleqd_merge.outputs.export import export as write
+    choose(loaded, model)  # reports a wrong name before the import below, which takes seconds
+    from cycleqd_merge.outputs.export import export
 
-    chosen = write(loaded, elite, out)
-    console().print(f"{chosen.label} is in {out}", highlight=False)
+    exported = export(loaded, model, out)
+    typer.echo(f"exported {exported.label} to {out}")
 
 
-def merge(
-    config: Annotated[Path, typer.Argument(help="A mergekit configuration.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+def merge_config_command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A mergekit configuration.", show_default=False)],
+    out: NewFolder,
 ) -> None:
-    """Run a mergekit configuration, the method `cycleqd` of an exported elite among them."""
+    """Run a mergekit configuration; the merge method `cycleqd` of exported models is available."""
     from cycleqd_merge.merging.mergekit_run import merge_to_disk
 
     merge_to_disk(config, out)
 
 
-def convert(genome: Annotated[Path, typer.Argument(help="A mergekit-evolve YAML.", show_default=False)]) -> None:
-    """Print a mergekit-evolve configuration as a recipe."""
+def convert_command(
+    genome: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A mergekit-evolve configuration.", show_default=False)
+    ],
+) -> None:
+    """Convert a mergekit-evolve configuration to a recipe and print it."""
     from cycleqd_merge.config.convert import convert_genome, to_yaml
 
     typer.echo(to_yaml(convert_genome(genome)), nl=False)

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import Annotated
 import typer
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
+NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Directory to create.", show_default=False)]
+RecipeOrRun = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, or the directory of a run to resume.", show_default=False)
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as evolution.seed=3; repeatable."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-RecipeOrRun = Annotated[Path, typer.Argument(help="A recipe, or the directory of a run to go on with.")]
-Generations = Annotated[int | None, typer.Option(min=0, help="Children to evaluate in all.")]
-Output = Annotated[str | None, typer.Option(help="Run directory.")]
-MaxHours = Annotated[float | None, typer.Option(min=0, help="Stop after so many hours; go on later.")]
+Generations = Annotated[int | None, typer.Option(min=0, help="Total number of children to evaluate.")]
+Output = Annotated[str | None, typer.Option(help="Run directory; by default the recipe's `output`.")]
+MaxHours = Annotated[float | None, typer.Option(min=0, help="Stop after this many hours; rerun to resume.")]

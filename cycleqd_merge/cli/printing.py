@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""Printing that several commands share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from cycleqd_merge.cli.verbosity import is_quiet
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,21 +18,22 @@ if TYPE_CHECKING:
     from cycleqd_merge.run.state import Run
 
 
-def console(stderr: bool = False) -> Console:
-    """Where tables go: as wide as the terminal, or 160 columns in a file."""
+def console(stderr: bool = False, progress: bool = False) -> Console:
+    """A console as wide as the terminal, or 160 columns wide in a file. progress: prints nothing under `--quiet`."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(width=None if stream.isatty() else 160, soft_wrap=False, stderr=stderr)
+    width = None if stream.isatty() else 160
+    return Console(width=width, soft_wrap=False, stderr=stderr, quiet=progress and is_quiet())
 
 
 def print_json(value: Any) -> None:
-    """What `--json` answers."""
+    """Print the answer to `--json`."""
     typer.echo(json.dumps(value, indent=1))
 
 
 def print_archives(run: Run) -> None:
-    """A run's archives: a line and a heatmap for each."""
+    """Print a run's archives: a line and a heatmap for each."""
     from cycleqd_merge.report.tables import heatmaps, overview
 
     if run.archives:
@@ -38,7 +41,7 @@ def print_archives(run: Run) -> None:
 
 
 def print_confirmed(run: Run) -> None:
-    """The elites that were scored again."""
+    """Print the elites that were scored on the confirmation split."""
     from cycleqd_merge.report.tables import confirmed_table
 
     if run.confirmed:
@@ -46,7 +49,7 @@ def print_confirmed(run: Run) -> None:
 
 
 def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) -> None:
-    """What models of a run score on the rows of `split`."""
+    """Print scores of models of a run on `split`."""
     from cycleqd_merge.report.scores import ScoreTable
     from cycleqd_merge.report.tables import score_table
 
@@ -54,7 +57,7 @@ def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) 
 
 
 def print_pushed(pushed: Pushed, dry: bool = False) -> None:
-    """What was pushed to one repository, or would be."""
+    """Print the files that were pushed to one repository. dry: that would have been."""
     from cycleqd_merge.hub.pushed import pushed_lines
 
     for line in pushed_lines(pushed, dry):

@@ -1,4 +1,4 @@
-"""The command that prints JSON Schemas: `schema`."""
+"""The command `schema`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from cycleqd_merge.cli.printing import print_json
 
 
 class SchemaOf(StrEnum):
-    """What has a JSON Schema."""
+    """Kinds of file that have a JSON Schema."""
 
     recipe = "recipe"
     task = "task"
 
 
-def schema(of: Annotated[SchemaOf, typer.Argument(help="What to describe.")] = SchemaOf.recipe) -> None:
+def schema_command(
+    of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="Kind of file to describe.")] = SchemaOf.recipe,
+) -> None:
     """Print the JSON Schema of recipes or task files, for editors."""
     from cycleqd_merge.config.recipe import json_schema
 

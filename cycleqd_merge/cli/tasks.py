@@ -1,4 +1,4 @@
-"""Commands for tasks by themselves and for what they run in: `task check` and `sandbox build`."""
+"""The commands `task check` and `sandbox build`."""
 
 from __future__ import annotations
 
@@ -15,51 +15,61 @@ from cycleqd_merge.errors import RunFailed
 
 
 def task_options() -> None:
-    """Look at tasks by themselves, without a recipe."""
+    """Check tasks on their own, without a recipe."""
 
 
-def check_task(
-    task: Annotated[str, typer.Argument(help="A task file, or a shipped task by its name.", show_default=False)],
-    samples: Annotated[int | None, typer.Option(min=1, help="Check only so many samples of each split.")] = None,
+def check_task_command(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="A task file, or the name of a shipped task.", show_default=False)
+    ],
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of samples to check per split; by default all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove a task's grader: right answers to its own samples must be accepted, near misses must not."""
-    from cycleqd_merge.preflight.task_check import check_task as check
+    """Check a task's grader: it must accept right answers to the task's own samples, and reject near misses."""
+    from cycleqd_merge.preflight.task_check import check_task
     from cycleqd_merge.report.tables import verdict_table
 
-    verdicts = check(task, samples)
+    verdicts = check_task(task, samples)
     if as_json:
         print_json([asdict(verdict) for verdict in verdicts])
     else:
         console().print(verdict_table(verdicts))
-    unfair = sum(not verdict.fair for verdict in verdicts)
+    unfair = sum(not verdict.passed for verdict in verdicts)
     if unfair:
-        raise RunFailed(f"task {task}: {unfair} of {len(verdicts)} known answers are graded wrongly")
+        raise RunFailed(f"task {task}: {unfair} of {len(verdicts)} known answers are graded incorrectly")
 
 
 def sandbox_options() -> None:
-    """What untrusted programs run in."""  # a group of one command needs this to stay a group
+    """Manage sandboxes for untrusted code."""  # a group of one command needs a callback to stay a group
 
 
 class Distribution(StrEnum):
-    """What a root file system is made of."""
+    """Distributions that a root file system can be built from."""
 
     debian = "debian"
     ubuntu = "ubuntu"
 
 
-def build_sandbox(
-    name: Annotated[str, typer.Argument(help="Name of the root file system, as tasks state it.")] = "default",
-    distribution: Annotated[Distribution, typer.Option(help="What to install.")] = Distribution.debian,
-    release: Annotated[str | None, typer.Option(help="Its release; by default bookworm, or jammy.")] = None,
-    mirror: Annotated[str | None, typer.Option(help="Where its packages come from.")] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Unpack a tar file instead.")] = None,
+def build_sandbox_command(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the root file system, as task files refer to it.")
+    ] = "default",
+    distribution: Annotated[Distribution, typer.Option(help="Distribution to install.")] = Distribution.debian,
+    release: Annotated[
+        str | None, typer.Option(help="Release to install; by default bookworm (Debian) or jammy (Ubuntu).")
+    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="Package mirror to install from.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Unpack this tar file instead of installing a distribution.")
+    ] = None,
     target: Annotated[
         Path | None, typer.Option("--to", help="Write a tar file instead, for a user who is not root.")
     ] = None,
-    docker: Annotated[bool, typer.Option("--docker", help="Build an image for Docker instead.")] = False,
+    docker: Annotated[bool, typer.Option("--docker", help="Build a Docker image instead.")] = False,
 ) -> None:
-    """Build the root file system that `os_interaction` tasks run on; about 2 minutes."""
+    """Build the root file system that `os_interaction` tasks run on; takes about 2 minutes."""
     from cycleqd_merge.sandbox.docker import build_image
     from cycleqd_merge.sandbox.rootfs import build_rootfs, release_of, write_tar
 
@@ -70,4 +80,4 @@ def build_sandbox(
         made = build_image(name, distribution.value, release_of(distribution.value, release))
     else:
         made = str(build_rootfs(name, distribution.value, release, mirror, source))
-    console().print(f"{name} is {made}", highlight=False)
+    typer.echo(f"built {name}: {made}")

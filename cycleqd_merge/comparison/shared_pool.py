@@ -1,4 +1,4 @@
-"""One pool for all searches of a comparison: engines start once, whatever groups a search has."""
+"""One pool for all runs of a comparison: engines start once, whatever coefficient groups a strategy has."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import replace
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.evolution.genome import Genome, spread
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 class SharedPool:
-    """See `Pool`. Opened when the first proposal comes, with so many `groups`; genomes of one group are spread."""
+    """A `Pool` that is opened when it receives its first proposal.
+
+    groups: number of coefficient groups that it evaluates with; genomes of one group are spread over them.
+    """
 
     def __init__(self, open_pool: Callable[[], Pool], groups: int) -> None:
         self._open, self._groups = open_pool, groups
@@ -24,7 +27,7 @@ class SharedPool:
             self._pool = self._open()
         return self._pool
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         pool = self.open()
         candidate = proposal.candidate
         if isinstance(candidate, Genome) and candidate.coefficients.shape[1] < self._groups:

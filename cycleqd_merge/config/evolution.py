@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    ModelWrapValidatorHandler,
     Tag,
     model_validator,
 )
 
+from cycleqd_merge.config.presets import PresetName, preset_evolution, preset_name
 from cycleqd_merge.config.validation_errors import KeyProblem
 from cycleqd_merge.config.values import RegularExpression, StrictConfig
 
@@ -113,13 +115,6 @@ class RacingConfig(StrictConfig):
     """How sure it must be that the child would enter no archive."""
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "recommended": {"warm_start": [0.3, 0.5, 0.7, 1.0], "groups": {"blocks": 3, "modules": True}},
-}
-"""What each preset states of `EvolutionConfig`, whose own defaults are the paper's; docs/results.md says why."""
-
-
 class EvolutionConfig(StrictConfig):
     """The search: CycleQD's operators and its length."""
 
@@ -164,15 +159,18 @@ class EvolutionConfig(StrictConfig):
     """Elite sampling: weight factor of the best elite of a task."""
     in_flight: int | None = Field(None, ge=1)
     """Children evaluated at once; 2 per worker by default, 1 under `preset: paper`."""
-    preset: Literal["paper", "recommended"] | None = None
-    """What is not stated: `paper`, as published, one child at a time; `recommended`, the strategy, groups and warm
-    starts that did best where it was measured (docs/results.md)."""
+    preset: PresetName | None = None
+    """Settings for the keys that are not stated: `paper`, as published, one child at a time; `recommended`, the
+    strategy, groups and warm starts that did best in our measurements (docs/results.md). `recommended@1` fixes the
+    version; without one, a new run takes the newest, and an existing run keeps its own."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _with_preset(cls, stated: Any) -> Any:
-        preset = stated.get("preset") if isinstance(stated, Mapping) else None
-        return {**PRESETS[preset], **stated} if isinstance(preset, str) and preset in PRESETS else stated
+    def _with_preset(cls, stated: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        filled = preset_evolution(stated)
+        config = handler({**filled, **stated} if filled else stated)
+        config.model_fields_set.difference_update(filled)  # they are not stated: another version may set other ones
+        return config
 
     @model_validator(mode="after")
     def _ordered(self) -> EvolutionConfig:
@@ -194,4 +192,4 @@ class EvolutionConfig(StrictConfig):
         """Children in flight at once with `workers` workers."""
         if self.in_flight is not None:
             return self.in_flight
-        return 1 if self.preset == "paper" else 2 * workers
+        return 1 if self.preset is not None and preset_name(self.preset) == "paper" else 2 * workers

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,10 +20,13 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
-from cycleqd_merge.config.recipe import Recipe, TaskConfig
+from cycleqd_merge.config.presets import with_fixed_presets
+from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
 from cycleqd_merge.errors import RecipeError, first_line
+
+log = logging.getLogger(__name__)
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -46,6 +51,9 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     data, node = read_yaml(path)
     source = Source(str(path), node, {_override(data, text): text for text in overrides})
     recipe = parse(TypeAdapter(Recipe), _substitute(data, source), source)
+    for old, new in DEPRECATED_KEYS.items():
+        if old in data:
+            log.warning("%s: `%s` is deprecated and will be removed in 0.3; use `%s`", source.where((old,)), old, new)
     return anchored(recipe, path.parent)
 
 
@@ -60,6 +68,19 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     data = recipe.model_dump(mode="json", exclude_unset=True)
     source = Source(where, None, {_override(data, text): text for text in overrides})
     return anchored(parse(TypeAdapter(Recipe), data, source), Path())
+
+
+def fix_presets(recipe: Recipe, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
+    """The recipe with a version for each of its presets, and with the keys that the preset sets as if it stated them.
+
+    versions: see `with_fixed_presets`.
+
+    Raises:
+        RecipeError: this program does not know a version, or keys that the recipe states cannot be combined with it.
+    """
+    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    fixed = with_fixed_presets(stated, versions)
+    return recipe if fixed == stated else parse(TypeAdapter(Recipe), fixed, "recipe")
 
 
 def load_task(use: TaskConfig) -> TaskDefinitionConfig:
@@ -137,8 +158,8 @@ def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Pa
         return adapter.validate_python(data)
     except ValidationError as error:
         written = source if isinstance(source, Source) else Source(source)
-        faults = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
-        raise RecipeError("\n".join(faults)) from None
+        errors = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
+        raise RecipeError("\n".join(errors)) from None
 
 
 def _override(data: dict[str, Any], override: str) -> Location:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AliasChoices,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -19,9 +23,10 @@ from cycleqd_merge.config.strategies import (
     CmaEsConfig,
     CycleQDConfig,
     NamedStrategyConfig,
+    PresetStrategyConfig,
     StrategyConfig,
+    mutates,
     require_heeded,
-    with_preset,
 )
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import KeyProblem, suggestion
@@ -107,8 +112,21 @@ class FinishConfig(StrictConfig):
     """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out rows."""
 
 
-class Recipe(StrictConfig):
+DEPRECATED_KEYS = {"searches": "strategies"}
+"""Keys of a recipe that are still accepted, by what replaces them."""
+
+
+def _with_deprecated_keys(schema: dict[str, Any]) -> None:
+    """Add the deprecated keys to the JSON Schema of recipes: editors accept them and strike them through."""
+    for old, new in DEPRECATED_KEYS.items():
+        description = f"Deprecated: use `{new}`."
+        schema["properties"][old] = {**schema["properties"][new], "description": description, "deprecated": True}
+
+
+class Recipe(PresetStrategyConfig):
     """A recipe: base model, experts, tasks, and how to evolve them."""
+
+    model_config = ConfigDict(json_schema_extra=_with_deprecated_keys)
 
     base: ModelReference
     """The model that every expert was fine-tuned from."""
@@ -120,8 +138,10 @@ class Recipe(StrictConfig):
     """What proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
     """The search."""
-    searches: dict[Name, NamedStrategyConfig] = Field(default_factory=dict)
-    """Searches that `compare` knows by these names, besides its own."""
+    strategies: dict[Name, NamedStrategyConfig] = Field(
+        default_factory=dict, validation_alias=AliasChoices("strategies", "searches")
+    )
+    """Your own strategies for `compare`, by name, in addition to the built-in ones."""
     models: ModelsConfig = ModelsConfig()
     """How models are opened."""
     engine: EngineConfig = TransformersEngineConfig()
@@ -145,8 +165,12 @@ class Recipe(StrictConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_preset(cls, stated: Any) -> Any:
-        return with_preset(stated)
+    def _without_both_keys(cls, stated: Any) -> Any:
+        """Refuse a deprecated key next to the key that replaces it."""
+        for old, new in DEPRECATED_KEYS.items():
+            if isinstance(stated, Mapping) and old in stated and new in stated:
+                raise KeyProblem(f"cannot be combined with `{new}`, which replaces it; use `{new}` alone", old)
+        return stated
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -185,10 +209,43 @@ class Recipe(StrictConfig):
         if weights is not None and not any(weights.values()):
             raise KeyProblem("needs a weight above 0", "strategy", "weights")
 
+    def pinned_models(self) -> PinnedModels:
+        """Base and experts with their Hub ids at their commits, as far as `revisions` states them."""
+        experts = {name: self.pinned(reference) for name, reference in self.experts.items()}
+        return PinnedModels(self.pinned(self.base), experts, self.models)
+
+    def mutated_experts(self, founders: Sequence[dict[str, Any]] = ()) -> set[int]:
+        """Numbers of the experts whose singular bases a run needs, for its own and its founders' mutations.
+
+        founders: as the run's start event records them.
+        """
+        inherited = {mutation.get("expert") for each in founders for mutation in each["genome"]["mutations"]} - {None}
+        if not mutates(self.strategy) or self.evolution.mutation.kind != "svd":
+            return inherited
+        names = list(self.experts)
+        uses = [use.expert for use in self.tasks if use.role == "optimise"]
+        any_expert = None in uses or not self.evolution.cycling
+        drawn_from = names if any_expert else [name for name in uses if name is not None]
+        return inherited | {names.index(name) for name in drawn_from}
+
+    @property
+    def rank(self) -> int | float | None:
+        """How singular bases are truncated; see `SvdMutationConfig.rank`."""
+        return self.evolution.mutation.rank if self.evolution.mutation.kind == "svd" else None
+
     def pinned(self, reference: str) -> str:
         """A model reference with its Hub ids at their commits, as far as `revisions` states them."""
         commits = {part: self.revisions.get(part) for part in reference.split("+")}
         return "+".join(part if sha is None else f"{part.partition('@')[0]}@{sha}" for part, sha in commits.items())
+
+
+@dataclass(frozen=True)
+class PinnedModels:
+    """A recipe's models, with Hub ids at their commits. experts: references by name."""
+
+    base: str
+    experts: dict[str, str]
+    settings: ModelsConfig
 
 
 def task_name(use: TaskConfig) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
+    ModelWrapValidatorHandler,
     model_validator,
 )
 
-from cycleqd_merge.config.evolution import PRESETS, EvolutionConfig
+from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.presets import PRESETS, newest, preset_strategy
 from cycleqd_merge.config.validation_errors import KeyProblem
 from cycleqd_merge.config.values import Name, PythonTargetConfig, StrictConfig, Unit
 
@@ -158,7 +159,7 @@ def require_heeded(evolution: EvolutionConfig, strategy: StrategyConfig) -> None
         ignored += ("warm_start",)
     for key in ignored:
         if getattr(evolution, key) != EvolutionConfig.model_fields[key].default:
-            if evolution.preset is not None and key in PRESETS[evolution.preset]:
+            if evolution.preset is not None and key in PRESETS[newest(evolution.preset)].get("evolution", {}):
                 stated = f"`preset: {evolution.preset}` states `{key}`"
                 raise KeyProblem(
                     f"{stated}, and {kind} takes no notice of it; leave the preset out", "evolution", "preset"
@@ -167,27 +168,25 @@ def require_heeded(evolution: EvolutionConfig, strategy: StrategyConfig) -> None
             raise KeyProblem(f"{kind} takes no notice of it{unless}; leave it out", "evolution", key)
 
 
-def with_preset(stated: Any) -> Any:
-    """What a user states of a search, with the strategy of its `evolution.preset` where none is stated."""
-    if not isinstance(stated, Mapping) or "strategy" in stated:
-        return stated
-    evolution = stated.get("evolution")
-    preset = evolution.get("preset") if isinstance(evolution, Mapping) else None
-    return {**stated, "strategy": {"kind": "bayesian"}} if preset == "recommended" else stated
+class PresetStrategyConfig(StrictConfig):
+    """Base of what has a `strategy` and an `evolution`, whose preset sets the strategy if none is stated."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_preset_strategy(cls, stated: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        filled = preset_strategy(stated)
+        config = handler({**stated, **filled} if filled else stated)
+        config.model_fields_set.difference_update(filled)
+        return config
 
 
-class NamedStrategyConfig(StrictConfig):
-    """A search of the user's own for `compare`."""
+class NamedStrategyConfig(PresetStrategyConfig):
+    """A strategy of your own for `compare`."""
 
     strategy: StrategyConfig = CycleQDConfig()
     """What proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
     """Its operators; generations, seed, bins and bounds are the recipe's."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_preset(cls, stated: Any) -> Any:
-        return with_preset(stated)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

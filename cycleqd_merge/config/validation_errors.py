@@ -44,7 +44,7 @@ _LONGEST = 60  # characters of a value that a line shows
 
 
 class KeyProblem(ValueError):
-    """A fault of several keys together; `at` leads from the model that raises it to the key to blame."""
+    """A problem with several keys together; `at` leads from the model that raises it to the key to blame."""
 
     def __init__(self, message: str, *at: int | str) -> None:
         super().__init__(message)
@@ -85,25 +85,25 @@ class Source:
         return lines
 
 
-def explain(faults: Sequence[ErrorDetails], data: Any, schema: Schema, source: Source) -> list[str]:
+def explain(details: Sequence[ErrorDetails], data: Any, schema: Schema, source: Source) -> list[str]:
     """One line per mistake, in the order of the file. `schema` is the JSON Schema that `data` should satisfy."""
-    located = [(_location_in(data, fault), fault) for fault in faults]
+    located = [(_location_in(data, detail), detail) for detail in details]
     meant = {
         (*location[:-1], _nearest(location[-1], _keys(schema, data, location[:-1])))
-        for location, fault in located
-        if fault["type"] == "extra_forbidden"
+        for location, detail in located
+        if detail["type"] == "extra_forbidden"
     }
     lines = {
-        f"{source.where(location)}: {_explain(location, fault, data, schema)}": source.lines(location)[-1:]
-        for location, fault in located
-        if not (fault["type"] == "missing" and location in meant)  # a mistyped key is not also a missing one
+        f"{source.where(location)}: {_explain(location, detail, data, schema)}": source.lines(location)[-1:]
+        for location, detail in located
+        if not (detail["type"] == "missing" and location in meant)  # a mistyped key is not also a missing one
     }
     return sorted(lines, key=lines.__getitem__)
 
 
-def _explain(location: Location, fault: ErrorDetails, data: Any, schema: Schema) -> str:
-    kind, context = fault["type"], fault.get("ctx", {})
-    found = f"; found {shown(fault['input'])}"
+def _explain(location: Location, detail: ErrorDetails, data: Any, schema: Schema) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    found = f"; found {shown(detail['input'])}"
     if kind == "extra_forbidden":
         allowed = _keys(schema, data, location[:-1])
         if location[-1] in allowed:
@@ -114,27 +114,27 @@ def _explain(location: Location, fault: ErrorDetails, data: Any, schema: Schema)
         if isinstance(location[-1], int):
             return _line(location[:-1], f"too few entries; found {shown(_at(data, location[:-1]))}")
         return _line(location, "this key is required")
-    if _is_of_kind(fault):
+    if _is_of_kind(detail):
         return _explain_kind(location, data, schema)
     if kind == "value_error":
-        return _line(location, f"{context['error']}{'' if isinstance(fault['input'], Mapping) else found}")
+        return _line(location, f"{context['error']}{'' if isinstance(detail['input'], Mapping) else found}")
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         keys = _keys(schema, data, location)
         allowed += [f"the keys {', '.join(keys)}"] if keys else []
-        return _line(location, f"no such choice{suggestion(fault['input'], allowed)}{_allowed(allowed)}{found}")
-    if kind == "invalid_key" or fault["loc"][-1] == "[key]":
+        return _line(location, f"no such choice{suggestion(detail['input'], allowed)}{_allowed(allowed)}{found}")
+    if kind == "invalid_key" or detail["loc"][-1] == "[key]":
         return _line(location, f"this key must be text; put it in quotes{found}")
     if kind in _EXPECTED:
         return _line(location, f"expected {_EXPECTED[kind]}{found}")
     if kind in _LIMITS:
         return _line(location, f"{_LIMITS[kind].format(**context)}{found}")
-    return _line(location, f"{fault['msg'][0].lower()}{fault['msg'][1:]}{found}")
+    return _line(location, f"{detail['msg'][0].lower()}{detail['msg'][1:]}{found}")
 
 
-def _is_of_kind(fault: ErrorDetails) -> bool:
+def _is_of_kind(detail: ErrorDetails) -> bool:
     """Whether it is about the `kind` that tells a union's members apart: missing, or none of theirs."""
-    return fault["type"] in ("union_tag_invalid", "union_tag_not_found") and isinstance(fault["input"], Mapping)
+    return detail["type"] in ("union_tag_invalid", "union_tag_not_found") and isinstance(detail["input"], Mapping)
 
 
 def _explain_kind(location: Location, data: Any, schema: Schema) -> str:
@@ -175,19 +175,19 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def _location_in(data: Any, fault: ErrorDetails) -> Location:
-    """The place of a fault in the data: pydantic's location without the names of union members that it puts in."""
+def _location_in(data: Any, detail: ErrorDetails) -> Location:
+    """The place of an error in the data: pydantic's location without the names of union members that it puts in."""
     steps: list[int | str] = []
-    for step in fault["loc"]:
+    for step in detail["loc"]:
         places = data if isinstance(data, Mapping) else range(len(data)) if isinstance(data, list | tuple) else ()
         if step in places:
             steps.append(step)
             data = data[step]
-    if fault["type"] == "missing":
-        steps.append(fault["loc"][-1])
-    elif _is_of_kind(fault):
+    if detail["type"] == "missing":
+        steps.append(detail["loc"][-1])
+    elif _is_of_kind(detail):
         steps.append("kind")
-    error = fault.get("ctx", {}).get("error")
+    error = detail.get("ctx", {}).get("error")
     return (*steps, *error.at) if isinstance(error, KeyProblem) else tuple(steps)
 
 
@@ -198,9 +198,10 @@ def _at(data: Any, location: Location) -> Any:
 
 
 def _keys(schema: Schema, data: Any, location: Location) -> list[str]:
-    """The keys allowed in the mapping at `location`."""
+    """The keys allowed in the mapping at `location`, without deprecated ones."""
     alternatives = _schemas_at(schema, data, location, _at(data, location))
-    return list(dict.fromkeys(key for part in alternatives for key in part.get("properties", {})))
+    properties = (item for part in alternatives for item in part.get("properties", {}).items())
+    return list(dict.fromkeys(key for key, inner in properties if not inner.get("deprecated")))
 
 
 def _schemas_at(schema: Schema, data: Any, location: Location, value: Any) -> list[Schema]:
@@ -223,8 +224,9 @@ def _schemas_at(schema: Schema, data: Any, location: Location, value: Any) -> li
 def _below(part: Schema, step: int | str) -> Schema | None:
     if isinstance(step, int):
         return part.get("items")
-    rest = part.get("additionalProperties")
-    inner: Schema | None = part.get("properties", {}).get(step, rest if isinstance(rest, dict) else None)
+    rest = (part.get("additionalProperties"), *part.get("patternProperties", {}).values())  # of the user's own names
+    named = next((inner for inner in rest if isinstance(inner, dict)), None)
+    inner: Schema | None = part.get("properties", {}).get(step, named)
     return inner
 
 

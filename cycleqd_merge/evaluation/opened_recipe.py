@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.config.strategies import mutates
 from cycleqd_merge.evaluation.engines.engine import open_engine
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.merging.bases import BasesProgress, Rank, prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.bases import BasesProgress, prepare_bases
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
@@ -35,36 +33,16 @@ class OpenedRecipe:
             UserError: something cannot be opened.
         """
         suite = open_suite(recipe)
-        family = open_recipe_family(recipe)
+        models = recipe.pinned_models()
+        family = open_family(models)
         return cls(recipe, family, Groups(family.weights, recipe.evolution.groups), suite)
-
-    def mutated_experts(self, founders: Sequence[dict[str, Any]] = ()) -> set[int]:
-        """Numbers of the experts whose singular bases the run needs, for its own and its founders' mutations.
-
-        founders: as the run's start event records them.
-        """
-        inherited = {mutation.get("expert") for each in founders for mutation in each["genome"]["mutations"]} - {None}
-        strategy = self.recipe.strategy
-        if not mutates(strategy) or self.recipe.evolution.mutation.kind != "svd":
-            return inherited
-        names = list(self.recipe.experts)
-        uses = [use.expert for use in self.recipe.tasks if use.role == "optimise"]
-        any_expert = None in uses or not self.recipe.evolution.cycling
-        drawn_from = names if any_expert else [name for name in uses if name is not None]
-        return inherited | {names.index(name) for name in drawn_from}
-
-    @property
-    def rank(self) -> Rank:
-        """How the singular bases are truncated."""
-        mutation = self.recipe.evolution.mutation
-        return mutation.rank if mutation.kind == "svd" else None
 
     def materialiser(self, experts: Iterable[int], progress: BasesProgress | None = None) -> Materialiser:
         """The materialiser on the engine's device, with the bases of `experts` (computed now if not cached).
 
         vLLM's worker processes open an equal one from its `MaterialiserSpec`; this one builds exports.
         """
-        bases = prepare_bases(self.family, sorted(experts), progress, self.rank)
+        bases = prepare_bases(self.family, sorted(experts), progress, self.recipe.rank)
         engine = self.recipe.engine
         device = engine.device if engine.kind == "transformers" else None
         return Materialiser(self.family, self.groups, bases, device or this_process().device)

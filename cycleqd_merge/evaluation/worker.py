@@ -12,7 +12,7 @@ from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.event_loop import EventLoop
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.strategies.racing import Partial, Race
-from cycleqd_merge.tasks.protocol import Outcome, Rows, Sample
+from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
 
 if TYPE_CHECKING:
     from cycleqd_merge.tasks.suite import Suite, SuiteTask
@@ -73,7 +73,7 @@ class Worker:
     def evaluate(
         self,
         candidate: Candidate | None,
-        rows: Rows = "search",
+        rows: Split = "search",
         limit: int | None = None,
         known: Mapping[str, float] | None = None,
         race: Race | None = None,

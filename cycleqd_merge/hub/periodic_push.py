@@ -22,26 +22,21 @@ _NICE = 10
 
 
 class PeriodicPush(Observer):
-    """An observer that pushes the archive every `every` generations; `inner` is told of everything too.
+    """Pushes the archive of the run in `folder` every `every` generations.
 
-    One push runs at a time. What fails is reported and tried again later.
+    One push runs at a time. A failed one is reported and tried again later.
     """
 
-    def __init__(self, inner: Observer, folder: Path, every: int, first_wait: float = FIRST_WAIT) -> None:
-        self._inner, self._folder, self._every, self._first_wait = inner, folder, every, first_wait
+    def __init__(self, folder: Path, every: int, first_wait: float = FIRST_WAIT) -> None:
+        self._folder, self._every, self._first_wait = folder, every, first_wait
         self._due = False
         self._wait = first_wait
         self._not_before = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
-    def started(self, run: Run) -> None:
-        """See `Observer`."""
-        self._inner.started(run)
-
     def evaluated(self, run: Run, event: Event) -> None:
         """See `Observer`."""
-        self._inner.evaluated(run, event)
         if run.archives and run.generation % self._every == 0:
             self._due = True
         if self._process is not None and self._process.poll() is not None:

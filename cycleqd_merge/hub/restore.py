@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.loading import load_task, override_recipe, parse
+from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import respelled
 from cycleqd_merge.config.rows import RowsConfig, row_sources
@@ -60,7 +61,7 @@ def published_events(repo: str, revision: str | None, trust: bool) -> tuple[list
 
 def recipe_of(session: Event, where: str) -> Recipe:
     """The recipe of a session."""
-    return parse(TypeAdapter(Recipe), session["recipe"], where)
+    return parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
 
 
 def code_in(value: Any, place: str = "") -> Iterator[str]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import Event, of_kind
+from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.semantics import engine_versions
 from cycleqd_merge.run.state import Run, replay_events
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock
@@ -20,12 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.files import new_file, write_atomically
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checkpoint import Weight, read_json
-from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.processes import from_main_process, this_process
+from cycleqd_merge.merging.family import ModelFamily, open_family
+from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.singular import Basis, singular_basis, skew, truncated
 
 BASIS_METHOD = "gram-float64/2"
@@ -124,6 +125,13 @@ def _compute(
             compute_basis(family, expert, weight, rank)
             if progress is not None and state.is_main_process:
                 progress(family.experts[expert].name, done, len(share))
+
+
+def share_bases() -> None:
+    """The work of every process but the first: its share of the singular bases of the run that the first one opened."""
+    models, experts, rank = from_main_process((PinnedModels("", {}, ModelsConfig()), list[int](), cast(Rank, None)))
+    prepare_bases(open_family(models), experts, rank=rank)
+    leave_group()
 
 
 def missing_bases(family: ModelFamily, expert: int, rank: Rank = None) -> list[Weight]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
+from mergekit.io import TensorWriter
 
+from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_config import configuration_text
+from cycleqd_merge.merging.tokenizers import family_tokenizer
+
+SHARD_SIZE = 5 * 1000**3
 
 
 def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Iterator[tuple[str, torch.Tensor]]:
@@ -26,3 +35,42 @@ def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Itera
         from cycleqd_merge.merging.mergekit_run import merged_tensors  # mergekit's planner is slow to import
 
         yield from merged_tensors(candidate, materialiser.family, materialiser.device)
+
+
+def candidate_configuration(candidate: Candidate, materialiser: Materialiser, evolution: EvolutionConfig) -> str:
+    """The text of `mergekit_config.yml` for a candidate, below the command that rebuilds the model from it.
+
+    evolution: the recipe's, which defines the materialiser's groups.
+    """
+    if isinstance(candidate, Genome):
+        return configuration_text(candidate, materialiser, evolution)
+    from cycleqd_merge.merging.mergekit_run import merge_command
+
+    text = candidate.yaml.rstrip("\n")
+    return f"# {merge_command(candidate, materialiser.family, materialiser.device)}\n{text}\n"
+
+
+def write_candidate(candidate: Candidate, materialiser: Materialiser, folder: Path) -> None:
+    """Write a candidate's model into a folder; its chat template is the one that it was scored with."""
+    family = materialiser.family
+    if isinstance(candidate, Genome):
+        write_checkpoint(materialiser.tensors(candidate), family, folder)
+        return
+    from cycleqd_merge.merging.mergekit_run import write_merge
+
+    tokenizer = None if family.models.chat_template in (None, "base") else family_tokenizer(family)
+    write_merge(candidate, family, folder, materialiser.device)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def write_checkpoint(tensors: Iterable[tuple[str, torch.Tensor]], family: ModelFamily, folder: Path) -> None:
+    """Write safetensors (sharded at 5 GB), configurations, tokenizer and chat template into a folder."""
+    with TensorWriter(str(folder), max_shard_size=SHARD_SIZE) as writer:
+        for name, tensor in tensors:
+            writer.save_tensor(name, tensor.cpu(), clone=True)
+    family.base.config.save_pretrained(folder)
+    generation = family.base.path / "generation_config.json"
+    if generation.is_file():
+        shutil.copy(generation, folder)
+    family_tokenizer(family).save_pretrained(folder)

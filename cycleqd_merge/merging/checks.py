@@ -15,14 +15,14 @@ from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
 
 @dataclass
 class Problems:
-    """The results of checks. `faults` prevent a run; `notices` are only reported."""
+    """The results of checks. `errors` prevent a run; `notices` are only reported."""
 
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
 def check_family(family: ModelFamily) -> Problems:
-    """Run all checks on a family; every fault names the model, the tensor and both values."""
+    """Run all checks on a family; every error names the model, the tensor and both values."""
     findings = Problems()
     for expert in family.experts:
         if isinstance(expert.weights, Checkpoint):
@@ -31,7 +31,7 @@ def check_family(family: ModelFamily) -> Problems:
         else:
             _check_adapter_names(family, expert.weights, expert.name, findings)
         _check_tokenizer(family, expert, findings)
-    if not findings.faults:
+    if not findings.errors:
         _check_values(family, findings)
     return findings
 
@@ -40,37 +40,37 @@ def require_mergeable(family: ModelFamily) -> list[str]:
     """Notices of `check_family`.
 
     Raises:
-        ModelError: the family has faults; one line for each.
+        ModelError: the family has errors; one line for each.
     """
     findings = check_family(family)
-    if findings.faults:
-        raise ModelError("\n".join(findings.faults))
+    if findings.errors:
+        raise ModelError("\n".join(findings.errors))
     return findings.notices
 
 
 def _check_architecture(base: Checkpoint, expert: Checkpoint, name: str, findings: Problems) -> None:
     ours, theirs = base.config.architectures, expert.config.architectures
     if ours != theirs:
-        findings.faults.append(f"expert {name}: architecture {theirs}, the base has {ours}")
+        findings.errors.append(f"expert {name}: architecture {theirs}, the base has {ours}")
 
 
 def _check_names(family: ModelFamily, expert: Checkpoint, name: str, findings: Problems) -> None:
     known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
     for weight in family.weights:
         if expert.stored_name(weight) is None:
-            findings.faults.append(f"expert {name}: tensor {weight.name} is missing; the base has it")
+            findings.errors.append(f"expert {name}: tensor {weight.name} is missing; the base has it")
     for stored in expert.names:
         if stored not in known:
             tied = family.base.config.get_text_config().tie_word_embeddings
             if tied and any(stored in (w.name, *w.aliases) for w in expert.weights if w.vocabulary_axis is not None):
                 findings.notices.append(f"expert {name}: {stored} is tied to the input embedding in the base: left out")
             else:
-                findings.faults.append(f"expert {name}: tensor {stored} is not in the base")
+                findings.errors.append(f"expert {name}: tensor {stored} is not in the base")
 
 
 def _check_adapter_names(family: ModelFamily, adapter: Adapter, name: str, findings: Problems) -> None:
     known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
-    findings.faults.extend(
+    findings.errors.extend(
         f"expert {name}: its adapter changes {tensor}, which the base lacks"
         for tensor in adapter.names
         if tensor not in known
@@ -84,7 +84,7 @@ def _check_values(family: ModelFamily, findings: Problems) -> None:
     for weight in family.weights:
         base = family.base_tensor(weight)
         if not _finite(base):
-            findings.faults.append(f"base: tensor {weight.name} holds NaN or infinite values")
+            findings.errors.append(f"base: tensor {weight.name} holds NaN or infinite values")
             continue
         for number, expert in enumerate(family.experts):
             if isinstance(expert.weights, Checkpoint):
@@ -97,22 +97,22 @@ def _check_values(family: ModelFamily, findings: Problems) -> None:
             try:
                 vector = family.task_vector(number, weight, base)
             except UserError as error:
-                findings.faults.append(f"expert {expert.name}: {error}")
+                findings.errors.append(f"expert {expert.name}: {error}")
                 continue
             if vector is None:
                 continue
             parts = (vector.left, vector.right) if isinstance(vector, LowRank) else (vector,)
             if not all(_finite(part) for part in parts):
-                findings.faults.append(f"expert {expert.name}: tensor {weight.name} holds NaN or infinite values")
+                findings.errors.append(f"expert {expert.name}: tensor {weight.name} holds NaN or infinite values")
             differs[number] |= all(bool(torch.count_nonzero(part)) for part in parts)
     findings.notices.extend(
         f"expert {name}: {count} tensors are cast from {theirs} to the base's {ours}"
         for (name, theirs, ours), count in cast.items()
     )
-    findings.faults.extend(
+    findings.errors.extend(
         f"expert {expert.name}: its task vector is all zero: it is the base model itself"
         for expert, different in zip(family.experts, differs, strict=True)
-        if not different and not findings.faults
+        if not different and not findings.errors
     )
 
 
@@ -127,12 +127,12 @@ def _same_form(family: ModelFamily, weight: Weight, tensor: torch.Tensor, name: 
         return True
     if axis is not None and tensor.shape[axis] != weight.shape[axis]:
         hint = "; `models.vocabulary: base` drops added rows" if tensor.shape[axis] > weight.shape[axis] else ""
-        findings.faults.append(
+        findings.errors.append(
             f"expert {name}: tensor {weight.name}: vocabulary of {tensor.shape[axis]}, "
             f"the base has {weight.shape[axis]}{hint}"
         )
     else:
-        findings.faults.append(
+        findings.errors.append(
             f"expert {name}: tensor {weight.name}: shape {tuple(tensor.shape)}, the base has {weight.shape}"
         )
     return False
@@ -155,10 +155,10 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, findings: Problems) ->
     try:
         ours, theirs = load_tokenizer(family.base.path, family), load_tokenizer(expert.folder, family)
     except UserError as error:
-        findings.faults.append(f"expert {expert.name}: {error}")
+        findings.errors.append(f"expert {expert.name}: {error}")
         return
     if family.models.chat_template is None and theirs.chat_template and ours.chat_template != theirs.chat_template:
-        findings.faults.append(
+        findings.errors.append(
             f"expert {expert.name}: its chat template differs from the base's; choose one with `models.chat_template` "
             f"(`base`, `{expert.name}` or a file)"
         )
@@ -169,7 +169,7 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, findings: Problems) ->
         different = sorted(vocabulary.items() ^ other.items(), key=lambda item: (item[1], item[0]))
         token = different[0][0]
         hint = "; `models.vocabulary: base` drops added tokens" if vocabulary.items() <= other.items() else ""
-        findings.faults.append(
+        findings.errors.append(
             f"expert {expert.name}: its tokenizer differs in {len({token for token, _ in different})} tokens; "
             f"first {token!r}: id {other.get(token)}, in the base {vocabulary.get(token)}{hint}"
         )

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from mergekit.common import ModelPath, ModelReference
 
 from cycleqd_merge.cache import cache_folder
-from cycleqd_merge.config.recipe import ModelsConfig, Recipe
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import HubRefused, ModelError
 from cycleqd_merge.files import new_folder, remove_leftovers
@@ -151,26 +151,26 @@ def _download(wanted: Download, label: str, progress: DownloadProgress | None) -
                 progress(wanted.repo, done, wanted.bytes)
 
 
-def hub_models(recipe: Recipe) -> list[tuple[ModelPath, str, bool]]:
+def hub_models(models: PinnedModels) -> list[tuple[ModelPath, str, bool]]:
     """The base, experts and adapters that are Hub ids, each once: its path, its label, whether it is an adapter."""
     found: dict[ModelPath, tuple[ModelPath, str, bool]] = {}
-    for text in (recipe.base, *recipe.experts.values()):
-        reference = ModelReference.parse(recipe.pinned(text))
+    for text in (models.base, *models.experts.values()):
+        reference = ModelReference.parse(text)
         for path, kind in ((reference.model, "model"), (reference.lora, "adapter")):
             if path is not None and hub_id(path.path) is not None:
                 found.setdefault(path, (path, f"{kind} {path}", kind == "adapter"))
     return list(found.values())
 
 
-def fetch(recipe: Recipe, progress: DownloadProgress | None = None) -> None:
+def fetch(models: PinnedModels, progress: DownloadProgress | None = None) -> None:
     """Download the files of a recipe's models, so that opening them finds everything in the cache.
 
     Raises:
         UserError: see `model_folder`.
     """
-    for path, label, adapter in hub_models(recipe):
+    for path, label, adapter in hub_models(models):
         opened = adapter_folder if adapter else model_folder
-        opened(path, recipe.models, label, progress)
+        opened(path, models.settings, label, progress)
 
 
 def _exactly(name: str) -> str:

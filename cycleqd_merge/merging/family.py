@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mergekit.common import ModelReference
 
-from cycleqd_merge.config.recipe import ModelsConfig, Recipe
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels, Recipe
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
@@ -55,6 +55,22 @@ class ModelFamily:
 
     def __init__(self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig) -> None:
         self.base, self.experts, self.models = base, experts, models
+
+    def require_digests(self, base: str, experts: Mapping[str, str]) -> None:
+        """Check that these are the models with the recorded digests.
+
+        Raises:
+            ModelError: one is another model now.
+        """
+        now = {"base": self.base.digest, **{f"experts.{each.name}": each.digest for each in self.experts}}
+        recorded = {"base": base, **{f"experts.{name}": digest for name, digest in experts.items()}}
+        changed = [
+            f"{name}: {recorded.get(name)!r} -> {now.get(name)!r}"
+            for name in dict.fromkeys((*recorded, *now))
+            if recorded.get(name) != now.get(name)
+        ]
+        if changed:
+            raise ModelError("the models are no longer those of the run: " + "; ".join(changed))
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -117,15 +133,15 @@ def open_model_family(base: ModelReference, experts: Mapping[str, ModelReference
     return ModelFamily(opened, tuple(named), models)
 
 
-def open_recipe_family(recipe: Recipe) -> ModelFamily:
+def open_family(models: PinnedModels) -> ModelFamily:
     """Open base and experts of a recipe; raises like `open_model_family`."""
-    return open_model_family(*recipe_references(recipe), recipe.models)
+    experts = {name: ModelReference.parse(text) for name, text in models.experts.items()}
+    return open_model_family(ModelReference.parse(models.base), experts, models.settings)
 
 
-def recipe_references(recipe: Recipe) -> tuple[ModelReference, dict[str, ModelReference]]:
-    """A recipe's base and, by name, its experts, at the commits that they are pinned to."""
-    experts = {name: ModelReference.parse(recipe.pinned(text)) for name, text in recipe.experts.items()}
-    return ModelReference.parse(recipe.pinned(recipe.base)), experts
+def open_recipe_family(recipe: Recipe) -> ModelFamily:
+    """The same, from the recipe itself."""
+    return open_family(recipe.pinned_models())
 
 
 def open_base(reference: ModelReference, models: ModelsConfig) -> Checkpoint:

@@ -122,3 +122,8 @@ register(
         contract=InputContract(base=BasePolicy.REQUIRED),
     )
 )
+
+
+def register_mergekit_method() -> None:
+    """Make the merge method `cycleqd` known to mergekit in this process, for configurations of models with mutations."""
+    # importing this module, which the caller just did, has registered it

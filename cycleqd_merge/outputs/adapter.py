@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.outputs.checkpoint import Verify
 
 
 def require_adapters(family: ModelFamily) -> None:
@@ -40,7 +39,7 @@ def write_adapter(
     materialiser: Materialiser,
     out: Path,
     record: Mapping[str, Any],
-    verify: Verify,
+    verify: Callable[[Path], None],
 ) -> None:
     """Write `adapter_model.safetensors` (float32), its configuration and the tokenizer to `out`.
 
@@ -78,7 +77,7 @@ def write_adapter(
         _sort_modules(unfinished / "adapter_config.json")
         family_tokenizer(family).save_pretrained(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        verify(unfinished, genome, materialiser)
+        verify(unfinished)
 
 
 def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -11,15 +12,15 @@ from typing import Any
 import torch
 
 from cycleqd_merge.errors import RecipeError
-from cycleqd_merge.evolution.candidate import candidate_kind, mutated_experts
+from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.merging.candidates import candidate_configuration, candidate_tensors, write_candidate
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.outputs.adapter import require_adapters, write_adapter
-from cycleqd_merge.outputs.checkpoint import write_candidate
+from cycleqd_merge.outputs.checkpoint import write_model
 from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
 from cycleqd_merge.run.elites import NamedModel, choose
-from cycleqd_merge.run.opening import reopen
+from cycleqd_merge.run.opening import reopen_models
 from cycleqd_merge.run.state import Run
 
 
@@ -31,11 +32,13 @@ def export(run: Run, name: str, out: str | PathLike[str]) -> NamedModel:
         RunFailed: what was written does not load, or does not answer as the engine's weights do.
     """
     chosen = choose(run, name)
-    materialiser = _materialiser(run, chosen)
-    evolution = run.recipe.evolution
-    write_candidate(
-        chosen.candidate, materialiser, evolution, Path(out), _record(run, chosen, materialiser), verify_checkpoint
-    )
+    materialiser = reopen_models(run, chosen.candidate)
+    configuration = candidate_configuration(chosen.candidate, materialiser, run.recipe.evolution)
+    record = _record(run, chosen, materialiser)
+
+    fill = partial(write_candidate, chosen.candidate, materialiser)
+    verify = partial(verify_checkpoint, chosen.candidate, materialiser)
+    write_model(fill, Path(out), record, configuration, verify)
     return chosen
 
 
@@ -60,9 +63,11 @@ def export_adapter(run: Run, name: str, out: Path) -> NamedModel:
     """
     chosen = choose(run, name)
     require_genome(chosen)
-    materialiser = _materialiser(run, chosen)
+    materialiser = reopen_models(run, chosen.candidate)
     require_adapters(materialiser.family)
-    write_adapter(chosen.genome, materialiser, out, _record(run, chosen, materialiser), verify_adapter)
+    record = _record(run, chosen, materialiser)
+    verify = partial(verify_adapter, chosen.genome, materialiser)
+    write_adapter(chosen.genome, materialiser, out, record, verify)
     return chosen
 
 
@@ -83,13 +88,7 @@ def state_dict(run: Run, name: str) -> dict[str, torch.Tensor]:
         UserError: no such model.
     """
     chosen = choose(run, name)
-    return dict(candidate_tensors(chosen.candidate, _materialiser(run, chosen)))
-
-
-def _materialiser(run: Run, chosen: NamedModel) -> Materialiser:
-    """What builds the model's tensors, with the singular bases that its mutations need."""
-    needed = mutated_experts(chosen.candidate)
-    return reopen(run).materialiser(needed)
+    return dict(candidate_tensors(chosen.candidate, reopen_models(run, chosen.candidate)))
 
 
 def _record(run: Run, chosen: NamedModel, materialiser: Materialiser) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import changed_semantics, reopen
 from cycleqd_merge.run.state import Run
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 log = logging.getLogger(__name__)
 OnMeasured = Callable[[str, Evaluation], None]
@@ -41,7 +41,7 @@ def usual_models(run: Run) -> list[str]:
 def measure(
     run: Run,
     names: Sequence[str],
-    rows: Rows,
+    rows: Split,
     limit: int | None = None,
     done: OnMeasured | None = None,
     folder: Path | None = None,
@@ -98,7 +98,7 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _record(run: Run, folder: Path, rows: Rows, evaluations: Mapping[str, Evaluation], changed: Sequence[str]) -> None:
+def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evaluation], changed: Sequence[str]) -> None:
     """Journal scores of the run's models on a whole split, for reports; scores of other models are left out.
 
     If another process is using the run, or the scores do not compare with the run's (changed: see `changed_semantics`),

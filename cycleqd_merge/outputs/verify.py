@@ -20,7 +20,7 @@ _ADAPTED = 0.1  # an adapter computes next to weights that are rounded without i
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
-def verify_checkpoint(folder: Path, candidate: Candidate, materialiser: Materialiser) -> None:
+def verify_checkpoint(candidate: Candidate, materialiser: Materialiser, folder: Path) -> None:
     """Load a checkpoint as its users will, and compare a forward pass with one on the engine's weights.
 
     Raises:
@@ -39,7 +39,7 @@ def verify_checkpoint(folder: Path, candidate: Candidate, materialiser: Material
     _compare(model, candidate, materialiser, _EQUAL)
 
 
-def verify_adapter(folder: Path, candidate: Candidate, materialiser: Materialiser) -> None:
+def verify_adapter(candidate: Candidate, materialiser: Materialiser, folder: Path) -> None:
     """The same for a LoRA adapter, loaded onto the base.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import constants
 from rich.filesize import decimal
 
-from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.recipe import PinnedModels, Recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.merging.bases import Rank, basis_folder, missing_bases
 from cycleqd_merge.merging.download import hub_models, pending
@@ -29,13 +29,13 @@ def disk_uses(recipe: Recipe, family: ModelFamily, mutated: Sequence[int], rank:
     return [*uses, DiskUse("exported models", recipe.output, exports)]
 
 
-def download_uses(recipe: Recipe) -> list[DiskUse]:
+def download_uses(models: PinnedModels) -> list[DiskUse]:
     """What must be downloaded before a recipe's models can be opened.
 
     Raises:
         UserError: a repository is missing or cannot be read.
     """
-    wanted = (pending(path, recipe.models, label, adapter) for path, label, adapter in hub_models(recipe))
+    wanted = (pending(path, models.settings, label, adapter) for path, label, adapter in hub_models(models))
     return [
         DiskUse(f"download of {each.repo}", constants.HF_HUB_CACHE, each.bytes) for each in wanted if each is not None
     ]
@@ -51,11 +51,11 @@ def require_disk(uses: Sequence[DiskUse]) -> None:
     for use in uses:
         if use.needed:
             disks.setdefault(os.stat(existing(Path(use.folder))).st_dev, []).append(use)
-    faults = [
+    errors = [
         f"disk: {', '.join(use.purpose for use in disk)} require {decimal(sum(use.needed for use in disk))}, "
         f"{decimal(disk[0].free)} available on the disk of {disk[0].folder}"
         for disk in disks.values()
         if sum(use.needed for use in disk) > disk[0].free
     ]
-    if faults:
-        raise RecipeError("\n".join(faults))
+    if errors:
+        raise RecipeError("\n".join(errors))

@@ -25,7 +25,7 @@ from cycleqd_merge.merging.directions import DRAWS_KEPT
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor, model_bytes
 from cycleqd_merge.preflight.findings import MemoryUse, TimeEstimate
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
 _SETTLED = (
@@ -146,7 +146,7 @@ def _batch(recipe: Recipe) -> int:
     return recipe.engine.batch_size if recipe.engine.kind == "transformers" else _VLLM_SEQUENCES
 
 
-def _rows(suite: Suite, rows: Rows) -> int:
+def _rows(suite: Suite, rows: Split) -> int:
     return sum(len(task.samples(rows)) for task in suite)
 
 
@@ -213,7 +213,9 @@ def _draws(opened: OpenedRecipe) -> int:
     if opened.recipe.evolution.mutation.kind != "svd":
         return 0
     matrices = [weight for weight in opened.family.weights if weight.is_matrix]
-    most = max(sum(directions(weight, expert, opened.rank) for weight in matrices) for expert in opened.family.experts)
+    most = max(
+        sum(directions(weight, expert, opened.recipe.rank) for weight in matrices) for expert in opened.family.experts
+    )
     return min(DRAWS_KEPT, opened.recipe.evolution.generations * most * FLOAT32)
 
 

@@ -107,9 +107,9 @@ class TimeEstimate:
 
 @dataclass
 class Plan:
-    """What a run will load, use and write. `faults` prevent it; `notices` do not."""
+    """What a run will load, use and write. `errors` prevent it; `notices` do not."""
 
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     models: list[ModelSummary] = field(default_factory=list)
     groups: dict[str, int] = field(default_factory=dict)
@@ -132,9 +132,9 @@ class Plan:
         return values
 
     def attempt(self, step: Callable[..., _Opened], *arguments: Any) -> _Opened | None:
-        """Call a step; its UserError becomes faults, one per line."""
+        """Call a step; its UserError becomes errors, one per line."""
         try:
             return step(*arguments)
         except UserError as error:
-            self.faults.append(str(error))
+            self.errors.append(str(error))
             return None

@@ -7,12 +7,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import prod
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
+from mergekit.common import ModelReference
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
+from cycleqd_merge.config.anchoring import anchored
+from cycleqd_merge.config.loading import fix_presets, load_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.failures import single_cause
@@ -22,7 +26,7 @@ from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert, recipe_references
+from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.revisions import pin
@@ -34,7 +38,7 @@ from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, me
 from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, existing
 from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.prompts import check_answers, check_prompts, check_rows
-from cycleqd_merge.run.identity import recorded_revisions
+from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
 from cycleqd_merge.strategies.state import SearchState
@@ -45,36 +49,46 @@ _ALIKE = 0.05  # similarities that differ by less count as equal
 _Opened = TypeVar("_Opened")
 
 
-def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Plan:
+def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: float | None = None) -> Plan:
     """Check everything in a recipe, and estimate what its run will take.
 
-    measure: evaluate one child, for the estimates of time and memory. since: the `time.perf_counter()` instant at which
-    this process started on the recipe, for the estimated time to the first evaluation.
+    recipe: a loaded one, or the path of its file. measure: evaluate one child, for the estimates of time and memory.
+    since: the `time.perf_counter()` instant at which this process started on the recipe, for the estimated time to the
+    first evaluation.
+
+    Raises:
+        RecipeError: the recipe's file cannot be read or is not valid; all other errors are in the returned plan.
     """
     since = time.perf_counter() if since is None else since
+    recipe = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe)
+    begun = _begun(Path(recipe.output))
+    recipe = fix_presets(recipe, recorded_presets(begun))
     found = Plan(cells=cells(recipe))
     found.attempt(require_grid, recipe)
     if recipe.hub is not None:
         found.attempt(require_write, *repositories(recipe.hub))
     try:
-        recipe = pin(recipe, _recorded(Path(recipe.output)))
-        found.disk = download_uses(recipe)
+        recipe = pin(recipe, recorded_revisions(begun))
+        found.disk = download_uses(recipe.pinned_models())
         require_disk(found.disk)
     except UserError as error:
         if found.disk:  # opening the models would start to fill the disk
-            found.faults.append(str(error))
+            found.errors.append(str(error))
             return found
         _check(recipe, measure, since, found)  # opening the models reports what is wrong with them
-        if not found.faults:
-            found.faults.append(str(error))
+        if not found.errors:
+            found.errors.append(str(error))
         return found
     _check(recipe, measure, since, found)
     return found
 
 
-def _recorded(out: Path) -> dict[str, str]:
-    """The commits that an existing run has resolved."""
-    return recorded_revisions(read_events(out)) if (out / FILE).is_file() else {}
+def _begun(out: Path) -> list[Event]:
+    """The events of an existing run; none if they cannot be read, which `_check_output` reports."""
+    try:
+        return read_events(out) if (out / FILE).is_file() else []
+    except UserError:
+        return []
 
 
 def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
@@ -90,8 +104,8 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
         return
     opened = OpenedRecipe(recipe, family, groups, suite)
     founders, received = found.attempt(_check_output, Path(recipe.output), opened) or ([], 0)
-    mutated = sorted(opened.mutated_experts(founders))
-    uses = disk_uses(recipe, family, mutated, opened.rank)
+    mutated = sorted(recipe.mutated_experts(founders))
+    uses = disk_uses(recipe, family, mutated, opened.recipe.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
     state = SearchState(build_space(recipe, len(groups)))
@@ -119,11 +133,12 @@ def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
 
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     """Open base and experts, each by itself, and check those that could be opened; None without a base."""
-    base_reference, references = recipe_references(recipe)
-    base = found.attempt(open_base, base_reference, recipe.models)
+    models = recipe.pinned_models()
+    base = found.attempt(open_base, ModelReference.parse(models.base), models.settings)
     if base is None:
         return None
-    opened = [found.attempt(open_expert, name, each, base, recipe.models) for name, each in references.items()]
+    references = {name: ModelReference.parse(text) for name, text in models.experts.items()}
+    opened = [found.attempt(open_expert, name, each, base, models.settings) for name, each in references.items()]
     experts = tuple(expert for expert in opened if expert is not None)
     named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
     facts = [found.attempt(_model_facts, *each) for each in named]
@@ -131,7 +146,7 @@ def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     family = ModelFamily(base, experts, recipe.models)
     findings = found.attempt(check_family, family)
     if findings is not None:
-        found.faults.extend(findings.faults)
+        found.errors.extend(findings.errors)
         found.notices.extend(findings.notices)
     return family
 
@@ -182,7 +197,7 @@ def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
     limit = context_length(family, tokenizer)
     for task in suite:
         findings = check_prompts(task, tokenizer, limit)
-        found.faults.extend(findings.faults)
+        found.errors.extend(findings.errors)
         found.notices.extend(check_answers(task, tokenizer))
 
 
@@ -218,21 +233,21 @@ def _estimate(
     available = available_memory()
     found.memory = memory_of(opened, None, available)
     _check_memory(found)
-    if found.faults or not measure:
+    if found.errors or not measure:
         return
     start = time.perf_counter()
-    bases = bases_seconds(opened.family, mutated, opened.rank)
+    bases = bases_seconds(opened.family, mutated, opened.recipe.rank)
     if bases < _BASES_AT_ONCE:
         opened.materialiser(mutated)
         bases = 0.0
-    ready = [expert for expert in mutated if not missing_bases(opened.family, expert, opened.rank)]
+    ready = [expert for expert in mutated if not missing_bases(opened.family, expert, opened.recipe.rank)]
     _describe_bases(opened, ready, found)
     setup = start - since
     try:
         trial = try_out(opened, ready)
     except Exception as raised:  # it would stop the run's evaluations too
         cause = single_cause(raised)
-        found.faults.append(f"measured evaluation: {type(cause).__name__}: {cause}")
+        found.errors.append(f"measured evaluation: {type(cause).__name__}: {cause}")
         return
     found.time = time_of(opened.recipe, trial, evaluations, setup + trial.opened, bases)
     found.memory = memory_of(opened, trial, available)
@@ -241,7 +256,7 @@ def _estimate(
 
 def _describe_bases(opened: OpenedRecipe, ready: Sequence[int], found: Plan) -> None:
     """Facts about experts from their cached singular bases, and notices about pairs far less similar than others."""
-    bases = prepare_bases(opened.family, ready, rank=opened.rank)
+    bases = prepare_bases(opened.family, ready, rank=opened.recipe.rank)
     names = [expert.name for expert in opened.family.experts]
     for number, stored in bases.items():
         facts = BasesSummary(names[number], sum(stored.ranks.values()), stored.loss, stored.skew)
@@ -267,7 +282,7 @@ def _unlike(pairs: Mapping[tuple[int, int], float], names: Sequence[str]) -> Ite
 
 
 def _check_memory(found: Plan) -> None:
-    found.faults.extend(
+    found.errors.extend(
         f"memory: a worker requires {decimal(use.needed)} ({use.place}), {decimal(use.available)} available"
         for use in found.memory
         if use.needed > use.available

@@ -14,12 +14,12 @@ from cycleqd_merge.evaluation.engines.prompts import prompt_length
 from cycleqd_merge.merging.checks import Problems
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
-from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.protocol import Prompting, Sample, Split
+from cycleqd_merge.tasks.generate import GenerateTask
+from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 FEW_ROWS = 20
-_SPLITS: tuple[Split, ...] = ("search", "heldout")
+_SPLITS: tuple[TaskSplit, ...] = ("search", "heldout")
 
 
 def require_answerable(suite: Suite, family: ModelFamily) -> None:
@@ -30,9 +30,9 @@ def require_answerable(suite: Suite, family: ModelFamily) -> None:
     """
     tokenizer = family_tokenizer(family)
     limit = context_length(family, tokenizer)
-    faults = [fault for task in suite for fault in check_prompts(task, tokenizer, limit).faults]
-    if faults:
-        raise TaskError("\n".join(faults))
+    errors = [error for task in suite for error in check_prompts(task, tokenizer, limit).errors]
+    if errors:
+        raise TaskError("\n".join(errors))
 
 
 def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Problems:
@@ -42,7 +42,7 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     if not isinstance(definition, PromptedTaskConfig | LmEvalTaskConfig):
         return findings
     if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
-        findings.faults.append(
+        findings.errors.append(
             f"task {task.name}: its prompts are chat turns and the model has no chat template; give the task a "
             "`chat_template`, choose one with `models.chat_template`, or use a plain prompt"
         )
@@ -56,12 +56,12 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
             for sample in task.task.samples(split)
         ]
     except UserError as error:
-        findings.faults.append(f"task {task.name}: {error}")
+        findings.errors.append(f"task {task.name}: {error}")
         return findings
     over = [] if limit is None else [length for length in lengths if length[0] + length[1] > limit]
     if over:
         prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
-        findings.faults.append(
+        findings.errors.append(
             f"task {task.name}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: row {row}, "
             f"the longest, has {prompt} and its answer may have {answer}; shorten the prompts or lower `max_new_tokens`"
         )
@@ -71,7 +71,7 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
 def check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """A notice about reference answers that no output can match: too long, and the scorer compares all of an answer."""
     definition = task.definition
-    if not isinstance(task.task, Generate) or not isinstance(definition, GenerateTaskConfig):
+    if not isinstance(task.task, GenerateTask) or not isinstance(definition, GenerateTaskConfig):
         return []
     if not isinstance(definition.scorer, ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig):
         return []
@@ -127,6 +127,6 @@ def _leaked(task: SuiteTask, searched: set[str]) -> list[str]:
 
 def _content(task: SuiteTask, sample: Sample) -> str:
     """What makes two rows equal: prompt and answer; the id for tasks whose prompts are not known."""
-    if not isinstance(task.task, Generate):
+    if not isinstance(task.task, GenerateTask):
         return sample.id
     return json.dumps([task.task.prompt_of(sample), task.task.reference_of(sample), task.task.choices_of(sample)])

@@ -27,10 +27,10 @@ _EMPTY = "#ededed"
 def archives_figure(
     archives: Sequence[Archive], tasks: Sequence[str], marked: Mapping[int, str] | None = None
 ) -> Figure:
-    """One row per archive; quality by colour over the scores of the other tasks.
+    """One row per archive: quality as colour over the scores of the other tasks.
 
-    Two tasks give one strip per archive, three one heatmap; with more, one heatmap per pair of other tasks that shows
-    the best quality over the rest. marked: evaluation number -> label of elites to point out.
+    Two tasks give a strip per archive, three a heatmap; more give a heatmap per pair of other tasks, which shows the
+    best quality over the remaining ones. marked: labels of elites to mark, by evaluation number.
     """
     figure = Figure(figsize=archives_size(len(tasks)), layout="constrained")
     draw_archives(figure, archives, tasks, marked or {})
@@ -38,7 +38,7 @@ def archives_figure(
 
 
 def archives_size(tasks: int) -> tuple[float, float]:
-    """Width and height in inches of what `draw_archives` draws."""
+    """Width and height of the drawing of `draw_archives`, in inches."""
     rows, columns = _archives_grid(tasks)
     return 4.4 * columns, (2.4 if tasks == 2 else 3.7) * rows
 
@@ -46,7 +46,7 @@ def archives_size(tasks: int) -> tuple[float, float]:
 def draw_archives(
     figure: FigureBase, archives: Sequence[Archive], tasks: Sequence[str], marked: Mapping[int, str]
 ) -> None:
-    """What `archives_figure` shows, drawn into a figure or a part of one."""
+    """Draw the content of `archives_figure` into a figure or a part of one."""
     grid = figure.subplots(*_archives_grid(len(tasks)), squeeze=False)
     for number, archive in enumerate(archives):
         axes = [grid[0][number]] if len(grid) == 1 else list(grid[number])
@@ -54,7 +54,7 @@ def draw_archives(
 
 
 def _archives_grid(tasks: int) -> tuple[int, int]:
-    """Rows and columns of heatmaps: archives side by side, or below each other where each has several."""
+    """Rows and columns of heatmaps: archives side by side, or one below another where each has several."""
     pairs = comb(tasks - 1, 2)
     return (1, tasks) if pairs <= 1 else (tasks, pairs)
 
@@ -132,7 +132,7 @@ def progress_figure(history: Sequence[Mapping[str, Any]], tasks: Sequence[str]) 
 def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], experts: Sequence[str]) -> Figure:
     """The ancestors of one evaluation: time runs to the right, arrows from parents to children.
 
-    line: as `report.summary.lineage` gives it, the evaluation itself first.
+    line: from `report.summary.lineage`, the evaluation itself first.
     """
     numbers = sorted(entry["evaluation"] for entry in line)
     column = {number: place for place, number in enumerate(numbers)}
@@ -146,7 +146,7 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
                 tip, end = (column[number], row[number]), (column[parent], row[parent])
                 style = {"arrowstyle": "->", "color": "0.6", "shrinkA": 9, "shrinkB": 9}
                 axis.annotate("", tip, end, arrowprops=style)
-    means = [float(np.mean((entry["scores"] or [np.nan])[: len(tasks)])) for entry in line]  # failed ones have none
+    means = [float(np.mean((entry["scores"] or [np.nan])[: len(tasks)])) for entry in line]  # failed: none
     places = [(column[entry["evaluation"]], row[entry["evaluation"]]) for entry in line]
     x, y = zip(*places, strict=True)
     colours = _COLOURS.with_extremes(bad=_EMPTY)
@@ -156,7 +156,7 @@ def lineage_figure(line: Sequence[Mapping[str, Any]], tasks: Sequence[str], expe
         label = experts[number] if number < len(experts) else f"#{number}"
         axis.annotate(label, place, textcoords="offset points", xytext=(0, 11), ha="center", fontsize=8)
     axis.set_title(f"Ancestors of #{line[0]['evaluation']}", fontsize=10)
-    axis.set_xlabel("evaluations in order of time")
+    axis.set_xlabel("evaluations in chronological order")
     axis.set_xticks([])
     axis.set_yticks([])
     axis.margins(0.08, 0.25)

@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else: no network, no server, no other file."""
+"""A run as one self-contained HTML page: it needs no network, no server and no other file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cycleqd_merge.config.loading import yaml_text
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import failed
 from cycleqd_merge.report.page_data import page_data
 from cycleqd_merge.report.scores import Comparison, ScoreTable, compare_best, usual_scores
@@ -24,7 +24,7 @@ SCRIPTS = (
     *("dom.js", "heatmap.js", "lineage.js", "elite.js", "progress.js"),
     *("sorting.js", "plot.js", "curves.js", "winners.js", "page.js"),
 )
-"""Joined in this order into one module."""
+"""Concatenated in this order into one module."""
 
 
 def write_page(
@@ -37,14 +37,14 @@ def write_page(
     """Write the page of a run to `path`; see `render_page`.
 
     Raises:
-        UserError: the file cannot be written.
+        RecipeError: the file cannot be written.
     """
     text = render_page(run, name, comparison, verdict)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may hold half a character
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may contain a lone surrogate
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def render_page(
@@ -52,8 +52,9 @@ def render_page(
 ) -> str:
     """The page of a run as HTML.
 
-    name: the run's name in commands. comparison: the JSON values of the section about the comparison that the run took
-    part in, as `comparison.page_section` gives them. verdict: of the summary, by default that of `compare_best`.
+    name: the run directory in the commands that the page shows. comparison: JSON values of the section about the
+    comparison that the run is part of, from `comparison.page_section`. verdict: of the summary, by default that of
+    `compare_best`.
     """
     environment = Environment(
         loader=PackageLoader("cycleqd_merge.report", "assets"),
@@ -93,7 +94,7 @@ def _scores(run: Run, verdict: Comparison | None) -> dict[str, Any]:
 
 
 def _provenance(run: Run) -> dict[str, Any]:
-    """Where the run comes from: models with their hashes, settings, sessions."""
+    """Models with their hashes, rows, settings and sessions."""
     recipe, start = run.recipe, run.start
     named = {"base": recipe.base, **recipe.experts}
     digests = {"base": start["base"], **start["experts"]}

@@ -1,4 +1,4 @@
-"""The data of a run's page: JSON values for its scripts, which draw them and compute nothing."""
+"""The data of a run's page: JSON values, which its scripts draw without computing anything."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.report.summary import history, lineage, lineage_rows, summary
 from cycleqd_merge.run.state import Run
 
-ANCESTORS = 24
-"""Evaluations drawn per lineage at most."""
+MOST_ANCESTORS = 24
+"""Maximum number of evaluations drawn per lineage."""
 
 
 def page_data(run: Run, name: str) -> dict[str, Any]:
-    """Archives, evaluations and progress of a run; `name` is what commands on the page call it."""
+    """Archives, evaluations and progress of a run. name: the run directory in commands on the page."""
     facts = summary(run)
     return {
         "tasks": run.tasks,
@@ -33,7 +33,7 @@ def page_data(run: Run, name: str) -> dict[str, Any]:
 
 
 def _archive(archive: Archive, facts: dict[str, Any], run: Run) -> dict[str, Any]:
-    """An archive as `summary` has it, with the axes of its cells."""
+    """An archive from `summary`, with the axes of its cells."""
     name = run.objectives[archive.task]
     others = [run.objectives[task] for task in archive.others]
     elites = [{"number": elite["evaluation"], "cell": elite["cell"]} for elite in facts[name]["elites"]]
@@ -41,9 +41,9 @@ def _archive(archive: Archive, facts: dict[str, Any], run: Run) -> dict[str, Any
 
 
 def _evaluation(run: Run, number: int) -> dict[str, Any]:
-    """How a child came to be, its scores on each kind of rows, what it is made of, and where its ancestors stand."""
+    """An evaluation's step, scores on each split and composition, and the places of its ancestors in a graph."""
     event, candidate = run.results[number], run.portable(run.candidate(number))
-    line = lineage(run, number, ANCESTORS)
+    line = lineage(run, number, MOST_ANCESTORS)
     rows = lineage_rows(line)
     facts: dict[str, Any] = {
         "step": {

@@ -1,4 +1,4 @@
-"""What a plan says: what is loaded, what is searched, what it takes; as values and for a terminal."""
+"""A plan for a terminal: models, groups, tasks, archives, and the resources and time that the run requires."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary
+from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, TimeEstimate
 from cycleqd_merge.report.progress import duration
 
 _MOST_GROUPS = 12
@@ -18,14 +18,16 @@ _Opened = TypeVar("_Opened")
 
 
 def plan_report(plan: Plan) -> RenderableType:
-    """Everything that a plan found but its faults."""
+    """Everything in a plan except its errors."""
     parts: list[RenderableType] = [_models(plan.models), _groups(plan), _tasks(plan.tasks), _search(plan)]
     if plan.bases:
         parts.append(_bases(plan.bases))
     if plan.similarity:
         pairs = (f"{pair} {value:.3f}" for pair, value in plan.similarity.items())
         parts.append(Text("Model similarity (cosine of singular values): " + "; ".join(pairs)))
-    parts.append(_needs(plan))
+    parts.append(_resources(plan))
+    if plan.time is not None:
+        parts.append(_time(plan.time))
     if plan.notices:
         parts.append(Text("Notices", style="bold"))
         parts.extend(Text(f"- {notice}") for notice in plan.notices)
@@ -60,7 +62,7 @@ def _groups(plan: Plan) -> Table:
 
 
 def _tasks(tasks: Sequence[TaskSummary]) -> Table:
-    table = _table("Tasks: rows", "task", "role", "search", "confirm", "held-out", "works on")
+    table = _table("Tasks: rows per split", "task", "role", "search", "confirmation", "held-out", "environment")
     for task in tasks:
         counts = (task.search, task.confirm, task.heldout)
         role = task.role if task.floor is None else f"{task.role}, at least {task.floor:g}"
@@ -73,24 +75,31 @@ def _search(plan: Plan) -> Text:
 
 
 def _bases(bases: Sequence[BasesSummary]) -> Table:
-    table = _table("Singular bases, stored in float32", "expert", "directions", "left out of the norm", "V^T V off by")
+    headings = ("expert", "directions", "norm lost by truncation", "deviation of V^T V from I")
+    table = _table("Singular bases, stored in float32", *headings)
     for each in bases:
         table.add_row(each.name, f"{each.directions:,}", f"{each.loss:.2%}", f"{each.skew:.1e}")
     return table
 
 
-def _needs(plan: Plan) -> Table:
-    table = _table("The run takes", "what", "needs", "there are")
+def _resources(plan: Plan) -> Table:
+    table = _table("Disk and memory", "resource", "required", "available")
     for disk in plan.disk:
         table.add_row(f"disk, {disk.purpose}", decimal(disk.needed), f"{decimal(disk.free)} in {disk.folder}")
     for memory in plan.memory:
-        how = "measured" if memory.measured else "at least, not measured"
+        how = "measured" if memory.measured else "lower bound, not measured"
         table.add_row(f"memory of a worker, {memory.place} ({how})", decimal(memory.needed), decimal(memory.available))
-    if plan.time is not None:
-        time = plan.time
-        table.add_row("one evaluation", f"{time.evaluation:.2f} s", f"{time.load:.2f} s of it to build the weights")
-        table.add_row("to begin, singular bases", f"{duration(time.setup)}, {duration(time.bases)}", "")
-        table.add_row("evaluations", str(time.evaluations), f"workers: {time.workers}; {time.per_hour:.0f} per hour")
-        table.add_row("to confirm, to finish", f"{duration(time.confirm)}, {duration(time.finish)}", "")
-        table.add_row("the run", duration(time.total), "")
+    return table
+
+
+def _time(time: TimeEstimate) -> Table:
+    table = _table("Time", "step", "estimate", "details")
+    table.add_row("one evaluation", f"{time.evaluation:.2f} s", f"{time.load:.2f} s of it to build the weights")
+    table.add_row("set-up", duration(time.setup), "")
+    table.add_row("singular bases", duration(time.bases), "")
+    rate = f"{time.per_hour:.0f} evaluations per hour"
+    table.add_row("search", f"{time.evaluations} evaluations", f"workers: {time.workers}; {rate}")
+    table.add_row("confirmation", duration(time.confirm), "")
+    table.add_row("exports and held-out scores", duration(time.finish), "")
+    table.add_row("the run", duration(time.total), "")
     return table

@@ -1,9 +1,10 @@
-"""Telling how a run goes on: live on a terminal, a line per generation elsewhere."""
+"""The progress of a run: a live display on a terminal, a line per result elsewhere."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal
@@ -17,7 +18,7 @@ from cycleqd_merge.run.state import Run
 
 
 class ProgressDisplay(Observer):
-    """Observes a run. On a terminal one block is drawn over and over, elsewhere every result is a line."""
+    """Shows a run's progress: on a terminal in one block that is redrawn, elsewhere in a line per result."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -25,7 +26,7 @@ class ProgressDisplay(Observer):
         self._since = time.monotonic()
         self._already = 0
 
-    def __enter__(self) -> ProgressDisplay:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
@@ -36,12 +37,12 @@ class ProgressDisplay(Observer):
         self.stop()
 
     def stop(self) -> None:
-        """End the live block; what is printed from now on stays."""
+        """End the live display; later output stays on the screen."""
         if self._live is not None:
             self._live.stop()
 
     def computing_bases(self, expert: str, done: int, total: int) -> None:
-        """Singular bases of an expert are being computed."""
+        """See `Observer`."""
         line = f"singular bases of {expert}: {done} of {total} matrices"
         if self._live is not None:
             self._live.update(Text(line))
@@ -49,7 +50,7 @@ class ProgressDisplay(Observer):
             self._console.print(line, highlight=False)
 
     def downloading(self, repo: str, done: int, total: int) -> None:
-        """A repository of the Hub is being downloaded; bytes."""
+        """See `Observer`."""
         line = f"downloading {repo}: {decimal(done)} of {decimal(total)}"
         if self._live is not None:
             self._live.update(Text(line))
@@ -60,7 +61,7 @@ class ProgressDisplay(Observer):
         """See `Observer`."""
         self._since, self._already = time.monotonic(), run.schedule.received
         if run.schedule.received:
-            self._console.print(f"going on after generation {run.generation}", highlight=False)
+            self._console.print(f"resuming after generation {run.generation}", highlight=False)
 
     def evaluated(self, run: Run, event: Event) -> None:
         """See `Observer`."""
@@ -78,7 +79,7 @@ class ProgressDisplay(Observer):
         else:
             what = f"generation {run.generation}/{run.generations}{self._kind(run, number)}"
         if event.get("censored"):
-            return f"{what}: dropped after {event['scored']} of {event['rows']} rows: it can enter no archive"
+            return f"{what}: rejected after {event['scored']} of {event['rows']} rows: it cannot enter any archive"
         if event["scores"] is None:
             return f"{what}: failed: {event['error']}"
         scores = " ".join(f"{task} {score:.3f}" for task, score in zip(run.tasks, event["scores"], strict=True))
@@ -86,7 +87,7 @@ class ProgressDisplay(Observer):
         return f"{what}: {scores} | {self._archives(run)} | {each:.1f} s each, {duration(left)} left"
 
     def _kind(self, run: Run, number: int) -> str:
-        """What is special about a generation: its merge method, or the task that is the quality."""
+        """Details of a generation: its merge method, or the task whose score is the quality."""
         if "merge" in run.steps[number]:
             return f" ({run.steps[number]['merge']})"
         cycling = "parents" in run.steps[number] and run.recipe.evolution.cycling
@@ -110,21 +111,21 @@ class ProgressDisplay(Observer):
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 1h05m, or 3m07s."""
+    """Seconds as text: 1h05m or 3m07s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
 class Milestones(Observer):
-    """Observes one of several runs: a line at its begin, and after every tenth of its generations."""
+    """Shows the progress of one of several runs: a line at its start and after every tenth of its generations."""
 
     def __init__(self, console: Console, name: str) -> None:
         self._console, self._name = console, name
 
     def started(self, run: Run) -> None:
         """See `Observer`."""
-        self._say(f"going on after generation {run.generation}" if run.schedule.received else "begun")
+        self._say(f"resuming after generation {run.generation}" if run.schedule.received else "started")
 
     def evaluated(self, run: Run, event: Event) -> None:
         """See `Observer`."""

@@ -1,4 +1,4 @@
-"""What the models that a run is judged by scored, on searched and on held-out rows, with standard errors."""
+"""Scores of a run's usual models on the search and held-out splits, with standard errors, and who is best."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.run.state import Run
 
 Estimates = Mapping[str, Estimate]
-"""By task; empty where a model was not scored."""
+"""By task; empty if a model was not scored."""
 
 
 @dataclass(frozen=True)
 class ModelScores:
-    """A model of a run by the name that `export` takes. `number`: its evaluation, if the search evaluated it."""
+    """A model of a run, by the name that `export` accepts. number: of its evaluation, if the search evaluated it."""
 
     name: str
     number: int | None
@@ -26,7 +26,7 @@ class ModelScores:
 
 
 def usual_scores(run: Run) -> list[ModelScores]:
-    """Base, experts and their plain mean, then, once there are elites, the best-mean elite and the aggregate if any."""
+    """Base, experts and their plain mean; with elites, also the best-mean elite and the aggregate if it exists."""
     experts, groups = len(run.experts), len(run.groups)
     scored = [model_scores(run, "base", level_genome(0.0, experts, groups))]
     for number, name in enumerate(run.experts):
@@ -41,14 +41,14 @@ def usual_scores(run: Run) -> list[ModelScores]:
 
 
 def model_scores(run: Run, name: str, candidate: Candidate, number: int | None = None) -> ModelScores:
-    """What the journal knows of a model; `number` is its evaluation's, if it has one."""
+    """The journaled scores of a model. number: of its evaluation, if it has one."""
     digest = run.digest(candidate)
     searched = run.measured.get((digest, "search")) or search_estimates(run, number)
     return ModelScores(name, number, searched, run.measured.get((digest, "heldout"), {}))
 
 
 def search_estimates(run: Run, number: int | None) -> Estimates:
-    """What the search told of an evaluation. Its samples are not journaled, so the errors are upper bounds."""
+    """The search scores of an evaluation. Its samples are not journaled, so the errors are upper bounds."""
     if number is None or number >= len(run.results) or run.results[number]["scores"] is None:
         return {}
     counts = {task: facts["rows"]["search"] for task, facts in run.start.get("tasks", {}).items()}
@@ -57,7 +57,7 @@ def search_estimates(run: Run, number: int | None) -> Estimates:
 
 
 def mean_of(estimates: Estimates, tasks: Sequence[str]) -> Estimate | None:
-    """The mean over `tasks` with its standard error, rows of different tasks being independent; None if one lacks."""
+    """The mean over `tasks` with its standard error, of independent rows; None if a task is missing."""
     if not tasks or any(task not in estimates for task in tasks):
         return None
     chosen = [estimates[task] for task in tasks]
@@ -69,7 +69,7 @@ def mean_of(estimates: Estimates, tasks: Sequence[str]) -> Estimate | None:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A model's estimate of each task of a `ScoreTable`, None where it was not scored, and of their mean."""
+    """A model's estimate for each task of a `ScoreTable`, None if it was not scored, and for their mean."""
 
     model: str
     tasks: tuple[Estimate | None, ...]
@@ -77,20 +77,20 @@ class ScoreRow:
 
     @property
     def scores(self) -> tuple[float | None, ...]:
-        """The score of each task, then their mean; None where there is none."""
+        """The score for each task, then their mean; None where it has none."""
         return tuple(None if estimate is None else estimate.score for estimate in (*self.tasks, self.mean))
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Models by tasks on one split: what a terminal, a card, a page and a comparison show, each in its form."""
+    """Models by tasks on one split, as terminal, card, page and comparison show them, each in its own form."""
 
     tasks: tuple[str, ...]
     rows: tuple[ScoreRow, ...]
 
     @classmethod
     def of(cls, models: Mapping[str, Estimates], tasks: Sequence[str], objectives: Sequence[str]) -> ScoreTable:
-        """models: by name; those that were not scored at all are left out. The mean is over `objectives`."""
+        """models: by name; those without any score are left out. The mean is over `objectives`."""
         rows = (
             ScoreRow(name, tuple(estimates.get(task) for task in tasks), mean_of(estimates, objectives))
             for name, estimates in models.items()
@@ -102,32 +102,32 @@ class ScoreTable:
     def of_scores(
         cls, models: Mapping[str, Sequence[float]], tasks: Sequence[str], objectives: Sequence[str]
     ) -> ScoreTable:
-        """The same of bare scores, in the order of `tasks`, of which neither error nor number of rows is known."""
+        """A table of scores in the order of `tasks`, whose errors and numbers of rows are unknown."""
         known = {name: [Estimate(score, None, 0) for score in scores] for name, scores in models.items()}
         return cls.of({name: dict(zip(tasks, each, strict=True)) for name, each in known.items()}, tasks, objectives)
 
     @property
     def best(self) -> tuple[float | None, ...]:
-        """The highest score of each task, then the highest mean; None where no model has one."""
+        """The highest score for each task, then the highest mean; None where no model has one."""
         columns = zip(*(row.scores for row in self.rows), strict=True)
         return tuple(max((score for score in column if score is not None), default=None) for column in columns)
 
     def samples(self, place: int) -> set[int]:
-        """The numbers of rows that models were scored on in the task at `place`."""
+        """The numbers of rows that the models were scored on in the task at `place`."""
         return {estimate.samples for row in self.rows if (estimate := row.tasks[place]) is not None}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """By how much a model's mean lies above the best of base, experts and plain mean, on the same rows.
+    """The difference between a model's mean and that of the best of base, experts and plain mean, on the same rows.
 
-    error: of the difference, as if the rows of both were drawn apart; on the same rows it is smaller as a rule.
-    interval: the ends of its 95% interval by the paired bootstrap (`comparison.reading`), where the scores of single
-    rows are stored; it then decides.
+    error: of the difference, as if both had been scored on independent rows; on the same rows it is usually smaller.
+    interval: the ends of its 95% interval by the paired bootstrap (`comparison.comparison_folder`), where the scores of
+    single rows are stored; it then decides.
     """
 
-    rival: str
-    rows: str
+    baseline: str
+    split: str
     difference: float
     error: float | None
     interval: tuple[float, float] | None = None
@@ -141,19 +141,19 @@ class Comparison:
 
 
 def compare_best(scored: Sequence[ModelScores], tasks: Sequence[str], name: str = "best-mean") -> Comparison | None:
-    """The model `name` against its best rival, on held-out rows if both were scored there, else on searched ones."""
-    for rows in ("heldout", "search"):
-        means = {model.name: mean_of(getattr(model, rows), tasks) for model in scored}
+    """The model `name` against the best baseline, on the held-out split if both were scored on it, else on search."""
+    for split in ("heldout", "search"):
+        means = {model.name: mean_of(getattr(model, split), tasks) for model in scored}
         own = means.pop(name, None)
-        rivals = {each: mean for each, mean in means.items() if mean is not None and _is_rival(each)}
-        if own is not None and rivals:
-            rival, best = max(rivals.items(), key=lambda item: item[1].score)
+        baselines = {each: mean for each, mean in means.items() if mean is not None and _is_baseline(each)}
+        if own is not None and baselines:
+            baseline, best = max(baselines.items(), key=lambda item: item[1].score)
             errors = (own.error, best.error)
             error = None if None in errors else math.hypot(*(error or 0.0 for error in errors))
-            return Comparison(rival, rows, own.score - best.score, error)
+            return Comparison(baseline, split, own.score - best.score, error)
     return None
 
 
-def _is_rival(name: str) -> bool:
-    """What users have without a search."""
+def _is_baseline(name: str) -> bool:
+    """Whether a model exists without any search."""
     return name in ("base", "mean") or name.startswith("expert:")

@@ -1,4 +1,4 @@
-"""A run in figures: what `show` prints and what `--json` hands on."""
+"""A run as JSON values: its state, the lineage of an evaluation, its history."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def _rows_saved(censored: Sequence[Event], scored: int) -> float | None:
-    """The share of all rows that was not scored because children lost their race; None where none did."""
+    """The share of all rows that racing saved; None if it rejected no child."""
     if not censored:
         return None
     saved: int = sum(event["rows"] - event["scored"] for event in censored)
@@ -59,7 +59,7 @@ def _by_task(run: Run, number: int) -> dict[str, float]:
 
 
 def lineage(run: Run, number: int, most: int = 40) -> list[dict[str, Any]]:
-    """The ancestors of an evaluation, itself first, breadth first, each once; at most `most`."""
+    """An evaluation and its ancestors, breadth first, each once; at most `most` entries."""
     line: list[dict[str, Any]] = []
     queue, seen = [number], {number}
     while queue and len(line) < most:
@@ -74,7 +74,7 @@ def lineage(run: Run, number: int, most: int = 40) -> list[dict[str, Any]]:
 
 
 def lineage_rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """A height per evaluation: itself in the middle, each further generation of ancestors spread around it."""
+    """A height per evaluation: the evaluation itself in the middle, each generation of ancestors spread around it."""
     depth = {line[0]["evaluation"]: 0}
     for entry in line:
         for parent in entry["step"].get("parents", []):
@@ -89,7 +89,7 @@ def lineage_rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def history(run: Run) -> list[dict[str, Any]]:
-    """Best quality, QD score and coverage per archive after every generation, from generation 0 on."""
+    """Best quality, QD score and coverage per archive after every generation, starting at generation 0."""
     again = Run.begin(run.recipe, run.start, [event["step"] for event in run.results])
     entries = []
     for event in run.results:

@@ -15,10 +15,24 @@ from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.report.scores import ScoreTable
+from cycleqd_merge.report.summary import summary
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.tasks.check import GradingCheck
 
 _SHADES = " ░▒▓█"
+_FOUNDERS = {"expert": "expert", "seed": "founder", "level": "level"}
+"""Names of the steps without parents, by the key of a step in the journal."""
+
+
+def progress_line(run: Run) -> str:
+    """How far a run is: generations, failures, children below a floor or rejected early, the best-mean elite."""
+    facts = summary(run)
+    parts = [f"generation {facts['generation']} of {facts['generations']}", f"{facts['failed']} failed"]
+    if run.search.floors:
+        parts.append(f"{facts['below_floor']} below a floor")
+    if facts["rows_saved"] is not None:
+        parts.append(f"{facts['censored']} rejected early ({facts['rows_saved']:.0%} of all rows saved)")
+    return ", ".join([*parts, f"best mean #{facts['best_mean']}"])
 
 
 def overview(archives: Sequence[Archive], tasks: Sequence[str]) -> Table:
@@ -40,7 +54,7 @@ def overview(archives: Sequence[Archive], tasks: Sequence[str]) -> Table:
 
 
 def elite_table(archive: Archive, run: Run, most: int | None = None) -> Table:
-    """An archive's elites by quality, with every task's score, those to keep too; at most `most` of them."""
+    """An archive's elites by quality, with their scores on every task; at most `most` of them."""
     tasks = run.tasks
     elites = sorted(archive.elites(), key=lambda elite: -elite.scores[archive.task])
     shown = elites[:most]
@@ -57,7 +71,7 @@ def elite_table(archive: Archive, run: Run, most: int | None = None) -> Table:
 
 
 def heatmap(archive: Archive, tasks: Sequence[str]) -> RenderableType:
-    """A text heatmap of the first two behaviour characteristics; the best quality over all further ones."""
+    """A text heatmap over the first two behaviour characteristics: the best quality over all others."""
     grid = archive.heatmap()
     rows, columns = tasks[archive.others[0]], tasks[archive.others[1]] if grid.ndim > 1 else ""
     flat = _best_over(grid.reshape(grid.shape[0], -1) if grid.ndim == 1 else grid)
@@ -65,7 +79,7 @@ def heatmap(archive: Archive, tasks: Sequence[str]) -> RenderableType:
     lines = [Text(f"{tasks[archive.task]}  (up: {rows}, right: {columns or 'all'})", style="bold")]
     for row in reversed(range(flat.shape[0])):
         lines.append(Text("│" + "".join(_shade(value, low, high) * 2 for value in flat[row]) + "│"))
-    lines.append(Text(f"· none  {_SHADES[1]} {low:.2f}  {_SHADES[-1]} {high:.2f}", style="dim"))
+    lines.append(Text(f"· empty  {_SHADES[1]} {low:.2f}  {_SHADES[-1]} {high:.2f}", style="dim"))
     return Group(*lines)
 
 
@@ -94,7 +108,7 @@ def _score_cell(score: float | None, best: float | None) -> str:
 
 
 def genome_table(genome: Genome, experts: Sequence[str], groups: Sequence[str]) -> Table:
-    """What a model is made of: how much of each expert, per group, and how many mutations are left in it."""
+    """A genome: the coefficient of each expert per group, and the number of its mutations."""
     table = Table(title=f"Genome: {len(genome.mutations)} mutations", title_justify="left")
     table.add_column("group")
     for expert in experts:
@@ -105,7 +119,7 @@ def genome_table(genome: Genome, experts: Sequence[str], groups: Sequence[str]) 
 
 
 def candidate_view(candidate: Candidate, experts: Sequence[str], groups: Sequence[str]) -> RenderableType:
-    """What a model is made of: a genome's table, or the configuration that mergekit builds it from."""
+    """The composition of a model: the table of its genome, or its mergekit configuration."""
     if isinstance(candidate, Genome):
         return genome_table(candidate, experts, groups)
     title = Text(f"mergekit configuration, random seed {candidate.seed}", style="italic")
@@ -113,13 +127,13 @@ def candidate_view(candidate: Candidate, experts: Sequence[str], groups: Sequenc
 
 
 def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Table:
-    """An evaluation and its ancestors: parents, mutation and scores."""
+    """An evaluation and its ancestors, with parents, mutation and scores."""
     table = Table(title="Lineage", title_justify="left")
     for heading in ("evaluation", "parents", "mutation", *tasks):
         table.add_column(heading)
     for entry in line:
         step, scores = entry["step"], entry["scores"]
-        founder = next((f"{kind} {step[kind]}" for kind in ("expert", "seed", "level") if kind in step), "-")
+        founder = next((f"{name} {step[kind]}" for kind, name in _FOUNDERS.items() if kind in step), "-")
         parents = ", ".join(f"#{parent}" for parent in step.get("parents", [])) or founder
         mutation = step.get("mutation", {})
         kind = (
@@ -130,9 +144,9 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
 
 
 def confirmed_table(run: Run) -> Table:
-    """The confirmed elites by their mean over all rows: what the search saw and what the rows set aside say."""
-    table = Table(title="Confirmed elites: search score / score on rows set aside", title_justify="left")
-    for heading in ("evaluation", *run.tasks, "mean", "chosen by"):
+    """The confirmed elites by their mean over both splits, with their scores on each."""
+    table = Table(title="Confirmed elites: score on the search split / confirmation split", title_justify="left")
+    for heading in ("evaluation", *run.tasks, "mean", "over both"):
         table.add_column(heading, justify="left" if heading == "evaluation" else "right")
     order = sorted(run.confirmed, key=lambda number: -run.mean(run.judged(number)))
     for number in order:
@@ -145,12 +159,12 @@ def confirmed_table(run: Run) -> Table:
 
 
 def cell_name(task: str, cell: Sequence[int]) -> str:
-    """How an elite is named on the command line."""
+    """The name of an elite on the command line."""
     return f"{task}:{','.join(map(str, cell))}"
 
 
 def _best_over(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The highest quality over all axes but the first two; NaN where every cell is empty."""
+    """The highest quality over all axes except the first two; NaN where every cell is empty."""
     flat = grid.reshape(*grid.shape[:2], -1)
     filled = np.where(np.isnan(flat), -np.inf, flat).max(axis=2)
     return np.where(np.isinf(filled), np.nan, filled)
@@ -164,13 +178,13 @@ def _shade(value: float, low: float, high: float) -> str:
 
 
 def verdict_table(verdicts: Sequence[GradingCheck]) -> Table:
-    """One row per kind of known answer: how many were accepted, and the samples where that is wrong."""
+    """One row per kind of known answer: how many were accepted, and the samples that are graded incorrectly."""
     table = Table(title="Known answers", title_justify="left")
-    for heading in ("answer", "must be", "accepted", "graded wrongly"):
+    for heading in ("answer", "expected", "accepted", "graded incorrectly"):
         table.add_column(heading, justify="right" if heading == "accepted" else "left", overflow="fold")
     for answer, right in dict.fromkeys((verdict.answer, verdict.right) for verdict in verdicts):
         given = [verdict for verdict in verdicts if (verdict.answer, verdict.right) == (answer, right)]
         accepted = sum(verdict.score == 1.0 for verdict in given)
-        unfair = ", ".join(verdict.sample for verdict in given if not verdict.fair)
-        table.add_row(answer, "accepted" if right else "refused", f"{accepted} of {len(given)}", unfair)
+        unfair = ", ".join(verdict.sample for verdict in given if not verdict.passed)
+        table.add_row(answer, "accepted" if right else "rejected", f"{accepted} of {len(given)}", unfair)
     return table

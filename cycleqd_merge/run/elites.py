@@ -45,17 +45,23 @@ def choose(run: Run, name: str) -> NamedModel:
     Raises:
         RecipeError: there is no such model; the line lists the forms a name may have.
     """
-    number, label = _evaluation(run, name), "best-mean" if name == "best" else name
-    if number is not None:
-        return NamedModel(label, run.candidate(number), number)
-    if name == "aggregate":
-        return NamedModel(name, run.aggregate())
+    number = _evaluation(run, name)
+    if number is None:
+        return NamedModel(name, _unevaluated(run, name))
+    return NamedModel("best-mean" if name == "best" else name, run.candidate(number), number)
+
+
+def _unevaluated(run: Run, name: str) -> Genome:
+    """The aggregate, the base, the experts' mean, or an expert."""
+    kind, _, rest = name.partition(":")
     experts, groups = len(run.experts), len(run.groups)
+    expert = _index(run.experts, rest, "expert") if kind == "expert" and rest else None
+    if expert is not None:
+        return expert_genome(expert, experts, groups)
     if name in ("base", "mean"):
-        return NamedModel(name, level_genome(0.0 if name == "base" else 1.0 / experts, experts, groups))
-    kind, separator, rest = name.partition(":")
-    if kind == "expert" and separator:
-        return NamedModel(name, expert_genome(_index(run.experts, rest, "expert"), experts, groups))
+        return level_genome(0.0 if name == "base" else 1.0 / experts, experts, groups)
+    if name == "aggregate":
+        return run.aggregate()
     raise RecipeError(f"{name!r} is not a model of this run; a name is {FORMS}")
 
 

@@ -11,38 +11,45 @@ from pydantic import ValidationError
 
 from cycleqd_merge.config.anchoring import without_folders
 from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.presets import first_versions, preset_name
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import local_models, respelled
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event, of_kind
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
-ROWS: tuple[Rows, ...] = ("search", "confirm")
+ROWS: tuple[Split, ...] = ("search", "confirm")
 
 if TYPE_CHECKING:  # identities are compared without torch
     from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
     from cycleqd_merge.tasks.suite import SuiteTask
 
 
-def start_event(opened: OpenedRecipe, in_flight: int, founders: Sequence[Event] = ()) -> Event:
+def start_event(
+    opened: OpenedRecipe, workers: int = 1, founders: Sequence[Event] = (), recorded: Event | None = None
+) -> Event:
     """The journal's first event. Everything in it belongs to the run's identity.
 
-    founders: genomes that the run starts from besides the experts, each with its known scores, by task.
+    workers: their number, from which that of evaluations in flight follows. founders: genomes that the run starts from
+    besides the experts, each with its known scores, by task. recorded: the start event of a run that is resumed: its
+    number of evaluations in flight stays, and its models are identified by their contents, however they are named now.
     """
     recipe, family, suite, groups = opened.recipe, opened.family, opened.suite, opened.groups
+    evolution, models = recipe.evolution, _models(recipe)
+    in_flight = evolution.flights(workers) if recorded is None else recorded["in_flight"]
     return {
         "event": "start",
         "format": JOURNAL_FORMAT,
         "base": family.base.digest,
         "experts": {expert.name: expert.digest for expert in family.experts},
-        "models": _models(recipe),
+        "models": models,
         "tasks": {task.name: task_identity(task) for task in suite},
         "strategy": respelled(without_folders(recipe.strategy.model_dump(mode="json")), local_models(recipe)),
-        "evolution": operators(recipe.evolution),
+        "evolution": operators(evolution),
         "groups": list(groups.labels),
-        "in_flight": in_flight,
+        "in_flight": evolution.in_flight or in_flight,
         "seeds": list(founders),
-        "revisions": recipe.revisions,
+        "revisions": recipe.revisions if recorded is None else recorded.get("revisions"),
     }
 
 
@@ -111,3 +118,10 @@ def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:
     sessions = (event["recipe"].get("revisions", {}) for event in of_kind(events, "session"))
     starts = (event.get("revisions") or {} for event in events[:1])
     return {name: sha for revisions in (*sessions, *starts) for name, sha in revisions.items()}
+
+
+def recorded_presets(events: Sequence[Event]) -> dict[str, str]:
+    """The version of the preset that the run with these events began with, by the preset's name."""
+    stated = [event["recipe"].get("evolution", {}).get("preset") for event in of_kind(events, "session")]
+    versions = first_versions()
+    return {preset_name(each): versions.get(each, each) for each in reversed(stated) if each is not None}

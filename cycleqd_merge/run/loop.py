@@ -13,8 +13,8 @@ from typing import Any
 
 from cycleqd_merge.errors import Interrupted, RecipeError, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
-from cycleqd_merge.journal.differences import differences
 from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
+from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.identity import as_of_today, without_semantics
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run, replay_events

@@ -38,3 +38,42 @@ class Observer:
 
     def pushed(self, lines: Sequence[str]) -> None:
         """A Hub repository was updated; `lines` describe what was pushed."""
+
+
+class Observers(Observer):
+    """Several observers as one: each receives every call, in their order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def downloading(self, repo: str, done: int, total: int) -> None:
+        for each in self._observers:
+            each.downloading(repo, done, total)
+
+    def computing_bases(self, expert: str, done: int, total: int) -> None:
+        for each in self._observers:
+            each.computing_bases(expert, done, total)
+
+    def started(self, run: Run) -> None:
+        for each in self._observers:
+            each.started(run)
+
+    def evaluated(self, run: Run, event: Event) -> None:
+        for each in self._observers:
+            each.evaluated(run, event)
+
+    def searched(self, run: Run) -> None:
+        for each in self._observers:
+            each.searched(run)
+
+    def exported(self, name: str, folder: Path) -> None:
+        for each in self._observers:
+            each.exported(name, folder)
+
+    def measured(self, run: Run, split: str, scores: Mapping[str, Scores]) -> None:
+        for each in self._observers:
+            each.measured(run, split, scores)
+
+    def pushed(self, lines: Sequence[str]) -> None:
+        for each in self._observers:
+            each.pushed(lines)

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 
 from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.evaluation.pools.cluster import worker_count
-from cycleqd_merge.journal.differences import differences
+from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind
+from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.family import open_family
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
+from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.identity import start_event
 from cycleqd_merge.run.loop import require_same
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
@@ -25,29 +30,39 @@ def reopen(run: Run) -> OpenedRecipe:
         ModelError: the models are no longer those of the run.
     """
     opened = OpenedRecipe.open(run.recipe)
-    now = start_event(opened, 0)
+    now = start_event(opened)
     changed = differences(*({key: event[key] for key in ("base", "experts", "groups")} for event in (run.start, now)))
     if changed:
         raise ModelError("the models are no longer those of the run: " + "; ".join(changed))
     return opened
 
 
-def identify(opened: OpenedRecipe, journal: Journal, founders: Sequence[Event] = ()) -> Event:
-    """The identity of the run in `journal`, or of the run that `opened` and `founders` would start in an empty one.
+def reopen_models(run: Run, candidate: Candidate) -> Materialiser:
+    """What builds a candidate's tensors, with the singular bases that its mutations need; tasks stay closed.
 
-    The number of evaluations in flight is fixed when a run starts; the number of workers may change later.
+    Raises:
+        UserError: a model cannot be opened.
+        ModelError: the models are no longer those of the run.
+    """
+    recipe = run.recipe
+    models, needed = recipe.pinned_models(), sorted(mutated_experts(candidate))
+    family = open_family(models)
+    family.require_digests(run.start["base"], run.start["experts"])
+    groups = Groups(family.weights, recipe.evolution.groups)
+    device = recipe.engine.device if recipe.engine.kind == "transformers" else None
+    return Materialiser(
+        family, groups, prepare_bases(family, needed, rank=recipe.rank), device or this_process().device
+    )
+
+
+def identify(opened: OpenedRecipe, journal: Journal, workers: int = 1, founders: Sequence[Event] = ()) -> Event:
+    """The identity of the run in `journal`, or of the run that `opened` and `founders` would start in an empty one.
 
     Raises:
         RecipeError: the journal belongs to another run.
     """
-    evolution = opened.recipe.evolution
-    in_flight = evolution.flights(worker_count(opened.recipe))
-    if journal.events:
-        founders = journal.events[0].get("seeds", [])
-        in_flight = evolution.in_flight or journal.events[0]["in_flight"]
-    start = start_event(opened, in_flight, founders)
-    if journal.events:  # models are identified by their contents, not by how they are named now
-        start["revisions"] = journal.events[0].get("revisions")
+    recorded = journal.events[0] if journal.events else None
+    start = start_event(opened, workers, founders if recorded is None else recorded.get("seeds", []), recorded)
     require_same(journal, start)
     return start
 

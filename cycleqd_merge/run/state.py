@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.loading import parse
+from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
@@ -268,7 +269,7 @@ def session_recipe(session: Event, where: str) -> Recipe:
     Raises:
         RecipeError: the recipe is not valid; `where` names it.
     """
-    recipe = parse(TypeAdapter(Recipe), session["recipe"], where)
+    recipe = parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
     folder = Path(session.get("folder", ""))
     return anchored(recipe, folder) if folder.is_absolute() else recipe
 

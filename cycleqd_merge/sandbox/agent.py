@@ -1,7 +1,8 @@
-"""The first process of a box that lives on: runs commands and a shell on request. It runs inside, on the box's Python.
+"""The first process of a long-lived box: runs commands and a shell on request, on the box's own Python.
 
-One request and one reply at a time, each a line of JSON; texts of any bytes in base64. The host believes nothing of it:
-at worst a box lies about itself. It cannot be killed from within, being process 1.
+It is sent into the box as text, so it imports the standard library only. Requests and replies alternate, each a line of
+JSON with bytes in base64. The host does not trust the replies: at worst, a box lies about itself. As process 1 of the
+box it cannot be killed from inside.
 """
 
 from __future__ import annotations
@@ -20,41 +21,42 @@ import sys
 import time
 from typing import Any
 
-LONGEST_COMMAND = 60_000  # what a pipe takes while nobody reads it
+LONGEST_COMMAND = 60_000  # characters; a pipe takes that much while nobody reads it
 SHELLS = ("bash", "sh", "dash", "su", "sudo")
-GRACE = 1.0
-VARIABLES = {name: os.environ[name] for name in ("PATH", "HOME")}  # without those that Python added
+GRACE = 1.0  # seconds
+VARIABLES = {name: os.environ[name] for name in ("PATH", "HOME")}  # not those that Python added
 
 
 def listen(
-    out: int, deadline: float, most: int, until: re.Pattern[bytes] | None = None, over: int | None = None
+    out: int, deadline: float, limit: int, until: re.Pattern[bytes] | None = None, process_end: int | None = None
 ) -> tuple[bytes, bool, re.Match[bytes] | bool | None]:
-    """Read `out` until it ends, until the pattern `until` is met, or `over` (a process file descriptor) is readable.
+    """Read from `out` until it ends, matches `until`, or the process behind the file descriptor `process_end` ends.
 
-    Returns what was read (at most `most` bytes), whether more was, and the match, True at an end, None if time is up.
+    Returns the output (at most `limit` bytes), whether there was more, and why reading stopped: the match, True at an
+    end, None at the deadline (of `time.monotonic`).
     """
-    kept, window, cut = bytearray(), b"", False
+    kept, window, truncated = bytearray(), b"", False
     with selectors.DefaultSelector() as ready:
         ready.register(out, selectors.EVENT_READ)
-        if over is not None:
-            ready.register(over, selectors.EVENT_READ)
+        if process_end is not None:
+            ready.register(process_end, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
             events = [key.fd for key, _ in ready.select(left)]
             try:
                 chunk = os.read(out, 65536)
             except BlockingIOError:
-                if over in events:
-                    return bytes(kept), cut, True
+                if process_end in events:
+                    return bytes(kept), truncated, True
                 continue
-            cut = cut or len(kept) + len(chunk) > most
-            kept += chunk[: most - len(kept)]
+            truncated = truncated or len(kept) + len(chunk) > limit
+            kept += chunk[: limit - len(kept)]
             if not chunk:
-                return bytes(kept), cut, True
+                return bytes(kept), truncated, True
             window = window[-200:] + chunk
             found = until.search(window) if until else None
             if found:
-                return bytes(kept), cut, found
-    return bytes(kept), cut, None
+                return bytes(kept), truncated, found
+    return bytes(kept), truncated, None
 
 
 def spawn(argv: list[str]) -> subprocess.Popen[bytes]:
@@ -72,8 +74,8 @@ def spawn(argv: list[str]) -> subprocess.Popen[bytes]:
     return process
 
 
-def run(argv: list[str], text: bytes, seconds: float, most: int) -> dict[str, Any]:
-    """One command to its end or the end of its time; what it leaves running in the background goes on."""
+def run(argv: list[str], text: bytes, seconds: float, limit: int) -> dict[str, Any]:
+    """Run one command until it ends or its time is up. Its background processes keep running."""
     try:
         process = spawn(argv)
     except OSError as error:
@@ -84,8 +86,8 @@ def run(argv: list[str], text: bytes, seconds: float, most: int) -> dict[str, An
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(text)
         process.stdin.close()
-    over = os.pidfd_open(process.pid)
-    output, cut, ended = listen(process.stdout.fileno(), deadline, most, over=over)
+    process_end = os.pidfd_open(process.pid)
+    output, truncated, ended = listen(process.stdout.fileno(), deadline, limit, process_end=process_end)
     if ended:
         try:
             process.wait(max(deadline - time.monotonic(), 0.01))
@@ -94,21 +96,21 @@ def run(argv: list[str], text: bytes, seconds: float, most: int) -> dict[str, An
     if not ended:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    os.close(over)
+    os.close(process_end)
     process.stdout.close()
-    return {"code": process.returncode if ended else None, "output": output, "cut": cut}
+    return {"code": process.returncode if ended else None, "output": output, "truncated": truncated}
 
 
 class Shell:
-    """A login shell that reads its commands from a pipe, so that a shell started from it takes over the rest."""
+    """A login shell that reads its commands from a pipe, so that a shell started in it receives the next ones."""
 
     def __init__(self) -> None:
         self.process = spawn(["bash", "--login"])
 
-    def run(self, command: str, seconds: float, most: int) -> dict[str, Any]:
-        """A command's output; when its time is up, what it started is killed, and the shell too if that does not help.
+    def run(self, command: str, seconds: float, limit: int) -> dict[str, Any]:
+        """Run a command. When its time is up, the processes that it started are killed.
 
-        Ended by the command itself, the shell is replaced by a new one.
+        A shell that does not respond then, or has ended, is replaced by a new one.
         """
         if len(command) > LONGEST_COMMAND:
             return {"code": 126, "output": b"bash: command too long"}
@@ -116,28 +118,28 @@ class Shell:
         before = self.descendants()
         self.type(f"eval {shlex.quote(command)}\n")
         until, out = self.ask(), self.process.stdout.fileno()
-        output, cut, met = listen(out, time.monotonic() + seconds, most + 64, until)
+        output, truncated, met = listen(out, time.monotonic() + seconds, limit + 64, until)
         late = met is None
         if late:
             for pid in self.descendants() - before:
                 kill(pid)
-            # once more, for a killed program may have read the first question
+            # ask again: a killed program may have read the first question
             _, _, met = listen(out, time.monotonic() + GRACE, 0, self.ask())
-        if not isinstance(met, re.Match):  # it does not answer, or has ended
+        if not isinstance(met, re.Match):  # it does not respond, or has ended
             self.restart()
         code = None if late else int(met[1]) if isinstance(met, re.Match) else 0
         shown = until.sub(b"", output)
-        return {"code": code, "output": shown[:most], "cut": cut or len(shown) > most}
+        return {"code": code, "output": shown[:limit], "truncated": truncated or len(shown) > limit}
 
     def ask(self) -> re.Pattern[bytes]:
-        """Have the shell tell when it is done, and how; returns the pattern that this looks like."""
+        """Make the shell print a mark and its exit status when it is done; returns the pattern of that line."""
         mark = secrets.token_hex(16)
         self.type(f"printf '\\n%s %s\\n' {mark} $?\n")
         return re.compile(rb"\n%s (\d+)\n" % mark.encode())
 
     def type(self, text: str) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the shell has ended, as reading from it will tell
+        with contextlib.suppress(BrokenPipeError):  # the shell has ended; reading from it will show that
             self.process.stdin.write(text.encode(errors="surrogateescape"))
             self.process.stdin.flush()
 
@@ -153,50 +155,51 @@ class Shell:
         self.process = spawn(["bash", "--login"])
 
     def descendants(self) -> set[int]:
-        """The processes below the shell."""
-        parents: dict[int, list[int]] = {}
+        """Process ids of the shell's descendants."""
+        children: dict[int, list[int]] = {}
         for entry in os.listdir("/proc"):
             try:
                 with open(f"/proc/{entry}/stat", "rb") as file:
-                    parents.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(entry))
+                    children.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(entry))
             except (OSError, ValueError, IndexError):
                 continue
-        found, open_ = set(), [self.process.pid]
-        while open_:
-            below = parents.get(open_.pop(), [])
+        found, pending = set(), [self.process.pid]
+        while pending:
+            below = children.get(pending.pop(), [])
             found.update(below)
-            open_.extend(below)
+            pending.extend(below)
         return found
 
 
 def kill(pid: int) -> None:
-    """Kill a process, unless it is a shell: those live on."""
+    """Kill a process, unless it is a shell."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/comm") as file:
         if file.read().strip() not in SHELLS:
             os.kill(pid, signal.SIGKILL)
 
 
 def reap(known: set[int]) -> None:
-    """Take leave of dead processes that nobody waits for."""
+    """Collect dead processes that nothing waits for. known: process ids that something waits for."""
     how = os.WEXITED | os.WNOHANG | os.WNOWAIT
     with contextlib.suppress(ChildProcessError):
         while (dead := os.waitid(os.P_ALL, 0, how)) is not None and dead.si_pid not in known:
             os.waitpid(dead.si_pid, 0)
 
 
-def main() -> None:
+def serve() -> None:
+    """Answer requests until standard input ends."""
     shell: Shell | None = None
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         reap({shell.process.pid} if shell else set())
-        if "shell" in asked:
+        if "shell" in request:
             shell = shell or Shell()
-            reply = shell.run(asked["shell"], asked["seconds"], asked["most"])
+            reply = shell.run(request["shell"], request["seconds"], request["limit"])
         else:
-            reply = run(asked["run"], base64.b64decode(asked["stdin"]), asked["seconds"], asked["most"])
+            reply = run(request["run"], base64.b64decode(request["stdin"]), request["seconds"], request["limit"])
         print(json.dumps({**reply, "output": base64.b64encode(reply["output"]).decode()}), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    serve()

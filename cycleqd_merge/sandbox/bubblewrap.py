@@ -1,8 +1,8 @@
-"""Boxes by bubblewrap: namespaces of the running kernel, no daemon, a few milliseconds each.
+"""Boxes by bubblewrap: Linux namespaces, without a daemon, started in a few milliseconds.
 
-A box without a root of its own sees the host's /usr read-only, as a user of its own without capabilities. A box with a
-root sees an overlay of it: changes go to memory and away with the box. It has several users, root among them, who is
-nobody on the host and holds only the capabilities that a container's root needs.
+A box without a root file system sees the host's /usr read-only, as a user of its own without capabilities. A box with a
+root file system sees an overlay of it: changes are kept in memory and discarded with the box. It has several users; its
+root is an unprivileged user of the host and has only the capabilities that a container's root needs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.errors import InfrastructureError, TaskError
 from cycleqd_merge.event_loop import run_coroutine
-from cycleqd_merge.sandbox.boxes import open_box, piped
-from cycleqd_merge.sandbox.cgroups import groups, parents
-from cycleqd_merge.sandbox.identities import as_nobody, as_root_of_its_own, first_user
-from cycleqd_merge.sandbox.protocol import BoxLost, Limits, Root
+from cycleqd_merge.sandbox.boxes import open_box
+from cycleqd_merge.sandbox.cgroups import limited_cgroups, parent_cgroups
+from cycleqd_merge.sandbox.processes import piped_process
+from cycleqd_merge.sandbox.protocol import BoxLost, Limits, RootFs
 from cycleqd_merge.sandbox.rootfs import find_rootfs
+from cycleqd_merge.sandbox.users import first_user, unprivileged_prefix, user_namespace
 
 _CAPABILITIES = "chown dac_override fowner fsetid kill setgid setuid setpcap sys_chroot net_bind_service audit_write"
-_EVERY_BOX = (
+_COMMON_OPTIONS = (
     "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --new-session "
     "--hostname box --cap-drop ALL --clearenv --as-pid-1"
 )
@@ -35,77 +36,83 @@ mount -t tmpfs -o mode=755,size="$1",nr_inodes=200k tmpfs /tmp && mkdir /tmp/upp
 mount -t overlay -o userxattr,lowerdir=.,upperdir=/tmp/upper,workdir=/tmp/work overlay /tmp/root || exit 1
 shift && exec "$@"
 """
-"""Over the current directory, which may lie where this user could not go; in a mount namespace of its own."""
+"""Mounts the overlay over the current directory, whose path this user may not be able to reach, and runs a command.
+
+It runs in a mount namespace of its own.
+"""
 
 
 class Bubblewrap:
-    """See `Provider`."""
+    """A `Provider`."""
 
     def __init__(self, program: str = "bwrap") -> None:
         self._program = program
 
-    def probe(self, root: Root) -> str:
+    def probe(self, root: RootFs) -> str:
         for needed, package in ((self._program, "bubblewrap"), ("nsenter", "util-linux"), ("prlimit", "util-linux")):
             if shutil.which(needed) is None:
-                raise UserError(f"no sandbox: {needed} is missing: `sudo apt-get install {package}` (or {_OTHER})")
+                raise TaskError(
+                    f"sandbox: {needed} is not installed: `sudo apt-get install {package}` (or {_ALTERNATIVE})"
+                )
         if root.name is not None:
             find_rootfs(root.name)
             first_user()
         elif not Path("/usr/bin/python3").exists() and not Path("/usr/local/bin/python3").exists():
-            raise UserError("no sandbox: there is no python3 below /usr: `sudo apt-get install python3`")
-        said = run_coroutine(self._try(root))
-        if said:
-            raise UserError(f"no sandbox: bubblewrap does not work here: {said}; {_hint()} (or {_OTHER})")
-        limited = "limits by control groups" if parents() else "limits per process (control groups are not writable)"
-        return f"bubblewrap, {'host files' if root.name is None else f'root {root.name}'}, {limited}"
+            raise TaskError("sandbox: python3 is not installed in /usr: `sudo apt-get install python3`")
+        problem = run_coroutine(self._try_box(root))
+        if problem:
+            raise TaskError(f"sandbox: bubblewrap does not work here: {problem}; {_remedy()} (or {_ALTERNATIVE})")
+        files = "host files" if root.name is None else f"root {root.name}"
+        limits = "by control groups" if parent_cgroups() else "per process (control groups are not writable)"
+        return f"bubblewrap, {files}, limits {limits}"
 
-    async def _try(self, root: Root) -> str:
-        """What goes wrong with a box, if anything does."""
+    async def _try_box(self, root: RootFs) -> str:
+        """Run a command in a box; returns what is wrong, or an empty text."""
         try:
             if root.name is not None:
                 async with open_box(self, root, Limits()) as box:
                     finished = await box.run(["sh", "-c", "su -s /bin/sh nobody -c 'echo works'"])
             else:
-                async with self.started(["echo", "works"], root, Limits()) as process:
+                async with self.start(["echo", "works"], root, Limits()) as process:
                     output, error = await asyncio.wait_for(process.communicate(), 30)
-                    return "" if output == b"works\n" else error.decode(errors="replace").strip() or "no answer"
+                    return "" if output == b"works\n" else error.decode(errors="replace").strip() or "no output"
         except (BoxLost, InfrastructureError, TimeoutError) as error:
             return str(error)
         return "" if finished.output == b"works\n" else finished.output.decode(errors="replace").strip()
 
     @asynccontextmanager
-    async def started(self, command: Sequence[str], root: Root, limits: Limits) -> AsyncIterator[Process]:
+    async def start(self, command: Sequence[str], root: RootFs, limits: Limits) -> AsyncIterator[Process]:
         async with AsyncExitStack() as stack:
-            beginning = [*stack.enter_context(groups(limits)), *_resource_limits(limits)]
+            prefix = [*stack.enter_context(limited_cgroups(limits)), *_process_limits(limits)]
+            inside = _limited_inside(command, limits)
             if root.name is None:
                 folder = None
-                line = [*beginning, *as_nobody(), self._program, *_host_files(limits), *_inside(command, limits)]
+                line = [*prefix, *unprivileged_prefix(), self._program, *_host_files_options(limits), *inside]
             else:
                 folder = find_rootfs(root.name)
-                as_root = await stack.enter_async_context(as_root_of_its_own())
+                as_root = await stack.enter_async_context(user_namespace())
                 mounting = ["unshare", "--mount", "--propagation", "private", "--"]
                 mounting += ["sh", "-c", _OVERLAY, "sh", str(limits.disk)]
-                box = [self._program, *_own_root(), *_inside(command, limits)]
-                line = [*beginning, *as_root, *mounting, *box]
-            # its variables can be read from within the box, so it gets none of this process'
+                line = [*prefix, *as_root, *mounting, self._program, *_rootfs_options(), *inside]
+            # a box can read bubblewrap's environment, so it gets none of this process's variables
             variables = {"PATH": os.environ.get("PATH", os.defpath)}
-            async with piped(line, limits, cwd=folder or "/", env=variables) as process:
-                yield process  # bubblewrap's own end takes the box with it
+            async with piped_process(line, limits.output, cwd=folder or "/", env=variables) as process:
+                yield process  # the box ends with bubblewrap
 
 
-def _resource_limits(limits: Limits) -> list[str]:
-    """Limits of every process that hold from outside."""
+def _process_limits(limits: Limits) -> list[str]:
+    """Command prefix that limits every process."""
     return ["prlimit", f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=0", "--nofile=1024", "--"]
 
 
-def _inside(command: Sequence[str], limits: Limits) -> list[str]:
-    """A command with the limit that must be set in a box: outside, it would count what else this user runs."""
+def _limited_inside(command: Sequence[str], limits: Limits) -> list[str]:
+    """A command with the limit that is set inside the box: outside, it would also count this user's other processes."""
     return ["--", "prlimit", f"--nproc={limits.processes}", "--", *command]
 
 
 @functools.cache
 def _usr() -> tuple[str, ...]:
-    """The host's /usr and the links to it that its programs count on."""
+    """Options for the host's /usr, and the links to it that its programs rely on."""
     options = ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
         path = Path("/", name)
@@ -116,26 +123,26 @@ def _usr() -> tuple[str, ...]:
     return (*options, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache")
 
 
-def _host_files(limits: Limits) -> list[str]:
+def _host_files_options(limits: Limits) -> list[str]:
     files = ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp"]
     variables = ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
-    alone = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
-    return [*_EVERY_BOX.split(), *alone, *_usr(), *files, "--remount-ro", "/", *variables]
+    user = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
+    return [*_COMMON_OPTIONS.split(), *user, *_usr(), *files, "--remount-ro", "/", *variables]
 
 
-def _own_root() -> list[str]:
+def _rootfs_options() -> list[str]:
     files = ["--bind", "/tmp/root", "/", "--proc", "/proc", "--tmpfs", "/proc/tty", "--dev", "/dev", "--chdir", "/"]
     paths = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = ["--setenv", "PATH", paths, "--setenv", "HOME", "/root"]
     allowed = [word for name in _CAPABILITIES.split() for word in ("--cap-add", f"cap_{name}")]
-    return [*_EVERY_BOX.split(), *allowed, *files, *variables]
+    return [*_COMMON_OPTIONS.split(), *allowed, *files, *variables]
 
 
-_OTHER = "install Docker and start its daemon"
+_ALTERNATIVE = "install Docker and start its daemon"
 
 
-def _hint() -> str:
-    """What usually stands in bubblewrap's way on a host like this one."""
+def _remedy() -> str:
+    """How to fix the most likely cause on this host."""
     settings = {
         "kernel/apparmor_restrict_unprivileged_userns": ("1", "0"),
         "kernel/unprivileged_userns_clone": ("0", "1"),
@@ -147,4 +154,4 @@ def _hint() -> str:
             return f"allow user namespaces: `sudo sysctl {name.replace('/', '.')}={allowing}`"
     if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
         return "start this container with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
-    return "a kernel with user namespaces and overlays in them (5.11 or newer) is needed: see docs/sandbox.md"
+    return "it requires a kernel with user namespaces and overlays in them (5.11 or newer): see docs/sandbox.md"

@@ -1,4 +1,4 @@
-"""Limits on all processes of a box together, where this process may make control groups (version 1 or 2)."""
+"""Limits for a whole box, by control groups (version 1 or 2), if this process may create them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pathlib import Path
 from cycleqd_merge.sandbox.protocol import Limits
 
 _NUMBERS = itertools.count()
-_LEFT: list[Path] = []
+_UNREMOVED: list[Path] = []
 _PERIOD = 100_000  # microseconds over which CPU time is counted
 JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift; exec "$@"'
-"""A shell script that joins the groups before `--` and becomes the command behind it."""
+"""Shell script that joins the groups before `--`, then runs the command after it."""
 
 
 @functools.cache
-def parents() -> tuple[Path, ...]:
-    """The groups below which boxes get theirs; none where that cannot be done."""
+def parent_cgroups() -> tuple[Path, ...]:
+    """The groups in which this process can create groups for boxes; none if it may not."""
     found = []
     for line in Path("/proc/self/cgroup").read_text().splitlines() if Path("/proc/self/cgroup").exists() else []:
         _, controllers, path = line.split(":", 2)
         mount = Path("/sys/fs/cgroup", controllers)
         wanted = not controllers or not {"memory", "pids", "cpu"}.isdisjoint(controllers.split(","))
         own = mount / path.lstrip("/") if (mount / path.lstrip("/")).is_dir() else mount
-        if wanted and _limits_something(own):
+        if wanted and _can_limit(own):
             found.append(own)
     return tuple(found)
 
 
-def _limits_something(parent: Path) -> bool:
+def _can_limit(parent: Path) -> bool:
     trial = parent / f"cycleqd-probe-{os.getpid()}"
     try:
         trial.mkdir()
@@ -46,7 +46,7 @@ def _limits_something(parent: Path) -> bool:
 
 
 def _settings(limits: Limits) -> dict[str, str]:
-    """File -> content, for both versions; a group has those of its version and controllers."""
+    """File -> content for both versions; a group has the files of its version and controllers."""
     return {
         "memory.max": str(limits.memory),
         "memory.swap.max": "0",
@@ -59,32 +59,33 @@ def _settings(limits: Limits) -> dict[str, str]:
 
 
 @contextmanager
-def groups(limits: Limits) -> Iterator[Sequence[str]]:
-    """The beginning of a command line that runs the rest of it in groups with these limits, removed afterwards."""
-    made = [parent / f"cycleqd-{os.getpid()}-{next(_NUMBERS)}" for parent in parents()]
+def limited_cgroups(limits: Limits) -> Iterator[Sequence[str]]:
+    """Groups with these limits, removed afterwards; gives the command prefix that runs a command in them."""
+    groups = [parent / f"cycleqd-{os.getpid()}-{next(_NUMBERS)}" for parent in parent_cgroups()]
     try:
-        for group in made:
+        for group in groups:
             group.mkdir()
             for name, content in _settings(limits).items():
                 if (group / name).exists():
                     (group / name).write_text(content)
-        yield ["sh", "-c", JOIN, "sh", *map(str, made), "--"] if made else []
+        yield ["sh", "-c", JOIN, "sh", *map(str, groups), "--"] if groups else []
     finally:
-        _LEFT.extend(made)
-        _sweep()
+        _UNREMOVED.extend(groups)
+        _remove_ended()
 
 
 @atexit.register
-def _sweep() -> None:
+def _remove_ended() -> None:
     """Remove the groups of boxes that have ended."""
-    _LEFT[:] = [group for group in _LEFT if not _removed(group)]
+    _UNREMOVED[:] = [group for group in _UNREMOVED if not _remove(group)]
 
 
-def _removed(group: Path) -> bool:
+def _remove(group: Path) -> bool:
+    """Remove a group; returns whether it is gone."""
     try:
         group.rmdir()
     except FileNotFoundError:
         return True
-    except OSError:  # a process is about to end still: tried again after the next box
+    except OSError:  # a process in it has not ended yet: tried again after the next box
         return False
     return True

@@ -1,4 +1,4 @@
-"""Boxes by Docker, where a daemon answers and bubblewrap cannot be had. Slower to start: a container per box."""
+"""Boxes by Docker, used where bubblewrap does not work: a container per box, slower to start."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from cycleqd_merge.errors import UserError
-from cycleqd_merge.sandbox.boxes import piped
-from cycleqd_merge.sandbox.protocol import Limits, Root
-from cycleqd_merge.sandbox.rootfs import BUILD, FINISH, PACKAGES
+from cycleqd_merge.errors import TaskError
+from cycleqd_merge.sandbox.processes import piped_process
+from cycleqd_merge.sandbox.protocol import Limits, RootFs
+from cycleqd_merge.sandbox.rootfs import BUILD_COMMAND, FINISH_SCRIPT, SYSTEM_PACKAGES
 
 PYTHON_IMAGE = "python:3.12-slim"
-"""What a box without a root of its own has in place of the host's /usr."""
+"""Image of boxes without a root file system, in place of the host's /usr."""
 _CAPABILITIES = "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP SYS_CHROOT NET_BIND_SERVICE AUDIT_WRITE"
 
 
 class Docker:
-    """See `Provider`."""
+    """A `Provider`."""
 
-    def answers(self) -> bool:
-        """Whether there is a daemon that this user may talk to."""
+    def is_available(self) -> bool:
+        """Whether a daemon responds to this user."""
         return shutil.which("docker") is not None and self._succeeds("info")
 
-    def probe(self, root: Root) -> str:
+    def probe(self, root: RootFs) -> str:
         image = image_of(root)
         if not self._succeeds("image", "inspect", image):
-            mending = f"docker pull {image}" if root.name is None else f"{BUILD} --docker"
-            raise UserError(f"no sandbox: Docker has no image {image}: `{mending}`")
+            remedy = f"docker pull {image}" if root.name is None else f"{BUILD_COMMAND} --docker"
+            raise TaskError(f"sandbox: Docker has no image {image}: `{remedy}`")
         return f"Docker, image {image}"
 
     def _succeeds(self, *arguments: str) -> bool:
@@ -39,26 +39,26 @@ class Docker:
         return done.returncode == 0
 
     @asynccontextmanager
-    async def started(self, command: Sequence[str], root: Root, limits: Limits) -> AsyncIterator[Process]:
+    async def start(self, command: Sequence[str], root: RootFs, limits: Limits) -> AsyncIterator[Process]:
         name = f"cycleqd-{uuid.uuid4().hex}"
-        async with piped(run_line(name, command, root, limits), limits) as process:
+        async with piped_process(run_line(name, command, root, limits), limits.output) as process:
             try:
                 yield process
-            finally:  # the container is the daemon's child, not ours
+            finally:  # killing the client does not end the container
                 removing = await asyncio.create_subprocess_exec(
                     "docker", "rm", "--force", name, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
                 )
                 await removing.wait()
 
 
-def image_of(root: Root) -> str:
-    """The image that stands for a root."""
+def image_of(root: RootFs) -> str:
+    """The image of a root file system."""
     return PYTHON_IMAGE if root.name is None else f"cycleqd-root:{root.name}"
 
 
-def run_line(name: str, command: Sequence[str], root: Root, limits: Limits) -> list[str]:
+def run_line(name: str, command: Sequence[str], root: RootFs, limits: Limits) -> list[str]:
     """The command line that runs a command in a container of its own."""
-    bounded = [
+    resources = [
         f"--memory={limits.memory}",
         f"--memory-swap={limits.memory}",
         f"--pids-limit={limits.processes}",
@@ -70,24 +70,24 @@ def run_line(name: str, command: Sequence[str], root: Root, limits: Limits) -> l
         user = ["--user=65534:65534", "--read-only", f"--tmpfs=/tmp:size={limits.disk}", "--workdir=/tmp"]
     else:
         user = [*(f"--cap-add={capability}" for capability in _CAPABILITIES.split()), "--workdir=/"]
-    closed = ["--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--log-driver=none"]
-    options = ["--rm", "--interactive", f"--name={name}", "--hostname=box", *closed, *bounded, *user]
+    isolation = ["--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--log-driver=none"]
+    options = ["--rm", "--interactive", f"--name={name}", "--hostname=box", *isolation, *resources, *user]
     return ["docker", "run", *options, image_of(root), *command]
 
 
 def build_image(name: str, distribution: str, release: str) -> str:
-    """Build the image that stands for a named root; returns its name.
+    """Build the image of a named root file system; returns the image's name.
 
     Raises:
-        UserError: Docker does not answer, or fails.
+        TaskError: Docker is not available to this user, or fails.
     """
-    if not Docker().answers():
-        raise UserError("docker: no daemon answers; is it started, and may this user talk to it?")
-    image = image_of(Root(name))
-    install = f"apt-get update && apt-get install -y --no-install-recommends {PACKAGES}"
-    recipe = f"FROM {distribution}:{release}\nENV DEBIAN_FRONTEND=noninteractive\nRUN {install}\n"
-    recipe += f"RUN <<'END'{FINISH}END\n"
-    done = subprocess.run(["docker", "build", "--tag", image, "-"], input=recipe, text=True, check=False)
+    if not Docker().is_available():
+        raise TaskError("docker: the daemon does not respond; start it, and check that this user has access to it")
+    image = image_of(RootFs(name))
+    install = f"apt-get update && apt-get install -y --no-install-recommends {SYSTEM_PACKAGES}"
+    dockerfile = f"FROM {distribution}:{release}\nENV DEBIAN_FRONTEND=noninteractive\nRUN {install}\n"
+    dockerfile += f"RUN <<'END'{FINISH_SCRIPT}END\n"
+    done = subprocess.run(["docker", "build", "--tag", image, "-"], input=dockerfile, text=True, check=False)
     if done.returncode:
-        raise UserError(f"docker build of {image} failed")
+        raise TaskError(f"docker: building {image} failed; its output is above")
     return image

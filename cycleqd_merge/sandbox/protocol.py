@@ -1,6 +1,6 @@
-"""What a sandbox offers, whoever provides it: a command in a box of its own, or a box that lives as long as a sample.
+"""The interface of sandboxes: a provider runs commands in boxes, each for one program or one conversation.
 
-A box has no network, sees no file, process or variable of the host, and changes nothing that outlives it.
+A box has no network, sees no process, variable or file of the host (except /usr, read-only), and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a box may use. `memory`, `disk`, `output` in bytes; `seconds` of wall-clock time per command.
+    """Resources that a box may use.
 
-    memory: of all processes together where cgroups can be written, of each process anyway. disk: everything written,
-    kept in memory. output: bytes of one command that are kept.
+    memory: bytes, per process; if control groups are writable, also for all processes together. disk: bytes of written
+    files, which are kept in memory. output: bytes of a command's output that are kept. processes: number of processes.
+    cpus: CPU cores, if control groups are writable. seconds: wall-clock time per command.
     """
 
     memory: int = 512 * MIB
@@ -34,43 +35,48 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """How a command ended. code: its exit status, negative for a signal, None if its time was up.
+    """How a command ended.
 
-    output: what it wrote to its standard output; in a `Box`, to standard error too. cut: it wrote more than was kept.
+    code: exit status, negative for a signal, None if the time limit was exceeded. output: standard output; in a `Box`,
+    standard error too. truncated: there was more output than was kept.
     """
 
     code: int | None
     output: bytes
-    cut: bool = False
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Root:
-    """The files of a box: a name of a root file system that `sandbox build` made (for Docker: an image), thrown away
-    with all changes; or, without a name, the host's /usr alone, read-only."""
+class RootFs:
+    """The files that a box sees.
+
+    name: of a root file system made by `sandbox build` (with Docker: an image), whose changes are discarded with the
+    box; None for the host's /usr alone, read-only.
+    """
 
     name: str | None = None
 
 
 class BoxLost(Exception):
-    """A box stopped answering: whatever ran in it brought it down."""
+    """A box stopped responding: something that ran in it broke it."""
 
 
 class Provider(Protocol):
-    """Where boxes come from."""
+    """A way to create boxes: bubblewrap or Docker."""
 
-    def probe(self, root: Root) -> str:
-        """Try a box, and say in a few words what provides it.
+    def probe(self, root: RootFs) -> str:
+        """Try a box; returns a short description of it.
 
         Raises:
-            UserError: it does not work; the message says why and names the command that mends it.
+            TaskError: it does not work; the message says why and names the command that fixes it.
         """
         ...
 
-    def started(self, command: Sequence[str], root: Root, limits: Limits) -> AbstractAsyncContextManager[Process]:
-        """A command's process, with pipes, in a box that dies with the context. Its time is the caller's to limit.
+    def start(self, command: Sequence[str], root: RootFs, limits: Limits) -> AbstractAsyncContextManager[Process]:
+        """Start a command in a box of its own: its process, with pipes, until the context ends.
 
-        With a named root the command is the user root there and may become others; else it is nobody.
+        In a named root file system, the command runs as the box's root and may become other users; else it runs as one
+        unprivileged user. The caller enforces `limits.seconds`.
 
         Raises:
             InfrastructureError: the host cannot start it.

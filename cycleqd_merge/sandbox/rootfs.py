@@ -1,4 +1,4 @@
-"""Root file systems for boxes: made once by debootstrap, or unpacked from a tar file such as `docker export` writes."""
+"""Root file systems of boxes: installed by debootstrap, or unpacked from a tar file such as `docker export` writes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cycleqd_merge.cache import cache_folder
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError, TaskError
 from cycleqd_merge.event_loop import run_coroutine
-from cycleqd_merge.sandbox.identities import as_root_of_its_own, first_user
+from cycleqd_merge.sandbox.users import first_user, user_namespace
 
-_ROOT = "root"  # within a folder of this user's: the folder that belongs to the box's root
+_ROOT = "root"  # subfolder that belongs to the box's root; its parent belongs to the caller
 _UNPACK = f"mkdir {_ROOT} && tar -xpf - -C {_ROOT} --exclude='./dev/*' --exclude='dev/*'; chmod 755 {_ROOT}"
-BUILD = "cycleqd-merge sandbox build"
+BUILD_COMMAND = "cycleqd-merge sandbox build"
 MIRRORS = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
 RELEASES = {"debian": "bookworm", "ubuntu": "jammy"}
-PACKAGES = (
+SYSTEM_PACKAGES = (
     "bc bsdextrautils bzip2 ca-certificates curl file g++ gawk gcc git iproute2 less libc6-dev locales lsof make nano "
     "net-tools openssl passwd procps psmisc python3 rsync sudo tree unzip vim-tiny wget xxd xz-utils zip"
 )
-"""What AgentBench's image holds, and what its samples call besides."""
-FINISH = """
+"""Packages of AgentBench's image, and others that its samples call."""
+FINISH_SCRIPT = """
 set -e
 mkdir -p /var/lib/box && cd /var/lib/box
 apt-get -q update && apt-get -q download sudo net-tools tree zip unzip
@@ -38,44 +38,47 @@ for file in *.deb; do
     echo "SHA256: $(sha256sum "$file" | cut -d' ' -f1)"
     echo
 done > Packages
-rm -f /var/lib/dpkg/info/sudo.prerm # which keeps sudo where root has no password
+rm -f /var/lib/dpkg/info/sudo.prerm # it refuses to remove sudo while root has no password
 rm -rf /etc/apt/sources.list.d/* /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
 echo 'deb [trusted=yes] file:/var/lib/box ./' > /etc/apt/sources.list
 echo 'APT::Get::Assume-Yes "true";' > /etc/apt/apt.conf.d/90box
 apt-get -q update
 """
-"""A few packages beside the system, so that problems which install and remove them can be solved without a network."""
+"""Stores a few packages in the system, so that problems that install or remove them can be solved without a network."""
 
 
 def release_of(distribution: str, release: str | None) -> str:
-    """The release to install: the stated one, or the distribution's that these tasks were tried on."""
+    """The release to install: the given one, or the one of the distribution that these tasks were tested on."""
     return release or RELEASES[distribution]
 
 
 def find_rootfs(name: str) -> Path:
-    """The folder of a root file system that was built before.
+    """The folder of a root file system that has been built.
 
     Raises:
-        UserError: there is none of this name.
+        TaskError: none of this name has been built.
     """
     folder = cache_folder("rootfs") / name / _ROOT
     if not (folder / "usr").is_dir():
-        raise UserError(f"no sandbox: root {name!r} is not built: `{_building()}` (about 2 minutes)")
+        raise TaskError(f"sandbox: root file system {name!r} is not built: `{_build_command()}` (about 2 minutes)")
     return folder
 
 
-def _building() -> str:
-    """The command that builds a root file system that serves this user."""
-    return f"sudo {BUILD}" if os.geteuid() == 0 else f"sudo {BUILD} --to root.tar && {BUILD} --from root.tar"
+def _build_command() -> str:
+    """The command that builds a root file system for this user."""
+    if os.geteuid() == 0:
+        return f"sudo {BUILD_COMMAND}"
+    return f"sudo {BUILD_COMMAND} --to root.tar && {BUILD_COMMAND} --from root.tar"
 
 
 def build_rootfs(name: str, distribution: str, release: str | None, mirror: str | None, source: Path | None) -> Path:
     """Build a root file system, or replace the one of this name; returns its folder.
 
-    source: a tar file to unpack instead of a distribution to install, which needs root.
+    source: a tar file to unpack, instead of installing a distribution, which requires root.
 
     Raises:
-        UserError: debootstrap is missing or fails, this user may not run it, or the tar file is none.
+        TaskError: debootstrap is not installed, fails, or may not be run by this user.
+        RecipeError: `source` is not a tar file of a root file system.
     """
     folder = cache_folder("rootfs") / name
     first_user()
@@ -93,10 +96,10 @@ def build_rootfs(name: str, distribution: str, release: str | None, mirror: str 
 
 
 def write_tar(distribution: str, release: str | None, mirror: str | None, target: Path) -> None:
-    """Install a distribution into a tar file, for a user who is not root to unpack; the installation needs root.
+    """Install a distribution into a tar file, which a user who is not root can unpack. The installation requires root.
 
     Raises:
-        UserError: debootstrap is missing or fails, this user may not run it, or the tar file cannot be written.
+        TaskError: debootstrap is not installed, fails, or may not be run by this user; or the file cannot be written.
     """
     with _installed(distribution, release, mirror) as packing:
         _call([*packing, "--file", str(target.absolute())], f"{target}: tar")
@@ -104,11 +107,13 @@ def write_tar(distribution: str, release: str | None, mirror: str | None, target
 
 @contextmanager
 def _installed(distribution: str, release: str | None, mirror: str | None) -> Iterator[list[str]]:
-    """The command that packs a freshly installed distribution, without the files of its kernel."""
+    """A newly installed distribution; gives the command that packs it, without the files that its kernel provides."""
     if shutil.which("debootstrap") is None:
-        raise UserError(f"debootstrap is missing: `sudo apt-get install debootstrap`, then `sudo {BUILD}`")
+        raise TaskError(
+            f"sandbox: debootstrap is not installed: `sudo apt-get install debootstrap`, then `{_build_command()}`"
+        )
     if os.geteuid() != 0:
-        raise UserError(f"debootstrap needs root: `{_building()}`")
+        raise TaskError(f"sandbox: debootstrap requires root: `{_build_command()}`")
     scratch = tempfile.mkdtemp(prefix=".building-", dir=cache_folder("rootfs"))
     try:
         _install(Path(scratch), release_of(distribution, release), mirror or MIRRORS[distribution])
@@ -118,12 +123,12 @@ def _installed(distribution: str, release: str | None, mirror: str | None) -> It
 
 
 def _install(scratch: Path, release: str, mirror: str) -> None:
-    """Install a distribution into a folder; its archive's keys must vouch for it."""
+    """Install a distribution into a folder; its packages must be signed with its archive's keys."""
     components = "main,universe" if "ubuntu" in mirror else "main"
     options = ["--variant=minbase", "--force-check-gpg", f"--components={components}"]
-    include = f"--include={','.join(PACKAGES.split())}"
+    include = f"--include={','.join(SYSTEM_PACKAGES.split())}"
     _call(["debootstrap", *options, include, release, str(scratch), mirror], f"debootstrap of {release} from {mirror}")
-    _call(["chroot", str(scratch), "sh", "-c", FINISH], f"apt in {release}")
+    _call(["chroot", str(scratch), "sh", "-c", FINISH_SCRIPT], f"apt in {release}")
     (scratch / "etc/hostname").write_text("box\n")
     (scratch / "etc/hosts").write_text("127.0.0.1 localhost box\n")
 
@@ -135,21 +140,21 @@ def _call(command: Sequence[str], what: str) -> None:
     }
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=variables, check=False)
     if done.returncode:
-        said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise UserError(f"{what} failed: {said[-1] if said else 'it says nothing'}")
+        lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        raise TaskError(f"sandbox: {what} failed: {lines[-1] if lines else 'no output'}")
 
 
 async def _unpack(archive: int, folder: Path, label: str) -> None:
-    """Unpack a tar file as the box's root, so that its files belong to the box's users; then put it in its place."""
+    """Unpack a tar file as the box's root, so that its files belong to the box's users; then replace `folder` by it."""
     new, old = folder.with_name(f".new-{folder.name}"), folder.with_name(f".old-{folder.name}")
     await _remove(new)
     new.mkdir()
-    new.chmod(0o777)  # the box's root is a stranger here, and makes a folder of its own
-    said = await _as_root(["sh", "-c", _UNPACK], new, archive)
+    new.chmod(0o777)  # the box's root is a different user, and creates a folder of its own
+    error = await _as_root(["sh", "-c", _UNPACK], new, archive)
     new.chmod(0o755)
     if not (new / _ROOT / "usr" / "bin").is_dir():
         await _remove(new)
-        raise UserError(f"{label}: no root file system: {said or 'it has no /usr/bin'}")
+        raise RecipeError(f"{label}: not a root file system: {error or 'no /usr/bin in it'}")
     await _remove(old)
     with contextlib.suppress(FileNotFoundError):
         folder.rename(old)
@@ -165,10 +170,10 @@ async def _remove(folder: Path) -> None:
 
 
 async def _as_root(command: Sequence[str], folder: Path, stdin: int = asyncio.subprocess.DEVNULL) -> str:
-    """Run a command in a folder as root of a box, without a box; returns the last line it complains with."""
-    async with as_root_of_its_own() as as_root:
+    """Run a command in a folder as the user that is root in boxes; returns the last line of its standard error."""
+    async with user_namespace() as prefix:
         process = await asyncio.create_subprocess_exec(
-            *as_root, *command, cwd=folder, stdin=stdin, stderr=asyncio.subprocess.PIPE
+            *prefix, *command, cwd=folder, stdin=stdin, stderr=asyncio.subprocess.PIPE
         )
-        _, said = await process.communicate()
-        return said.decode(errors="replace").strip().splitlines()[-1] if said.strip() else ""
+        _, error = await process.communicate()
+        return error.decode(errors="replace").strip().splitlines()[-1] if error.strip() else ""

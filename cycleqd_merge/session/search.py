@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
+from cycleqd_merge.config.loading import fix_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import Event, Journal, opened_journal
+from cycleqd_merge.merging.bases import share_bases
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
@@ -26,7 +28,7 @@ from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
-from cycleqd_merge.run.identity import recorded_revisions
+from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal, terminable
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.opening import closed_run, identify
@@ -56,8 +58,16 @@ def search(
         Interrupted: the run was ended early and can be resumed.
         RunFailed: the run cannot continue.
     """
-    if not this_process().is_main_process:
-        _share_singular_bases(recipe)
+    if this_process().is_main_process:
+        return _search(recipe, observer, founders, max_hours, pool)
+    share_bases()
+    raise SystemExit(0)
+
+
+def _search(
+    recipe: Recipe, observer: Observer, founders: Sequence[Event], max_hours: float | None, pool: Pool | None
+) -> Run:
+    """`search` in the first process."""
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     out = Path(recipe.output)
     with terminable(), opened_journal(out) as journal, logging_to(out / "run.log"):
@@ -90,20 +100,12 @@ def confirm_elites(folder: Path, top: int | None = None) -> Run:
         return run
 
 
-def output_folder(recipe: Recipe, fresh: bool = False) -> Path:
+def output_folder(output: str, fresh: bool = False) -> Path:
     """The run directory; with `fresh`, the first unused name next to it if it exists."""
-    out = Path(recipe.output)
+    out = Path(output)
     if not fresh or not out.exists():
         return out
     return next(folder for n in range(2, 10**6) if not (folder := out.with_name(f"{out.name}-{n}")).exists())
-
-
-def _share_singular_bases(recipe: Recipe) -> NoReturn:
-    """The work of every process but the first: its share of the singular bases of the run that the first one opened."""
-    recipe, mutated = from_main_process((recipe, list[int]()))
-    OpenedRecipe.open(recipe).materialiser(mutated)
-    leave_group()
-    raise SystemExit(0)
 
 
 def _set_up(
@@ -114,24 +116,30 @@ def _set_up(
     The second value opens a pool; None if nothing is left to evaluate.
     """
     observer = observer or Observer()
+    recipe = fix_presets(recipe, recorded_presets(journal.events))
     require_grid(recipe)
     recipe = pin(recipe, recorded_revisions(journal.events))
-    require_disk(download_uses(recipe))
-    fetch(recipe, observer.downloading)
+    mutated = sorted(recipe.mutated_experts(journal.events[0].get("seeds", []) if journal.events else founders))
+    log.debug("commits of Hub models and datasets: %s", recipe.revisions or "none")
+    models = recipe.pinned_models()
+    require_disk(download_uses(models))
+    fetch(models, observer.downloading)
+    workers = worker_count(recipe)
     opened = OpenedRecipe.open(recipe)
-    start = identify(opened, journal, founders)
+    log.debug("opened; number of tasks %d, coefficient groups %d", len(opened.suite), len(opened.groups.labels))
+    start = identify(opened, journal, workers, founders)
     if (closed := closed_run(journal, opened)) is not None:
         return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
-    mutated = sorted(opened.mutated_experts(start["seeds"]))
     if not journal.events:  # a resumed run was checked when it started, on the same contents
         for notice in require_mergeable(opened.family):
             log.warning("%s", notice)
         require_answerable(opened.suite, opened.family)
     require_environments(opened.suite)
-    require_disk(disk_uses(recipe, opened.family, mutated, opened.rank))
-    from_main_process((recipe, mutated))
+    require_disk(disk_uses(recipe, opened.family, mutated, recipe.rank))
+    from_main_process((models, mutated, recipe.rank))
     materialiser = opened.materialiser(mutated, observer.computing_bases)
+    log.debug("singular bases ready for experts %s", mutated)
     leave_group()
     run = resume_journal(journal, start, _session_event(opened, materialiser))
     if run.schedule.done and not to_confirm(run):

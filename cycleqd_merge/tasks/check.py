@@ -1,4 +1,4 @@
-"""Graders prove themselves: a scripted model gives known answers to a task's samples, through the task's own path."""
+"""Checking a task's grader: a scripted model gives known answers to the task's samples, and the task scores them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from cycleqd_merge.tasks.protocol import (
 
 @dataclass(frozen=True, slots=True)
 class GradingCheck:
-    """What became of one known answer: `right` is what it is, `score` what it got; `output` as in `Outcome`."""
+    """The grade of one known answer. answer, right: its name and whether it is right, as in `KnownAnswer`.
+
+    sample: the sample's id. score, output: as in `Outcome`.
+    """
 
     sample: str
     answer: str
@@ -30,14 +33,14 @@ class GradingCheck:
     output: str = ""
 
     @property
-    def fair(self) -> bool:
-        """Whether a right answer got everything, or a wrong one less than that."""
+    def passed(self) -> bool:
+        """Whether a right answer scored 1, or a wrong one less than 1."""
         return (self.score == 1.0) == self.right
 
 
 @dataclass(frozen=True)
-class Scripted(LanguageModel):
-    """A language model that is a function from the prompt to its answer."""
+class ScriptedModel(LanguageModel):
+    """A language model whose answer is a function of the prompt."""
 
     reply: Callable[[str | Sequence[Message]], str]
 
@@ -50,7 +53,7 @@ class Scripted(LanguageModel):
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
-        """The likeliest continuation is the reply."""
+        """Its own reply is the most likely continuation."""
         return [0.0 if continuation == self.reply(prompt) else -1.0]
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
@@ -58,19 +61,19 @@ class Scripted(LanguageModel):
         return Likelihood(tuple(await self.logprobs(prompt, continuation)), continuation == self.reply(prompt))
 
     def render(self, messages: Sequence[Message], template: str | None = None) -> str:
-        """The turns' texts, a line each."""
+        """The text of each turn on a line."""
         return "\n".join(str(message["content"]) for message in messages)
 
 
 async def check(task: Task, samples: Sequence[Sample]) -> list[GradingCheck]:
-    """Let the task grade every known answer to the samples, all at once.
+    """Let the task score every known answer to the samples, all at once.
 
     Raises:
         TypeError: the task is not `Checkable`.
-        InfrastructureError: the surroundings failed.
+        InfrastructureError: a sandbox, database or disk failed.
     """
     if not isinstance(task, Checkable):
-        raise TypeError(f"{type(task).__name__} knows no answers to its samples")
+        raise TypeError(f"{type(task).__name__} has no known answers to its samples")
     async with asyncio.TaskGroup() as group:
         running = [
             group.create_task(_grade(task, sample, answer))
@@ -81,5 +84,5 @@ async def check(task: Task, samples: Sequence[Sample]) -> list[GradingCheck]:
 
 
 async def _grade(task: Task, sample: Sample, answer: KnownAnswer) -> GradingCheck:
-    outcome = await task.score(sample, Scripted(answer.reply))
+    outcome = await task.score(sample, ScriptedModel(answer.reply))
     return GradingCheck(sample.id, answer.name, answer.right, outcome.score, outcome.output)

@@ -10,44 +10,46 @@ from typing import Any
 from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, RegexScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.config.validation_errors import shown
-from cycleqd_merge.errors import UserError
-from cycleqd_merge.tasks.prompting import Prompt, rendered, template
-from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
-from cycleqd_merge.tasks.rows import divide
+from cycleqd_merge.errors import DataError
+from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_template
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.scorers import text_scorer
+from cycleqd_merge.tasks.splits import read_splits
 
 
-class Generate:
-    """A `Task` built from its definition; `folder` is where relative data paths start.
+class GenerateTask:
+    """A `Task` built from its definition.
 
     Raises:
-        UserError: rows cannot be read, or a row lacks what the templates or the scorer need.
+        DataError: rows cannot be read, or a row lacks something that the templates or the scorer require.
+        RecipeError: a template is not valid.
+        UserError: a `python` scorer cannot be loaded.
     """
 
     semantics = 0
 
     def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data)
+        self._samples = read_splits(definition.data)
         self._prompt = Prompt(definition)
-        self._answer = template(definition.answer, "answer")
+        self._answer = parse_template(definition.answer, "answer")
         if not isinstance(definition.scorer, MultipleChoiceScorerConfig):
             self._scorer = text_scorer(definition.scorer)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
-        self._check_all()
+        self._check_samples()
 
-    def _check_all(self) -> None:
-        """Do with every sample what can be done without a model; the first bad one is told, the others counted."""
-        bad: list[tuple[Sample, UserError]] = []
+    def _check_samples(self) -> None:
+        """Check everything that does not need a model; the error shows the first bad row and counts the others."""
+        bad: list[tuple[Sample, DataError]] = []
         for sample in (sample for samples in self._samples.values() for sample in samples):
             try:
                 self._check(sample)
-            except UserError as found:
-                bad.append((sample, found))
+            except DataError as error:
+                bad.append((sample, error))
         if bad:
-            (sample, error), others = bad[0], len(bad) - 1
+            (sample, first), others = bad[0], len(bad) - 1
             more = f" (and {others} more)" if others else ""
-            raise UserError(f"{error}; in row {sample.id}: {shown(dict(sample.row))}{more}") from error
+            raise DataError(f"{first}; in row {sample.id}: {shown(dict(sample.row))}{more}") from first
 
     def _check(self, sample: Sample) -> None:
         scorer = self._definition.scorer
@@ -57,25 +59,25 @@ class Generate:
             try:
                 re.compile(reference)
             except re.error as error:
-                raise UserError(f"answer: {reference!r} is not a regular expression: {error}") from None
+                raise DataError(f"answer: {reference!r} is not a regular expression: {error}") from None
         if isinstance(scorer, MultipleChoiceScorerConfig):
             choices = _choices(scorer, sample)
             if reference.strip() not in (choice.strip() for choice in choices):
-                raise UserError(f"answer: {reference!r} is not among the choices {', '.join(map(repr, choices))}")
+                raise DataError(f"answer: {reference!r} is not among the choices {', '.join(map(repr, choices))}")
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns."""
-        return self._prompt.of(sample.row)
+        return self._prompt.render(sample.row)
 
     def reference_of(self, sample: Sample) -> str:
         """The reference answer."""
-        return rendered(self._answer, sample.row, "answer")
+        return render_template(self._answer, sample.row, "answer")
 
     def choices_of(self, sample: Sample) -> list[str]:
-        """What a multiple-choice task lets the model choose from; nothing where the model writes its answer."""
+        """The choices of a multiple-choice task; an empty list if the model generates its answer."""
         scorer = self._definition.scorer
         return _choices(scorer, sample) if isinstance(scorer, MultipleChoiceScorerConfig) else []
 
@@ -87,10 +89,11 @@ class Generate:
         return Outcome(score, completion.text, completion.truncated)
 
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorerConfig) -> Outcome:
+        """Score the choice with the highest log-likelihood."""
         prompt = self.prompt_of(sample)
         choices = _choices(scorer, sample)
-        template = self._definition.chat_template
-        scored = await asyncio.gather(*(model.logprobs(prompt, choice, template) for choice in choices))
+        chat_template = self._definition.chat_template
+        scored = await asyncio.gather(*(model.logprobs(prompt, choice, chat_template) for choice in choices))
         lengths = {
             "none": [1] * len(choices),
             "tokens": [len(logprobs) for logprobs in scored],
@@ -105,8 +108,8 @@ def _choices(scorer: MultipleChoiceScorerConfig, sample: Sample) -> list[str]:
     choices: Any = scorer.choices
     if isinstance(choices, str):
         if choices not in sample.row:
-            raise UserError(f"choices: rows have no column {choices!r}; they have {', '.join(sample.row)}")
+            raise DataError(f"choices: no column {choices!r}; the row has the columns {', '.join(sample.row)}")
         column, choices = choices, sample.row[choices]
         if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
-            raise UserError(f"choices: column {column!r} must hold a list of choices; found {choices!r}")
+            raise DataError(f"choices: column {column!r} must contain a list of choices; found {choices!r}")
     return [str(choice) for choice in choices]

@@ -1,7 +1,7 @@
-"""Task kind `lm_eval`: tasks of lm-evaluation-harness, their prompts and grading, on our engines.
+"""Task kind `lm_eval`: tasks of lm-evaluation-harness, with their prompts and grading, on this package's engines.
 
-Prompts are built once, in its order and with its seed of examples; the requests of a sample then go to the model like
-those of any other task. Scores equal those of its own model classes.
+Prompts are built once, in the harness's order and with its few-shot seed; a sample's requests then go to the model like
+those of any other task. Scores equal those of the harness's own model classes.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.config.tasks import LmEvalTaskConfig
 from cycleqd_merge.config.validation_errors import suggestion
-from cycleqd_merge.errors import UserError, first_line
-from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Split
-from cycleqd_merge.tasks.rows import halves, number
+from cycleqd_merge.errors import DataError, TaskError, first_line
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.splits import halves, samples_of
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.tasks import TaskManager
 
 FEWSHOT_SEED = 1234
-"""lm-evaluation-harness' own default: which examples stand before a question follows from it."""
+"""lm-evaluation-harness's default seed for drawing few-shot examples."""
 ANSWER_TOKENS = 256
-"""Its default for tasks that state no other."""
+"""lm-evaluation-harness's default for tasks that do not set a limit."""
 
 
-class LmEval:
-    """A `Task` built from its definition; `folder` is where relative paths start. A group is one set of samples.
+class LmEvalTask:
+    """A `Task` built from its definition. A group of the harness is one set of samples.
 
     Raises:
-        UserError: lm-evaluation-harness is not installed, knows no such task, cannot load it or its data, the task
-            runs code or needs more than text, or the metric is no mean of scores per sample.
+        TaskError: lm-evaluation-harness is not installed, has no such task, or cannot load it or its data; the task
+            runs code or requires more than text; or the metric is not a mean of scores per sample.
+        DataError: there is only one document.
     """
 
     semantics = 0
@@ -45,8 +46,8 @@ class LmEval:
         self._metrics = {name: _metric(name, task, definition.metric) for name, task in self._tasks.items()}
         places = [(name, place, doc) for name in self._tasks for place, doc in self._documents(name)]
         if len(places) < 2:
-            raise UserError(f"{definition.task}: 1 document cannot be divided into search and held-out")
-        samples = number([{"task": name, "document": doc} for name, _, doc in places])
+            raise DataError(f"{definition.task}: 1 document cannot be divided into a search and a held-out split")
+        samples = samples_of([{"task": name, "document": doc} for name, _, doc in places])
         self._places = {sample.id: (name, place) for sample, (name, place, _) in zip(samples, places, strict=True)}
         self._samples = halves(samples, definition.seed)
         self._requests: dict[tuple[str, int], list[Instance]] = {}
@@ -54,7 +55,7 @@ class LmEval:
     def _documents(self, name: str) -> Iterator[tuple[int, Any]]:
         return iter(self._tasks[name].doc_iterator(limit=self._definition.limit))
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
@@ -67,12 +68,12 @@ class LmEval:
         for ensemble in task._filters:
             ensemble.apply(requests)
         found = task.process_results(requests[0].doc, [request.filtered_resps[filtered] for request in requests])
-        return Outcome(float(found[metric]), _said(requests), any(truncated))
+        return Outcome(float(found[metric]), _output(requests), any(truncated))
 
     def _build(self, name: str, model: LanguageModel) -> Iterator[tuple[tuple[str, int], list[Instance]]]:
-        """The requests of every document of a task, by its place; examples are drawn anew, in the documents' order."""
+        """The requests of each document, by its task and place; few-shot examples are drawn in the documents' order."""
         task, chat = self._tasks[name], self._definition.chat
-        rendered = self._rendering(model) if chat else None
+        render = self._renderer(model) if chat else None
         task.set_fewshot_seed(FEWSHOT_SEED)
         for place, doc in self._documents(name):
             context = task.fewshot_context(
@@ -81,7 +82,7 @@ class LmEval:
                 system_instruction=self._definition.system,
                 apply_chat_template=chat,
                 fewshot_as_multiturn=self._definition.fewshot_as_multiturn,
-                chat_template=rendered,
+                chat_template=render,
                 gen_prefix=task.doc_to_prefix(doc),
             )
             requests = task.construct_requests(
@@ -89,35 +90,37 @@ class LmEval:
                 ctx=context,
                 metadata=(name, place, task.config.repeats),
                 apply_chat_template=chat,
-                chat_template=rendered,
+                chat_template=render,
             )
             requests = requests if isinstance(requests, list) else [requests]
             yield (name, place), sorted(requests, key=lambda request: int(request.idx))
 
-    def _rendering(self, model: LanguageModel) -> Callable[..., str]:
-        def rendered(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-            return model.render(messages, self._definition.chat_template)  # which sees whether a turn is begun
+    def _renderer(self, model: LanguageModel) -> Callable[..., str]:
+        def render(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+            return model.render(messages, self._definition.chat_template)  # looks at the last turn instead of the flag
 
-        return rendered
+        return render
 
 
 def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
-    """lm-evaluation-harness' task objects by name, with their examples set as stated."""
+    """lm-evaluation-harness's task objects by name, with the definition's number of few-shot examples."""
     path, include = Path(definition.task), definition.include
     manager = _manager(include, include is None and not path.is_file())
     name = str(path) if path.is_file() else definition.task
     if not path.is_file() and name not in manager.all_tasks:
         hint = suggestion(name, manager.all_tasks)
-        raise UserError(f"task: lm-evaluation-harness knows no task {name!r}, nor is there such a file{hint}")
+        raise TaskError(f"task: lm-evaluation-harness has no task {name!r}, and no such file exists{hint}")
     if definition.overrides and name not in manager.all_subtasks:
-        raise UserError(f"overrides: {name} is no single task that comes with lm-evaluation-harness or `include`")
+        raise TaskError(
+            f"overrides: {name} is not a single task of lm-evaluation-harness or of `include`; name one as `task`"
+        )
     overridden = {"group": "overridden", "task": [{"task": name, **definition.overrides}]}
     try:
         loaded = manager.load([overridden if definition.overrides else name])["tasks"]
-    except Exception as error:  # its tasks are code of many authors, and fetch data: anything may be raised
-        raise UserError(f"task: {name} cannot be loaded: {first_line(error)}") from error
+    except Exception as error:  # tasks are code of many authors, and download data: anything may be raised
+        raise TaskError(f"task: {name} cannot be loaded: {first_line(error)}") from error
     for each, task in loaded.items():
-        _require_harmless(each, task)
+        _require_supported(each, task)
         if definition.num_fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config("num_fewshot", definition.num_fewshot)
     return dict(loaded)
@@ -125,30 +128,32 @@ def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
 
 @functools.cache
 def _manager(include: str | None, defaults: bool) -> TaskManager:
-    """An index of tasks; that of the defaults, which come with lm-evaluation-harness, takes seconds to build."""
+    """An index of tasks. defaults: include the harness's own tasks, whose index takes seconds to build."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise UserError(
-            "kind lm_eval: install lm-evaluation-harness: `pip install 'cycleqd-merge[lm-eval]'`"
+        raise TaskError(
+            "kind: lm_eval requires lm-evaluation-harness: `pip install 'cycleqd-merge[lm-eval]'`"
         ) from error
     return TaskManager(include_path=include, include_defaults=defaults)
 
 
-def _require_harmless(name: str, task: Any) -> None:
+def _require_supported(name: str, task: Any) -> None:
     if getattr(task, "UNSAFE_CODE", False):
-        raise UserError(f"task: {name} runs what a model writes on this machine, unguarded; use a task of kind `code`")
+        raise TaskError(
+            f"task: {name} runs model-written code on this machine without a sandbox; use a task of kind `code`"
+        )
     if getattr(task, "MULTIMODAL", False):
-        raise UserError(f"task: {name} needs images or sound; engines take text alone")
+        raise TaskError(f"task: {name} requires images or sound; engines support text only")
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        raise UserError(f"task: {name} measures perplexity, which is no score from 0 to 1")
+        raise TaskError(f"task: {name} measures perplexity, which is not a score from 0 to 1; use another task")
 
 
 def _metric(name: str, task: Any, stated: str | None) -> tuple[str, str]:
-    """The metric and the filter of outputs to score by.
+    """The metric and the output filter to score with.
 
     Raises:
-        UserError: the task has no such ones, or the metric is no mean over samples in which more is better.
+        TaskError: the task does not have them, or the metric is not a mean over samples where higher is better.
     """
     from lm_eval.api.metrics import mean
 
@@ -158,17 +163,18 @@ def _metric(name: str, task: Any, stated: str | None) -> tuple[str, str]:
     metric, _, filtered = (stated or "").partition(",")
     metric, filtered = metric or next(iter(means), ""), filtered or filters[0]
     if metric not in means:
-        allowed = f"allowed are {', '.join(means)}" if means else "it has none"
-        raise UserError(f"metric: {name} has no mean over samples called {metric!r}; {allowed}")
+        if not means:
+            raise TaskError(f"metric: {name} has no metric that is a mean over samples; use another task")
+        raise TaskError(f"metric: {name} has no mean over samples called {metric!r}; allowed are {', '.join(means)}")
     if filtered not in filters:
-        raise UserError(f"metric: {name} has no filter {filtered!r}; allowed are {', '.join(filters)}")
+        raise TaskError(f"metric: {name} has no filter {filtered!r}; allowed are {', '.join(filters)}")
     return metric, filtered
 
 
 async def _answer(request: Instance, model: LanguageModel) -> bool:
-    """Let the model answer a request; whether the token limit cut an answer."""
+    """Let the model answer a request; returns whether an answer was cut off at the token limit."""
     if request.request_type == "loglikelihood":
-        found = await model.likelihood(*_seam(*request.args))
+        found = await model.likelihood(*_move_blanks(*request.args))
         request.resps.append((sum(found.logprobs), found.greedy))
         return False
     prompt, options = request.args
@@ -178,14 +184,14 @@ async def _answer(request: Instance, model: LanguageModel) -> bool:
     return any(answer.truncated for answer in answers)
 
 
-def _seam(context: str, continuation: str) -> tuple[str, str]:
-    """Blanks at a prompt's end go to the continuation: a tokenizer joins them to what follows."""
+def _move_blanks(context: str, continuation: str) -> tuple[str, str]:
+    """Move blanks from the prompt's end to the continuation: a tokenizer joins them to the next word."""
     kept = len(context.rstrip())
     return type(context)(context[:kept]), context[kept:] + continuation
 
 
 def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
-    """How lm-evaluation-harness wants an answer decoded: greedily unless it says `do_sample`."""
+    """The harness's generation options as a `Sampling`: greedy unless `do_sample` is set."""
     stop = options.get("until") or []
     tokens = next((options[key] for key in _TOKENS if options.get(key) is not None), ANSWER_TOKENS)
     temperature = float(options.get("temperature") or 0.0)
@@ -195,7 +201,7 @@ def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
         temperature = 1.0
     unknown = [key for key in ("top_p", "top_k", "min_p") if temperature and options.get(key) not in (None, 0, 1, 1.0)]
     if unknown:
-        raise UserError(f"task: sampling with {', '.join(unknown)} is not offered; override its `generation_kwargs`")
+        raise TaskError(f"task: sampling with {', '.join(unknown)} is not supported; override its `generation_kwargs`")
     stop = [stop] if isinstance(stop, str) else stop
     return Sampling(int(tokens), temperature, tuple(text for text in stop if text), seed=number)
 
@@ -203,8 +209,8 @@ def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
 _TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
-def _said(requests: Sequence[Instance]) -> str:
-    """What the model wrote, or the continuation that it finds likeliest."""
+def _output(requests: Sequence[Instance]) -> str:
+    """The model's text, or the continuation that it finds most likely."""
     if requests[0].request_type == "loglikelihood":
         return str(max(requests, key=lambda request: request.resps[0][0]).args[1])
     return str(requests[0].resps[0])

@@ -1,4 +1,4 @@
-"""Prompts as task files state them: a plain text or chat turns, rendered for a row and asked of a model."""
+"""The prompts of task definitions: plain text or chat turns, rendered for a row and sent to a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from cycleqd_merge.config.tasks import MessageConfig, PromptedTaskConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import DataError, RecipeError
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Sampling
 
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -19,23 +19,23 @@ class Prompt:
     """The prompt of a task definition.
 
     Raises:
-        UserError: a template is none.
+        RecipeError: a template is not valid.
     """
 
     def __init__(self, definition: PromptedTaskConfig) -> None:
         self._definition = definition
         turns = definition.messages or [MessageConfig(role="user", content=definition.prompt or "")]
         self._field = "messages" if definition.messages else "prompt"
-        self._turns = [(turn.role, template(turn.content, self._field)) for turn in turns]
+        self._turns = [(turn.role, parse_template(turn.content, self._field)) for turn in turns]
 
-    def of(self, columns: Mapping[str, Any]) -> str | list[Message]:
+    def render(self, columns: Mapping[str, Any]) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns.
 
         Raises:
-            UserError: a template names a column that is not there, or cannot be rendered.
+            DataError: as `render_template`.
         """
         messages: list[Message] = [
-            {"role": role, "content": rendered(text, columns, self._field)} for role, text in self._turns
+            {"role": role, "content": render_template(text, columns, self._field)} for role, text in self._turns
         ]
         if not self._definition.is_chat:
             return str(messages[0]["content"])
@@ -49,33 +49,33 @@ class Prompt:
             return await model.complete(prompt, sampling)
         return await model.chat(prompt, sampling, self._definition.chat_template)
 
-    def begun(self, columns: Mapping[str, Any]) -> str:
-        """What the prompt says of the answer already: the last turn, if that is the assistant's."""
+    def answer_prefix(self, columns: Mapping[str, Any]) -> str:
+        """The part of the answer that the prompt contains already: its last turn, if that is the assistant's."""
         role, text = self._turns[-1]
-        return rendered(text, columns, self._field) if role == "assistant" else ""
+        return render_template(text, columns, self._field) if role == "assistant" else ""
 
 
-def template(text: str, field: str) -> jinja2.Template:
-    """A Jinja template in its sandbox.
+def parse_template(text: str, field: str) -> jinja2.Template:
+    """A Jinja template in Jinja's sandbox. field: the key of the task definition, for errors.
 
     Raises:
-        UserError: it is none.
+        RecipeError: it is not a template.
     """
     try:
         return _JINJA.from_string(text)
     except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"{field}: not a template: {error.message}") from None
+        raise RecipeError(f"{field}: not a template: {error.message}") from None
 
 
-def rendered(text: jinja2.Template, columns: Mapping[str, Any], field: str) -> str:
-    """A template over columns.
+def render_template(text: jinja2.Template, columns: Mapping[str, Any], field: str) -> str:
+    """Fill in a template. field: the key of the task definition, for errors.
 
     Raises:
-        UserError: it names a column that is not there, or cannot be rendered.
+        DataError: a column is missing, or the template fails on these values.
     """
     try:
         return text.render(columns)
     except jinja2.UndefinedError as error:
-        raise UserError(f"{field}: {error.message}; the row has the columns {', '.join(columns)}") from None
+        raise DataError(f"{field}: {error.message}; the row has the columns {', '.join(columns)}") from None
     except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{field}: cannot be rendered: {error}") from error
+        raise DataError(f"{field}: cannot be rendered: {error}") from error

@@ -1,4 +1,9 @@
-"""What a task is, and what it needs of a model. Engines implement `LanguageModel`; tasks never know which one."""
+"""The interface between tasks and models.
+
+A task is a class with the methods of `Task`; it may also implement `Prompting`, `NeedsEnvironment` and `Checkable`.
+It never knows which engine it runs on: engines implement `LanguageModel`. Import these names from
+`cycleqd_merge.plugins`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-Split = Literal["search", "heldout"]
-"""How a task divides its samples."""
+TaskSplit = Literal["search", "heldout"]
+"""The two splits of a task. A run searches on `search`; it scores `heldout` only at the end."""
 
-Rows = Literal["search", "confirm", "heldout"]
-"""What a run scores on: it sets a share of the search split aside to confirm its elites."""
+Split = Literal["search", "confirm", "heldout"]
+"""The three splits of a run: it reserves a share of a task's search split to confirm its elites."""
 
 Message = Mapping[str, Any]
-"""One turn of a chat: `role` and `content`, which is text or a list of content parts (text, image)."""
+"""One turn of a chat: `role` ("system", "user" or "assistant") and `content`, which is text or a list of content parts
+(text, image) as the model's chat template takes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an answer is decoded. Temperature 0 is greedy; `stop` strings end the answer and are cut off."""
+    """How an answer is decoded.
+
+    max_new_tokens: longest answer, in tokens. temperature: 0 is greedy decoding. stop: strings that end the answer;
+    they are cut off. seed: of the random draws, if the temperature is above 0; give requests for several answers to one
+    prompt different seeds.
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -28,7 +39,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer. `truncated`: the token limit ended it, not the model."""
+    """A model's answer.
+
+    text: without the prompt, special tokens and stop string. tokens: the number of tokens generated. truncated: the
+    answer was cut off at `max_new_tokens`.
+    """
 
     text: str
     tokens: int
@@ -37,45 +52,67 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """How likely a continuation is: the log-probability (natural logarithm) of each of its tokens, and whether each is
-    the likeliest one, so that greedy decoding would write just this."""
+    """How likely a continuation is after a prompt.
+
+    logprobs: the log-probability (natural logarithm) of each of its tokens. greedy: whether each of its tokens is the
+    most likely one, so that greedy decoding would generate exactly this continuation.
+    """
 
     logprobs: tuple[float, ...]
     greedy: bool
 
 
 class LanguageModel(Protocol):
-    """A loaded model that answers any number of requests at once."""
+    """A loaded model. Any number of requests may be awaited at once; they share batches."""
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        """Answer a conversation through the model's chat template, or through `template`."""
+        """Answer a conversation. If its last turn is the assistant's, the answer continues that turn.
+
+        template: a Jinja chat template to use instead of the model's own.
+
+        Raises:
+            UserError: the model has no chat template, or the template rejects these turns.
+        """
         ...
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        """Continue a plain prompt."""
+        """Continue a plain or rendered prompt."""
         ...
 
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
-        """Log-probability (natural logarithm) of each token of `continuation` after `prompt`."""
+        """Log-probability (natural logarithm) of each token of `continuation` after `prompt`.
+
+        template: as in `chat`, for a prompt of chat turns.
+
+        Raises:
+            UserError: as `chat`.
+        """
         ...
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
-        """The same of a plain or rendered prompt, and whether greedy decoding would write `continuation`."""
+        """As `logprobs`, and whether greedy decoding would generate `continuation`; for a plain or rendered prompt."""
         ...
 
     def render(self, messages: Sequence[Message], template: str | None = None) -> str:
-        """A conversation as the prompt that `chat` would complete; a last turn of the assistant's is left open.
+        """The prompt that `chat` completes for a conversation, as text for `complete` and `likelihood`.
 
-        `complete` and `likelihood` take it as it is, and add no special tokens to it.
+        Pass it on unchanged: it is marked as rendered, so that no special tokens are added to it.
+
+        Raises:
+            UserError: as `chat`.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of a task. `id` is the same in every run over the same data."""
+    """A row of a dataset, as a task scores it.
+
+    id: unique within the task, and the same in every run over the same data. row: the row's columns, or whatever else
+    the task wants to keep.
+    """
 
     id: str
     row: Mapping[str, Any]
@@ -83,7 +120,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A sample's score in [0, 1], with what the model said for reports."""
+    """The result of one sample.
+
+    score: from 0 to 1, higher is better; any other value fails the evaluation. output: the model's text, for reports.
+    truncated: an answer was cut off at its token limit.
+    """
 
     score: float
     output: str = ""
@@ -91,52 +132,60 @@ class Outcome:
 
 
 class Task(Protocol):
-    """A set of samples, divided once and for all into search and held-out, and the way to score one.
+    """Samples, divided once and for all into a search and a held-out split, and a way to score a model on each.
 
-    Scoring may await the model and its surroundings as often as it likes; all samples of all tasks run at once.
-    It raises `InfrastructureError` if the surroundings fail; such a failure is never turned into a score.
-
-    A task may have an attribute `semantics`, a whole number; without it, the number is 0. Raise it with any change that
-    can alter a score: a run is never extended across two versions (docs/compatibility.md).
+    A task may have an integer attribute `semantics`, the version of its scoring; without it, the version is 0. Increase
+    it with every change that can alter a score: a run is never extended across versions (see docs/compatibility.md).
     """
 
-    def samples(self, split: Split) -> Sequence[Sample]:
-        """The samples of a split, always in the same order."""
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
+        """The samples of a split: at least one, and always the same ones in the same order."""
         ...
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
-        """Let the model work on a sample and grade it."""
+        """Let the model work on a sample, and grade the result.
+
+        It may await the model any number of times. All samples of all tasks are scored at once on one event loop: use
+        `asyncio.to_thread` for calls that block. Treat the model's output as hostile: never `eval` it, and run its code
+        only in a sandbox.
+
+        Raises:
+            InfrastructureError: a sandbox, database or disk failed. The run pauses, and this is never turned into a
+                score. An `OSError` counts as such a failure, too.
+            UserError: the task cannot be used as it is defined; the run ends.
+            Exception: any other error fails the evaluation of this model, which is retried once and then recorded.
+        """
         ...
 
 
 @runtime_checkable
 class Prompting(Protocol):
-    """A task whose prompts are known before a model is asked, so that they can be checked before a run."""
+    """A task whose prompts do not depend on the model's answers: they are checked before a run."""
 
     def prompt_of(self, sample: Sample) -> str | Sequence[Message]:
-        """The prompt of a sample: plain text, or the chat turns that it begins with."""
+        """A sample's prompt: plain text, or the chat turns that open its conversation."""
         ...
 
 
 @runtime_checkable
 class NeedsEnvironment(Protocol):
-    """A task that works on something beside the model: a sandbox, a database."""
+    """A task that needs something besides the model, such as a sandbox or a database."""
 
     def environment(self) -> str:
-        """What was found to work on, in one line for `plan`; asked before a run, never during it.
+        """One line, for `plan`, about what the task will run on. Called before a run, never during it.
 
         Raises:
-            UserError: it is missing or does not work; the message names the command that installs it.
+            TaskError: it is missing or does not work; the message names the command that installs it.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KnownAnswer:
-    """What a model could say to a sample, and whether a grader must accept it.
+    """A scripted answer to a sample, to check the task's grader with.
 
-    name: the same for all samples ("gold", "empty", "another sample's answer"). reply: a model by its function, which
-    gets the prompt (the text, or the turns of the chat so far) and returns the next answer.
+    name: the kind of answer, the same for all samples ("gold", "empty"). right: whether it must score 1, or below 1.
+    reply: replaces the model; it receives the prompt (text, or the chat's turns so far) and returns the next answer.
     """
 
     name: str
@@ -146,8 +195,8 @@ class KnownAnswer:
 
 @runtime_checkable
 class Checkable(Protocol):
-    """A task that knows right and wrong answers to its own samples, so that its grader can prove itself."""
+    """A task that knows right and wrong answers to its samples, so that `task check` can check its grader."""
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
-        """The gold answer, and near misses that must not be accepted."""
+        """The right answer, and near misses that must not be accepted."""
         ...

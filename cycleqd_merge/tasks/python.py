@@ -1,4 +1,4 @@
-"""Task kind `python`: the user's own class."""
+"""Task kind `python`: a class that the user wrote."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def load_python_task(definition: PythonTaskConfig) -> Task:
     """An instance of the class that `definition.target` names.
 
     Raises:
-        UserError: there is no such module, class or method, the module fails, or the class refuses the options.
+        UserError: the module, class or a method is missing, the module fails, or the class rejects the options.
     """
     task: Task = user_code.create(definition.target, methods=("samples", "score"), **definition.options)
     return task

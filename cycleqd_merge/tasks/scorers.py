@@ -1,4 +1,4 @@
-"""Scoring one output against one reference. Pure functions of text; scores in [0, 1], higher is better."""
+"""Scoring an output against a reference: pure functions of text. Scores are in [0, 1], higher is better."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from cycleqd_merge.config.scorers import (
 )
 
 TextScorer = Callable[[str, str], float]
+"""(output, reference) -> score"""
+
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def text_scorer(
     options: ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig | PythonScorerConfig,
 ) -> TextScorer:
-    """The function (output, reference) -> score that `options` describe; a `python` scorer's path starts at `folder`.
+    """The function (output, reference) -> score that `options` describe.
 
     Raises:
-        UserError: a `python` scorer cannot be found.
+        UserError: a `python` scorer cannot be loaded.
     """
     if isinstance(options, PythonScorerConfig):
         return partial(user_code.find(options.target), **options.options)
@@ -40,7 +42,7 @@ def text_scorer(
 
 
 def exact(output: str, reference: str, options: ExactScorerConfig) -> float:
-    """1 if output and reference are equal after the options' normalisation."""
+    """1 if output and reference are equal after normalisation."""
 
     def normal(text: str) -> str:
         if options.lowercase:
@@ -61,7 +63,7 @@ def exact(output: str, reference: str, options: ExactScorerConfig) -> float:
 
 
 def token_f1(output: str, reference: str, options: TokenF1ScorerConfig) -> float:
-    """F1 over white-space tokens: the harmonic mean of precision and recall, tokens counted with multiplicity."""
+    """F1 over white-space tokens, counted with multiplicity: the harmonic mean of precision and recall."""
     answer = _first_line(output) if options.first_line else output
     if options.lowercase:
         answer, reference = answer.lower(), reference.lower()
@@ -74,7 +76,7 @@ def token_f1(output: str, reference: str, options: TokenF1ScorerConfig) -> float
 
 
 def number(output: str, reference: str, options: NumberScorerConfig) -> float:
-    """1 if the last number of the output (of the pattern's last match) is the reference, within the tolerance."""
+    """1 if the last number in the output (or in the pattern's last match) is the reference's, within the tolerance."""
     text = _last_match(options.pattern, output) if options.pattern else output
     found, wanted = _last_number(text or ""), _last_number(reference)
     if found is None or wanted is None:
@@ -83,7 +85,7 @@ def number(output: str, reference: str, options: NumberScorerConfig) -> float:
 
 
 def regex(output: str, reference: str, options: RegexScorerConfig) -> float:
-    """1 if the reference, a regular expression, is found in the output (fits all of it, with `full`)."""
+    """1 if the reference, a regular expression, is found in the output (with `full`: matches all of it)."""
     find = re.fullmatch if options.full else re.search
     return float(find(reference, output.strip()) is not None)
 

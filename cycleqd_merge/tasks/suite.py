@@ -1,9 +1,9 @@
-"""The tasks of a run, opened, in the order of their scores: objectives first."""
+"""The tasks of a run, opened, in the order of their scores: tasks that are optimised come first."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,18 +18,17 @@ from cycleqd_merge.config.tasks import (
     OsInteractionTaskConfig,
     TaskDefinitionConfig,
 )
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import TaskError, UserError
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.tasks.code.task import Code
-from cycleqd_merge.tasks.generate import Generate
-from cycleqd_merge.tasks.os_interaction.task import OsInteraction
-from cycleqd_merge.tasks.protocol import NeedsEnvironment, Rows, Sample, Task
-from cycleqd_merge.tasks.python import load_python_task
+from cycleqd_merge.tasks.protocol import Sample, Split, Task
 
 
 @dataclass(frozen=True)
 class SuiteTask:
-    """A task of a run: its name, how the recipe uses it, and the task itself."""
+    """A task of a run: its name, how the recipe uses it, and the task itself.
+
+    confirm_share: share of the search split that is reserved as the confirmation split.
+    """
 
     name: str
     use: TaskConfig
@@ -42,26 +41,26 @@ class SuiteTask:
         """The version of the code that scores it; see `Task`."""
         return int(getattr(self.task, "semantics", 0))
 
-    def samples(self, rows: Rows) -> Sequence[Sample]:
-        """The samples scored on: held-out all of them, else the search split less, or only, what is set aside.
+    def samples(self, split: Split) -> Sequence[Sample]:
+        """The samples of a split; the task's search split is divided into the run's search and confirmation splits.
 
-        Which samples are set aside depends on how many there are, not on the run. `samples` limits the searched ones,
-        and in the same proportion those that confirm.
+        The division depends on the number of samples only, not on the run. The recipe's `samples` limits the search
+        split, and the confirmation split in the same proportion.
         """
-        if rows == "heldout":
+        if split == "heldout":
             return self.task.samples("heldout")
         samples = self.task.samples("search")
         order = generator(0, "confirm").permutation(len(samples))
-        aside = set(order[: min(round(self.confirm_share * len(samples)), len(samples) - 1)].tolist())
-        if rows == "confirm":
-            share, searched = self.confirm_share, self.use.samples
-            most = None if searched is None else round(searched * share / (1 - share))
-            return [sample for place, sample in enumerate(samples) if place in aside][:most]
-        return [sample for place, sample in enumerate(samples) if place not in aside][: self.use.samples]
+        reserved = set(order[: min(round(self.confirm_share * len(samples)), len(samples) - 1)].tolist())
+        if split == "confirm":
+            share, limit = self.confirm_share, self.use.samples
+            confirm_limit = None if limit is None else round(limit * share / (1 - share))
+            return [sample for place, sample in enumerate(samples) if place in reserved][:confirm_limit]
+        return [sample for place, sample in enumerate(samples) if place not in reserved][: self.use.samples]
 
-    def digest(self, rows: Rows) -> str:
-        """A digest of the ids of the samples, in order."""
-        return hashlib.sha256("\n".join(sample.id for sample in self.samples(rows)).encode()).hexdigest()[:16]
+    def digest(self, split: Split) -> str:
+        """A digest of the split's sample ids, in order."""
+        return hashlib.sha256("\n".join(sample.id for sample in self.samples(split)).encode()).hexdigest()[:16]
 
 
 Suite = tuple[SuiteTask, ...]
@@ -71,7 +70,7 @@ def open_suite(recipe: Recipe) -> Suite:
     """Open every task of a recipe.
 
     Raises:
-        UserError: a task cannot be opened, or a split of it holds no sample.
+        UserError: as `open_task`.
     """
     uses = sorted(recipe.tasks, key=lambda use: use.role != "optimise")
     return tuple(open_task(use, recipe.confirm.share, recipe.revisions) for use in uses)
@@ -81,52 +80,70 @@ def open_task(use: TaskConfig, confirm_share: float, revisions: Mapping[str, str
     """Open one task of a recipe. revisions: see `Recipe.revisions`.
 
     Raises:
-        UserError: it cannot be opened, or a split of it holds no sample.
+        RecipeError: its definition is missing or not valid.
+        DataError: its rows cannot be read or used.
+        TaskError: it cannot be opened, or a split is empty.
+        UserError: the Hub refuses a dataset, or a class of the user cannot be loaded.
     """
     name = task_name(use)
     definition = with_pinned_rows(load_task(use), revisions)
     try:
-        task = _opened(definition)
+        task = _open_definition(definition)
     except UserError as error:
-        raise UserError(f"task {name}: {error}") from error
+        raise type(error)(f"task {name}: {error}") from error
     for split in ("search", "heldout"):
         if not task.samples(split):
-            raise UserError(f"task {name}: its {split} split holds no sample")
+            raise TaskError(f"task {name}: its {split} split has no samples")
     return SuiteTask(name, use, definition, task, confirm_share)
 
 
-def _opened(definition: TaskDefinitionConfig) -> Task:
-    """The task of a definition, by its kind."""
+def _open_definition(definition: TaskDefinitionConfig) -> Task:
+    """The task of a definition, by its kind. A kind's module is imported when a task of that kind is opened."""
     if isinstance(definition, GenerateTaskConfig):
-        return Generate(definition)
+        from cycleqd_merge.tasks.generate import GenerateTask
+
+        return GenerateTask(definition)
     if isinstance(definition, CodeTaskConfig):
-        return Code(definition)
+        from cycleqd_merge.tasks.code.task import CodeTask
+
+        return CodeTask(definition)
     if isinstance(definition, OsInteractionTaskConfig):
-        return OsInteraction(definition)
-    if isinstance(definition, DbbenchTaskConfig):  # the libraries of these two are loaded where they are used
-        from cycleqd_merge.tasks.database.task import Dbbench
+        from cycleqd_merge.tasks.os_interaction.task import OsInteractionTask
 
-        return Dbbench(definition)
+        return OsInteractionTask(definition)
+    if isinstance(definition, DbbenchTaskConfig):
+        from cycleqd_merge.tasks.database.task import DbbenchTask
+
+        return DbbenchTask(definition)
     if isinstance(definition, LmEvalTaskConfig):
-        from cycleqd_merge.tasks.lm_eval import LmEval
+        from cycleqd_merge.tasks.lm_eval import LmEvalTask
 
-        return LmEval(definition)
+        return LmEvalTask(definition)
+    from cycleqd_merge.tasks.python import load_python_task
+
     return load_python_task(definition)
 
 
 def require_environments(suite: Suite) -> dict[str, str]:
-    """What each task that works on something beside the model found to work on, by the task's name.
+    """Check what tasks need besides the model; returns each such task's one-line report, by the task's name.
 
     Raises:
-        UserError: something is missing; a line per task, with the command that installs it.
+        TaskError: something is missing or does not work; a line per task, with the command that installs it.
     """
-    found, faults = {}, []
+    reports, problems = {}, []
     for task in suite:
-        if isinstance(task.task, NeedsEnvironment):
+        if (environment := _environment(task.task)) is not None:
             try:
-                found[task.name] = task.task.environment()
+                reports[task.name] = environment()
             except UserError as error:
-                faults.append(f"task {task.name}: {error}")
-    if faults:
-        raise UserError("\n".join(faults))
-    return found
+                problems.append(f"task {task.name}: {error}")
+    if problems:
+        raise TaskError("\n".join(problems))
+    return reports
+
+
+def _environment(task: Task) -> Callable[[], str] | None:
+    """The method of `NeedsEnvironment`, if the task has it."""
+    # `surroundings` is the method's deprecated name
+    method: Callable[[], str] | None = getattr(task, "environment", None) or getattr(task, "surroundings", None)
+    return method

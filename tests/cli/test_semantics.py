@@ -16,7 +16,7 @@ from cycleqd_merge.hub.portable import portable
 from cycleqd_merge.hub.unite import unite
 from cycleqd_merge.journal.log import FILE, of_kind, read_events
 from cycleqd_merge.run.state import open_run
-from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.suite import open_task
 from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe
 
@@ -34,7 +34,7 @@ def run(finished: CliRun, tmp_path: Path) -> Path:
 def changed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The present version of the tasks, of the engine, or of both is raised; what messages say of it."""
     if request.param != "engine":
-        monkeypatch.setattr(Generate, "semantics", 1)
+        monkeypatch.setattr(GenerateTask, "semantics", 1)
     if request.param != "task":
         monkeypatch.setitem(SEMANTICS, "transformers", 1)
     return {"task": TASKS, "engine": ENGINE, "both": f"{TASKS}, {ENGINE}"}[request.param]
@@ -81,7 +81,7 @@ def test_extending_it_is_refused_in_one_line(run: Path, changed: str) -> None:
         assert (answer.code, answer.err) == (2, f"error: {refusal(run, changed)}\n")
         assert (run / FILE).read_bytes() == journal
     answer = cycleqd_merge("plan", run, "--no-measure", "--json")
-    assert (answer.code, answer.json["faults"]) == (2, [refusal(run, changed)])
+    assert (answer.code, answer.json["errors"]) == (2, [refusal(run, changed)])
 
 
 def test_a_finished_run_is_not_refused_and_stays_as_it_is(
@@ -102,7 +102,7 @@ def test_versions_are_recorded_and_an_older_program_extends_no_newer_run(models:
     recipe = write_recipe(tmp_path, models)
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as newer:
-        newer.setattr(Generate, "semantics", 2)
+        newer.setattr(GenerateTask, "semantics", 2)
         newer.setitem(SEMANTICS, "transformers", 1)
         assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
         assert cycleqd_merge("evolve", recipe, "--generations", 2).code == 0
@@ -153,7 +153,7 @@ def test_rescore_keeps_no_scores(run: Path, tmp_path: Path) -> None:
 
 def test_runs_of_two_versions_are_not_united(run: Path, models: Models, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as newer:
-        newer.setattr(Generate, "semantics", 1)
+        newer.setattr(GenerateTask, "semantics", 1)
         newer.setitem(SEMANTICS, "transformers", 1)
         assert cycleqd_merge("fork", run, tmp_path / "fork", "--rescore", "--set", "evolution.generations=0").code == 0
     ours, theirs = read_events(run), read_events(tmp_path / "fork")

@@ -227,8 +227,17 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
             "12: evolution.adaptive: cma-me takes no notice of it unless `strategy.bred` is above 0; leave it out",
         ),
         (
-            f"{NAMED}searches: {{mine: {{strategy: {{kind: random}}, evolution: {{adaptive: true}}}}}}\n",
-            "11: searches.mine.evolution.adaptive: random takes no notice of it; leave it out",
+            f"{NAMED}strategies: {{mine: {{strategy: {{kind: random}}, evolution: {{adaptive: true}}}}}}\n",
+            "11: strategies.mine.evolution.adaptive: random takes no notice of it; leave it out",
+        ),
+        (
+            f"{NAMED}searches: {{mine: {{strategy: {{kind: randm}}}}}}\n",
+            "11: searches.mine.strategy.kind: no such kind; did you mean 'random'?; allowed are cycleqd, random, "
+            "cma-es, cma-me, bayesian, nsga2, mergekit, python; found 'randm'",
+        ),
+        (
+            f"{NAMED}strategies: {{}}\nsearches: {{}}\n",
+            "12: searches: cannot be combined with `strategies`, which replaces it; use `strategies` alone",
         ),
         (in_task("bounds: [1, 0]"), "9: tasks.1.bounds: 1.0 is not below 0.0"),
         (in_task("floor: 0.5"), "9: tasks.1.floor: needs `role: keep`"),

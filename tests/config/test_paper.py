@@ -51,7 +51,7 @@ def test_plan_passes_it_with_stand_ins(tmp_path: Path) -> None:
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     answer = cycleqd_merge("plan", RECIPE, "--no-measure", "--json", *overrides)
     assert (answer.code, answer.err) == (0, "")
-    assert answer.json["faults"] == []
+    assert answer.json["errors"] == []
     tasks = {task["name"]: task for task in answer.json["tasks"]}
     for name, works_on in (("coding", "host files"), ("db", "MariaDB"), ("os", "root default")):
         assert works_on in tasks[name]["environment"]

@@ -44,14 +44,11 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-class Killer:
-    """Observes a run and kills one worker after so many results."""
+class Killer(Observer):
+    """Kills one worker after the result with a given number."""
 
     def __init__(self, after: int) -> None:
         self.after, self.killed = after, 0
-
-    def started(self, run: Run) -> None:
-        """See `Observer`."""
 
     def evaluated(self, run: Run, event: Event) -> None:
         """See `Observer`."""
@@ -85,7 +82,7 @@ def test_two_workers_one_of_which_is_killed_give_the_run_of_one(tmp_path: Path) 
 
 def test_what_a_worker_cannot_open_is_told_as_it_is(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPES / "quickstart.yaml", [f"base={tmp_path}/nothing"])
-    pool = RayPool(recipe, RECIPES, (), workers=1)
+    pool = RayPool(recipe, (), workers=1)
     try:
         with pytest.raises(UserError, match="nothing: no such folder"):
             pool.next()

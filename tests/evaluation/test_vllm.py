@@ -30,11 +30,11 @@ from cycleqd_merge.evaluation.pools.pool import outcome_of
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.candidates import write_checkpoint
 from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
-from cycleqd_merge.outputs.checkpoint import write_checkpoint
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from cycleqd_merge.tasks.suite import Suite, open_suite
@@ -126,7 +126,8 @@ def test_loads_in_place_answer_as_fresh_engines_on_the_exported_children(
         engine.load(genome)
         loaded.append(answers(engine))
         folders.append(tmp_path / str(number))
-        write_checkpoint(materialiser.tensors(genome), family, folders[-1], {}, "", lambda folder: None)
+        folders[-1].mkdir()
+        write_checkpoint(materialiser.tensors(genome), family, folders[-1])
     assert (
         len({tuple(text.text for text in texts) for texts, _ in loaded}) > CHILDREN // 2
     )  # they differ in what they say

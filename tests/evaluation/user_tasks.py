@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from cycleqd_merge import errors
-from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, Split
+from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, TaskSplit
 
 ERRORS: dict[str, Callable[[str], Exception]] = {
     "InfrastructureError": errors.InfrastructureError,
@@ -33,7 +33,7 @@ class Scores:
     def __init__(self, scores: Sequence[float], heldout: Sequence[float] = (0.0,)) -> None:
         self._scores = {"search": scores, "heldout": heldout}
 
-    def samples(self, split: Split) -> list[Sample]:
+    def samples(self, split: TaskSplit) -> list[Sample]:
         return [Sample(f"{split}-{place}", {"score": score}) for place, score in enumerate(self._scores[split])]
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:

@@ -117,18 +117,37 @@ def assert_close(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
 
 def test_it_extends(name: str, run: Path, exact: bool, caplog: pytest.LogCaptureFixture) -> None:
+    generations = kept(name, "show.json")["generation"] + MORE
+    assert_extends(name, run, exact, "evolve", run, "--generations", generations)
+    if exact:
+        assert not [record for record in caplog.records if record.name.startswith("cycleqd_merge")]
+        assert untimed(printed(run, "show", run)) == kept(name, "extended.json")
+
+
+@pytest.mark.parametrize("name", ["recommended-1"])
+def test_it_extends_from_its_recipe_file_when_its_preset_has_a_new_version(
+    name: str, run: Path, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presets = pytest.importorskip("cycleqd_merge.config.presets", reason="version 0.1.0 has no versions of presets")
+    newer = {"strategy": {"kind": "random"}, "evolution": {"groups": {"layers": 1}, "sigma": 0.5}}
+    monkeypatch.setitem(presets.PRESETS, "recommended@2", newer)
+    stated = {"preset": "recommended", "generations": 30 + MORE, "seed": 1}
+    settings = (f"evolution={json.dumps(stated)}", "finish={}", f"output={json.dumps(str(run))}")
+    options = [option for setting in settings for option in ("--set", setting)]
+    assert_extends(name, run, exact, "evolve", ROOT / "recipes" / "quickstart.yaml", *options)
+
+
+def assert_extends(name: str, run: Path, exact: bool, *command: object) -> None:
+    """The command extends the run as version 0.1.0 did."""
     journal = run / "journal.jsonl"
     before = journal.read_text()
-    generations = kept(name, "show.json")["generation"] + MORE
-    answer = cycleqd_merge("evolve", run, "--generations", generations)
+    answer = cycleqd_merge(*command)
     assert answer.code == 0, answer.err
     assert journal.read_text().startswith(before)
     found = events(journal.read_text().removeprefix(before))
     wanted = events((DATA / name / "extension.jsonl").read_text())
     if exact:
-        assert not [record for record in caplog.records if record.name.startswith("cycleqd_merge")]
         assert [outcome(event) for event in found] == [outcome(event) for event in wanted]
-        assert untimed(printed(run, "show", run)) == kept(name, "extended.json")
     else:
         assert_alike(found, wanted)
 

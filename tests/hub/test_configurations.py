@@ -167,7 +167,7 @@ def test_united_runs_start_from_genomes(
     pushed(run, "--repo", MODEL, "--archive-only", "--rows")
     answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "both", "--merge", run, "--trust-remote-code")
     assert answer.code == 0, answer.err
-    assert "mergekit configurations, and stay behind" in caplog.text
+    assert "mergekit configurations and cannot be founders of another run" in caplog.text
     assert open_run(tmp_path / "both").search.first == 2
 
 

@@ -89,7 +89,7 @@ def test_a_failed_push_is_tried_again_later(
     hub.repos.clear()
     hub.requests.clear()
     hub.faults.add("commit", 500)
-    quiet = periodic_push.PeriodicPush(Observer(), run, every=2, first_wait=0.2)
+    quiet = periodic_push.PeriodicPush(run, every=2, first_wait=0.2)
     quiet.told(Told(2), {})  # type: ignore[arg-type]
     quiet.close()
     assert hub.steps().count("commit") == 1
@@ -109,7 +109,7 @@ def test_a_hub_that_hangs_does_not_slow_the_run(hub: LocalHub, run: Path) -> Non
     """`told` returns at once however long the Hub takes; the push runs in a process of its own."""
     assert cycleqd_merge("evolve", run, "--set", "hub={repo: ann/run, root: null}").code == 0
     hub.__exit__(None, None, None)  # connections are refused from here on
-    pushing = periodic_push.PeriodicPush(Observer(), run, every=1)
+    pushing = periodic_push.PeriodicPush(run, every=1)
     for generation in range(1, 50):
         pushing.told(Told(generation), {})  # type: ignore[arg-type]
     process = pushing._process

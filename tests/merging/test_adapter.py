@@ -91,7 +91,7 @@ def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
 def test_base_plus_task_vector_is_what_peft_merges(case: Case, tmp_path: Path) -> None:
     family, base, adapter = open_with_adapter(tmp_path, case)
     wanted = merged_by_peft(base, adapter)
-    assert check_family(family).faults == []
+    assert check_family(family).errors == []
     changed = set()
     for weight in family.weights:
         tensor = family.base_tensor(weight)

@@ -84,29 +84,29 @@ def test_sound_experts_leave_nothing_to_report(trio: Trio) -> None:
 def test_other_architecture_is_refused(llama: Trio, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other", "qwen2", seed=1)
     findings = check(tmp_path, llama.base, other)
-    assert findings.faults[0] == ("expert tuned: architecture ['Qwen2ForCausalLM'], the base has ['LlamaForCausalLM']")
+    assert findings.errors[0] == ("expert tuned: architecture ['Qwen2ForCausalLM'], the base has ['LlamaForCausalLM']")
 
 
 def test_missing_tensor_is_refused(llama: Trio, tmp_path: Path) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors.pop(QUERY))
-    assert check(tmp_path, llama.base, expert).faults == [f"expert tuned: tensor {QUERY} is missing; the base has it"]
+    assert check(tmp_path, llama.base, expert).errors == [f"expert tuned: tensor {QUERY} is missing; the base has it"]
 
 
 def test_extra_tensor_is_refused(llama: Trio, tmp_path: Path) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors.update(extra=torch.ones(2, 2)))
-    assert check(tmp_path, llama.base, expert).faults == ["expert tuned: tensor extra is not in the base"]
+    assert check(tmp_path, llama.base, expert).errors == ["expert tuned: tensor extra is not in the base"]
 
 
 def test_other_shape_is_refused(llama: Trio, tmp_path: Path) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors.update({QUERY: tensors[QUERY][:-4]}))
-    assert check(tmp_path, llama.base, expert).faults == [
+    assert check(tmp_path, llama.base, expert).errors == [
         f"expert tuned: tensor {QUERY}: shape (28, 32), the base has (32, 32)"
     ]
 
 
 def test_added_vocabulary_is_refused_by_default(llama: Trio, tmp_path: Path) -> None:
     expert = grown(llama.base, tmp_path / "tuned", rows=3)
-    assert check(tmp_path, llama.base, expert).faults == [
+    assert check(tmp_path, llama.base, expert).errors == [
         "expert tuned: its tokenizer differs in 3 tokens; first '<added0>': id 100, in the base None; "
         "`models.vocabulary: base` drops added tokens"
     ]
@@ -114,7 +114,7 @@ def test_added_vocabulary_is_refused_by_default(llama: Trio, tmp_path: Path) -> 
 
 def test_added_rows_without_a_tokenizer_are_refused_by_default(llama: Trio, tmp_path: Path) -> None:
     expert = with_tokenizer(grown(llama.base, tmp_path / "tuned", rows=3))
-    assert check(tmp_path, llama.base, expert).faults == [
+    assert check(tmp_path, llama.base, expert).errors == [
         f"expert tuned: tensor {name}: vocabulary of 103, the base has 100; `models.vocabulary: base` drops added rows"
         for name in (HEAD, EMBEDDING)
     ]
@@ -133,7 +133,7 @@ def test_added_vocabulary_is_dropped_and_reported_when_the_base_counts(llama: Tr
 
 def test_smaller_vocabulary_is_refused_even_when_the_base_counts(llama: Trio, tmp_path: Path) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors.update({HEAD: tensors[HEAD][:90]}))
-    assert check(tmp_path, llama.base, expert, models={"vocabulary": "base"}).faults == [
+    assert check(tmp_path, llama.base, expert, models={"vocabulary": "base"}).errors == [
         f"expert tuned: tensor {HEAD}: vocabulary of 90, the base has 100"
     ]
 
@@ -141,7 +141,7 @@ def test_smaller_vocabulary_is_refused_even_when_the_base_counts(llama: Trio, tm
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_value_that_is_no_number_is_refused_in_an_expert(llama: Trio, tmp_path: Path, value: float) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors[QUERY][3].fill_(value))
-    assert check(tmp_path, llama.base, expert).faults == [f"expert tuned: tensor {QUERY} holds NaN or infinite values"]
+    assert check(tmp_path, llama.base, expert).errors == [f"expert tuned: tensor {QUERY} holds NaN or infinite values"]
 
 
 def test_value_that_is_no_number_is_refused_in_the_base(tmp_path: Path) -> None:
@@ -151,18 +151,18 @@ def test_value_that_is_no_number_is_refused_in_the_base(tmp_path: Path) -> None:
     tensors = read_tensors(base)
     tensors[QUERY][0, 0] = float("nan")
     write_tensors(base, tensors)
-    assert check(tmp_path, base, expert).faults == [f"base: tensor {QUERY} holds NaN or infinite values"]
+    assert check(tmp_path, base, expert).errors == [f"base: tensor {QUERY} holds NaN or infinite values"]
 
 
 def test_expert_that_is_the_base_itself_is_refused(llama: Trio, tmp_path: Path) -> None:
-    assert check(tmp_path, llama.base, llama.base).faults == [
+    assert check(tmp_path, llama.base, llama.base).errors == [
         "expert tuned: its task vector is all zero: it is the base model itself"
     ]
 
 
 def test_untrained_adapter_is_refused(llama: Trio, tmp_path: Path) -> None:
     adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, scale=0.0)
-    assert check(tmp_path, llama.base, on_base(llama.base, adapter)).faults == [
+    assert check(tmp_path, llama.base, on_base(llama.base, adapter)).errors == [
         "expert tuned: its task vector is all zero: it is the base model itself"
     ]
 
@@ -184,7 +184,7 @@ def test_other_token_ids_are_refused(llama: Trio, tmp_path: Path) -> None:
     first, second = '"a": 70', '"b": 71'
     assert first in text
     tokenizer.write_text(text.replace(first, '"a": 71').replace(second, '"b": 70'))
-    assert check(tmp_path, llama.base, expert).faults == [
+    assert check(tmp_path, llama.base, expert).errors == [
         "expert tuned: its tokenizer differs in 2 tokens; first 'a': id 71, in the base 70"
     ]
 
@@ -201,7 +201,7 @@ def test_expert_without_a_tokenizer_is_reported(llama: Trio, tmp_path: Path) -> 
 def test_broken_tokenizer_is_refused(llama: Trio, tmp_path: Path, text: str) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     (expert / "tokenizer.json").write_text(text)
-    (fault,) = check(tmp_path, llama.base, expert).faults
+    (fault,) = check(tmp_path, llama.base, expert).errors
     assert fault.startswith(f"expert tuned: {expert}: no tokenizer can be loaded: ")
 
 
@@ -210,7 +210,7 @@ TEMPLATE = "{% for message in messages %}[{{ message.content }}]{% endfor %}"
 
 def test_other_chat_template_is_refused_until_one_is_chosen(llama: Trio, tmp_path: Path) -> None:
     expert = with_tokenizer(make_expert(llama.base, tmp_path / "tuned", seed=1), TEMPLATE)
-    assert check(tmp_path, llama.base, expert).faults == [
+    assert check(tmp_path, llama.base, expert).errors == [
         "expert tuned: its chat template differs from the base's; "
         "choose one with `models.chat_template` (`base`, `tuned` or a file)"
     ]
@@ -246,7 +246,7 @@ def test_adapter_that_changes_an_unknown_tensor_is_refused(llama: Trio, tmp_path
     weights = adapter / "adapter_model.safetensors"
     renamed = {key.replace("layers.1.", "layers.7."): tensor for key, tensor in load_file(weights).items()}
     save_file(renamed, weights)
-    assert check(tmp_path, llama.base, on_base(llama.base, adapter)).faults == [
+    assert check(tmp_path, llama.base, on_base(llama.base, adapter)).errors == [
         "expert tuned: its adapter changes model.layers.7.self_attn.q_proj.weight, which the base lacks"
     ]
 
@@ -255,13 +255,13 @@ def test_adapter_of_other_shape_is_refused(llama: Trio, tmp_path: Path) -> None:
     adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, target_modules=["q_proj"])
     weights = adapter / "adapter_model.safetensors"
     save_file({key: torch.cat([tensor, tensor], dim=-1) for key, tensor in load_file(weights).items()}, weights)
-    faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).faults
+    faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).errors
     assert faults[0] == f"expert tuned: adapter {adapter}: {QUERY} has shape (32, 64); the base has (32, 32)"
 
 
 def test_adapter_that_holds_no_numbers_is_refused(llama: Trio, tmp_path: Path) -> None:
     adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, scale=float("nan"), target_modules=["q_proj"])
-    faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).faults
+    faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).errors
     assert f"expert tuned: tensor {QUERY} holds NaN or infinite values" in faults
 
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.merging import candidates
+from cycleqd_merge.merging.candidates import write_checkpoint
 from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
-from cycleqd_merge.outputs import checkpoint
-from cycleqd_merge.outputs.checkpoint import write_checkpoint
+from cycleqd_merge.outputs.checkpoint import write_model
 from tests.merging.conftest import Trio, long_lineage
 from tests.models import CHAT_TEMPLATE, make_recipe, make_tokenizer
 
@@ -41,7 +42,7 @@ def llama_child(llama: Trio) -> Tensors:
 def write(
     tensors: Iterable[tuple[str, torch.Tensor]], family: ModelFamily, out: Path, check: Callable[[Path], None] = accept
 ) -> Path:
-    write_checkpoint(tensors, family, out, record=RECORD, configuration=CONFIGURATION, check=check)
+    write_model(lambda folder: write_checkpoint(tensors, family, folder), out, RECORD, CONFIGURATION, check)
     return out
 
 
@@ -114,7 +115,7 @@ def test_record_and_configuration_are_kept_beside_the_weights(
 def test_large_checkpoint_is_sharded(
     trio: Trio, child: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SHARD_SIZE", 10_000)
+    monkeypatch.setattr(candidates, "SHARD_SIZE", 10_000)
     out = write(child.items(), trio.family, tmp_path / "out")
     shards = sorted(out.glob("*.safetensors"))
     assert len(shards) >= 3

@@ -102,7 +102,7 @@ def only(found: list[str]) -> str:
 def test_a_recipe_in_order_has_no_fault_and_nothing_to_notice(family: Family, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, family)
     found = checked(recipe)
-    assert (found.faults, found.notices) == ([], [])
+    assert (found.errors, found.notices) == ([], [])
     assert found.cells == {"one": 15, "two": 15}
     assert [(task.name, task.search, task.confirm, task.heldout) for task in found.tasks] == [
         ("one", 20, 5, 25),
@@ -147,7 +147,7 @@ def test_all_faults_come_at_once(family: Family, tmp_path: Path) -> None:
         evolution={"bins": 40},
         output=str(tmp_path / "file" / "run"),
     )
-    faults = "\n".join(checked(recipe).faults)
+    faults = "\n".join(checked(recipe).errors)
     for part in (
         "evolution.bins: archive one would have 2,560,000 cells, the limit is 1,000,000",
         "task 'nowhere.yaml': no such file",
@@ -164,13 +164,13 @@ def test_all_faults_come_at_once(family: Family, tmp_path: Path) -> None:
 def test_without_a_base_the_tasks_are_checked_all_the_same(family: Family, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, family, generate(tmp_path, "three", prompt="{{ missing }}"))
     recipe = recipe.model_copy(update={"base": str(tmp_path / "gone")})
-    faults = checked(recipe).faults
+    faults = checked(recipe).errors
     assert [fault.split(":")[0] for fault in faults] == ["task three", f"model {tmp_path / 'gone'}"]
 
 
 def test_a_row_that_a_template_fails_on_is_named_with_their_number(family: Family, tmp_path: Path) -> None:
     odd = [{"question": "fine", "answer": "a"}, {"question": "odd"}, {"question": "odder"}]
-    fault = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", odd))).faults)
+    fault = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", odd))).errors)
     assert fault.startswith("task three: answer: 'answer' is undefined; the row has the columns question; in row ")
     assert fault.endswith(": {'question': 'odd'} (and 1 more)")
 
@@ -181,28 +181,28 @@ def test_a_chat_task_needs_a_chat_template(family: Family, tmp_path: Path) -> No
         (folder / "chat_template.jinja").unlink()
         make_tokenizer(chat_template=None).save_pretrained(folder)
     without = family._replace(base=plain[0], first=plain[1], second=plain[2])
-    fault = only(checked(recipe_of(tmp_path, without, generate(tmp_path, "three", chat=True))).faults)
+    fault = only(checked(recipe_of(tmp_path, without, generate(tmp_path, "three", chat=True))).errors)
     assert fault.startswith("task three: its prompts are chat turns and the model has no chat template")
     own = generate(tmp_path, "three", chat=True, chat_template="{{ messages[0].content }}")
-    assert checked(recipe_of(tmp_path, without, own)).faults == []
+    assert checked(recipe_of(tmp_path, without, own)).errors == []
 
 
 def test_a_chat_template_that_refuses_a_row_is_a_fault(family: Family, tmp_path: Path) -> None:
     template = "{% if '7' in messages[0].content %}{{ raise_exception('no sevens') }}{% endif %}x"
     task = generate(tmp_path, "three", chat=True, chat_template=template)
-    fault = only(checked(recipe_of(tmp_path, family, task)).faults)
+    fault = only(checked(recipe_of(tmp_path, family, task)).errors)
     assert fault.startswith("task three: the chat template rejects these turns: no sevens; in row ")
 
 
 @pytest.mark.parametrize(("length", "fits"), [(252, True), (253, False)])
 def test_prompt_and_answer_must_fit_the_model(family: Family, tmp_path: Path, length: int, fits: bool) -> None:
     rows = [*rows_of("short"), {"question": "y" * length, "answer": "a"}]
-    stated = checked(recipe_of(tmp_path, family, generate(tmp_path, "three", heldout=rows, max_new_tokens=4))).faults
+    stated = checked(recipe_of(tmp_path, family, generate(tmp_path, "three", heldout=rows, max_new_tokens=4))).errors
     if fits:
         assert stated == []
     else:
         assert "1 of 51 rows do not fit the model's 256 tokens: row " in only(stated)
-        assert ", the longest, has 253 and its answer may take 4; " in only(stated)
+        assert ", the longest, has 253 and its answer may have 4; " in only(stated)
 
 
 def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 8
     tokenizer.save_pretrained(base)
-    faults = checked(recipe_of(tmp_path, family._replace(base=base))).faults
+    faults = checked(recipe_of(tmp_path, family._replace(base=base))).errors
     assert [fault.split(":")[0] for fault in faults] == ["task one", "task two"]
     assert all("do not fit the model's 8 tokens" in fault for fault in faults)
 
@@ -218,10 +218,10 @@ def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None
 def test_choices_are_counted_instead_of_new_tokens(family: Family, tmp_path: Path) -> None:
     scorer = {"kind": "multiple_choice", "choices": ["a", "b" * 10]}
     rows = [{"question": "y" * 246, "answer": "a"}, *rows_of("short")]
-    assert checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).faults == []
+    assert checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors == []
     rows = [{"question": "y" * 247, "answer": "a"}, *rows_of("short")]
-    fault = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).faults)
-    assert "has 247 and its answer may take 10" in fault
+    fault = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors)
+    assert "has 247 and its answer may have 10" in fault
 
 
 def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_what_the_models_differ_in_is_noticed(family: Family, tmp_path: Path) ->
     tensors = read_tensors(wide)
     write_tensors(wide, {name: tensor.float() for name, tensor in tensors.items()})
     found = checked(recipe_of(tmp_path, family, experts={"first": wide, "second": family.second}))
-    assert found.faults == []
+    assert found.errors == []
     assert found.notices == [f"expert first: {len(tensors)} tensors are cast from float32 to the base's bfloat16"]
 
 
@@ -263,9 +263,9 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     journal.append(identify(OpenedRecipe.open(recipe), journal))
     journal.close()
     content = (with_journal / "journal.jsonl").read_bytes()
-    assert checked(recipe).faults == []
+    assert checked(recipe).errors == []
     other = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"seed": 5})})
-    fault = only(checked(other).faults)
+    fault = only(checked(other).errors)
     assert fault.startswith(f"{with_journal}: another run's directory; --fresh starts a new one next to it")
     assert "evolution.seed: 0 -> 5" in fault
     assert (with_journal / "journal.jsonl").read_bytes() == content
@@ -275,7 +275,7 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
-        assert only(checked(recipe).faults).endswith("another process is using this run")
+        assert only(checked(recipe).errors).endswith("another process is using this run")
     finally:
         journal.close()
 
@@ -283,10 +283,10 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
 def test_a_million_cells_are_the_most(family: Family, tmp_path: Path) -> None:
     three = generate(tmp_path, "three")
     found = checked(recipe_of(tmp_path, family, three, evolution={"bins": 1000}))
-    assert (found.faults, found.cells["three"]) == ([], 1_000_000)
+    assert (found.errors, found.cells["three"]) == ([], 1_000_000)
     over = recipe_of(tmp_path, family, three, evolution={"bins": 1001})
     refusal = "evolution.bins: archive one would have 1,002,001 cells, the limit is 1,000,000"
-    assert only(checked(over).faults).startswith(refusal)
+    assert only(checked(over).errors).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
         evolve(over)
 
@@ -294,10 +294,10 @@ def test_a_million_cells_are_the_most(family: Family, tmp_path: Path) -> None:
 def test_the_archive_of_all_tasks_counts_too(family: Family, tmp_path: Path) -> None:
     plain = {"bins": 1000, "cycling": False}
     found = checked(recipe_of(tmp_path, family, evolution=plain))
-    assert (found.faults, found.cells) == ([], {"one": 1000, "two": 1000, "of all tasks": 1_000_000})
+    assert (found.errors, found.cells) == ([], {"one": 1000, "two": 1000, "of all tasks": 1_000_000})
     over = recipe_of(tmp_path, family, evolution={**plain, "bins": 1001})
     refusal = "evolution.bins: archive of all tasks would have 1,002,001 cells, the limit is 1,000,000"
-    assert only(checked(over).faults).startswith(refusal)
+    assert only(checked(over).errors).startswith(refusal)
     with pytest.raises(UserError, match=refusal):
         evolve(over)
 
@@ -332,7 +332,7 @@ def test_bases_and_how_alike_experts_are_is_told(family: Family, tmp_path: Path)
     experts = {**family.experts, "third": make_expert(family.base, tmp_path / "third", 7)}
     mutation = {"mutation": {"rank": 8}, "generations": 1}
     found = plan(recipe_of(tmp_path, family, experts=experts, evolution=mutation))
-    assert found.faults == []
+    assert found.errors == []
     assert [(each.name, each.loss > 0, each.skew < 1e-5) for each in found.bases] == [
         ("first", True, True),
         ("second", True, True),
@@ -354,14 +354,14 @@ def test_an_expert_that_is_less_alike_than_the_others_is_noticed(family: Family,
     found = plan(recipe)
     assert found.similarity["first, second"] > 0.9
     assert max(found.similarity["first, other"], found.similarity["second, other"]) < 0.5
-    assert found.faults == []
+    assert found.errors == []
     assert "expert other: similarity 0." in only([each for each in found.notices if "may not merge" in each])
 
 
 def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
-    fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).faults)
+    fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
     assert "exported models need " in fault
     assert "1.0 kB are free on the disk of " in fault
 
@@ -371,7 +371,7 @@ def test_too_little_memory_is_a_fault_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(planning, "available_memory", lambda: 10**6)
     monkeypatch.setattr(planning, "try_out", lambda *_: pytest.fail("the engine was opened"))
-    fault = only(plan(recipe_of(tmp_path, family)).faults)
+    fault = only(plan(recipe_of(tmp_path, family)).errors)
     assert fault.startswith("memory: a worker needs ")
     assert fault.endswith("(host), 1.0 MB are available")
 
@@ -382,7 +382,7 @@ def test_an_evaluation_that_fails_is_a_fault(family: Family, tmp_path: Path) -> 
     (tmp_path / "odd.py").write_text(f"from cycleqd_merge.tasks.protocol import Sample\n{code}")
     task = {"task": {"kind": "python", "target": f"{tmp_path / 'odd'}.py:Odd"}, "name": "odd", "bounds": [0.0, 1.0]}
     found = plan(recipe_of(tmp_path, family, task))
-    assert only(found.faults) == "measured evaluation: ValueError: odd"
+    assert only(found.errors) == "measured evaluation: ValueError: odd"
     assert found.time is None
 
 
@@ -402,7 +402,7 @@ def test_one_evaluation_is_measured_as_the_run_makes_them(
 
     monkeypatch.setattr(estimate.Worker, "evaluate", counted)
     found = plan(recipe_of(tmp_path, family, evolution={"generations": 7}))
-    assert found.faults == []
+    assert found.errors == []
     assert asked == [("search", 40), ("confirm", 10)]
     assert found.time is not None
     assert found.time.evaluations == 2 + 7
@@ -419,7 +419,7 @@ def test_elites_that_cannot_be_confirmed_take_no_time(
 ) -> None:
     monkeypatch.setattr(estimate, "_SETTLED", 0.0)
     found = plan(recipe_of(tmp_path, family, generate(tmp_path, "three", rows_of("s", 2))), Path())
-    assert found.faults == []
+    assert found.errors == []
     assert found.time is not None
     assert (found.time.confirm, found.time.finish) == (0.0, 0.0)
 
@@ -433,7 +433,7 @@ def test_a_run_that_goes_on_counts_only_what_is_left(
     evolve(recipe)
     longer = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"generations": 10})})
     found = plan(longer)
-    assert found.faults == []
+    assert found.errors == []
     assert found.time is not None
     assert found.time.evaluations == 7
 
@@ -466,7 +466,7 @@ def test_the_plan_is_json(family: Family, tmp_path: Path, monkeypatch: pytest.Mo
     assert found.time is not None
     assert values["time"]["total"] == found.time.total
     assert values["models"][0]["name"] == "base"
-    assert values["faults"] == []
+    assert values["errors"] == []
 
 
 def test_nan_in_an_expert_is_told(family: Family, tmp_path: Path) -> None:
@@ -474,5 +474,5 @@ def test_nan_in_an_expert_is_told(family: Family, tmp_path: Path) -> None:
     tensors = read_tensors(broken)
     name = next(iter(tensors))
     write_tensors(broken, {**tensors, name: torch.full_like(tensors[name], torch.nan)})
-    faults = checked(recipe_of(tmp_path, family, experts={"first": broken, "second": family.second})).faults
+    faults = checked(recipe_of(tmp_path, family, experts={"first": broken, "second": family.second})).errors
     assert only(faults) == f"expert first: tensor {name} holds NaN or infinite values"

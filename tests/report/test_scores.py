@@ -1,4 +1,4 @@
-"""What a run's models scored, from the journal and computed again here."""
+"""Scores of a run's models, from the journal and recomputed here."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def model(name: str, search: float, heldout: float | None) -> ModelScores:
     return ModelScores(name, None, {"a": Estimate(search, 0.04, 50)}, held)
 
 
-def test_the_best_elite_is_compared_with_its_best_rival_but_the_aggregate() -> None:
+def test_the_best_elite_is_compared_with_the_best_baseline() -> None:
     scored = [model("base", 0.9, 0.1), model("mean", 0.2, 0.5), model("best-mean", 0.8, 0.58), model("aggregate", 1, 1)]
     found = compare_best(scored, ["a"])
     assert found is not None
-    assert (found.rival, found.rows, found.difference) == ("mean", "heldout", pytest.approx(0.08))
+    assert (found.baseline, found.split, found.difference) == ("mean", "heldout", pytest.approx(0.08))
     assert found.error == pytest.approx(math.hypot(0.03, 0.03))
     assert not found.clear
     without = compare_best([model("base", 0.1, 0.9), model("best-mean", 0.8, None)], ["a"])
     assert without is not None
-    assert (without.rows, without.rival, without.clear) == ("search", "base", True)
+    assert (without.split, without.baseline, without.clear) == ("search", "base", True)
     assert compare_best([model("base", 0.1, 0.9)], ["a"]) is None

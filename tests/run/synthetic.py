@@ -26,7 +26,7 @@ from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.racing import Partial
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 from tests.evolution.references import synthetic_scores
 
 EXPERTS = ("sql", "bash", "math")
@@ -83,7 +83,7 @@ class SyntheticPool:
         self.submitted: list[int] = []
         self.ended: list[int] = []
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._waiting.append(proposal)
         self.submitted.append(proposal.number)
 

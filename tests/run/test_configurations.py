@@ -114,7 +114,7 @@ def test_show_tells_the_configuration(finished: Path) -> None:
     assert "genome" not in told
     assert [entry["evaluation"] for entry in told["lineage"]] == [number]
     assert cycleqd_merge("show", finished, "--all").code == 0
-    with pytest.raises(UserError, match="best-mean: a mergekit configuration, which has no genome"):
+    with pytest.raises(UserError, match="best-mean: a mergekit configuration has no genome"):
         _ = choose(open_run(finished), "best-mean").genome
 
 
@@ -148,7 +148,7 @@ def test_what_needs_a_genome_refuses_in_one_line(finished: Path, tmp_path: Path)
     state = open_run(finished)
     with pytest.raises(UserError) as refused:
         state.aggregate()
-    assert "is a mergekit configuration; only genomes can be summed" in str(refused.value)
+    assert "is a mergekit configuration, which cannot be aggregated" in str(refused.value)
     answer = cycleqd_merge("export", finished, "aggregate", tmp_path / "model")
     assert (answer.code, answer.err) == (2, f"error: {refused.value}\n")
     with pytest.raises(UserError, match="best-mean: a mergekit configuration, which no adapter can hold"):
@@ -170,7 +170,7 @@ def test_a_fork_starts_from_genomes(run: Path, tmp_path: Path, caplog: pytest.Lo
         "fork", run, tmp_path / "fork", "--set", "strategy={kind: cycleqd}", "--set", "evolution.generations=1"
     )
     assert answer.code == 0, answer.err
-    assert "mergekit configurations, and stay behind" in caplog.text
+    assert "mergekit configurations and cannot be founders of another run" in caplog.text
     assert [event["step"].get("expert") for event in open_run(tmp_path / "fork").results] == [0, 1, None]
 
 

@@ -20,7 +20,7 @@ from cycleqd_merge.run.elites import expand
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 from tests.run.synthetic import EXPERTS, SyntheticPool, Watcher, session_of, start_of, synthetic_recipe
 
 SEARCHED, SET_ASIDE = 30, 10
@@ -36,9 +36,9 @@ class Strict(SyntheticPool):
     def __init__(self, ends: int = 1000, fails: bool = False) -> None:
         super().__init__()
         self.ends, self.fails = ends, fails
-        self.rows: dict[int, Rows] = {}
+        self.rows: dict[int, Split] = {}
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         super().submit(proposal, rows, known)
         self.rows[proposal.number] = rows
 

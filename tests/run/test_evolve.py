@@ -163,7 +163,7 @@ def test_a_task_on_which_no_expert_scores_stops_a_run_with_the_reason(tmp_path: 
             return finished
 
     for _ in range(2):  # and again when it is taken up
-        with pytest.raises(RunFailed, match=r"task bash: its experts score from 0 to 0, .*explicit `bounds`"):
+        with pytest.raises(RunFailed, match=r"task bash: its experts' scores, 0 to 0, .*explicit `bounds`"):
             run(tmp_path, pool=Hopeless())
     assert len(of_kind(read_events(tmp_path), "result")) == 3
 

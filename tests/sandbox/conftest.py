@@ -1,4 +1,4 @@
-"""The sandbox itself, no stand-in: these tests need bubblewrap."""
+"""Fixtures of sandbox tests, which run real boxes and require bubblewrap."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.components import require
 
 @pytest.fixture
 def bubblewrap() -> Iterator[Bubblewrap]:
-    """A provider; afterwards none of its processes is left."""
+    """A provider; checks afterwards that none of its processes is still running."""
     require("bubblewrap")
-    before = set(psutil.Process().children(recursive=True))  # other tests leave a server to fork from
+    before = set(psutil.Process().children(recursive=True))  # other tests leave a fork server
     yield Bubblewrap()
     started = set(psutil.Process().children(recursive=True)) - before
     gone, left = psutil.wait_procs(started, timeout=5)
@@ -26,7 +26,7 @@ def bubblewrap() -> Iterator[Bubblewrap]:
 
 @pytest.fixture
 def host_file(tmp_path: Path) -> Iterator[Path]:
-    """A file of the host with a secret in it, which stays as it is."""
+    """A file of the host that contains a secret; checks afterwards that it has not changed."""
     path = tmp_path / "host.txt"
     path.write_text("the host's secret")
     before = {entry.name for entry in os.scandir("/tmp")}

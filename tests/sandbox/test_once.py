@@ -1,4 +1,4 @@
-"""One command in a box of its own: what it can do, and what happens to attacks."""
+"""One command in a box of its own: what it can do, and how attacks end."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ LIMITS = Limits(memory=128 * MIB, disk=16 * MIB, output=100_000, processes=32, s
 
 
 def python(provider: Bubblewrap, program: str, stdin: bytes = b"", limits: Limits = LIMITS) -> ProcessResult:
-    """A Python program in a box."""
+    """Run a Python program in a box."""
     return asyncio.run(run_once(provider, ["python3", "-I", "-c", program], stdin, limits))
 
 
-def test_a_command_reads_its_input_and_ends_with_its_status(bubblewrap: Bubblewrap) -> None:
+def test_a_command_reads_its_input_and_returns_its_status(bubblewrap: Bubblewrap) -> None:
     program = "import sys; data = sys.stdin.buffer.read(); print(len(data), data[:2]); sys.exit(7)"
     assert python(bubblewrap, program, b"\x00\xff" * 500_000) == ProcessResult(7, b"1000000 b'\\x00\\xff'\n")
 
 
-def test_boxes_run_side_by_side(bubblewrap: Bubblewrap) -> None:
+def test_boxes_run_concurrently(bubblewrap: Bubblewrap) -> None:
     async def several() -> list[ProcessResult]:
         programs = [f"import time; time.sleep(0.2); print({n})" for n in range(12)]
         return await asyncio.gather(
@@ -37,7 +37,7 @@ def test_boxes_run_side_by_side(bubblewrap: Bubblewrap) -> None:
     assert [finished.output for finished in asyncio.run(several())] == [b"%d\n" % n for n in range(12)]
 
 
-def test_a_box_has_a_place_to_write_that_is_empty_again_for_the_next(bubblewrap: Bubblewrap) -> None:
+def test_every_box_has_an_empty_folder_to_write_to(bubblewrap: Bubblewrap) -> None:
     program = "import os; print(os.listdir('/tmp')); open('/tmp/mine', 'w').write('x')"
     assert [python(bubblewrap, program).output for _ in range(2)] == [b"[]\n", b"[]\n"]
 
@@ -63,14 +63,14 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
 def test_an_attack_ends_and_the_next_box_works(bubblewrap: Bubblewrap, host_file: Path, attack: str) -> None:
     finished = python(bubblewrap, ATTACKS[attack])
-    assert finished.code != 0 or finished.cut
+    assert finished.code != 0 or finished.truncated
     assert len(finished.output) <= LIMITS.output
     assert python(bubblewrap, "print('works')") == ProcessResult(0, b"works\n")
 
 
 @pytest.fixture
 def server() -> Iterator[int]:
-    """The port of something that listens on the host."""
+    """The port of a socket that listens on the host."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
 
@@ -84,7 +84,7 @@ def test_there_is_no_network(bubblewrap: Bubblewrap, server: int) -> None:
         assert python(bubblewrap, reach.format(address)).output == b"cut off\n"
 
 
-def test_nothing_of_the_host_is_seen(bubblewrap: Bubblewrap, host_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_is_not_visible(bubblewrap: Bubblewrap, host_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CYCLEQD_SECRET", "the host's secret")
     look = f"""
 import glob, os
@@ -103,7 +103,7 @@ print(os.environ, os.listdir("/"))
     assert "'home'" not in output
 
 
-def test_links_and_proc_lead_nowhere(bubblewrap: Bubblewrap, host_file: Path) -> None:
+def test_links_and_proc_do_not_lead_outside(bubblewrap: Bubblewrap, host_file: Path) -> None:
     follow = f"""
 import os
 os.symlink({str(host_file)!r}, "/tmp/link")
@@ -132,7 +132,7 @@ for path in ["/attack", "/usr/attack", "/usr/bin/attack", "/etc/attack", "/proc/
     assert python(bubblewrap, write).output == b""
 
 
-def test_no_privilege_is_held_or_gained(bubblewrap: Bubblewrap) -> None:
+def test_a_box_has_and_gains_no_privileges(bubblewrap: Bubblewrap) -> None:
     gain = """
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)

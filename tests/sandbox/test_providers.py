@@ -1,4 +1,4 @@
-"""Without a sandbox that works nothing runs, and the user is told the command that installs one."""
+"""Choosing a provider: if no sandbox works, nothing runs, and the error names the command that installs one."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.errors import InfrastructureError, RecipeError, TaskError
 from cycleqd_merge.sandbox import rootfs
 from cycleqd_merge.sandbox.boxes import open_box, run_once
 from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
 from cycleqd_merge.sandbox.docker import run_line
-from cycleqd_merge.sandbox.protocol import MIB, Limits, Root
+from cycleqd_merge.sandbox.protocol import MIB, Limits, RootFs
 from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.rootfs import build_rootfs, write_tar
 
 
 @pytest.fixture
 def no_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A host on which nothing is installed; everybody may run what is put there."""
+    """An empty folder as the search path of programs, which all users can read."""
     sandbox_for.cache_clear()
     with tempfile.TemporaryDirectory() as name:
         empty = Path(name)
@@ -35,38 +35,38 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sandbox_for.cache_clear()
 
 
-def failing(folder: Path, name: str, says: str) -> None:
-    """A program that only complains."""
+def write_failing(folder: Path, name: str, says: str) -> None:
+    """A program that prints an error and fails."""
     program = folder / name
     program.write_text(f"#!/bin/sh\necho '{says}' >&2\nexit 1\n")
     program.chmod(0o755)
 
 
-def test_a_host_without_any_is_told_what_to_install(no_programs: Path) -> None:
-    with pytest.raises(UserError, match="no sandbox: bwrap is missing: `sudo apt-get install bubblewrap`"):
-        sandbox_for(Root())
+def test_a_host_without_a_provider_names_the_package_to_install(no_programs: Path) -> None:
+    with pytest.raises(TaskError, match="sandbox: bwrap is not installed: `sudo apt-get install bubblewrap`"):
+        sandbox_for(RootFs())
 
 
-def test_a_bubblewrap_that_the_host_forbids_is_told(no_programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_forbids_bubblewrap_gives_its_reason(no_programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{no_programs}:/usr/bin:/bin")
-    failing(no_programs, "bwrap", "No permissions to create new namespace")
-    with pytest.raises(UserError, match="does not work here: No permissions to create new namespace; "):
-        sandbox_for(Root())
+    write_failing(no_programs, "bwrap", "No permissions to create new namespace")
+    with pytest.raises(TaskError, match="does not work here: No permissions to create new namespace; "):
+        sandbox_for(RootFs())
 
 
 @pytest.mark.needs("bubblewrap")
-def test_a_root_that_is_not_built_is_told() -> None:
-    with pytest.raises(UserError, match="root 'other' is not built: `sudo cycleqd-merge sandbox build"):
-        Bubblewrap().probe(Root("other"))
+def test_a_missing_root_file_system_names_the_command_that_builds_it() -> None:
+    with pytest.raises(TaskError, match="root file system 'other' is not built: `sudo cycleqd-merge sandbox build"):
+        Bubblewrap().probe(RootFs("other"))
 
 
-def test_what_works_is_described(own_root: Root) -> None:
-    assert sandbox_for(Root()).description.startswith("bubblewrap, host files, limits ")
+def test_a_provider_that_works_is_described(own_root: RootFs) -> None:
+    assert sandbox_for(RootFs()).description.startswith("bubblewrap, host files, limits ")
     assert sandbox_for(own_root).description.startswith("bubblewrap, root default, limits ")
 
 
-def test_a_sandbox_that_stops_working_is_no_result(no_programs: Path, own_root: Root) -> None:
-    with pytest.raises(InfrastructureError, match="the sandbox cannot start a process"):
+def test_a_sandbox_that_stops_working_is_an_infrastructure_error(no_programs: Path, own_root: RootFs) -> None:
+    with pytest.raises(InfrastructureError, match="sandbox: cannot start a process"):
         asyncio.run(run_once(Bubblewrap(), ["echo"]))
 
     async def opened() -> None:
@@ -77,7 +77,7 @@ def test_a_sandbox_that_stops_working_is_no_result(no_programs: Path, own_root: 
         asyncio.run(opened())
 
 
-def test_a_tar_file_becomes_a_root(tmp_path: Path, own_root: Root) -> None:
+def test_a_tar_file_is_unpacked_as_a_root_file_system(tmp_path: Path, own_root: RootFs) -> None:
     path = tmp_path / "root.tar"
     with tarfile.open(path, "w") as archive:
         for name in ("usr", "usr/bin"):
@@ -92,13 +92,13 @@ def test_a_tar_file_becomes_a_root(tmp_path: Path, own_root: Root) -> None:
     assert (folder / "root/usr/bin/tool").stat().st_uid >= 100000
     broken = tmp_path / "broken.tar"
     broken.write_bytes(b"no tar file at all")
-    with pytest.raises(UserError, match="no root file system"):
+    with pytest.raises(RecipeError, match="not a root file system"):
         build_rootfs(f"test-{os.getpid()}", "debian", None, None, broken)
     assert (folder / "root/usr/bin/tool").read_bytes() == b"abc"
 
 
 def test_a_user_who_is_not_root_unpacks_what_root_packed(
-    tmp_path: Path, own_root: Root, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_root: RootFs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def installed(scratch: Path, release: str, mirror: str) -> None:
         for name in ("usr/bin/tool", "proc/1"):
@@ -116,15 +116,15 @@ def test_a_user_who_is_not_root_unpacks_what_root_packed(
     assert not list(folder.parent.glob(".building-*"))
 
 
-def test_docker_is_asked_for_the_same_walls() -> None:
+def test_docker_gets_the_same_limits_and_isolation() -> None:
     limits = Limits(memory=64 * MIB, disk=8 * MIB, processes=9, cpus=2)
-    line = run_line("box-1", ["echo", "hi"], Root(), limits)
+    line = run_line("box-1", ["echo", "hi"], RootFs(), limits)
     assert line[:2] == ["docker", "run"]
     assert line[-3:] == ["python:3.12-slim", "echo", "hi"]
     for option in ("--network=none", "--cap-drop=ALL", "--read-only", "--user=65534:65534", "--pids-limit=9"):
         assert option in line
     assert f"--memory={64 * MIB}" in line
-    own = run_line("box-1", ["sh"], Root("default"), limits)
+    own = run_line("box-1", ["sh"], RootFs("default"), limits)
     assert own[-2:] == ["cycleqd-root:default", "sh"]
     assert "--network=none" in own
     assert not any(

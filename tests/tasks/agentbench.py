@@ -1,4 +1,4 @@
-"""Rows in AgentBench's database format, and its digest of a table computed here a second time."""
+"""Rows in AgentBench's database format, and a second implementation of its digest of a table."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.config.tasks import DbbenchTaskConfig
-from cycleqd_merge.tasks.database.task import Dbbench
-from tests.tasks.scripted import write_rows
+from cycleqd_merge.tasks.database.task import DbbenchTask
+from tests.tasks.scripted import defined, write_rows
 
 NAME = "Jazz Albums"
 COLUMNS = ("Title", "No.", "Artist's `name`")
@@ -20,13 +19,13 @@ UPDATE = "UPDATE `Jazz Albums` SET Title = 'So What' WHERE `No.` = '1'"
 
 
 def digest(rows: Sequence[Sequence[str]]) -> str:
-    """What AgentBench's query answers for a table of these rows."""
+    """The result of AgentBench's digest query for a table of these rows."""
     hashes = sorted(hashlib.md5(",".join(row).encode()).hexdigest()[:5] for row in rows)
     return f"[('{hashlib.md5(','.join(hashes).encode()).hexdigest()}',)]"
 
 
 def row(kind: str, label: Sequence[str], left: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
-    """A row of the data; `left` are the cells that a write leaves."""
+    """A row of the data. left: the table's cells after a write."""
     columns = [{"name": name, "type": "TEXT"} for name in COLUMNS]
     return {
         "description": f"What of {', '.join(label)}?",
@@ -46,7 +45,7 @@ ROWS = (
 )
 
 
-def open_dbbench(folder: Path, *rows: dict[str, Any], **keys: Any) -> Dbbench:
+def open_dbbench(folder: Path, *rows: dict[str, Any], **keys: Any) -> DbbenchTask:
     """A task over `rows`, the same for both splits."""
     write_rows(folder / "rows.jsonl", *rows)
     stated = {
@@ -55,4 +54,4 @@ def open_dbbench(folder: Path, *rows: dict[str, Any], **keys: Any) -> Dbbench:
         "messages": [{"role": "user", "content": "Use SQL.\n{{ description }}\n{{ add_description }}"}],
         **keys,
     }
-    return Dbbench(DbbenchTaskConfig.model_validate(stated), folder)
+    return DbbenchTask(defined(folder, stated))

@@ -1,4 +1,4 @@
-"""A language model whose answers are written down, for tests of what tasks ask and how they grade."""
+"""A scripted language model that records its requests, and task definitions over rows written for a test."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
+from cycleqd_merge.config.anchoring import anchored_task
 from cycleqd_merge.config.loading import DEFINITIONS
-from cycleqd_merge.config.tasks import GenerateTaskConfig
-from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.config.tasks import TaskDefinitionConfig
+from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Outcome, Sample, Sampling
 
 
 @dataclass
 class Scripted:
-    """Answers by `answer`, scores continuations by `likelihoods`, and keeps what it was asked."""
+    """Answers by `answer`, scores continuations by `likelihoods`, and records all requests in `requests`."""
 
     answer: Callable[[Any], str] = lambda prompt: ""
     likelihoods: Mapping[str, list[float]] = field(default_factory=dict)
-    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    requests: list[tuple[Any, ...]] = field(default_factory=list)
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        self.asked.append(("chat", list(messages), sampling, template))
+        self.requests.append(("chat", list(messages), sampling, template))
         return Completion(self.answer(messages), 1, truncated=False)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        self.asked.append(("complete", prompt, sampling))
+        self.requests.append(("complete", prompt, sampling))
         return Completion(self.answer(prompt), 1, truncated=True)
 
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
-        self.asked.append(("logprobs", prompt, continuation, template))
+        self.requests.append(("logprobs", prompt, continuation, template))
         return self.likelihoods[continuation]
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
-        self.asked.append(("likelihood", prompt, continuation))
+        self.requests.append(("likelihood", prompt, continuation))
         return Likelihood(tuple(self.likelihoods[continuation]), continuation == self.answer(prompt))
 
     def render(self, messages: Sequence[Message], template: str | None = None) -> str:
@@ -53,13 +55,18 @@ def write_rows(path: Path, *rows: Mapping[str, Any]) -> Path:
     return path
 
 
+def defined(folder: Path, stated: Mapping[str, Any]) -> Any:
+    """A task definition, as if it were written in a file in `folder`."""
+    return anchored_task(TypeAdapter(TaskDefinitionConfig).validate_python(stated), folder)
+
+
 def shipped(name: str, rows: Path) -> dict[str, Any]:
-    """A shipped definition on other rows."""
+    """A shipped task definition, with other rows."""
     definition: dict[str, Any] = YAML(typ="safe", pure=True).load(DEFINITIONS / f"{name}.yaml")
     return {**definition, "data": {"rows": {"path": str(rows)}}}
 
 
-def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> Generate:
+def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> GenerateTask:
     """A `generate` task over `rows`, the same for both splits; by default it completes `{{ q }}`, scored exactly."""
     write_rows(folder / "rows.jsonl", *rows)
     stated = {
@@ -69,11 +76,11 @@ def open_task(folder: Path, *rows: Mapping[str, Any], **keys: Any) -> Generate:
         **({} if "messages" in keys else {"prompt": "{{ q }}"}),
         **keys,
     }
-    return Generate(GenerateTaskConfig.model_validate(stated), folder)
+    return GenerateTask(defined(folder, stated))
 
 
-def outcomes(task: Generate, model: Scripted) -> list[Outcome]:
-    """What becomes of the task's search samples, one by one."""
+def outcomes(task: GenerateTask, model: Scripted) -> list[Outcome]:
+    """The outcomes of the task's search samples, scored one after another."""
 
     async def score(samples: Sequence[Sample]) -> list[Outcome]:
         return [await task.score(sample, model) for sample in samples]

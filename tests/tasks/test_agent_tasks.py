@@ -1,4 +1,4 @@
-"""The three tasks of the paper in one evaluation, as they are shipped: who knows all answers has all points."""
+"""The paper's three tasks, as shipped, in one evaluation: a model that knows all answers scores 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.candidate import Candidate
-from cycleqd_merge.sandbox.protocol import Root
+from cycleqd_merge.sandbox.protocol import RootFs
 from cycleqd_merge.tasks.protocol import Checkable, KnownAnswer, Prompting
 from cycleqd_merge.tasks.suite import Suite, open_task
 from tests.components import DATA
@@ -23,20 +23,20 @@ SAMPLES = 6
 
 
 class KnowsAnswers(Scripted):
-    """An engine without weights: it sees the conversation alone and knows what to say by the turns it begins with."""
+    """An engine without weights: it recognises a conversation by its first turns, and gives a known answer."""
 
     def load(self, candidate: Candidate) -> None:
-        """It is the same for every candidate."""
+        """Does nothing."""
 
     def prepare(self, candidate: Candidate) -> None:
-        """Nothing is built."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Does nothing."""
 
 
 def replies(suite: Suite, chosen: Callable[[KnownAnswer], bool]) -> Callable[[Any], str]:
-    """For each conversation, the first answer known to its sample that is `chosen`."""
+    """For each conversation, the first known answer of its sample that is `chosen`."""
     known = {}
     for task in suite:
         assert isinstance(task.task, Checkable)
@@ -54,7 +54,7 @@ def replies(suite: Suite, chosen: Callable[[KnownAnswer], bool]) -> Callable[[An
 
 
 @pytest.fixture
-def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_root: Root) -> Suite:
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_root: RootFs) -> Suite:
     """The tasks as the paper's recipe names them, on a copy of their data."""
     monkeypatch.setenv("AGENTBENCH_DB", (DATA / "data_dbbench_standard_dev.jsonl").as_uri())
     monkeypatch.setenv("AGENTBENCH_OS", str(DATA / "os_interaction_170.json"))
@@ -70,8 +70,8 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_root: Root) -> Su
 
 @pytest.mark.needs("mariadb", "published data")
 @pytest.mark.parametrize("right", [True, False])
-def test_all_three_at_once_know_right_from_wrong(suite: Suite, right: bool) -> None:
-    """The wrong answers are the nearest misses: another sample's answer, or one value changed."""
+def test_all_three_at_once_accept_right_answers_and_reject_wrong_ones(suite: Suite, right: bool) -> None:
+    """The wrong answers are the closest ones: another sample's answer, or one value changed."""
     engine = KnowsAnswers(replies(suite, lambda answer: answer.right is right))
     worker = Worker(engine, suite)
     evaluation = worker.evaluate(None, limit=SAMPLES)

@@ -1,4 +1,4 @@
-"""A task's grader proves itself with known answers: what is fair, what is told, and who has none."""
+"""Checking a task's grader with known answers: what passes, what is reported, and tasks without known answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Doubles:
         gold = lambda prompt: str(2 * int(prompt))
         return [KnownAnswer("gold", True, gold), KnownAnswer("next number", False, lambda prompt: prompt + "1")]
 
-    def surroundings(self):
+    def environment(self):
         return "paper and pencil"
 """
 
@@ -49,10 +49,10 @@ def test_every_known_answer_is_graded_by_the_task(tmp_path: Path) -> None:
         GradingCheck("4", "gold", True, 1.0, "8"),
         GradingCheck("4", "next number", False, 0.0, "41"),
     ]
-    assert all(verdict.fair for verdict in verdicts)
+    assert all(verdict.passed for verdict in verdicts)
 
 
-def test_a_fair_grader_passes_on_both_splits(tmp_path: Path) -> None:
+def test_a_correct_grader_passes_on_both_splits(tmp_path: Path) -> None:
     answer = cycleqd_merge("task", "check", write(tmp_path))
     assert (answer.code, answer.err) == (0, "")
     assert "5 of 5" in answer.out
@@ -60,7 +60,7 @@ def test_a_fair_grader_passes_on_both_splits(tmp_path: Path) -> None:
     assert len(cycleqd_merge("task", "check", write(tmp_path), "--samples", 1, "--json").json) == 4
 
 
-def test_an_unfair_grader_is_told_with_the_sample(tmp_path: Path) -> None:
+def test_a_wrong_grade_is_reported_with_its_sample(tmp_path: Path) -> None:
     answer = cycleqd_merge("task", "check", write(tmp_path, lenient=True))
     assert answer.code == 1
     assert answer.err.endswith("1 of 10 known answers are graded wrongly\n")
@@ -69,6 +69,6 @@ def test_an_unfair_grader_is_told_with_the_sample(tmp_path: Path) -> None:
     assert row.rstrip(" │").endswith("4")
 
 
-def test_a_task_without_known_answers_is_told(tmp_path: Path) -> None:
+def test_a_task_without_known_answers_is_refused(tmp_path: Path) -> None:
     answer = cycleqd_merge("task", "check", "smollm2-math")
     assert answer.code == 2

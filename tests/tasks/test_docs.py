@@ -1,4 +1,4 @@
-"""The examples of docs/tasks.md run as they stand, and its tables name every key that there is."""
+"""The examples of docs/tasks.md run unchanged, and its tables list every key."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, TypeAdapter
 from ruamel.yaml import YAML
 
+from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.engines import TransformersEngineConfig as Options
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.rows import DataConfig, RowsConfig
@@ -34,14 +35,14 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Suite:
-    """The page's two tasks, from files written as the page says."""
+    """The page's two tasks, from files as shown on the page."""
     for language, text in BLOCKS:
         named = re.match(r"# (\S+\.(?:yaml|py))\n", text)
         if named or language == "jsonl":
             (tmp_path / (named.group(1) if named else "capitals.jsonl")).write_text(text, encoding="utf-8")
     tasks = [{"task": "capitals.yaml"}, {"task": "twice.yaml"}]
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "tasks": tasks, "confirm": {"share": 0}}
-    return open_suite(Recipe.model_validate(stated))
+    return open_suite(anchored(Recipe.model_validate(stated), tmp_path))
 
 
 def scores(suite: Suite, model: Scripted) -> Mapping[str, list[float]]:
@@ -62,17 +63,17 @@ def test_the_examples_run_on_a_real_model(suite: Suite, tmp_path: Path) -> None:
     results = worker.evaluate(None, "heldout").results
     assert {name: len(result.outcomes) for name, result in results.items()} == {"capitals": 2, "twice": 2}
     assert all(isinstance(outcome, Outcome) and outcome.output for outcome in results["twice"].outcomes)
-    assert results["twice"].truncated == 1.0  # a random model never ends by itself
+    assert results["twice"].truncated == 1.0  # a random model never ends an answer
     worker.close()
 
 
-def test_the_examples_tell_right_from_wrong(suite: Suite) -> None:
+def test_the_examples_accept_right_answers_and_reject_wrong_ones(suite: Suite) -> None:
     capitals = {"France": "Paris", "Japan": "Tokyo", "Kenya": "Nairobi", "Peru": "Lima"}
 
     def right(messages: Any) -> str:
-        asked = messages[-1]["content"] if len(messages) < 3 else messages[0]["content"]
-        capital = next((capital for country, capital in capitals.items() if country in asked), None)
-        return f"{capital}.\nOf course." if capital else asked
+        question = messages[-1]["content"] if len(messages) < 3 else messages[0]["content"]
+        capital = next((capital for country, capital in capitals.items() if country in question), None)
+        return f"{capital}.\nOf course." if capital else question
 
     def right_once(messages: Any) -> str:
         return right(messages) if len(messages) < 3 else "no"
@@ -122,6 +123,6 @@ def test_every_scorer_is_documented_with_its_own_options() -> None:
         assert options == scorer.model_fields.keys() - {"kind"}, kind
 
 
-def test_the_table_of_keys_names_nothing_else() -> None:
+def test_the_table_of_keys_has_no_other_keys() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", documented("## Kind `generate`"), re.M)
     assert set(rows) == set(GenerateTaskConfig.model_fields)

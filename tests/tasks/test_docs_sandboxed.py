@@ -1,4 +1,4 @@
-"""The examples of docs/tasks-sandboxed.md run as they stand, and its tables name every key that there is."""
+"""The examples of docs/tasks-sandboxed.md run unchanged, and its tables list every key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import CodeTaskConfig, OsInteractionTaskConfig, PromptedTaskConfig
-from cycleqd_merge.sandbox.protocol import Root
+from cycleqd_merge.sandbox.protocol import RootFs
 from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.suite import open_task
 
@@ -20,20 +20,20 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", ["functions", "files"])
-def test_an_example_tells_right_from_wrong(tmp_path: Path, own_root: Root, name: str) -> None:
+def test_an_example_accepts_right_answers_and_rejects_wrong_ones(tmp_path: Path, own_root: RootFs, name: str) -> None:
     places = [place for place, (_, text) in enumerate(BLOCKS) if text.startswith(f"# {name}.yaml\n")]
     (tmp_path / f"{name}.yaml").write_text(BLOCKS[places[0]][1])
     (tmp_path / f"{name}.jsonl").write_text(BLOCKS[places[0] + 1][1])
-    task = open_task(TaskConfig(task=f"{name}.yaml"), tmp_path, 0.0).task
+    task = open_task(TaskConfig(task=str(tmp_path / f"{name}.yaml")), 0.0).task
     verdicts = asyncio.run(check(task, [*task.samples("search"), *task.samples("heldout")]))
     assert sum(verdict.answer == "gold" for verdict in verdicts) == 2
-    assert [verdict for verdict in verdicts if not verdict.fair] == []
+    assert [verdict for verdict in verdicts if not verdict.passed] == []
 
 
 @pytest.mark.parametrize(
     ("section", "model"), [("## Kind `code`", CodeTaskConfig), ("## Kind `os_interaction`", OsInteractionTaskConfig)]
 )
-def test_the_table_of_keys_names_them_all(section: str, model: type[BaseModel]) -> None:
+def test_the_table_lists_every_key(section: str, model: type[BaseModel]) -> None:
     table = PAGE.partition(f"{section}\n")[2].partition("| key | meaning | default |")[2].partition("\n\n")[0]
     named = set(re.findall(r"^\| `(\w+)` \|", table, re.M))
     assert named | set(PromptedTaskConfig.model_fields) == set(model.model_fields)

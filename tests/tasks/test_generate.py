@@ -1,4 +1,4 @@
-"""Task kind `generate`: what the model is asked, how the answer is graded, and what is refused before that."""
+"""Task kind `generate`: its requests, how answers are graded, and errors reported before a model is used."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import DataError, RecipeError, UserError
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
-from cycleqd_merge.tasks.rows import number
+from cycleqd_merge.tasks.splits import samples_of
 from tests.tasks.scripted import Scripted, open_task, outcomes
 
 
-def asked(task_folder: Path, *rows: dict[str, Any], **keys: Any) -> list[tuple[Any, ...]]:
+def requests_of(task_folder: Path, *rows: dict[str, Any], **keys: Any) -> list[tuple[Any, ...]]:
     """The requests that a task makes for its search samples."""
     model = Scripted()
     outcomes(open_task(task_folder, *rows, **keys), model)
-    return model.asked
+    return model.requests
 
 
 def refusal(folder: Path, *rows: dict[str, Any], **keys: Any) -> str:
-    """What is said when the task is opened, without the row."""
+    """The error when the task is opened, without the row."""
     with pytest.raises(UserError) as raised:
         open_task(folder, *rows, **keys)
     return str(raised.value).partition("; in row ")[0]
 
 
 def test_a_plain_prompt_is_completed(tmp_path: Path) -> None:
-    requests = asked(
+    requests = requests_of(
         tmp_path,
         {"q": "1+1", "answer": "2"},
         prompt="{{ q }} =\n",
@@ -40,7 +40,7 @@ def test_a_plain_prompt_is_completed(tmp_path: Path) -> None:
 
 
 def test_a_prompt_becomes_one_user_turn_of_a_chat(tmp_path: Path) -> None:
-    requests = asked(tmp_path, {"q": "1+1", "answer": "2"}, chat=True, system="Be {{ brief }}.")
+    requests = requests_of(tmp_path, {"q": "1+1", "answer": "2"}, chat=True, system="Be {{ brief }}.")
     turns = [{"role": "system", "content": "Be {{ brief }}."}, {"role": "user", "content": "1+1"}]
     assert requests == [("chat", turns, Sampling(), None)]
 
@@ -51,7 +51,9 @@ def test_messages_become_turns_and_bring_their_own_template(tmp_path: Path) -> N
         {"role": "assistant", "content": "Why {{ q }}?"},
         {"role": "user", "content": "So."},
     ]
-    requests = asked(tmp_path, {"q": "1+1", "answer": "2"}, messages=messages, chat_template="{{ messages[0].role }}")
+    requests = requests_of(
+        tmp_path, {"q": "1+1", "answer": "2"}, messages=messages, chat_template="{{ messages[0].role }}"
+    )
     turns = [{**turn, "content": turn["content"].replace("{{ q }}", "1+1")} for turn in messages]
     assert requests == [("chat", turns, Sampling(), "{{ messages[0].role }}")]
 
@@ -66,26 +68,26 @@ def test_an_answer_is_scored_against_the_rendered_reference(tmp_path: Path) -> N
 
 
 def test_white_space_of_prompts_is_kept(tmp_path: Path) -> None:
-    ((_, prompt, _),) = asked(tmp_path, {"q": "<b> & 'c'", "answer": ""}, prompt="\n {{ q }}\n\n")
+    ((_, prompt, _),) = requests_of(tmp_path, {"q": "<b> & 'c'", "answer": ""}, prompt="\n {{ q }}\n\n")
     assert prompt == "\n <b> & 'c'\n\n"
 
 
 def test_templates_are_jinja(tmp_path: Path) -> None:
     prompt = "{% for option in options %}{{ loop.index }}) {{ option | upper }} {% endfor %}"
-    ((_, text, _),) = asked(tmp_path, {"options": ["a", "b"], "answer": "a"}, prompt=prompt)
+    ((_, text, _),) = requests_of(tmp_path, {"options": ["a", "b"], "answer": "a"}, prompt=prompt)
     assert text == "1) A 2) B "
 
 
 @pytest.mark.parametrize(
     "keys", [{"prompt": "{{ question }}"}, {"messages": [{"role": "user", "content": "{{ question }}"}]}]
 )
-def test_a_missing_column_is_told_with_those_that_exist(tmp_path: Path, keys: dict[str, Any]) -> None:
+def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path, keys: dict[str, Any]) -> None:
     assert refusal(tmp_path, {"q": "1", "answer": "2"}, **keys) == (
         f"{next(iter(keys))}: 'question' is undefined; the row has the columns q, answer"
     )
 
 
-def test_a_column_missing_from_a_later_row_is_told_too(tmp_path: Path) -> None:
+def test_a_column_missing_from_a_later_row_is_reported_too(tmp_path: Path) -> None:
     assert refusal(tmp_path, {"q": "1", "answer": "2"}, {"q": "3", "anser": "4"}) == (
         "answer: 'answer' is undefined; the row has the columns q, anser"
     )
@@ -93,10 +95,10 @@ def test_a_column_missing_from_a_later_row_is_told_too(tmp_path: Path) -> None:
 
 def test_the_first_bad_row_is_shown_and_the_others_are_counted(tmp_path: Path) -> None:
     rows = [{"q": "1", "answer": "2"}, {"q": "3"}, {"q": "4"}]
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(DataError) as raised:
         open_task(tmp_path, *rows)
-    name = number([rows[1]])[0].id
-    assert str(raised.value).endswith(f"; in row {name}: {{'q': '3'}} (and 3 more)")  # both splits hold the same rows
+    name = samples_of([rows[1]])[0].id
+    assert str(raised.value).endswith(f"; in row {name}: {{'q': '3'}} (and 3 more)")  # both splits have the same rows
 
 
 @pytest.mark.parametrize(
@@ -109,8 +111,14 @@ def test_the_first_bad_row_is_shown_and_the_others_are_counted(tmp_path: Path) -
         ("{{ q.x.y }}", "prompt: 'str object' has no attribute 'x'"),
     ],
 )
-def test_a_template_that_fails_is_told(tmp_path: Path, prompt: str, problem: str) -> None:
+def test_a_template_that_fails_is_reported(tmp_path: Path, prompt: str, problem: str) -> None:
     assert refusal(tmp_path, {"q": "1", "answer": "2"}, prompt=prompt).startswith(problem)
+
+
+@pytest.mark.parametrize(("prompt", "error"), [("{{ q", RecipeError), ("{{ other }}", DataError)])
+def test_errors_of_templates_and_of_rows_are_distinguished(tmp_path: Path, prompt: str, error: type[UserError]) -> None:
+    with pytest.raises(error):
+        open_task(tmp_path, {"q": "1", "answer": "2"}, prompt=prompt)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +140,12 @@ def test_templates_cannot_reach_into_python(tmp_path: Path, expression: str) -> 
     assert "class 'str'" not in str(raised.value)
 
 
-def test_rows_are_values_and_never_templates(tmp_path: Path) -> None:
-    ((_, prompt, _),) = asked(tmp_path, {"q": "{{ answer }}{% raise %}", "answer": "2"})
+def test_values_of_rows_are_not_templates(tmp_path: Path) -> None:
+    ((_, prompt, _),) = requests_of(tmp_path, {"q": "{{ answer }}{% raise %}", "answer": "2"})
     assert prompt == "{{ answer }}{% raise %}"
 
 
-def test_a_reference_that_is_no_regular_expression_is_told(tmp_path: Path) -> None:
+def test_a_reference_that_is_not_a_regular_expression_is_reported(tmp_path: Path) -> None:
     assert refusal(tmp_path, {"q": "1", "answer": "(2"}, scorer={"kind": "regex"}) == (
         "answer: '(2' is not a regular expression: missing ), unterminated subpattern at position 0"
     )
@@ -158,19 +166,19 @@ def test_the_likeliest_choice_is_the_answer(tmp_path: Path, normalise: str, chos
     assert found == [Outcome(float(answer == chosen), chosen) for answer in LIKELIHOODS]
 
 
-def test_outer_white_space_does_not_tell_choices_apart(tmp_path: Path) -> None:
+def test_outer_white_space_does_not_distinguish_choices(tmp_path: Path) -> None:
     task = open_task(
         tmp_path, {"q": "?", "answer": "no"}, scorer={"kind": "multiple_choice", "choices": [" yes", " no"]}
     )
     assert outcomes(task, Scripted(likelihoods={" yes": [-2.0], " no": [-1.0]})) == [Outcome(1.0, " no")]
 
 
-def test_choices_may_come_from_a_column(tmp_path: Path) -> None:
+def test_choices_can_come_from_a_column(tmp_path: Path) -> None:
     rows = [{"q": "a", "options": ["yes", "no"], "answer": " no"}, {"q": "b", "options": ["yes"], "answer": "yes"}]
     model = Scripted(likelihoods=LIKELIHOODS)
     task = open_task(tmp_path, *rows, scorer={"kind": "multiple_choice", "choices": "options"})
     assert outcomes(task, model) == [Outcome(1.0, "no"), Outcome(1.0, "yes")]
-    assert [request[1:3] for request in model.asked] == [("a", "yes"), ("a", "no"), ("b", "yes")]
+    assert [request[1:3] for request in model.requests] == [("a", "yes"), ("a", "no"), ("b", "yes")]
 
 
 def test_choices_follow_a_chat_through_its_template(tmp_path: Path) -> None:
@@ -178,23 +186,27 @@ def test_choices_follow_a_chat_through_its_template(tmp_path: Path) -> None:
     scorer = {"kind": "multiple_choice", "choices": ["yes", "no"]}
     outcomes(open_task(tmp_path, {"q": "a", "answer": "no"}, chat=True, chat_template="x", scorer=scorer), model)
     turns = [{"role": "user", "content": "a"}]
-    assert model.asked == [("logprobs", turns, "yes", "x"), ("logprobs", turns, "no", "x")]
+    assert model.requests == [("logprobs", turns, "yes", "x"), ("logprobs", turns, "no", "x")]
 
 
 @pytest.mark.parametrize(
     ("row", "choices", "problem"),
     [
         ({"answer": "maybe"}, ["yes", "no"], "answer: 'maybe' is not among the choices 'yes', 'no'"),
-        ({"answer": "yes"}, "options", "choices: rows have no column 'options'; they have answer"),
+        ({"answer": "yes"}, "options", "choices: no column 'options'; the row has the columns answer"),
         (
             {"answer": "y", "options": "yes"},
             "options",
-            "choices: column 'options' must hold a list of choices; found 'yes'",
+            "choices: column 'options' must contain a list of choices; found 'yes'",
         ),
-        ({"answer": "y", "options": []}, "options", "choices: column 'options' must hold a list of choices; found []"),
+        (
+            {"answer": "y", "options": []},
+            "options",
+            "choices: column 'options' must contain a list of choices; found []",
+        ),
     ],
 )
-def test_choices_that_cannot_hold_the_answer_are_told(
+def test_choices_that_cannot_contain_the_answer_are_reported(
     tmp_path: Path, row: dict[str, Any], choices: str | list[str], problem: str
 ) -> None:
     scorer = {"kind": "multiple_choice", "choices": choices}

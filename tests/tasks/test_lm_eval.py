@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness score as with its own model class, sample by sample; what cannot is refused."""
+"""Tasks of lm-evaluation-harness score as with its own model class, sample by sample; unsupported ones are refused."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from cycleqd_merge.config.anchoring import anchored_task
 from cycleqd_merge.config.engines import TransformersEngineConfig as Options
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import LmEvalTaskConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import TaskError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.draws import generator
@@ -23,7 +24,7 @@ from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.preflight.prompts import check_prompts
-from cycleqd_merge.tasks.lm_eval import LmEval, _manager
+from cycleqd_merge.tasks.lm_eval import LmEvalTask, _manager
 from cycleqd_merge.tasks.suite import SuiteTask, open_task
 from tests.models import edit_json, make_base, make_recipe, make_tokenizer
 
@@ -36,7 +37,7 @@ def words(rng: Any, length: int) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """Files in the form of ARC's and GSM8K's data, by task and split."""
+    """Files in the format of ARC's and GSM8K's data, by task and split."""
     folder, rng = tmp_path_factory.mktemp("data"), generator(0, "lm-eval")
     files: dict[str, dict[str, str]] = {"arc_easy": {}, "gsm8k": {}}
     for split in ("train", "validation", "test"):
@@ -68,7 +69,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hf(model: Path) -> Any:
-    """lm-evaluation-harness' own class for models of transformers."""
+    """lm-evaluation-harness's own class for transformers models."""
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=4)
@@ -109,7 +110,7 @@ def ours(definition: LmEvalTaskConfig, engine: TransformersEngine) -> dict[str, 
 
 
 def theirs(definition: LmEvalTaskConfig, hf: Any, filtered: str, **options: Any) -> list[dict[str, Any]]:
-    """What lm-evaluation-harness' own `hf` model and evaluator log of every document."""
+    """The log of every document by lm-evaluation-harness's own `hf` model and evaluator."""
     import lm_eval
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -126,11 +127,11 @@ def theirs(definition: LmEvalTaskConfig, hf: Any, filtered: str, **options: Any)
 
 def graded(samples: list[dict[str, Any]], metric: str) -> dict[str, tuple[float, str]]:
     """Score and output of every document, by its question."""
-    return {each["doc"]["question"]: (float(each[metric]), _said(each)) for each in samples}
+    return {each["doc"]["question"]: (float(each[metric]), _output(each)) for each in samples}
 
 
-def _said(sample: dict[str, Any]) -> str:
-    """What the model wrote, or the likeliest of the continuations."""
+def _output(sample: dict[str, Any]) -> str:
+    """The model's text, or the most likely continuation."""
     first = sample["resps"][0][0]
     if isinstance(first, str):
         return first
@@ -158,7 +159,7 @@ ANYTHING = [
         ({"overrides": {"gen_prefix": "So:"}, "chat": True}, {"apply_chat_template": True}),
     ],
 )
-def test_a_multiple_choice_task_scores_as_theirs(
+def test_a_multiple_choice_task_scores_as_in_the_harness(
     data: Any, hf: Any, engine: TransformersEngine, keys: Any, options: Any
 ) -> None:
     expected = theirs(defined(data, "arc_easy", **keys), hf, "none", **options)
@@ -172,15 +173,15 @@ def test_a_multiple_choice_task_scores_as_theirs(
 @pytest.mark.parametrize(
     ("keys", "options"),
     [
-        ({}, {}),  # five examples, as it says itself
+        ({}, {}),  # five examples, its own default
         ({"num_fewshot": 1, "system": "Count."}, {"system_instruction": "Count."}),
         ({"num_fewshot": 0, "chat": True}, {"apply_chat_template": True}),
     ],
 )
-def test_a_generation_task_scores_as_theirs(
+def test_a_generation_task_scores_as_in_the_harness(
     data: Any, hf: Any, engine: TransformersEngine, keys: Any, options: Any
 ) -> None:
-    """A random model answers no question of GSM8K: the same letter, found by the filter, is right here."""
+    """A random model cannot answer GSM8K: here, any answer in which the filter finds the right letter is right."""
     grading = {"doc_to_target": "{{question[0]}}", "filter_list": ANYTHING, "metric_list": [EXACT]}
     definition = defined(data, "gsm8k", metric="exact_match,strict-match", overrides={**FAST, **grading}, **keys)
     found = ours(definition, engine)
@@ -191,11 +192,11 @@ def test_a_generation_task_scores_as_theirs(
 EXACT = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 
 
-def test_likelihoods_are_theirs(data: Any, hf: Any, engine: TransformersEngine) -> None:
+def test_likelihoods_equal_those_of_the_harness(data: Any, hf: Any, engine: TransformersEngine) -> None:
     """A task of output type `loglikelihood` scores whether greedy decoding would write the target."""
     kind = {"output_type": "loglikelihood", "doc_to_choice": None, "metric_list": [{**EXACT, "metric": "acc"}]}
     written = ours(defined(data, "gsm8k", num_fewshot=0, overrides={**FAST, "metric_list": [EXACT]}), engine)
-    targets = {question: said[:2] for question, (_, said) in written.items()}
+    targets = {question: output[:2] for question, (_, output) in written.items()}
     rows = [json.loads(line) for line in Path(data["gsm8k"]["test"]).read_text().splitlines()]
     path = Path(data["gsm8k"]["test"]).with_name("greedy.jsonl")
     path.write_text("".join(json.dumps({**row, "target": targets[row["question"]]}) + "\n" for row in rows[:4]))
@@ -215,11 +216,11 @@ def test_likelihoods_are_theirs(data: Any, hf: Any, engine: TransformersEngine) 
     assert {score for score, _ in found.values()} == {0.0, 1.0}
 
 
-def test_prompts_are_built_once_and_samples_are_the_same_in_every_process(
+def test_prompts_are_built_once_and_sample_ids_are_reproducible(
     data: Any, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definition = defined(data, "arc_easy", limit=5)
-    first, second = LmEval(definition, Path()), LmEval(definition, Path())
+    first, second = LmEvalTask(definition), LmEvalTask(definition)
     ids = [[sample.id for split in ("search", "heldout") for sample in task.samples(split)] for task in (first, second)]
     assert ids[0] == ids[1]
     assert [len(first.samples(split)) for split in ("search", "heldout")] == [3, 2]
@@ -241,40 +242,43 @@ def test_a_group_is_one_set_of_samples(data: Any, tmp_path: Path) -> None:
         )
     (tmp_path / "group.yaml").write_text("group: own_group\ntask: [own_easy, own_hard]\n")
     stated = {"kind": "lm_eval", "task": "own_group", "include": ".", "limit": 4}
-    task = LmEval(LmEvalTaskConfig.model_validate(stated), tmp_path)
+    task = LmEvalTask(anchored_task(LmEvalTaskConfig.model_validate(stated), tmp_path))
     names = [sample.row["task"] for split in ("search", "heldout") for sample in task.samples(split)]
     assert sorted(names) == ["own_easy"] * 4 + ["own_hard"] * 4
-    alone = LmEval(LmEvalTaskConfig(kind="lm_eval", task="easy.yaml"), tmp_path)
+    alone = LmEvalTask(anchored_task(LmEvalTaskConfig(kind="lm_eval", task="easy.yaml"), tmp_path))
     assert len(alone.samples("search")) == (DOCUMENTS + 1) // 2
 
 
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"task": "gms8k"}, r"^task: lm-evaluation-harness knows no task 'gms8k', .*; did you mean 'gsm8k'\?"),
-        ({"overrides": {"unsafe_code": True}}, "task: arc_easy runs what a model writes .*; use a task of kind `code`"),
-        ({"overrides": {"doc_to_image": "x"}}, "needs images or sound"),
+        ({"task": "gms8k"}, r"^task: lm-evaluation-harness has no task 'gms8k', .*; did you mean 'gsm8k'\?"),
+        ({"overrides": {"unsafe_code": True}}, "task: arc_easy runs model-written code .*; use a task of kind `code`"),
+        ({"overrides": {"doc_to_image": "x"}}, "requires images or sound"),
         ({"metric": "f1"}, "metric: arc_easy has no mean over samples called 'f1'; allowed are acc, acc_norm"),
         ({"metric": "acc,strict"}, "metric: arc_easy has no filter 'strict'; allowed are none"),
         ({"overrides": {"dataset_kwargs": {"data_files": "/nowhere.jsonl"}}}, "task: arc_easy cannot be loaded: "),
-        ({"overrides": {"metric_list": [{"metric": "perplexity"}]}}, "called ''; it has none"),
+        (
+            {"overrides": {"metric_list": [{"metric": "perplexity"}]}},
+            "metric: arc_easy has no metric that is a mean over samples",
+        ),
     ],
 )
-def test_what_cannot_be_scored_is_told_before_any_run(data: Any, keys: dict[str, Any], reason: str) -> None:
+def test_unsupported_tasks_are_refused_when_opened(data: Any, keys: dict[str, Any], reason: str) -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     definition = defined(data, "arc_easy", **{key: value for key, value in keys.items() if key != "task"})
-    with pytest.raises(UserError, match=reason):
-        LmEval(definition.model_copy(update={"task": keys.get("task", "arc_easy")}), Path())
+    with pytest.raises(TaskError, match=reason):
+        LmEvalTask(definition.model_copy(update={"task": keys.get("task", "arc_easy")}))
 
 
 @pytest.mark.parametrize("key", ["chat_template", "fewshot_as_multiturn"])
-def test_keys_of_chats_need_one(key: str) -> None:
+def test_chat_keys_require_a_chat(key: str) -> None:
     with pytest.raises(ValueError, match="needs `chat: true`"):
         LmEvalTaskConfig.model_validate({"kind": "lm_eval", "task": "gsm8k", key: "yes"})
 
 
-def test_a_model_without_a_chat_template_is_told_before_any_run(data: Any) -> None:
+def test_a_model_without_a_chat_template_is_reported_before_a_run(data: Any) -> None:
     tokenizer = make_tokenizer(chat_template=None)
-    for keys, faults in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
-        task = open_task(TaskConfig(task=defined(data, "arc_easy", **keys), name="arc"), Path(), 0.0)
-        assert len(check_prompts(task, tokenizer, None).faults) == faults
+    for keys, count in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
+        task = open_task(TaskConfig(task=defined(data, "arc_easy", **keys), name="arc"), 0.0)
+        assert len(check_prompts(task, tokenizer, None).errors) == count

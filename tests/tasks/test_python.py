@@ -1,4 +1,4 @@
-"""Task kind `python`: the user's class is found, made and checked before any model runs."""
+"""Task kind `python`: the user's class is found, instantiated and checked before a model is used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.config.tasks import PythonTaskConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.protocol import Task
 from cycleqd_merge.tasks.python import load_python_task
+from tests.tasks.scripted import defined
 
 CLASS = """
 from __future__ import annotations
@@ -40,7 +40,7 @@ nothing = 3
 
 
 def open_target(folder: Path, target: str, **options: object) -> Task:
-    return load_python_task(PythonTaskConfig(kind="python", target=target, options=options), folder)
+    return load_python_task(defined(folder, {"kind": "python", "target": target, "options": options}))
 
 
 def refusal(folder: Path, target: str, **options: object) -> str:
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_class_is_found_in_a_file_beside_the_task(folder: Path) -> None:
+def test_a_class_is_found_in_a_file_next_to_the_task(folder: Path) -> None:
     task = open_target(folder, "tasks/mine.py:Mine", rows=3)
     assert [sample.id for sample in task.samples("heldout")] == ["heldout-0", "heldout-1", "heldout-2"]
 
@@ -68,7 +68,7 @@ def test_a_class_is_found_on_the_python_path(folder: Path, monkeypatch: pytest.M
     assert len(open_target(Path("/nowhere"), "cycleqd_test_module:Mine").samples("search")) == 2
 
 
-def test_a_file_does_not_take_the_place_of_a_module_of_its_name(folder: Path) -> None:
+def test_a_file_does_not_replace_a_module_of_the_same_name(folder: Path) -> None:
     import json
 
     (folder / "json.py").write_text(CLASS)
@@ -86,13 +86,13 @@ def test_a_file_does_not_take_the_place_of_a_module_of_its_name(folder: Path) ->
         ("tasks/mine.py:nothing", "'int' object is not callable"),
     ],
 )
-def test_what_is_missing_is_told(folder: Path, target: str, problem: str) -> None:
+def test_what_is_missing_is_reported(folder: Path, target: str, problem: str) -> None:
     line = refusal(folder, target)
     assert line.startswith("target ")
     assert line.endswith(problem)
 
 
-def test_options_that_the_class_refuses_are_told(folder: Path) -> None:
+def test_options_that_the_class_rejects_are_reported(folder: Path) -> None:
     assert "unexpected keyword argument 'row'" in refusal(folder, "tasks/mine.py:Mine", row=3)
     assert refusal(folder, "tasks/mine.py:Picky", rows=1).endswith("1 rows are too few")
 
@@ -105,6 +105,6 @@ def test_options_that_the_class_refuses_are_told(folder: Path) -> None:
         ("1 / 0\n", "ZeroDivisionError"),
     ],
 )
-def test_a_file_that_cannot_be_imported_is_told(folder: Path, content: str, problem: str) -> None:
+def test_a_file_that_cannot_be_imported_is_reported(folder: Path, content: str, problem: str) -> None:
     (folder / "broken.py").write_text(content)
     assert problem in refusal(folder, "broken.py:Mine")

@@ -1,4 +1,4 @@
-"""Rows from files: every format gives the same values, as written; every defect is named with its place."""
+"""Rows from files: every format gives the values as written, and errors name the file and place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from cycleqd_merge.config.rows import RowsConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.rows import Row, read_rows
 
 ROWS: list[dict[str, Any]] = [
@@ -24,7 +24,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def read(path: Path) -> list[Row]:
-    return read_rows(RowsConfig(path=path.name))
+    return read_rows(RowsConfig(path=str(path)))
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -79,46 +79,46 @@ def test_json_values_keep_their_types_and_rows_their_own_columns(tmp_path: Path)
         ("rows.json", b"[]", ": no rows"),
         ("rows.csv", b"", ": no rows"),
         ("rows.csv", b"question,answer\n", ": no rows"),
-        ("rows.txt", b"a\n", ": rows are read from .jsonl, .json, .csv, .parquet"),
-        ("rows", b"a\n", ": rows are read from .jsonl, .json, .csv, .parquet"),
+        ("rows.txt", b"a\n", ": unknown format; rows are read from .jsonl, .json, .csv, .parquet"),
+        ("rows", b"a\n", ": unknown format; rows are read from .jsonl, .json, .csv, .parquet"),
         ("rows.jsonl", b'{"a": 1}\n\n{"a": \n', ":3: not JSON: Expecting value"),
-        ("rows.jsonl", b'{"a": 1}\n"text"\n', ":2: expected columns with values, found str"),
+        ("rows.jsonl", b'{"a": 1}\n"text"\n', ":2: expected an object of columns and values; found str"),
         ("rows.json", b'[{"a": 1},\n {"a" 2}]', ":2: not JSON: Expecting ':' delimiter"),
-        ("rows.json", b'{"a": 1}', ": expected a list of rows"),
-        ("rows.json", b'[{"a": 1}, 2]', ": row 2: expected columns with values, found int"),
-        ("rows.csv", b"a,b\n1,2\n1,2,3\n", ":3: 3 cells under 2 columns"),
-        ("rows.csv", b"a,b\n1,2\n1\n", ":3: 1 cells under 2 columns"),
+        ("rows.json", b'{"a": 1}', ": expected a list of rows; found dict"),
+        ("rows.json", b'[{"a": 1}, 2]', ": row 2: expected an object of columns and values; found int"),
+        ("rows.csv", b"a,b\n1,2\n1,2,3\n", ":3: expected 2 cells; found 3"),
+        ("rows.csv", b"a,b\n1,2\n1\n", ":3: expected 2 cells; found 1"),
         ("rows.csv", b'a,b\n"1,2\n', ": cannot be read as rows: unexpected end of data"),
         ("rows.jsonl", b"\xff\xfe", ": not UTF-8 text"),
         ("rows.csv", b"a\n\xe9\n", ": not UTF-8 text"),
     ],
 )
-def test_a_defect_is_told_with_its_place(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
+def test_an_error_names_its_place(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(DataError) as raised:
         read(path)
     assert str(raised.value) == f"{path}{problem}"
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 but not really PAR1"])
-def test_a_damaged_parquet_file_is_told(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_parquet_file_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.parquet"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read as rows") as raised:
+    with pytest.raises(DataError, match="cannot be read as rows") as raised:
         read(path)
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_file_and_a_directory_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_directory_are_reported(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name in ("none.csv", "folder.csv"):
-        with pytest.raises(UserError) as raised:
+        with pytest.raises(DataError) as raised:
             read(tmp_path / name)
         assert str(raised.value) == f"{tmp_path / name}: no such file"
 
 
-def test_a_dataset_that_cannot_be_reached_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^dataset nobody/nothing: cannot be read: [^\n]+$"):
+def test_a_dataset_that_cannot_be_reached_is_reported_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^dataset nobody/nothing: cannot be read: [^\n]+$"):
         read_rows(RowsConfig(dataset="nobody/nothing"))

@@ -1,4 +1,4 @@
-"""Scorers against references that are computed another way."""
+"""Scorers, compared with values computed in another way."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.tasks.scorers import text_scorer
 
 
-def score(output: str, reference: str, folder: Path = Path(), **options: Any) -> float:
+def score(output: str, reference: str, **options: Any) -> float:
     """The score that a task file's `scorer` with these keys gives."""
     scorer = TypeAdapter(ScorerConfig).validate_python(options)
     assert not isinstance(scorer, MultipleChoiceScorerConfig)
-    return text_scorer(scorer, folder)(output, reference)
+    return text_scorer(scorer)(output, reference)
 
 
 WORDS = st.lists(st.sampled_from(["a", "A", "b", "bb", "ls", "-l", "|", "é"]), max_size=8)
@@ -47,7 +47,7 @@ def test_token_f1_pairs_off_equal_tokens(found: list[str], wanted: list[str], ga
     assert given_score == pytest.approx(float(brute_force_f1(found, wanted)), abs=1e-12)
 
 
-def test_token_f1_reads_the_first_line_alone_if_told_to() -> None:
+def test_token_f1_reads_only_the_first_line_with_that_option() -> None:
     assert score("\n a b \nc d", "a b", kind="token_f1", first_line=True) == 1.0
     assert score("\n a b \nc d", "a b", kind="token_f1") == pytest.approx(2 / 3)
 
@@ -118,12 +118,12 @@ def test_number_reads_the_last_match_of_a_pattern(output: str, expected: float) 
     assert score(output, "5", kind="number", pattern=pattern) == expected
 
 
-def test_a_pattern_without_a_group_is_the_answer_itself() -> None:
+def test_the_match_of_a_pattern_without_a_group_is_the_answer() -> None:
     assert score("x=1 y=2 z", "2", kind="number", pattern=r"\w=\d") == 1.0
     assert score("x=1 y=2 z", "y=2", kind="exact", pattern=r"\w=\d") == 1.0
 
 
-def test_a_group_that_takes_no_part_is_no_answer() -> None:
+def test_a_group_that_does_not_match_gives_no_answer() -> None:
     assert score("b", "", kind="exact", pattern="(a)|b") == 0.0
     assert score("b", "0", kind="number", pattern="(a)|b") == 0.0
 
@@ -163,7 +163,7 @@ def test_exact_compares_after_the_options(
 
 
 @given(core=st.text("ab", min_size=1), before=st.text("; \n\u00a0"), after=st.text("; \t\u3000"))
-def test_exact_strips_characters_and_white_space_however_they_mix(core: str, before: str, after: str) -> None:
+def test_exact_strips_characters_and_white_space_in_any_order(core: str, before: str, after: str) -> None:
     assert score(before + core + after, core, kind="exact", strip=";") == 1.0
 
 
@@ -184,17 +184,17 @@ def test_exact_is_equality_up_to_outer_white_space(left: str, right: str) -> Non
         ("ab", "a|ab", True, 1),  # the whole output, by whichever alternative
     ],
 )
-def test_regex_searches_or_fits_the_whole_output(output: str, reference: str, full: bool, expected: float) -> None:
+def test_regex_searches_or_matches_the_whole_output(output: str, reference: str, full: bool, expected: float) -> None:
     assert score(output, reference, kind="regex", full=full) == expected
 
 
-def test_a_scorer_of_the_users_own_gets_output_reference_and_options(tmp_path: Path) -> None:
+def test_a_user_defined_scorer_gets_output_reference_and_options(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def share(output, reference, of):\n    return sum(letter in output for letter in reference) / of\n"
     )
-    assert score("ab", "abcd", tmp_path, kind="python", target="mine.py:share", options={"of": 4}) == 0.5
+    assert score("ab", "abcd", kind="python", target=f"{tmp_path}/mine.py:share", options={"of": 4}) == 0.5
 
 
-def test_a_scorer_of_the_users_own_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_user_defined_scorer_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"target .*none\.py: no such file"):
-        score("", "", tmp_path, kind="python", target="none.py:share")
+        score("", "", kind="python", target=f"{tmp_path}/none.py:share")

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cycleqd_merge.config.tasks import PromptedTaskConfig
 from cycleqd_merge.errors import TaskError, UserError
-from cycleqd_merge.tasks.generate import Generate
+from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Message, Prompting, Sample
 
 
@@ -75,6 +75,6 @@ def prompt_length(
     except UserError as error:
         raise TaskError(f"{error}; in row {sample.id}") from error
     before = len(encode(tokenizer, text))
-    choices = task.choices_of(sample) if isinstance(task, Generate) else []
+    choices = task.choices_of(sample) if isinstance(task, GenerateTask) else []
     scored = [len(encode(tokenizer, type(text)(text + choice))) - before for choice in choices]
     return before, max(scored, default=definition.max_new_tokens)

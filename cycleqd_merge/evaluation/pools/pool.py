@@ -12,7 +12,7 @@ from cycleqd_merge.evaluation.failures import is_infrastructure, single_cause
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Finished:
 class Pool(Protocol):
     """Evaluates proposals on one or many workers."""
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         """Submit a proposal to be scored on `rows`; returns at once. known: scores by task that are not measured."""
         ...
 
@@ -54,9 +54,9 @@ class LocalPool:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._queue: deque[tuple[Proposal, Rows, Mapping[str, float] | None]] = deque()
+        self._queue: deque[tuple[Proposal, Split, Mapping[str, float] | None]] = deque()
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append((proposal, rows, known))
 
     def next(self) -> Finished:
@@ -73,7 +73,7 @@ class LocalPool:
 
 
 def outcome_of(
-    worker: Worker, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None, attempts: int = 2
+    worker: Worker, proposal: Proposal, rows: Split, known: Mapping[str, float] | None, attempts: int = 2
 ) -> Finished:
     """Let a worker score a proposal, with at most `attempts` attempts.
 

@@ -22,7 +22,7 @@ from cycleqd_merge.evaluation.pools.pool import Finished, outcome_of
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Rows
+from cycleqd_merge.tasks.protocol import Split
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class RemoteWorker:
         """Free the engine's memory."""
         self._worker.close()
 
-    def evaluate(self, proposal: Proposal, rows: Rows, known: Mapping[str, float] | None) -> Finished:
+    def evaluate(self, proposal: Proposal, rows: Split, known: Mapping[str, float] | None) -> Finished:
         """See `Pool`."""
         return outcome_of(self._worker, proposal, rows, known)
 
@@ -67,13 +67,13 @@ class Deadlines:
     """How long an evaluation may take, from the durations of others on the same split: splits differ widely in size."""
 
     def __init__(self) -> None:
-        self._seconds: defaultdict[Rows, list[float]] = defaultdict(list)
+        self._seconds: defaultdict[Split, list[float]] = defaultdict(list)
 
-    def learn(self, rows: Rows, seconds: float) -> None:
+    def learn(self, rows: Split, seconds: float) -> None:
         """Record how long an evaluation took."""
         self._seconds[rows].append(seconds)
 
-    def of(self, rows: Rows) -> float:
+    def of(self, rows: Split) -> float:
         """Seconds after which a worker counts as hung."""
         seconds = self._seconds[rows]
         return DEFAULT_LIMIT_SECONDS if len(seconds) < 3 else HUNG_FACTOR * median(seconds) + RESTART_SECONDS
@@ -82,7 +82,7 @@ class Deadlines:
 @dataclass
 class _Job:
     proposal: Proposal
-    rows: Rows
+    rows: Split
     known: Mapping[str, float] | None
     attempts: int = 0
 
@@ -147,7 +147,7 @@ class RayPool:
         worker = actor.remote()
         self._flights[worker.open.remote(*self._opening)] = _Flight(None, worker)
 
-    def submit(self, proposal: Proposal, rows: Rows = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append(_Job(proposal, rows, known))
         self._dispatch()
 

@@ -1,4 +1,4 @@
-// How far each strategy had come after how many evaluations: its mean over seeds, in a band from the lowest to the highest.
+// Progress of each strategy over evaluations: the mean over seeds, with a band from the lowest seed to the highest.
 
 const CURVES = {
   // key: title, format
@@ -11,7 +11,7 @@ const CURVES = {
 class CurvesChart {
   constructor(curves) {
     this.curves = curves;
-    this.plot = new Plot("Progress of the strategies over evaluations; arrow keys move along", (width, height) => this.paint(width, height));
+    this.plot = new Plot("Progress of the strategies over evaluations; arrow keys move the cursor", (width, height) => this.paint(width, height));
     this.list = make("ul", { class: "readings" });
     this.when = make("span", { class: "when" });
     this.plot.node.addEventListener("pointermove", (event) => this.pointed(event));

@@ -1,4 +1,4 @@
-// Making elements. Text goes in as text, never as HTML: names and errors in a journal are not to be trusted.
+// Creating elements. Text is inserted as text, never as HTML: names and errors in a journal are untrusted.
 
 function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);

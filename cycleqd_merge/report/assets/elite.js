@@ -1,12 +1,12 @@
-// What is known of one model: where it stands, its scores, what it is made of, and how to export it.
+// One model: its origin, scores, cells and composition, and the command that exports it.
 
-const DROPPED = "It was dropped on a part of its rows, which said that it would enter no archive.";
+const DROPPED = "It was rejected early: its scores on some of the rows showed that it would not enter any archive.";
 
-function modelPanel(number, beside, data, choose) {
+function modelPanel(number, sameCell, data, choose) {
   const { step, scores, error, censored } = data.evaluations[number];
   return [
     make("h3", {}, `#${number}`, number === data.bestMean ? make("small", {}, " best mean") : null),
-    beside.length > 1 ? stack(number, beside, choose) : null,
+    sameCell.length > 1 ? stack(number, sameCell, choose) : null,
     make("p", { class: "origin" }, origin(number, step, data)),
     scores === null ? make("p", { class: "note" }, censored ? DROPPED : `Its evaluation failed: ${error}`)
       : scoreTable(number, scores, data),
@@ -16,20 +16,20 @@ function modelPanel(number, beside, data, choose) {
   ].filter((part) => part !== null);
 }
 
-// Elites that a projection shows at one place.
-function stack(number, beside, choose) {
-  const place = beside.indexOf(number);
-  const go = (by) => () => choose(beside[(place + by + beside.length) % beside.length], beside);
+// Elites that a projection puts in the same cell.
+function stack(number, sameCell, choose) {
+  const place = sameCell.indexOf(number);
+  const go = (by) => () => choose(sameCell[(place + by + sameCell.length) % sameCell.length], sameCell);
   return make("p", { class: "stack" },
     make("button", { type: "button", onclick: go(-1), "aria-label": "previous" }, "‹"),
-    ` ${place + 1} of ${beside.length} at this place `,
+    ` ${place + 1} of ${sameCell.length} in this cell `,
     make("button", { type: "button", onclick: go(1), "aria-label": "next" }, "›"));
 }
 
 function origin(number, step, data) {
-  if (step.expert !== undefined) return `Expert ${data.experts[step.expert]}, one of the founders.`;
-  if (step.level !== undefined) return `A warm start: ${step.level} of every expert.`;
-  if (step.seed !== undefined) return "A seed that the run started from.";
+  if (step.expert !== undefined) return `Expert ${data.experts[step.expert]}, a founder of this run.`;
+  if (step.level !== undefined) return `Warm start: ${step.level} of every expert.`;
+  if (step.seed !== undefined) return "A founder of this run.";
   const parts = [`Generation ${number - data.first + 1}`];
   if (step.parents?.length) parts.push(`crossover of ${step.parents.map((parent) => `#${parent}`).join(" and ")}`);
   const { mutation } = step;
@@ -59,14 +59,14 @@ function withError({ score, error }) {
 function cells(number, data) {
   const held = data.archives.flatMap(({ task, elites }) =>
     elites.filter((elite) => elite.number === number).map((elite) => `${task}:${elite.cell.join(",")}`));
-  return make("p", { class: "cells" }, held.length ? "Holds " : "Holds no cell any more.", held.map((cell) => make("code", {}, cell)));
+  return make("p", { class: "cells" }, held.length ? "Elite in " : "Not an elite.", held.map((cell) => make("code", {}, cell)));
 }
 
-// How much of each expert it has, per group of tensors; or what mergekit makes it by.
+// Its coefficient of each expert per group of tensors; or its mergekit configuration.
 function composition(model, data) {
   if (model.configuration) {
     const { yaml, seed } = model.configuration;
-    return make("details", { open: true }, make("summary", {}, `Made by mergekit, seed ${seed}`), make("pre", { tabindex: 0 }, yaml));
+    return make("details", { open: true }, make("summary", {}, `mergekit configuration, random seed ${seed}`), make("pre", { tabindex: 0 }, yaml));
   }
   if (!model.coefficients) return null;
   const { coefficients, mutations } = model;
@@ -74,7 +74,7 @@ function composition(model, data) {
   const cell = (value) => make("td", { class: "number share", style: `--share: ${Math.abs(value) / largest}` }, three(value));
   const rows = data.groups.map((group, g) => make("tr", {}, make("th", { scope: "row" }, group), coefficients.map((own) => cell(own[g]))));
   return make("details", { open: data.groups.length <= 8 },
-    make("summary", {}, `Made of ${data.experts.length} task vectors, ${mutations} mutation${mutations === 1 ? "" : "s"}`),
+    make("summary", {}, `Composition: ${data.experts.length} task vectors, ${mutations} mutation${mutations === 1 ? "" : "s"}`),
     make("div", { class: "scroll", role: "region", "aria-label": "Coefficients", tabindex: 0 }, make("table", { class: "compact" },
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "group"), data.experts.map((name) => make("th", { scope: "col", class: "number" }, name)))),
       make("tbody", {}, rows))));
@@ -91,5 +91,5 @@ function copy(text, button) {
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   };
-  navigator.clipboard?.writeText(text).then(done, () => { button.textContent = "Select it"; });
+  navigator.clipboard?.writeText(text).then(done, () => { button.textContent = "Select the text"; });
 }

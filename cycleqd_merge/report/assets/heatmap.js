@@ -1,5 +1,5 @@
 // One archive as a heatmap: a button per elite on a grid of cells. With more than two other tasks it shows two of them
-// at a time, and each place the best quality over the rest.
+// at a time, and in each cell the best quality over the remaining ones.
 
 class Heatmap {
   constructor(archive, data, choose) {
@@ -65,7 +65,7 @@ class Heatmap {
     const best = place.elites[0];
     const [low, high] = this.scale;
     const share = high > low ? (quality(best) - low) / (high - low) : 1;
-    const more = place.elites.length > 1 ? `, best of ${place.elites.length} behind each other` : "";
+    const more = place.elites.length > 1 ? `, best of ${place.elites.length} in this cell` : "";
     const star = best.number === this.data.bestMean;
     const label = `${this.archive.task}:${best.cell.join(",")} #${best.number}, ${three(quality(best))}${star ? ", best mean" : ""}${more}`;
     place.button = make("button", {
@@ -76,7 +76,7 @@ class Heatmap {
     return place.button;
   }
 
-  // Point out where a model stands; it, or the first elite, is where the keyboard enters.
+  // Mark the cell of a model. Keyboard focus enters the heatmap there, or at the first elite.
   mark(number) {
     this.chosen = number;
     let entry = null;
@@ -100,8 +100,8 @@ class Heatmap {
     let nearest = null;
     for (const place of places) {
       const along = (place.column - from.column) * step[0] + (place.row - from.row) * step[1];
-      const aside = Math.abs((place.column - from.column) * step[1]) + Math.abs((place.row - from.row) * step[0]);
-      const cost = along + 2 * aside;
+      const across = Math.abs((place.column - from.column) * step[1]) + Math.abs((place.row - from.row) * step[0]);
+      const cost = along + 2 * across;
       if (along > 0 && (nearest === null || cost < nearest.cost)) nearest = { cost, button: place.button };
     }
     if (nearest === null) return;

@@ -1,23 +1,23 @@
-// Put together: the heatmaps, the model that is chosen, its lineage, the progress, the comparison.
+// Assembles the page: heatmaps, the selected model, its lineage, progress, comparison.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const heatmaps = data.archives.map((archive) => new Heatmap(archive, data, chooseInHeatmap));
 
-function choose(number, beside = []) {
+function choose(number, sameCell = []) {
   for (const heatmap of heatmaps) heatmap.mark(number);
-  document.getElementById("elite").replaceChildren(...modelPanel(number, beside, data, choose));
+  document.getElementById("elite").replaceChildren(...modelPanel(number, sameCell, data, choose));
   document.getElementById("lineage").replaceChildren(
     make("h3", {}, `Lineage of #${number}`),
-    make("p", { class: "note" }, "Time runs to the right; colour is the mean search score. Choose an ancestor to look at it."),
+    make("p", { class: "note" }, "Time runs to the right; colour is the mean search score. Select an ancestor to see it."),
     make("div", { class: "scroll" }, lineageGraph(number, data, choose)));
   const graph = document.querySelector("#lineage .scroll");
-  graph.scrollLeft = graph.scrollWidth; // the chosen model stands at its right end
+  graph.scrollLeft = graph.scrollWidth; // the selected model is at the right end
   window.history.replaceState(null, "", `#model-${number}`);
 }
 
-// Where the panel lies below the heatmaps, bring it into view.
-function chooseInHeatmap(number, beside) {
-  choose(number, beside);
+// Scroll to the panel where it is below the heatmaps.
+function chooseInHeatmap(number, sameCell) {
+  choose(number, sameCell);
   const panel = document.getElementById("elite");
   if (window.matchMedia("(max-width: 900px)").matches) panel.scrollIntoView({ behavior: "smooth", block: "nearest" });
 }

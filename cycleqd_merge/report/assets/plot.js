@@ -1,6 +1,6 @@
-// What the charts of a comparison share: a drawing as wide as its place, round ticks, and a style per line.
+// Shared by the charts of a comparison: a drawing that fills its container, round ticks, and a style per line.
 
-const DASHES = [null, "7 4", "2 3", "10 3 2 3", "4 2"]; // with the colours 30 styles, told apart without their colour too
+const DASHES = [null, "7 4", "2 3", "10 3 2 3", "4 2"]; // 30 styles with the colours, distinguishable without colour too
 
 function lineStyle(number) {
   return { stroke: LINES[number % LINES.length], "stroke-dasharray": DASHES[number % DASHES.length] };
@@ -11,7 +11,7 @@ function lineSwatch({ style, reference }) {
     draw("line", { class: reference ? "line reference" : "line", x1: 0, x2: 30, y1: 4, y2: 4, ...lineStyle(style) }));
 }
 
-// An SVG element in CSS pixels: `paint(width, height)` gives its children, anew whenever its size changes.
+// An SVG element in CSS pixels: `paint(width, height)` gives its children, again whenever its size changes.
 class Plot {
   constructor(label, paint) {
     this.paint = paint;

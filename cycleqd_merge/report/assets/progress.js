@@ -1,4 +1,4 @@
-// Three charts over generations with one cursor for all: pointer or arrow keys move it.
+// Three charts over generations that share one cursor, which pointer and arrow keys move.
 
 const WIDTH = 360, HEIGHT = 190, LEFT = 38, RIGHT = 8, TOP = 10, BOTTOM = 26;
 const LINES = ["var(--line-1)", "var(--line-2)", "var(--line-3)", "var(--line-4)", "var(--line-5)", "var(--line-6)"];

@@ -1,4 +1,4 @@
-// Tables whose headings sort them: numbers from the highest, texts from the first; a second time the other way.
+// Tables that a click on a heading sorts: numbers in descending, text in ascending order; a second click reverses it.
 
 function makeSortable(table) {
   for (const head of table.tHead.rows[0].cells) {

@@ -1,4 +1,4 @@
-// The winners in parallel coordinates: tasks and their mean side by side, a line per model. Choosing one tells its scores.
+// The winners in parallel coordinates: an axis per task and for the mean, a line per model. Selecting one shows its scores.
 
 const HEAD = TOP + 14; // room for the value of a point at the top
 
@@ -11,7 +11,7 @@ class WinnersChart {
       type: "button", "aria-pressed": false, onclick: () => this.choose(this.chosen === place ? null : place),
     }, lineSwatch(line), `${line.name} `, make("b", {}, three(line.values.at(-1)))));
     this.node = make("figure", { class: "chart" },
-      make("figcaption", {}, make("b", {}, "held-out scores of the winners"), make("span", { class: "when" }, "choose one")),
+      make("figcaption", {}, make("b", {}, "held-out scores of the winners"), make("span", { class: "when" }, "select one")),
       this.plot.node, make("div", { class: "readings" }, this.buttons));
   }
 
@@ -39,12 +39,12 @@ class WinnersChart {
 
   winner({ name, style: number, reference, values, interval }, place, x, y) {
     const style = lineStyle(number), chosen = this.chosen === place;
-    const beside = x(this.axes.length - 1) + 4 + (4 * RIGHT - 8) * (place + 1) / (this.lines.length + 1); // bars side by side
+    const barX = x(this.axes.length - 1) + 4 + (4 * RIGHT - 8) * (place + 1) / (this.lines.length + 1); // bars side by side
     return draw("g", { class: this.chosen === null || chosen ? "winner" : "winner faded" },
       draw("title", {}, name),
       draw("polyline", { class: reference ? "line reference" : "line", points: points(values.map((value, axis) => [x(axis), y(value)])), ...style }),
       values.map((value, axis) => draw("circle", { cx: x(axis), cy: y(value), r: reference ? 4 : 3, fill: style.stroke })),
-      interval && draw("line", { class: "interval", stroke: style.stroke, x1: beside, x2: beside, y1: y(interval[0]), y2: y(interval[1]) }),
+      interval && draw("line", { class: "interval", stroke: style.stroke, x1: barX, x2: barX, y1: y(interval[0]), y2: y(interval[1]) }),
       chosen ? values.map((value, axis) => draw("text", { class: "value", x: x(axis) + (axis ? -7 : 7), y: y(value) - 7, "text-anchor": axis ? "end" : "start" }, three(value))) : null);
   }
 }

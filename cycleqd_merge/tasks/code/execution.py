@@ -1,4 +1,4 @@
-"""Running programs in boxes: what a function returns for each of some inputs, as texts that prove nothing."""
+"""Running programs in boxes: the values that a function returns for given inputs. The texts are not trusted."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from cycleqd_merge.tasks.code.problems import CodeProblem
 
 _HERE = Path(__file__).parent
 RUNNER = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("values.py", "runner.py"))
-"""The program that runs in a box; it takes a request on its standard input and answers with lines."""
+"""The program that runs in a box: it reads a request from standard input and writes one line per input."""
 _READY = b"ready\n"
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What the reference solution returns, a text per input, and the seconds that it took."""
+class ExpectedValues:
+    """The reference solution's return values, a text per input (see `to_text`), and the seconds that it took."""
 
     outputs: list[str]
     seconds: float
 
 
-async def returned(
+async def returned_values(
     provider: Provider, program: str, entry_point: str, inputs: Sequence[Any], limits: Limits
 ) -> list[str] | None:
-    """What a program's function returns for packed inputs, a text each; None if it did not get to the end.
+    """The return values of a program's function for packed inputs, a text each; None if it did not complete.
 
     Raises:
         InfrastructureError: the host cannot start a box.
     """
-    asked = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
-    finished = await run_once(provider, ["python3", "-I", "-c", RUNNER], asked, limits, begins=_READY)
+    request = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
+    finished = await run_once(provider, ["python3", "-I", "-c", RUNNER], request, limits, ready=_READY)
     outputs = finished.output.decode(errors="replace").split("\n")[:-1]
-    return outputs if len(outputs) == len(inputs) and not finished.cut else None
+    return outputs if len(outputs) == len(inputs) and not finished.truncated else None
 
 
-async def expected(provider: Provider, problem: CodeProblem, inputs: Sequence[Any], kind: str) -> Expected:
-    """What the reference solution returns: worked out in a box once, then kept in the cache, outside of any box.
+async def expected_values(provider: Provider, problem: CodeProblem, inputs: Sequence[Any], kind: str) -> ExpectedValues:
+    """The reference solution's return values: computed in a box once, then kept in the cache. kind: for errors.
 
     Raises:
         InfrastructureError: the solution does not run.
@@ -55,12 +55,12 @@ async def expected(provider: Provider, problem: CodeProblem, inputs: Sequence[An
     key = hashlib.sha256(json.dumps([RUNNER, problem.solution, problem.entry_point, inputs]).encode()).hexdigest()
     path = cache_folder("expected") / f"{key[:32]}.json"
     if path.exists():
-        return Expected(**json.loads(await asyncio.to_thread(path.read_text)))
+        return ExpectedValues(**json.loads(await asyncio.to_thread(path.read_text)))
     start = time.perf_counter()
     limits = Limits(memory=4096 * MIB, output=256 * MIB, seconds=120.0)
-    outputs = await returned(provider, problem.solution, problem.entry_point, inputs, limits)
+    outputs = await returned_values(provider, problem.solution, problem.entry_point, inputs, limits)
     if outputs is None or any(text.startswith('["error"') for text in outputs):
-        raise InfrastructureError(f"{problem.task_id}: its reference solution does not get through its {kind} inputs")
-    found = Expected(outputs, time.perf_counter() - start)
+        raise InfrastructureError(f"{problem.task_id}: its reference solution fails on its {kind} inputs")
+    found = ExpectedValues(outputs, time.perf_counter() - start)
     write_atomically(path, json.dumps(asdict(found)))
     return found

@@ -1,4 +1,4 @@
-"""Finding the program in an answer, as EvalPlus does: the code block, then what its function needs and nothing else."""
+"""Extracting the program from an answer, as EvalPlus does: from its code block, the function and what it depends on."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import re
 from collections.abc import Sequence
 
 _FENCED = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*(?:\n|(?=\s))(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
-_MOST_LINES = 400
+_MAX_LINES = 400
 
 
 def extract_program(answer: str, entry_point: str) -> str:
-    """Imports, and the definitions that `entry_point` is made of, from an answer; nothing of it is run.
+    """The imports of an answer, and the definitions that `entry_point` depends on. Nothing is executed.
 
-    Of several code blocks it is the first that defines `entry_point`; without any, the longest run of lines that is
-    Python. An answer that defines no such name comes back as it is, to fail where it is run.
+    They are taken from the first code block that defines `entry_point`; without code blocks, from the longest run of
+    lines that is valid Python. If nothing defines the name, the block is returned unchanged, and will fail when run.
     """
     blocks = [match.group(1) for match in _FENCED.finditer(answer)] or [answer]
     defines = re.compile(rf"^\s*(?:async\s+)?def\s+{re.escape(entry_point)}\b|^{re.escape(entry_point)}\s*=", re.M)
     block = next((block for block in blocks if defines.search(block)), blocks[0])
-    return "\n".join(_needed(*_longest_python(block.split("\n")[:_MOST_LINES]), entry_point)) or block
+    return "\n".join(_needed(*_longest_python(block.split("\n")[:_MAX_LINES]), entry_point)) or block
 
 
 def _longest_python(lines: Sequence[str]) -> tuple[Sequence[str], ast.Module]:
-    """The longest run of lines that is Python, and its tree."""
+    """The longest run of lines that is valid Python, and its syntax tree."""
     best: tuple[Sequence[str], ast.Module] = ((), ast.Module([], []))
     for start in range(len(lines)):
         if _length(lines[start:]) <= _length(best[0]):
@@ -31,11 +31,11 @@ def _longest_python(lines: Sequence[str]) -> tuple[Sequence[str], ast.Module]:
         end = len(lines)
         while end > start:
             run = lines[start:end]
-            tree, wrong_at = _parse(run)
+            tree, valid = _parse(run)
             if tree is not None:
                 best = (run, tree) if _length(run) > _length(best[0]) else best
                 break
-            end = start + min(wrong_at, len(run) - 1)
+            end = start + min(valid, len(run) - 1)
     return best
 
 
@@ -44,7 +44,7 @@ def _length(lines: Sequence[str]) -> int:
 
 
 def _parse(lines: Sequence[str]) -> tuple[ast.Module | None, int]:
-    """The tree of some lines; else None and how many of them, at most, are Python."""
+    """The syntax tree of lines; or None, and the largest number of them that may be valid Python."""
     try:
         return ast.parse("\n".join(lines)), 0
     except SyntaxError as error:
@@ -54,18 +54,18 @@ def _parse(lines: Sequence[str]) -> tuple[ast.Module | None, int]:
 
 
 def _needed(lines: Sequence[str], tree: ast.Module, entry_point: str) -> list[str]:
-    """The texts of imports, and of the definitions that `entry_point` reaches by name."""
+    """The source of imports, and of the definitions that `entry_point` refers to, directly or indirectly."""
     defined = [(node, _names(node)) for node in tree.body]
     uses = {
         name: {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
         for node, names in defined
         for name in names
     }
-    reached, open_ = {entry_point}, [entry_point]
-    while open_:
-        for name in uses.get(open_.pop(), set()) - reached:
+    reached, queue = {entry_point}, [entry_point]
+    while queue:
+        for name in uses.get(queue.pop(), set()) - reached:
             reached.add(name)
-            open_.append(name)
+            queue.append(name)
     if entry_point not in uses:
         return []
     kept = [
@@ -73,11 +73,11 @@ def _needed(lines: Sequence[str], tree: ast.Module, entry_point: str) -> list[st
         for node, names in defined
         if isinstance(node, ast.Import | ast.ImportFrom) or not reached.isdisjoint(names)
     ]
-    return ["\n".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in kept]
+    return ["\n".join(lines[_start_line(node) - 1 : node.end_lineno]) for node in kept]
 
 
 def _names(node: ast.stmt) -> set[str]:
-    """What a statement at the top level defines."""
+    """The names that a top-level statement defines."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name}
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -88,6 +88,6 @@ def _names(node: ast.stmt) -> set[str]:
     }
 
 
-def _first_line(node: ast.stmt) -> int:
+def _start_line(node: ast.stmt) -> int:
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])

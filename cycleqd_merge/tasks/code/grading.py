@@ -1,4 +1,4 @@
-"""Comparing what a program returned with what the reference solution returns, by EvalPlus' rules."""
+"""Comparing a program's return values with those of the reference solution, by EvalPlus' rules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from cycleqd_merge.tasks.code.values import close, from_text, is_floats, unpack
 
-_AS_SETS = {
+_COMPARED_AS_SETS = {
     "similar_elements",
     "find_char_long",
     "common_in_nested_lists",
@@ -17,32 +17,34 @@ _AS_SETS = {
     "find_dissimilar",
     "Diff",
 }
-_AS_FOUND_OR_NOT = {"check_str", "text_match_three", "text_starta_endb"}
-_ANY_ONE_ANSWER = {"are_equivalent": True, "sum_div": 0}
-"""Functions whose tests say too little: this same answer to every input is right too."""
-_SLACK = 10_000  # characters that a value's text may always have: building sets of hostile numbers takes long
-
+_COMPARED_AS_MATCH_OR_NONE = {"check_str", "text_match_three", "text_starta_endb"}
+_CONSTANT_ANSWERS = {"are_equivalent": True, "sum_div": 0}
+"""Functions with weak tests: returning this value for every input counts as correct, too."""
+_SLACK = 10_000  # length that is always allowed, in characters; longer hostile values take long to build
 
 _UNREADABLE = object()
 
 
-def all_right(
-    entry_point: str, inputs: Sequence[Any], found: Sequence[str], wanted: Sequence[str], atol: float
+def all_correct(
+    entry_point: str, inputs: Sequence[Any], found: Sequence[str], expected: Sequence[str], atol: float
 ) -> bool:
-    """Whether every text in `found` is the value that stands in the same place of `wanted`. Texts as of `to_text`."""
-    if len(found) != len(wanted):
+    """Whether every value found equals the expected one, within `atol`.
+
+    found, expected: a text per input, as `to_text` writes it. inputs: packed arguments.
+    """
+    if len(found) != len(expected):
         return False
-    values = [_value(text, 10 * len(right) + _SLACK) for text, right in zip(found, wanted, strict=True)]
+    values = [_value(text, 10 * len(right) + _SLACK) for text, right in zip(found, expected, strict=True)]
     if _UNREADABLE in values:
         return False
-    if entry_point in _ANY_ONE_ANSWER and all(value == _ANY_ONE_ANSWER[entry_point] for value in values):
+    if entry_point in _CONSTANT_ANSWERS and all(value == _CONSTANT_ANSWERS[entry_point] for value in values):
         return True
-    rights = [from_text(text) for text in wanted]
-    return all(_right(entry_point, *triple, atol) for triple in zip(inputs, values, rights, strict=True))
+    wanted = [from_text(text) for text in expected]
+    return all(_is_correct(entry_point, *triple, atol) for triple in zip(inputs, values, wanted, strict=True))
 
 
 def _value(text: str, longest: int) -> Any:
-    """The value of a text from a box, which may be anything."""
+    """The value of a text from a box, which may contain anything. longest: length limit, in characters."""
     if len(text) > longest:
         return _UNREADABLE
     try:
@@ -51,14 +53,14 @@ def _value(text: str, longest: int) -> Any:
         return _UNREADABLE
 
 
-def _right(entry_point: str, arguments: Any, found: Any, wanted: Any, atol: float) -> bool:
+def _is_correct(entry_point: str, arguments: Any, found: Any, wanted: Any, atol: float) -> bool:
     try:
         if entry_point == "find_zero":
             coefficients = unpack(arguments[0])
             return bool(abs(sum(c * found**power for power, c in enumerate(coefficients))) <= atol)
-        if entry_point in _AS_FOUND_OR_NOT and not isinstance(found, bool):
+        if entry_point in _COMPARED_AS_MATCH_OR_NONE and not isinstance(found, bool):
             return (found is not None) == (wanted if isinstance(wanted, bool) else wanted is not None)
-        if entry_point in _AS_SETS:
+        if entry_point in _COMPARED_AS_SETS:
             return set(found) == set(wanted)
         if found == wanted:
             return True

@@ -1,4 +1,4 @@
-"""EvalPlus' problems, from its own files (inputs as JSON) or its datasets on the Hub (inputs as Python literals)."""
+"""EvalPlus' problems, read from its own files (inputs as JSON) or its Hub datasets (inputs as Python literals)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.code.values import pack
 
-ANY = None  # a step of a path: every element
+ANY = None  # step of a path: every element
 _TUPLES: dict[tuple[int, ...], list[tuple[int | None, ...]]] = {
     (2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424, 429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809): [
         (ANY,)
@@ -25,12 +25,16 @@ _TUPLES: dict[tuple[int, ...], list[tuple[int | None, ...]]] = {
     (580, 615, 791): [(ANY,) * depth for depth in range(1, 65)],
     (722,): [(0, ANY)],
 }
-"""MBPP problems whose inputs hold tuples, which JSON cannot say: where in the arguments, as EvalPlus restores them."""
+"""Numbers of MBPP problems whose inputs contain tuples, which JSON lacks -> paths to the tuples, as in EvalPlus."""
 
 
 @dataclass(frozen=True)
 class CodeProblem:
-    """A function to write. Inputs are lists of arguments, packed; `solution` is a whole program that is right."""
+    """A function to write.
+
+    base_inputs, plus_inputs: lists of arguments, packed (see `pack`). solution: a complete, correct program. atol:
+    absolute tolerance of floats.
+    """
 
     task_id: str
     entry_point: str
@@ -44,7 +48,7 @@ class CodeProblem:
 
     @property
     def columns(self) -> dict[str, str]:
-        """What a prompt template may name."""
+        """The columns that a prompt template can use."""
         return {name: getattr(self, name) for name in ("entry_point", "prompt", "instruction", "assertion")}
 
 
@@ -52,23 +56,23 @@ def read_code_problem(row: Mapping[str, Any]) -> CodeProblem:
     """A problem from a row of EvalPlus' JSONL files, or of its datasets on the Hub.
 
     Raises:
-        UserError: the row is neither.
+        DataError: the row is neither.
     """
     try:
         return _from_jsonl(row) if "base_input" in row else _from_hub(row)
     except (KeyError, TypeError, ValueError, SyntaxError, IndexError) as error:
         columns = ", ".join(row)
-        raise UserError(
-            f"no problem in EvalPlus' format: {type(error).__name__}: {error}; columns: {columns}"
+        raise DataError(
+            f"not a problem in EvalPlus' format: {type(error).__name__}: {error}; columns: {columns}"
         ) from error
 
 
 def _from_jsonl(row: Mapping[str, Any]) -> CodeProblem:
     task_id, prompt = str(row["task_id"]), str(row["prompt"])
-    base, plus = (restored(task_id, row[key] or []) for key in ("base_input", "plus_input"))
-    is_function = task_id.startswith("HumanEval")  # the prompt is the function's head, and the solution its body
+    base, plus = (restore_inputs(task_id, row[key] or []) for key in ("base_input", "plus_input"))
+    is_function = task_id.startswith("HumanEval")  # the prompt is the function's head, the solution its body
     solution = prompt + row["canonical_solution"] if is_function else row["canonical_solution"]
-    instruction, assertions = _divided(prompt + "\n" + str(row.get("assertion") or ""))
+    instruction, assertions = _split_prompt(prompt + "\n" + str(row.get("assertion") or ""))
     return CodeProblem(
         task_id=task_id,
         entry_point=row["entry_point"],
@@ -82,8 +86,8 @@ def _from_jsonl(row: Mapping[str, Any]) -> CodeProblem:
     )
 
 
-def _divided(prompt: str) -> tuple[str, str]:
-    """An MBPP prompt as its sentence, closed by a full stop, and its first assertion."""
+def _split_prompt(prompt: str) -> tuple[str, str]:
+    """An MBPP prompt as its sentence, ended by a full stop, and its first assertion."""
     text = prompt.replace('"""', "").replace("'''", "")
     sentence, *asserted = re.split(r"^(?=assert\b)", text, flags=re.M)
     sentence = sentence.strip()
@@ -91,8 +95,8 @@ def _divided(prompt: str) -> tuple[str, str]:
     return sentence if sentence.endswith(".") else f"{sentence}.", first
 
 
-def restored(task_id: str, inputs: Sequence[Any]) -> Sequence[Any]:
-    """Inputs as the functions take them, after JSON made lists of tuples and sets, and text of complex numbers."""
+def restore_inputs(task_id: str, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Inputs as the functions take them: JSON has turned tuples and sets into lists, and complex numbers into text."""
     kind, _, number = task_id.rpartition("/")
     if kind != "Mbpp":
         return inputs
@@ -103,7 +107,7 @@ def restored(task_id: str, inputs: Sequence[Any]) -> Sequence[Any]:
     if number == "252":
         return [[complex(i[0])] for i in inputs]
     paths = next((paths for numbers, paths in _TUPLES.items() if int(number) in numbers), [])
-    for path in reversed(paths):  # from the inside out: what has become a tuple is not looked into again
+    for path in reversed(paths):  # innermost first: elements of a tuple are not visited again
         inputs = [_tuple_at(arguments, path) for arguments in inputs]
     return inputs
 
@@ -120,15 +124,15 @@ def _tuple_at(value: Any, path: Sequence[int | None]) -> Any:
 
 
 def _from_hub(row: Mapping[str, Any]) -> CodeProblem:
-    """The datasets hold a test script; its literals are read, the script is never run."""
+    """The datasets have a test script: its literals are read, the script is never executed."""
     tree = ast.parse(row["test"])
-    inputs = next(_assigned(tree, "inputs"), None)
+    inputs = next(_assigned_literals(tree, "inputs"), None)
     if inputs is None:
-        raise ValueError("its test script states no inputs")
+        raise ValueError("its test script has no inputs")
     called, atol = _assertion(tree)
     base = len(row["test_list"]) if "test_list" in row else 0
     solution = row["code"] if "code" in row else row["prompt"] + row["canonical_solution"]
-    instruction, assertion = _divided("\n".join([row["prompt"], *row.get("test_list", [])[:1]]))
+    instruction, assertion = _split_prompt("\n".join([row["prompt"], *row.get("test_list", [])[:1]]))
     task_id = str(row["task_id"])
     packed = [pack(list(arguments))[1] for arguments in inputs]
     return CodeProblem(
@@ -144,15 +148,15 @@ def _from_hub(row: Mapping[str, Any]) -> CodeProblem:
     )
 
 
-def _assigned(tree: ast.Module, name: str) -> Iterator[Any]:
-    """The literals assigned to a name, wherever in the script."""
+def _assigned_literals(tree: ast.Module, name: str) -> Iterator[Any]:
+    """The literals assigned to a name, anywhere in the script."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            yield ast.literal_eval(_Numbers().visit(node.value))
+            yield ast.literal_eval(_InfinityAndNan().visit(node.value))
 
 
-class _Numbers(ast.NodeTransformer):
-    """`inf` and `nan`, which the scripts import, as literals."""
+class _InfinityAndNan(ast.NodeTransformer):
+    """Replaces `inf` and `nan`, which the scripts import, by literals."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         """See the class."""
@@ -160,11 +164,11 @@ class _Numbers(ast.NodeTransformer):
 
 
 def _assertion(tree: ast.Module) -> tuple[str, float]:
-    """The function that the script calls to compare, and its tolerance: `assertion(f(*inp), exp, atol)`."""
+    """The function under test and its tolerance, from the script's call `assertion(f(*inp), exp, atol)`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "assertion":
             call, _, atol = node.args
             assert isinstance(call, ast.Call)
             parts = [part.id for part in ast.walk(call) if isinstance(part, ast.Name) and part.id not in ("inp", "exp")]
             return parts[-1], float(ast.literal_eval(atol))
-    raise ValueError("its test script makes no assertion")
+    raise ValueError("its test script has no assertion")

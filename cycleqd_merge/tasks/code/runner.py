@@ -1,6 +1,6 @@
-"""Runs inside a box, below the text of values.py: loads a program, calls its function, writes down what it returns.
+"""Runs inside a box, appended to the text of values.py: loads a program, calls its function, writes its return values.
 
-It knows no expected value; whatever the program does to it can only change what is handed in.
+It never receives expected values: a program that tampers with it changes only its own answers.
 """
 
 import json
@@ -8,21 +8,21 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # in a box they stand above
+if TYPE_CHECKING:  # in a box, both are defined above
     from cycleqd_merge.tasks.code.values import to_text, unpack
 
 
-def main() -> None:
-    asked = json.loads(sys.stdin.buffer.read())
+def run_program() -> None:
+    request = json.loads(sys.stdin.buffer.read())
     answers = os.fdopen(os.dup(1), "w")
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
     print("ready", file=answers, flush=True)
     scope: dict[str, Any] = {"__name__": "solution"}
-    exec(compile(asked["program"], "solution", "exec"), scope)
-    function: Any = scope[asked["entry_point"]]
-    for arguments in asked["inputs"]:
+    exec(compile(request["program"], "solution", "exec"), scope)
+    function: Any = scope[request["entry_point"]]
+    for arguments in request["inputs"]:
         try:
             line = to_text(function(*[unpack(argument) for argument in arguments]))
         except Exception as error:
@@ -31,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program()

@@ -1,4 +1,7 @@
-"""Task kind `code`: write a function; it is run in a sandbox on EvalPlus' inputs and compared with the reference."""
+"""Task kind `code`: the model writes a function, whose return values are compared with the reference solution's.
+
+Functions run in a sandbox, on the inputs of EvalPlus.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,35 @@ from math import comb
 from typing import Any
 
 from cycleqd_merge.config.tasks import CodeTaskConfig
-from cycleqd_merge.errors import UserError
-from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider, Root
-from cycleqd_merge.sandbox.providers import Slots, sandbox_for
-from cycleqd_merge.tasks.code.execution import expected, returned
+from cycleqd_merge.errors import DataError, TaskError
+from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider, RootFs
+from cycleqd_merge.sandbox.providers import sandbox_for
+from cycleqd_merge.sandbox.slots import Slots
+from cycleqd_merge.tasks.code.execution import expected_values, returned_values
 from cycleqd_merge.tasks.code.extract import extract_program
-from cycleqd_merge.tasks.code.grading import all_right
+from cycleqd_merge.tasks.code.grading import all_correct
 from cycleqd_merge.tasks.code.problems import CodeProblem, read_code_problem
 from cycleqd_merge.tasks.prompting import Prompt
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
-from cycleqd_merge.tasks.rows import divide
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.splits import read_splits
 
-_ROOT = Root()
+_HOST_FILES = RootFs()
 
 
-class Code:
-    """A `Task` built from its definition; `folder` is where relative data paths start.
+class CodeTask:
+    """A `Task` built from its definition.
 
     Raises:
-        UserError: rows cannot be read, or are no problems in EvalPlus' format.
+        DataError: rows cannot be read, or are not problems in EvalPlus' format.
+        RecipeError: a template is not valid.
+        TaskError: the metric is `base`, and the rows do not separate base inputs.
     """
 
     semantics = 0
 
     def __init__(self, definition: CodeTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, name=lambda row: str(row.get("task_id", "")))
+        self._samples = read_splits(definition.data, lambda row: str(row.get("task_id", "")))
         self._prompt = Prompt(definition)
         self._problems = {sample.id: self._problem(sample) for sample in self._all()}
         self._slots = Slots(os.cpu_count() or 1)
@@ -46,22 +52,22 @@ class Code:
     def _problem(self, sample: Sample) -> CodeProblem:
         try:
             problem = read_code_problem(sample.row)
-            self._prompt.of(problem.columns)
-        except UserError as error:
-            raise UserError(f"{error}; in row {sample.id}") from error
+            self._prompt.render(problem.columns)
+        except DataError as error:
+            raise DataError(f"{error}; in row {sample.id}") from error
         if not problem.base_inputs and self._definition.metric == "base":
-            raise UserError(f"metric: {problem.task_id} tells no base inputs apart; use `metric: plus`")
+            raise TaskError(f"metric: {problem.task_id} has no separate base inputs; use `metric: plus`")
         return problem
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     def environment(self) -> str:
-        return sandbox_for(_ROOT).description
+        return sandbox_for(_HOST_FILES).description
 
     def prompt_of(self, sample: Sample) -> str | list[Message]:
         """The rendered prompt: plain text, or chat turns."""
-        return self._prompt.of(self._problems[sample.id].columns)
+        return self._prompt.render(self._problems[sample.id].columns)
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         definition, problem = self._definition, self._problems[sample.id]
@@ -71,33 +77,34 @@ class Code:
         ]
         prompt = self.prompt_of(sample)
         completions = await asyncio.gather(*(self._prompt.ask(model, prompt, sampling) for sampling in samplings))
-        begun = self._prompt.begun(problem.columns)
-        rights = await asyncio.gather(*(self._passes(problem, begun + completion.text) for completion in completions))
-        score = pass_at(definition.k, len(rights), sum(rights))
+        prefix = self._prompt.answer_prefix(problem.columns)
+        passed = await asyncio.gather(*(self._passes(problem, prefix + completion.text) for completion in completions))
+        score = pass_at(definition.k, len(passed), sum(passed))
         return Outcome(score, completions[0].text, all(completion.truncated for completion in completions))
 
     async def _passes(self, problem: CodeProblem, answer: str) -> bool:
+        """Whether an answer's program is correct on the inputs of the metric."""
         program = await asyncio.to_thread(extract_program, answer, problem.entry_point)
-        provider = (await asyncio.to_thread(sandbox_for, _ROOT)).provider
+        provider = (await asyncio.to_thread(sandbox_for, _HOST_FILES)).provider
         inputs = {"base": problem.base_inputs, "plus": problem.plus_inputs}
         kinds = ("base",) if self._definition.metric == "base" else ("base", "plus")
         for kind in kinds:
-            if inputs[kind] and not await self._right(provider, problem, program, inputs[kind], kind):
+            if inputs[kind] and not await self._is_correct(provider, problem, program, inputs[kind], kind):
                 return False
         return True
 
-    async def _right(
+    async def _is_correct(
         self, provider: Provider, problem: CodeProblem, program: str, inputs: Sequence[Any], kind: str
     ) -> bool:
-        async with self._slots.taken():
-            wanted = await expected(provider, problem, inputs, kind)
-            seconds = self._definition.seconds + 4 * wanted.seconds
-            output = MIB + 4 * sum(len(text) for text in wanted.outputs)
+        async with self._slots.slot():
+            expected = await expected_values(provider, problem, inputs, kind)
+            seconds = self._definition.seconds + 4 * expected.seconds
+            output = MIB + 4 * sum(len(text) for text in expected.outputs)
             limits = Limits(memory=self._definition.memory * MIB, output=output, seconds=seconds)
-            found = await returned(provider, program, problem.entry_point, inputs, limits)
+            found = await returned_values(provider, program, problem.entry_point, inputs, limits)
         if found is None:
             return False
-        return await asyncio.to_thread(all_right, problem.entry_point, inputs, found, wanted.outputs, problem.atol)
+        return await asyncio.to_thread(all_correct, problem.entry_point, inputs, found, expected.outputs, problem.atol)
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         problem = self._problems[sample.id]
@@ -107,13 +114,13 @@ class Code:
         names = rf"\b{re.escape(other.entry_point)}\b"
         answers = {
             "gold": problem.solution,
-            "another's solution": re.sub(names, problem.entry_point, other.solution),
+            "another problem's solution": re.sub(names, problem.entry_point, other.solution),
             "one value changed": f"{problem.solution}\n{_CHANGED.replace('ENTRY', problem.entry_point)}",
             "stub": f"def {problem.entry_point}(*arguments):\n    pass\n",
             "empty": "",
         }
-        begun = self._prompt.begun(problem.columns)
-        return [KnownAnswer(name, name == "gold", _saying(program, begun)) for name, program in answers.items()]
+        prefix = self._prompt.answer_prefix(problem.columns)
+        return [KnownAnswer(name, name == "gold", _reply(program, prefix)) for name, program in answers.items()]
 
 
 _CHANGED = """
@@ -142,17 +149,17 @@ def ENTRY(*arguments):
 """
 
 
-def _saying(program: str, begun: str) -> Callable[[object], str]:
-    """A model that answers with this program, behind what the prompt says of the answer already."""
-    if not begun.strip():
+def _reply(program: str, prefix: str) -> Callable[[object], str]:
+    """A model that answers with a program, continuing the answer's `prefix` in the prompt."""
+    if not prefix.strip():
         text = f"```python\n{program}\n```"
-    elif "def " in begun:  # the function's head: it gets a body, and is then defined anew
+    elif "def " in prefix:  # the function's head: it gets a body, and the program then defines the function again
         text = f"\n    pass\n\n\n{program}\n```"
     else:
         text = f"\n{program}\n```"
     return lambda prompt: text
 
 
-def pass_at(k: int, answers: int, right: int) -> float:
-    """The chance that at least one of `k` answers drawn from these is right (Chen et al., 2021, equation 1)."""
-    return 1.0 - comb(answers - right, k) / comb(answers, k)
+def pass_at(k: int, answers: int, correct: int) -> float:
+    """Probability that at least one of `k` answers drawn from `answers` is correct (Chen et al., 2021, equation 1)."""
+    return 1.0 - comb(answers - correct, k) / comb(answers, k)

@@ -1,6 +1,6 @@
-"""Plain Python values as JSON and back, so that they cross from a sandbox as data and are compared outside.
+"""Plain Python values as JSON and back: they leave a sandbox as data and are compared outside.
 
-Kept free of other imports: it runs on both sides.
+This file runs inside the box, too, where it is sent as text: it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import math
 from typing import Any
 
 LARGE = 50_000
+"""Number of parts above which a value is replaced by a digest."""
 
 
 def pack(value: Any) -> Any:
-    """A value as JSON values. What is no plain data becomes its type's name, which equals nothing."""
+    """A value as JSON values. A value that is not plain data becomes the name of its type, which equals nothing."""
     if value is None or value is True or value is False:
         return value
     if isinstance(value, int):
@@ -37,36 +38,36 @@ def pack(value: Any) -> Any:
 
 
 def to_text(value: Any) -> str:
-    """A value as one line of JSON; of a very large one, the digest of its representation."""
+    """A value as one line of JSON; a very large one as the digest of its representation."""
     if _is_large(value):
         return json.dumps(["digest", hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()])
     return json.dumps(pack(value))
 
 
 def _is_large(value: Any) -> bool:
-    """Whether a value has more than LARGE parts; characters count as less."""
-    open_, parts = [value], 0
-    while open_ and parts <= LARGE:
-        part = open_.pop()
+    """Whether a value has more than LARGE parts; 16 characters count as one."""
+    pending, parts = [value], 0
+    while pending and parts <= LARGE:
+        part = pending.pop()
         parts += 1
         if isinstance(part, str | bytes):
             parts += len(part) // 16
         elif isinstance(part, dict | list | tuple | set | frozenset):
             if len(part) > LARGE:
                 return True
-            open_.extend(part.values() if isinstance(part, dict) else part)
+            pending.extend(part.values() if isinstance(part, dict) else part)
     return parts > LARGE
 
 
 class Other:
-    """Stands for a value that is no plain data, or for an error; it equals nothing."""
+    """Placeholder for an error or a value that is not plain data; it equals nothing."""
 
 
 def unpack(packed: Any) -> Any:
-    """The value of what `pack` gave.
+    """The value that `pack` packed.
 
     Raises:
-        ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError: nothing that `pack` gives.
+        ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError: this is not a packed value.
     """
     if not isinstance(packed, list):
         return packed
@@ -88,17 +89,17 @@ def unpack(packed: Any) -> Any:
 
 
 def from_text(text: str) -> Any:
-    """The value of a line of JSON; raises as `unpack`."""
+    """The value that `to_text` wrote; raises as `unpack`."""
     return unpack(json.loads(text))
 
 
 def is_floats(value: Any) -> bool:
-    """Whether a value is a float, or a list or tuple of nothing else."""
+    """Whether a value is a float, or a list or tuple of floats only."""
     return isinstance(value, float) or (isinstance(value, list | tuple) and all(isinstance(i, float) for i in value))
 
 
 def close(found: Any, wanted: Any, atol: float, rtol: float = 1e-7) -> bool:
-    """Whether two values are the same but for small differences of their numbers, as numpy's `allclose` has it."""
+    """Whether two values are equal up to small differences of their numbers, as in numpy's `allclose`."""
     if isinstance(wanted, list | tuple):
         same = type(found) is type(wanted) and len(found) == len(wanted)
         return same and all(close(*pair, atol, rtol) for pair in zip(found, wanted, strict=True))

@@ -1,4 +1,4 @@
-"""AgentBench's OS problems: from its own JSON files with their scripts, from CycleQD's samples, or from flat rows."""
+"""AgentBench's OS problems, read from its own JSON files and scripts, from CycleQD's samples, or from flat rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import DataError
 
 LANGUAGES = ("bash", "python", "c", "c++")
 
@@ -22,11 +22,12 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class OsProblem:
-    """Something to find out or to do on a system.
+    """A question about a system, or a job to do on it.
 
-    init: scripts that prepare it. start: typed into the shell before the model. match: the exact answer, or a regular
-    expression found in it. check: scripts that are called with the answer and the outputs of those before; the example
-    stands where one is None, and all must succeed. example: a script that prints the right answer, or does the job.
+    init: scripts that prepare the system. start: a command typed into the shell before the model's first turn.
+    answer: the correct answer. pattern: a regular expression to find in the answer. strip: strip the answer first.
+    check: scripts called with the answer and the outputs of the scripts before them, which must all succeed; None is
+    the example. example: a script that prints the correct answer, or does the job.
     """
 
     description: str
@@ -40,10 +41,10 @@ class OsProblem:
 
 
 def read_os_problem(row: Mapping[str, Any], scripts: Path) -> OsProblem:
-    """A problem from a row; `scripts` is the folder that AgentBench's `file` names start at.
+    """A problem from a row. scripts: the folder of the script files that AgentBench's problems name.
 
     Raises:
-        UserError: the row is none, or names a script that is not there.
+        DataError: the row is not a problem, or names a script that does not exist.
     """
     try:
         if "evaluation" in row:
@@ -51,11 +52,11 @@ def read_os_problem(row: Mapping[str, Any], scripts: Path) -> OsProblem:
         else:
             problem = _from_flat(row["config"]["config"] if "config" in row else row)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"no OS problem: {type(error).__name__}: {error}; columns: {', '.join(row)}") from error
+        raise DataError(f"not an OS problem: {type(error).__name__}: {error}; columns: {', '.join(row)}") from error
     if (problem.answer, problem.pattern) == (None, None) and not problem.check:
-        raise UserError("an OS problem needs a `match` or a `check`")
+        raise DataError("an OS problem requires a `match` or a `check`")
     if None in problem.check and problem.example is None:
-        raise UserError("an OS problem whose check calls the example needs an `example_script`")
+        raise DataError("an OS problem whose check calls the example requires an `example_script`")
     return problem
 
 
@@ -94,7 +95,7 @@ def _from_agentbench(row: Mapping[str, Any], scripts: Path) -> OsProblem:
 
 
 def _scripts(value: Any, scripts: Path | None = None) -> tuple[Script, ...]:
-    """One script or a list of them; a pair of language and code is one."""
+    """One script or a list of scripts; a pair of language and code is one script."""
     several = isinstance(value, list) and not (len(value) == 2 and all(isinstance(part, str) for part in value))
     found = [_script(each, scripts) for each in (value if several else [value])]
     return tuple(script for script in found if script is not None)
@@ -112,7 +113,7 @@ def _script(value: Any, scripts: Path | None = None) -> Script | None:
         if code is None and scripts is not None:
             code = _read(scripts / value["file"])
     if language not in LANGUAGES or not isinstance(code, str):
-        raise UserError(f"a script is in one of {', '.join(LANGUAGES)}; found {language!r}")
+        raise DataError(f"unknown script language {language!r}; allowed are {', '.join(LANGUAGES)}")
     return Script(language, code)
 
 
@@ -120,4 +121,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; `scripts` names the folder of scripts") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}; set `scripts` to the scripts' folder") from None

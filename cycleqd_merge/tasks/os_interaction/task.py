@@ -1,4 +1,4 @@
-"""Task kind `os_interaction`: AgentBench's OS problems, several turns with a shell in a box of its own per sample."""
+"""Task kind `os_interaction`: AgentBench's OS problems. The model uses a shell, turn by turn, in a box per sample."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cycleqd_merge.config.tasks import OsInteractionTaskConfig
-from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.errors import DataError, InfrastructureError
 from cycleqd_merge.sandbox.boxes import Box, open_box
-from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, Root
-from cycleqd_merge.sandbox.providers import Slots, sandbox_for
+from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, RootFs
+from cycleqd_merge.sandbox.providers import sandbox_for
+from cycleqd_merge.sandbox.slots import Slots
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
-from cycleqd_merge.tasks.os_interaction.protocol import printable, read_action, system_turn
+from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
 from cycleqd_merge.tasks.prompting import Prompt
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, Split
-from cycleqd_merge.tasks.rows import divide
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.splits import read_splits
 
-_SCRIPT_SECONDS = 30.0  # for scripts of the data; one of them starts Python 90 times
+_SCRIPT_SECONDS = 30.0  # for the data's scripts; one of them starts Python 90 times
 _COMPILERS = {"c": "gcc -x c", "c++": "g++ -x c++"}
 
 
-class OsInteraction:
-    """A `Task` built from its definition; `folder` is where relative paths start.
+class OsInteractionTask:
+    """A `Task` built from its definition.
 
     Raises:
-        UserError: rows cannot be read, or are no OS problems.
+        DataError: rows cannot be read, or are not OS problems.
+        RecipeError: a template is not valid.
     """
 
     semantics = 0
 
     def __init__(self, definition: OsInteractionTaskConfig) -> None:
         self._definition = definition
-        self._samples = divide(definition.data, name=lambda row: str(row.get("index", "")))
+        self._samples = read_splits(definition.data, lambda row: str(row.get("index", "")))
         self._prompt = Prompt(definition)
         self._scripts = Path(definition.scripts or "")
         self._problems = {sample.id: self._problem(sample) for split in self._samples.values() for sample in split}
-        self._root = Root(definition.root)
+        self._root = RootFs(definition.root)
         self._limits = Limits(
             memory=definition.memory * MIB, disk=256 * MIB, output=65536, processes=256, seconds=definition.seconds
         )
@@ -48,20 +50,20 @@ class OsInteraction:
     def _problem(self, sample: Sample) -> OsProblem:
         try:
             problem = read_os_problem(sample.row, self._scripts)
-            self._prompt.of({"description": problem.description})
-        except UserError as error:
-            raise UserError(f"{error}; in row {sample.id}") from error
+            self._prompt.render({"description": problem.description})
+        except DataError as error:
+            raise DataError(f"{error}; in row {sample.id}") from error
         return problem
 
-    def samples(self, split: Split) -> Sequence[Sample]:
+    def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
 
     def environment(self) -> str:
         return sandbox_for(self._root).description
 
     def prompt_of(self, sample: Sample) -> list[Message]:
-        """The chat turns that a model is asked with first."""
-        prompt = self._prompt.of({"description": self._problems[sample.id].description})
+        """The chat turns that open a sample's conversation."""
+        prompt = self._prompt.render({"description": self._problems[sample.id].description})
         assert not isinstance(prompt, str)
         return prompt
 
@@ -75,59 +77,59 @@ class OsInteraction:
         """One conversation in one box, and its grade."""
         problem = self._problems[sample.id]
         provider = (await asyncio.to_thread(sandbox_for, self._root)).provider
-        async with self._slots.taken(), open_box(provider, self._root, self._limits) as box:
+        async with self._slots.slot(), open_box(provider, self._root, self._limits) as box:
             try:
                 await _prepare(box, problem)
-            except BoxLost as error:  # nothing of the model has run yet
+            except BoxLost as error:  # the model has not done anything yet
                 raise InfrastructureError(f"sample {sample.id}: {error}") from error
-            talk = Talk(self.prompt_of(sample), self._definition, seed)
+            conversation = Conversation(self.prompt_of(sample), self._definition, seed)
             try:
-                answer = await talk.hold(box, model, self._prompt)
+                answer = await conversation.run(box, model, self._prompt)
                 right = await _accepts(box, problem, answer)
             except BoxLost:
                 right = False
-            return Outcome(float(right), talk.said, talk.truncated)
+            return Outcome(float(right), conversation.output, conversation.truncated)
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         problem = self._problems[sample.id]
         if problem.example is None:
             right = problem.answer or ""
-            answers = {"gold": _saying(right), "one value changed": _saying(_changed(right))}
+            answers = {"gold": _replying(right), "one value changed": _replying(_changed(right))}
         else:
             example = problem.example
-            answers = {"gold": _playing([example], lambda outputs: outputs[0])}
+            answers = {"gold": _running([example], lambda outputs: outputs[0])}
             if None in problem.check:
-                answers["one value changed"] = _playing([example], lambda outputs: _changed(outputs[0]))
+                answers["one value changed"] = _running([example], lambda outputs: _changed(outputs[0]))
                 other = self._another_example(sample)
-                answers["another's answer"] = _playing([example, other], _unlike_the_first)
+                answers["another problem's answer"] = _running([example, other], _last_unless_equal)
         stubs = {
-            "stub": _saying("done"),
+            "stub": _replying("done"),
             "finish": lambda prompt: "Think: done.\n\nAct: finish",
             "empty": lambda prompt: "",
         }
         return [KnownAnswer(name, name == "gold", reply) for name, reply in {**answers, **stubs}.items()]
 
     def _another_example(self, sample: Sample) -> Script:
-        """The example of the sample before this one that has one."""
+        """The example of the last sample before this one that has one, wrapping around at the first."""
         ids = list(self._problems)
         before = [*ids[ids.index(sample.id) :], *ids[: ids.index(sample.id)]][::-1]
         return next(example for each in before if (example := self._problems[each].example) is not None)
 
 
-class Talk:
-    """A conversation as it grows. `said`: all of the model's turns; `truncated`: the token limit cut one."""
+class Conversation:
+    """A conversation in progress. output: all of the model's turns. truncated: one was cut off at the token limit."""
 
     def __init__(self, messages: list[Message], definition: OsInteractionTaskConfig, seed: int) -> None:
         self._messages, self._definition, self._seed = messages, definition, seed
-        self.said, self.truncated = "", False
+        self.output, self.truncated = "", False
 
-    async def hold(self, box: Box, model: LanguageModel, prompt: Prompt) -> str:
-        """Play the rounds; returns the answer, which is empty if there is none to the end."""
+    async def run(self, box: Box, model: LanguageModel, prompt: Prompt) -> str:
+        """Play all rounds; returns the answer, or an empty text if the model gives none."""
         definition = self._definition
         sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop), self._seed)
         for _ in range(definition.rounds):
             completion = await prompt.ask(model, self._messages, sampling)
-            self.said += ("\n\n" if self.said else "") + printable(completion.text)
+            self.output += ("\n\n" if self.output else "") + printable(completion.text)
             self.truncated = self.truncated or completion.truncated
             action = read_action(completion.text)
             if action is None:
@@ -141,7 +143,7 @@ class Talk:
 
 
 async def _prepare(box: Box, problem: OsProblem) -> None:
-    await box.shell(":")  # the shell is older than what the scripts do to its start files
+    await box.shell(":")  # starts the shell before scripts change its start-up files
     for script in problem.init:
         await _run(box, script)
     if problem.start is not None:
@@ -149,7 +151,7 @@ async def _prepare(box: Box, problem: OsProblem) -> None:
 
 
 async def _accepts(box: Box, problem: OsProblem, answer: str) -> bool:
-    """Whether the answer matches, or every script of the check succeeds on it."""
+    """Whether the answer matches, or every script of the check accepts it."""
     if problem.answer is not None or problem.pattern is not None:
         answer = answer.strip() if problem.strip else answer
         if problem.answer is not None:
@@ -180,35 +182,35 @@ async def _run(box: Box, script: Script, parameters: Sequence[str] = ()) -> Proc
     return await box.run(called, seconds=_SCRIPT_SECONDS)
 
 
-def _saying(answer: str) -> Callable[[str | Sequence[Message]], str]:
+def _replying(answer: str) -> Callable[[str | Sequence[Message]], str]:
     return lambda prompt: f"Think: I know.\n\nAct: answer({answer})"
 
 
-def _playing(
+def _running(
     examples: Sequence[Script], answer: Callable[[list[str]], str]
 ) -> Callable[[str | Sequence[Message]], str]:
-    """A model that runs examples as a check would, and answers with what is made of their outputs."""
+    """A model that runs examples as a check would, and answers with a function of their outputs."""
     acts = [f"Think: so.\n\nAct: bash\n\n```bash\nbash -c {shlex.quote(each.code)}\n```" for each in examples]
 
     def reply(prompt: str | Sequence[Message]) -> str:
         assert not isinstance(prompt, str)
         turns = [str(message["content"]) for message in prompt]
-        said = [told for act, told in itertools.pairwise(turns) if act in acts]
-        if len(said) < len(acts):
-            return acts[len(said)]
-        outputs = [told.removeprefix("The output of the OS:\n\n").strip() for told in said]
+        results = [result for act, result in itertools.pairwise(turns) if act in acts]
+        if len(results) < len(acts):
+            return acts[len(results)]
+        outputs = [result.removeprefix("The output of the OS:\n\n").strip() for result in results]
         return f"Think: that is it.\n\nAct: answer({answer(outputs)})"
 
     return reply
 
 
-def _unlike_the_first(outputs: list[str]) -> str:
-    """The last output, or if that happens to be the first one's too, the changed one."""
+def _last_unless_equal(outputs: list[str]) -> str:
+    """The last output; changed if it happens to equal the first, which is the correct one."""
     return outputs[-1] if outputs[-1] != outputs[0] else _changed(outputs[-1])
 
 
 def _changed(text: str) -> str:
-    """A text with its last number one higher, or with a letter more."""
+    """A text with its last number increased by one; without numbers, with a letter appended."""
     digits = list(re.finditer(r"\d+", text))
     if not digits:
         return f"{text}x"

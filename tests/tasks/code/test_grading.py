@@ -1,4 +1,4 @@
-"""What counts as the right value: plain equality, and EvalPlus' exceptions."""
+"""Comparing values: plain equality, and EvalPlus' exceptions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd_merge.tasks.code.grading import all_right
+from cycleqd_merge.tasks.code.grading import all_correct
 from cycleqd_merge.tasks.code.values import close, from_text, pack, to_text
 
 
-def right(found: Any, wanted: Any, entry_point: str = "f", atol: float = 0.0, arguments: tuple[Any, ...] = ()) -> bool:
-    return all_right(entry_point, [pack(list(arguments))[1]], [to_text(found)], [to_text(wanted)], atol)
+def correct(
+    found: Any, wanted: Any, entry_point: str = "f", atol: float = 0.0, arguments: tuple[Any, ...] = ()
+) -> bool:
+    return all_correct(entry_point, [pack(list(arguments))[1]], [to_text(found)], [to_text(wanted)], atol)
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -27,11 +29,11 @@ values = st.recursive(
 
 
 @given(values)
-def test_plain_values_cross_unchanged(value: Any) -> None:
+def test_plain_values_are_packed_and_unpacked_unchanged(value: Any) -> None:
     back = from_text(to_text(value))
     assert back == value
     assert type(back) is type(value)
-    assert right(value, value)
+    assert correct(value, value)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +54,8 @@ def test_plain_values_cross_unchanged(value: Any) -> None:
         (None, 0, False),
     ],
 )
-def test_equality_is_pythons_but_for_floats(found: Any, wanted: Any, same: bool) -> None:
-    assert right(found, wanted) is same
+def test_equality_is_pythons_except_for_floats(found: Any, wanted: Any, same: bool) -> None:
+    assert correct(found, wanted) is same
 
 
 @given(st.floats(-10, 10), st.floats(-1e-3, 1e-3), st.sampled_from([1e-4, 1e-6]))
@@ -61,32 +63,32 @@ def test_closeness_is_numpys(wanted: float, difference: float, atol: float) -> N
     assert close(wanted + difference, wanted, atol) is bool(np.allclose(wanted + difference, wanted, 1e-7, atol))
 
 
-def test_some_functions_are_judged_by_other_rules() -> None:
-    assert right([3, 1, 3], [1, 3], "similar_elements")
-    assert not right([3, 1], [1, 2], "similar_elements")
-    assert right("anything", "match", "check_str")
-    assert right(True, True, "check_str")
-    assert not right(None, "match", "check_str")
-    assert right(2.0000001, 2.0, "find_zero", 1e-4, ([-2.0, 1.0],))
-    assert right(-1.0, 1.0, "find_zero", 1e-4, ([-1.0, 0.0, 1.0],))  # another root is a root too
-    assert not right(2.0, 1.0, "find_zero", 1e-4, ([-1.0, 0.0, 1.0],))
+def test_some_functions_have_their_own_rules() -> None:
+    assert correct([3, 1, 3], [1, 3], "similar_elements")
+    assert not correct([3, 1], [1, 2], "similar_elements")
+    assert correct("anything", "match", "check_str")
+    assert correct(True, True, "check_str")
+    assert not correct(None, "match", "check_str")
+    assert correct(2.0000001, 2.0, "find_zero", 1e-4, ([-2.0, 1.0],))
+    assert correct(-1.0, 1.0, "find_zero", 1e-4, ([-1.0, 0.0, 1.0],))  # another root is a root too
+    assert not correct(2.0, 1.0, "find_zero", 1e-4, ([-1.0, 0.0, 1.0],))
 
 
 def test_numbers_of_any_length_are_compared() -> None:
-    assert right(10**5000, 10**5000)
-    assert not right(10**5000, 10**5000 + 1)
+    assert correct(10**5000, 10**5000)
+    assert not correct(10**5000, 10**5000 + 1)
 
 
-def test_what_is_no_data_equals_nothing() -> None:
-    assert not right(object(), object())
-    assert not right(iter([1]), iter([1]))
+def test_values_that_are_not_data_equal_nothing() -> None:
+    assert not correct(object(), object())
+    assert not correct(iter([1]), iter([1]))
 
 
 def test_large_values_are_compared_by_their_digests() -> None:
     value = [(n, n + 0.5) for n in range(100_000)]
     assert len(to_text(value)) < 200
-    assert right(value, list(value))
-    assert not right(value, [*value[:-1], (0, 0.5)])
+    assert correct(value, list(value))
+    assert not correct(value, [*value[:-1], (0, 0.5)])
 
 
 NONSENSE = ["", "nonsense", "[", '["int"]', '["int", "0y"]', '["list", 5]', '["dict", [[1]]]', '["nokind", 1]']
@@ -94,5 +96,5 @@ NONSENSE += ['["set", [["list", []]]]', '["complex", 1]', "[]", "[" * 100_000, f
 
 
 @pytest.mark.parametrize("text", NONSENSE, ids=lambda text: text[:20])
-def test_what_no_value_is_written_as_is_wrong(text: str) -> None:
-    assert not all_right("f", [[]], [text], [to_text(1)], 0.0)
+def test_invalid_texts_are_wrong(text: str) -> None:
+    assert not all_correct("f", [[]], [text], [to_text(1)], 0.0)

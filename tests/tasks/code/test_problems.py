@@ -1,4 +1,4 @@
-"""EvalPlus' problems in both of their forms."""
+"""EvalPlus' problems, in both formats."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.errors import UserError
-from cycleqd_merge.tasks.code.problems import read_code_problem, restored
+from cycleqd_merge.errors import DataError
+from cycleqd_merge.tasks.code.problems import read_code_problem, restore_inputs
 from cycleqd_merge.tasks.code.values import unpack
 
 JSONL = {
@@ -38,7 +38,7 @@ def inputs(packed: list[Any]) -> list[list[Any]]:
     return [[unpack(argument) for argument in arguments] for arguments in packed]
 
 
-def test_a_row_of_the_file_form() -> None:
+def test_a_row_in_the_file_format() -> None:
     problem = read_code_problem(JSONL)
     assert (problem.task_id, problem.entry_point, problem.atol) == ("Mbpp/2", "similar_elements", 0.0)
     assert problem.instruction == "Write a function to find the shared elements."
@@ -47,7 +47,7 @@ def test_a_row_of_the_file_form() -> None:
     assert inputs(problem.plus_inputs) == [[(), ()], [(1,), (1, 2)]]
 
 
-def test_a_row_of_the_hub_form_is_read_and_never_run() -> None:
+def test_a_row_in_the_hub_format_is_read_and_never_executed() -> None:
     problem = read_code_problem({**HUB, "test": "raise SystemExit\n" + HUB["test"]})
     assert (problem.task_id, problem.entry_point, problem.atol) == ("Mbpp/2", "similar_elements", 0.5)
     assert problem.instruction == read_code_problem(JSONL).instruction
@@ -56,7 +56,7 @@ def test_a_row_of_the_hub_form_is_read_and_never_run() -> None:
     assert inputs(problem.plus_inputs) == [[(), ()], [(1,), (1, float("inf"))]]
 
 
-def test_humanevals_solution_goes_on_from_its_prompt() -> None:
+def test_humanevals_solution_continues_its_prompt() -> None:
     row = {**JSONL, "task_id": "HumanEval/0", "prompt": "def f(x):\n", "canonical_solution": "    return x\n"}
     assert read_code_problem(row).solution == "def f(x):\n    return x\n"
     hub = {
@@ -93,11 +93,11 @@ def test_humanevals_solution_goes_on_from_its_prompt() -> None:
         (722, [[{"a": [1, 2]}, 3]], [[{"a": (1, 2)}, 3]]),
     ],
 )
-def test_what_json_cannot_say_is_restored(number: int, stored: list[Any], meant: list[Any]) -> None:
-    assert list(restored(f"Mbpp/{number}", json.loads(json.dumps(stored)))) == meant
+def test_types_that_json_lacks_are_restored(number: int, stored: list[Any], meant: list[Any]) -> None:
+    assert list(restore_inputs(f"Mbpp/{number}", json.loads(json.dumps(stored)))) == meant
 
 
 @pytest.mark.parametrize("row", [{"q": 1}, {**JSONL, "atol": None}, {**HUB, "test": "x ="}, {**HUB, "test": "pass"}])
 def test_other_rows_are_refused(row: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="no problem in EvalPlus' format"):
+    with pytest.raises(DataError, match="not a problem in EvalPlus' format"):
         read_code_problem(row)

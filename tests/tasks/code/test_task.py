@@ -1,4 +1,4 @@
-"""Task kind `code`: what is asked, how programs are graded, and answers that attack their grader."""
+"""Task kind `code`: its requests, how programs are graded, and answers that attack the grader."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import CodeTaskConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import TaskError
 from cycleqd_merge.tasks.check import check
-from cycleqd_merge.tasks.code.task import Code, pass_at
+from cycleqd_merge.tasks.code.task import CodeTask, pass_at
 from cycleqd_merge.tasks.protocol import Sampling
 from tests.components import DATA
 from tests.tasks.code.test_problems import HUB, JSONL
-from tests.tasks.scripted import Scripted, write_rows
+from tests.tasks.scripted import Scripted, defined, write_rows
 
 DOUBLE = {
     "task_id": "Mbpp/1000",
@@ -33,16 +33,16 @@ DOUBLE = {
 pytestmark = pytest.mark.needs("bubblewrap")
 
 
-def open_code(folder: Path, *rows: dict[str, Any], **keys: Any) -> Code:
+def open_code(folder: Path, *rows: dict[str, Any], **keys: Any) -> CodeTask:
     """A task over `rows`, the same for both splits."""
     write_rows(folder / "rows.jsonl", *(rows or (DOUBLE,)))
     data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
     stated = {"kind": "code", "data": data, "prompt": "{{ instruction }}", "seconds": 2.0, **keys}
-    return Code(CodeTaskConfig.model_validate(stated), folder)
+    return CodeTask(defined(folder, stated))
 
 
-def scores(task: Code, *answers: str) -> list[float]:
-    """What the task gives for answers to its first sample."""
+def scores(task: CodeTask, *answers: str) -> list[float]:
+    """The scores of answers to the task's first sample."""
 
     async def score() -> list[float]:
         sample = task.samples("search")[0]
@@ -51,7 +51,7 @@ def scores(task: Code, *answers: str) -> list[float]:
     return asyncio.run(score())
 
 
-def test_a_program_is_right_if_it_returns_what_the_reference_returns(tmp_path: Path) -> None:
+def test_a_program_is_correct_if_it_returns_the_references_values(tmp_path: Path) -> None:
     task = open_code(tmp_path)
     right = ["def double(x):\n    return x + x", "Sure:\n```python\ndouble = lambda x: x * 2\n```\nDone."]
     wrong = [
@@ -63,7 +63,7 @@ def test_a_program_is_right_if_it_returns_what_the_reference_returns(tmp_path: P
     assert scores(task, *right, *wrong) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
 
-def test_base_asks_for_less_than_plus(tmp_path: Path) -> None:
+def test_base_requires_less_than_plus(tmp_path: Path) -> None:
     only_integers = "def double(x):\n    return int(x) * 2"
     assert scores(open_code(tmp_path, metric="base"), only_integers) == [1.0]
     assert scores(open_code(tmp_path, metric="plus"), only_integers) == [0.0]
@@ -83,17 +83,17 @@ ATTACKS = {
     "def double(x):\n    return Yes()",
     "float equal to everything": "class Yes(float):\n    def __eq__(self, other): return True\n"
     "    def __sub__(self, other): return 0.0\ndef double(x):\n    return Yes(7)",
-    "lists that lie about their items": "class Yes(list):\n    def __iter__(self): return iter([918272])\n"
+    "lists that misreport their items": "class Yes(list):\n    def __iter__(self): return iter([918272])\n"
     "def double(x):\n    return Yes([1])",
     "a pickle that runs": "import os\nclass P:\n    def __reduce__(self): return (os.system, ('touch HOST',))\n"
     "def double(x):\n    return P()",
-    "results written by hand": "import os\ndef double(x):\n    for fd in range(1, 64):\n"
+    "results written directly": "import os\ndef double(x):\n    for fd in range(1, 64):\n"
     "        try: os.write(fd, b'0\\n' * 3)\n        except OSError: pass\n    os._exit(0)",
-    "a writer that is replaced": "import json\njson.dumps = lambda *a, **k: '918272'\ndef double(x):\n    return 0",
-    "a runner that is replaced": "import sys\nsys.modules['__main__'].to_text = lambda value: '[\"int\", \"0x0\"]'\n"
+    "a replaced JSON writer": "import json\njson.dumps = lambda *a, **k: '918272'\ndef double(x):\n    return 0",
+    "a replaced runner": "import sys\nsys.modules['__main__'].to_text = lambda value: '[\"int\", \"0x0\"]'\n"
     "def double(x):\n    return 0",
     "code at import": "import os\nprint('[1]', flush=True)\nos.kill(os.getppid(), 9)\ndef double(x):\n    return 0",
-    "a grader that is looked for": "import gc\ndef double(x):\n    return [o for o in gc.get_objects() if o == 918272]",
+    "a search for the grader": "import gc\ndef double(x):\n    return [o for o in gc.get_objects() if o == 918272]",
 }
 
 
@@ -105,8 +105,8 @@ def test_an_answer_that_attacks_its_grader_is_wrong(tmp_path: Path, attack: str)
     assert not host.exists()
 
 
-def test_nothing_that_a_program_can_reach_holds_the_expected_value(tmp_path: Path) -> None:
-    """It looks through all frames and objects for the number; a finder that finds its own in them shows that it can."""
+def test_a_program_cannot_reach_the_expected_value(tmp_path: Path) -> None:
+    """The program searches all frames and objects for the number; as a control, it must find its own input there."""
     search = """
 import gc, sys
 def double(x):
@@ -127,30 +127,28 @@ def test_several_answers_give_pass_at_k(tmp_path: Path) -> None:
     replies = iter(["def double(x):\n    return 2 * x", "no", "no", "no"])
     model = Scripted(lambda prompt: next(replies))
     outcome = asyncio.run(task.score(task.samples("search")[0], model))
-    assert outcome.score == pytest.approx(0.5)  # of the 6 pairs, 3 hold the right answer
-    assert [request[2] for request in model.asked] == [Sampling(512, 0.8, (), seed) for seed in range(4)]
+    assert outcome.score == pytest.approx(0.5)  # of the 6 pairs, 3 contain the correct answer
+    assert [request[2] for request in model.requests] == [Sampling(512, 0.8, (), seed) for seed in range(4)]
 
 
-def test_pass_at_k_is_the_share_of_choices_with_a_right_answer() -> None:
+def test_pass_at_k_is_the_share_of_draws_with_a_correct_answer() -> None:
     assert pass_at(1, 5, 2) == pytest.approx(0.4)
     assert pass_at(5, 5, 1) == 1.0
     assert pass_at(3, 10, 0) == 0.0
 
 
-def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_task_prompts_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_task(TaskConfig(task="mbpp-plus"))
-    assert isinstance(loaded.definition, CodeTaskConfig)
+    assert isinstance(loaded, CodeTaskConfig)
     rows = write_rows(tmp_path / "rows.jsonl", HUB)
     data = {"search": {"path": str(rows)}, "heldout": {"path": str(rows)}}
-    task = Code(
-        CodeTaskConfig.model_validate({**loaded.definition.model_dump(exclude_unset=True), "data": data}), tmp_path
-    )
+    task = CodeTask(CodeTaskConfig.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}))
     model = Scripted(
         lambda prompt: "\ndef similar_elements(a, b):\n    return tuple(set(a) & set(b))\n```\nThat is all."
     )
     outcome = asyncio.run(task.score(task.samples("search")[0], model))
     assert outcome.score == 1.0
-    ((_, messages, sampling, template),) = model.asked
+    ((_, messages, sampling, template),) = model.requests
     assert sampling == Sampling(512, 0.0, ("Instruction:", "Instruction", "Response:", "Response"))
     import jinja2
 
@@ -162,7 +160,7 @@ def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: py
     )
 
 
-def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_path: Path) -> None:
+def test_the_shipped_humaneval_lets_the_model_continue_the_functions_head(tmp_path: Path) -> None:
     row = {
         **DOUBLE,
         "task_id": "HumanEval/1000",
@@ -173,7 +171,7 @@ def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_
     assert isinstance(loaded, CodeTaskConfig)
     rows = write_rows(tmp_path / "rows.jsonl", row, {**row, "task_id": "HumanEval/1001"})
     data = {"rows": {"path": str(rows)}}
-    task = Code(CodeTaskConfig.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}), tmp_path)
+    task = CodeTask(CodeTaskConfig.model_validate({**loaded.model_dump(exclude_unset=True), "data": data}))
     assert scores(task, "\n    return x + x\n```\nDone.", "\n    return x\n```", "\n    y = 2\n    return y * x") == [
         1,
         0,
@@ -185,15 +183,15 @@ def test_the_shipped_humaneval_lets_the_model_go_on_from_the_functions_head(tmp_
 
 def test_problems_without_base_inputs_have_no_base_score(tmp_path: Path) -> None:
     row = {**JSONL, "base_input": []}
-    with pytest.raises(UserError, match="tells no base inputs apart; use `metric: plus`"):
+    with pytest.raises(TaskError, match="has no separate base inputs; use `metric: plus`"):
         open_code(tmp_path, row, metric="base")
 
 
 @pytest.mark.needs("published data")
-def test_the_grader_proves_itself_on_real_problems(tmp_path: Path) -> None:
+def test_the_grader_is_correct_on_real_problems(tmp_path: Path) -> None:
     lines = (DATA / "MbppPlus-2023-11-16.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines[::25]]
     task = open_code(tmp_path, *rows)
     verdicts = asyncio.run(check(task, task.samples("search")))
     assert len(verdicts) == 5 * len(rows)
-    assert [verdict for verdict in verdicts if not verdict.fair] == []
+    assert [verdict for verdict in verdicts if not verdict.passed] == []

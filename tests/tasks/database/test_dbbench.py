@@ -1,4 +1,4 @@
-"""Conversations with a database: what is asked and shown, when they end, and what counts as right."""
+"""Task kind `dbbench`: its requests, when conversations end, and how answers and tables are graded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import pytest
 
 from cycleqd_merge.config.loading import DEFINITIONS
 from cycleqd_merge.config.recipe import TaskConfig
-from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.errors import DataError, InfrastructureError, TaskError
 from cycleqd_merge.tasks.check import check
-from cycleqd_merge.tasks.database import mariadb
-from cycleqd_merge.tasks.database.task import Dbbench, answers
+from cycleqd_merge.tasks.database import mariadb, private_server
+from cycleqd_merge.tasks.database.server import URL_VARIABLE, Server
+from cycleqd_merge.tasks.database.task import DbbenchTask
+from cycleqd_merge.tasks.database.turns import is_answer
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
 from cycleqd_merge.tasks.suite import open_task
 from tests.cli.conftest import Answer, cycleqd_merge
@@ -31,13 +33,13 @@ def operation(statement: str) -> str:
     return f"I shall look.\nAction: Operation\n```sql\n{statement}\n```\nand see."
 
 
-def turns(*said: str) -> Callable[[Any], str]:
-    """One turn after another, the last for ever."""
-    return lambda messages: said[min(sum(turn["role"] == "assistant" for turn in messages), len(said) - 1)]
+def turns(*texts: str) -> Callable[[Any], str]:
+    """One turn after another; the last one is repeated."""
+    return lambda messages: texts[min(sum(turn["role"] == "assistant" for turn in messages), len(texts) - 1)]
 
 
-def outcomes(task: Dbbench, reply: Callable[[Any], str]) -> tuple[list[Outcome], Scripted]:
-    """What becomes of all samples together."""
+def outcomes(task: DbbenchTask, reply: Callable[[Any], str]) -> tuple[list[Outcome], Scripted]:
+    """The outcomes of all samples, scored at once, and the model with its recorded requests."""
     model = Scripted(reply)
 
     async def score() -> list[Outcome]:
@@ -46,8 +48,8 @@ def outcomes(task: Dbbench, reply: Callable[[Any], str]) -> tuple[list[Outcome],
     return asyncio.run(score()), model
 
 
-def scores(task: Dbbench, *said: str) -> list[float]:
-    return [outcome.score for outcome in outcomes(task, turns(*said))[0]]
+def scores(task: DbbenchTask, *texts: str) -> list[float]:
+    return [outcome.score for outcome in outcomes(task, turns(*texts))[0]]
 
 
 @pytest.mark.needs("mariadb")
@@ -56,7 +58,7 @@ def test_statements_run_and_their_results_are_shown(tmp_path: Path) -> None:
     count = operation("SELECT COUNT(*) AS n,\n  MAX(Title) FROM `Jazz Albums` WHERE `No.` = 2;")
     (outcome,), model = outcomes(task, turns(count, operation("SELECT nothing"), ANSWER))
     assert outcome == Outcome(1.0, ANSWER)
-    *_, (_, messages, sampling, template) = model.asked
+    *_, (_, messages, sampling, template) = model.requests
     assert (sampling, template) == (Sampling(7, stop=("!",)), "{{ messages }}")
     assert [turn["content"] for turn in messages] == [
         "Use SQL.\nWhat of 2?\nThe name of this table is Jazz Albums.",
@@ -68,7 +70,7 @@ def test_statements_run_and_their_results_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("mariadb")
-def test_a_write_counts_by_the_table_that_it_leaves(tmp_path: Path) -> None:
+def test_a_write_is_graded_by_the_table(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, *ROWS)
     assert scores(task, operation(INSERT), ANSWER) == [1.0, 0.0, 1.0, 0.0]
     assert scores(task, operation(UPDATE), "") == [0.0, 0.0, 0.0, 1.0]
@@ -77,12 +79,12 @@ def test_a_write_counts_by_the_table_that_it_leaves(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("mariadb")
-def test_as_many_statements_as_rounds_run(tmp_path: Path) -> None:
-    """The model is asked once more, and may answer then; what it would run by then is not run."""
+def test_at_most_the_given_number_of_rounds_is_played(tmp_path: Path) -> None:
+    """The model gets one more turn to answer; a statement in that turn is not run."""
     several = [*CELLS, *[("Karma", "4", "Pharoah Sanders")] * 2]
     task = open_dbbench(tmp_path, row("INSERT", [INSERT], several), rounds=2)
     (outcome,), model = outcomes(task, turns(operation(INSERT)))
-    assert (outcome.score, len(model.asked)) == (1.0, 3)
+    assert (outcome.score, len(model.requests)) == (1.0, 3)
 
 
 @pytest.mark.needs("mariadb")
@@ -96,13 +98,13 @@ def test_as_many_statements_as_rounds_run(tmp_path: Path) -> None:
         "",
     ],
 )
-def test_a_turn_of_another_form_ends_without_an_answer(tmp_path: Path, turn: str) -> None:
+def test_a_malformed_turn_ends_without_an_answer(tmp_path: Path, turn: str) -> None:
     (outcome,), model = outcomes(open_dbbench(tmp_path, ROWS[0]), turns(turn))
-    assert (outcome.score, len(model.asked)) == (0.0, 1)
+    assert (outcome.score, len(model.requests)) == (0.0, 1)
 
 
 @pytest.mark.parametrize(
-    ("said", "label", "right"),
+    ("text", "label", "right"),
     [
         ('["2"]', ["2"], True),
         ("[2.0]", ["2"], True),
@@ -116,7 +118,7 @@ def test_a_turn_of_another_form_ends_without_an_answer(tmp_path: Path, turn: str
         ("('Paris',)", ["Paris"], True),
         ('["paris"]', ["Paris"], False),
         ("Paris", ["Paris"], True),
-        (" Paris", ["Paris"], False),  # text that is no list is taken with its blanks, as AgentBench does
+        (" Paris", ["Paris"], False),  # text that is not a list is compared with its blanks, as in AgentBench
         ("[]", ["none"], False),
         ("[[2]]", ["2"], False),
         ("[[1], [2]]", ["1", "2"], False),
@@ -126,67 +128,67 @@ def test_a_turn_of_another_form_ends_without_an_answer(tmp_path: Path, turn: str
         ('[__import__("os").abort()]', ["2"], False),
     ],
 )
-def test_answers_are_read_as_literals_and_compared_as_agentbench_does(said: str, label: list[str], right: bool) -> None:
-    assert answers(f"Action: Answer\nFinal Answer:{said}", label) is right
+def test_answers_are_read_as_literals_and_compared_as_in_agentbench(text: str, label: list[str], right: bool) -> None:
+    assert is_answer(f"Action: Answer\nFinal Answer:{text}", label) is right
 
 
 @pytest.mark.needs("mariadb")
-def test_what_is_cut_is_counted(tmp_path: Path) -> None:
+def test_long_results_are_truncated(tmp_path: Path) -> None:
     long = operation("SELECT REPEAT('x', 3000)")
     task = open_dbbench(tmp_path, ROWS[0])
     (_,), model = outcomes(task, turns(long, ANSWER))
-    shown = model.asked[1][1][-1]["content"]
+    shown = model.requests[1][1][-1]["content"]
     assert shown == "[('" + "x" * 797 + "[TRUNCATED]"
 
 
 @pytest.mark.needs("mariadb")
-def test_a_malformed_table_is_mended(tmp_path: Path) -> None:
-    """Columns without a name of their own, rows of another length: AgentBench leaves such a table empty or unmade."""
+def test_a_malformed_table_is_repaired(tmp_path: Path) -> None:
+    """Unnamed or repeated columns and rows of the wrong length, for which AgentBench has an empty table or none."""
     broken = row("other", ["3"])
     info = broken["table"]["table_info"]
     info["columns"] = [{"name": name} for name in ("Score", "", "score")]
     info["rows"] = [["1", "2", "3", "4"], ["5"], []]
     model = outcomes(open_dbbench(tmp_path, broken), turns(operation("SELECT * FROM `Jazz Albums`"), ""))[1]
-    assert model.asked[1][1][-1]["content"] == "[('1', '2', '3'), ('5', None, None)]"
+    assert model.requests[1][1][-1]["content"] == "[('1', '2', '3'), ('5', None, None)]"
     info["columns"] = []
     with pytest.raises(
-        UserError, match=r"row [0-9a-f]{16} is not as in AgentBench: table: a table needs a name and col"
+        DataError, match=r"row [0-9a-f]{16} is not in AgentBench's format: table: a name and at least one column"
     ):
         open_dbbench(tmp_path, broken)
 
 
 @pytest.mark.parametrize("key", ["label", "type", "table", "answer_md5"])
-def test_a_row_that_lacks_something_is_told_before_any_run(tmp_path: Path, key: str) -> None:
+def test_an_incomplete_row_is_reported_when_the_task_is_opened(tmp_path: Path, key: str) -> None:
     lacking = {name: value for name, value in ROWS[2].items() if name != key}
-    with pytest.raises(UserError, match=f"row .* is not as in AgentBench: '?{key}"):
+    with pytest.raises(DataError, match=f"row .* is not in AgentBench's format: '?{key}"):
         open_dbbench(tmp_path, lacking)
 
 
 @pytest.mark.needs("mariadb")
-def test_known_answers_prove_the_grader(tmp_path: Path) -> None:
+def test_known_answers_check_the_grader(tmp_path: Path) -> None:
     task = open_dbbench(tmp_path, *ROWS)
     verdicts = asyncio.run(check(task, task.samples("search")))
     assert len(verdicts) == 5 * len(ROWS)
-    assert [verdict for verdict in verdicts if not verdict.fair] == []
+    assert [verdict for verdict in verdicts if not verdict.passed] == []
     wrong = row("INSERT", [INSERT], [("quite", "another", "table")])
     task = open_dbbench(tmp_path, wrong, ROWS[3])
-    unfair = [verdict for verdict in asyncio.run(check(task, task.samples("search"))) if not verdict.fair]
-    assert [(verdict.sample, verdict.answer) for verdict in unfair] == [(task.samples("search")[0].id, "gold")]
+    wrongly_graded = [verdict for verdict in asyncio.run(check(task, task.samples("search"))) if not verdict.passed]
+    assert [(verdict.sample, verdict.answer) for verdict in wrongly_graded] == [(task.samples("search")[0].id, "gold")]
 
 
-def test_no_database_is_told_before_a_run(
+def test_a_missing_database_is_reported_before_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe_with_database: Path
 ) -> None:
-    monkeypatch.setattr(mariadb, "_PATH", str(tmp_path))
+    monkeypatch.setattr(private_server, "_PATH", str(tmp_path))
     for command in ("plan", "evolve"):
         answer: Answer = cycleqd_merge(command, recipe_with_database)
         assert answer.code == 2
-        said = " ".join((answer.out + answer.err).split())
-        assert "task sql: database: mariadb-install-db is not installed; install MariaDB: `apt install m" in said
+        output = " ".join((answer.out + answer.err).split())
+        assert "task sql: database: mariadb-install-db is not installed; install MariaDB: `apt install m" in output
 
 
 @pytest.mark.needs("mariadb")
-def test_a_conversation_that_the_model_cannot_take_is_told_before_a_run(recipe_with_database: Path) -> None:
+def test_a_conversation_that_does_not_fit_the_model_is_reported_before_a_run(recipe_with_database: Path) -> None:
     setting = "tasks.0.task.max_new_tokens=300"
     answer = cycleqd_merge("plan", recipe_with_database, "--no-measure", "--set", setting)
     assert answer.code == 2
@@ -199,21 +201,20 @@ def test_a_conversation_that_the_model_cannot_take_is_told_before_a_run(recipe_w
 
 
 @pytest.mark.needs("mariadb")
-def test_a_database_that_fails_pauses_the_run_and_is_no_score(
+def test_a_database_that_fails_pauses_the_run_and_is_not_a_score(
     monkeypatch: pytest.MonkeyPatch, recipe_with_database: Path
 ) -> None:
-    """The server is there when the run begins, and then it is not."""
-    monkeypatch.setattr(mariadb, "_given", lambda url: mariadb.Server({"unix_socket": "/nowhere/socket"}, "the server"))
+    """The server works when the run begins, and fails later."""
+    monkeypatch.setattr(mariadb, "_existing", lambda url: Server({"unix_socket": "/nowhere/socket"}, "the server"))
     monkeypatch.setattr(mariadb, "require_server", lambda: "a server")
-    monkeypatch.setattr("cycleqd_merge.tasks.database.task.require_server", lambda: "a server")
-    monkeypatch.setenv(mariadb.URL_VARIABLE, "mysql://localhost")
+    monkeypatch.setenv(URL_VARIABLE, "mysql://localhost")
     answer = cycleqd_merge("evolve", recipe_with_database)
     assert answer.code == 1
     assert "database: the server: " in answer.err
     journal = (recipe_with_database.parent / "run" / "journal.jsonl").read_text()
     assert '"event": "result"' not in journal.replace('":"', '": "')
     monkeypatch.undo()
-    assert cycleqd_merge("evolve", recipe_with_database).code == 0  # it goes on once there is one
+    assert cycleqd_merge("evolve", recipe_with_database).code == 0  # it resumes once there is a server
 
 
 @pytest.fixture
@@ -235,8 +236,8 @@ def recipe_with_database(tmp_path: Path) -> Path:
 
 
 @pytest.mark.needs("mariadb", "published data")
-def test_the_shipped_task_accepts_its_gold_answers_and_nothing_else(tmp_path: Path) -> None:
-    """All 360 rows of the file: 120 labels and 239 of 240 writes; row 225 has a digest that its own SQL never gives."""
+def test_the_shipped_task_accepts_its_gold_answers_only(tmp_path: Path) -> None:
+    """All 360 rows of the file: 120 labels and 239 of 240 writes; row 225's own SQL does not produce its digest."""
     text = (DEFINITIONS / "agentbench-db.yaml").read_text()
     head, rest = text.split("    url: ")
     sha256 = rest.split("\n")[1]
@@ -250,7 +251,7 @@ def test_the_shipped_task_accepts_its_gold_answers_and_nothing_else(tmp_path: Pa
 
 
 @pytest.mark.needs("published data")
-def test_the_shipped_task_has_the_papers_samples_in_even_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_task_has_the_papers_samples_in_equal_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     path = DATA / "data_dbbench_standard_dev.jsonl"
     monkeypatch.setenv("AGENTBENCH_DB", path.resolve().as_uri())
     task = open_task(TaskConfig(task="agentbench-db"), 0.0)
@@ -262,8 +263,8 @@ def test_the_shipped_task_has_the_papers_samples_in_even_halves(monkeypatch: pyt
 
 
 @pytest.mark.needs("mariadb")
-def test_the_digest_is_agentbenchs(tmp_path: Path) -> None:
-    """Against a second implementation, over cells that a database could read in another way."""
+def test_the_digest_equals_agentbenchs(tmp_path: Path) -> None:
+    """Compared with a second implementation, on cells that a database could misread."""
     cells = [("é", "NULL", "1"), ("", "'", "\\"), ("a,b", "c", "\n"), ("A", "a ", "Å"), *CELLS]
     sample = row("INSERT", ["-"], cells)
     sample["table"]["table_info"]["rows"] = [list(each) for each in cells]
@@ -271,10 +272,12 @@ def test_the_digest_is_agentbenchs(tmp_path: Path) -> None:
     assert scores(open_dbbench(tmp_path, sample), ANSWER) == [1.0]
 
 
-def test_a_failure_of_the_surroundings_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(mariadb.URL_VARIABLE, "mysql://nobody@127.0.0.1:1")
+def test_a_failing_server_is_a_task_error_before_a_run_and_an_infrastructure_error_during_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, "mysql://nobody@127.0.0.1:1")
     task = open_dbbench(tmp_path, ROWS[0])
-    with pytest.raises(UserError, match=f"{mariadb.URL_VARIABLE}: database: 127.0.0.1:1: "):
-        task.surroundings()
+    with pytest.raises(TaskError, match=f"{URL_VARIABLE}: database: 127.0.0.1:1: "):
+        task.environment()
     with pytest.raises(InfrastructureError, match=r"database: 127\.0\.0\.1:1: "):
         scores(task, ANSWER)

@@ -1,4 +1,4 @@
-"""A model's SQL stays in its sample's database; the server stays private and goes with its process."""
+"""A model's SQL stays in its sample's database; the private server is isolated and ends with its process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cycleqd_merge.errors import UserError
-from cycleqd_merge.tasks.database import mariadb
-from cycleqd_merge.tasks.database.mariadb import PrivateServer
-from cycleqd_merge.tasks.database.sample_database import MariadbDatabase, Table
+from cycleqd_merge.errors import TaskError
+from cycleqd_merge.tasks.database import mariadb, private_server
+from cycleqd_merge.tasks.database.mariadb_database import MariadbDatabase
+from cycleqd_merge.tasks.database.private_server import PrivateServer
+from cycleqd_merge.tasks.database.server import URL_VARIABLE
+from cycleqd_merge.tasks.database.table import Table
 from tests.components import require
 from tests.tasks.agentbench import CELLS, COLUMNS, NAME, digest
 
@@ -37,7 +39,7 @@ def server() -> Iterator[PrivateServer]:
 
 @pytest.fixture
 def databases(server: PrivateServer) -> Iterator[tuple[MariadbDatabase, MariadbDatabase]]:
-    """The one that a model works on, and that of another sample meanwhile."""
+    """The database that a model works on, and one of another sample."""
     with ExitStack() as stack:
         made = [stack.enter_context(closing(MariadbDatabase(server.server, TABLE, SECONDS))) for _ in range(2)]
         yield made[0], made[1]
@@ -79,19 +81,19 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_is_not_the_samples_is_denied(
+def test_access_to_anything_else_is_denied(
     server: PrivateServer, databases: tuple[MariadbDatabase, MariadbDatabase], attack: str
 ) -> None:
     database, other = databases
     settings = administered(server, SETTINGS)
-    said = database.execute(ATTACKS[attack].format(other=other._name, folder=server.folder))
-    assert re.search(DENIED, said, re.IGNORECASE)
+    result = database.execute(ATTACKS[attack].format(other=other._name, folder=server.folder))
+    assert re.search(DENIED, result, re.IGNORECASE)
     assert database.digest() == other.digest() == digest(CELLS)
     assert administered(server, SETTINGS) == settings
     assert not (server.folder / "stolen").exists()
 
 
-def test_files_are_neither_read_nor_placed(
+def test_files_are_neither_read_nor_created(
     server: PrivateServer, databases: tuple[MariadbDatabase, MariadbDatabase]
 ) -> None:
     assert databases[0].execute("SELECT LOAD_FILE('/etc/passwd')") == "[(None,)]"
@@ -101,7 +103,7 @@ def test_files_are_neither_read_nor_placed(
     assert set(server.folder.iterdir()) == before
 
 
-def test_others_are_not_seen(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
+def test_other_samples_are_not_visible(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
     database, other = databases
     for sql in (
         "SHOW DATABASES",
@@ -125,12 +127,12 @@ def test_others_are_not_seen(databases: tuple[MariadbDatabase, MariadbDatabase])
         + ", `Jazz Albums` a, `Jazz Albums` b",
     ],
 )
-def test_a_statement_ends_in_time(
+def test_a_statement_ends_at_its_time_limit(
     server: PrivateServer, databases: tuple[MariadbDatabase, MariadbDatabase], sql: str
 ) -> None:
     start = time.monotonic()
     assert databases[0].execute(sql) == "1969 (70100): Query execution was interrupted (max_statement_time exceeded)"
-    assert time.monotonic() - start < SECONDS + 20  # no statement runs for a minute, on a busy machine either
+    assert time.monotonic() - start < SECONDS + 20  # no statement runs for a minute, not even on a busy machine
     assert databases[0].digest() == databases[1].digest() == digest(CELLS)
     running = "SELECT COUNT(*) FROM information_schema.processlist WHERE user LIKE 'cycleqd%'"
     while administered(server, running) != ((0,),):  # a killed one may take a moment to notice
@@ -138,8 +140,8 @@ def test_a_statement_ends_in_time(
         time.sleep(0.05)
 
 
-def test_a_database_does_not_grow_without_end(server: PrivateServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mariadb, "LARGEST", 16 << 20)
+def test_a_database_cannot_grow_without_limit(server: PrivateServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_server, "LARGEST", 16 << 20)
     fill = "SELECT REPEAT('x', 60000) AS x, seq AS y, 1 AS z FROM seq_1_to_1000000"
     for sql in (f"INSERT INTO `Jazz Albums` {fill}", f"CREATE TABLE t ENGINE=MyISAM {fill}"):
         with ExitStack() as stack:
@@ -151,17 +153,17 @@ def test_a_database_does_not_grow_without_end(server: PrivateServer, monkeypatch
             assert other.digest() == digest(CELLS)
 
 
-def test_a_flood_of_rows_is_not_read(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
+def test_excess_rows_are_not_read(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
     before = psutil.Process().memory_info().rss
-    said = databases[0].execute(
+    result = databases[0].execute(
         "SET STATEMENT max_statement_time = 0 FOR SELECT REPEAT('x', 1000) FROM seq_1_to_100000000"
     )
-    assert said == "[('" + "x" * 797 + "[TRUNCATED]"
+    assert result == "[('" + "x" * 797 + "[TRUNCATED]"
     assert psutil.Process().memory_info().rss - before < 100 << 20
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "result"),
     [
         ("DROP DATABASE `{name}`", "[]"),
         ("DROP TABLE `Jazz Albums`", "[]"),
@@ -170,9 +172,9 @@ def test_a_flood_of_rows_is_not_read(databases: tuple[MariadbDatabase, MariadbDa
         ("CREATE OR REPLACE SQL SECURITY INVOKER VIEW v AS SELECT LOAD_FILE('/etc/passwd')", "[]"),
     ],
 )
-def test_what_a_model_does_to_its_own_database_is_its_own_loss(server: PrivateServer, sql: str, said: str) -> None:
+def test_damage_to_the_samples_own_database_affects_nothing_else(server: PrivateServer, sql: str, result: str) -> None:
     database = MariadbDatabase(server.server, TABLE, SECONDS)
-    assert database.execute(sql.format(name=database._name)) == said
+    assert database.execute(sql.format(name=database._name)) == result
     assert database.digest() in (None, digest(CELLS))
     assert isinstance(database.execute("SELECT 1"), str)
     database.close()
@@ -181,7 +183,7 @@ def test_what_a_model_does_to_its_own_database_is_its_own_loss(server: PrivateSe
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "result"),
     [
         ("SET STATEMENT character_set_results = latin1 FOR SELECT 'é'", r"HY000: 'utf-8' codec can't decode"),
         (
@@ -194,13 +196,11 @@ def test_what_a_model_does_to_its_own_database_is_its_own_loss(server: PrivateSe
         ("", r"1065 \(42000\): Query was empty"),
     ],
 )
-def test_whatever_a_statement_gives_is_text(
-    databases: tuple[MariadbDatabase, MariadbDatabase], sql: str, said: str
-) -> None:
-    assert re.match(said, databases[0].execute(sql))
+def test_every_result_becomes_text(databases: tuple[MariadbDatabase, MariadbDatabase], sql: str, result: str) -> None:
+    assert re.match(result, databases[0].execute(sql))
 
 
-def test_statements_share_nothing_but_the_tables(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
+def test_statements_share_only_the_tables(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
     database, _ = databases
     database.execute("SET SESSION sql_mode = 'ANSI', max_statement_time = 0")
     assert database.execute("SELECT @@sql_mode, @@max_statement_time") == "[('NO_ENGINE_SUBSTITUTION', 1.0)]"
@@ -208,15 +208,15 @@ def test_statements_share_nothing_but_the_tables(databases: tuple[MariadbDatabas
     assert database.digest() == digest(CELLS)
 
 
-def test_a_closed_sample_leaves_nothing(server: PrivateServer) -> None:
+def test_a_closed_database_leaves_nothing_behind(server: PrivateServer) -> None:
     before = administered(server, "SHOW DATABASES"), administered(server, "SELECT user FROM mysql.user ORDER BY user")
     MariadbDatabase(server.server, TABLE, SECONDS).close()
     after = administered(server, "SHOW DATABASES"), administered(server, "SELECT user FROM mysql.user ORDER BY user")
     assert before == after
 
 
-def test_names_are_the_tables_own(server: PrivateServer) -> None:
-    """Two samples with a table of the same name, and names that a database would read as something else."""
+def test_names_of_tables_and_columns_are_kept(server: PrivateServer) -> None:
+    """Two samples with a table of the same name, and names that a database could misread."""
     odd = Table("drop`; -- 'x", ("a`b", "select", "%s"), (("1", "%s", None),))
     with ExitStack() as stack:
         made = [stack.enter_context(closing(MariadbDatabase(server.server, odd, SECONDS))) for _ in range(2)]
@@ -235,11 +235,11 @@ def test_the_server_is_private(server: PrivateServer) -> None:
 
 @pytest.mark.needs("mariadb")
 @pytest.mark.parametrize("end", ["return", "kill"])
-def test_the_server_goes_with_its_process(end: str) -> None:
-    """However that ends: nothing runs on, no folder stays."""
+def test_the_server_ends_with_its_process(end: str) -> None:
+    """However the process ends, no server keeps running and no folder remains."""
     program = (
         "import os, signal\nfrom cycleqd_merge.tasks.database import mariadb\n"
-        "mariadb.server(); print(mariadb._private.folder, mariadb._private._process.pid, flush=True)\n"
+        "mariadb.mariadb_server(); print(mariadb._private.folder, mariadb._private._process.pid, flush=True)\n"
         + ("os.kill(os.getpid(), signal.SIGKILL)" if end == "kill" else "")
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -252,31 +252,33 @@ def test_the_server_goes_with_its_process(end: str) -> None:
     assert not psutil.pid_exists(int(process))
 
 
-def test_a_given_server_is_used(server: PrivateServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its address is read as such; the connection itself goes to the server of these tests."""
-    monkeypatch.setenv(mariadb.URL_VARIABLE, "mysql://me:p%40ss@db.example.org:3307")
-    given = mariadb.server()
-    assert dict(given.connection) == {"host": "db.example.org", "port": 3307, "user": "me", "password": "p@ss"}
-    assert given.label == "db.example.org:3307"
-    monkeypatch.setattr(mariadb, "_given", lambda url: server.server)
+def test_an_existing_server_is_used(server: PrivateServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address is parsed; the connection itself goes to the server of these tests."""
+    monkeypatch.setenv(URL_VARIABLE, "mysql://me:p%40ss@db.example.org:3307")
+    existing = mariadb.mariadb_server()
+    assert dict(existing.connection) == {"host": "db.example.org", "port": 3307, "user": "me", "password": "p@ss"}
+    assert existing.label == "db.example.org:3307"
+    monkeypatch.setattr(mariadb, "_existing", lambda url: server.server)
     assert mariadb.require_server().startswith("10.") or "MariaDB" in mariadb.require_server()
-    assert mariadb.server() is server.server
+    assert mariadb.mariadb_server() is server.server
 
 
 @pytest.mark.parametrize("url", ["http://localhost", "mysql://", "localhost:3306", "mysql://localhost:no"])
-def test_what_is_no_address_is_told(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setenv(mariadb.URL_VARIABLE, url)
-    with pytest.raises(UserError, match=f"{mariadb.URL_VARIABLE}: write mysql://user:password@host:port"):
+def test_an_invalid_address_is_reported(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv(URL_VARIABLE, url)
+    with pytest.raises(
+        TaskError, match=f"{URL_VARIABLE}: not a server's address; write mysql://user:password@host:port"
+    ):
         mariadb.require_server()
 
 
-def test_root_needs_a_user_to_become(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_requires_an_unprivileged_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(name: str) -> None:
         raise KeyError(name)
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("pwd.getpwnam", nobody)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(UserError, match="root runs no database server; add a user named `mysql`"):
+    with pytest.raises(TaskError, match="MariaDB does not run as root; add a user named `mysql`"):
         PrivateServer()
     assert list(tmp_path.iterdir()) == []

@@ -12,13 +12,13 @@ import pytest
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import OsInteractionTaskConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
-from cycleqd_merge.tasks.os_interaction.task import OsInteraction
+from cycleqd_merge.tasks.os_interaction.task import OsInteractionTask
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
 from tests.components import DATA
-from tests.tasks.scripted import Scripted, write_rows
+from tests.tasks.scripted import Scripted, defined, write_rows
 
 SAME = ["python", "from sys import argv\nexit(argv[1].strip() != argv[2].strip())"]
 COUNT = {
@@ -41,20 +41,20 @@ WORD = {
 pytestmark = pytest.mark.usefixtures("own_root")
 
 
-def open_os(folder: Path, *rows: dict[str, Any], **keys: Any) -> OsInteraction:
+def open_os(folder: Path, *rows: dict[str, Any], **keys: Any) -> OsInteractionTask:
     """A task over `rows`, the same for both splits."""
     write_rows(folder / "rows.jsonl", *rows)
     data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
     stated = {"kind": "os_interaction", "data": data, "chat": True, "prompt": "{{ description }}", **keys}
-    return OsInteraction(OsInteractionTaskConfig.model_validate(stated), folder)
+    return OsInteractionTask(defined(folder, stated))
 
 
-def play(task: OsInteraction, *turns: str) -> tuple[Outcome, list[str]]:
-    """The first sample, played by a model that says `turns`; with what it is told after each."""
+def play(task: OsInteractionTask, *turns: str) -> tuple[Outcome, list[str]]:
+    """Play the first sample with a model that gives `turns`: the outcome, and the last message of each request."""
     saying = iter(turns)
     model = Scripted(lambda messages: next(saying, "Act: finish"))
     outcome = asyncio.run(task.score(task.samples("search")[0], model))
-    return outcome, [request[1][-1]["content"] for request in model.asked]
+    return outcome, [request[1][-1]["content"] for request in model.requests]
 
 
 def bash(command: str) -> str:
@@ -62,8 +62,8 @@ def bash(command: str) -> str:
 
 
 def test_a_model_works_in_a_shell_and_answers(tmp_path: Path) -> None:
-    outcome, told = play(open_os(tmp_path, COUNT), bash("cd /root && ls"), bash("wc -l file"), "Act: answer(7)")
-    assert told == [COUNT["description"], "The output of the OS:\n\nfile\n", "The output of the OS:\n\n7 file\n"]
+    outcome, messages = play(open_os(tmp_path, COUNT), bash("cd /root && ls"), bash("wc -l file"), "Act: answer(7)")
+    assert messages == [COUNT["description"], "The output of the OS:\n\nfile\n", "The output of the OS:\n\n7 file\n"]
     assert outcome.score == 1.0
     assert outcome.output.endswith("Act: answer(7)")
 
@@ -75,10 +75,10 @@ def test_a_model_works_in_a_shell_and_answers(tmp_path: Path) -> None:
         (COUNT, ["Act: answer()"], 0.0),
         (COUNT, ["Act: finish"], 0.0),
         (COUNT, ["no idea"], 0.0),
-        (COUNT, [bash("rm /root/file"), "Act: answer(7)"], 0.0),  # the example cannot find out any more
+        (COUNT, [bash("rm /root/file"), "Act: answer(7)"], 0.0),  # the example cannot determine the answer any more
         (MAKE, [bash("touch /root/made"), "Act: finish"], 1.0),
-        (MAKE, [bash("touch /root/made"), "no action: graded as it stands"], 1.0),
-        (MAKE, [bash("touch /root/made")] * 5, 1.0),  # out of rounds: graded as it stands
+        (MAKE, [bash("touch /root/made"), "no action: the system is graded as it is"], 1.0),
+        (MAKE, [bash("touch /root/made")] * 5, 1.0),  # out of rounds: the system is graded as it is
         (MAKE, ["Act: finish"], 0.0),
         (WORD, [bash("echo $var; pwd"), "Act: answer( secret )"], 1.0),
         (WORD, ["Act: answer(Secret)"], 0.0),
@@ -90,17 +90,17 @@ def test_answers_and_states_are_graded(tmp_path: Path, row: dict[str, Any], turn
     assert play(open_os(tmp_path, row), *turns)[0].score == score
 
 
-def test_scripts_are_written_in_four_languages(tmp_path: Path) -> None:
+def test_scripts_can_be_in_four_languages(tmp_path: Path) -> None:
     init = [
         ["python", "open('/root/python', 'w').write('1')"],
         ["c", '#include <stdio.h>\nint main() { fputs("2\\n", fopen("/root/c", "w")); }'],
         ["c++", '#include <fstream>\nint main() { std::ofstream("/root/c++") << "it\'s \\"3\\""; }'],
     ]
-    _, told = play(open_os(tmp_path, {**WORD, "init_script": init}), bash("cat /root/python /root/c /root/c++"))
-    assert told[1] == 'The output of the OS:\n\n12\nit\'s "3"'
+    _, messages = play(open_os(tmp_path, {**WORD, "init_script": init}), bash("cat /root/python /root/c /root/c++"))
+    assert messages[1] == 'The output of the OS:\n\n12\nit\'s "3"'
 
 
-def test_every_conversation_has_a_system_of_its_own(tmp_path: Path) -> None:
+def test_every_conversation_has_its_own_system(tmp_path: Path) -> None:
     task = open_os(tmp_path, MAKE, repeats=3)
     turns = iter([bash("touch /root/made"), "Act: finish"] + ["Act: finish"] * 4)
     model = Scripted(lambda messages: "Act: finish" if len(messages) > 1 else next(turns))
@@ -123,14 +123,14 @@ def test_every_conversation_has_a_system_of_its_own(tmp_path: Path) -> None:
         "cp /bin/true /usr/bin/python3; exit 0",
     ],
 )
-def test_an_attack_spoils_no_other_sample(tmp_path: Path, attack: str) -> None:
+def test_an_attack_does_not_affect_other_samples(tmp_path: Path, attack: str) -> None:
     task = open_os(tmp_path, COUNT, seconds=2.0)
-    _, told = play(task, bash(attack), bash("echo on"))
-    assert all("\x1b" not in text and len(text) < 1000 for text in told)
+    _, messages = play(task, bash(attack), bash("echo on"))
+    assert all("\x1b" not in text and len(text) < 1000 for text in messages)
     assert play(task, bash("wc -l < /root/file"), "Act: answer(7)")[0].score == 1.0
 
 
-def test_problems_are_read_in_all_forms(tmp_path: Path) -> None:
+def test_problems_are_read_in_all_formats(tmp_path: Path) -> None:
     (tmp_path / "check").mkdir()
     (tmp_path / "check" / "same.py").write_text("exit(0)")
     meant = OsProblem(
@@ -164,28 +164,31 @@ def test_problems_are_read_in_all_forms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"q": 1}, "no OS problem: KeyError: 'description'; columns: q"),
-        ({"description": "d"}, "an OS problem needs a `match` or a `check`"),
+        ({"q": 1}, "not an OS problem: KeyError: 'description'; columns: q"),
+        ({"description": "d"}, "an OS problem requires a `match` or a `check`"),
         (
             {"description": "d", "check": [None]},
-            "an OS problem whose check calls the example needs an `example_script`",
+            "an OS problem whose check calls the example requires an `example_script`",
         ),
-        ({"description": "d", "check": [["perl", "1"]]}, "a script is in one of bash, python, c, c++; found 'perl'"),
+        (
+            {"description": "d", "check": [["perl", "1"]]},
+            "unknown script language 'perl'; allowed are bash, python, c, c++",
+        ),
         ({"description": "d", "evaluation": {"check": {"file": "no.sh"}}}, "no.sh: cannot be read: No such file"),
     ],
 )
 def test_other_rows_are_refused(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(DataError) as raised:
         open_os(tmp_path, row)
     assert problem in str(raised.value)
 
 
 @pytest.mark.needs("published data")
-def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_task_prompts_as_the_paper_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTBENCH_OS", str(DATA / "os_interaction_170.json"))
     loaded = load_task(TaskConfig(task="agentbench-os"))
-    assert isinstance(loaded.definition, OsInteractionTaskConfig)
-    task = OsInteraction(loaded.definition, loaded.folder)
+    assert isinstance(loaded, OsInteractionTaskConfig)
+    task = OsInteractionTask(loaded)
     published = json.loads((DATA / "os_interaction_170.json").read_text())
     samples = [*task.samples("search"), *task.samples("heldout")]
     scored = json.loads((DATA / "os_interaction_110_ids.json").read_text())
@@ -195,14 +198,14 @@ def test_the_shipped_task_asks_as_the_paper_does(tmp_path: Path, monkeypatch: py
         assert task.prompt_of(sample) == published[sample.row["index"]]["problem"]
     model = Scripted(lambda messages: "Act: finish")
     asyncio.run(task.score(samples[0], model))
-    assert model.asked[0][2:] == (Sampling(512), None)
-    assert (loaded.definition.rounds, loaded.definition.output_longest, loaded.definition.output_kept) == (5, 800, 780)
+    assert model.requests[0][2:] == (Sampling(512), None)
+    assert (loaded.rounds, loaded.output_longest, loaded.output_kept) == (5, 800, 780)
 
 
 @pytest.mark.needs("published data")
-def test_the_grader_proves_itself_on_real_problems(tmp_path: Path) -> None:
+def test_the_grader_is_correct_on_real_problems(tmp_path: Path) -> None:
     rows = json.loads((DATA / "os_interaction_170.json").read_text())
-    faulty = {153, 64, 85}  # its own example fails it; these two count files under /proc
+    faulty = {153, 64, 85}  # the first rejects its own example; the others count files under /proc
     rows = [row for row in rows if row["index"] % 7 == 0 and row["index"] not in faulty]
     rows += [
         row for row in json.loads((DATA / "os_interaction_170.json").read_text()) if row["index"] in (21, 52, 55, 144)
@@ -210,4 +213,4 @@ def test_the_grader_proves_itself_on_real_problems(tmp_path: Path) -> None:
     task = open_os(tmp_path, *rows, boxes=8)
     verdicts = asyncio.run(check(task, task.samples("search")))
     assert sum(verdict.answer == "gold" for verdict in verdicts) == len(rows) >= 27
-    assert [verdict for verdict in verdicts if not verdict.fair] == []
+    assert [verdict for verdict in verdicts if not verdict.passed] == []

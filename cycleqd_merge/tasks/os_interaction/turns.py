@@ -1,4 +1,4 @@
-"""What a model's turn says, in AgentBench's terms, and what the system answers."""
+"""The turns of a conversation in AgentBench's format: reading the model's action, writing the system's answer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _CONTROL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """The last action of a turn. `content`: the commands, or the answer; None if it finishes without one."""
+    """An action of the model. content: the commands, or the answer; None if it finishes without an answer."""
 
     kind: Literal["bash", "commit"]
     content: str | None
 
 
 def read_action(turn: str) -> Action | None:
-    """The last valid action of a turn, or None. Several code blocks are one script."""
+    """The last valid action of a turn, or None. Several code blocks form one script."""
     for action in reversed(_ACT.findall(turn)):
         word = action.lower()
         if word.startswith("bash"):
@@ -38,7 +38,7 @@ def read_action(turn: str) -> Action | None:
 
 
 def system_turn(output: bytes, longest: int, kept: int) -> str:
-    """What the system says to the model: a command's output, cut to `kept` characters if it has more than `longest`."""
+    """The system's turn: a command's output, cut off after `kept` characters if it has more than `longest`."""
     text = printable(output.decode(errors="replace"))
     if len(text) > longest:
         text = f"{text[:kept]}\n[truncated because the output is too long]"
@@ -46,5 +46,5 @@ def system_turn(output: bytes, longest: int, kept: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without sequences that steer a terminal, and without control characters but tabs and line feeds."""
+    """Text without terminal escape sequences and control characters, except tabs and line feeds."""
     return _CONTROL.sub("", text)

@@ -1,10 +1,10 @@
-"""What a turn says, and what the system answers."""
+"""Reading the model's turns and writing the system's."""
 
 from __future__ import annotations
 
 import pytest
 
-from cycleqd_merge.tasks.os_interaction.protocol import Action, printable, read_action, system_turn
+from cycleqd_merge.tasks.os_interaction.turns import Action, printable, read_action, system_turn
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_the_last_valid_action_of_a_turn_counts(turn: str, action: Action | None
     assert read_action(turn) == action
 
 
-def test_outputs_are_shown_whole_cut_or_as_empty() -> None:
+def test_outputs_are_shown_in_full_cut_off_or_as_empty() -> None:
     assert system_turn(b"a\nb\n", 800, 780) == "The output of the OS:\n\na\nb\n"
     assert system_turn(b"x" * 800, 800, 780) == "The output of the OS:\n\n" + "x" * 800
     cut = "The output of the OS:\n\n" + "x" * 780 + "\n[truncated because the output is too long]"
@@ -50,5 +50,5 @@ def test_outputs_are_shown_whole_cut_or_as_empty() -> None:
         ("ünï ☃", "ünï ☃"),
     ],
 )
-def test_nothing_that_steers_a_terminal_is_shown(text: str, shown: str) -> None:
+def test_terminal_control_sequences_are_not_shown(text: str, shown: str) -> None:
     assert printable(text) == shown

@@ -1,0 +1,93 @@
+"""Presets: versioned sets of settings by name, for the keys that a recipe does not state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper@1": {},
+    "recommended@1": {
+        "strategy": {"kind": "bayesian"},
+        "evolution": {"warm_start": [0.3, 0.5, 0.7, 1.0], "groups": {"blocks": 3, "modules": True}},
+    },
+}
+"""The keys of a recipe that each version sets; other keys are the paper's by default. docs/results.md says why.
+
+A version never changes: a different preset is a new version (docs/compatibility.md)."""
+
+
+def preset_name(preset: str) -> str:
+    """A preset's name without its version."""
+    return preset.partition("@")[0]
+
+
+def newest(preset: str) -> str:
+    """A preset with its version: the newest one if it states none."""
+    versions = [each for each in PRESETS if preset_name(each) == preset]
+    return max(versions, key=lambda each: int(each.partition("@")[2])) if versions else preset
+
+
+def preset_evolution(stated: Any) -> dict[str, Any]:
+    """The keys of `evolution` that the preset stated in it sets, without those that are stated there."""
+    values = _preset_in(stated).get("evolution", {})
+    return {key: value for key, value in values.items() if key not in stated}
+
+
+def preset_strategy(stated: Any) -> dict[str, Any]:
+    """The key `strategy`, if the preset of the `evolution` stated next to it sets it and none is stated."""
+    if not isinstance(stated, Mapping) or "strategy" in stated:
+        return {}
+    return {key: value for key, value in _preset_in(stated.get("evolution")).items() if key == "strategy"}
+
+
+def with_fixed_presets(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:
+    """A recipe's keys with every preset in a fixed version, and the keys that this version sets.
+
+    versions: what presets without a version stand for, by name; others stand for the newest.
+    """
+    result = _with_fixed_preset(recipe, versions)
+    for key in ("strategies", "searches"):  # the second is how version 0.1 calls it
+        named = recipe.get(key)
+        if isinstance(named, Mapping):
+            fixed = {name: _with_fixed_preset(own, versions) for name, own in named.items() if isinstance(own, Mapping)}
+            result[key] = {**named, **fixed}
+    return result
+
+
+def _with_fixed_preset(stated: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:
+    evolution = stated.get("evolution")
+    preset = evolution.get("preset") if isinstance(evolution, Mapping) else None
+    if not isinstance(evolution, Mapping) or not isinstance(preset, str):
+        return dict(stated)
+    fixed = {**evolution, "preset": versions.get(preset, newest(preset))}
+    strategy = preset_strategy({**stated, "evolution": fixed})
+    return {**stated, "evolution": {**preset_evolution(fixed), **fixed}, **strategy}
+
+
+def first_versions() -> dict[str, str]:
+    """What presets without a version stand for in a journal: those with such presets knew one version of each."""
+    return {preset_name(each): f"{preset_name(each)}@1" for each in PRESETS}
+
+
+def _preset_in(evolution: Any) -> dict[str, Any]:
+    preset = evolution.get("preset") if isinstance(evolution, Mapping) else None
+    return PRESETS.get(newest(preset), {}) if isinstance(preset, str) else {}
+
+
+def _require_preset(value: str) -> str:
+    known = _known()
+    if value not in known:
+        raise PydanticCustomError("literal_error", "no such preset", {"expected": ", ".join(map(repr, known))})
+    return value
+
+
+def _known() -> list[str]:
+    return [*dict.fromkeys(map(preset_name, PRESETS)), *PRESETS]
+
+
+PresetName = Annotated[str, AfterValidator(_require_preset), WithJsonSchema({"type": "string", "enum": _known()})]
+"""A preset in its newest version, as `name`, or in a fixed one, as `name@version`."""

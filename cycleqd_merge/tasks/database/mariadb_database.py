@@ -1,0 +1,141 @@
+"""A sample's database on a MariaDB or MySQL server: its table, a model's statements on it, and its digest."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pymysql
+from pymysql.constants import CLIENT, ER
+from pymysql.converters import escape_string
+from pymysql.cursors import SSCursor
+
+from cycleqd_merge.errors import InfrastructureError
+from cycleqd_merge.tasks.database.sample_database import row_texts, truncate
+from cycleqd_merge.tasks.database.server import PREFIX, Server
+from cycleqd_merge.tasks.database.table import Table
+
+_PRIVILEGES = (
+    "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES, "
+    "CREATE VIEW, SHOW VIEW"
+)
+_STATEMENT_ERRORS = (pymysql.MySQLError, ValueError, RuntimeError)  # a result may be text that cannot be decoded
+
+
+class MariadbDatabase:
+    """A `SampleDatabase` on a server, with its own user, who sees nothing else.
+
+    seconds: time limit of a statement. Each statement has its own connection: its effects are in the tables or nowhere.
+
+    Raises:
+        InfrastructureError: the server does not respond.
+    """
+
+    def __init__(self, server: Server, table: Table, seconds: float) -> None:
+        self._server, self._table, self._seconds = server, table, seconds
+        self._name = f"{PREFIX}{secrets.token_hex(8)}"  # without `_`, which is a wildcard in GRANT
+        self._password = secrets.token_urlsafe(16)
+        statements = [
+            f"CREATE DATABASE {self._name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci",
+            f"CREATE USER {self._name} IDENTIFIED BY '{self._password}'",
+            f"GRANT {_PRIVILEGES} ON {self._name}.* TO {self._name}",
+            f"USE {self._name}",
+            *_creation(table),
+        ]
+        with server.administer(client_flag=CLIENT.MULTI_STATEMENTS) as cursor:
+            cursor.execute(";".join(statements))
+            while cursor.nextset():
+                pass
+
+    def execute(self, sql: str) -> str:
+        try:
+            return truncate(self._rows(sql))
+        except _STATEMENT_ERRORS as error:
+            return truncate([self._message(error)])
+
+    def digest(self) -> str | None:
+        columns = ",".join(map(_quoted, self._table.columns))
+        rows = f"SELECT SUBSTRING(MD5(CONCAT_WS(',', {columns})), 1, 5) AS rowhash FROM {_quoted(self._table.name)}"
+        try:
+            return "".join(self._rows(f"SELECT MD5(GROUP_CONCAT(rowhash ORDER BY rowhash)) AS hash FROM ({rows}) AS t"))
+        except _STATEMENT_ERRORS as error:
+            self._message(error)
+            return None
+
+    def close(self) -> None:
+        self._server.kill_statements(self._name)
+        with self._server.administer() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {self._name}")
+            cursor.execute(f"DROP USER {self._name}")
+
+    def _rows(self, sql: str) -> list[str]:
+        """A statement's result, as `row_texts`."""
+        limits = (
+            # the first comment is for MariaDB only, the second for MySQL only
+            f"SET SESSION /*M! max_statement_time={self._seconds}, */ "
+            f"/*!50708 max_execution_time={round(1000 * self._seconds)}, */ group_concat_max_len=1048576"
+        )
+        connection = self._server.connect(
+            user=self._name,
+            password=self._password,
+            read_timeout=self._seconds + 2,  # for statements that remove the server's limit
+            cursorclass=_PartialCursor,
+            init_command=limits,
+        )
+        try:
+            connection.select_db(self._name)
+            cursor = connection.cursor()
+            cursor.execute(sql)
+            return row_texts(cursor) if cursor.description else ["[]"]
+        finally:
+            connection.close()
+
+    def _message(self, error: Exception) -> str:
+        """An error as MySQL's own clients write it; the name of the database is replaced by the table's.
+
+        Raises:
+            InfrastructureError: the error is the server's, not the statement's.
+        """
+        if not isinstance(error, pymysql.MySQLError):
+            return f"HY000: {error}"
+        code, *rest = error.args or (0,)
+        if code == ER.CON_COUNT_ERROR:
+            raise InfrastructureError(f"database: {self._server.label}: {error}") from error
+        if not isinstance(code, int) or 2000 <= code < 3000:  # an error of the client: the connection was lost
+            self._server.kill_statements(self._name)
+            return "1969 (70100): Query execution was interrupted (max_statement_time exceeded)"
+        state = getattr(error, "sqlstate", None) or "HY000"
+        return f"{code} ({state}): {' '.join(map(str, rest))}".replace(self._name, self._table.name)
+
+
+class _PartialCursor(SSCursor):
+    """A cursor that reads rows on demand; closing it skips the rest, because its connection is closed, too."""
+
+    _result: Any
+    connection: Any  # None once it is closed
+
+    def close(self) -> None:
+        if self._result is not None:
+            self._result.unbuffered_active = False
+        self.connection = None
+
+    __del__ = close
+
+
+def _creation(table: Table) -> list[str]:
+    """The statements that create and fill a table, in MySQL's dialect."""
+    columns = [_quoted(column) for column in table.columns]
+    statements = [f"CREATE TABLE {_quoted(table.name)} ({','.join(f'{column} TEXT' for column in columns)})"]
+    if table.rows:
+        rows = ",".join(f"({','.join(map(_literal, row))})" for row in table.rows)
+        statements.append(f"INSERT INTO {_quoted(table.name)} ({','.join(columns)}) VALUES {rows}")
+    return statements
+
+
+def _quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _literal(cell: str | None) -> str:
+    return "NULL" if cell is None else f"'{escape_string(cell)}'"

@@ -1,0 +1,173 @@
+"""A private MariaDB server: unprivileged, in a temporary folder, listening on a socket in that folder only.
+
+It ends with this process, however that ends, and its folder is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pymysql
+
+from cycleqd_merge.errors import InfrastructureError, TaskError
+from cycleqd_merge.tasks.database.server import PREFIX, SQL_MODE, URL_VARIABLE, Server
+
+LARGEST = 256 << 20
+"""Bytes that a sample's database may grow to. A full disk would end the server instead of the statement."""
+INSTALL = "install MariaDB: `apt install mariadb-server`"
+
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"))
+_WAIT_SECONDS = 60.0
+_OPTIONS = (
+    "--skip-networking",
+    f"--sql-mode={SQL_MODE}",
+    "--character-set-server=utf8mb4",
+    "--local-infile=0",
+    "--symbolic-links=0",
+    "--event-scheduler=DISABLED",
+    "--performance-schema=OFF",
+    "--max-connections=1000",
+    "--max-session-mem-used=536870912",
+    "--maximum-max-heap-table-size=67108864",
+    "--tmp-disk-table-size=268435456",
+    "--innodb-temp-data-file-path=ibtmp1:12M:autoextend:max:1G",
+    "--innodb-flush-log-at-trx-commit=0",  # the data need not outlive the process
+    "--innodb-doublewrite=0",
+    "--innodb-log-file-size=64M",
+)
+# A shell watches a pipe to this process: when the process is gone, it ends the server and removes the folder. The
+# server takes the shell's place by `exec`, so that this process sees its exit.
+_WATCHDOG = """
+exec 3<&0 </dev/null
+{ read -r _ <&3; kill $$; while kill -0 $$; do sleep 0.1; done; rm -rf -- "$0"; } >/dev/null 2>&1 &
+exec 3<&- "$@"
+"""
+
+
+class PrivateServer:
+    """A running MariaDB server of this process.
+
+    folder: its files. server: its address.
+
+    Raises:
+        TaskError: MariaDB is not installed.
+        InfrastructureError: it does not start.
+    """
+
+    def __init__(self) -> None:
+        user = _unprivileged_user()
+        self.folder = Path(tempfile.mkdtemp(prefix="cycleqd-mariadb-"))
+        connection = {"unix_socket": str(self.folder / "socket"), "user": "root", "ssl_disabled": True}
+        self.server = Server(connection, "the private MariaDB")
+        data = self.folder / "data"
+        data.mkdir()
+        if user is not None:
+            for path in (self.folder, data):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        run_as: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._install(data, run_as)
+            self._start(data, run_as)
+            threading.Thread(target=self._limit_sizes, args=(data,), name="mariadb", daemon=True).start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _install(self, data: Path, run_as: Mapping[str, Any]) -> None:
+        command = [find_program("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+        command.append("--auth-root-authentication-method=normal")  # the folder's permissions keep other users out
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder, **run_as)
+        if done.returncode != 0:
+            raise InfrastructureError(f"database: mariadb-install-db failed: {_last_line(done.stdout + done.stderr)}")
+
+    def _start(self, data: Path, run_as: Mapping[str, Any]) -> None:
+        log = self.folder / "log"
+        paths = [f"--datadir={data}", f"--tmpdir={data}", f"--socket={self.folder / 'socket'}"]
+        server = [find_program("mariadbd"), "--no-defaults", *paths]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _WATCHDOG, str(self.folder), *server, *_OPTIONS],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                start_new_session=True,  # Ctrl-C ends the run, which then stops the server
+                **run_as,
+            )
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                return self.server.connect().close()
+            except pymysql.MySQLError as error:
+                if self.ended or time.monotonic() > deadline:
+                    reason = _last_line(log.read_text(errors="replace"))
+                    raise InfrastructureError(f"database: MariaDB does not start: {reason}") from error
+            time.sleep(0.02)
+
+    def _limit_sizes(self, data: Path) -> None:
+        """Kill the statements of samples whose database grows too large. A database has the name of its user."""
+        while not self.ended:
+            time.sleep(0.2)
+            for folder in data.glob(f"{PREFIX}*"):
+                with suppress(OSError, InfrastructureError):  # the database or the server may be gone by now
+                    if sum(file.stat().st_size for file in folder.iterdir()) > LARGEST:
+                        self.server.kill_statements(folder.name)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server is no longer running."""
+        return self._process is None or self._process.poll() is not None
+
+    def stop(self) -> None:
+        """Stop the server, if it is running, and remove its folder."""
+        if self._process is not None:
+            if not self.ended:
+                try:
+                    with self.server.administer() as cursor:
+                        cursor.execute("SHUTDOWN")
+                    self._process.wait(_WAIT_SECONDS)
+                except (InfrastructureError, subprocess.TimeoutExpired):
+                    self._process.kill()
+                    self._process.wait()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def find_program(name: str) -> str:
+    """The path of a program of MariaDB.
+
+    Raises:
+        TaskError: it is not installed.
+    """
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        raise TaskError(f"database: {name} is not installed; {INSTALL}, or set ${URL_VARIABLE} to a server's address")
+    return found
+
+
+def _unprivileged_user() -> pwd.struct_passwd | None:
+    """The user to run the server as, if this process is root; else None."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("mysql", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise TaskError("database: MariaDB does not run as root; add a user named `mysql`")
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no output")

@@ -1,0 +1,146 @@
+"""Options of every command, version, completion, and how a command says that it failed or was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from cycleqd_merge import cli
+from cycleqd_merge.errors import Interrupted
+from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.state import Run
+from tests.cli.conftest import Models, cycleqd_merge, write_recipe
+from tests.report.runs import make_run
+
+ENTRY = [sys.executable, "-c", "from cycleqd_merge.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of synthetic scores."""
+    folder = tmp_path_factory.mktemp("run")
+    make_run(folder, generations=5)
+    return folder
+
+
+def test_version_is_the_one_of_the_package() -> None:
+    answer = cycleqd_merge("--version")
+    assert (answer.code, answer.out) == (0, f"cycleqd-merge {version('cycleqd-merge')}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"), [("cycleqd-merge ev", {"evolve", "evaluate"}), ("cycleqd-merge evolve --fr", {"--fresh"})]
+)
+def test_the_shell_completes_commands_and_options(words: str, wanted: set[str]) -> None:
+    place = str(len(words.split()) - 1)
+    request = {"_CYCLEQD_MERGE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place}
+    printed = subprocess.run(ENTRY, env={**os.environ, **request}, capture_output=True, text=True, check=False)
+    assert {line.partition(",")[0] for line in printed.stdout.split()} == wanted, printed.stderr
+
+
+def test_a_completion_script_can_be_installed() -> None:
+    assert "--install-completion" in cycleqd_merge("--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["show", "run", "--debug"], ["--debug", "show", "run"]),
+        (["--verbose", "show", "run"], ["--verbose", "show", "run"]),
+        (["task", "check", "x", "--quiet", "--json"], ["--quiet", "task", "check", "x", "--json"]),
+        (["show", "--", "--debug"], ["show", "--", "--debug"]),
+    ],
+)
+def test_common_options_are_accepted_anywhere(arguments: list[str], wanted: list[str]) -> None:
+    assert cli.common_options_first(arguments) == wanted
+
+
+@pytest.mark.parametrize("option", ["--debug", "--quiet", "--verbose"])
+def test_common_options_before_and_after_a_command_print_the_same(run: Path, option: str) -> None:
+    usual = cycleqd_merge("show", run)
+    assert usual.code == 0
+    assert cycleqd_merge("show", run, option) == cycleqd_merge(option, "show", run) == usual
+
+
+def test_quiet_and_verbose_exclude_each_other(run: Path) -> None:
+    for other in ("--verbose", "--debug"):
+        answer = cycleqd_merge("show", run, "--quiet", other)
+        assert answer.code == 2
+        assert "--quiet cannot be combined with --verbose or --debug" in " ".join(answer.err.split())
+
+
+def evolve_in_a_new_process(recipe: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    command = [*ENTRY, "evolve", recipe, "--generations", 1, *options]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+
+
+def test_quiet_prints_results_and_verbose_adds_debug_messages(models: Models, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, models, finish={"heldout": True})
+    quiet = evolve_in_a_new_process(recipe, "--quiet")
+    assert quiet.stdout.splitlines()[0].strip() == "Archives"
+    assert "Scores on heldout rows" in quiet.stdout
+    assert (quiet.stderr, "generation 1/1" in quiet.stdout) == ("", False)
+    verbose = evolve_in_a_new_process(recipe, "--verbose")
+    assert verbose.stdout.splitlines()[0] == "resuming after generation 1"
+    assert verbose.stdout.endswith(quiet.stdout)
+    assert "DEBUG: opened; number of tasks 2, coefficient groups 1" in verbose.stderr
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A program with an internal error in `show`."""
+
+    def fail(folder: Path) -> Run:
+        raise ZeroDivisionError("nothing to divide\nby nothing")
+
+    monkeypatch.setattr("cycleqd_merge.run.state.open_run", fail)
+    return
+
+
+@pytest.mark.usefixtures("broken")
+def test_an_internal_error_is_one_line_with_the_command_that_shows_its_traceback() -> None:
+    answer = cycleqd_merge("show", "my run", "--verbose")
+    assert answer.code == 1
+    assert answer.err == (
+        "error: ZeroDivisionError: nothing to divide (internal error; for a traceback run "
+        "`cycleqd-merge --debug show 'my run' --verbose`)\n"
+    )
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize("arguments", [("--debug", "show", "run"), ("show", "run", "--debug")])
+def test_debug_shows_the_traceback_before_and_after_the_command(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cycleqd-merge", *arguments])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize("arguments", [("evolve", "recipe.yaml", "--fresh"), ("fork", "run", "fork")])
+def test_an_interrupted_fork_or_fresh_run_is_resumed_by_its_directory(
+    monkeypatch: pytest.MonkeyPatch, run: Path, tmp_path: Path, models: Models, arguments: tuple[str, ...]
+) -> None:
+    """The same command would start one more run, or be refused."""
+    write_recipe(tmp_path, models)
+
+    def interrupted(recipe: object, observer: Observer, **_: object) -> None:
+        observer.started(make_run(tmp_path / "started", generations=1, output="runs/new"))
+        raise Interrupted("interrupted")
+
+    monkeypatch.setattr("cycleqd_merge.session.evolve.evolve", interrupted)
+    monkeypatch.setattr("cycleqd_merge.session.fork.fork", lambda *_: (None, [{"from": 2}]))
+    monkeypatch.chdir(tmp_path)
+    answer = cycleqd_merge(*arguments)
+    assert (answer.code, answer.err) == (130, "interrupted; resume with: cycleqd-merge evolve runs/new\n")
+
+
+def test_json_goes_to_a_program_alone(run: Path) -> None:
+    assert json.loads(cycleqd_merge("show", run, "--json", "--verbose").out)["tasks"]
