@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 
 def console(stderr: bool = False, progress: bool = False) -> Console:
-    """A console as wide as the terminal, or 160 columns wide in a file. progress: prints nothing under `--quiet`."""
+    """A console as wide as the terminal, or 160 columns wide in a file.
+
+    Under `--quiet` it prints nothing if it is for progress, as every console on stderr is.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 160
-    return Console(width=width, soft_wrap=False, stderr=stderr, quiet=progress and is_quiet())
+    return Console(width=width, soft_wrap=False, stderr=stderr, quiet=(progress or stderr) and is_quiet())
 
 
 def print_json(value: Any) -> None:

@@ -216,7 +216,7 @@ def test_a_finished_run_on_other_rows_is_refused_before_any_work(copied: Path) -
     (copied / "recipe.yaml").write_text(json.dumps(recipe))
     refused = compare(copied)
     assert refused.code != 0
-    assert "holds another run" in refused.err
+    assert "another run's directory" in refused.err
     assert "tasks.vowels.samples" in refused.err
 
 

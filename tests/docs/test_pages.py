@@ -67,10 +67,10 @@ def test_the_python_guides_functions_do_what_it_says(checkout: Path, capsys: pyt
         if "class Vowels" in code:
             break
         exec(code, scope)
-    assert (checkout / "my-model" / "model.safetensors").is_file()
+    assert (checkout / "runs" / "guide" / "best-mean" / "model.safetensors").is_file()
     assert open_run("runs/guide").generation == 9
     assert scope["progress"].history[-1][0] == 9
-    assert scope["found"].faults == []
+    assert scope["found"].errors == []
     assert scope["forked"].generation == 2
     said = capsys.readouterr().out
     assert "Run('runs/guide': generation 6 of 6" in said
@@ -81,7 +81,7 @@ def test_the_python_guides_functions_do_what_it_says(checkout: Path, capsys: pyt
 def test_the_readmes_python_example_runs(checkout: Path) -> None:
     exec(block_with("README.md", "from cycleqd_merge import"), {})
     assert open_run("runs/api").generation == 12
-    assert (checkout / "my-model" / "model.safetensors").is_file()
+    assert (checkout / "runs" / "api" / "best-mean" / "model.safetensors").is_file()
 
 
 def test_the_pages_python_code_passes_mypy_strict(tmp_path: Path) -> None:
