@@ -128,7 +128,7 @@ def _compute(
 
 
 def share_bases() -> None:
-    """The work of every process but the first: its share of the singular bases of the run that the first one opened."""
+    """The work of all processes but the main one: a share of the singular bases of the run that the main one opens."""
     models, experts, rank = from_main_process((PinnedModels("", {}, ModelsConfig()), list[int](), cast(Rank, None)))
     prepare_bases(open_family(models), experts, rank=rank)
     leave_group()

@@ -55,7 +55,7 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
 
 
 def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The model's limit in tokens, prompt and answer together; None if nothing states it."""
+    """The model's limit in tokens, for prompt and answer together; None if neither model nor tokenizer states one."""
     stated = getattr(family.base.config.get_text_config(), "max_position_embeddings", None)
     limits = [limit for limit in (stated, tokenizer.model_max_length) if limit and 0 < limit < _UNLIMITED]
     return int(min(limits, default=0)) or None
