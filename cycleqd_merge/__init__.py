@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cycleqd_merge.comparison.experiment import compare as compare
+    from cycleqd_merge.comparison.compare import compare as compare
     from cycleqd_merge.config.loading import load_recipe as load_recipe
     from cycleqd_merge.config.recipe import Recipe as Recipe
     from cycleqd_merge.errors import CycleQDError as CycleQDError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cycleqd_merge.evolution.genome import Genome as Genome
     from cycleqd_merge.evolution.genome import Mutation as Mutation
     from cycleqd_merge.hub.pull import pull as pull
+    from cycleqd_merge.merging.mergekit_method import register_mergekit_method as register_mergekit_method
     from cycleqd_merge.outputs.export import export as export
     from cycleqd_merge.outputs.export import state_dict as state_dict
     from cycleqd_merge.outputs.measure import measure as measure
@@ -70,7 +71,7 @@ _HOMES = {
     "TaskError": "errors",
     "UserError": "errors",
     "choose": "run.elites",
-    "compare": "comparison.experiment",
+    "compare": "comparison.compare",
     "evolve": "session.evolve",
     "export": "outputs.export",
     "fork": "session.fork",
@@ -80,20 +81,23 @@ _HOMES = {
     "plan": "preflight.plan",
     "pull": "hub.pull",
     "push": "session.push",
+    "register_mergekit_method": "merging.mergekit_method",
     "state_dict": "outputs.export",
 }
 
 __all__ = [*_HOMES]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # type checkers would take every name for one of this package
 
-        return version("cycleqd-merge")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("cycleqd-merge")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,17 +1,19 @@
 """The errors that a user is meant to read: one line each, saying where, what is wrong, and what to do.
 
-CycleQDError
-|- UserError             the input is wrong; nothing was evaluated (exit code 2)
-|  |- RecipeError        recipe, task file, command-line argument or run directory
-|  |- ModelError         base model, expert, adapter, tokenizer, merge configuration
-|  |- TaskError          a task cannot be opened or used as it is defined
-|  |- DataError          rows of a dataset
-|  `- HubRefused         also a HubError: repository missing, no access, no token
-|- RunFailed             the run cannot continue although its input was accepted (exit code 1)
-|  |- InfrastructureError  disk, sandbox, database, cluster, GPU memory: never turned into a score
-|  `- HubFailed          also a HubError: the Hub failed or cannot be reached
-|- HubError              either of the two Hub errors
-`- Interrupted           ended early by the user, the system or the time limit; can be resumed (exit code 130)
+    CycleQDError
+    |- UserError             the input is wrong; nothing was evaluated (exit code 2)
+    |  |- RecipeError        recipe, task file, command-line argument or run directory
+    |  |- ModelError         base model, expert, adapter, tokenizer, merge configuration
+    |  |- TaskError          a task cannot be opened or used as it is defined
+    |  |- DataError          rows of a dataset
+    |  `- HubRefused         also a HubError: repository missing, no access, no token
+    |- RunFailed             the run cannot continue although its input was accepted (exit code 1)
+    |  |- InfrastructureError  disk, sandbox, database, cluster, GPU memory: never turned into a score
+    |  `- HubFailed          also a HubError: the Hub failed or cannot be reached
+    |- HubError              either of the two Hub errors
+    `- Interrupted           ended early by the user, the system or the time limit; can be resumed (exit code 130)
+
+`except CycleQDError` catches all of them.
 """
 
 

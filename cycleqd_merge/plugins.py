@@ -8,7 +8,7 @@ from cycleqd_merge.errors import DataError, InfrastructureError, TaskError
 from cycleqd_merge.evolution.archive import Archive, Elite, Scores
 from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, mutate
+from cycleqd_merge.evolution.genome import Genome, Mutation, coefficient_genome, crossover, mutate
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.strategies.protocol import Proposal, Recalling, Result, Strategy
 from cycleqd_merge.strategies.space import SearchSpace
@@ -61,6 +61,7 @@ __all__ = [
     "Task",
     "TaskError",
     "TaskSplit",
+    "coefficient_genome",
     "crossover",
     "generator",
     "mutate",

@@ -128,12 +128,12 @@ def report_command(
     output: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
 ) -> None:
     """Write a run as one HTML page: scores, interactive archives, lineages, progress, comparison, settings."""
+    from cycleqd_merge.comparison.comparison_folder import open_run_or_comparison
     from cycleqd_merge.comparison.page_section import page_section
-    from cycleqd_merge.comparison.reading import read_shown
     from cycleqd_merge.report.page import write_page
 
-    shown = read_shown(run)
-    section = None if shown.findings is None else page_section(shown.findings)
+    opened = open_run_or_comparison(run)
+    section = None if opened.comparison is None else page_section(opened.comparison)
     page = output or run / "report.html"
-    write_page(shown.run, str(shown.folder), page, section, shown.verdict)
+    write_page(opened.run, str(opened.folder), page, section, opened.verdict)
     typer.echo(page)

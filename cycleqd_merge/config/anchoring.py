@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from cycleqd_merge.config.recipe import Recipe, TaskConfig
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
 from cycleqd_merge.config.scorers import PythonScorerConfig
-from cycleqd_merge.config.strategies import PythonStrategyConfig, StrategyConfig
+from cycleqd_merge.config.strategies import NamedStrategyConfig, PythonStrategyConfig
 from cycleqd_merge.config.tasks import (
     GenerateTaskConfig,
     LmEvalTaskConfig,
@@ -41,12 +41,9 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
     if template is not None and template != "base" and template not in recipe.experts:
         changes["models"] = recipe.models.model_copy(update={"chat_template": _existing(template, folder)})
     if isinstance(recipe.strategy, PythonStrategyConfig):
-        changes["strategy"] = _strategy(recipe.strategy, folder)
-    if recipe.searches:
-        changes["searches"] = {
-            name: search.model_copy(update={"strategy": _strategy(search.strategy, folder)})
-            for name, search in recipe.searches.items()
-        }
+        changes["strategy"] = _target(recipe.strategy, folder)
+    if recipe.strategies:
+        changes["strategies"] = {name: _named_strategy(named, folder) for name, named in recipe.strategies.items()}
     return recipe.model_copy(update=changes)
 
 
@@ -101,8 +98,11 @@ def _task_use(use: TaskConfig, folder: Path) -> TaskConfig:
     return use.model_copy(update={"task": _absolute(use.task, folder)}) if (folder / use.task).is_file() else use
 
 
-def _strategy(strategy: StrategyConfig, folder: Path) -> StrategyConfig:
-    return _target(strategy, folder) if isinstance(strategy, PythonStrategyConfig) else strategy
+def _named_strategy(named: NamedStrategyConfig, folder: Path) -> NamedStrategyConfig:
+    """Copied only if it changes: keys that were not stated stay unset."""
+    if not isinstance(named.strategy, PythonStrategyConfig):
+        return named
+    return named.model_copy(update={"strategy": _target(named.strategy, folder)})
 
 
 def _target(named: _Target, folder: Path) -> _Target:

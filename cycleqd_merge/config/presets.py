@@ -49,11 +49,13 @@ def with_fixed_presets(recipe: Mapping[str, Any], versions: Mapping[str, str]) -
 
     versions: what presets without a version stand for, by name; others stand for the newest.
     """
-    named = recipe.get("searches")
-    if not isinstance(named, Mapping):
-        return _with_fixed_preset(recipe, versions)
-    fixed = {name: _with_fixed_preset(each, versions) for name, each in named.items() if isinstance(each, Mapping)}
-    return {**_with_fixed_preset(recipe, versions), "searches": {**named, **fixed}}
+    result = _with_fixed_preset(recipe, versions)
+    for key in ("strategies", "searches"):  # the second is how version 0.1 calls it
+        named = recipe.get(key)
+        if isinstance(named, Mapping):
+            fixed = {name: _with_fixed_preset(own, versions) for name, own in named.items() if isinstance(own, Mapping)}
+            result[key] = {**named, **fixed}
+    return result
 
 
 def _with_fixed_preset(stated: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:

@@ -89,9 +89,9 @@ def _target(value: str) -> str:
 
 
 class PythonTargetConfig(StrictConfig):
-    """Something of the user's own in Python: a class or function by its place."""
+    """Your own Python class or function."""
 
     target: Annotated[str, AfterValidator(_target), WithJsonSchema({"type": "string", "pattern": _TARGET})]
-    """`module:Name`, or `path/to/file.py:Name` relative to the file that names it."""
+    """`module:Name`, or `path/to/file.py:Name`; a relative path starts at the folder of the file that names it."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments for it."""
+    """Its keyword arguments."""

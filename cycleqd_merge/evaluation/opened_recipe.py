@@ -33,8 +33,7 @@ class OpenedRecipe:
             UserError: something cannot be opened.
         """
         suite = open_suite(recipe)
-        models = recipe.pinned_models()
-        family = open_family(models)
+        family = open_family(recipe.pinned_models())
         return cls(recipe, family, Groups(family.weights, recipe.evolution.groups), suite)
 
     def materialiser(self, experts: Iterable[int], progress: BasesProgress | None = None) -> Materialiser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 from cycleqd_merge.errors import UserError
@@ -15,7 +16,7 @@ from cycleqd_merge.run.state import Run, open_run
 
 def pull(
     repo: str,
-    out: Path,
+    out: str | PathLike[str],
     revision: str | None = None,
     merge: Sequence[str] = (),
     overrides: Sequence[str] = (),
@@ -30,6 +31,7 @@ def pull(
     Raises:
         UserError: a repository holds no run, the runs do not fit together, or `out` exists.
     """
+    out = Path(out)
     if out.exists():
         raise UserError(f"{out}: already exists; choose another folder")
     events, files = published_events(repo, revision, trust)

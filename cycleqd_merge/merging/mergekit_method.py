@@ -19,7 +19,7 @@ from mergekit.merge_methods.base import BasePolicy
 from pydantic import TypeAdapter, ValidationError
 
 from cycleqd_merge.config.evolution import GroupsConfig
-from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.bases import ExpertBases, Rank
@@ -90,12 +90,10 @@ def _open(
 ) -> tuple[Materialiser, Genome, dict[str, Weight]]:
     """A configuration's materialiser, genome and tensors by name; opened once per merge."""
     parameter = MutationsParameter.parse(text, len(references))
-    experts = {str(number): reference for number, reference in enumerate(references, start=1)}
-    models = ModelsConfig.model_validate({"vocabulary": parameter.vocabulary})
-    bases = tuple(sorted(parameter.bases))
-    materialiser = open_materialiser(
-        MaterialiserSpec(base_reference, experts, models, parameter.groups, bases, parameter.rank)
-    )
+    experts = {str(number): str(reference) for number, reference in enumerate(references, start=1)}
+    settings = ModelsConfig.model_validate({"vocabulary": parameter.vocabulary})
+    models, bases = PinnedModels(str(base_reference), experts, settings), tuple(sorted(parameter.bases))
+    materialiser = open_materialiser(MaterialiserSpec(models, parameter.groups, bases, parameter.rank))
     _warn_of_differences(materialiser.bases, parameter.bases)
     return materialiser, parameter.genome, {weight.name: weight for weight in materialiser.family.weights}
 
@@ -122,3 +120,8 @@ register(
         contract=InputContract(base=BasePolicy.REQUIRED),
     )
 )
+
+
+def register_mergekit_method() -> None:
+    """Register the merge method `cycleqd` with mergekit in this process: configurations with mutations need it."""
+    # importing this module has done so

@@ -68,7 +68,7 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
         raise RecipeError(f"{config_file}: cannot be read: {error}") from error
     config = parse_configuration(text, str(config_file))
     if out.exists():
-        raise RecipeError(f"{out}: exists already; choose a different folder")
+        raise RecipeError(f"{out}: already exists; choose a different folder")
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),

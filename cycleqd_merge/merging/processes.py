@@ -13,7 +13,7 @@ _TIMEOUT = timedelta(days=1)
 """How long processes wait for each other: the main one reads and checks entire models before the others have work."""
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def this_process() -> PartialState:
@@ -21,7 +21,7 @@ def this_process() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
 
 
-def from_main_process(value: T) -> T:
+def from_main_process(value: _T) -> _T:
     """The main process's value, in all processes; each waits for the others."""
     this_process()
     (first,) = broadcast_object_list([value])

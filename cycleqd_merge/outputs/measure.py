@@ -9,6 +9,7 @@ from typing import Any
 
 from mergekit.common import ModelReference
 
+from cycleqd_merge.config.recipe import PinnedModels
 from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
@@ -18,7 +19,7 @@ from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
@@ -136,11 +137,10 @@ def heldout_scores(run: Run, folder: Path) -> dict[str, Scores]:
 
 def _other_model(text: str, opened: OpenedRecipe) -> tuple[ModelFamily, Genome | None]:
     """A family for a model that is not part of the run: alone, or with its adapter as the only expert."""
-    models = opened.recipe.models
     try:
         reference = ModelReference.parse(text)
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{OTHER}{text}: not a model reference: {error}") from error
-    experts = {} if reference.lora is None else {"adapter": reference}
-    family = open_model_family(ModelReference(model=reference.model), experts, models)
+    experts = {} if reference.lora is None else {"adapter": text}
+    family = open_family(PinnedModels(str(reference.model), experts, opened.recipe.models))
     return family, expert_genome(0, 1, 1) if experts else None

@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import prod
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
-from mergekit.common import ModelReference
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
-from cycleqd_merge.config.loading import fix_presets
+from cycleqd_merge.config.anchoring import anchored
+from cycleqd_merge.config.loading import fix_presets, load_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.failures import single_cause
@@ -47,13 +48,18 @@ _ALIKE = 0.05  # similarities that differ by less count as equal
 _Opened = TypeVar("_Opened")
 
 
-def plan(recipe: Recipe, measure: bool = True, since: float | None = None) -> Plan:
+def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: float | None = None) -> Plan:
     """Check everything in a recipe, and estimate what its run will take.
 
-    measure: evaluate one child, for the estimates of time and memory. since: the `time.perf_counter()` instant at which
-    this process started on the recipe, for the estimated time to the first evaluation.
+    recipe: a loaded one, or the path of its file. measure: evaluate one child, for the estimates of time and memory.
+    since: the `time.perf_counter()` instant at which this process started on the recipe, for the estimated time to the
+    first evaluation.
+
+    Raises:
+        RecipeError: the recipe's file cannot be read or is not valid; all other errors are in the returned plan.
     """
     since = time.perf_counter() if since is None else since
+    recipe = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe)
     begun = _begun(Path(recipe.output))
     recipe = fix_presets(recipe, recorded_presets(begun))
     found = Plan(cells=cells(recipe))
@@ -127,11 +133,10 @@ def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     """Open base and experts, each by itself, and check those that could be opened; None without a base."""
     models = recipe.pinned_models()
-    base = found.attempt(open_base, ModelReference.parse(models.base), models.settings)
+    base = found.attempt(open_base, models)
     if base is None:
         return None
-    references = {name: ModelReference.parse(text) for name, text in models.experts.items()}
-    opened = [found.attempt(open_expert, name, each, base, models.settings) for name, each in references.items()]
+    opened = [found.attempt(open_expert, models, name, base) for name in models.experts]
     experts = tuple(expert for expert in opened if expert is not None)
     named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
     facts = [found.attempt(_model_facts, *each) for each in named]

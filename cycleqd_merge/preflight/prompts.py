@@ -12,8 +12,6 @@ from cycleqd_merge.config.tasks import GenerateTaskConfig, LmEvalTaskConfig, Pro
 from cycleqd_merge.errors import TaskError, UserError
 from cycleqd_merge.evaluation.engines.prompts import prompt_length
 from cycleqd_merge.merging.checks import Problems
-from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
@@ -22,14 +20,12 @@ FEW_ROWS = 20
 _SPLITS: tuple[TaskSplit, ...] = ("search", "heldout")
 
 
-def require_answerable(suite: Suite, family: ModelFamily) -> None:
-    """Check that every prompt fits the model.
+def require_answerable(suite: Suite, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+    """Check that every prompt fits a model with this tokenizer and context length.
 
     Raises:
         TaskError: a prompt has no chat template to go through, or is too long; one line per problem.
     """
-    tokenizer = family_tokenizer(family)
-    limit = context_length(family, tokenizer)
     errors = [error for task in suite for error in check_prompts(task, tokenizer, limit).errors]
     if errors:
         raise TaskError("\n".join(errors))

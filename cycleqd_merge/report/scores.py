@@ -122,8 +122,8 @@ class Comparison:
     """The difference between a model's mean and that of the best of base, experts and plain mean, on the same rows.
 
     error: of the difference, as if both had been scored on independent rows; on the same rows it is usually smaller.
-    interval: the ends of its 95% interval by the paired bootstrap (`comparison.reading`), where the scores of single
-    rows are stored; it then decides.
+    interval: the ends of its 95% interval by the paired bootstrap (`comparison.comparison_folder`), where the scores of
+    single rows are stored; it then decides.
     """
 
     baseline: str

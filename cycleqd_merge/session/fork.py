@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ _SAME_SCORE = ("definition", "search")
 """Keys that must be equal for a task's score to be valid in another run: how it is scored, and on which rows."""
 
 
-def fork(source: Path, out: Path, overrides: Sequence[str], rescore: bool = False) -> tuple[Recipe, list[Event]]:
+def fork(
+    source: str | PathLike[str], out: str | PathLike[str], overrides: Sequence[str] = (), rescore: bool = False
+) -> tuple[Recipe, list[Event]]:
     """The recipe and the founders of a run that starts from the archives of `source`.
 
     The genomes of all archives' elites join the experts as generation 0. They bring the scores of tasks that are the
@@ -32,9 +36,9 @@ def fork(source: Path, out: Path, overrides: Sequence[str], rescore: bool = Fals
             run cannot be built on.
     """
     run = open_run(source)
-    if out.exists():
+    if Path(out).exists():
         raise UserError(f"{out}: already exists; choose another folder")
-    recipe = override_recipe(run.recipe, [*overrides, f"output={str(out)!r}"], f"fork of {source}")
+    recipe = override_recipe(run.recipe, [*overrides, f"output={json.dumps(str(out))}"], f"fork of {source}")
     for key, old, new in (
         ("base", run.recipe.base, recipe.base),
         ("experts", run.recipe.experts, recipe.experts),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +53,57 @@ def test_readme_recipe_is_valid(tmp_path: Path) -> None:
     assert list(recipe.experts) == ["code", "db"]
 
 
-def test_readme_and_api_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    scope: dict[str, Any] = {"out": str(tmp_path)}
-    for code in blocks("docs/python.md", "python")[:2]:
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory in which the pages' paths exist."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_python_guides_functions_do_what_it_says(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scope: dict[str, Any] = {}
+    for code in blocks("docs/python.md", "python"):
+        if "class Vowels" in code:
+            break
         exec(code, scope)
-    assert (tmp_path / "model" / "model.safetensors").is_file()
-    assert scope["run"].generation == 6
-    readme = block_with("README.md", "run_recipe").replace("output=runs/api", f"output={tmp_path}/api")
-    exec(readme.replace("runs/api", f"{tmp_path}/api"), {})
-    assert open_run(tmp_path / "api").generation == 12
+    assert (checkout / "runs" / "guide" / "best-mean" / "model.safetensors").is_file()
+    assert open_run("runs/guide").generation == 9
+    assert scope["progress"].history[-1][0] == 9
+    assert scope["found"].errors == []
+    assert scope["forked"].generation == 2
+    said = capsys.readouterr().out
+    assert "Run('runs/guide': generation 6 of 6" in said
+    assert "fix the input: " in said
+    assert "evolution.generatoins" in said
+
+
+def test_the_readmes_python_example_runs(checkout: Path) -> None:
+    exec(block_with("README.md", "from cycleqd_merge import"), {})
+    assert open_run("runs/api").generation == 12
+    assert (checkout / "runs" / "api" / "best-mean" / "model.safetensors").is_file()
+
+
+def test_the_pages_python_code_passes_mypy_strict(tmp_path: Path) -> None:
+    """As for a user of the installed package, whose own files alone are reported on."""
+    skipped = "torch transformers accelerate peft mergekit datasets huggingface_hub pandas matplotlib scipy sklearn ray"
+    settings = ["[mypy]", "strict = true", "follow_imports = silent"]
+    for library in skipped.split():  # parsing them takes a minute, and the pages' code does not depend on their types
+        settings += [f"[mypy-{library}.*]", "follow_imports = skip"]
+    (tmp_path / "mypy.ini").write_text("\n".join(settings))
+    (tmp_path / "guide.py").write_text("\n".join(blocks("docs/python.md", "python")))
+    (tmp_path / "readme.py").write_text("\n".join(blocks("README.md", "python")))
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mypy", "guide.py", "readme.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_page_imports_from_a_private_module() -> None:
+    public = re.compile(r"cycleqd_merge(\.plugins|\.errors)?")
+    for page in sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]):
+        for module in re.findall(r"(?:from|import) (cycleqd_merge[\w.]*)", page.read_text(encoding="utf-8")):
+            assert public.fullmatch(module), f"{page.name}: {module}"
 
 
 def test_own_task_scorer_and_strategy_run(tmp_path: Path) -> None:
@@ -127,15 +171,15 @@ def test_the_hub_pages_recipe_and_commands_exist(tmp_path: Path) -> None:
         assert option in options | {"--generations"}, option
 
 
-def test_the_page_on_comparisons_names_every_search_and_option() -> None:
+def test_the_page_on_comparisons_names_every_strategy_and_option() -> None:
     page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
     (text,) = blocks("docs/compare.md", "yaml")
-    searches = YAML(typ="safe", pure=True).load(text)["searches"]
+    strategies = YAML(typ="safe", pure=True).load(text)["strategies"]
     quickstart = load_recipe(ROOT / "recipes" / "quickstart.yaml")
     recipe = quickstart.model_copy(
-        update={"searches": {name: NamedStrategyConfig(**own) for name, own in searches.items()}}
+        update={"strategies": {name: NamedStrategyConfig(**own) for name, own in strategies.items()}}
     )
-    assert [with_strategy(recipe, name).strategy.kind for name in searches] == ["cycleqd", "cma-es"]
+    assert [with_strategy(recipe, name).strategy.kind for name in strategies] == ["cycleqd", "cma-es"]
     rows = re.findall(r"^\| (`.*?) \|", page.split("## Strategies by name")[1].split("```")[0], re.MULTILINE)
     grouped = re.findall(r"`([a-z0-9-]+-groups)`", page)
     named = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)]

@@ -15,6 +15,7 @@ import yaml
 from typer.main import get_command
 
 import cycleqd_merge
+from cycleqd_merge import plugins
 from cycleqd_merge.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,8 @@ def test_the_api_page_names_all_that_is_exported_and_nothing_that_does_not_exist
     for name in documented:
         assert _found(name), name
     assert {f"cycleqd_merge.{name}" for name in cycleqd_merge.__all__} <= set(documented)
+    listed = {name.rpartition(".")[2] for name in documented}
+    assert set(plugins.__all__) <= listed
 
 
 def _found(name: str) -> bool:

@@ -6,7 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from cycleqd_merge.run.state import open_run
+from cycleqd_merge import open_run, pull, push
+from cycleqd_merge.hub.draft import Pushed
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import pushed, table
 from tests.hub.server import LocalHub
@@ -30,6 +31,18 @@ def test_the_archive_holds_every_elite_and_every_generation(hub: LocalHub, run: 
         state.scores(number) for number in range(6)
     ]
     assert hub.repo(ARCHIVE, "dataset").tags == {"gen-4": hub.repo(ARCHIVE, "dataset").resolve("main")}
+
+
+def test_push_and_pull_from_python_take_strings(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+    (planned,) = push(str(run), repo=MODEL, archive_only=True, dry=True)
+    assert planned.commit is None
+    reported = list[Pushed]()
+    (done,) = push(str(run), repo=MODEL, archive_only=True, on_pushed=reported.append)
+    assert reported == [done]
+    assert done.commit == hub.repo(ARCHIVE, "dataset").resolve("main")
+    pulled, missing = pull(ARCHIVE, str(tmp_path / "pulled"))
+    assert pulled.elites() == open_run(str(run)).elites()
+    assert all(path.startswith("rows/") for path in missing)
 
 
 def test_nothing_of_this_machine_is_published(hub: LocalHub, run: Path, original: Path) -> None:
