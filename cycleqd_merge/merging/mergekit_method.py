@@ -125,5 +125,5 @@ register(
 
 
 def register_mergekit_method() -> None:
-    """Make the merge method `cycleqd` known to mergekit in this process, for configurations of models with mutations."""
+    """Make the merge method `cycleqd` known to mergekit in this process; models with mutations need it."""
     # importing this module, which the caller just did, has registered it

@@ -1,4 +1,4 @@
-"""Mergekit configurations among the elites of a run that is published, and of one that is pulled."""
+"""Mergekit configurations as elites of published and pulled runs."""
 
 from __future__ import annotations
 
@@ -178,5 +178,5 @@ def test_a_configuration_is_not_published_as_an_adapter(hub: LocalHub, far: Mode
     recipe = write_grid_recipe(tmp_path, far, "lab/base", ["lab/base+lab/low-1", "lab/base+lab/low-2"])
     assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
     answer = cycleqd_merge("push", tmp_path / "run", "--repo", "ann/low", "--adapters", "--root", "#2")
-    assert (answer.code, answer.err) == (2, "error: #2: a mergekit configuration, which no adapter can hold\n")
+    assert (answer.code, answer.err) == (2, "error: #2: a mergekit configuration cannot be exported as an adapter\n")
     assert not [name for _, name in hub.repos if name.startswith("ann/")]
