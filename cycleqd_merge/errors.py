@@ -6,10 +6,10 @@
     |  |- ModelError         base model, expert, adapter, tokenizer, merge configuration
     |  |- TaskError          a task cannot be opened or used as it is defined
     |  |- DataError          rows of a dataset
-    |  `- HubRefused         also a HubError: repository missing, no access, no token
+    |  `- HubRefused         also a HubError: repository missing, no access, no token, or the Hub cannot be reached
     |- RunFailed             the run cannot continue although its input was accepted (exit code 1)
     |  |- InfrastructureError  disk, sandbox, database, cluster, GPU memory: never turned into a score
-    |  `- HubFailed          also a HubError: the Hub failed or cannot be reached
+    |  `- HubFailed          also a HubError: a push failed, or the Hub cannot be reached during one
     |- HubError              either of the two Hub errors
     `- Interrupted           ended early by the user, the system or the time limit; can be resumed (exit code 130)
 
@@ -59,11 +59,11 @@ class HubError(CycleQDError):
 
 
 class HubRefused(HubError, UserError):
-    """The Hub has no such repository or revision, or denies access to it. Exit code 2."""
+    """The Hub has no such repository or revision, denies access, or cannot be reached before a run. Exit code 2."""
 
 
 class HubFailed(HubError, RunFailed):
-    """The Hub failed or cannot be reached; rerun the command to push what is missing. Exit code 1."""
+    """A push failed, or the Hub cannot be reached during one; push again to complete it. Exit code 1."""
 
 
 class Interrupted(CycleQDError):

@@ -123,5 +123,5 @@ register(
 
 
 def register_mergekit_method() -> None:
-    """Register the merge method `cycleqd` with mergekit in this process: configurations with mutations need it."""
-    # importing this module has done so
+    """Make the merge method `cycleqd` known to mergekit in this process; models with mutations need it."""
+    # importing this module, which the caller just did, has registered it
