@@ -24,10 +24,10 @@ def compare_command(
     strategies: Annotated[
         str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
     ] = DEFAULT_STRATEGIES,
-    budget: Annotated[int, typer.Option(min=1, help="Children that each run evaluates.")] = 150,
+    budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates.")] = 150,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs per strategy, each with its own seed.")] = 3,
     output: Annotated[
-        str | None, typer.Option(help="Directory of the comparison; by default the recipe's output with `-compared`.")
+        str | None, typer.Option(help="Directory for the comparison; by default the recipe's output with `-compared`.")
     ] = None,
     tune: Annotated[
         bool,

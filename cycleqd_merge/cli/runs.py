@@ -36,9 +36,11 @@ def fork_command(
     out: NewFolder,
     settings: Settings = None,
     max_hours: MaxHours = None,
-    rescore: Annotated[bool, typer.Option("--rescore", help="Keep no scores: score every elite again.")] = False,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Discard recorded scores and score every elite again.")
+    ] = False,
 ) -> None:
-    """Start a new run from the elites of another, with different operators or tasks; keeps scores of equal tasks."""
+    """Start a new run from the elites of another, with different operators or tasks; keeps scores of unchanged tasks."""
     from cycleqd_merge.session.fork import fork
 
     recipe, founders = fork(run, out, settings or [], rescore)
