@@ -21,7 +21,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class PushOptions:
-    """How one push is made, beside what the recipe's `hub` says: see `CommitTarget`. dry: write nothing, tell what would be.
+    """Options of one push besides the recipe's `hub`; see `CommitTarget`. dry: write nothing, report what would change.
 
     archive_only: push neither models nor page.
     """

@@ -16,26 +16,26 @@ from tests.hub.server.state import Tree
 ARCHIVE, MODEL = "ann/run-archive", "ann/run"
 FAULTS = [
     ("whoami", 401, "the token is not valid"),
-    ("whoami", 500, "the Hub fails (status 500)"),
-    ("access", 403, "the token may not do this"),
-    ("info", 500, "the Hub fails (status 500)"),
-    ("tree", 500, "the Hub fails (status 500)"),
-    ("preupload", 500, "the Hub fails (status 500)"),
-    ("batch", 500, "the Hub fails (status 500)"),
-    ("blob", 500, "the Hub fails (status 500)"),
-    ("blob", 403, "the token may not do this"),
+    ("whoami", 500, "the Hub failed (status 500)"),
+    ("access", 403, "the token has no write access to this repository"),
+    ("info", 500, "the Hub failed (status 500)"),
+    ("tree", 500, "the Hub failed (status 500)"),
+    ("preupload", 500, "the Hub failed (status 500)"),
+    ("batch", 500, "the Hub failed (status 500)"),
+    ("blob", 500, "the Hub failed (status 500)"),
+    ("blob", 403, "the token has no write access to this repository"),
     ("blob", CUT, "the Hub cannot be reached"),
-    ("verify", 500, "the Hub fails (status 500)"),
+    ("verify", 500, "the Hub failed (status 500)"),
     ("commit", 401, "the token is not valid"),
-    ("commit", 403, "the token may not do this"),
-    ("commit", 409, "another change is being made"),
-    ("commit", 412, "`main` has moved meanwhile"),
+    ("commit", 403, "the token has no write access to this repository"),
+    ("commit", 409, "another change is in progress"),
+    ("commit", 412, "`main` has changed since the push began"),
     ("commit", 429, "too many requests; try again in 17 s"),
-    ("commit", 500, "the Hub fails (status 500)"),
+    ("commit", 500, "the Hub failed (status 500)"),
     ("commit", CUT, "the Hub cannot be reached"),
     ("commit", CUT_AFTER, "the Hub cannot be reached"),
-    ("refs", 500, "the Hub fails (status 500)"),
-    ("tag", 500, "the Hub fails (status 500)"),
+    ("refs", 500, "the Hub failed (status 500)"),
+    ("tag", 500, "the Hub failed (status 500)"),
 ]
 
 
@@ -128,7 +128,7 @@ def test_a_commit_made_meanwhile_is_not_overwritten(hub: LocalHub, run: Path, lo
     hub.faults.meet = meet  # type: ignore[method-assign]
     answer = push(run)
     assert (answer.code, hub.repo(ARCHIVE, "dataset").resolve("main")) == (1, moved[0])
-    assert "`main` has moved meanwhile and was not overwritten" in answer.err
+    assert "`main` has changed since the push began and was not overwritten" in answer.err
     answer = push(run)
     assert f"--onto {moved[0]}" in answer.err
     assert push(run, "--onto", moved[0]).code == 0

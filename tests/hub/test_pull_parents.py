@@ -113,10 +113,10 @@ def test_faults_of_repositories_are_one_line_each(
     with pytest.raises(UserError) as raised:
         pin(load_recipe(recipe))
     assert str(raised.value).splitlines() == [
-        "expert gated: lab/tuned: gated, and access was not granted; ask for access on its page",
-        "expert old: lab/base@v9: the Hub knows no such revision of it",
-        "expert private: lab/first: not on the Hub, or private to others",
-        "expert unknown: lab/nothing: not on the Hub, or private to others",
+        "expert gated: lab/tuned: gated, and you have no access; request access on its page",
+        "expert old: lab/base@v9: no such revision on the Hub; check the branch, tag or commit",
+        "expert private: lab/first: not on the Hub, or private and your token has no access",
+        "expert unknown: lab/nothing: not on the Hub, or private and your token has no access",
     ]
     told = plan(recipe)
     for part in ("lab/tuned: gated", "lab/first: not on", "lab/nothing: not on", "no such revision"):
@@ -133,9 +133,7 @@ def test_without_a_token_the_line_says_to_sign_in(
     monkeypatch.delenv("HF_TOKEN")
     answer = cycleqd_merge("evolve", write_recipe(tmp_path, BASE, EXPERTS))
     assert answer.code == 2
-    assert (
-        "gated, and access was not granted; ask for access on its page, then sign in with `hf auth login`" in answer.err
-    )
+    assert "gated, and you have no access; request access on its page, then sign in with `hf auth login`" in answer.err
     assert not (tmp_path / "run" / "models").exists()
 
 
@@ -172,7 +170,7 @@ def test_a_hostile_pickle_runs_nothing(
     monkeypatch.chdir(tmp_path)
     answer = cycleqd_merge("evolve", recipe, "--set", "models.pickles=true")
     assert answer.code == 2
-    assert "its pickles hold more than weights, or are damaged" in answer.err
+    assert "its pickles contain more than weights, or are damaged" in answer.err
     assert not (tmp_path / "ran").exists()
 
 
