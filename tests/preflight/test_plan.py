@@ -275,7 +275,7 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
-        assert only(checked(recipe).errors).endswith("another process is using this run")
+        assert only(checked(recipe).errors).endswith("another process is using this run; wait until it ends")
     finally:
         journal.close()
 
@@ -475,4 +475,4 @@ def test_nan_in_an_expert_is_told(family: Family, tmp_path: Path) -> None:
     name = next(iter(tensors))
     write_tensors(broken, {**tensors, name: torch.full_like(tensors[name], torch.nan)})
     faults = checked(recipe_of(tmp_path, family, experts={"first": broken, "second": family.second})).errors
-    assert only(faults) == f"expert first: tensor {name} holds NaN or infinite values"
+    assert only(faults) == f"expert first: tensor {name} contains NaN or infinite values"
