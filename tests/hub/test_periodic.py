@@ -62,7 +62,7 @@ def test_a_push_that_fails_is_reported_and_changes_nothing(
     hub.faults.add("commit", 500)
     answer = cycleqd_merge("evolve", recipe(tmp_path / "pushing", parents, every=1))
     assert answer.code == 1
-    assert "the run is complete, but was not all pushed: dataset ann/run-archive: the Hub fails" in answer.err
+    assert "the run is complete, but not everything was pushed: dataset ann/run-archive: the Hub fails" in answer.err
     assert "push again with: cycleqd-merge push" in answer.err
     assert "the archive was not pushed, and will be tried again: dataset ann/run-archive: the Hub fails" in caplog.text
     assert history(tmp_path / "pushing" / "run") == history(tmp_path / "plain" / "run")
