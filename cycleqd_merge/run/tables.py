@@ -92,7 +92,7 @@ def to_pandas(run: RunView) -> pandas.DataFrame:
 
 
 def one_line(run: RunView) -> str:
-    """Where a run stands, in one line."""
+    """A run's state in one line."""
     state = f"generation {run.generation} of {run.generations}"
     elites = run.elites()
     if not elites:

@@ -89,7 +89,7 @@ def test_a_run_of_a_different_identity_is_refused_and_fresh_starts_a_new_one(mod
     answer = cycleqd_merge(*other)
     assert answer.code == 2
     assert answer.err.splitlines() == [
-        f"error: {tmp_path / 'run'}: another run's directory; --fresh starts a new one next to it. Differences:",
+        f"error: {tmp_path / 'run'}: contains a different run; --fresh starts a new one next to it. Differences:",
         "error:   evolution.seed: 0 -> 5",
         "error:   in_flight: 2 -> 3",
     ]
