@@ -37,10 +37,10 @@ def fork_command(
     settings: Settings = None,
     max_hours: MaxHours = None,
     rescore: Annotated[
-        bool, typer.Option("--rescore", help="Discard recorded scores and score every elite again.")
+        bool, typer.Option("--rescore", help="Score every elite again instead of keeping its scores.")
     ] = False,
 ) -> None:
-    """Start a new run from the elites of another, with different operators or tasks; keeps scores of unchanged tasks."""
+    """Start a new run from another run's elites, with other operators or tasks; keeps scores of unchanged tasks."""
     from cycleqd_merge.session.fork import fork
 
     recipe, founders = fork(run, out, settings or [], rescore)
