@@ -106,8 +106,8 @@ class BoundsConfig(StrictConfig):
 
 
 class RacingConfig(StrictConfig):
-    """Racing: part of each task's search rows is scored first, and a child that cannot enter any archive, in the state
-    when it was proposed, is not scored on the rest. It counts as a child that entered none."""
+    """Racing: part of each task's search rows is scored first, and a child that cannot enter any archive, as the
+    archives were when it was proposed, is not scored on the rest. It counts as a child that entered none."""
 
     share: float = Field(0.25, gt=0, lt=1)
     """Share of the rows to score first."""

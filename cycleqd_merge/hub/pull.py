@@ -22,14 +22,14 @@ def pull(
     overrides: Sequence[str] = (),
     trust: bool = False,
 ) -> tuple[Run, list[str]]:
-    """Bring the run that is published in dataset repository `repo` to the new folder `out`.
+    """Download the run published in the dataset repository `repo` to the new folder `out`.
 
     merge: further archives, on the Hub or run directories, to unite with it into one run that starts from all of their
-    elites. overrides: `key.path=value` texts for its recipe. trust: its recipe may name code. Returns the run, and the
-    row files that must be put into `out` before it can go on.
+    elites. overrides: `key.path=value` texts for its recipe. trust: allow its recipe to run code. Returns the run,
+    and the row files that must be put into `out` before the run can be extended.
 
     Raises:
-        UserError: a repository holds no run, the runs do not fit together, or `out` exists.
+        UserError: a repository contains no run, the runs cannot be united, or `out` exists.
     """
     out = Path(out)
     if out.exists():

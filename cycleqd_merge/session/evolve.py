@@ -28,9 +28,10 @@ def evolve(
 ) -> Run:
     """Evolve a recipe to its last generation, then export, measure and push what it asks for; returns the run.
 
-    Resumes where the run directory stands. recipe: a loaded one, or the path of its file. overrides: `key.path=value`
-    texts for a recipe file. founders: genomes that a new run starts from besides its experts, as `fork` returns them.
-    fresh: start a new run next to an existing one. max_hours: stop after this many hours; call again to resume.
+    If the output directory already contains the run, it is resumed. recipe: a loaded one, or the path of its file.
+    overrides: `key.path=value` texts for a recipe file. founders: genomes that a new run starts from besides its
+    experts, as `fork` returns them. fresh: start a new run next to an existing one. max_hours: stop after this many
+    hours; call again to resume.
 
     Raises:
         UserError: the recipe, its models, tasks or output cannot be used; nothing was evaluated.

@@ -32,8 +32,8 @@ def fork(
     same and are scored by the same semantics version; others are measured. rescore: measure them on every task.
 
     Raises:
-        UserError: `out` holds a run already, or the new recipe names other models or groups, which genomes of the old
-            run cannot be built on.
+        UserError: `out` already contains a run, or the new recipe names other models or groups, on which genomes of
+            the old run cannot be built.
     """
     run = open_run(source)
     if Path(out).exists():
