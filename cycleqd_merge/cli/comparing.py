@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cycleqd_merge.cli.options import Json, MaxHours, Settings
-from cycleqd_merge.cli.printing import console, print_json
+from cycleqd_merge.cli.printing import console, print_json, print_progress
 
 if TYPE_CHECKING:
     from cycleqd_merge.comparison.strategy_runs import PlannedRun
@@ -27,24 +27,26 @@ def compare_command(
     budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates.")] = 150,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs per strategy, each with its own seed.")] = 3,
     output: Annotated[
-        str | None, typer.Option(help="Directory for the comparison; by default the recipe's output with `-compared`.")
+        str | None, typer.Option(help="Directory of the comparison; by default the recipe's output plus `-compared`.")
     ] = None,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="Score on the confirmation split at the end; the held-out split stays closed."),
+        typer.Option("--tune", help="At the end, score on the confirmation split; leave the held-out split unopened."),
     ] = False,
     settings: Settings = None,
     max_hours: MaxHours = None,
     as_json: Json = False,
 ) -> None:
     """Benchmark strategies against each other and static merges; resumes an existing comparison."""
-    from cycleqd_merge.comparison.compare import compare
-    from cycleqd_merge.comparison.output_files import write_outputs
-    from cycleqd_merge.comparison.tables import comparison_report, report_to_json, report_to_terminal
     from cycleqd_merge.config.loading import load_recipe
 
+    loaded = load_recipe(recipe, settings or [])
+    from cycleqd_merge.comparison.compare import compare  # takes seconds: after the recipe is validated
+    from cycleqd_merge.comparison.output_files import write_outputs
+    from cycleqd_merge.comparison.tables import comparison_report, report_to_json, report_to_terminal
+
     finished = compare(
-        load_recipe(recipe, settings or []),
+        loaded,
         [name.strip() for name in strategies.split(",") if name.strip()],
         budget,
         seeds,
@@ -66,18 +68,18 @@ def compare_command(
 
 @contextmanager
 def _observers(planned: PlannedRun, alone: bool) -> Iterator[Observer]:
-    """A progress display for a run that is alone, one line at a time for several."""
+    """A live progress display for a single run; single lines of progress for each of several runs."""
     from cycleqd_merge.report.progress import Milestones, ProgressDisplay
 
     name = f"{planned.strategy}, seed {planned.seed}"
     if not alone:
         yield Milestones(console(stderr=True), name)
         return
-    typer.echo(name, err=True)
+    print_progress(name)
     with ProgressDisplay(console(stderr=True)) as progress:
         yield progress
 
 
 def _show_scored(split: str, done: int, total: int) -> None:
     if done == total or done % 10 == 0:
-        typer.echo(f"{split}: {done} of {total} models scored", err=True)
+        print_progress(f"{split}: {done} of {total} models scored")

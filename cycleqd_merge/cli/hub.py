@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Layout(StrEnum):
-    """Where models besides the one at the root are published."""
+    """Where further models, besides the one at the root, are published."""
 
     subfolders = "subfolders"
     repos = "repos"
@@ -96,15 +96,15 @@ def pull_command(
     revision: Annotated[str | None, typer.Option(help="Tag (such as gen-120), branch or commit to download.")] = None,
     merge: Annotated[
         list[str] | None,
-        typer.Option(metavar="ARCHIVE", help="Unite the run with this archive or run directory; repeatable."),
+        typer.Option(metavar="ARCHIVE", help="Also combine it with this archive or run directory; repeatable."),
     ] = None,
     settings: Settings = None,
-    trust: Annotated[bool, typer.Option("--trust-remote-code", help="Allow the run's recipe to run code.")] = False,
+    trust: Annotated[bool, typer.Option("--trust-remote-code", help="Allow the published recipe to run code.")] = False,
 ) -> None:
-    """Download a published run, to inspect it, export from it or resume it."""
+    """Download a published run to inspect, export from or resume."""
     from cycleqd_merge.hub.pull import pull
 
     loaded, missing = pull(repo, out, revision, merge or (), settings or (), trust)
     typer.echo(f"{out}: generation {loaded.generation}, {len(loaded.elites())} elites")
     for path in missing:
-        typer.echo(f"not in the archive, required to resume the run: {out / path}")
+        typer.echo(f"{out / path}: not part of the archive; put the file there before you resume the run")

@@ -101,7 +101,7 @@ def plot_command(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Directory for the figures; by default RUN/figures.")] = None,
     elite: Annotated[
-        str, typer.Option(metavar="MODEL", help="Model to mark, and whose ancestors to plot.")
+        str, typer.Option(metavar="MODEL", help="Model to mark, and to plot the ancestors of.")
     ] = "best-mean",
     generations: Annotated[int, typer.Option(min=2, help="Maximum number of ancestors to plot.")] = 24,
 ) -> None:
@@ -129,7 +129,7 @@ def report_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run or a comparison.", show_default=False)],
     output: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
 ) -> None:
-    """Write a run as one HTML page: scores, interactive archives, lineages, progress, comparison, settings."""
+    """Write a run's report as one HTML page: scores, interactive archives, lineages, progress, comparison, settings."""
     from cycleqd_merge.comparison.comparison_folder import open_run_or_comparison
     from cycleqd_merge.comparison.page_section import page_section
     from cycleqd_merge.report.page import write_page
