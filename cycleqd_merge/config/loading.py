@@ -40,7 +40,9 @@ DEFINITIONS = next(
 
 
 def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; its relative paths, and those in `overrides`, start at its folder.
+    """Read a recipe; its relative paths, and those in `overrides`, are relative to its folder.
+
+    Only `output` is relative to the current directory.
 
     overrides: `key.path=value` texts whose values are YAML.
 

@@ -47,7 +47,7 @@ def measure(
     done: OnMeasured | None = None,
     folder: Path | None = None,
 ) -> dict[str, Evaluation]:
-    """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
+    """Score models of a run by their names (see `choose`), or others as `model:REFERENCE`.
 
     limit: score only this many samples of each task. done: called after each model. folder: the run's directory, whose
     journal records the scores of its models; without it, or with `limit`, they are only returned.
