@@ -4,7 +4,7 @@ Base, experts and singular bases are random and made in memory: no network, no c
 
     python benchmarks/exchange.py --place host      # experts in pinned host memory (needs about 100 GB of it)
     python benchmarks/exchange.py --place device    # experts in GPU memory (needs about 130 GB of it)
-    python benchmarks/exchange.py --layers 2 --no-engine --place host   # a small one, to try it out
+    python benchmarks/exchange.py --layers 2 --no-engine --place host   # a small model, to try the script
 
 The minimum is the time to move the bytes, at the measured rate of a copy, plus that of the matrix products, at the
 measured rate of a product with bfloat16 inputs and float32 accumulation.
@@ -139,7 +139,7 @@ class BenchmarkExtension(WorkerExtension):
         return time.perf_counter() - start
 
     def cycleqd_ways(self, record: dict[str, Any]) -> dict[str, float]:
-        """Seconds to load tensors into the model that are built already: by the model itself, and by vLLM's reload."""
+        """Seconds to load tensors that are already built: by the model itself, and by vLLM's reload."""
         ready = list(self._build(record))
         model = self.model_runner.get_model()
         ways = {

@@ -1,6 +1,6 @@
-"""CPU seconds (user and system) of the commands that must answer at once, next to their limits.
+"""CPU seconds (user and system) of commands that must respond immediately, with their limits.
 
-python benchmarks/startup.py [--runs 5] [--run DIRECTORY]
+    python benchmarks/startup.py [--runs 5] [--run DIRECTORY]
 
 Without `--run`, `show` is measured on a run of synthetic scores: three tasks, 60 generations.
 """
@@ -34,7 +34,7 @@ class Case:
 
 
 def cases(run: Path) -> dict[str, Case]:
-    """What is measured, by name."""
+    """The commands to measure, by name."""
     return {
         "python -c pass": Case(["-c", "pass"], None),
         "import cycleqd_merge": Case(["-c", "import cycleqd_merge"], 0.3),

@@ -67,7 +67,7 @@ class Turns:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--repeats", type=int, default=1, help="how many times each row is asked at the same time")
+    parser.add_argument("--repeats", type=int, default=1, help="number of times that each row is submitted at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=2000, help="number of conversations")
     parser.add_argument("--delay", type=float, default=2.0, help="the environment's longest wait, in seconds")

@@ -49,7 +49,7 @@ def options(
     if quiet and (verbose or debug):
         raise typer.BadParameter("--quiet cannot be combined with --verbose or --debug")
     set_verbosity(quiet, verbose or debug)
-    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of libraries would break into our own
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars would garble our own
 
 
 app.callback()(options)

@@ -24,14 +24,14 @@ def compare_command(
     strategies: Annotated[
         str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
     ] = DEFAULT_STRATEGIES,
-    budget: Annotated[int, typer.Option(min=1, help="Children that each run evaluates.")] = 150,
+    budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates.")] = 150,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs per strategy, each with its own seed.")] = 3,
     output: Annotated[
-        str | None, typer.Option(help="Directory of the comparison; by default the recipe's output with `-compared`.")
+        str | None, typer.Option(help="Directory of the comparison; by default the recipe's output plus `-compared`.")
     ] = None,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="Score on the confirmation split at the end; the held-out split stays closed."),
+        typer.Option("--tune", help="At the end, score on the confirmation split; leave the held-out split unopened."),
     ] = False,
     settings: Settings = None,
     max_hours: MaxHours = None,
@@ -68,7 +68,7 @@ def compare_command(
 
 @contextmanager
 def _observers(planned: PlannedRun, alone: bool) -> Iterator[Observer]:
-    """A progress display for a run that is alone, one line at a time for several."""
+    """A live progress display for a single run; single lines of progress for each of several runs."""
     from cycleqd_merge.report.progress import Milestones, ProgressDisplay
 
     name = f"{planned.strategy}, seed {planned.seed}"

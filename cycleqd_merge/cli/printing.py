@@ -58,7 +58,7 @@ def print_confirmed(run: Run) -> None:
 
 
 def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) -> None:
-    """Print scores of models of a run on `split`."""
+    """Print the scores of a run's models on `split`."""
     from cycleqd_merge.report.scores import ScoreTable
     from cycleqd_merge.report.tables import score_table
 
@@ -66,7 +66,7 @@ def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) 
 
 
 def print_pushed(pushed: Pushed, dry: bool = False) -> None:
-    """Print the files that were pushed to one repository. dry: that would have been."""
+    """Print the files that were pushed to one repository; with `dry`, those that would be."""
     from cycleqd_merge.hub.pushed import pushed_lines
 
     for line in pushed_lines(pushed, dry):

@@ -15,7 +15,7 @@ from cycleqd_merge.run.elites import choose, pareto
 from cycleqd_merge.run.state import Run
 
 ELITE_SET_SIZE = 16
-"""Most elites of a run that count for the hypervolume on the final split."""
+"""Maximum number of elites per run that count for the hypervolume on the final split."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ChosenModel:
 
     @property
     def digest(self) -> str:
-        """The candidate's."""
+        """The candidate's digest."""
         return candidate_digest(self.candidate)
 
 
@@ -78,8 +78,8 @@ def _models_without_search(run: Run) -> list[ChosenModel]:
 
 
 def _best_by_method(planned: PlannedRun, run: Run) -> list[ChosenModel]:
-    """The configuration of each merge method with the best mean score, among those that hold every floor if any does;
-    the first of equals. Static merges of a strategy of the user's own carry its name."""
+    """The configuration of each merge method with the best mean score, among those that reach every floor if any does;
+    ties go to the first. Static merges of a user-defined strategy carry its name."""
     tried: dict[str, list[int]] = {}
     for number, step in enumerate(run.steps):
         if "merge" in step and run.results[number]["scores"] is not None:

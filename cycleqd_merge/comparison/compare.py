@@ -48,7 +48,7 @@ from cycleqd_merge.tasks.suite import Suite
 
 CompletedRuns = Sequence[tuple[PlannedRun, Run]]
 _SETTINGS = {"searches": "strategies", "budget": "budget", "seeds": "seeds", "rows": "split", "first": "first seed"}
-"""Names in messages of a comparison's settings, by their keys in its journal."""
+"""Names of a comparison's settings in messages, by their keys in its journal."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ def compare(
 
     recipe: a loaded one, or the path of its file. strategies: names (see `comparison.named_strategies`); all models are
     compared with the best-mean elite of the first. budget: children that each run evaluates. seeds: runs per strategy.
-    output: the comparison's folder, by default the recipe's output with `-compared`. rows: the split that models are
-    scored on at the end; `confirm` to tune, which leaves the held-out split closed. max_hours: stop after this many
+    observers: creates the observer of each run. progress: called when a model has been scored on the final split.
+    output: the comparison's folder, by default the recipe's output plus `-compared`. rows: the split that models are
+    scored on at the end; `confirm` to tune, which leaves the held-out split unopened. max_hours: stop after this many
     hours; call again to resume.
 
     Raises:
@@ -141,7 +142,7 @@ def _digests(
     for model in chosen:
         digests.setdefault(model.name, []).append(model.digest)
     for run, elites in zip(planned, sets, strict=True):
-        key = f"{run.strategy} seed {run.seed} family"  # a key of the journal, whose format stays
+        key = f"{run.strategy} seed {run.seed} family"  # a key of the journal: it cannot change
         digests[key] = [candidate_digest(each) for each in elites]
     return digests
 

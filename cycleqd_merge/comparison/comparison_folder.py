@@ -1,4 +1,4 @@
-"""A run on disk with the result of the comparison that it belongs to, if it belongs to one."""
+"""A run on disk, with the result of its comparison if it is part of one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from cycleqd_merge.run.state import Run, open_run
 class RunInComparison:
     """A run and its directory.
 
-    comparison: the result of the comparison that it belongs to, if it belongs to one; then `verdict` says whether its
-    best-mean elite is better than base, experts and plain mean, paired by row if the comparison scored both.
+    comparison: the result of the comparison that it is part of, if any; then `verdict` says whether its best-mean elite
+    is better than base, experts and plain mean, paired by row if the comparison scored both.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ def open_run_or_comparison(folder: Path) -> RunInComparison:
     The comparison's scores on its final split are added to the run's.
 
     Raises:
-        UserError: the folder contains neither, or a comparison that is not complete, or a file cannot be read.
+        UserError: the folder contains neither, or an incomplete comparison, or a file cannot be read.
     """
     if (folder / RESULT_FILE).is_file():
         result = read_result(folder)

@@ -1,4 +1,4 @@
-"""Reasons to doubt a comparison: noise, false wins, cut answers, rows that are not held out."""
+"""Reasons to doubt a comparison: noise, false wins, truncated answers, rows that are not held out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def comparison_warnings(
         *_tuning(result),
         *_noise(result.reference, models, best),
         *_false_wins(models),
-        *_cut_answers(models),
+        *_truncated_answers(models),
         *_rows_seen(result),
         *_unscored(result),
     ]
@@ -29,8 +29,8 @@ def _tuning(result: ComparisonResult) -> list[str]:
     if result.opened.rows == "heldout":
         return []
     return [
-        "Final scores are on the confirmation split, and the held-out split stays closed: use them to tune, not to "
-        "report."
+        "Final scores are on the confirmation split, and the held-out split was not opened: use them for tuning, not "
+        "for reporting."
     ]
 
 
@@ -38,7 +38,7 @@ def _noise(reference: str, models: Sequence[ModelStatistics], best: HeadToHead |
     lines = []
     if best is not None and best.difference.holds_zero:
         lines.append(
-            f"The difference between {best.reference} and the best other model, {best.other}, is inside noise: "
+            f"The difference between {best.reference} and the best other model, {best.other}, is within noise: "
             "these rows do not show which is better."
         )
     if best is not None and _overlap(models, best):
@@ -68,7 +68,7 @@ def _overlap(models: Sequence[ModelStatistics], best: HeadToHead) -> bool:
 
 
 def _false_wins(models: Sequence[ModelStatistics]) -> list[str]:
-    """Of models that were chosen by their search scores: base and experts were not."""
+    """Only for models that were chosen by their search scores: base and experts were not."""
     return [
         f"False win: the search score of {each.model.name} is {each.gap.difference:.3f} above its held-out score, more "
         f"than two standard errors ({each.gap.error:.3f}): it fits the rows of the search split."
@@ -77,7 +77,7 @@ def _false_wins(models: Sequence[ModelStatistics]) -> list[str]:
     ]
 
 
-def _cut_answers(models: Sequence[ModelStatistics]) -> list[str]:
+def _truncated_answers(models: Sequence[ModelStatistics]) -> list[str]:
     cut = {
         each.model.name: {task: share for task, share in each.truncated.items() if share > TRUNCATED} for each in models
     }
@@ -106,6 +106,6 @@ def _rows_seen(result: ComparisonResult) -> list[str]:
 
 def _unscored(result: ComparisonResult) -> list[str]:
     return [
-        f"{name} could not be scored at the end, at least for one seed; the journal has the error."
+        f"{name} could not be scored at the end for at least one seed; the journal has the error."
         for name in result.unscored
     ]

@@ -46,7 +46,7 @@ class ModelStatistics:
     truncated: dict[str, float]
 
     def row(self, tasks: Sequence[str]) -> ScoreRow:
-        """Its row in a table of held-out scores over `tasks`. Without errors: the intervals show what is noise."""
+        """Its row in a table of held-out scores over `tasks`, without standard errors: the intervals show the noise."""
         rows = {task: len(self.model.by_seed[0].heldout[task]) for task in tasks}
         estimates = tuple(Estimate(self.heldout[task], None, rows[task]) for task in tasks)
         return ScoreRow(self.model.name, estimates, Estimate(self.mean, None, sum(rows.values())))
@@ -114,7 +114,7 @@ def winners(result: ComparisonResult, models: Sequence[ModelStatistics]) -> list
 
 @dataclass(frozen=True, slots=True)
 class HeadToHead:
-    """The reference and the best other model: the highest held-out mean that its own strategy did not find."""
+    """The reference, and the model with the highest held-out mean that the reference's strategy did not find."""
 
     reference: str
     other: str
@@ -144,7 +144,7 @@ def conclusions(result: ComparisonResult, best: HeadToHead | None) -> list[str]:
     """Sentences: the reference against the best other model, and the sets of elites by their hypervolume."""
     lines = []
     if best is not None:
-        lines.append(f"{best.reference} against the best other model, {best.other}: {_written(best.difference)}.")
+        lines.append(f"{best.reference} against the best other model, {best.other}: {_interval_text(best.difference)}.")
     volumes = {name: float(np.mean(elite_set_volumes(runs))) for name, runs in result.runs_by_strategy.items()}
     if len(volumes) > 1:
         first, second = sorted(volumes, key=lambda name: -volumes[name])[:2]
@@ -155,5 +155,5 @@ def conclusions(result: ComparisonResult, best: HeadToHead | None) -> list[str]:
     return lines
 
 
-def _written(interval: Interval) -> str:
+def _interval_text(interval: Interval) -> str:
     return f"{interval.estimate:+.3f} (95%: {interval.low:+.3f} to {interval.high:+.3f})"

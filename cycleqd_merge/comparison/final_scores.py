@@ -44,8 +44,8 @@ def open_split(journal: Journal, chosen: Mapping[str, Sequence[str]], rows: Spli
     for event in of_kind(journal.events, "opened"):
         if event["frozen"] != wanted:
             raise RecipeError(
-                f"{journal.folder}: the {SPLITS[rows]} was opened at {event['at']} for different models, and is opened "
-                "only once; use a different folder for other strategies or budgets (--output)"
+                f"{journal.folder}: the {SPLITS[rows]} was opened at {event['at']} for different models, and can be "
+                "opened only once; use a different folder for other strategies or budgets (--output)"
             )
         return _opening(event, rows)
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -80,7 +80,7 @@ def score_candidates(
     digests = list(missing)
     for done in range(1, len(missing) + 1):
         if deadline is not None and time.monotonic() > deadline:
-            raise Interrupted("the time limit is reached")
+            raise Interrupted("time limit reached")
         event = _event(digests, pool.next())
         journal.append(event)
         scored[event["candidate"]] = _read(event)

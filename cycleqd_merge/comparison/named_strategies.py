@@ -10,7 +10,7 @@ from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import RecipeError
 
 AS_STATED = "recipe"
-"""The name of the strategy that the recipe itself states."""
+"""The name of the recipe's own strategy."""
 _SHARED = ("generations", "seed", "bins", "bounds")
 """Keys of `evolution` that all strategies of a comparison share."""
 _PAPER: dict[str, Any] = {"preset": "paper"}
@@ -39,10 +39,10 @@ def with_strategy(recipe: Recipe, name: str) -> Recipe:
     """The recipe with a different strategy: one of its own `strategies`, or one of `STRATEGIES`.
 
     Models, tasks, seed, generations, bins and bounds stay the recipe's, and so does the rank of singular bases if it
-    states one; the operators are those of the strategy.
+    sets one; the operators are those of the strategy.
 
     Raises:
-        RecipeError: no strategy has this name, or it needs groups and the recipe states none.
+        RecipeError: no strategy has this name, or it needs groups and the recipe sets none.
     """
     if name == AS_STATED:
         return recipe
@@ -70,6 +70,6 @@ def _named(recipe: Recipe, name: str) -> dict[str, Any]:
     if recipe.evolution.groups == "one":
         if name == "recommended":
             return named
-        raise RecipeError(f"{name}: the recipe states no `evolution.groups`; add them, or leave this strategy out")
+        raise RecipeError(f"{name}: the recipe sets no `evolution.groups`; set them, or leave this strategy out")
     groups = recipe.evolution.model_dump(mode="json", include={"groups"})
     return {**named, "evolution": named.get("evolution", {}) | groups}

@@ -1,4 +1,4 @@
-"""Several runs at the same time over one pool: one run alone seldom keeps many workers busy."""
+"""Several runs in parallel on one pool: a single run seldom keeps many workers busy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PoolView:
         """See `Pool.next`.
 
         Raises:
-            Interrupted: all runs are to stop.
+            Interrupted: all runs must stop.
         """
         finished = self._finished.get()
         if finished is None:
@@ -68,7 +68,7 @@ def run_in_parallel(pool: Pool, jobs: Sequence[Callable[[Pool], _Returned]], at_
     """The jobs' return values, in order. `at_once` jobs run at a time, in threads; only this thread uses `pool`.
 
     Raises:
-        Interrupted: by a signal; the jobs were stopped.
+        Interrupted: a signal arrived; the jobs were stopped.
         Exception: raised by the first job that failed; the others were stopped.
     """
     if at_once == 1:

@@ -1,6 +1,6 @@
-"""The result of a comparison, before anything is concluded from it: values that go to JSON and come back equal.
+"""The result of a comparison, before anything is concluded from it: values that survive a round trip through JSON.
 
-Keys of the JSON differ from the names here where they are older: `comparison.json` keeps its format.
+Some JSON keys are older than the names here and differ from them: the format of `comparison.json` does not change.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SplitOpening:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Everything that a comparison measured. Wherever it says held-out, the confirmation split is meant when tuning.
+    """Everything that a comparison measured. When tuning, `heldout` stands for the confirmation split throughout.
 
     tasks: those that the mean is over. kept: further tasks that are only reported. rows: by task. reference: the name
     of the model that all others are compared with. unscored: names of models that could not all be scored on the final
@@ -123,7 +123,9 @@ class ComparisonResult:
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]
         if len(set(names)) < len(names) or self.reference not in names:
-            raise ValueError(f"reference {self.reference!r} must be one of distinct models: {', '.join(names)}")
+            raise ValueError(
+                f"reference {self.reference!r}: must be one of the models, all of different names: {names}"
+            )
         for model in self.models:
             self._require_scores(model)
 
@@ -160,10 +162,10 @@ def result_to_json(result: ComparisonResult) -> dict[str, Any]:
 
 
 def result_from_json(record: dict[str, Any], where: str) -> ComparisonResult:
-    """Inverse of `result_to_json`. where: what the record was read from, for the error.
+    """Inverse of `result_to_json`. where: the source of the record, for the error.
 
     Raises:
-        RecipeError: another version of the format, or not what `result_to_json` writes.
+        RecipeError: a different version of the format, or not a record that `result_to_json` writes.
     """
     if record.get("format") != _FORMAT:
         raise RecipeError(

@@ -47,16 +47,16 @@ class PlannedRun:
 
 
 ObserverFactory = Callable[[PlannedRun, bool], AbstractContextManager[Observer]]
-"""Makes the observer of a run, given whether it is the only run in progress."""
+"""Creates the observer of a run, given whether it is the only run in progress."""
 
 
 def plan_runs(
     recipe: Recipe, strategies: Sequence[str], budget: int, seeds: int, out: Path, rows: Split
 ) -> list[PlannedRun]:
-    """A run for every strategy and seed, from the recipe's seed on; static merges, which use no seed, run once.
+    """A run for every strategy and seed, starting at the recipe's seed; static merges, which use no seed, run once.
 
     budget: children that each run evaluates. rows: the final split; if it is the confirmation split, elites are not
-    confirmed. The number of workers changes no result.
+    confirmed. The number of workers does not affect results.
 
     Raises:
         RecipeError: a strategy is unknown or named twice, or two need different groups or singular bases.
@@ -83,15 +83,15 @@ def plan_runs(
 
 
 def _in_flight(recipe: Recipe) -> int | None:
-    """Children in flight: as many as with one worker, because other runs use the other workers. A strategy that learns
-    nothing from scores keeps as many as there is room for."""
+    """Children in flight: as many as with one worker, because other runs use the other workers; the recipe's setting
+    for a strategy that learns nothing from scores."""
     learns = recipe.strategy.kind not in ("mergekit", "random")
     return recipe.evolution.flights(1) if learns else recipe.evolution.in_flight
 
 
 def _require_names(recipe: Recipe, strategies: Sequence[str]) -> None:
     if not strategies:
-        raise RecipeError(f"no strategy is named; available: {', '.join([*recipe.strategies, *STRATEGIES])}")
+        raise RecipeError(f"no strategy given; available: {', '.join([*recipe.strategies, *STRATEGIES])}")
     twice = next((name for number, name in enumerate(strategies) if name in strategies[:number]), None)
     if twice is not None:
         raise RecipeError(f"{twice} is named twice; name each strategy once")
@@ -115,7 +115,7 @@ def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
     ranks = {mutation.rank for mutation in mutations if mutation.kind == "svd"}
     if len(ranks) > 1:
         raise RecipeError(
-            "mutation.rank: the strategies have different ranks; state one in the recipe's `evolution.mutation`"
+            "mutation.rank: the strategies have different ranks; set one in the recipe's `evolution.mutation`"
         )
     common = (grouped or list(recipes))[0]
     evolution = common.evolution.model_copy(update={"mutation": SvdMutationConfig(rank=next(iter(ranks), None))})
@@ -136,7 +136,7 @@ def open_shared_pool(planned: Sequence[PlannedRun]) -> Iterator[tuple[SharedPool
 
 
 def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Split) -> None:
-    """Check every run before the first starts: its strategy, and that its directory holds no different run.
+    """Check every run before the first starts: its strategy, and that its directory contains no different run.
 
     Raises:
         UserError: a run cannot be started or resumed, or a task has no rows in the final split.
@@ -158,7 +158,7 @@ def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Split)
 def complete_runs(
     planned: Sequence[PlannedRun], pool: SharedPool, observers: ObserverFactory, deadline: float | None
 ) -> list[Run]:
-    """Start or resume every run and take it to its end; as many at the same time as there are workers.
+    """Start or resume every run and complete it; as many at the same time as there are workers.
 
     deadline: a `time.monotonic()` instant at which to stop.
 

@@ -34,7 +34,7 @@ OTHER = "model:"
 
 
 def usual_models(run: Run) -> list[str]:
-    """The models that a run is judged by: base, experts, their mean, the best-mean elite and the aggregate, if any."""
+    """The models to score by default: base, experts, their mean, the best-mean elite and the aggregate, if any."""
     aggregate = ["aggregate"] if run.has_aggregate else []
     return ["base", *(f"expert:{name}" for name in run.experts), "mean", "best-mean", *aggregate]
 
@@ -49,7 +49,7 @@ def measure(
 ) -> dict[str, Evaluation]:
     """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
 
-    limit: score only the first samples of each task. done: called after each model. folder: the run's directory, whose
+    limit: score only this many samples of each task. done: called after each model. folder: the run's directory, whose
     journal records the scores of its models; without it, or with `limit`, they are only returned.
 
     Raises:
@@ -102,8 +102,8 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
 def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evaluation], changed: Sequence[str]) -> None:
     """Journal scores of the run's models on a whole split, for reports; scores of other models are left out.
 
-    If another process is using the run, or the scores do not compare with the run's (changed: see `changed_semantics`),
-    they are not recorded, and a warning says so.
+    If another process is using the run, or the scores are not comparable with the run's (changed: see
+    `changed_semantics`), they are not recorded, and a warning says so.
     """
     events = []
     for name, evaluation in evaluations.items():
@@ -116,7 +116,7 @@ def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evalu
             events.append(measured_event(name, candidate, rows, tasks))
     run.measured |= measured_of(events)
     if changed:
-        log.warning("these scores are not recorded: they do not compare with the run's (%s)", ", ".join(changed))
+        log.warning("these scores are not recorded: they are not comparable with the run's (%s)", ", ".join(changed))
         return
     try:
         with opened_journal(folder) as journal:

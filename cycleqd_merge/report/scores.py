@@ -83,7 +83,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Models by tasks on one split, as terminal, card, page and comparison show them, each in its own form."""
+    """Models by tasks on one split; terminal, card, page and comparison each show it in their own form."""
 
     tasks: tuple[str, ...]
     rows: tuple[ScoreRow, ...]
@@ -155,5 +155,5 @@ def compare_best(scored: Sequence[ModelScores], tasks: Sequence[str], name: str 
 
 
 def _is_baseline(name: str) -> bool:
-    """Whether a model exists without any search."""
+    """Whether a model exists without a search."""
     return name in ("base", "mean") or name.startswith("expert:")

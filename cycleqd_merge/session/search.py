@@ -48,7 +48,7 @@ def search(
     max_hours: float | None = None,
     pool: Pool | None = None,
 ) -> Run:
-    """Evaluate a recipe's generations, from where its run directory stands to the last, and confirm the best elites.
+    """Evaluate the generations of a recipe that its run directory lacks, and confirm the best elites.
 
     founders: see `start_event`; a run that is resumed keeps its own. pool: evaluates instead of the recipe's own, and
     stays open. Under `accelerate launch`, processes other than the first compute their share of the singular bases and

@@ -216,7 +216,7 @@ def test_a_finished_run_on_other_rows_is_refused_before_any_work(copied: Path) -
     (copied / "recipe.yaml").write_text(json.dumps(recipe))
     refused = compare(copied)
     assert refused.code != 0
-    assert "another run's directory" in refused.err
+    assert "contains a different run" in refused.err
     assert "tasks.vowels.samples" in refused.err
 
 
@@ -259,7 +259,7 @@ def test_tuning_scores_on_the_confirmation_split_that_no_strategy_saw(models: Mo
     options = ("--strategies", "wild,paper", "--budget", 4, "--seeds", 1, "--output", tmp_path / "tuned", "--tune")
     answer = cycleqd_merge("compare", recipe, *options)
     assert answer.code == 0, answer.err
-    assert "on the confirmation split, and the held-out split stays closed" in answer.out
+    assert "on the confirmation split, and the held-out split was not opened" in answer.out
     wild = open_run(tmp_path / "tuned/wild/seed-1")
     assert (wild.generation, wild.recipe.evolution.sigma, wild.confirmed) == (4, 0.5, {})
     found = {
@@ -276,8 +276,8 @@ def test_tuning_scores_on_the_confirmation_split_that_no_strategy_saw(models: Mo
     [
         (["--strategies", "paper,cmaes"], "no strategy is named 'cmaes'.*cma-es"),
         (["--strategies", "paper,paper"], "paper is named twice"),
-        (["--strategies", "nsga2-groups"], "states no `evolution.groups`"),
-        (["--strategies", ","], "no strategy is named; available: .*paper"),
+        (["--strategies", "nsga2-groups"], "sets no `evolution.groups`"),
+        (["--strategies", ","], "no strategy given; available: .*paper"),
         (["--strategies", "mergekit,paper"], "mergekit: static merges cannot be named first"),
     ],
 )

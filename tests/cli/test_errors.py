@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("best-men", "'best-men' is not a model of this run; a name is `best-mean`, `aggregate`"),
+        ("best-men", "'best-men' is not a model of this run; use one of `best-mean`, `aggregate`"),
         ("#99", "'#99' is not a model of this run"),
         ("vowels:99", "vowels:99: this cell is empty; `show` lists the elites"),
         ("vowels:x", "vowels:x: write the cell as numbers, such as vowels:3,12"),

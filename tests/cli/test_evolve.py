@@ -89,7 +89,7 @@ def test_a_run_of_a_different_identity_is_refused_and_fresh_starts_a_new_one(mod
     answer = cycleqd_merge(*other)
     assert answer.code == 2
     assert answer.err.splitlines() == [
-        f"error: {tmp_path / 'run'}: another run's directory; --fresh starts a new one next to it. Differences:",
+        f"error: {tmp_path / 'run'}: contains a different run; --fresh starts a new one next to it. Differences:",
         "error:   evolution.seed: 0 -> 5",
         "error:   in_flight: 2 -> 3",
     ]
@@ -124,7 +124,10 @@ def test_a_run_that_another_process_works_on_is_left_alone(finished: CliRun) -> 
     before = (finished.folder / FILE).read_bytes()
     with opened_journal(finished.folder):
         answer = cycleqd_merge("evolve", finished.recipe)
-    assert (answer.code, answer.err) == (2, f"error: {finished.folder}: another process is using this run\n")
+    assert (answer.code, answer.err) == (
+        2,
+        f"error: {finished.folder}: another process is using this run; wait until it ends\n",
+    )
     assert (finished.folder / FILE).read_bytes() == before
 
 

@@ -92,7 +92,7 @@ def test_a_difference_inside_noise_is_called_so() -> None:
     frozen = SplitOpening("2026-01-02T03:04:05Z", {"ours": ("o",), "near": ("n",), "far": ("f",), "like": ("l",)})
     few = {"models": (ours, near, far), "reference": "ours", "opened": frozen, "runs": ()}
     assert warned(example(**few)) == (
-        "The difference between ours and the best other model, near, is inside noise: these rows do not show which is "
+        "The difference between ours and the best other model, near, is within noise: these rows do not show which is "
         "better."
     )
     like = ComparedModel("like", "merge", "slerp", (seed_scores("l", {"sql": 19, "bash": 20}, first=2),))

@@ -202,7 +202,7 @@ def test_prompt_and_answer_must_fit_the_model(family: Family, tmp_path: Path, le
         assert stated == []
     else:
         assert "1 of 51 rows do not fit the model's 256 tokens: row " in only(stated)
-        assert ", the longest, has 253 and its answer may have 4; " in only(stated)
+        assert ", the longest, has 253 and its answer up to 4; " in only(stated)
 
 
 def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_choices_are_counted_instead_of_new_tokens(family: Family, tmp_path: Pat
     assert checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors == []
     rows = [{"question": "y" * 247, "answer": "a"}, *rows_of("short")]
     fault = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors)
-    assert "has 247 and its answer may have 10" in fault
+    assert "has 247 and its answer up to 10" in fault
 
 
 def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     assert checked(recipe).errors == []
     other = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"seed": 5})})
     fault = only(checked(other).errors)
-    assert fault.startswith(f"{with_journal}: another run's directory; --fresh starts a new one next to it")
+    assert fault.startswith(f"{with_journal}: contains a different run; --fresh starts a new one next to it")
     assert "evolution.seed: 0 -> 5" in fault
     assert (with_journal / "journal.jsonl").read_bytes() == content
 
@@ -275,7 +275,7 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
-        assert only(checked(recipe).errors).endswith("another process is using this run")
+        assert only(checked(recipe).errors).endswith("another process is using this run; wait until it ends")
     finally:
         journal.close()
 
@@ -363,7 +363,7 @@ def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch
     monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: usage)
     fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
     assert "exported models require " in fault
-    assert "1.0 kB are free on the disk of " in fault
+    assert "1.0 kB available on the disk of " in fault
 
 
 def test_too_little_memory_is_a_fault_before_anything_is_loaded(
@@ -475,4 +475,4 @@ def test_nan_in_an_expert_is_told(family: Family, tmp_path: Path) -> None:
     name = next(iter(tensors))
     write_tensors(broken, {**tensors, name: torch.full_like(tensors[name], torch.nan)})
     faults = checked(recipe_of(tmp_path, family, experts={"first": broken, "second": family.second})).errors
-    assert only(faults) == f"expert first: tensor {name} holds NaN or infinite values"
+    assert only(faults) == f"expert first: tensor {name} contains NaN or infinite values"
