@@ -1,13 +1,13 @@
-"""What it costs to build a child and put it into a running vLLM engine, at the shape of Llama-3 8B, beside the floor.
+"""Time to build a child and load it into a running vLLM engine, at the shape of Llama-3 8B, compared with the minimum.
 
-Random base, experts and bases are made in memory: no network, no checkpoint. On one GPU:
+Base, experts and singular bases are random and made in memory: no network, no checkpoint. On one GPU:
 
     python benchmarks/exchange.py --place host      # experts in pinned host memory (needs about 100 GB of it)
     python benchmarks/exchange.py --place device    # experts in GPU memory (needs about 130 GB of it)
-    python benchmarks/exchange.py --layers 2 --no-engine --place host   # a small one, to try it out
+    python benchmarks/exchange.py --layers 2 --no-engine --place host   # a small model, to try the script
 
-The floor is the sum of the bytes that must move, at the measured rate of a copy, and of the matrix products, at the
-measured rate of one with bfloat16 inputs and float32 accumulation.
+The minimum is the time to move the bytes, at the measured rate of a copy, plus that of the matrix products, at the
+measured rate of a product with bfloat16 inputs and float32 accumulation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HIDDEN, INNER, KEYS, VOCABULARY, EXPERTS = 4096, 14336, 1024, 128256, 3
 
 
 def weights(layers: int) -> tuple[Weight, ...]:
-    """The tensors of a Llama-3 8B with so many layers."""
+    """The tensors of a Llama-3 8B with `layers` layers."""
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
     for layer in range(layers):
         inside = {
@@ -57,7 +57,7 @@ def weights(layers: int) -> tuple[Weight, ...]:
 
 
 class RandomFamily:
-    """Stands where a `Family` does: random tensors, made on the GPU and handed out on it."""
+    """Replaces a `ModelFamily`: random tensors, made and provided on the GPU."""
 
     def __init__(self, layers: int, device: str) -> None:
         self.weights, self._device = weights(layers), device
@@ -68,18 +68,18 @@ class RandomFamily:
         return (torch.randn(shape, generator=generator, device=self._device) * scale).to(torch.bfloat16)
 
     def base_tensor(self, weight: Weight) -> torch.Tensor:
-        """As `Family.base_tensor`."""
+        """See `ModelFamily`."""
         if len(weight.shape) == 1:
             return torch.ones(weight.shape, dtype=weight.dtype, device=self._device)
         return self._random(hash(weight.name) % 2**31, weight.shape, 0.02)
 
     def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole:
-        """As `Family.difference`."""
+        """See `ModelFamily`."""
         return Whole(base + self._random(hash((expert, weight.name)) % 2**31, weight.shape, 0.001))
 
 
 class RandomBases:
-    """Stands where `ExpertBases` does: orthonormal vectors of the right shape, shared by tensors of one shape."""
+    """Replaces `ExpertBases`: orthonormal vectors of the right shape, shared by tensors of the same shape."""
 
     def __init__(self, family: RandomFamily, device: str) -> None:
         self._sides = {w.name: min(w.shape[0], w.shape[1]) for w in family.weights if len(w.shape) == 2}
@@ -92,14 +92,14 @@ class RandomBases:
         return torch.linalg.qr(torch.randn(size, size, device=self._device))[0]
 
     def load(self, name: str) -> Basis | None:
-        """As `ExpertBases.load`."""
+        """See `ExpertBases`."""
         size = self._sides[name]
         side = "right" if self._tall[name] else "left"
         return Basis(self._vectors(size), torch.ones(size, device=self._device), side)
 
 
 def materialiser(layers: int, device: str, place: str) -> Materialiser:
-    """A materialiser over random models."""
+    """A materialiser for random models."""
     family: Any = RandomFamily(layers, device)
     bases: Any = dict.fromkeys(range(EXPERTS), RandomBases(family, device))
     return Materialiser(family, Groups(family.weights, "one"), bases, device, place)
@@ -119,27 +119,27 @@ def children(count: int, mutated: int) -> list[Genome]:
 
 
 class BenchmarkExtension(WorkerExtension):
-    """The extension of the real engine over random models made in its own process."""
+    """The extension of the real engine, with random models made in its own process."""
 
     def cycleqd_random(self, layers: int, place: str) -> None:
         """Make the models; see `materialiser`."""
         self.cycleqd_use(materialiser(layers, "cuda", place), "device")
 
     def cycleqd_timed(self, record: dict[str, Any], prepared: bool = False) -> float:
-        """Seconds of one load; with `prepared`, of a child that was built before."""
+        """Seconds of one load; with `prepared`, of a child that was prefetched."""
         if prepared:
             self.cycleqd_prepare(record)
             time.sleep(6.0)
         torch.cuda.synchronize()
         start = time.perf_counter()
-        fault = self.cycleqd_load(record)
+        problem = self.cycleqd_load(record)
         torch.cuda.synchronize()
-        if fault is not None:
-            raise RuntimeError(fault)
+        if problem is not None:
+            raise RuntimeError(problem)
         return time.perf_counter() - start
 
     def cycleqd_ways(self, record: dict[str, Any]) -> dict[str, float]:
-        """Seconds to put tensors that lie ready into the model: by the model itself, and by vLLM's reload."""
+        """Seconds to load tensors that are already built: by the model itself, and by vLLM's reload."""
         ready = list(self._build(record))
         model = self.model_runner.get_model()
         ways = {
@@ -151,7 +151,7 @@ class BenchmarkExtension(WorkerExtension):
 
 
 def timed(work: Callable[[], Any], times: int = 3) -> float:
-    """The least seconds of several runs, after one that does not count."""
+    """The shortest time of several runs, after one to warm up."""
     work()
     seconds = []
     for _ in range(times):
@@ -164,7 +164,7 @@ def timed(work: Callable[[], Any], times: int = 3) -> float:
 
 
 def rates() -> dict[str, float]:
-    """Measured rates: host to device and device to device in bytes/s, products in flop/s."""
+    """Measured rates: host to device and device to device in bytes/s, matrix products in FLOP/s."""
     host = torch.empty(2**30, dtype=torch.uint8).pin_memory()
     device = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     other = torch.empty_like(device)
@@ -178,8 +178,8 @@ def rates() -> dict[str, float]:
     }
 
 
-def floor(layers: int, mutated: int, place: str, measured: dict[str, float]) -> dict[str, float]:
-    """Seconds that moving the bytes and multiplying the matrices take at the least."""
+def minimum(layers: int, mutated: int, place: str, measured: dict[str, float]) -> dict[str, float]:
+    """The minimum time to move the bytes and multiply the matrices."""
     parameters = sum(torch.Size(w.shape).numel() for w in weights(layers))
     matrices = [w.shape for w in weights(layers) if len(w.shape) == 2]
     sides = sum(min(shape) ** 2 for shape in matrices)
@@ -188,11 +188,11 @@ def floor(layers: int, mutated: int, place: str, measured: dict[str, float]) -> 
     written = 2 * parameters
     moving = moved / measured["host"] if place == "host" else moved / measured["device"]
     moving += written / measured["device"]
-    return {"moving": moving, "products": flops / measured["flops"], "floor": moving + flops / measured["flops"]}
+    return {"moving": moving, "products": flops / measured["flops"], "minimum": moving + flops / measured["flops"]}
 
 
 def bases_of(rows: int, columns: int) -> dict[str, float]:
-    """Seconds of one basis of that shape: ours, from a float64 Gram matrix, and from float32 SVDs."""
+    """Seconds to compute one basis of this shape: from a float64 Gram matrix, as we do, and from float32 SVDs."""
     tau = torch.randn(rows, columns, device="cuda")
     found = {"gram": timed(lambda: singular_basis(tau), 2)}
     for driver in ("gesvda", "gesvdj"):
@@ -201,8 +201,11 @@ def bases_of(rows: int, columns: int) -> dict[str, float]:
 
 
 def published(layers: int) -> dict[str, float]:
-    """Seconds of one child the published way: read two checkpoints, merge on the CPU, mutate with the whole SVD's
-    factors in three products per matrix, copy to the GPU, save. Random models of so many layers."""
+    """Seconds of one child by the published procedure, for random models of `layers` layers.
+
+    It reads two checkpoints, merges them on the CPU, mutates with the factors of the full SVD in three products per
+    matrix, copies to the GPU, and saves.
+    """
     shapes = weights(layers)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("one", "two"):
@@ -226,7 +229,7 @@ def published(layers: int) -> dict[str, float]:
         save_file({name: tensor.cpu() for name, tensor in on_device.items()}, f"{folder}/child.safetensors")
         saved = time.perf_counter()
     marks = {"read": read - start, "merge": merged_at - read, "mutate": mutated - merged_at}
-    return {**marks, "copy": copied - mutated, "save": saved - copied, "in all": saved - start}
+    return {**marks, "copy": copied - mutated, "save": saved - copied, "total": saved - start}
 
 
 def _matrices(shapes: tuple[Weight, ...]) -> set[tuple[int, ...]]:
@@ -234,7 +237,7 @@ def _matrices(shapes: tuple[Weight, ...]) -> set[tuple[int, ...]]:
 
 
 def engine(layers: int, utilization: float) -> Any:
-    """vLLM over a random model of the shape, with the benchmark's extension."""
+    """vLLM with a random model of this shape and the benchmark's extension."""
     from vllm import LLM
 
     folder = Path(tempfile.mkdtemp())
@@ -265,15 +268,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--place", choices=["host", "device"], default="host")
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--no-engine", action="store_true", help="build the tensors without putting them anywhere")
+    parser.add_argument("--no-engine", action="store_true", help="build the tensors without loading them")
     parser.add_argument("--utilization", type=float, default=0.5, help="vLLM's share of the GPU's memory")
-    parser.add_argument("--published", action="store_true", help="time the published way as well, on so many layers")
+    parser.add_argument(
+        "--published", action="store_true", help="also time the published procedure, on --layers layers"
+    )
     arguments = parser.parse_args()
     rows: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "place": arguments.place, "layers": arguments.layers}
     rows["rates"] = rates()
     rows["bases"] = {f"{m} x {n}": bases_of(m, n) for m, n in ((INNER, HIDDEN), (HIDDEN, HIDDEN), (KEYS, HIDDEN))}
     if arguments.published:
-        print(json.dumps({"published way": published(arguments.layers)}), flush=True)
+        print(json.dumps({"published procedure": published(arguments.layers)}), flush=True)
     llm = None if arguments.no_engine else engine(arguments.layers, arguments.utilization)
     local = None
     if llm is not None:
@@ -296,12 +301,12 @@ def main() -> None:
             genome = children(5, mutated)[-1]
             swap = llm.collective_rpc("cycleqd_timed", args=(genome.to_json(), True))[0]
             rows[f"{mutated} mutated, prepared"] = {"swap": swap}
-        least = floor(arguments.layers, mutated, arguments.place, rows["rates"])
+        least = minimum(arguments.layers, mutated, arguments.place, rows["rates"])
         best = min(seconds[1:])
-        rows[f"{mutated} mutated"] = {"seconds": seconds, **least, "ratio": best / least["floor"]}
+        rows[f"{mutated} mutated"] = {"seconds": seconds, **least, "ratio": best / least["minimum"]}
         print(json.dumps({f"{mutated} mutated": rows[f"{mutated} mutated"]}), flush=True)
     if llm is not None:
-        rows["ways in"] = llm.collective_rpc("cycleqd_ways", args=(children(1, 0)[0].to_json(),))[0]
+        rows["loading"] = llm.collective_rpc("cycleqd_ways", args=(children(1, 0)[0].to_json(),))[0]
     print(json.dumps(rows, indent=1))
 
 

@@ -1,10 +1,10 @@
-"""Seconds to build one child's weights on this machine: the first, whose draws are all new, and those that follow.
+"""Time to build one child's weights on this machine: the first child, whose draws are all new, and those that follow.
 
     python benchmarks/materialise.py [BASE EXPERT EXPERT ...] [--mutations 100] [--children 5] [--device cpu]
 
 An expert is a full checkpoint or the folder of an adapter. Without models: the base $SMOLLM2 and the adapters
-$CYCLEQD_FIXTURE/experts/{sql,bash,math}. Reading every tensor of the base once and casting it to float32 and back is
-measured beside it, as the least that any child costs.
+$CYCLEQD_FIXTURE/experts/{sql,bash,math}. For comparison, it measures reading every tensor of the base once and casting
+it to float32 and back: the minimum for any child.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 
 
 def default_models() -> list[str]:
-    """The fixture's base and experts."""
+    """The base and experts of the fixture."""
     try:
         base, fixture = os.environ["SMOLLM2"], os.environ["CYCLEQD_FIXTURE"]
     except KeyError as missing:
@@ -39,25 +39,17 @@ def default_models() -> list[str]:
 
 
 def family_of(base: str, experts: Sequence[str]) -> ModelFamily:
-    """Base and experts, opened as a recipe's are."""
+    """Open base and experts."""
 
     def reference(path: str) -> str:
         return f"{base}+{path}" if (Path(path) / "adapter_config.json").is_file() else path
 
-    return open_recipe_family(
-        Recipe.model_validate(
-            {
-                "base": base,
-                "experts": {f"expert-{number}": reference(path) for number, path in enumerate(experts)},
-                "tasks": [{"task": "one"}, {"task": "two"}],
-                "output": "unused",
-            }
-        )
-    )
+    named = {f"expert-{number}": reference(path) for number, path in enumerate(experts)}
+    return open_family(PinnedModels(base, named, ModelsConfig()))
 
 
 def lineage(experts: int, mutations: int, children: int) -> Iterator[Genome]:
-    """A child of so many mutations, then children that lose their parent's oldest mutation and gain a new one."""
+    """A child with `mutations` mutations, then children that lose their parent's oldest one and gain a new one."""
     genome = expert_genome(0, experts, 1)
     genome.coefficients[:] = 1.0 / experts
     for number in range(mutations):
@@ -69,12 +61,12 @@ def lineage(experts: int, mutations: int, children: int) -> Iterator[Genome]:
         genome = mutate(genome, Mutation("svd", number % experts, number, 0.3))
 
 
-Taken = tuple[float, float]
-"""Seconds by the clock, and of CPU over all threads."""
+Seconds = tuple[float, float]
+"""Wall-clock time, and CPU time of all threads."""
 
 
-def seconds(work: Iterator[object]) -> Taken:
-    """What it takes to exhaust an iterator."""
+def timed(work: Iterator[object]) -> Seconds:
+    """The time to exhaust an iterator."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in work:
         pass
@@ -104,10 +96,10 @@ def main() -> None:
     console.print(f"singular bases of {len(experts)} experts: {time.perf_counter() - start:.1f} s (0 if cached)")
     materialiser = Materialiser(family, Groups(family.weights, "one"), bases, options.device)
 
-    floor = min(seconds(bare_pass(family, options.device)) for _ in range(3))
-    plain = min(seconds(materialiser.tensors(expert_genome(0, len(experts), 1))) for _ in range(3))
+    floor = min(timed(bare_pass(family, options.device)) for _ in range(3))
+    plain = min(timed(materialiser.tensors(expert_genome(0, len(experts), 1))) for _ in range(3))
     genomes = lineage(len(experts), options.mutations, options.children)
-    first, *others = [seconds(materialiser.tensors(genome)) for genome in genomes]
+    first, *others = [timed(materialiser.tensors(genome)) for genome in genomes]
 
     table = Table(title=f"{len(experts)} experts, {options.mutations} mutations, {torch.get_num_threads()} threads")
     for heading in ("what", "seconds", "CPU seconds", "times the bare pass"):

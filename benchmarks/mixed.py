@@ -1,4 +1,4 @@
-"""The paper's three tasks alone and at once, answered at once by a scripted model: what waits for what.
+"""Time of the paper's three tasks, one by one and all at once, with a scripted model that answers immediately.
 
     export AGENTBENCH_OS=os.json AGENTBENCH_DB=file:///path/to/data_dbbench_standard_dev.jsonl
     python benchmarks/mixed.py MbppPlus.jsonl [--repeats 3] [--boxes 1]
@@ -33,7 +33,7 @@ from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_environments
 
 
 def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
-    """The shipped tasks; MBPP's rows come from a file in EvalPlus' format. boxes: instead of each task's own number."""
+    """The shipped tasks, with MBPP's rows from a file in EvalPlus's format. boxes: overrides each task's own number."""
     mbpp = load_task(TaskConfig(task="mbpp-plus")).model_dump(mode="json", exclude_unset=True)
     mbpp["data"] = {"rows": {"path": str(problems.resolve())}}
     uses = [TaskConfig(task=mbpp, name="mbpp-plus"), TaskConfig(task="agentbench-os"), TaskConfig(task="agentbench-db")]
@@ -46,7 +46,7 @@ def opened(problems: Path, boxes: int | None) -> dict[str, SuiteTask]:
 
 
 async def outcomes(tasks: Sequence[SuiteTask]) -> list[Outcome]:
-    """What a model that knows all answers gets for all samples of some tasks at once."""
+    """The outcomes of a model that knows all answers, for all samples of some tasks concurrently."""
 
     async def one(task: SuiteTask, sample: Sample) -> Outcome:
         assert isinstance(task.task, Checkable)
@@ -69,15 +69,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--boxes", type=int, help="sandboxes of a task at once, instead of its own number")
+    parser.add_argument("--boxes", type=int, help="number of sandboxes that a task may use at once")
     options = parser.parse_args()
     suite = opened(options.problems, options.boxes)
     ways = {name: [task] for name, task in suite.items()} | {"all at once": list(suite.values())}
     for task in suite.values():
-        measured(task)  # works out expected values and starts the server, once for all runs
-    runs = [{way: measured(*tasks) for way, tasks in ways.items()} for _ in range(options.repeats)]  # in turns
+        measured(task)  # computes expected values and starts the server, once for all runs
+    runs = [{way: measured(*tasks) for way, tasks in ways.items()} for _ in range(options.repeats)]  # alternating
     seconds = {way: median(run[way][0] for run in runs) for way in ways}
-    table = Table("samples of", "how many", "seconds, median", "all runs", "cores busy")
+    table = Table("tasks", "samples", "median seconds", "all runs", "cores busy")
     for way, tasks in ways.items():
         count = sum(len(task.samples("search")) for task in tasks)
         each = " ".join(f"{run[way][0]:.1f}" for run in runs)

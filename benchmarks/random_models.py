@@ -1,9 +1,9 @@
-"""Writes a random Llama of Llama-3 8B's shape, a full expert and two LoRA experts of it, and a recipe over them.
+"""Write a random Llama of Llama-3 8B's shape, a full expert and two LoRA experts of it, and a recipe for them.
 
     python benchmarks/random_models.py FOLDER                # 33 GB
     python benchmarks/random_models.py FOLDER --layers 2 --hidden 256 --vocabulary 1024
 
-Tensors are made one layer at a time on whatever device there is; the words of the tokenizer are numbers.
+Tensors are made one layer at a time, on a GPU if there is one; the words of the tokenizer are numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def config(layers: int, hidden: int, vocabulary: int) -> LlamaConfig:
-    """Llama-3 8B's, or a smaller one in its proportions."""
+    """The configuration of Llama-3 8B, or of a smaller model with its proportions."""
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -54,14 +54,14 @@ def config(layers: int, hidden: int, vocabulary: int) -> LlamaConfig:
 
 
 def shapes(of: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the linear layers by their names' ends."""
+    """Shapes of the linear layers by the ends of their names."""
     heads = HEAD * of.num_key_value_heads
     sizes = {"hidden": of.hidden_size, "inner": of.intermediate_size, "keys": heads}
     return {name: (sizes[rows], sizes[columns]) for name, (rows, columns) in LINEAR.items()}
 
 
 def layers(of: LlamaConfig, seed: int, expert: float = 0.0) -> Iterator[dict[str, torch.Tensor]]:
-    """The model's tensors, a layer at a time; an expert is the base plus noise of that scale."""
+    """The model's tensors, one layer at a time. expert: scale of the noise that makes an expert of the base."""
     draw = torch.Generator(DEVICE).manual_seed(0)
     own = torch.Generator(DEVICE).manual_seed(seed)
 
@@ -86,7 +86,7 @@ def layers(of: LlamaConfig, seed: int, expert: float = 0.0) -> Iterator[dict[str
 
 
 def write_model(folder: Path, of: LlamaConfig, seed: int, expert: float = 0.0) -> None:
-    """A checkpoint of one file per layer."""
+    """Write a checkpoint of one file per layer."""
     folder.mkdir(parents=True)
     of.save_pretrained(folder)
     places: dict[str, str] = {}
@@ -104,7 +104,7 @@ def write_model(folder: Path, of: LlamaConfig, seed: int, expert: float = 0.0) -
 
 
 def write_adapter(folder: Path, base: Path, of: LlamaConfig, seed: int, rank: int = 16) -> None:
-    """A LoRA of every linear layer."""
+    """Write a LoRA adapter of every linear layer."""
     draw = torch.Generator().manual_seed(seed)
     modules = [name.rpartition(".")[2] for name in LINEAR]
     LoraConfig(

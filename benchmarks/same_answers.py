@@ -1,10 +1,10 @@
-"""Whether children built inside a running vLLM engine answer as stock vLLM does on their exported checkpoints.
+"""Check that children built inside a running vLLM engine answer as stock vLLM does on their exported checkpoints.
 
     python benchmarks/same_answers.py RECIPE --children 3 --work FOLDER
 
 For each of a few random genomes: greedy tokens and log-probabilities after a load in place, then from an engine started
-on the checkpoint that was written for it; and how far those of different genomes lie apart, for scale. The recipe's
-engine options count. `benchmarks/random_models.py` writes a recipe of Llama-3 8B's shape.
+on its exported checkpoint; and, for comparison, how much those of different genomes differ. The recipe's engine options
+are used. `benchmarks/random_models.py` writes a recipe of Llama-3 8B's shape.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from mergekit.common import ModelReference
 
 from cycleqd_merge import load_recipe
+from cycleqd_merge.config.recipe import PinnedModels
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.candidates import write_checkpoint
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Sampling
 
@@ -59,11 +59,11 @@ async def _answers(engine: VllmEngine) -> Answers:
 
 
 def answers(engine: VllmEngine) -> Answers:
-    """One prompt after another, for company changes the rounding."""
+    """One prompt after another: the composition of a batch affects rounding."""
     return asyncio.run(_answers(engine))
 
 
-def furthest(one: Answers, other: Answers) -> float:
+def largest_difference(one: Answers, other: Answers) -> float:
     """The largest difference between two log-probabilities."""
     return max(float(np.abs(np.subtract(a, b)).max()) for a, b in zip(one[1], other[1], strict=True))
 
@@ -72,21 +72,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--children", type=int, default=3)
-    parser.add_argument("--work", type=Path, required=True, help="where a child is exported to")
+    parser.add_argument("--work", type=Path, required=True, help="folder to export children to")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    materials = OpenedRecipe.open(load_recipe(options.recipe, options.set))
-    engine_options: Any = materials.recipe.engine
-    mutated = sorted(materials.recipe.mutated_experts())
-    materialiser = materials.materialiser(mutated)
-    genomes = children(options.children, len(materials.family.experts), len(materials.groups), mutated)
+    opened = OpenedRecipe.open(load_recipe(options.recipe, options.set))
+    engine_options: Any = opened.recipe.engine
+    mutated = sorted(opened.recipe.mutated_experts())
+    materialiser = opened.materialiser(mutated)
+    genomes = children(options.children, len(opened.family.experts), len(opened.groups), mutated)
 
     start = time.perf_counter()
     engine = VllmEngine(engine_options, materialiser)
     print(f"engine started in {time.perf_counter() - start:.1f} s", flush=True)
     loaded = []
     for number, genome in enumerate(genomes):
-        if number % 2:  # half of them are prepared beside other answers
+        if number % 2:  # half of them are prefetched while another child answers
             engine.prepare(genome)
             answers(engine)
         start = time.perf_counter()
@@ -100,21 +100,21 @@ def main() -> None:
         folder = options.work / "child"
         start = time.perf_counter()
         folder.mkdir()
-        write_checkpoint(materialiser.tensors(genome), materials.family, folder)
+        write_checkpoint(materialiser.tensors(genome), opened.family, folder)
         written = time.perf_counter() - start
         torch.cuda.empty_cache()
-        exported = open_model_family(ModelReference.parse(str(folder)), {}, materials.recipe.models)
-        alone = Materialiser(exported, materials.groups, {})
-        fresh_engine = VllmEngine(engine_options, alone)
-        fresh = answers(fresh_engine)
-        fresh_engine.close()
+        exported = open_family(PinnedModels(str(folder), {}, opened.recipe.models))
+        alone = Materialiser(exported, opened.groups, {})
+        new_engine = VllmEngine(engine_options, alone)
+        expected = answers(new_engine)
+        new_engine.close()
         shutil.rmtree(folder)
         rows.append(
             {
-                "texts equal": fresh[0] == loaded[number][0],
-                "furthest log-probability": furthest(fresh, loaded[number]),
-                "furthest from another child": min(
-                    furthest(loaded[number], other) for other in loaded if other is not loaded[number]
+                "texts equal": expected[0] == loaded[number][0],
+                "largest difference of log-probabilities": largest_difference(expected, loaded[number]),
+                "least difference from another child": min(
+                    largest_difference(loaded[number], other) for other in loaded if other is not loaded[number]
                 ),
                 "export seconds": round(written, 1),
             }

@@ -1,6 +1,6 @@
-"""CPU seconds (user and system) of the commands that must answer at once, next to their limits.
+"""CPU seconds (user and system) of commands that must respond immediately, with their limits.
 
-python benchmarks/startup.py [--runs 5] [--run DIRECTORY]
+    python benchmarks/startup.py [--runs 5] [--run DIRECTORY]
 
 Without `--run`, `show` is measured on a run of synthetic scores: three tasks, 60 generations.
 """
@@ -34,13 +34,14 @@ class Case:
 
 
 def cases(run: Path) -> dict[str, Case]:
-    """What is measured, by name."""
+    """The commands to measure, by name."""
     return {
         "python -c pass": Case(["-c", "pass"], None),
         "import cycleqd_merge": Case(["-c", "import cycleqd_merge"], 0.3),
         "cycleqd-merge --help": Case([*COMMAND_LINE, "--help"], 0.5),
         "evolve, a typo in a key": Case([*COMMAND_LINE, "evolve", *TYPO], 1.5, 2),
         "plan, a typo in a key": Case([*COMMAND_LINE, "plan", *TYPO], 1.5, 2),
+        "compare, a typo in a key": Case([*COMMAND_LINE, "compare", *TYPO], 1.5, 2),
         "show RUN": Case([*COMMAND_LINE, "show", str(run)], 2.5),
     }
 

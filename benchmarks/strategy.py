@@ -30,6 +30,7 @@ from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.journal.log import FILE, Event, Journal
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal
+from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
@@ -84,7 +85,7 @@ def score(genome: Genome) -> tuple[float, ...]:
     return tuple(scores)
 
 
-class Clock:
+class Clock(Observer):
     """An observer that records a mark every hundred generations."""
 
     def __init__(self, pool: InstantPool) -> None:
@@ -92,9 +93,11 @@ class Clock:
         self.marks: list[Mark] = []
 
     def started(self, run: Run) -> None:
+        """See `Observer`."""
         self._mark(run)
 
     def evaluated(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
         if event["number"] >= len(EXPERTS) - 1 and run.generation % STEP == 0:
             self._mark(run)
 

@@ -1,10 +1,10 @@
-"""Tokens per second of a whole evaluation, beside vLLM's own `generate` on the same prompts in the same process.
+"""Tokens per second of a whole evaluation, compared with vLLM's own `generate` on the same prompts in one process.
 
     python benchmarks/throughput.py RECIPE --repeats 8
 
-Three figures: `generate` given all prompts of all tasks as one list; the evaluation of the same rows through tasks,
-coroutines and scorers; and a scripted task of 2 to 6 turns whose environment takes 0 to 2 seconds per turn, of as many
-tokens in all. Stop tokens are ignored, so that each way makes the same number of tokens.
+Three figures: `generate` with the prompts of all tasks as one list; the evaluation of the same rows through tasks,
+coroutines and scorers; and a scripted task of 2 to 6 turns whose environment takes 0 to 2 seconds per turn, with the
+same total of tokens. Stop tokens are ignored, so that all three generate the same number of tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cycleqd_merge.tasks.protocol import LanguageModel, Message, Sampling
 
 
 class Unending(VllmEngine):
-    """The engine, with answers that run to their limit, counting their tokens."""
+    """The engine with answers that always reach the token limit; counts tokens."""
 
     tokens = 0
 
@@ -40,7 +40,7 @@ class Unending(VllmEngine):
 
 
 class Turns:
-    """Scripted conversations: the model's answers are thrown away, the environment takes its time."""
+    """Scripted conversations: the model's answers are ignored, and the environment waits before each turn."""
 
     def __init__(self, samples: int, tokens: int, delay: float) -> None:
         draw = random.Random(0)
@@ -49,7 +49,7 @@ class Turns:
         self._per_turn = max(round(tokens / sum(self._turns)), 1)
 
     async def all(self, model: LanguageModel) -> None:
-        """All of them at once."""
+        """Run all conversations concurrently."""
         await asyncio.gather(*(self._one(number, turns, model) for number, turns in enumerate(self._turns)))
 
     async def _one(self, number: int, turns: int, model: LanguageModel) -> None:
@@ -67,29 +67,27 @@ class Turns:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--repeats", type=int, default=1, help="how many times the rows are asked at once")
+    parser.add_argument("--repeats", type=int, default=1, help="number of times that each row is submitted at once")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=2000, help="of the conversation")
-    parser.add_argument("--delay", type=float, default=2.0, help="the environment's longest, in seconds")
+    parser.add_argument("--samples", type=int, default=2000, help="number of conversations")
+    parser.add_argument("--delay", type=float, default=2.0, help="the environment's longest wait, in seconds")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    materials = OpenedRecipe.open(load_recipe(options.recipe, options.set))
-    engine = Unending(materials.recipe.engine, materials.materialiser(()))  # type: ignore[arg-type]
-    tokenizer = family_tokenizer(materials.family)
+    opened = OpenedRecipe.open(load_recipe(options.recipe, options.set))
+    engine = Unending(opened.recipe.engine, opened.materialiser(()))  # type: ignore[arg-type]
+    tokenizer = family_tokenizer(opened.family)
     rates: dict[str, list[float]] = {}
 
     def record(name: str, tokens: int, seconds: float) -> None:
         rates.setdefault(name, []).append(tokens / seconds)
         print(f"{name}: {tokens} tokens in {seconds:.2f} s, {tokens / seconds:.0f}/s", flush=True)
 
-    prompts, params = stock(materials, tokenizer, options.repeats)
+    prompts, params = stock(opened, tokenizer, options.repeats)
     tasks = tuple(
-        replace(task, name=f"{task.name} {n}") if n else task
-        for n in range(options.repeats)
-        for task in materials.suite
+        replace(task, name=f"{task.name} {n}") if n else task for n in range(options.repeats) for task in opened.suite
     )
     worker = Worker(engine, tasks)
-    engine._llm.generate(prompts, params, use_tqdm=False)  # warms up
+    engine._llm.generate(prompts, params, use_tqdm=False)  # warm up
     for _ in range(options.rounds):
         engine._llm.reset_prefix_cache()
         start = time.perf_counter()
@@ -110,15 +108,15 @@ def main() -> None:
     print(f"medians: conversations / evaluation {rate['conversations'] / rate['evaluation']:.3f}")
 
 
-def stock(materials: OpenedRecipe, tokenizer: Any, repeats: int) -> tuple[list[Any], list[Any]]:
-    """All prompts of all tasks with the sampling of each, for `LLM.generate`."""
+def stock(opened: OpenedRecipe, tokenizer: Any, repeats: int) -> tuple[list[Any], list[Any]]:
+    """The prompts of all tasks, each with its sampling parameters, for `LLM.generate`."""
     from vllm import SamplingParams
 
     from cycleqd_merge.evaluation.engines.vllm_compat import final_only
 
     prompts, params = [], []
     for _ in range(repeats):
-        for task in materials.suite:
+        for task in opened.suite:
             kind: Any = task.task
             for sample in task.samples("search"):
                 prompt = kind.prompt_of(sample)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class EventLoop:
@@ -25,7 +25,7 @@ class EventLoop:
         # with a factory, the runner does not replace the thread's current event loop
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine to its end; returns its result."""
         if not _is_running():
             return self._runner.run(coroutine)
@@ -47,7 +47,7 @@ class EventLoop:
             thread.submit(self._runner.close).result()
 
 
-def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """Run one coroutine to its end, like `asyncio.run`; returns its result."""
     with closing(EventLoop()) as loop:
         return loop.run(coroutine)

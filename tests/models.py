@@ -34,6 +34,7 @@ from transformers import (
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.merging.family import ModelFamily, open_family
 
 Architecture = Literal["llama", "qwen2", "gpt2"]
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "qwen2", "gpt2")
@@ -213,3 +214,8 @@ def make_recipe(folder: Path, base: Path, experts: Mapping[str, Path | str], **s
     if "tasks" not in stated:
         stated["tasks"] = [make_task(folder, "letters", first, "ab"), make_task(folder, "digits", second, "123")]
     return Recipe.model_validate(stated)
+
+
+def open_recipe_family(recipe: Recipe) -> ModelFamily:
+    """Open base and experts of a recipe."""
+    return open_family(recipe.pinned_models())

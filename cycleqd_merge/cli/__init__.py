@@ -18,7 +18,7 @@ FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main() -> None:
-    """Run the command line; an error becomes one line and an exit code, a traceback only with `--debug`."""
+    """Run the command line; errors become one line and an exit code, and with `--debug` a traceback."""
     arguments = sys.argv[1:]
     try:
         app(args=common_options_first(arguments), prog_name="cycleqd-merge")
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def common_options_first(arguments: Sequence[str]) -> list[str]:
-    """Arguments with the options that every command accepts in front, where typer expects them."""
+    """The arguments, with the options that every command accepts moved to the front, where typer expects them."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     common = [argument for argument in arguments[:end] if argument in OPTIONS]
     return [*common, *(argument for argument in arguments[:end] if argument not in OPTIONS), *arguments[end:]]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cycleqd_merge.cli.comparing import compare
+from cycleqd_merge.cli.comparing import compare_command
 from cycleqd_merge.cli.hub import pull_command, push_command
 from cycleqd_merge.cli.models import convert_command, export_command, merge_config_command
 from cycleqd_merge.cli.results import evaluate_command, plot_command, report_command, show_command
@@ -49,7 +49,7 @@ def options(
     if quiet and (verbose or debug):
         raise typer.BadParameter("--quiet cannot be combined with --verbose or --debug")
     set_verbosity(quiet, verbose or debug)
-    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of libraries would break into our own
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars would garble our own
 
 
 app.callback()(options)
@@ -63,7 +63,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "confirm": confirm_command,
     "plot": plot_command,
     "report": report_command,
-    "compare": compare,
+    "compare": compare_command,
     "push": push_command,
     "pull": pull_command,
     "merge": merge_config_command,

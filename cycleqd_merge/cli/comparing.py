@@ -1,4 +1,4 @@
-"""The command that sets searches against each other: `compare`."""
+"""The command `compare`."""
 
 from __future__ import annotations
 
@@ -10,72 +10,76 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cycleqd_merge.cli.options import Json, MaxHours, Settings
-from cycleqd_merge.cli.printing import console, print_json
+from cycleqd_merge.cli.printing import console, print_json, print_progress
 
 if TYPE_CHECKING:
-    from cycleqd_merge.comparison.searches import Planned
+    from cycleqd_merge.comparison.strategy_runs import PlannedRun
     from cycleqd_merge.run.observer import Observer
 
-SEARCHES = "recommended,paper,cma-es,mergekit"
+DEFAULT_STRATEGIES = "recommended,paper,cma-es,mergekit"
 
 
-def compare(
-    recipe: Annotated[Path, typer.Argument(help="A recipe.", show_default=False)],
+def compare_command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe.", show_default=False)],
     strategies: Annotated[
-        str, typer.Option(help="Searches to compare, by name; all others are held against the first.")
-    ] = SEARCHES,
-    budget: Annotated[int, typer.Option(min=1, help="Children that each search evaluates.")] = 150,
-    seeds: Annotated[int, typer.Option(min=1, help="How often each search runs, with another seed.")] = 3,
-    output: Annotated[str | None, typer.Option(help="Directory; by default the recipe's with `-compared`.")] = None,
+        str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
+    ] = DEFAULT_STRATEGIES,
+    budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates.")] = 150,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs per strategy, each with its own seed.")] = 3,
+    output: Annotated[
+        str | None, typer.Option(help="Directory of the comparison; by default the recipe's output plus `-compared`.")
+    ] = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Judge on the rows that the recipe sets aside; held-out rows stay closed.")
+        bool,
+        typer.Option("--tune", help="At the end, score on the confirmation split; leave the held-out split unopened."),
     ] = False,
     settings: Settings = None,
     max_hours: MaxHours = None,
     as_json: Json = False,
 ) -> None:
-    """Set searches against each other and the usual merges, on held-out rows; begin, or go on with what is there."""
-    from cycleqd_merge.comparison.experiment import compare as run_comparison
-    from cycleqd_merge.comparison.tables import report, terminal, to_json
-    from cycleqd_merge.comparison.writing import write
+    """Benchmark strategies against each other and static merges; resumes an existing comparison."""
     from cycleqd_merge.config.loading import load_recipe
 
     loaded = load_recipe(recipe, settings or [])
-    loaded = loaded.model_copy(update={"output": output or f"{loaded.output}-compared"})
-    names = [name.strip() for name in strategies.split(",") if name.strip()]
-    compared = run_comparison(
+    from cycleqd_merge.comparison.compare import compare  # takes seconds: after the recipe is validated
+    from cycleqd_merge.comparison.output_files import write_outputs
+    from cycleqd_merge.comparison.tables import comparison_report, report_to_json, report_to_terminal
+
+    finished = compare(
         loaded,
-        names,
+        [name.strip() for name in strategies.split(",") if name.strip()],
         budget,
         seeds,
-        _observing,
-        _scored,
+        _observers,
+        _show_scored,
+        output=output,
         rows="confirm" if tune else "heldout",
         max_hours=max_hours,
     )
-    said = report(compared.findings)
-    paths = write(compared.findings, said, compared.archives, Path(loaded.output))
+    report = comparison_report(finished.result)
+    paths = write_outputs(finished.result, report, finished.archives, finished.folder)
     if as_json:
-        print_json(to_json(said))
+        print_json(report_to_json(report))
         return
-    console().print(terminal(said))
+    console().print(report_to_terminal(report))
     for path in paths:
         typer.echo(path)
 
 
 @contextmanager
-def _observing(search: Planned, alone: bool) -> Iterator[Observer]:
+def _observers(planned: PlannedRun, alone: bool) -> Iterator[Observer]:
+    """A live progress display for a single run; single lines of progress for each of several runs."""
     from cycleqd_merge.report.progress import Milestones, ProgressDisplay
 
-    name = f"{search.name}, seed {search.seed}"
+    name = f"{planned.strategy}, seed {planned.seed}"
     if not alone:
         yield Milestones(console(stderr=True), name)
         return
-    typer.echo(name, err=True)
+    print_progress(name)
     with ProgressDisplay(console(stderr=True)) as progress:
         yield progress
 
 
-def _scored(done: int, models: int) -> None:
-    if done == models or done % 10 == 0:
-        typer.echo(f"rows that judge: {done} of {models} models", err=True)
+def _show_scored(split: str, done: int, total: int) -> None:
+    if done == total or done % 10 == 0:
+        print_progress(f"{split}: {done} of {total} models scored")

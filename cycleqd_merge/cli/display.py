@@ -19,7 +19,7 @@ class EvolveDisplay(ProgressDisplay):
     def __init__(self) -> None:
         super().__init__(console(progress=True))
         self.folder: str | None = None
-        """The run directory, once it holds a run that can be resumed."""
+        """The run directory, once it contains a run that can be resumed."""
 
     def started(self, run: Run) -> None:
         """See `Observer`."""

@@ -38,7 +38,7 @@ def merge_config_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A mergekit configuration.", show_default=False)],
     out: NewFolder,
 ) -> None:
-    """Run a mergekit configuration; the merge method `cycleqd` of exported models is available."""
+    """Run a mergekit configuration; supports the merge method `cycleqd`, which exported models use."""
     from cycleqd_merge.merging.mergekit_run import merge_to_disk
 
     merge_to_disk(config, out)

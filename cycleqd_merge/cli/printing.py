@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 
 
 def console(stderr: bool = False, progress: bool = False) -> Console:
-    """A console as wide as the terminal, or 160 columns wide in a file. progress: prints nothing under `--quiet`."""
+    """A console as wide as the terminal, or 160 columns wide in a file.
+
+    Under `--quiet` it prints nothing if it is for progress, as every console on stderr is.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 160
-    return Console(width=width, soft_wrap=False, stderr=stderr, quiet=progress and is_quiet())
+    return Console(width=width, soft_wrap=False, stderr=stderr, quiet=(progress or stderr) and is_quiet())
+
+
+def print_progress(line: str) -> None:
+    """Print a line on stderr, except under `--quiet`."""
+    if not is_quiet():
+        typer.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -49,7 +58,7 @@ def print_confirmed(run: Run) -> None:
 
 
 def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) -> None:
-    """Print scores of models of a run on `split`."""
+    """Print the scores of a run's models on `split`."""
     from cycleqd_merge.report.scores import ScoreTable
     from cycleqd_merge.report.tables import score_table
 
@@ -57,7 +66,7 @@ def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) 
 
 
 def print_pushed(pushed: Pushed, dry: bool = False) -> None:
-    """Print the files that were pushed to one repository. dry: that would have been."""
+    """Print the files that were pushed to one repository; with `dry`, those that would be."""
     from cycleqd_merge.hub.pushed import pushed_lines
 
     for line in pushed_lines(pushed, dry):

@@ -79,10 +79,12 @@ def evaluate_command(
         typer.Argument(metavar="MODEL", help="Names as for `export`, or model:REFERENCE for any other model."),
     ] = None,
     split: Annotated[SplitName, typer.Option(help="Split to score on.")] = SplitName.heldout,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows of each task to score on; by default all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of rows of each task to score on; by default all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score models on the tasks of a run; by default base, experts, their mean, best-mean and aggregate."""
+    """Score models on a run's tasks; by default the base, the experts, their mean, best-mean and aggregate."""
     from cycleqd_merge.run.state import open_run
 
     loaded = open_run(run)  # reports an error before the import below, which takes seconds
@@ -97,9 +99,9 @@ def evaluate_command(
 
 def plot_command(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="Directory of the figures; by default RUN/figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the figures; by default RUN/figures.")] = None,
     elite: Annotated[
-        str, typer.Option(metavar="MODEL", help="Model to mark, and whose ancestors to plot.")
+        str, typer.Option(metavar="MODEL", help="Model to mark, and to plot the ancestors of.")
     ] = "best-mean",
     generations: Annotated[int, typer.Option(min=2, help="Maximum number of ancestors to plot.")] = 24,
 ) -> None:
@@ -127,13 +129,13 @@ def report_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run or a comparison.", show_default=False)],
     output: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
 ) -> None:
-    """Write a run as one HTML page: scores, interactive archives, lineages, progress, comparison, settings."""
+    """Write a run's report as one HTML page: scores, interactive archives, lineages, progress, comparison, settings."""
+    from cycleqd_merge.comparison.comparison_folder import open_run_or_comparison
     from cycleqd_merge.comparison.page_section import page_section
-    from cycleqd_merge.comparison.reading import read_shown
     from cycleqd_merge.report.page import write_page
 
-    shown = read_shown(run)
-    section = None if shown.findings is None else page_section(shown.findings)
+    opened = open_run_or_comparison(run)
+    section = None if opened.comparison is None else page_section(opened.comparison)
     page = output or run / "report.html"
-    write_page(shown.run, str(shown.folder), page, section, shown.verdict)
+    write_page(opened.run, str(opened.folder), page, section, opened.verdict)
     typer.echo(page)

@@ -36,9 +36,9 @@ def fork_command(
     out: NewFolder,
     settings: Settings = None,
     max_hours: MaxHours = None,
-    rescore: Annotated[bool, typer.Option("--rescore", help="Keep no scores: score every elite again.")] = False,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Discard all scores and score every elite again.")] = False,
 ) -> None:
-    """Start a new run from the elites of another, with different operators or tasks; keeps scores of equal tasks."""
+    """Start a new run from the elites of another, with other operators or tasks; keeps scores of unchanged tasks."""
     from cycleqd_merge.session.fork import fork
 
     recipe, founders = fork(run, out, settings or [], rescore)
@@ -81,7 +81,7 @@ def confirm_command(
 
 
 def _overrides(settings: list[str] | None, generations: int | None, output: str | None) -> list[str]:
-    """The values of `--set`, and the options that override a key of the recipe in the same form."""
+    """The values of `--set`, followed by other options that override a key of the recipe, in the same form."""
     overrides = [*(settings or [])]
     if generations is not None:
         overrides.append(f"evolution.generations={generations}")
@@ -112,6 +112,6 @@ def _evolve(
         try:
             evolve(recipe, display, founders=founders, fresh=fresh, max_hours=max_hours)
         except Interrupted as error:
-            if display.folder is not None and (founders or fresh):  # the same command would start one more run
+            if display.folder is not None and (founders or fresh):  # the same command would start another run
                 error.resume_command = shlex.join(["cycleqd-merge", "evolve", display.folder])
             raise

@@ -27,7 +27,7 @@ def check_task_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a task's grader: it must accept right answers to the task's own samples, and reject near misses."""
+    """Check a task's grader: it must accept correct answers to the task's own samples and reject near misses."""
     from cycleqd_merge.preflight.task_check import check_task
     from cycleqd_merge.report.tables import verdict_table
 
@@ -36,9 +36,9 @@ def check_task_command(
         print_json([asdict(verdict) for verdict in verdicts])
     else:
         console().print(verdict_table(verdicts))
-    unfair = sum(not verdict.passed for verdict in verdicts)
-    if unfair:
-        raise RunFailed(f"task {task}: {unfair} of {len(verdicts)} known answers are graded incorrectly")
+    wrong = sum(not verdict.passed for verdict in verdicts)
+    if wrong:
+        raise RunFailed(f"task {task}: {wrong} of {len(verdicts)} known answers are graded incorrectly")
 
 
 def sandbox_options() -> None:
@@ -65,7 +65,7 @@ def build_sandbox_command(
         Path | None, typer.Option("--from", help="Unpack this tar file instead of installing a distribution.")
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--to", help="Write a tar file instead, for a user who is not root.")
+        Path | None, typer.Option("--to", help="Write a tar file instead, for users without root access.")
     ] = None,
     docker: Annotated[bool, typer.Option("--docker", help="Build a Docker image instead.")] = False,
 ) -> None:

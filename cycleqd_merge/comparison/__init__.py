@@ -1,1 +1,1 @@
-"""Strategies and models side by side: what a comparison found, its statistics, tables and figures."""
+"""Strategies and static merges compared on the same models, data and budget: runs, statistics, tables, figures."""

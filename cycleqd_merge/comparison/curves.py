@@ -1,4 +1,4 @@
-"""How far a search had come after how many evaluations, from the scores that it was told."""
+"""The progress of a run over its evaluations, from their scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Values by number of evaluations, all of one length; it starts at the first evaluation that gave scores.
+    """Values by number of evaluations, all of one length; a curve starts at the first evaluation with scores.
 
     best_mean: highest mean over tasks so far. hypervolume: of all scores so far, above 0. qd_score: summed over the
     archives. coverage: share of cells, averaged over the archives.
@@ -28,7 +28,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A value of several curves by number of evaluations: their mean, from the lowest curve to the highest."""
+    """One value of several curves by number of evaluations: their mean, lowest and highest."""
 
     evaluations: tuple[int, ...]
     mean: tuple[float, ...]
@@ -37,9 +37,9 @@ class Band:
 
 
 def band(curves: Sequence[Curve], value: str) -> Band | None:
-    """The band of one value of `Curve`, where all curves that start have come; None if none starts.
+    """The band of one value of `Curve`, up to the evaluation that all curves with points reach; None if none has any.
 
-    Between its points a curve stays as it was.
+    Between its points a curve is constant.
     """
     started = [each for each in curves if each.evaluations]
     if not started:
@@ -57,31 +57,31 @@ def band(curves: Sequence[Curve], value: str) -> Band | None:
 
 
 def filled_archives(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int]) -> list[Archive]:
-    """One archive per task, offered every evaluation in order: what any strategy's models would fill."""
+    """One archive per task, filled with every evaluation in order, whatever the strategy."""
     archives = _archives(bounds, bins)
-    for number, told in enumerate(scores):
-        if told is not None:
-            _offer(archives, number, told[: len(bounds)])
+    for number, evaluated in enumerate(scores):
+        if evaluated is not None:
+            _add(archives, number, evaluated[: len(bounds)])
     return archives
 
 
 def curve(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int], points: int = 50) -> Curve:
-    """The curve of a search, at `points` numbers of evaluations at most: the first, the last and even steps between.
+    """The curve of a run at up to `points` numbers of evaluations: the first, the last, and even steps between them.
 
-    scores: by evaluation, objectives first (what follows them is left out); None where one gave none. bounds, bins: of
-    archives, the same for all strategies of a comparison, whether they keep archives or not.
+    scores: by evaluation, objectives first (kept tasks after them are ignored); None for an evaluation without scores.
+    bounds, bins: of the archives, the same for all strategies of a comparison, whether they keep archives or not.
     """
-    first = next((number for number, told in enumerate(scores, start=1) if told is not None), None)
+    first = next((number for number, evaluated in enumerate(scores, start=1) if evaluated is not None), None)
     if first is None:
         return Curve((), (), (), (), ())
     marks = np.unique(np.linspace(first, len(scores), points).round().astype(int)).tolist()
     archives, known, best = _archives(bounds, bins), list[Scores](), 0.0
     values = []
-    for number, told in enumerate(scores, start=1):
-        if told is not None:
-            known.append(told[: len(bounds)])
+    for number, evaluated in enumerate(scores, start=1):
+        if evaluated is not None:
+            known.append(evaluated[: len(bounds)])
             best = max(best, float(np.mean(known[-1])))
-            _offer(archives, number - 1, known[-1])
+            _add(archives, number - 1, known[-1])
         if number in marks:
             qd_score = sum(archive.qd_score for archive in archives)
             coverage = float(np.mean([archive.coverage for archive in archives]))
@@ -94,6 +94,6 @@ def _archives(bounds: Bounds, bins: Sequence[int]) -> list[Archive]:
     return [Archive(task, bounds, bins) for task in range(len(bounds))]
 
 
-def _offer(archives: Sequence[Archive], number: int, scores: Scores) -> None:
+def _add(archives: Sequence[Archive], number: int, scores: Scores) -> None:
     for archive in archives:
         archive.add(number, scores)

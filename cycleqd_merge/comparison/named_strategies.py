@@ -1,4 +1,4 @@
-"""Searches by name, as `compare` sets them against each other: what each makes of a recipe."""
+"""The strategies that `compare` knows by name, and the recipe of each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 from cycleqd_merge.config.presets import preset_strategy
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.validation_errors import suggestion
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 
 AS_STATED = "recipe"
-"""The name of the search that the recipe itself states."""
+"""The name of the recipe's own strategy."""
 _SHARED = ("generations", "seed", "bins", "bounds")
-"""Keys of `evolution` that belong to the comparison, not to one of its searches."""
+"""Keys of `evolution` that all strategies of a comparison share."""
 _PAPER: dict[str, Any] = {"preset": "paper"}
 _NAMED: dict[str, dict[str, Any]] = {
     "recommended": {"evolution": {"preset": "recommended"}},
@@ -31,46 +31,45 @@ _NAMED: dict[str, dict[str, Any]] = {
 }
 _GROUPED = ("random", "cma-es", "cma-me", "nsga2", "bayesian")
 _GROUPS = "-groups"
-"""Behind the name of a search over coefficients: with the recipe's groups instead of one."""
+"""Suffix of a strategy's name: with the recipe's coefficient groups instead of one."""
 STRATEGIES = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 
 
 def with_strategy(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with another search: one of its own `searches`, or one of `STRATEGIES`.
+    """The recipe with a different strategy: one of its own `strategies`, or one of `STRATEGIES`.
 
-    Models, tasks, seed, generations, bins and bounds stay the recipe's, and so does the rank of singular bases where it
-    states one; operators are those of the search that `name` means.
+    Models, tasks, seed, generations, bins and bounds stay the recipe's, and so does the rank of singular bases if it
+    sets one; the operators are those of the strategy.
 
     Raises:
-        UserError: no search has this name, or it needs groups and the recipe states none.
+        RecipeError: no strategy has this name, or it needs groups and the recipe sets none.
     """
     if name == AS_STATED:
         return recipe
     stated = recipe.model_dump(mode="json", exclude_unset=True)
-    search = stated["searches"][name] if name in recipe.searches else _named(recipe, name)
+    named = stated["strategies"][name] if name in recipe.strategies else _named(recipe, name)
     own = stated.get("evolution", {})
-    operators = {key: value for key, value in search.get("evolution", {}).items() if key not in _SHARED}
+    operators = {key: value for key, value in named.get("evolution", {}).items() if key not in _SHARED}
     evolution = operators | {key: own[key] for key in _SHARED if key in own}
     rank = recipe.evolution.mutation.rank if recipe.evolution.mutation.kind == "svd" else None
     mutation = evolution.get("mutation", {})
     if rank is not None and mutation.get("kind", "svd") == "svd":
         evolution["mutation"] = {**mutation, "rank": rank}
-    named = {"strategy": search["strategy"]} if "strategy" in search else {}
-    strategy = named or preset_strategy({"evolution": evolution}) or {"strategy": {"kind": "cycleqd"}}
-    return Recipe.model_validate({**stated, **strategy, "evolution": evolution})
+    strategy = {"strategy": named["strategy"]} if "strategy" in named else preset_strategy({"evolution": evolution})
+    return Recipe.model_validate({**stated, **(strategy or {"strategy": {"kind": "cycleqd"}}), "evolution": evolution})
 
 
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:
     """Strategy and operators of one of `STRATEGIES`, as a recipe states them."""
     if name not in STRATEGIES:
-        known = [*recipe.searches, *STRATEGIES]
-        raise UserError(f"no search is named {name!r}{suggestion(name, known)}; there are {', '.join(known)}")
-    search = _NAMED[name.removesuffix(_GROUPS)]
+        known = [*recipe.strategies, *STRATEGIES]
+        raise RecipeError(f"no strategy is named {name!r}{suggestion(name, known)}; available: {', '.join(known)}")
+    named = _NAMED[name.removesuffix(_GROUPS)]
     if not name.endswith(_GROUPS) and name != "recommended":
-        return search
+        return named
     if recipe.evolution.groups == "one":
         if name == "recommended":
-            return search
-        raise UserError(f"{name}: the recipe states no `evolution.groups`")
+            return named
+        raise RecipeError(f"{name}: the recipe sets no `evolution.groups`; set them, or leave this strategy out")
     groups = recipe.evolution.model_dump(mode="json", include={"groups"})
-    return {**search, "evolution": search.get("evolution", {}) | groups}
+    return {**named, "evolution": named.get("evolution", {}) | groups}

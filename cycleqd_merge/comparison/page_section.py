@@ -1,4 +1,4 @@
-"""A comparison as a section of a run's page: JSON values for its template, and for its scripts, which only draw."""
+"""A comparison as a section of a run's page: JSON values for its template and scripts, which only draw."""
 
 from __future__ import annotations
 
@@ -6,49 +6,51 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from cycleqd_merge.comparison.conclusions import ModelStatistics, winners
 from cycleqd_merge.comparison.curves import band
-from cycleqd_merge.comparison.figures import winners
-from cycleqd_merge.comparison.results import Findings
-from cycleqd_merge.comparison.sheets import Cell, Sheet
+from cycleqd_merge.comparison.results import ComparisonResult
 from cycleqd_merge.comparison.statistics import Gap, Interval
-from cycleqd_merge.comparison.tables import report
-from cycleqd_merge.comparison.verdicts import Verdict
+from cycleqd_merge.comparison.table_formats import Cell, ComparisonTable
+from cycleqd_merge.comparison.tables import comparison_report
 
 CURVES = ("best_mean", "hypervolume", "qd_score", "coverage")
 """The values of a `Curve` that are drawn."""
 
 
-def page_section(findings: Findings) -> dict[str, Any]:
-    """Conclusions, warnings, tables, and what is drawn: curves by value and strategy, the winners' scores."""
-    said = report(findings)
+def page_section(result: ComparisonResult) -> dict[str, Any]:
+    """Conclusions, warnings, tables, and the data of the charts: curves by value and strategy, the winners' scores."""
+    report = comparison_report(result)
     return {
-        "reference": findings.reference,
-        "opened": {"at": findings.opened.at, "rows": findings.opened.rows},
-        "rows": {task: asdict(count) for task, count in findings.rows.items()},
-        "conclusions": list(said.conclusions),
-        "warnings": list(said.warnings),
-        "tables": {name: _table(said.tables[name]) for name in ("models", "strategies") if name in said.tables},
+        "reference": result.reference,
+        "opened": {"at": result.opened.at, "rows": result.opened.rows},
+        "rows": {task: asdict(count) for task, count in result.rows.items()},
+        "conclusions": list(report.conclusions),
+        "warnings": list(report.warnings),
+        "tables": {name: _table(report.tables[name]) for name in ("models", "strategies") if name in report.tables},
         "charts": {
-            "curves": {value: _curves(findings, value) for value in CURVES},
-            "winners": {"axes": [*findings.tasks, "mean"], "lines": _winners(findings, said.verdicts)},
+            "curves": {value: _curves(result, value) for value in CURVES},
+            "winners": {"axes": [*result.tasks, "mean"], "lines": _winner_lines(result, report.models)},
         },
     }
 
 
-def _table(sheet: Sheet) -> dict[str, Any]:
-    """Of each cell its text, whether it is the best of its column, and what it is sorted by."""
+def _table(table: ComparisonTable) -> dict[str, Any]:
+    """The text of each cell, whether it is the best of its column, and the value that it is sorted by."""
     return {
-        "title": sheet.title,
-        "columns": [{"heading": column.heading, "text": column.is_text} for column in sheet.columns],
+        "title": table.title,
+        "columns": [{"heading": column.heading, "text": column.is_text} for column in table.columns],
         "rows": [
-            [{"text": text, "best": best, "value": _key(value)} for (text, best), value in zip(cells, row, strict=True)]
-            for cells, row in zip(sheet.written(), sheet.rows, strict=True)
+            [
+                {"text": text, "best": best, "value": _sort_key(value)}
+                for (text, best), value in zip(cells, row, strict=True)
+            ]
+            for cells, row in zip(table.formatted(), table.rows, strict=True)
         ],
     }
 
 
-def _key(value: Cell) -> str | float | None:
-    """What a cell is sorted by: its estimate, its difference, or the first of several scores."""
+def _sort_key(value: Cell) -> str | float | None:
+    """The value that a cell is sorted by: its estimate, its difference, or the first of several scores."""
     if isinstance(value, tuple):
         return value[0] if value else None
     if isinstance(value, Interval):
@@ -56,32 +58,30 @@ def _key(value: Cell) -> str | float | None:
     return value.difference if isinstance(value, Gap) else value
 
 
-def _curves(findings: Findings, value: str) -> list[dict[str, Any]]:
-    """A band per strategy that was told scores; `style` is the strategy's number."""
-    own = findings.by_name[findings.reference].strategy
-    bands = {
-        name: band([search.curve for search in searches], value) for name, searches in findings.by_strategy.items()
-    }
+def _curves(result: ComparisonResult, value: str) -> list[dict[str, Any]]:
+    """A band per strategy that has scores; `style` is the strategy's number."""
+    reference = result.by_name[result.reference].strategy
+    bands = {name: band([run.curve for run in runs], value) for name, runs in result.runs_by_strategy.items()}
     return [
-        {"name": name, "style": style, "reference": name == own, **asdict(found)}
-        for style, (name, found) in enumerate(bands.items())
-        if found is not None
+        {"name": name, "style": style, "reference": name == reference, **asdict(line)}
+        for style, (name, line) in enumerate(bands.items())
+        if line is not None
     ]
 
 
-def _winners(findings: Findings, found: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """A line per winner; it has its strategy's `style`, or one of its own."""
-    styles = {name: style for style, name in enumerate(findings.by_strategy)}
+def _winner_lines(result: ComparisonResult, models: Sequence[ModelStatistics]) -> list[dict[str, Any]]:
+    """A line per winner; `style` is its strategy's, or its own if it has no strategy."""
+    styles = {name: style for style, name in enumerate(result.runs_by_strategy)}
     lines = []
-    for verdict in winners(findings, found):
-        entrant, spread = verdict.entrant, verdict.over_seeds
+    for winner in winners(result, models):
+        model, interval = winner.model, winner.over_seeds
         lines.append(
             {
-                "name": entrant.name,
-                "style": styles.setdefault(entrant.strategy or entrant.name, len(styles)),
-                "reference": entrant.name == findings.reference,
-                "values": list(verdict.row(findings.tasks).scores),
-                "interval": None if spread is None else [spread.low, spread.high],
+                "name": model.name,
+                "style": styles.setdefault(model.strategy or model.name, len(styles)),
+                "reference": model.name == result.reference,
+                "values": list(winner.row(result.tasks).scores),
+                "interval": None if interval is None else [interval.low, interval.high],
             }
         )
     return lines

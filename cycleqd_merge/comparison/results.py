@@ -1,30 +1,40 @@
-"""What a comparison found, before anything is concluded from it: values that go to JSON and come back equal."""
+"""The result of a comparison, before anything is concluded from it: values that survive a round trip through JSON.
+
+Some JSON keys are older than the names here and differ from them: the format of `comparison.json` does not change.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cycleqd_merge.comparison.curves import Curve
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.tasks.protocol import Split
 
 Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
+SPLITS: Mapping[Split, str] = {
+    "search": "search split",
+    "confirm": "confirmation split",
+    "heldout": "held-out split",
+}
+"""Names of the splits in sentences."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One model of an entrant, scored at the end.
+class SeedScores:
+    """The scores of a compared model that one run found.
 
-    seed: of the search that found it; None for a model that no seed changes. digest: of its candidate. search: by task,
-    what the rows of the search say; empty where it was not scored on them. heldout: by task, a score per row, in the
-    order of the rows. truncated: by task, the share of held-out answers that the token limit cut.
+    seed: of the run; None for a model that does not depend on a seed. digest: of the candidate. search: by task, its
+    estimate on the search split; empty if it was not scored there. heldout: by task, a score per held-out row, in the
+    order of the rows. truncated: by task, the share of held-out answers that the token limit cut off.
     """
 
     seed: int | None
@@ -35,26 +45,26 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A model that the comparison judges, once per seed. strategy: the search that found it, if one did."""
+class ComparedModel:
+    """A model of the comparison, with its scores for each seed. strategy: the one that found it, if one did."""
 
     name: str
     kind: Kind
     strategy: str | None
-    judged: tuple[Judged, ...]
+    by_seed: Annotated[tuple[SeedScores, ...], Field(alias="judged")]
 
     def heldout(self, task: str) -> NDArray[np.float64]:
         """Held-out scores by row, averaged over seeds, shape (rows,)."""
-        rows: NDArray[np.float64] = np.mean([judged.heldout[task] for judged in self.judged], axis=0)
+        rows: NDArray[np.float64] = np.mean([scores.heldout[task] for scores in self.by_seed], axis=0)
         return rows
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """One strategy's search with one seed.
+class StrategyRunResult:
+    """The run of one strategy with one seed.
 
-    evaluations: asked for, among them `failures` (no scores) and `censored` (given up early). family: held-out means
-    by task of the models that it offers as a family (elites, or those that no other dominates), shape (models, tasks).
+    evaluations: all of the run's, among them `failures` (without scores) and `censored` (rejected early). elite_set:
+    mean held-out scores by task of the elites that the run contributes to the hypervolume, shape (models, tasks).
     """
 
     strategy: str
@@ -64,12 +74,12 @@ class Search:
     censored: int
     seconds: float
     curve: Curve
-    family: tuple[tuple[float, ...], ...]
+    elite_set: Annotated[tuple[tuple[float, ...], ...], Field(alias="family")]
 
 
 @dataclass(frozen=True, slots=True)
 class RowCount:
-    """Rows of a task, and how many of its held-out rows are rows of the search too."""
+    """A task's number of rows by split, and how many of its held-out rows also occur in the search splits."""
 
     search: int
     heldout: int
@@ -77,10 +87,10 @@ class RowCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """When the held-out rows were opened (ISO 8601, UTC), and what stood fixed then: digests by entrant.
+class SplitOpening:
+    """When the final split was opened (ISO 8601, UTC), and for which candidates: digests by model.
 
-    rows: `confirm` where rows that were set aside from the search split stand for them, to tune.
+    rows: the split; `confirm` when tuning, which leaves the held-out split closed.
     """
 
     at: str
@@ -89,74 +99,82 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """All that a comparison found.
+class ComparisonResult:
+    """Everything that a comparison measured. When tuning, `heldout` stands for the confirmation split throughout.
 
-    tasks: those that the mean is over. kept: further tasks that are reported beside it. rows: by task. reference: the
-    name of the entrant that all others are held against. unscored: names of entrants of which a model could not be
-    scored on the rows that judge.
+    tasks: those that the mean is over. kept: further tasks that are only reported. rows: by task. reference: the name
+    of the model that all others are compared with. unscored: names of models that could not all be scored on the final
+    split.
 
     Raises:
-        ValueError: a name occurs twice, or the reference stands for no entrant, or an entrant was not scored on the
-            held-out rows of every task.
+        ValueError: a name occurs twice, the reference is not among the models, or a model has no score for a held-out
+            row of a task.
     """
 
     tasks: tuple[str, ...]
     kept: tuple[str, ...]
     rows: dict[str, RowCount]
     reference: str
-    opened: Opening
-    entrants: tuple[Entrant, ...]
-    searches: tuple[Search, ...]
+    opened: SplitOpening
+    models: Annotated[tuple[ComparedModel, ...], Field(alias="entrants")]
+    runs: Annotated[tuple[StrategyRunResult, ...], Field(alias="searches")]
     unscored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [entrant.name for entrant in self.entrants]
+        names = [model.name for model in self.models]
         if len(set(names)) < len(names) or self.reference not in names:
-            raise ValueError(f"reference {self.reference!r} must be one of distinct entrants: {', '.join(names)}")
-        for entrant in self.entrants:
-            if not entrant.judged:
-                raise ValueError(f"entrant {entrant.name!r} was not judged")
-            for judged in entrant.judged:
-                for task in (*self.tasks, *self.kept):
-                    found, expected = len(judged.heldout.get(task, ())), self.rows[task].heldout
-                    if found != expected:
-                        raise ValueError(f"entrant {entrant.name!r}: {found} of {expected} held-out rows of {task}")
+            raise ValueError(
+                f"reference {self.reference!r}: must be one of the models, all of different names: {names}"
+            )
+        for model in self.models:
+            self._require_scores(model)
+
+    def _require_scores(self, model: ComparedModel) -> None:
+        if not model.by_seed:
+            raise ValueError(f"model {model.name!r} has no scores")
+        for scores in model.by_seed:
+            for task in (*self.tasks, *self.kept):
+                found, expected = len(scores.heldout.get(task, ())), self.rows[task].heldout
+                if found != expected:
+                    raise ValueError(f"model {model.name!r}: scores of {found} of {expected} held-out rows of {task}")
 
     @cached_property
-    def by_name(self) -> dict[str, Entrant]:
-        """Entrants by their names, in their order."""
-        return {entrant.name: entrant for entrant in self.entrants}
+    def by_name(self) -> dict[str, ComparedModel]:
+        """Models by their names, in their order."""
+        return {model.name: model for model in self.models}
 
     @cached_property
-    def by_strategy(self) -> dict[str, list[Search]]:
-        """Searches by strategy, in their order."""
+    def runs_by_strategy(self) -> dict[str, list[StrategyRunResult]]:
+        """Runs by strategy, in their order."""
         return {
-            name: [search for search in self.searches if search.strategy == name]
-            for name in dict.fromkeys(search.strategy for search in self.searches)
+            name: [run for run in self.runs if run.strategy == name]
+            for name in dict.fromkeys(run.strategy for run in self.runs)
         }
 
 
 _FORMAT = 1
-_FINDINGS = TypeAdapter(Findings)
+_RESULT = TypeAdapter(ComparisonResult)
 
 
-def to_json(findings: Findings) -> dict[str, Any]:
-    """Findings as JSON values, with the version of the format."""
-    return {"format": _FORMAT, **_FINDINGS.dump_python(findings, mode="json")}
+def result_to_json(result: ComparisonResult) -> dict[str, Any]:
+    """The result as JSON values, with the version of the format."""
+    return {"format": _FORMAT, **_RESULT.dump_python(result, mode="json", by_alias=True)}
 
 
-def from_json(record: dict[str, Any], where: str) -> Findings:
-    """Inverse of `to_json`. where: what the record was read from, for the error.
+def result_from_json(record: dict[str, Any], where: str) -> ComparisonResult:
+    """Inverse of `result_to_json`. where: the source of the record, for the error.
 
     Raises:
-        UserError: another version of the format, or not what `to_json` writes.
+        RecipeError: a different version of the format, or not a record that `result_to_json` writes.
     """
     if record.get("format") != _FORMAT:
-        raise UserError(f"{where}: format {record.get('format')} of a comparison; this version reads {_FORMAT}")
+        raise RecipeError(
+            f"{where}: format {record.get('format')} of a comparison; this version reads format {_FORMAT}; use the "
+            "version that wrote it"
+        )
     try:
-        return _FINDINGS.validate_python({name: value for name, value in record.items() if name != "format"})
+        return _RESULT.validate_python({name: value for name, value in record.items() if name != "format"})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "comparison"
-        raise UserError(f"{where}: {place}: {first['msg']}; run `compare` again") from error
+        raise RecipeError(f"{where}: {place}: {first['msg']}; rerun `compare`") from error

@@ -1,4 +1,4 @@
-"""One pool for all searches of a comparison: engines start once, whatever groups a search has."""
+"""One pool for all runs of a comparison: engines start once, whatever coefficient groups a strategy has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from cycleqd_merge.tasks.protocol import Split
 
 
 class SharedPool:
-    """See `Pool`. Opened when the first proposal comes, with so many `groups`; genomes of one group are spread."""
+    """A `Pool` that is opened when it receives its first proposal.
+
+    groups: number of coefficient groups that it evaluates with; genomes of one group are spread over them.
+    """
 
     def __init__(self, open_pool: Callable[[], Pool], groups: int) -> None:
         self._open, self._groups = open_pool, groups

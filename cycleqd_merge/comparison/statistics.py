@@ -1,6 +1,6 @@
 """The statistics of a comparison: intervals, gaps, hypervolume and duplicates. Pure functions of their arguments.
 
-`scipy.stats.bootstrap` agrees with `paired_bootstrap` but draws otherwise: the figures of docs/results.md would change.
+`scipy.stats.bootstrap` agrees with `paired_bootstrap` but draws differently: numbers in docs/results.md would change.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.journal.measured import Estimate
@@ -34,26 +32,26 @@ class Interval:
 
     @property
     def holds_zero(self) -> bool:
-        """Whether zero lies inside: for a difference, that it may be noise."""
+        """Whether zero is inside: a difference may then be noise."""
         return self.low <= 0.0 <= self.high
 
 
-def paired_bootstrap(own: RowScores, rival: RowScores, seed: int = 0, draws: int = 10_000) -> Interval:
-    """By how much `own` lies above `rival` in the mean over tasks of the mean over rows, both scored on the same rows.
+def paired_bootstrap(own: RowScores, other: RowScores, seed: int = 0, draws: int = 10_000) -> Interval:
+    """How much higher `own` scores than `other`: the difference of their means over tasks of the mean over rows.
 
-    A percentile interval (Efron and Tibshirani 1993, chapter 13): rows are drawn anew, with replacement, within each
-    task, the same rows for both. The draws depend on the seed and the tasks' names and sizes alone, so every rival of
-    a comparison meets the same ones. A task of one row adds nothing to the width. The seed is an argument for tests:
-    whether one model is better than another has one answer.
+    Both are scored on the same rows. A percentile interval (Efron and Tibshirani 1993, chapter 13): rows are resampled
+    with replacement within each task, the same rows for both. The draws depend only on the seed and on the names and
+    sizes of the tasks, so all models of a comparison get the same ones. A task with a single row adds nothing to the
+    width. The seed is an argument only for tests: whether one model is better than another has one answer.
 
     Raises:
         ValueError: there is no task, or the two were not scored on the same tasks and numbers of rows.
     """
-    if not own or own.keys() != rival.keys():
-        raise ValueError(f"cannot pair tasks {sorted(own)} with {sorted(rival)}")
+    if not own or own.keys() != other.keys():
+        raise ValueError(f"cannot pair tasks {sorted(own)} with {sorted(other)}")
     estimate, resampled = 0.0, np.zeros(draws)
     for task in sorted(own):
-        ours, theirs = np.asarray(own[task], np.float64), np.asarray(rival[task], np.float64)
+        ours, theirs = np.asarray(own[task], np.float64), np.asarray(other[task], np.float64)
         if ours.ndim != 1 or not ours.size or ours.shape != theirs.shape:
             raise ValueError(f"task {task}: cannot pair rows of shape {ours.shape} with {theirs.shape}")
         estimate += float((ours - theirs).mean()) / len(own)
@@ -70,9 +68,11 @@ def _resampled_means(values: NDArray[np.float64], random: np.random.Generator, d
 
 
 def seeds_interval(values: Sequence[float]) -> Interval | None:
-    """The mean over seeds with its 95% interval by Student's t; None for a single seed, which tells of no spread."""
+    """The mean over seeds with its 95% interval by Student's t; None for a single seed, which has no spread."""
     if len(values) < 2:
         return None
+    from scipy.special import stdtrit
+
     mean = float(np.mean(values))
     half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
@@ -80,9 +80,9 @@ def seeds_interval(values: Sequence[float]) -> Interval | None:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """By how much a model's search score lies above its held-out score, with the standard error of the difference.
+    """How much higher a model's search score is than its held-out score, with the standard error of this difference.
 
-    error: None where the spread of either is not known.
+    error: None if the spread of either is not known.
     """
 
     difference: float
@@ -90,28 +90,30 @@ class Gap:
 
     @property
     def large(self) -> bool:
-        """Whether it is more than two standard errors: the search rows flatter the model."""
+        """Whether it is more than two standard errors: the model is overfitted to the search split."""
         return self.error is not None and self.difference > 2 * self.error
 
 
 def search_gap(search: Estimate, heldout: Estimate) -> Gap:
-    """What a model lost from search rows to held-out rows; the rows differ, so their errors are independent."""
+    """The loss from the search split to the held-out split; their rows differ, so the errors are independent."""
     known = search.error is not None and heldout.error is not None
     error = math.hypot(search.error or 0.0, heldout.error or 0.0) if known else None
     return Gap(search.score - heldout.score, error)
 
 
 def hypervolume(points: Sequence[Sequence[float]] | NDArray[np.float64], reference: float = 0.0) -> float:
-    """The volume that points, shape (points, tasks), dominate above the reference in every task; exact, more is better.
+    """The volume that points, shape (points, tasks), dominate above the reference in every task; higher is better.
 
-    moocore computes it; from five tasks on the time grows steeply with the points on the front.
+    Exact. From five tasks on, the time grows steeply with the number of points on the front.
     """
+    import moocore
+
     array = np.asarray(points, np.float64)
     return float(moocore.hypervolume(array, ref=reference, maximise=True)) if array.size else 0.0
 
 
 def duplicates(search: Iterable[Mapping[str, Any]], heldout: Iterable[Mapping[str, Any]]) -> int:
-    """How many held-out rows equal, in all their columns, a row that the search may see."""
+    """The number of held-out rows that equal, in all their columns, a row of the other splits."""
     seen = {_content(row) for row in search}
     return sum(_content(row) in seen for row in heldout)
 

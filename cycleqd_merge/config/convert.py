@@ -1,4 +1,4 @@
-"""Reading a mergekit-evolve configuration as a recipe."""
+"""Converting a mergekit-evolve configuration to a recipe."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.config.loading import read_yaml, yaml_text
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 
 HEADER = """\
 # yaml-language-server: $schema=recipe.schema.json
 # Converted from a mergekit-evolve configuration. Its tasks need `pip install 'cycleqd-merge[lm-eval]'`; half of each is
 # held out. Before it runs, give each task its `expert`, so that mutation follows the task's own skill.
 """
-_INSTEAD = {  # of a method
+_INSTEAD = {  # what replaces a merge method
     "task_arithmetic": "",
     "linear": "task vectors on the base are added instead; with weights that sum to 1 the two are equal",
     "ties": "task vectors are added whole, without trimming or electing signs",
@@ -32,32 +32,34 @@ _LEFT_OUT: dict[str, dict[str, Any]] = {  # defaults of settings that have no co
 
 @dataclass(frozen=True)
 class Converted:
-    """A recipe as plain values, and what of the original it does not carry over, a line each."""
+    """A recipe as plain values, and notes about settings that were not carried over, one per line."""
 
     recipe: dict[str, Any]
     notes: tuple[str, ...]
 
 
 def convert_genome(path: Path) -> Converted:
-    """The recipe that searches what a mergekit-evolve YAML describes.
+    """The recipe for the search that a mergekit-evolve YAML file describes.
 
     `layer_granularity` and `filters` become coefficient groups; tasks become those of kind `lm_eval`.
 
     Raises:
-        UserError: the file is no mergekit-evolve configuration, has no base model to take task vectors from, or too
-            few experts or tasks.
+        RecipeError: the file is not a mergekit-evolve configuration, has no base model to take task vectors from, or
+            has too few experts or tasks.
     """
     data, _ = read_yaml(path)
     genome = data.get("genome")
     if not isinstance(genome, dict) or not isinstance(genome.get("models"), list):
-        raise UserError(f"{path}: no `genome` with `models`: not a mergekit-evolve configuration")
+        raise RecipeError(f"{path}: no `genome` with `models`: not a mergekit-evolve configuration")
     if genome.get("base_model") is None:
-        raise UserError(f"{path}: genome.base_model is missing; task vectors need a base model")
+        raise RecipeError(f"{path}: genome.base_model is missing; task vectors require a base model")
     base = _reference(genome["base_model"], f"{path}: genome.base_model")
     models = [_reference(model, f"{path}: genome.models") for model in genome["models"]]
     experts = list(dict.fromkeys(model for model in models if model != base))
     if len(experts) < 2:
-        raise UserError(f"{path}: genome.models: at least 2 models beside the base are needed; found {len(experts)}")
+        raise RecipeError(
+            f"{path}: genome.models: at least 2 models besides the base are required; found {len(experts)}"
+        )
     tasks = _tasks(data, path)
     recipe = {
         "base": base,
@@ -70,7 +72,7 @@ def convert_genome(path: Path) -> Converted:
 
 
 def _reference(value: Any, where: str) -> str:
-    """A model in one text, from mergekit's text or mapping."""
+    """A model reference as text, from mergekit's text or mapping."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and "model" in value:
@@ -78,11 +80,11 @@ def _reference(value: Any, where: str) -> str:
         return "+".join(_reference(part, where) for part in parts if part is not None)
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         return "@".join([value["path"], *filter(None, [value.get("revision")])])
-    raise UserError(f"{where}: {value!r} is no model")
+    raise RecipeError(f"{where}: {value!r} is not a model")
 
 
 def _named(models: list[str]) -> dict[str, str]:
-    """Models by the last part of their path, or all by number if those are not all different."""
+    """Models by the last part of their path, or all by number if two names are equal."""
     names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", re.split(r"[@]", model.rsplit("/", 1)[-1])[0]) for model in models]
     if len(set(names)) < len(names) or not all(re.match(r"[A-Za-z0-9]", name) for name in names):
         names = [f"expert-{number}" for number in range(1, len(models) + 1)]
@@ -100,11 +102,11 @@ def _tasks(data: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     """The tasks by name, each once: mergekit-evolve lists a task again for another metric of it."""
     stated = data.get("tasks")
     if not isinstance(stated, list) or not all(isinstance(_task_name(task), str) for task in stated):
-        raise UserError(f"{path}: tasks: expected a list of names, or of mappings with a `name`")
+        raise RecipeError(f"{path}: tasks: expected a list of names, or of mappings with a `name`")
     first = {_task_name(task): task for task in reversed(stated)}
     names = list(dict.fromkeys(map(_task_name, stated)))
     if len(names) < 2:
-        raise UserError(f"{path}: tasks: at least 2 are needed, one archive each; found {len(names)}")
+        raise RecipeError(f"{path}: tasks: at least 2 are required, one archive each; found {len(names)}")
     shared = {key: data[key] for key in ("num_fewshot", "limit") if data.get(key) is not None}
     return [
         {
@@ -124,7 +126,7 @@ def _task_name(task: Any) -> Any:
 
 
 def _notes(data: Mapping[str, Any], genome: Mapping[str, Any], base_listed: bool) -> list[str]:
-    """What is not carried over, and what becomes of it."""
+    """Notes about settings that are not carried over, and what replaces them."""
     notes = []
     method = str(genome.get("merge_method"))
     instead = _INSTEAD.get(method, "task vectors are added, with a coefficient each")
@@ -133,19 +135,19 @@ def _notes(data: Mapping[str, Any], genome: Mapping[str, Any], base_listed: bool
     if base_listed:
         notes.append("the base among the models: it has no task vector.")
     if (genome.get("layer_granularity") or 0) > 0 and genome.get("filters"):
-        notes.append(f"filters {', '.join(map(str, genome['filters']))}: each kind of module is a group instead.")
+        notes.append(f"filters {', '.join(map(str, genome['filters']))}: instead, each kind of module is a group.")
     if any(isinstance(task, dict) and task.get("weight", 1) != 1 for task in data["tasks"]):
         notes.append("weight of tasks: each task has an archive of its own.")
     names = [_task_name(task) for task in data["tasks"]]
     repeated = [name for place, name in enumerate(names) if name in names[:place]]
     if repeated:
-        notes.append(f"further metrics of {', '.join(repeated)}: a task is scored by its first.")
+        notes.append(f"other metrics of {', '.join(repeated)}: a task is scored by its first metric.")
     for place, settings in ((genome, _LEFT_OUT["genome"]), (data, _LEFT_OUT[""])):
         notes += [f"{key}." for key, default in settings.items() if place.get(key, default) != default]
     return notes
 
 
 def to_yaml(converted: Converted) -> str:
-    """The recipe as YAML text, with a header for whoever edits it next."""
+    """The recipe as YAML text, with a header of notes."""
     notes = "".join(f"#   {note}\n" for note in converted.notes)
     return HEADER + ("# Not carried over:\n" + notes if notes else "") + yaml_text(converted.recipe)

@@ -20,9 +20,9 @@ class TransformersEngineConfig(StrictConfig):
 
     kind: Literal["transformers"] = "transformers"
     device: str | None = None
-    """A torch device; by default what accelerate finds."""
+    """A torch device; by default the one that accelerate chooses."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type to compute in; `auto` is the checkpoint's."""
+    """Data type for inference; `auto` is the checkpoint's."""
     batch_size: int = Field(64, ge=1)
     """Prompts per batch."""
     threads: int | None = Field(None, ge=1)
@@ -30,7 +30,7 @@ class TransformersEngineConfig(StrictConfig):
 
 
 MOST_OF_GPU = 0.97
-"""The share of a GPU's memory that its engines may take together."""
+"""The total share of a GPU's memory that its engines may take."""
 
 
 class VllmEngineConfig(StrictConfig):
@@ -38,25 +38,25 @@ class VllmEngineConfig(StrictConfig):
 
     kind: Literal["vllm"]
     options: dict[str, Any] = Field(default_factory=dict)
-    """Passed on to vLLM: `max_model_len`, `gpu_memory_utilization`, `tensor_parallel_size`, `kv_cache_dtype` ..."""
+    """Options for vLLM: `max_model_len`, `gpu_memory_utilization`, `tensor_parallel_size`, `kv_cache_dtype` ..."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables set before vLLM starts, such as `VLLM_BATCH_INVARIANT: "1"`."""
     place: Literal["auto", "disk", "host", "device"] = "auto"
     """Where base, experts and singular bases are kept between children: memory-mapped files, pinned host memory, or
-    the GPU's memory; `auto` takes the fastest that has room. vLLM gets what is left, unless `options` say otherwise."""
+    the GPU's memory; `auto` takes the fastest that has room. vLLM gets the rest, unless `options` set its share."""
     per_gpu: int = Field(1, ge=1)
-    """Engines that share a GPU, for models so small that one leaves it idle; each takes its part of the memory. There
-    are as many as `workers`."""
+    """Number of engines that share a GPU, for models so small that a single engine leaves it idle; each takes its part
+    of the memory. The total number of engines is `workers`."""
 
     @model_validator(mode="after")
-    def _undivided(self) -> VllmEngineConfig:
+    def _check_shared_gpu(self) -> VllmEngineConfig:
         if self.per_gpu > 1 and self.options.get("tensor_parallel_size", 1) != 1:
             raise KeyProblem("engines that span several GPUs cannot share one", "per_gpu")
         share = self.options.get("gpu_memory_utilization")
         if self.per_gpu > 1 and isinstance(share, int | float) and share * self.per_gpu > MOST_OF_GPU:
-            fit = f"at most {MOST_OF_GPU / self.per_gpu:.2f} each would"
+            fit = f"the limit is {MOST_OF_GPU / self.per_gpu:.2f} each"
             raise KeyProblem(
-                f"{self.per_gpu} engines that take {share:g} of a GPU each do not fit; {fit}",
+                f"{self.per_gpu} engines with {share:g} of a GPU's memory each do not fit; {fit}",
                 "options",
                 "gpu_memory_utilization",
             )

@@ -1,4 +1,4 @@
-"""What a recipe may say of its search: groups, mutations, bounds, operators. Defaults are the paper's."""
+"""The `evolution` section of a recipe: groups, mutations, bounds, operators. Defaults are the paper's."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class LayerGroupsConfig(StrictConfig):
     """Blocks of layers, optionally divided by the kind of module within a layer."""
 
     layers: int | None = Field(None, ge=1)
-    """Layers per block; without it, and without `blocks`, all layers make one block."""
+    """Layers per block; without this key and `blocks`, all layers form one block."""
     blocks: int | None = Field(None, ge=1)
-    """Blocks that the layers are divided into as evenly as goes; one per layer where there are more blocks."""
+    """Number of blocks of nearly equal size; at most one per layer."""
     modules: bool = False
-    """Divide by the module that holds a tensor inside its layer (attention, MLP ...); the rest is one more group."""
+    """Also divide by the module that contains a tensor (attention, MLP ...); everything else is one more group."""
 
     @model_validator(mode="after")
-    def _states_something(self) -> LayerGroupsConfig:
+    def _check_keys(self) -> LayerGroupsConfig:
         if self.layers is None and self.blocks is None and not self.modules:
-            raise ValueError("state `layers` or `blocks`, `modules: true` or both")
+            raise ValueError("set `layers` or `blocks`, `modules: true`, or both")
         if self.layers is not None and self.blocks is not None:
-            raise ValueError("state `layers` or `blocks`, not both")
+            raise ValueError("set `layers` or `blocks`, not both")
         return self
 
 
@@ -42,7 +42,7 @@ class PatternGroupsConfig(StrictConfig):
     """Groups by regular expressions over tensor names."""
 
     patterns: list[RegularExpression] = Field(min_length=1)
-    """The first pattern found in a tensor's name names its group; tensors that none fits make one more."""
+    """The first pattern that matches in a tensor's name is its group; tensors that match none form one more."""
 
 
 def _groups_form(value: Any) -> str:
@@ -66,10 +66,10 @@ class SvdMutationConfig(StrictConfig):
     w_max: float = Field(0.3, gt=0)
     """Upper end of the uniform draw per singular direction."""
     signed: bool = False
-    """Draw from -w_max to w_max: directions may be lowered too."""
+    """Draw from -w_max to w_max, so that directions can also be weakened."""
     rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Mutate along a task vector's leading singular directions only: so many per matrix, or as few as hold this share
-    of its squared norm. Fewer take less memory and time; `plan` says what they leave out."""
+    """Mutate only along a task vector's leading singular directions: a number per matrix, or the fewest that hold this
+    share of its squared norm. Fewer take less memory and time; `plan` reports what they leave out."""
 
 
 class GaussianMutationConfig(StrictConfig):
@@ -100,19 +100,19 @@ class BoundsConfig(StrictConfig):
     """Archive bounds from generation 0, per task."""
 
     low: float = Field(0.85, ge=0)
-    """Times the worst score of the tasks' experts."""
+    """Lower bound, as a multiple of the worst score of the tasks' experts."""
     high: float = Field(1.15, gt=0)
-    """Times their best score."""
+    """Upper bound, as a multiple of their best score."""
 
 
 class RacingConfig(StrictConfig):
-    """Rejecting children early: part of each task's search rows is scored first, and a child that can enter no archive,
-    as they stood when it was proposed, is not scored on the others. It counts as one that entered none."""
+    """Racing: part of each task's search rows is scored first, and a child that cannot enter any archive, as
+    the archives were when it was proposed, is not scored on the rest. It counts as a child that entered none."""
 
     share: float = Field(0.25, gt=0, lt=1)
-    """Share of the rows that is scored first."""
+    """Share of the rows to score first."""
     confidence: float = Field(0.99, gt=0.5, lt=1)
-    """How sure it must be that the child would enter no archive."""
+    """Required probability that the child would enter no archive."""
 
 
 class EvolutionConfig(StrictConfig):
@@ -123,7 +123,7 @@ class EvolutionConfig(StrictConfig):
     seed: int = Field(0, ge=0)
     """Seed of the run."""
     bins: int = Field(15, ge=1)
-    """Cells per task and axis."""
+    """Bins per task: cells along each axis of an archive."""
     bounds: BoundsConfig = BoundsConfig()
     """How archive bounds follow from the experts' scores."""
     groups: GroupsConfig = "one"
@@ -133,34 +133,33 @@ class EvolutionConfig(StrictConfig):
     sigma: float = Field(0.03, ge=0)
     """Standard deviation of the crossover weights."""
     scaling: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
-    """Crossover multiplies a child's task vectors by a factor drawn from this range, such as [1.0, 1.6]: the plain mean
-    of two experts, the paper's, leaves half of either."""
+    """Crossover multiplies a child's task vectors by a factor drawn from this range, such as [1.0, 1.6]. The paper's
+    plain mean of two experts keeps only half of each."""
     mutation: MutationConfig = SvdMutationConfig()
     """How children are mutated."""
     cycling: bool = True
-    """Tasks take turns as the quality. Without, plain MAP-Elites (the paper's ablation): parents come from one archive
-    whose quality is the mean score, and all tasks are its behaviour characteristics."""
+    """Tasks take turns as the quality. If false, plain MAP-Elites (the paper's ablation): parents come from one archive
+    whose quality is the mean score and whose behaviour characteristics are all tasks."""
     sampling: Literal["elite", "random", "published"] = "elite"
-    """How parents are chosen; `published` weighs elites by their bins, as the published code does."""
+    """How parents are chosen; `published` weights elites by their bins, as the published code does."""
     mates: Literal["own", "any"] = "own"
-    """Where the second parent comes from: the archive of the first, or, with `any`, that of another task, drawn anew
-    for each child."""
+    """The archive of the second parent: the first parent's, or, with `any`, another task's, drawn for each child."""
     adaptive: bool = False
-    """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule, for each task apart: they
-    grow while more than one child in five enters an archive, else they shrink, up to eightfold either way."""
+    """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule per task: they grow
+    while more than one child in five enters an archive and shrink otherwise, by a factor of at most 8."""
     warm_start: list[float] | None = Field(None, min_length=1)
-    """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are the static merges that hold so much of every
-    expert's task vector, and fill the archives before the first child is bred."""
+    """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are static merges with this share of every
+    expert's task vector; they fill the archives before the first crossover."""
     race: RacingConfig | None = None
-    """Reject hopeless children on a part of the rows, such as `{share: 0.25, confidence: 0.99}`."""
+    """Reject children early on part of the rows, such as `{share: 0.25, confidence: 0.99}`; see docs/operators.md."""
     alpha_low: float = Field(0.5, gt=0)
-    """Elite sampling: weight factor of the worst elite of a task."""
+    """Elite sampling: weight factor of a task's worst elite."""
     alpha_high: float = Field(0.8, gt=0)
-    """Elite sampling: weight factor of the best elite of a task."""
+    """Elite sampling: weight factor of a task's best elite."""
     in_flight: int | None = Field(None, ge=1)
     """Children evaluated at once; 2 per worker by default, 1 under `preset: paper`."""
     preset: PresetName | None = None
-    """Settings for the keys that are not stated: `paper`, as published, one child at a time; `recommended`, the
+    """Settings for keys that are not set: `paper`, as published, one child at a time; `recommended`, the
     strategy, groups and warm starts that did best in our measurements (docs/results.md). `recommended@1` fixes the
     version; without one, a new run takes the newest, and an existing run keeps its own."""
 
@@ -169,7 +168,9 @@ class EvolutionConfig(StrictConfig):
     def _with_preset(cls, stated: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         filled = preset_evolution(stated)
         config = handler({**filled, **stated} if filled else stated)
-        config.model_fields_set.difference_update(filled)  # they are not stated: another version may set other ones
+        config.model_fields_set.difference_update(
+            filled
+        )  # they are not stated: a different version may set different ones
         return config
 
     @model_validator(mode="after")
@@ -183,9 +184,9 @@ class EvolutionConfig(StrictConfig):
         if self.scaling is not None and self.scaling[0] > self.scaling[1]:
             raise KeyProblem(f"{self.scaling[0]} is above {self.scaling[1]}", "scaling")
         if self.mates == "any" and not self.cycling:
-            raise KeyProblem("`any` needs `cycling: true`; plain MAP-Elites has one archive", "mates")
+            raise KeyProblem("`any` requires `cycling: true`; plain MAP-Elites has one archive", "mates")
         if self.race is not None and not self.cycling:
-            raise KeyProblem("needs `cycling: true`; the archive of plain MAP-Elites takes part in no race", "race")
+            raise KeyProblem("requires `cycling: true`; plain MAP-Elites does not support racing", "race")
         return self
 
     def flights(self, workers: int) -> int:

@@ -15,23 +15,23 @@ class HubConfig(StrictConfig):
     """Publishing a run on the Hugging Face Hub. The token comes from HF_TOKEN or `hf auth login`, never from here."""
 
     repo: Repository
-    """The model repository; the archive goes to the dataset repository of this name with `-archive` behind it."""
+    """The model repository; the archive goes to the dataset repository of this name plus `-archive`."""
     private: bool = False
-    """Make repositories that are not there yet private."""
+    """Create missing repositories as private."""
     every: int | None = Field(None, ge=1)
-    """Push the archive after every so many generations while the run goes on; all is pushed at its end anyway."""
+    """Also push the archive during the run, every this many generations."""
     archive: bool = True
     """Push the archive: every elite's genome and scores, all generations, the recipe; enough to restore the run."""
     rows: bool = False
-    """Push local files that tasks read rows from along with the archive; without them others cannot go on with it."""
+    """Include local row files in the archive; without them others cannot resume the run."""
     root: str | None = "best-mean"
     """The model at the root of `repo`, by a name that `export` takes; null: none."""
     elites: list[str] = Field(default_factory=list)
-    """Further models: names that `export` takes, `best`, `all-best` (of each task and in the mean), `pareto`."""
+    """Further models: names that `export` takes, `best`, `all-best` (of each task and of the mean), `pareto`."""
     layout: Literal["subfolders", "repos"] = "subfolders"
-    """Put further models into subfolders of `repo`, or into repositories of their own, gathered in a collection."""
+    """Put further models into subfolders of `repo`, or into separate repositories in a collection."""
     license: str | None = None
-    """The licence of what is pushed, as the Hub calls it; by default the parents', which must then agree."""
+    """Licence of what is pushed, by its Hub id; by default the parents', which must then be the same."""
     adapters: bool = False
     """Push models as LoRA adapters on the base; all experts must be adapters."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,12 @@ from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
 from cycleqd_merge.config.presets import with_fixed_presets
-from cycleqd_merge.config.recipe import Recipe, TaskConfig
+from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
 from cycleqd_merge.errors import RecipeError, first_line
+
+log = logging.getLogger(__name__)
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -48,16 +51,19 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     data, node = read_yaml(path)
     source = Source(str(path), node, {_override(data, text): text for text in overrides})
     recipe = parse(TypeAdapter(Recipe), _substitute(data, source), source)
+    for old, new in DEPRECATED_KEYS.items():
+        if old in data:
+            log.warning("%s: `%s` is deprecated and will be removed in 0.3; use `%s`", source.where((old,)), old, new)
     return anchored(recipe, path.parent)
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
-    """A recipe with some keys replaced; relative paths in `overrides` start at the current directory.
+    """A recipe with overridden keys; relative paths in `overrides` start at the current directory.
 
     overrides: as in `load_recipe`. where: names the recipe in messages.
 
     Raises:
-        RecipeError: the result is no valid recipe.
+        RecipeError: the result is not a valid recipe.
     """
     data = recipe.model_dump(mode="json", exclude_unset=True)
     source = Source(where, None, {_override(data, text): text for text in overrides})
@@ -65,12 +71,12 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
 
 
 def fix_presets(recipe: Recipe, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
-    """The recipe with a version for each of its presets, and with the keys that the preset sets as if it stated them.
+    """The recipe with a fixed version of each preset, and with the keys that the preset sets.
 
     versions: see `with_fixed_presets`.
 
     Raises:
-        RecipeError: this program does not know a version, or keys that the recipe states cannot be combined with it.
+        RecipeError: a version is unknown, or keys that the recipe states cannot be combined with it.
     """
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     fixed = with_fixed_presets(stated, versions)
@@ -90,7 +96,7 @@ def load_task(use: TaskConfig) -> TaskDefinitionConfig:
     if path is None:
         shipped = sorted(file.stem for file in DEFINITIONS.glob("*.yaml"))
         hint = suggestion(use.task, shipped)
-        raise RecipeError(f"task {use.task!r}: no such file, nor among the shipped tasks ({', '.join(shipped)}){hint}")
+        raise RecipeError(f"task {use.task!r}: no such file or shipped task; shipped: {', '.join(shipped)}{hint}")
     data, node = read_yaml(path)
     source = Source(str(path), node)
     definition: TaskDefinitionConfig = parse(TypeAdapter(TaskDefinitionConfig), _substitute(data, source), source)
@@ -101,7 +107,7 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     """Plain values and the node tree (for line numbers) of a YAML mapping.
 
     Raises:
-        RecipeError: the file cannot be read, is no YAML, holds duplicate keys or tags, or is no mapping.
+        RecipeError: the file cannot be read, is not YAML, has duplicate keys or tags, or is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -112,7 +118,9 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     try:
         data = YAML(typ="safe", pure=True).load(text)
         node = YAML(typ="safe", pure=True).compose(text)
-        json.dumps(data, default=str, skipkeys=True)  # refuses what holds itself, by an alias inside its own anchor
+        json.dumps(
+            data, default=str, skipkeys=True
+        )  # rejects a value that contains itself, by an alias inside its own anchor
     except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise RecipeError(f"{path}{line}: {_problem(error)}") from None
@@ -144,9 +152,9 @@ def _problem(error: MarkedYAMLError) -> str:
 
 
 def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Parsed:
-    """Validate `data`; all mistakes come together in one `RecipeError`, a line each.
+    """Validate `data`; one `RecipeError` reports every mistake, one per line.
 
-    source: where the data was written, or just what to call it.
+    source: where the data comes from, or just its name in messages.
     """
     try:
         return adapter.validate_python(data)
@@ -157,7 +165,7 @@ def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Pa
 
 
 def _override(data: dict[str, Any], override: str) -> Location:
-    """Apply one `key.path=value`, in which places in lists are numbers; returns where it was set."""
+    """Apply one `key.path=value`, with numbers as positions in lists; returns the location that it set."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {override}: write key.path=value")
@@ -180,20 +188,20 @@ def _override(data: dict[str, Any], override: str) -> Location:
 
 
 def _key(part: Any, step: str, location: Location, override: str) -> int | str:
-    """A step of an override's path as a key of `part`, or as a place if that is a list."""
+    """A step of an override's path as a key of `part`, or as a position if that is a list."""
     if isinstance(part, dict):
         return step
     at = ".".join(map(str, location))
     if not isinstance(part, list):
-        raise RecipeError(f"--set {override}: {at} holds a value, not keys")
+        raise RecipeError(f"--set {override}: {at} is a value and has no keys")
     if not step.isdecimal() or int(step) >= len(part):
-        places = f"its places are 0 to {len(part) - 1}" if part else "it is empty"
-        raise RecipeError(f"--set {override}: {at} is a list without place {step!r}; {places}")
+        places = f"positions are 0 to {len(part) - 1}" if part else "it is empty"
+        raise RecipeError(f"--set {override}: {at} is a list without position {step!r}; {places}")
     return int(step)
 
 
 def _substitute(value: Any, source: Source, location: Location = ()) -> Any:
-    """Replace `${VAR}` and `${VAR:-default}` in every text by environment variables; `$${` stands for `${`."""
+    """Replace `${VAR}` and `${VAR:-default}` in every text by environment variables; `$${` is a literal `${`."""
     if isinstance(value, dict):
         return {key: _substitute(item, source, (*location, key)) for key, item in value.items()}
     if isinstance(value, list):

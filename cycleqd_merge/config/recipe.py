@@ -1,12 +1,14 @@
-"""What a recipe may say. Defaults are the paper's."""
+"""The keys of a recipe. Defaults are the paper's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AliasChoices,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -24,7 +26,7 @@ from cycleqd_merge.config.strategies import (
     PresetStrategyConfig,
     StrategyConfig,
     mutates,
-    require_heeded,
+    require_used,
 )
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import KeyProblem, suggestion
@@ -41,14 +43,14 @@ TaskReference = Annotated[
 
 
 class TaskConfig(StrictConfig):
-    """A task as this recipe uses it."""
+    """A task, and how this recipe uses it."""
 
     task: TaskReference
     """A definition shipped in `tasks/` by its name, a YAML file by its path, or the definition itself."""
     name: Name | None = None
     """Name in archives and reports; by default the definition's file name."""
     expert: Name | None = None
-    """The expert whose task vector is mutated while this task is the quality; drawn from all if left out."""
+    """The expert whose task vector is mutated while this task is the quality; by default drawn from all experts."""
     role: Literal["optimise", "keep"] = "optimise"
     """`optimise` gives the task an archive; `keep` only reports its score and holds its `floor`."""
     floor: Unit | None = None
@@ -64,17 +66,15 @@ class TaskConfig(StrictConfig):
     def _consistent(self) -> TaskConfig:
         if self.name is None:
             if not isinstance(self.task, str):
-                raise ValueError("a task that is defined inline needs a `name`")
+                raise ValueError("a task that is defined in the recipe requires a `name`")
             try:
                 require_name(task_name(self))
             except ValueError as error:
-                raise KeyProblem(
-                    f"give the task a `name` of its own: {error}; found {task_name(self)!r}", "task"
-                ) from None
+                raise KeyProblem(f"give the task a `name`: {error}; found {task_name(self)!r}", "task") from None
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise KeyProblem(f"{self.bounds[0]} is not below {self.bounds[1]}", "bounds")
         if self.floor is not None and self.role != "keep":
-            raise KeyProblem("needs `role: keep`", "floor")
+            raise KeyProblem("requires `role: keep`", "floor")
         return self
 
 
@@ -82,95 +82,121 @@ class ModelsConfig(StrictConfig):
     """How models are opened and compared."""
 
     vocabulary: Literal["strict", "base"] = "strict"
-    """`base` drops the embedding rows that an expert added behind the base model's vocabulary."""
+    """`base` drops embedding rows that an expert added beyond the base model's vocabulary."""
     chat_template: str | None = None
-    """`base`, the name of an expert, or a file: which chat template counts where the models' differ."""
+    """`base`, the name of an expert, or a file: which chat template to use if the models' differ."""
     trust_remote_code: bool = False
     """Run code that a model repository ships."""
     pickles: bool = False
-    """Open models that come as pickles only; nothing in them is run, but safetensors are the safer form."""
+    """Open models that exist only as pickles; no code in them is run, but safetensors files are safer."""
 
 
 class ConfirmConfig(StrictConfig):
-    """Scoring the top elites again on rows that the search did not use: elites are maxima of noisy scores."""
+    """Scoring the top elites again on the confirmation split: elites are maxima of noisy scores."""
 
     share: float = Field(0.2, ge=0, lt=1)
-    """Share of each task's search rows that is set aside for it; 0 switches it off."""
+    """Share of each task's search rows that becomes the confirmation split; 0 disables it."""
     top: int = Field(10, ge=0)
-    """How many elites of the highest mean, besides the best of each archive, are scored again; 0: none at all, and the
-    rows stay unseen."""
+    """Number of elites with the highest mean to score again, in addition to the best of each archive; 0: none at all,
+    and the split stays unused."""
 
 
 class FinishConfig(StrictConfig):
-    """What `evolve` does once the last generation is told."""
+    """What `evolve` does after the last generation."""
 
     export: list[str] = Field(default_factory=list)
     """Models of the run to write to `output`/models, by the names that `export` takes, such as `best-mean`."""
     heldout: bool = False
-    """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out rows."""
+    """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out split."""
+
+
+DEPRECATED_KEYS = {"searches": "strategies"}
+"""Deprecated keys of a recipe, which are still accepted, with the keys that replace them."""
+
+
+def _with_deprecated_keys(schema: dict[str, Any]) -> None:
+    """Add the deprecated keys to the JSON Schema of recipes: editors accept them and strike them through."""
+    for old, new in DEPRECATED_KEYS.items():
+        description = f"Deprecated: use `{new}`."
+        schema["properties"][old] = {**schema["properties"][new], "description": description, "deprecated": True}
 
 
 class Recipe(PresetStrategyConfig):
     """A recipe: base model, experts, tasks, and how to evolve them."""
 
+    model_config = ConfigDict(json_schema_extra=_with_deprecated_keys)
+
     base: ModelReference
     """The model that every expert was fine-tuned from."""
     experts: dict[Name, ModelReference] = Field(min_length=2)
-    """The experts by a name of your choice; all seed the archives and take part in crossover."""
+    """The experts, by names of your choice; all are in the initial archives and take part in crossover."""
     tasks: list[TaskConfig] = Field(min_length=2)
-    """What the merged models shall be able to do; at least two with `role: optimise`."""
+    """The skills that merged models should have; at least two with `role: optimise`."""
     strategy: StrategyConfig = CycleQDConfig()
-    """What proposes children."""
+    """The strategy that proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
-    """The search."""
-    searches: dict[Name, NamedStrategyConfig] = Field(default_factory=dict)
-    """Searches that `compare` knows by these names, besides its own."""
+    """Operators and length of the search."""
+    strategies: dict[Name, NamedStrategyConfig] = Field(
+        default_factory=dict, validation_alias=AliasChoices("strategies", "searches")
+    )
+    """Your own strategies for `compare`, by name, in addition to the built-in ones."""
     models: ModelsConfig = ModelsConfig()
     """How models are opened."""
     engine: EngineConfig = TransformersEngineConfig()
-    """What evaluates a child."""
+    """The engine that evaluates children."""
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
-    """Evaluations at work at once, each on an engine of its own; more than one needs Ray. `auto`: one per GPU (or
+    """Number of parallel evaluations, each on its own engine; more than one requires Ray. `auto`: one per GPU (or
     group of GPUs, with tensor parallelism)."""
     ray_address: str | None = None
-    """A Ray cluster to work on, such as `auto` or `ray://host:10001`; by default this host alone."""
+    """The Ray cluster to use, such as `auto` or `ray://host:10001`; by default only this host."""
     confirm: ConfirmConfig = ConfirmConfig()
-    """How the best are told from the lucky before any is chosen."""
+    """How the best elites are distinguished from lucky ones."""
     output: str
     """Directory of the run."""
     finish: FinishConfig = FinishConfig()
-    """What happens after the last generation."""
+    """Exports and scores after the last generation."""
     hub: HubConfig | None = None
-    """Where the run is published, if it is."""
+    """Where to publish the run; by default nowhere."""
     revisions: dict[str, str] = Field(default_factory=dict)
-    """The commit of each Hub id, by `id` or `id@revision` as it stands here, datasets as `datasets/id`. A run resolves
-    those that are missing when it begins, and keeps them."""
+    """The commit of each Hub id, by `id` or `id@revision` as it is written here, datasets as `datasets/id`. A new run
+    resolves missing ones, and keeps them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_both_keys(cls, stated: Any) -> Any:
+        """Refuse a deprecated key next to the key that replaces it."""
+        for old, new in DEPRECATED_KEYS.items():
+            if isinstance(stated, Mapping) and old in stated and new in stated:
+                raise KeyProblem(f"cannot be combined with `{new}`, which replaces it; use `{new}` alone", old)
+        return stated
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         names = [task_name(use) for use in self.tasks]
         for place, (name, use) in enumerate(zip(names, self.tasks, strict=True)):
             if name in names[:place]:
-                raise KeyProblem(f"two tasks are named {name!r}; give one another `name`", "tasks", place, "name")
+                raise KeyProblem(
+                    f"two tasks are named {name!r}; give one of them a different `name`", "tasks", place, "name"
+                )
             if use.expert is not None and use.expert not in self.experts:
                 hint = suggestion(use.expert, self.experts)
                 known = ", ".join(self.experts)
                 raise KeyProblem(
-                    f"no expert is named {use.expert!r}{hint}; there are {known}", "tasks", place, "expert"
+                    f"no expert is named {use.expert!r}{hint}; available: {known}", "tasks", place, "expert"
                 )
         optimised = sum(use.role == "optimise" for use in self.tasks)
         if optimised < 2:
-            raise KeyProblem(
-                f"needs at least 2 tasks with `role: optimise`, an archive each; found {optimised}", "tasks"
-            )
-        require_heeded(self.evolution, self.strategy)
+            raise KeyProblem(f"at least 2 tasks with `role: optimise` are required; found {optimised}", "tasks")
+        require_used(self.evolution, self.strategy)
         if isinstance(self.engine, VllmEngineConfig) and self.engine.per_gpu > 1 and self.workers == 1:
-            raise KeyProblem("one worker would share a GPU with none; state `workers: auto`", "engine", "per_gpu")
-        self._weighs_tasks()
+            raise KeyProblem(
+                "a single worker has nothing to share a GPU with; set `workers: auto`", "engine", "per_gpu"
+            )
+        self._check_task_weights()
         return self
 
-    def _weighs_tasks(self) -> None:
-        """Check the weights of CMA-ES, if it is the strategy and has any."""
+    def _check_task_weights(self) -> None:
+        """Check the task weights of CMA-ES, if it is the strategy and has any."""
         weights = self.strategy.weights if isinstance(self.strategy, CmaEsConfig) else None
         names = [task_name(use) for use in self.tasks if use.role == "optimise"]
         for name in weights or {}:
@@ -178,10 +204,10 @@ class Recipe(PresetStrategyConfig):
                 hint = suggestion(name, names)
                 known = ", ".join(names)
                 raise KeyProblem(
-                    f"no task to optimise is named {name!r}{hint}; there are {known}", "strategy", "weights"
+                    f"no task to optimise is named {name!r}{hint}; available: {known}", "strategy", "weights"
                 )
         if weights is not None and not any(weights.values()):
-            raise KeyProblem("needs a weight above 0", "strategy", "weights")
+            raise KeyProblem("at least one weight must be above 0", "strategy", "weights")
 
     def pinned_models(self) -> PinnedModels:
         """Base and experts with their Hub ids at their commits, as far as `revisions` states them."""

@@ -1,4 +1,4 @@
-"""A recipe's models where texts and candidates name them: at their commits, or as others call them."""
+"""Paths of a recipe's local models in texts, replaced by names that do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cycleqd_merge.config.values import hub_id
 
 
 def local_models(recipe: Recipe) -> dict[str, str]:
-    """What local models are called for others, by their paths here."""
+    """Portable names of local models, by their paths on this machine."""
     names: dict[str, str] = {}
     for name, reference in (("base", recipe.base), *((f"expert-{key}", text) for key, text in recipe.experts.items())):
         for part in reference.split("+"):
@@ -22,12 +22,12 @@ def local_models(recipe: Recipe) -> dict[str, str]:
 
 
 def without_paths(text: str, recipe: Recipe) -> str:
-    """A text, such as a file of an exported model, with local models called as others call them."""
+    """A text, such as a file of an exported model, with portable names for local models."""
     return str(respelled(text, local_models(recipe)))
 
 
 def respelled(value: Any, names: Mapping[str, str]) -> Any:
-    """Plain values with local models in their texts called otherwise. names: new ones by paths."""
+    """Plain values with local models renamed in their texts. names: new names by path."""
     if isinstance(value, list):
         return [respelled(each, names) for each in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Where a task's rows come from, and how they divide into a search and a held-out split."""
+"""Sources of a task's rows, and their division into a search and a held-out split."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class RowsConfig(StrictConfig):
     """Where rows come from: a JSONL, JSON, CSV or Parquet file, here or on the web, or a Hub dataset."""
 
     path: str | None = None
-    """A file; relative paths start at the file that names them."""
+    """A file; a relative path starts at the folder of the file that names it."""
     url: str | None = None
-    """A file on the web, instead of `path`; it is kept in the cache and needs a `sha256`."""
+    """A file on the web, instead of `path`; it is cached and requires a `sha256`."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """The SHA-256 that the file must have."""
+    """The file's SHA-256."""
     dataset: str | None = None
     """A dataset id on the Hub, instead of `path`."""
     config: str | None = None
@@ -29,40 +29,40 @@ class RowsConfig(StrictConfig):
     revision: str | None = None
     """Branch, tag or commit of the dataset."""
     only: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
-    """Places of the rows to use, counted from 0; all of them if left out."""
+    """Positions of the rows to use, counted from 0; by default all."""
 
     @model_validator(mode="after")
     def _one_source(self) -> RowsConfig:
         if sum(source is not None for source in (self.path, self.url, self.dataset)) != 1:
-            raise ValueError("state one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub id)")
+            raise ValueError("set one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub id)")
         if self.url is not None and self.sha256 is None:
-            raise KeyProblem("needs the file's `sha256` beside it", "url")
+            raise KeyProblem("requires the file's `sha256`", "url")
         if self.dataset is not None and self.sha256 is not None:
-            raise KeyProblem("is for files; pin a dataset by its `revision`", "sha256")
+            raise KeyProblem("applies to files; pin a dataset by its `revision`", "sha256")
         return self
 
     @property
     def label(self) -> str:
-        """The source as messages name it."""
+        """The source's name in messages."""
         return str(self.path or self.url or self.dataset)
 
 
 class SplitRowsConfig(StrictConfig):
-    """One set of rows, divided in two even halves by the task's own seed."""
+    """One set of rows, divided into two halves by the task's own seed."""
 
     rows: RowsConfig
-    """All rows; half of them, drawn by `seed`, are searched on, the other half is held out."""
+    """All rows; half of them, drawn by `seed`, are the search split, the others the held-out split."""
     seed: int = 0
-    """Seed of the division; it belongs to the task, never to a run."""
+    """Random seed of the division; it belongs to the task, never to a run."""
 
 
 class TwoFilesConfig(StrictConfig):
-    """Rows that come divided already."""
+    """Rows that are already divided."""
 
     search: RowsConfig
-    """Rows that the search may use."""
+    """The search split."""
     heldout: RowsConfig
-    """Rows that the search never touches."""
+    """The held-out split, which the search never uses."""
 
 
 def _data_form(value: Any) -> str:
@@ -84,7 +84,7 @@ _Definition = TypeVar("_Definition", bound=StrictConfig)
 
 
 def row_sources(definition: StrictConfig) -> list[RowsConfig]:
-    """Where a task definition's rows come from, as far as it says."""
+    """The sources of a task definition's rows; none for kinds that have their own."""
     data: SplitRowsConfig | TwoFilesConfig | None = getattr(definition, "data", None)
     if data is None:
         return []

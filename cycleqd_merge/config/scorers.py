@@ -18,23 +18,23 @@ class ExactScorerConfig(StrictConfig):
     lowercase: bool = False
     """Compare in lower case."""
     squeeze: bool = False
-    """Fold runs of white space to one space."""
+    """Replace runs of white space by one space."""
     replace: dict[str, str] = Field(default_factory=dict)
-    """Plain replacements made in both texts, in order, after `lowercase`."""
+    """Replacements in both texts, in order, after `lowercase`."""
     strip: str | None = None
     """Characters stripped from both ends, besides white space."""
     first_line: bool = False
-    """Read the first line of the output alone."""
+    """Use only the first line of the output."""
 
 
 class TokenF1ScorerConfig(StrictConfig):
-    """F1 over white-space tokens, counted with multiplicity."""
+    """F1 over the multisets of white-space separated tokens."""
 
     kind: Literal["token_f1"]
     lowercase: bool = False
     """Compare in lower case."""
     first_line: bool = False
-    """Read the first line of the output alone."""
+    """Use only the first line of the output."""
 
 
 class NumberScorerConfig(StrictConfig):
@@ -75,7 +75,7 @@ class MultipleChoiceScorerConfig(StrictConfig):
 
 
 class PythonScorerConfig(PythonTargetConfig):
-    """The user's own function of the output and the reference answer, both text; its score lies in [0, 1]."""
+    """Your own function of the output and the reference answer, both text; it returns a score in [0, 1]."""
 
     kind: Literal["python"]
 

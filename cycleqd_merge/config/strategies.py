@@ -1,4 +1,4 @@
-"""The strategies that a recipe may name."""
+"""The strategies that a recipe can choose, and their settings."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from cycleqd_merge.config.values import Name, PythonTargetConfig, StrictConfig, 
 
 
 class CycleQDConfig(StrictConfig):
-    """CycleQD, as `evolution` sets it up."""
+    """CycleQD, with the operators in `evolution`."""
 
     kind: Literal["cycleqd"] = "cycleqd"
 
 
 class CoefficientRangeConfig(StrictConfig):
-    """A range of coefficients: how much of an expert's task vector each group of tensors holds."""
+    """A range of coefficients: the share of an expert's task vector in each group of tensors."""
 
     low: float = 0.0
-    """The least."""
+    """Lower end."""
     high: float = 1.0
-    """The most."""
+    """Upper end."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -38,54 +38,54 @@ class CoefficientRangeConfig(StrictConfig):
 
 
 class RandomConfig(CoefficientRangeConfig):
-    """Random search: every coefficient drawn evenly from a range."""
+    """Random search: every coefficient is drawn uniformly from a range."""
 
     kind: Literal["random"]
 
 
 class CmaEsConfig(StrictConfig):
-    """CMA-ES over the coefficients of all experts and groups, for the mean score, as mergekit-evolve searches."""
+    """CMA-ES over the coefficients of all experts and groups; maximises the mean score, as mergekit-evolve does."""
 
     kind: Literal["cma-es"]
     start: float | None = None
-    """All coefficients where the search begins; 1 / experts, their plain mean, by default."""
+    """Initial value of all coefficients; by default 1 / experts, the experts' plain mean."""
     sigma: float = Field(0.2, gt=0)
-    """Standard deviation that it begins with."""
+    """Initial standard deviation."""
     population: int | None = Field(None, ge=2)
-    """Children per population; by default as many as `cma` takes for the number of coefficients."""
+    """Children per population; by default `cma`'s choice for the number of coefficients."""
     weights: dict[Name, Annotated[float, Field(ge=0)]] | None = None
-    """Weight of each task's score in the objective; by default they count alike."""
+    """Weight of each task's score in the objective; by default equal weights."""
 
 
 class CmaMeConfig(StrictConfig):
-    """CMA-ME over the coefficients of all experts and groups: a CMA-ES for each task's archive, driven by what its
-    children improve there, and one for the mean score, in turns; beside them, children bred as `evolution` says."""
+    """CMA-ME over the coefficients of all experts and groups: one CMA-ES per task's archive, ranked by how children
+    improve it, and one for the mean score, in turns; optionally also children created by CycleQD's operators."""
 
     kind: Literal["cma-me"]
     start: float | None = None
-    """All coefficients where each begins; 1 / experts, their plain mean, by default."""
+    """Initial value of all coefficients; by default 1 / experts, the experts' plain mean."""
     sigma: float = Field(0.2, gt=0)
-    """Standard deviation that each begins with."""
+    """Initial standard deviation of each."""
     population: int | None = Field(None, ge=2)
-    """Children per population; by default as many as `ribs` takes for the number of coefficients."""
+    """Children per population; by default `ribs`' choice for the number of coefficients."""
     bred: Unit = 0.0
-    """Share of children that CycleQD's operators, mutation among them, breed from the same archives instead."""
+    """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
 
 
 class BayesianConfig(StrictConfig):
-    """Bayesian optimisation over the coefficients of all experts and groups: Gaussian processes foretell every task's
-    score, and children take turns between the best mean and what widens the front of all tasks; beside them, children
-    bred as `evolution` says. Learns most from few evaluations."""
+    """Bayesian optimisation over the coefficients of all experts and groups: Gaussian processes predict every task's
+    score, and children alternate between the best predicted mean and the largest gain of the Pareto front; optionally
+    also children created by CycleQD's operators. Learns most from few evaluations."""
 
     kind: Literal["bayesian"]
     optimism: float = Field(1.0, ge=0)
-    """Standard deviations above what is foretold at which a child is judged: more explores more."""
+    """Standard deviations added to the predicted score when candidates are compared; more explores more."""
     bred: Unit = 0.0
-    """Share of children that CycleQD's operators, mutation among them, breed from the same archives instead."""
+    """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
 
 
 class Nsga2Config(CoefficientRangeConfig):
-    """NSGA-II over the coefficients of all experts and groups, an objective per task."""
+    """NSGA-II over the coefficients of all experts and groups, with one objective per task."""
 
     kind: Literal["nsga2"]
     population: int = Field(20, ge=4)
@@ -93,18 +93,18 @@ class Nsga2Config(CoefficientRangeConfig):
 
 
 class MergekitConfig(StrictConfig):
-    """Merge methods of mergekit with given parameters, one after another, built by mergekit itself."""
+    """Static merges: mergekit's methods with a grid of parameters, one after another, built by mergekit itself."""
 
     kind: Literal["mergekit"]
     methods: list[str] | None = Field(None, min_length=1)
-    """Methods by mergekit's names; by default all that fit the recipe's models."""
+    """Methods by mergekit's names; by default all that apply to the recipe's models."""
     grid: dict[str, dict[str, Annotated[list[float | bool], Field(min_length=1)]]] = Field(default_factory=dict)
-    """By method, values to try of each parameter, instead of the small grid that each method has; `weight` is every
-    expert's."""
+    """Values of each parameter, by method, instead of the method's small default grid; `weight` applies to every
+    expert."""
 
 
 class PythonStrategyConfig(PythonTargetConfig):
-    """The user's own strategy: a class as docs/python.md shows, called with the search space, seed and options."""
+    """Your own strategy: a class as in docs/python.md, called with the search state, seed and options."""
 
     kind: Literal["python"]
 
@@ -122,54 +122,56 @@ StrategyConfig = Annotated[
 ]
 
 
-_BREEDING: tuple[str, ...] = ("scaling", "mates", "adaptive")
-"""Keys of `evolution` that say how children are bred, and nothing to a strategy that breeds none."""
+_OPERATOR_KEYS: tuple[str, ...] = ("scaling", "mates", "adaptive")
+"""Keys of `evolution` that only CycleQD's operators use."""
 
 _MIXED = (CmaMeConfig, BayesianConfig)
-"""Strategies that breed a share of their children."""
+"""Strategies that create a share of their children by CycleQD's operators."""
 
 
-def breeds(strategy: StrategyConfig) -> bool:
-    """Whether any of a strategy's children are bred by CycleQD's operators; what one in Python does is its own."""
+def uses_operators(strategy: StrategyConfig) -> bool:
+    """Whether CycleQD's operators create any of a strategy's children; a strategy in Python has its own."""
     return strategy.kind == "cycleqd" or (isinstance(strategy, _MIXED) and strategy.bred > 0)
 
 
 def mutates(strategy: StrategyConfig) -> bool:
-    """Whether any of a strategy's children are mutated, for all that is known: one in Python may do so."""
-    return strategy.kind == "python" or breeds(strategy)
+    """Whether a strategy may mutate children; one in Python may."""
+    return strategy.kind == "python" or uses_operators(strategy)
 
 
-def require_heeded(evolution: EvolutionConfig, strategy: StrategyConfig) -> None:
-    """Refuse what the paper's search does not have, where it is stated beside a strategy that takes no notice of it.
+def require_used(evolution: EvolutionConfig, strategy: StrategyConfig) -> None:
+    """Refuse settings of `evolution` that the strategy would ignore.
 
-    A strategy in Python is handed the warm starts, and may begin with them.
+    A strategy in Python receives the warm starts and may use them.
 
     Raises:
-        KeyFault: there is something; `at` begins with `evolution`.
+        KeyProblem: there is one; its `at` starts with `evolution`.
     """
     kind = strategy.kind
     if evolution.race is not None and kind != "cycleqd":
-        raise KeyProblem(f"{kind} needs every child's scores, not its entries alone", "evolution", "race")
+        raise KeyProblem(
+            f"{kind} requires every child's scores, and racing leaves children without", "evolution", "race"
+        )
     if kind == "cma-me" and not evolution.cycling:
-        raise KeyProblem("CMA-ME needs `cycling: true`: it improves an archive per task", "evolution", "cycling")
+        raise KeyProblem("CMA-ME requires `cycling: true`: it improves one archive per task", "evolution", "cycling")
     if kind == "bayesian" and not evolution.cycling:
-        raise KeyProblem("bayesian needs `cycling: true`: what it breeds, it breeds per task", "evolution", "cycling")
-    ignored = () if breeds(strategy) else _BREEDING
+        raise KeyProblem(
+            "bayesian requires `cycling: true`: its `bred` children are created per task", "evolution", "cycling"
+        )
+    ignored = () if uses_operators(strategy) else _OPERATOR_KEYS
     if not isinstance(strategy, (CycleQDConfig, PythonStrategyConfig, *_MIXED)):
         ignored += ("warm_start",)
     for key in ignored:
         if getattr(evolution, key) != EvolutionConfig.model_fields[key].default:
             if evolution.preset is not None and key in PRESETS[newest(evolution.preset)].get("evolution", {}):
-                stated = f"`preset: {evolution.preset}` states `{key}`"
-                raise KeyProblem(
-                    f"{stated}, and {kind} takes no notice of it; leave the preset out", "evolution", "preset"
-                )
+                stated = f"`preset: {evolution.preset}` sets `{key}`"
+                raise KeyProblem(f"{stated}, which {kind} does not use; remove the preset", "evolution", "preset")
             unless = " unless `strategy.bred` is above 0" if isinstance(strategy, _MIXED) else ""
-            raise KeyProblem(f"{kind} takes no notice of it{unless}; leave it out", "evolution", key)
+            raise KeyProblem(f"{kind} does not use it{unless}; remove it", "evolution", key)
 
 
 class PresetStrategyConfig(StrictConfig):
-    """Base of what has a `strategy` and an `evolution`, whose preset sets the strategy if none is stated."""
+    """Base of configurations with `strategy` and `evolution`; a preset sets the strategy unless it is given."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -181,14 +183,14 @@ class PresetStrategyConfig(StrictConfig):
 
 
 class NamedStrategyConfig(PresetStrategyConfig):
-    """A search of the user's own for `compare`."""
+    """A strategy of your own for `compare`."""
 
     strategy: StrategyConfig = CycleQDConfig()
-    """What proposes children."""
+    """The strategy that proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
     """Its operators; generations, seed, bins and bounds are the recipe's."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        require_heeded(self.evolution, self.strategy)
+        require_used(self.evolution, self.strategy)
         return self

@@ -1,4 +1,4 @@
-"""What a task definition may say. One file in `tasks/` holds one of these; a recipe may also state one inline."""
+"""The keys of a task definition: a file in `tasks/`, or the definition written in a recipe."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ class MessageConfig(StrictConfig):
 
 
 class PromptedTaskConfig(StrictConfig):
-    """What every task says that asks a model for text: the prompt, and how the answer is decoded."""
+    """Keys of every task that asks a model for text: the prompt, and how answers are decoded."""
 
     prompt: str | None = None
-    """A Jinja template over the row's columns: a plain prompt, or with `chat: true` the user's turn."""
+    """A Jinja template over the row's columns: a plain prompt or, with `chat: true`, the user's turn."""
     messages: list[MessageConfig] | None = None
-    """A chat prompt turn by turn, instead of `prompt`."""
+    """A chat prompt, turn by turn, instead of `prompt`."""
     chat: bool = False
-    """Put `prompt` into the model's chat template as one user turn."""
+    """Send `prompt` through the model's chat template, as one user turn."""
     system: str | None = None
-    """A system turn before the others; needs a chat prompt."""
+    """A system turn before the others; requires a chat prompt."""
     chat_template: str | None = None
     """A Jinja chat template to use instead of the model's own."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer in tokens."""
     stop: list[str] = Field(default_factory=list)
-    """Strings that end an answer; they are cut off."""
+    """Strings that end an answer; they are removed from it."""
     temperature: float = Field(0.0, ge=0)
-    """0 decodes greedily."""
+    """Sampling temperature; 0 is greedy decoding."""
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("state either `prompt` or `messages`")
+            raise ValueError("set either `prompt` or `messages`")
         if not self.is_chat and (self.system is not None or self.chat_template is not None):
             key = "system" if self.system is not None else "chat_template"
-            raise KeyProblem("needs `messages`, or `prompt` with `chat: true`", key)
+            raise KeyProblem("requires `messages`, or `prompt` with `chat: true`", key)
         return self
 
     @property
@@ -61,7 +61,7 @@ class GenerateTaskConfig(PromptedTaskConfig):
     description: str = ""
     """One line for reports."""
     data: DataConfig
-    """Rows and how they divide into search and held-out."""
+    """Rows, and how they divide into a search and a held-out split."""
     answer: str = "{{ answer }}"
     """A Jinja template over the row's columns that gives the reference answer."""
     scorer: ScorerConfig
@@ -69,45 +69,45 @@ class GenerateTaskConfig(PromptedTaskConfig):
 
 
 class CodeTaskConfig(PromptedTaskConfig):
-    """Functions to write, run in a sandbox on the inputs of MBPP+, HumanEval+ or data in their format."""
+    """Python functions to write, tested in a sandbox on the inputs of MBPP+, HumanEval+ or data in their format."""
 
     kind: Literal["code"]
     description: str = ""
     """One line for reports."""
     data: DataConfig
-    """Rows in EvalPlus' format and how they divide into search and held-out."""
+    """Rows in EvalPlus' format, and how they divide into a search and a held-out split."""
     max_new_tokens: int = Field(512, ge=1)
     """Longest answer in tokens."""
     metric: Literal["base", "plus"] = "plus"
-    """`base`: an answer must be right on the benchmark's own inputs; `plus`: on EvalPlus' further ones too."""
+    """`base`: an answer must be correct on the benchmark's own inputs; `plus`: on EvalPlus' additional inputs too."""
     k: int = Field(1, ge=1)
-    """The score is pass@k: the chance that one of `k` answers is right."""
+    """The score is pass@k: the probability that one of `k` answers is correct."""
     answers: int = Field(1, ge=1)
-    """Answers asked for per problem, from which pass@k is estimated; more than one needs a `temperature`."""
+    """Answers per problem from which pass@k is estimated; more than one requires a `temperature`."""
     seconds: float = Field(5.0, gt=0)
-    """Time that a program may take, besides four times what the reference solution takes."""
+    """Time limit of a program, in addition to four times the reference solution's time."""
     memory: int = Field(4096, ge=64)
-    """Memory that a program may take, in MiB."""
+    """Memory limit of a program, in MiB."""
 
     @model_validator(mode="after")
     def _enough_answers(self) -> CodeTaskConfig:
         if self.answers < self.k:
-            raise KeyProblem(f"pass@{self.k} needs {self.k} answers or more", "answers")
+            raise KeyProblem(f"pass@{self.k} requires at least {self.k} answers", "answers")
         if self.answers > 1 and self.temperature == 0:
-            raise KeyProblem("more than one answer needs a `temperature` above 0", "answers")
+            raise KeyProblem("more than one answer requires a `temperature` above 0", "answers")
         return self
 
 
 class ConversationTaskConfig(PromptedTaskConfig):
-    """What a task of several turns says: its prompt is a chat, and the model's turns may be longer."""
+    """Keys of tasks with several turns: the prompt is a chat, and the model's turns may be longer."""
 
     max_new_tokens: int = Field(512, ge=1)
     """Longest turn in tokens."""
 
     @model_validator(mode="after")
-    def _talks(self) -> Self:
+    def _require_chat(self) -> Self:
         if not self.is_chat:
-            raise KeyProblem("a conversation needs `messages`, or `prompt` with `chat: true`", "prompt")
+            raise KeyProblem("a conversation requires `messages`, or `prompt` with `chat: true`", "prompt")
         return self
 
 
@@ -118,77 +118,77 @@ class OsInteractionTaskConfig(ConversationTaskConfig):
     description: str = ""
     """One line for reports."""
     data: DataConfig
-    """Problems in AgentBench's format and how they divide into search and held-out."""
+    """Problems in AgentBench's format, and how they divide into a search and a held-out split."""
     scripts: str | None = None
-    """Folder that the scripts' file names start at; relative paths start at the file that names it."""
+    """Folder of the scripts; a relative path starts at the task file's folder."""
     rounds: int = Field(5, ge=1)
-    """Turns of the model; without an answer by then, the state of the system alone is graded."""
+    """Number of the model's turns; without an answer by then, only the state of the system is graded."""
     output_longest: int = Field(800, ge=1)
-    """Characters of a command's output beyond which it is cut."""
+    """Maximum length of a command's output, in characters; longer output is cut."""
     output_kept: int = Field(780, ge=1)
-    """Characters that are left of an output that is cut."""
+    """Length of an output that was cut, in characters."""
     repeats: int = Field(1, ge=1)
-    """Times that each problem is played; the score is the mean."""
+    """Number of attempts at each problem; the score is their mean."""
     root: str = "default"
-    """The root file system of the sandbox, as `sandbox build` named it."""
+    """The root file system of the sandbox, by its name in `sandbox build`."""
     seconds: float = Field(5.0, gt=0)
-    """Time that one command may take."""
+    """Time limit of one command, in seconds."""
     memory: int = Field(512, ge=64)
-    """Memory that a sandbox may take, in MiB."""
+    """Memory limit of a sandbox, in MiB."""
     boxes: int = Field(32, ge=1)
-    """Sandboxes at once."""
+    """Number of parallel sandboxes."""
 
 
 class DbbenchTaskConfig(ConversationTaskConfig):
-    """AgentBench's database samples: the model works on a table with SQL, turn by turn, and answers or changes it."""
+    """AgentBench's database samples: the model uses SQL on a table, turn by turn, to answer a question or change it."""
 
     kind: Literal["dbbench"]
     description: str = ""
     """One line for reports."""
     data: DataConfig
-    """Rows in AgentBench's format and how they divide into search and held-out."""
+    """Rows in AgentBench's format, and how they divide into a search and a held-out split."""
     database: Literal["mariadb", "sqlite"] = "mariadb"
-    """What runs the SQL: MariaDB as AgentBench's MySQL, or SQLite after a translation, which is an approximation."""
+    """The database: MariaDB, like AgentBench's MySQL, or SQLite with translated SQL, which is an approximation."""
     rounds: int = Field(5, ge=1)
-    """Statements that the model may run before it has to answer."""
+    """Number of statements that the model may run before it must answer."""
     seconds: float = Field(10.0, gt=0)
-    """Time that one statement may take."""
+    """Time limit of one statement, in seconds."""
 
 
 class LmEvalTaskConfig(StrictConfig):
-    """A task or group of lm-evaluation-harness, of generation or log-likelihood, with its own prompts and metrics."""
+    """A generation or log-likelihood task (or group) of lm-evaluation-harness, with its own prompts and metrics."""
 
     kind: Literal["lm_eval"]
     description: str = ""
     """One line for reports."""
     task: str
-    """Its name, or a YAML file of lm-evaluation-harness; relative paths start at the file that names them."""
+    """Its name, or the path of its YAML file; a relative path starts at the task file's folder."""
     include: str | None = None
-    """A folder of such YAML files to take it from, instead of those that come with lm-evaluation-harness."""
+    """A folder of such YAML files to search instead of those of lm-evaluation-harness."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Keys of its configuration to set anew, such as `dataset_path`; of a single task, by its name."""
+    """Keys of its configuration to override, such as `dataset_path`; for one task of a group, by the task's name."""
     metric: str | None = None
-    """What to score by, such as `acc_norm` or, with a filter, `exact_match,strict-match`; by default its first."""
+    """The metric, such as `acc_norm` or, with a filter, `exact_match,strict-match`; by default the task's first."""
     num_fewshot: int | None = Field(None, ge=0)
-    """Examples before each question, unless its configuration fixes them at 0; by default as many as it says."""
+    """Number of examples before each question, unless the task fixes it at 0; by default the task's own."""
     chat: bool = False
-    """Put prompts into the model's chat template."""
+    """Send prompts through the model's chat template."""
     system: str | None = None
-    """A system turn, or without `chat` a text before the others."""
+    """A system turn or, without `chat`, a text before the prompt."""
     chat_template: str | None = None
-    """A Jinja chat template to use instead of the model's own; needs `chat: true`."""
+    """A Jinja chat template to use instead of the model's own; requires `chat: true`."""
     fewshot_as_multiturn: bool = False
-    """With `chat`: examples are turns of their own, not one turn with the question."""
+    """With `chat`: each example is a turn, instead of one turn with the question."""
     limit: int | None = Field(None, ge=2)
-    """Use only so many documents of it (of each task of a group)."""
+    """Use only this many documents (of each task of a group)."""
     seed: int = 0
-    """Seed of the division into search and held-out."""
+    """Random seed of the division into search and held-out splits."""
 
     @model_validator(mode="after")
     def _chat_keys(self) -> LmEvalTaskConfig:
         for key, stated in (("chat_template", self.chat_template), ("fewshot_as_multiturn", self.fewshot_as_multiturn)):
             if stated and not self.chat:
-                raise KeyProblem("needs `chat: true`", key)
+                raise KeyProblem("requires `chat: true`", key)
         return self
 
     @property
@@ -198,7 +198,7 @@ class LmEvalTaskConfig(StrictConfig):
 
 
 class PythonTaskConfig(PythonTargetConfig):
-    """The user's own task: a class with the methods of `cycleqd_merge.tasks.protocol.Task`."""
+    """Your own task: a class with the methods of `cycleqd_merge.plugins.Task`."""
 
     kind: Literal["python"]
     description: str = ""

@@ -1,4 +1,4 @@
-"""Findings of pydantic as lines to act on: file, line, key, what is wrong, what was found, what is allowed."""
+"""Errors of pydantic as one line each: file, line, key, what is wrong, what was found, what is allowed."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _LIMITS = {
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be below {lt:g}",
     "less_than_equal": "must be at most {le:g}",
-    "too_short": "needs {min_length} or more entries",
-    "too_long": "takes {max_length} or fewer entries",
+    "too_short": "requires {min_length} or more entries",
+    "too_long": "allows {max_length} or fewer entries",
 }
 _LONGEST = 60  # characters of a value that a line shows
 
 
 class KeyProblem(ValueError):
-    """A problem with several keys together; `at` leads from the model that raises it to the key to blame."""
+    """A problem with a combination of keys; `at` is the path from the model that raises it to the key to report."""
 
     def __init__(self, message: str, *at: int | str) -> None:
         super().__init__(message)
@@ -53,14 +53,14 @@ class KeyProblem(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where values were written: a file (its node tree knows the lines), then `--set` texts by the keys they set."""
+    """The source of values: a file (its node tree has the lines), and `--set` texts by the keys that they set."""
 
     name: str
     node: Node | None = None
     settings: Mapping[Location, str] = field(default_factory=dict)
 
     def where(self, location: Location) -> str:
-        """File and line of the deepest part of `location` that is written down, or the `--set` that wrote it."""
+        """File and line of the deepest part of `location` that is in the file, or the `--set` text that set it."""
         lines = self.lines(location)
         for set_at, text in self.settings.items():
             made = set_at[: len(location)] == location and len(lines) <= len(location)
@@ -69,7 +69,7 @@ class Source:
         return f"{self.name}:{lines[-1]}" if lines else self.name
 
     def lines(self, location: Location) -> list[int]:
-        """The lines, from 1, of the file's beginning and of every step of `location` that the file states."""
+        """Line numbers, from 1, of the start of the file and of every step of `location` that is in the file."""
         node = self.node
         lines = [] if node is None else [node.start_mark.line + 1]
         for step in location:
@@ -86,7 +86,7 @@ class Source:
 
 
 def explain(details: Sequence[ErrorDetails], data: Any, schema: Schema, source: Source) -> list[str]:
-    """One line per mistake, in the order of the file. `schema` is the JSON Schema that `data` should satisfy."""
+    """One line per error, in the order of the file. `schema` is the JSON Schema that `data` should satisfy."""
     located = [(_location_in(data, detail), detail) for detail in details]
     meant = {
         (*location[:-1], _nearest(location[-1], _keys(schema, data, location[:-1])))
@@ -108,7 +108,7 @@ def _explain(location: Location, detail: ErrorDetails, data: Any, schema: Schema
         allowed = _keys(schema, data, location[:-1])
         if location[-1] in allowed:
             others = ", ".join(f"`{key}`" for key in _at(data, location[:-1]) if key != location[-1])
-            return _line(location, f"cannot stand beside {others}")
+            return _line(location, f"cannot be combined with {others}")
         return _line(location, f"unknown key{suggestion(location[-1], allowed)}{_allowed(allowed)}")
     if kind == "missing":
         if isinstance(location[-1], int):
@@ -133,7 +133,7 @@ def _explain(location: Location, detail: ErrorDetails, data: Any, schema: Schema
 
 
 def _is_of_kind(detail: ErrorDetails) -> bool:
-    """Whether it is about the `kind` that tells a union's members apart: missing, or none of theirs."""
+    """Whether the error is about the `kind` that selects a union's member: missing, or unknown."""
     return detail["type"] in ("union_tag_invalid", "union_tag_not_found") and isinstance(detail["input"], Mapping)
 
 
@@ -163,11 +163,11 @@ def _nearest(word: Any, known: Iterable[str]) -> str | None:
 
 
 def _allowed(names: Sequence[str]) -> str:
-    return f"; allowed are {', '.join(names)}" if names else ""
+    return f"; allowed: {', '.join(names)}" if names else ""
 
 
 def shown(value: Any) -> str:
-    """A value as the user wrote it, more or less, and cut if long."""
+    """A value roughly as the user wrote it, shortened if it is long."""
     if value is None or isinstance(value, bool):
         text = json.dumps(value)
     else:
@@ -176,7 +176,7 @@ def shown(value: Any) -> str:
 
 
 def _location_in(data: Any, detail: ErrorDetails) -> Location:
-    """The place of an error in the data: pydantic's location without the names of union members that it puts in."""
+    """The place of an error in the data: pydantic's location without the names of union members that it inserts."""
     steps: list[int | str] = []
     for step in detail["loc"]:
         places = data if isinstance(data, Mapping) else range(len(data)) if isinstance(data, list | tuple) else ()
@@ -198,13 +198,14 @@ def _at(data: Any, location: Location) -> Any:
 
 
 def _keys(schema: Schema, data: Any, location: Location) -> list[str]:
-    """The keys allowed in the mapping at `location`."""
+    """The keys allowed in the mapping at `location`, without deprecated ones."""
     alternatives = _schemas_at(schema, data, location, _at(data, location))
-    return list(dict.fromkeys(key for part in alternatives for key in part.get("properties", {})))
+    properties = (item for part in alternatives for item in part.get("properties", {}).items())
+    return list(dict.fromkeys(key for key, inner in properties if not inner.get("deprecated")))
 
 
 def _schemas_at(schema: Schema, data: Any, location: Location, value: Any) -> list[Schema]:
-    """The alternatives that the schema allows at `location` and that `value` comes nearest to."""
+    """The alternatives that the schema allows at `location` and that are most similar to `value`."""
     definitions = schema.get("$defs", {})
 
     def alternatives(part: Schema) -> list[Schema]:
@@ -223,8 +224,9 @@ def _schemas_at(schema: Schema, data: Any, location: Location, value: Any) -> li
 def _below(part: Schema, step: int | str) -> Schema | None:
     if isinstance(step, int):
         return part.get("items")
-    rest = part.get("additionalProperties")
-    inner: Schema | None = part.get("properties", {}).get(step, rest if isinstance(rest, dict) else None)
+    rest = (part.get("additionalProperties"), *part.get("patternProperties", {}).values())  # of the user's own names
+    named = next((inner for inner in rest if isinstance(inner, dict)), None)
+    inner: Schema | None = part.get("properties", {}).get(step, named)
     return inner
 
 

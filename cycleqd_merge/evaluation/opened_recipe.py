@@ -1,4 +1,4 @@
-"""A recipe with everything that it names opened, and the workers that evaluate with it."""
+"""A recipe with its models and tasks opened, and the workers that evaluate with them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class OpenedRecipe:
             UserError: something cannot be opened.
         """
         suite = open_suite(recipe)
-        models = recipe.pinned_models()
-        family = open_family(models)
+        family = open_family(recipe.pinned_models())
         return cls(recipe, family, Groups(family.weights, recipe.evolution.groups), suite)
 
     def materialiser(self, experts: Iterable[int], progress: BasesProgress | None = None) -> Materialiser:

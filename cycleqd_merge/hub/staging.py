@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from huggingface_hub import HfApi, errors
 
 from cycleqd_merge.errors import HubFailed
-from cycleqd_merge.hub_errors import MOVED
+from cycleqd_merge.hub_errors import MAIN_CHANGED
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PullRequest:
         label = f"{self.kind} {self.repo}"
         if self.api.repo_info(self.repo, repo_type=self.kind).sha != parent:
             self.discard()
-            raise HubFailed(f"{label}: {MOVED}")
+            raise HubFailed(f"{label}: {MAIN_CHANGED}")
         self.api.merge_pull_request(self.repo, self.number, repo_type=self.kind)
         merged = self.merged_as()
         if merged is None:

@@ -1,4 +1,4 @@
-"""A base model and the experts fine-tuned from it, opened: the source of base tensors and task vectors."""
+"""An opened base model and its experts: the source of base tensors and task vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mergekit.common import ModelReference
 
-from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels, Recipe
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
@@ -60,7 +60,7 @@ class ModelFamily:
         """Check that these are the models with the recorded digests.
 
         Raises:
-            ModelError: one is another model now.
+            ModelError: a model has changed.
         """
         now = {"base": self.base.digest, **{f"experts.{each.name}": each.digest for each in self.experts}}
         recorded = {"base": base, **{f"experts.{name}": digest for name, digest in experts.items()}}
@@ -70,7 +70,7 @@ class ModelFamily:
             if recorded.get(name) != now.get(name)
         ]
         if changed:
-            raise ModelError("the models are no longer those of the run: " + "; ".join(changed))
+            raise ModelError("the models have changed since the run began: " + "; ".join(changed))
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -94,7 +94,7 @@ class ModelFamily:
         return difference.task_vector(base.float()) if isinstance(difference, Whole) else difference
 
     def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole | TaskVector | None:
-        """An expert's part in one tensor, as it is stored: its own tensor, or an adapter's task vector.
+        """An expert's contribution to one tensor, as stored: its own tensor, or an adapter's task vector.
 
         None where the expert equals the base. base: the base's tensor as `base_tensor` gives it.
         """
@@ -120,55 +120,43 @@ def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: ModelsConfig) -
     return tensor
 
 
-def open_model_family(base: ModelReference, experts: Mapping[str, ModelReference], models: ModelsConfig) -> ModelFamily:
+def open_family(models: PinnedModels) -> ModelFamily:
     """Open a base model and its experts.
-
-    experts: references by name. models: how model files are opened and compared.
 
     Raises:
         UserError: a model cannot be opened, see `open_base` and `open_expert`.
     """
-    opened = open_base(base, models)
-    named = (open_expert(name, reference, opened, models) for name, reference in experts.items())
-    return ModelFamily(opened, tuple(named), models)
+    base = open_base(models)
+    return ModelFamily(base, tuple(open_expert(models, name, base) for name in models.experts), models.settings)
 
 
-def open_family(models: PinnedModels) -> ModelFamily:
-    """Open base and experts of a recipe; raises like `open_model_family`."""
-    experts = {name: ModelReference.parse(text) for name, text in models.experts.items()}
-    return open_model_family(ModelReference.parse(models.base), experts, models.settings)
-
-
-def open_recipe_family(recipe: Recipe) -> ModelFamily:
-    """The same, from the recipe itself."""
-    return open_family(recipe.pinned_models())
-
-
-def open_base(reference: ModelReference, models: ModelsConfig) -> Checkpoint:
-    """Open a base model.
+def open_base(models: PinnedModels) -> Checkpoint:
+    """Open the base model.
 
     Raises:
         ModelError: it cannot be opened, or is an adapter.
         HubRefused: it cannot be downloaded.
     """
+    reference = ModelReference.parse(models.base)
     if reference.lora is not None:
         raise ModelError(f"base: {reference}: the base must be a full model, not an adapter")
-    return Checkpoint(reference, models)
+    return Checkpoint(reference, models.settings)
 
 
-def open_expert(name: str, reference: ModelReference, base: Checkpoint, models: ModelsConfig) -> Expert:
-    """Open an expert: a full model, or an adapter on `base`.
+def open_expert(models: PinnedModels, name: str, base: Checkpoint) -> Expert:
+    """Open the expert of this name: a full model, or an adapter on `base`.
 
     Raises:
         ModelError: it cannot be opened, or is an adapter on a different base model.
         HubRefused: it cannot be downloaded.
     """
+    reference, settings = ModelReference.parse(models.experts[name]), models.settings
     if reference.lora is None:
-        return Expert(name, reference, Checkpoint(reference, models))
+        return Expert(name, reference, Checkpoint(reference, settings))
     if reference.model != base.reference.model:
         raise ModelError(
             f"expert {reference}: its adapter is for {reference.model}, not for the recipe's base {base.reference}"
         )
     label = f"adapter {reference.lora}"
     require_folder(reference.lora, label)
-    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, models, label)))
+    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label)))

@@ -1,4 +1,4 @@
-"""What a materialiser is opened from, as data: another process opens the same one from it."""
+"""The specification of a materialiser, as data: other processes open an identical one from it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mergekit.common import ModelReference
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.evolution import GroupsConfig
-from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.merging.bases import Rank, prepare_bases
-from cycleqd_merge.merging.family import open_model_family
+from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
@@ -23,36 +22,29 @@ from cycleqd_merge.merging.staging import Place
 class MaterialiserSpec:
     """The models, by reference, and how a materialiser uses them.
 
-    experts: by name. models: how model files are opened and compared. bases: numbers of the experts whose singular
-    bases are needed. rank: how those are truncated.
+    bases: numbers of the experts whose singular bases are needed. rank: how those are truncated.
     """
 
-    base: ModelReference
-    experts: Mapping[str, ModelReference]
-    models: ModelsConfig
+    models: PinnedModels
     groups: GroupsConfig
     bases: tuple[int, ...]
     rank: Rank
 
     @classmethod
     def of(cls, materialiser: Materialiser) -> MaterialiserSpec:
-        """The spec that an equal materialiser is opened from."""
+        """The specification of an existing materialiser."""
         family = materialiser.family
-        return cls(
-            family.base.reference,
-            {expert.name: expert.reference for expert in family.experts},
-            family.models,
-            materialiser.groups.setting,
-            tuple(sorted(materialiser.bases)),
-            materialiser.rank,
-        )
+        experts = {expert.name: str(expert.reference) for expert in family.experts}
+        models = PinnedModels(str(family.base.reference), experts, family.models)
+        bases = tuple(sorted(materialiser.bases))
+        return cls(models, materialiser.groups.setting, bases, materialiser.rank)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The specification as JSON values."""
         return {
-            "base": str(self.base),
-            "experts": {name: str(reference) for name, reference in self.experts.items()},
-            "models": self.models.model_dump(mode="json"),
+            "base": self.models.base,
+            "experts": self.models.experts,
+            "models": self.models.settings.model_dump(mode="json"),
             "groups": TypeAdapter(GroupsConfig).dump_python(self.groups, mode="json"),
             "bases": list(self.bases),
             "rank": self.rank,
@@ -61,14 +53,9 @@ class MaterialiserSpec:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> MaterialiserSpec:
         """The inverse of `to_json`."""
-        return cls(
-            ModelReference.parse(record["base"]),
-            {name: ModelReference.parse(reference) for name, reference in record["experts"].items()},
-            ModelsConfig.model_validate(record["models"]),
-            TypeAdapter(GroupsConfig).validate_python(record["groups"]),
-            tuple(record["bases"]),
-            record["rank"],
-        )
+        models = PinnedModels(record["base"], record["experts"], ModelsConfig.model_validate(record["models"]))
+        groups = TypeAdapter(GroupsConfig).validate_python(record["groups"])
+        return cls(models, groups, tuple(record["bases"]), record["rank"])
 
 
 def open_materialiser(
@@ -77,8 +64,8 @@ def open_materialiser(
     """Open the models of `spec`, and compute singular bases that are not in the cache.
 
     Raises:
-        UserError: a model cannot be opened, see `open_model_family`.
+        UserError: a model cannot be opened, see `open_family`.
     """
-    family = open_model_family(spec.base, spec.experts, spec.models)
+    family = open_family(spec.models)
     bases = prepare_bases(family, spec.bases, rank=spec.rank)
     return Materialiser(family, Groups(family.weights, spec.groups), bases, device, place)

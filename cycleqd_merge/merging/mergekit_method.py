@@ -1,6 +1,6 @@
 """The merge method `cycleqd` for mergekit: task arithmetic plus a genome's mutations.
 
-Importing this module registers the method with mergekit: `cycleqd-merge merge` does so, `mergekit-yaml` does not.
+Importing this module registers the method with mergekit: `cycleqd-merge merge` imports it, `mergekit-yaml` does not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mergekit.merge_methods.base import BasePolicy
 from pydantic import TypeAdapter, ValidationError
 
 from cycleqd_merge.config.evolution import GroupsConfig
-from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.bases import ExpertBases, Rank
@@ -90,17 +90,15 @@ def _open(
 ) -> tuple[Materialiser, Genome, dict[str, Weight]]:
     """A configuration's materialiser, genome and tensors by name; opened once per merge."""
     parameter = MutationsParameter.parse(text, len(references))
-    experts = {str(number): reference for number, reference in enumerate(references, start=1)}
-    models = ModelsConfig.model_validate({"vocabulary": parameter.vocabulary})
-    bases = tuple(sorted(parameter.bases))
-    materialiser = open_materialiser(
-        MaterialiserSpec(base_reference, experts, models, parameter.groups, bases, parameter.rank)
-    )
-    _warn_of_differences(materialiser.bases, parameter.bases)
+    experts = {str(number): str(reference) for number, reference in enumerate(references, start=1)}
+    settings = ModelsConfig.model_validate({"vocabulary": parameter.vocabulary})
+    models, bases = PinnedModels(str(base_reference), experts, settings), tuple(sorted(parameter.bases))
+    materialiser = open_materialiser(MaterialiserSpec(models, parameter.groups, bases, parameter.rank))
+    _warn_about_differences(materialiser.bases, parameter.bases)
     return materialiser, parameter.genome, {weight.name: weight for weight in materialiser.family.weights}
 
 
-def _warn_of_differences(bases: Mapping[int, ExpertBases], wanted: Mapping[int, str]) -> None:
+def _warn_about_differences(bases: Mapping[int, ExpertBases], wanted: Mapping[int, str]) -> None:
     """Warn if singular bases differ from those that the model was first built on."""
     for number, digest in wanted.items():
         if bases[number].digest != digest:
@@ -125,5 +123,5 @@ register(
 
 
 def register_mergekit_method() -> None:
-    """Make the merge method `cycleqd` known to mergekit in this process; models with mutations need it."""
-    # importing this module, which the caller just did, has registered it
+    """Register the merge method `cycleqd` with mergekit in this process: configurations with mutations need it."""
+    # done when this module was imported

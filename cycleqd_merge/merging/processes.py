@@ -13,23 +13,23 @@ _TIMEOUT = timedelta(days=1)
 """How long processes wait for each other: the main one reads and checks entire models before the others have work."""
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def this_process() -> PartialState:
-    """This process's place among them, and its device: the CPU if the launcher asks for it, as for `Accelerator`."""
+    """This process's rank and device: the CPU if the launcher asks for it, as with `Accelerator`."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
 
 
-def from_main_process(value: T) -> T:
-    """The main process's value, in all processes; each waits for the others."""
+def from_main_process(value: _T) -> _T:
+    """The main process's value, in every process; all wait for each other."""
     this_process()
     (first,) = broadcast_object_list([value])
     return first
 
 
 def leave_group() -> None:
-    """Leave the group once all processes do: workers that this process starts from now on do not belong to it."""
+    """Leave the group once all processes do: workers that this process starts later do not belong to it."""
     state = this_process()
     if state.num_processes == 1:
         return

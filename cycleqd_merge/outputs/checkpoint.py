@@ -1,4 +1,4 @@
-"""A folder for a model: complete and verified, or not there at all."""
+"""Writing a model to a folder, which is complete and verified once it exists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def write_model(
     configuration: str,
     verify: Callable[[Path], None],
 ) -> None:
-    """Let `fill` write a model into a folder, add its record and configuration, and name the folder `out` at the end.
+    """Let `fill` write a model, add its record and configuration, verify the result, and name the folder `out`.
 
     `record` becomes `genome.json`, `configuration` becomes `mergekit_config.yml`. The folder gets its final name only
-    when it is complete and `verify`, called with it, has passed.
+    when it is complete and `verify`, called with the folder, has passed.
 
     Raises:
         RecipeError: `out` exists and is not empty, or cannot be written.

@@ -29,7 +29,7 @@ def export(run: Run, name: str, out: str | PathLike[str]) -> NamedModel:
 
     Raises:
         UserError: no such model, or `out` cannot be written.
-        RunFailed: what was written does not load, or does not answer as the engine's weights do.
+        RunFailed: the written model does not load, or does not answer as the engine's weights do.
     """
     chosen = choose(run, name)
     materialiser = reopen_models(run, chosen.candidate)
@@ -59,7 +59,7 @@ def export_adapter(run: Run, name: str, out: Path) -> NamedModel:
 
     Raises:
         UserError: no such model, it is not a sum of adapters, or `out` cannot be written.
-        RunFailed: what was written does not answer as the engine's weights do.
+        RunFailed: the written adapter does not answer as the engine's weights do.
     """
     chosen = choose(run, name)
     require_genome(chosen)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mergekit.common import ModelReference
 
+from cycleqd_merge.config.recipe import PinnedModels
 from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
@@ -18,7 +19,7 @@ from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
-from cycleqd_merge.merging.family import ModelFamily, open_model_family
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.run.elites import choose
@@ -33,7 +34,7 @@ OTHER = "model:"
 
 
 def usual_models(run: Run) -> list[str]:
-    """The models that a run is judged by: base, experts, their mean, the best-mean elite and the aggregate, if any."""
+    """The models to score by default: base, experts, their mean, the best-mean elite and the aggregate, if any."""
     aggregate = ["aggregate"] if run.has_aggregate else []
     return ["base", *(f"expert:{name}" for name in run.experts), "mean", "best-mean", *aggregate]
 
@@ -48,7 +49,7 @@ def measure(
 ) -> dict[str, Evaluation]:
     """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
 
-    limit: score only the first samples of each task. done: called after each model. folder: the run's directory, whose
+    limit: score only this many samples of each task. done: called after each model. folder: the run's directory, whose
     journal records the scores of its models; without it, or with `limit`, they are only returned.
 
     Raises:
@@ -101,8 +102,8 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
 def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evaluation], changed: Sequence[str]) -> None:
     """Journal scores of the run's models on a whole split, for reports; scores of other models are left out.
 
-    If another process is using the run, or the scores do not compare with the run's (changed: see `changed_semantics`),
-    they are not recorded, and a warning says so.
+    If another process is using the run, or the scores are not comparable with the run's (changed: see
+    `changed_semantics`), they are not recorded, and a warning says so.
     """
     events = []
     for name, evaluation in evaluations.items():
@@ -115,7 +116,7 @@ def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evalu
             events.append(measured_event(name, candidate, rows, tasks))
     run.measured |= measured_of(events)
     if changed:
-        log.warning("these scores are not recorded: they do not compare with the run's (%s)", ", ".join(changed))
+        log.warning("these scores are not recorded: they are not comparable with the run's (%s)", ", ".join(changed))
         return
     try:
         with opened_journal(folder) as journal:
@@ -136,11 +137,10 @@ def heldout_scores(run: Run, folder: Path) -> dict[str, Scores]:
 
 def _other_model(text: str, opened: OpenedRecipe) -> tuple[ModelFamily, Genome | None]:
     """A family for a model that is not part of the run: alone, or with its adapter as the only expert."""
-    models = opened.recipe.models
     try:
         reference = ModelReference.parse(text)
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{OTHER}{text}: not a model reference: {error}") from error
-    experts = {} if reference.lora is None else {"adapter": reference}
-    family = open_model_family(ModelReference(model=reference.model), experts, models)
+    experts = {} if reference.lora is None else {"adapter": text}
+    family = open_family(PinnedModels(str(reference.model), experts, opened.recipe.models))
     return family, expert_genome(0, 1, 1) if experts else None

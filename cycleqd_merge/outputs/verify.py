@@ -1,4 +1,4 @@
-"""Proof that a written model is the model that was scored: it loads, and answers as the engine's weights do."""
+"""Verification that a written model is the one that was scored: it loads, and answers as the engine's weights do."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def verify_checkpoint(candidate: Candidate, materialiser: Materialiser, folder: 
     """Load a checkpoint as its users will, and compare a forward pass with one on the engine's weights.
 
     Raises:
-        RunFailed: tensors are missing, unexpected or of another shape, or the logits differ.
+        RunFailed: tensors are missing, unexpected or of a different shape, or the logits differ.
     """
     loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, because of output_loading_info
         folder,
-        dtype=materialiser.family.base.config.dtype or "auto",  # mergekit may have written another
+        dtype=materialiser.family.base.config.dtype or "auto",  # mergekit may have written a different one
         output_loading_info=True,
         trust_remote_code=materialiser.family.models.trust_remote_code,
     )
     model, report = loaded
-    absent = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
-    if absent:
-        raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, absent[:3]))}")
+    wrong = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
+    if wrong:
+        raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, wrong[:3]))}")
     _compare(model, candidate, materialiser, _EQUAL)
 
 

@@ -19,7 +19,7 @@ from cycleqd_merge.preflight.findings import DiskUse, existing
 
 
 def disk_uses(recipe: Recipe, family: ModelFamily, mutated: Sequence[int], rank: Rank = None) -> list[DiskUse]:
-    """What a run will write. mutated: experts whose singular bases it needs. rank: how these are truncated."""
+    """Disk space that a run will use. mutated: experts whose singular bases it needs. rank: how these are truncated."""
     uses = []
     for expert in mutated:
         needed = sum(basis_bytes(each, family.experts[expert], rank) for each in missing_bases(family, expert, rank))
@@ -45,7 +45,7 @@ def require_disk(uses: Sequence[DiskUse]) -> None:
     """Check that every disk has room for what will be written to it.
 
     Raises:
-        RecipeError: one has not; a line for each.
+        RecipeError: a disk is too small; one line for each.
     """
     disks: dict[int, list[DiskUse]] = {}
     for use in uses:
@@ -53,7 +53,7 @@ def require_disk(uses: Sequence[DiskUse]) -> None:
             disks.setdefault(os.stat(existing(Path(use.folder))).st_dev, []).append(use)
     errors = [
         f"disk: {', '.join(use.purpose for use in disk)} require {decimal(sum(use.needed for use in disk))}, "
-        f"{decimal(disk[0].free)} available on the disk of {disk[0].folder}"
+        f"{decimal(disk[0].free)} available on the disk of {disk[0].folder}; free some space"
         for disk in disks.values()
         if sum(use.needed for use in disk) > disk[0].free
     ]

@@ -28,11 +28,9 @@ from cycleqd_merge.preflight.findings import MemoryUse, TimeEstimate
 from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
-_SETTLED = (
-    10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer matters in the mean
-)
+_SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer affects the mean
 _MOST_REPEATS = 6
-_SMALL = 0.01  # a mutation that costs as much as any other and changes no answer
+_SMALL = 0.01  # scale of a mutation that costs as much as any other but changes no answer
 _VLLM_SEQUENCES = 256
 _VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes by default
 
@@ -69,7 +67,7 @@ def representative(opened: OpenedRecipe, mutated: Sequence[int]) -> Genome:
 
 
 def bases_seconds(family: ModelFamily, mutated: Sequence[int], rank: Rank) -> float:
-    """Seconds to compute the missing singular bases, from one of each shape; what is computed stays in the cache."""
+    """Seconds to compute the missing singular bases, from one of each shape; the computed ones are cached."""
     left = 0.0
     for expert in mutated:
         seconds: dict[tuple[int, ...], float] = {}
@@ -151,7 +149,7 @@ def _rows(suite: Suite, rows: Split) -> int:
 
 
 def time_of(recipe: Recipe, trial: Trial, evaluations: int, setup: float, bases: float) -> TimeEstimate:
-    """The time of a run. evaluations: how many are left. setup: seconds from the start to the first evaluation."""
+    """The time of a run. evaluations: number left. setup: seconds from the start to the first evaluation."""
     founders_and_children = len(recipe.experts) + recipe.evolution.generations
     objectives = sum(use.role == "optimise" for use in recipe.tasks)
     confirmed = min(founders_and_children, recipe.confirm.top + objectives) if trial.confirm else 0

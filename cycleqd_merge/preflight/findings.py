@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cycleqd_merge.errors import UserError
 
-_Opened = TypeVar("_Opened")
+_Returned = TypeVar("_Returned")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class TimeEstimate:
 
 @dataclass
 class Plan:
-    """What a run will load, use and write. `errors` prevent it; `notices` do not."""
+    """Everything that a run will load, use and write. `errors` prevent the run; `notices` do not."""
 
     errors: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Plan:
             values["time"] |= {"total": self.time.total, "per_hour": self.time.per_hour}
         return values
 
-    def attempt(self, step: Callable[..., _Opened], *arguments: Any) -> _Opened | None:
+    def attempt(self, step: Callable[..., _Returned], *arguments: Any) -> _Returned | None:
         """Call a step; its UserError becomes errors, one per line."""
         try:
             return step(*arguments)

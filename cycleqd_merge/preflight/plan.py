@@ -9,9 +9,7 @@ from itertools import combinations
 from math import prod
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
 
-from mergekit.common import ModelReference
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
@@ -46,18 +44,17 @@ from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_envir
 
 _BASES_AT_ONCE = 60.0  # seconds; faster singular bases are computed here, because the measured child is built on them
 _ALIKE = 0.05  # similarities that differ by less count as equal
-_Opened = TypeVar("_Opened")
 
 
 def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: float | None = None) -> Plan:
-    """Check everything in a recipe, and estimate what its run will take.
+    """Check everything in a recipe, and estimate the time, memory and disk space of its run.
 
     recipe: a loaded one, or the path of its file. measure: evaluate one child, for the estimates of time and memory.
     since: the `time.perf_counter()` instant at which this process started on the recipe, for the estimated time to the
     first evaluation.
 
     Raises:
-        RecipeError: the recipe's file cannot be read or is not valid; all other errors are in the returned plan.
+        RecipeError: the recipe file cannot be read or is not valid; all other errors are in the returned plan.
     """
     since = time.perf_counter() if since is None else since
     recipe = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -72,7 +69,7 @@ def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: floa
         found.disk = download_uses(recipe.pinned_models())
         require_disk(found.disk)
     except UserError as error:
-        if found.disk:  # opening the models would start to fill the disk
+        if found.disk:  # opening the models would start filling the disk
             found.errors.append(str(error))
             return found
         _check(recipe, measure, since, found)  # opening the models reports what is wrong with them
@@ -122,11 +119,11 @@ def _check_tasks(recipe: Recipe, found: Plan) -> Suite:
     for task in suite:
         found.notices.extend(check_rows(task))
         environments = found.attempt(require_environments, (task,)) or {}
-        found.tasks.append(_task_facts(task, environments.get(task.name, "")))
+        found.tasks.append(_task_summary(task, environments.get(task.name, "")))
     return suite
 
 
-def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
+def _task_summary(task: SuiteTask, environment: str) -> TaskSummary:
     search, confirm, heldout = (len(task.samples(rows)) for rows in ("search", "confirm", "heldout"))
     return TaskSummary(task.name, task.use.role, search, confirm, heldout, environment, task.use.floor)
 
@@ -134,24 +131,23 @@ def _task_facts(task: SuiteTask, environment: str) -> TaskSummary:
 def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     """Open base and experts, each by itself, and check those that could be opened; None without a base."""
     models = recipe.pinned_models()
-    base = found.attempt(open_base, ModelReference.parse(models.base), models.settings)
+    base = found.attempt(open_base, models)
     if base is None:
         return None
-    references = {name: ModelReference.parse(text) for name, text in models.experts.items()}
-    opened = [found.attempt(open_expert, name, each, base, models.settings) for name, each in references.items()]
+    opened = [found.attempt(open_expert, models, name, base) for name in models.experts]
     experts = tuple(expert for expert in opened if expert is not None)
     named = [("base", recipe.base, base), *((e.name, str(e.reference), e.weights) for e in experts)]
-    facts = [found.attempt(_model_facts, *each) for each in named]
-    found.models = [each for each in facts if each is not None]
+    summaries = [found.attempt(_model_summary, *each) for each in named]
+    found.models = [each for each in summaries if each is not None]
     family = ModelFamily(base, experts, recipe.models)
-    findings = found.attempt(check_family, family)
-    if findings is not None:
-        found.errors.extend(findings.errors)
-        found.notices.extend(findings.notices)
+    problems = found.attempt(check_family, family)
+    if problems is not None:
+        found.errors.extend(problems.errors)
+        found.notices.extend(problems.notices)
     return family
 
 
-def _model_facts(name: str, reference: str, weights: Checkpoint | Adapter) -> ModelSummary:
+def _model_summary(name: str, reference: str, weights: Checkpoint | Adapter) -> ModelSummary:
     """A summary of a model from the headers of its files.
 
     Raises:
@@ -190,29 +186,28 @@ def _check_groups(family: ModelFamily, recipe: Recipe, found: Plan) -> Groups | 
 
 
 def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
-    """Whether the tasks' prompts fit the model."""
+    """Check that the tasks' prompts fit the model."""
     tokenizer = found.attempt(family_tokenizer, family)
     if tokenizer is None:
         return
     limit = context_length(family, tokenizer)
     for task in suite:
-        findings = check_prompts(task, tokenizer, limit)
-        found.errors.extend(findings.errors)
+        found.errors.extend(check_prompts(task, tokenizer, limit).errors)
         found.notices.extend(check_answers(task, tokenizer))
 
 
 def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], int]:
-    """Check that the run directory can be written and is not another run's; its founders, and its number of results.
+    """Check that the run directory can be written and holds no other run; returns its founders and number of results.
 
     Raises:
-        UserError: it cannot be written, is being written by another process, or holds another run or one that cannot be
-            extended.
+        UserError: it cannot be written, is being written by another process, or contains a different run or one that
+            cannot be extended.
     """
     if not (out / FILE).is_file():
         nearest = existing(out)
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise RecipeError(
-                f"output: {out}: cannot be written: {nearest} is not a folder that this user can write to"
+                f"output: {out}: cannot be written: {nearest} is not a folder that you may write to; choose another"
             )
         return [], 0
     with opened_journal(out) as journal:
@@ -226,9 +221,9 @@ def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], 
 def _estimate(
     opened: OpenedRecipe, mutated: Sequence[int], evaluations: int, measure: bool, since: float, found: Plan
 ) -> None:
-    """Time and memory; measured only if nothing is wrong so far and the weights fit.
+    """Estimate time and memory; measures only if there are no errors so far and the weights fit.
 
-    evaluations: how many are left.
+    evaluations: number of evaluations left.
     """
     available = available_memory()
     found.memory = memory_of(opened, None, available)

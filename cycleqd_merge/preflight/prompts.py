@@ -12,8 +12,6 @@ from cycleqd_merge.config.tasks import GenerateTaskConfig, LmEvalTaskConfig, Pro
 from cycleqd_merge.errors import TaskError, UserError
 from cycleqd_merge.evaluation.engines.prompts import prompt_length
 from cycleqd_merge.merging.checks import Problems
-from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
@@ -22,14 +20,12 @@ FEW_ROWS = 20
 _SPLITS: tuple[TaskSplit, ...] = ("search", "heldout")
 
 
-def require_answerable(suite: Suite, family: ModelFamily) -> None:
-    """Check that every prompt fits the model.
+def require_answerable(suite: Suite, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+    """Check that every prompt fits a model with this tokenizer and context length.
 
     Raises:
-        TaskError: a prompt has no chat template to go through, or is too long; one line per problem.
+        TaskError: a chat prompt has no template, or a prompt is too long; one line per problem.
     """
-    tokenizer = family_tokenizer(family)
-    limit = context_length(family, tokenizer)
     errors = [error for task in suite for error in check_prompts(task, tokenizer, limit).errors]
     if errors:
         raise TaskError("\n".join(errors))
@@ -63,13 +59,13 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
         prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
         findings.errors.append(
             f"task {task.name}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: row {row}, "
-            f"the longest, has {prompt} and its answer may have {answer}; shorten the prompts or lower `max_new_tokens`"
+            f"the longest, has {prompt} and its answer up to {answer}; shorten the prompts or lower `max_new_tokens`"
         )
     return findings
 
 
 def check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A notice about reference answers that no output can match: too long, and the scorer compares all of an answer."""
+    """Notices about reference answers that no output can match: too long for a scorer that compares whole answers."""
     definition = task.definition
     if not isinstance(task.task, GenerateTask) or not isinstance(definition, GenerateTaskConfig):
         return []
@@ -99,7 +95,7 @@ def check_rows(task: SuiteTask) -> list[str]:
     rows = len(task.samples("search"))
     if rows < FEW_ROWS:
         notices.append(
-            f"task {task.name}: {rows} search rows; with fewer than {FEW_ROWS} chance decides which child is better"
+            f"task {task.name}: {rows} search rows; with fewer than {FEW_ROWS}, chance decides which child is better"
         )
     if task.confirm_share > 0 and not task.samples("confirm"):
         notices.append(f"task {task.name}: too few rows for a confirmation split: elites will not be confirmed")
@@ -126,7 +122,7 @@ def _leaked(task: SuiteTask, searched: set[str]) -> list[str]:
 
 
 def _content(task: SuiteTask, sample: Sample) -> str:
-    """What makes two rows equal: prompt and answer; the id for tasks whose prompts are not known."""
+    """The content that rows are compared by: prompt and answer; the id for tasks whose prompts are not known."""
     if not isinstance(task.task, GenerateTask):
         return sample.id
     return json.dumps([task.task.prompt_of(sample), task.task.reference_of(sample), task.task.choices_of(sample)])

@@ -44,7 +44,7 @@ def write_page(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may contain a lone surrogate
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
+        raise RecipeError(f"{path}: cannot be written: {error.strerror}; choose another path") from error
 
 
 def render_page(
@@ -84,7 +84,7 @@ def _asset(name: str) -> str:
 
 
 def _scores(run: Run, verdict: Comparison | None) -> dict[str, Any]:
-    """For the summary: a table per split, and who wins."""
+    """For the summary: a table per split, and the verdict."""
     scored = usual_scores(run)
     tables = {
         split: ScoreTable.of({model.name: getattr(model, split) for model in scored}, run.tasks, run.objectives)

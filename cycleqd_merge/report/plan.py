@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
@@ -14,7 +13,6 @@ from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, T
 from cycleqd_merge.report.progress import duration
 
 _MOST_GROUPS = 12
-_Opened = TypeVar("_Opened")
 
 
 def plan_report(plan: Plan) -> RenderableType:

@@ -83,7 +83,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Models by tasks on one split, as terminal, card, page and comparison show them, each in its own form."""
+    """Models by tasks on one split; terminal, card, page and comparison each show it in their own form."""
 
     tasks: tuple[str, ...]
     rows: tuple[ScoreRow, ...]
@@ -122,8 +122,8 @@ class Comparison:
     """The difference between a model's mean and that of the best of base, experts and plain mean, on the same rows.
 
     error: of the difference, as if both had been scored on independent rows; on the same rows it is usually smaller.
-    interval: the ends of its 95% interval by the paired bootstrap (`comparison.reading`), where the scores of single
-    rows are stored; it then decides.
+    interval: the ends of its 95% interval by the paired bootstrap (`comparison.comparison_folder`), where the scores of
+    single rows are stored; it then decides.
     """
 
     baseline: str
@@ -155,5 +155,5 @@ def compare_best(scored: Sequence[ModelScores], tasks: Sequence[str], name: str 
 
 
 def _is_baseline(name: str) -> bool:
-    """Whether a model exists without any search."""
+    """Whether a model exists without a search."""
     return name in ("base", "mean") or name.startswith("expert:")

@@ -25,7 +25,7 @@ _FOUNDERS = {"expert": "expert", "seed": "founder", "level": "level"}
 
 
 def progress_line(run: Run) -> str:
-    """How far a run is: generations, failures, children below a floor or rejected early, the best-mean elite."""
+    """A run's progress: generations, failures, children below a floor or rejected early, the best-mean elite."""
     facts = summary(run)
     parts = [f"generation {facts['generation']} of {facts['generations']}", f"{facts['failed']} failed"]
     if run.search.floors:
@@ -185,6 +185,6 @@ def verdict_table(verdicts: Sequence[GradingCheck]) -> Table:
     for answer, right in dict.fromkeys((verdict.answer, verdict.right) for verdict in verdicts):
         given = [verdict for verdict in verdicts if (verdict.answer, verdict.right) == (answer, right)]
         accepted = sum(verdict.score == 1.0 for verdict in given)
-        unfair = ", ".join(verdict.sample for verdict in given if not verdict.passed)
-        table.add_row(answer, "accepted" if right else "rejected", f"{accepted} of {len(given)}", unfair)
+        wrong = ", ".join(verdict.sample for verdict in given if not verdict.passed)
+        table.add_row(answer, "accepted" if right else "rejected", f"{accepted} of {len(given)}", wrong)
     return table

@@ -12,9 +12,9 @@ from cycleqd_merge.strategies.protocol import Proposal
 
 
 def to_confirm(run: Run) -> list[int]:
-    """Elites to score again: the highest means and the best of each archive, less those that were, or failed in it.
+    """Elites to confirm: the highest means and the best of each archive, except those scored or failed in it already.
 
-    Empty where a task sets no rows aside, or the recipe wants none scored again.
+    Empty if a task has no confirmation split, or the recipe sets `confirm.top` to 0.
     """
     if (
         not run.recipe.confirm.top
@@ -29,20 +29,20 @@ def to_confirm(run: Run) -> list[int]:
 
 
 def confirm(journal: Journal, run: Run, pool: Pool, deadline: float | None = None) -> list[int]:
-    """Score the top elites on the rows set aside and journal it; returns their numbers.
+    """Score the top elites on the confirmation split and journal their scores; returns their numbers.
 
-    An elite whose evaluation fails stays unconfirmed for good and is thereby not chosen. deadline: a `time.monotonic()`
-    instant after which no further evaluation is waited for.
+    An elite whose evaluation fails is not tried again, and is not chosen while others are confirmed. deadline: a
+    `time.monotonic()` instant after which no further evaluation is awaited.
 
     Raises:
-        Interrupted: by the deadline; everything scored so far is recorded.
+        Interrupted: the deadline has passed; everything scored so far is recorded.
     """
     numbers = to_confirm(run)
     for number in numbers:
         pool.submit(Proposal(number, run.candidate(number), {}), rows="confirm")
     for _ in numbers:
         if deadline is not None and time.monotonic() > deadline:
-            raise Interrupted("the time limit is reached")
+            raise Interrupted("time limit reached")
         finished = pool.next()
         event: Event = {"event": "confirm", "number": finished.number}
         if finished.evaluation is None:

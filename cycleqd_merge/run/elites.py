@@ -29,7 +29,7 @@ class NamedModel:
 
     @property
     def genome(self) -> Genome:
-        """The candidate, where it is a genome.
+        """The candidate, if it is a genome.
 
         Raises:
             RecipeError: it is a mergekit configuration.
@@ -43,7 +43,7 @@ def choose(run: Run, name: str) -> NamedModel:
     """The model that `name` stands for; `best` alone is `best-mean`.
 
     Raises:
-        RecipeError: there is no such model; the line lists the forms a name may have.
+        RecipeError: there is no such model; the message lists the valid forms of a name.
     """
     number = _evaluation(run, name)
     if number is None:
@@ -62,11 +62,11 @@ def _unevaluated(run: Run, name: str) -> Genome:
         return level_genome(0.0 if name == "base" else 1.0 / experts, experts, groups)
     if name == "aggregate":
         return run.aggregate()
-    raise RecipeError(f"{name!r} is not a model of this run; a name is {FORMS}")
+    raise RecipeError(f"{name!r} is not a model of this run; use one of {FORMS}")
 
 
 def _evaluation(run: Run, name: str) -> int | None:
-    """The number of the evaluation that `name` stands for; None if it is the name of another model, or of none."""
+    """The number of the evaluation that `name` stands for; None if it stands for no evaluation."""
     kind, separator, rest = name.partition(":")
     if name in ("best", "best-mean"):
         return run.best_mean()
@@ -95,8 +95,8 @@ def expand(run: Run, names: Sequence[str]) -> list[str]:
 def pareto(run: Run) -> list[int]:
     """The elites that no other is at least as good as on every objective, and better on one.
 
-    By the scores on the searched rows, which all of them have: those that were confirmed are lower as a rule, so that
-    an elite nobody looked at again would beat them.
+    Compared on the search split, on which every elite is scored: scores over both splits are usually lower, so elites
+    that were never confirmed would beat confirmed ones.
     """
     import moocore
 
@@ -111,7 +111,7 @@ def pareto(run: Run) -> list[int]:
 def _archive(run: Run, task: str) -> Archive:
     archive = _index(run.objectives, task, "task")
     if not run.archives:
-        raise RecipeError(f"{task}: no archives yet: not all experts are scored")
+        raise RecipeError(f"{task}: no archives yet: not all experts are scored; resume the run")
     return run.archives[archive]
 
 

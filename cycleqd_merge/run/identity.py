@@ -18,7 +18,8 @@ from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event, of_kind
 from cycleqd_merge.tasks.protocol import Split
 
-ROWS: tuple[Split, ...] = ("search", "confirm")
+_COUNTED_SPLITS: tuple[Split, ...] = ("search", "confirm")
+"""Splits whose number of rows is part of a task's identity."""
 
 if TYPE_CHECKING:  # identities are compared without torch
     from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
@@ -30,7 +31,7 @@ def start_event(
 ) -> Event:
     """The journal's first event. Everything in it belongs to the run's identity.
 
-    workers: their number, from which that of evaluations in flight follows. founders: genomes that the run starts from
+    workers: the number of workers, which sets that of evaluations in flight. founders: genomes that the run starts from
     besides the experts, each with its known scores, by task. recorded: the start event of a run that is resumed: its
     number of evaluations in flight stays, and its models are identified by their contents, however they are named now.
     """
@@ -60,7 +61,7 @@ def operators(evolution: EvolutionConfig) -> dict[str, Any]:
 
 def as_of_today(recorded: Event) -> Event:
     """A recorded identity as this version writes it: later settings at the values that stand for the old behaviour,
-    files by their names alone. What this version does not know stays as it was recorded.
+    files by their names alone. Unknown settings stay as they were recorded.
     """
     now = dict(recorded)
     try:
@@ -98,7 +99,7 @@ def task_identity(task: SuiteTask) -> dict[str, Any]:
         "search": task.digest("search"),
         "heldout": task.digest("heldout"),
         "confirm": task.digest("confirm"),
-        "rows": {rows: len(task.samples(rows)) for rows in ROWS},
+        "rows": {rows: len(task.samples(rows)) for rows in _COUNTED_SPLITS},
     }
     return {**identity, "semantics": task.semantics} if task.semantics else identity
 
@@ -121,7 +122,7 @@ def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:
 
 
 def recorded_presets(events: Sequence[Event]) -> dict[str, str]:
-    """The version of the preset that the run with these events began with, by the preset's name."""
+    """The version of the preset that the run with these events started with, by the preset's name."""
     stated = [event["recipe"].get("evolution", {}).get("preset") for event in of_kind(events, "session")]
     versions = first_versions()
     return {preset_name(each): versions.get(each, each) for each in reversed(stated) if each is not None}

@@ -27,12 +27,12 @@ MOST_FAILURES = 5
 
 
 def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
-    """Start a run in an empty journal, or resume the one that it holds.
+    """Start a run in an empty journal, or resume the one that it contains.
 
-    start: the run's identity. session: recipe, folder and bases that this process works with.
+    start: the run's identity. session: recipe, singular bases and environment of this process.
 
     Raises:
-        RecipeError: the journal holds a run of another identity (the differences are listed), or is damaged.
+        RecipeError: the journal contains a run of a different identity (the differences are listed), or is damaged.
     """
     where = str(journal.folder / FILE)
     if not journal.events:
@@ -52,7 +52,7 @@ def require_same(journal: Journal, start: Event) -> None:
     """Check that the journal is empty or belongs to the run that `start` identifies.
 
     Raises:
-        RecipeError: it belongs to another run; every difference is listed.
+        RecipeError: it belongs to a different run; every difference is listed.
     """
     if not journal.events:
         return
@@ -60,7 +60,7 @@ def require_same(journal: Journal, start: Event) -> None:
     if found:
         listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(
-            f"{journal.folder}: another run's directory; --fresh starts a new one next to it. Differences:\n{listed}"
+            f"{journal.folder}: contains a different run; --fresh starts a new one next to it. Differences:\n{listed}"
         )
 
 
@@ -128,10 +128,10 @@ def _stop_if_failing(run: Run) -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends a run like Ctrl-C; both surface as `Interrupted`.
+    """Let SIGTERM end a run as Ctrl-C does; both raise `Interrupted`.
 
-    A running event loop replaces Python's own handler by one that first cancels its tasks; any other handler would
-    raise in the middle of one. So Python's own is installed here, even where a background job ignores Ctrl-C.
+    A running event loop replaces Python's own handler with one that first cancels its tasks; any other handler would
+    raise in the middle of one. So Python's own is installed here, even in a background job, which ignores Ctrl-C.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -140,10 +140,7 @@ def terminable() -> Iterator[None]:
     previous = {number: signal.signal(number, end) for number, end in ends.items()}
     try:
         yield
-    except (
-        KeyboardInterrupt,
-        asyncio.CancelledError,
-    ):  # the latter if it came just before a loop started
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter if a signal came just before a loop started
         raise Interrupted("interrupted") from None
     finally:
         for number, end in previous.items():

@@ -1,4 +1,4 @@
-"""What follows a run's progress: subclass `Observer` and override what you want to hear of."""
+"""Callbacks for a run's progress: subclass `Observer` and override the methods that you need."""
 
 from __future__ import annotations
 

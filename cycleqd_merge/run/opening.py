@@ -38,7 +38,7 @@ def reopen(run: Run) -> OpenedRecipe:
 
 
 def reopen_models(run: Run, candidate: Candidate) -> Materialiser:
-    """What builds a candidate's tensors, with the singular bases that its mutations need; tasks stay closed.
+    """A materialiser for a candidate, with the singular bases that its mutations need; tasks are not opened.
 
     Raises:
         UserError: a model cannot be opened.
@@ -59,7 +59,7 @@ def identify(opened: OpenedRecipe, journal: Journal, workers: int = 1, founders:
     """The identity of the run in `journal`, or of the run that `opened` and `founders` would start in an empty one.
 
     Raises:
-        RecipeError: the journal belongs to another run.
+        RecipeError: the journal belongs to a different run.
     """
     recorded = journal.events[0] if journal.events else None
     start = start_event(opened, workers, founders if recorded is None else recorded.get("seeds", []), recorded)
@@ -68,12 +68,12 @@ def identify(opened: OpenedRecipe, journal: Journal, workers: int = 1, founders:
 
 
 def closed_run(journal: Journal, opened: OpenedRecipe) -> Run | None:
-    """The finished run in `journal`, if its scores are of other semantics versions than the present ones.
+    """The finished run in `journal`, if its scores come from semantics versions other than the current ones.
 
-    Nothing may be added to such a run. None: the run, or the one to begin, can be extended.
+    No scores may be added to such a run. None if the run can be extended, or has not started.
 
     Raises:
-        RecipeError: something is left to evaluate.
+        RecipeError: such a run still has evaluations left.
     """
     if not journal.events:
         return None
@@ -94,7 +94,7 @@ def closed_run(journal: Journal, opened: OpenedRecipe) -> Run | None:
 
 
 def changed_semantics(start: Event, sessions: Sequence[Event], opened: OpenedRecipe) -> list[str]:
-    """The versions that are not those of the run with these events: of tasks, and of the engine if the run used it."""
+    """The semantics versions that have changed since a run: of its tasks, and of the engine if the run used it."""
     tasks, engines = changed_tasks(start, opened.suite), changed_engines(sessions)
     kind = opened.recipe.engine.kind
     changed = [f"semantics of task {name}: {change}" for name, change in tasks.items()]

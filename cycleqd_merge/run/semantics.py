@@ -1,4 +1,4 @@
-"""Semantics versions: which versions of its tasks and engines a run's scores come from, and which are present now."""
+"""Semantics versions: the versions of tasks and engines that a run's scores come from, and the current ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def engine_versions(sessions: Sequence[Event]) -> dict[str, int]:
 
 
 def changed_tasks(start: Event, suite: Suite) -> dict[str, str]:
-    """The tasks whose version now is not the run's, as `recorded -> now` by name; a task new to the run is not one."""
+    """Tasks whose current version is not the run's, as `recorded -> current` by name; without tasks new to the run."""
     recorded = task_versions(start)
     now = {task.name: task.semantics for task in suite if task.name in recorded}
     return {name: f"{recorded[name]} -> {version}" for name, version in now.items() if version != recorded[name]}
 
 
 def changed_engines(sessions: Sequence[Event]) -> dict[str, str]:
-    """The engines that a run used whose version now is not the run's, as `recorded -> now` by kind."""
+    """Engines that a run used whose current version is not the run's, as `recorded -> current` by kind."""
     recorded = engine_versions(sessions)
     now = {kind: SEMANTICS[kind] for kind in recorded if kind in SEMANTICS}
     return {kind: f"{recorded[kind]} -> {version}" for kind, version in now.items() if version != recorded[kind]}

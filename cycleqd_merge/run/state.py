@@ -192,7 +192,7 @@ class Run:
         Raises:
             RecipeError: there is no elite yet.
         """
-        return max(self._judgeable(self.elites()), key=lambda number: (self.mean(self.judged(number)), -number))
+        return max(self._comparable(self.elites()), key=lambda number: (self.mean(self.judged(number)), -number))
 
     def best_of(self, task: int) -> int:
         """The elite of one archive with the highest quality, by `judged`; the earliest of equals.
@@ -201,7 +201,7 @@ class Run:
             RecipeError: the archive has no elite yet.
         """
         numbers = {elite.number for elite in self.archives[task].elites()} if self.archives else set()
-        return max(self._judgeable(sorted(numbers)), key=lambda number: (self.judged(number)[task], -number))
+        return max(self._comparable(sorted(numbers)), key=lambda number: (self.judged(number)[task], -number))
 
     def aggregate(self) -> Genome:
         """One model from the best elite of each archive (paper, section 4.4).
@@ -247,10 +247,10 @@ class Run:
         pairs = zip(searched, self.confirmed[number], counts, strict=True)
         return tuple((s * rows["search"] + c * rows["confirm"]) / sum(rows.values()) for s, c, rows in pairs)
 
-    def _judgeable(self, numbers: Sequence[int]) -> Sequence[int]:
-        """The confirmed ones of `numbers`, or all if none is: scores of the two kinds are not comparable.
+    def _comparable(self, numbers: Sequence[int]) -> Sequence[int]:
+        """The confirmed elites among `numbers`, or all if none is: scores of the two kinds are not comparable.
 
-        Of these, the ones that reach every floor, if any does: floors do not apply to experts.
+        Of these, those that reach every floor, if any does: floors do not apply to experts.
         """
         if not numbers:
             raise RecipeError(f"{self.recipe.output}: no elite yet; the run must score its experts first")

@@ -1,4 +1,4 @@
-"""The main job, as users call it: a recipe, validated before anything heavy is imported, then evolved."""
+"""The main entry point: validates a recipe before anything heavy is imported, then evolves it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ def evolve(
 ) -> Run:
     """Evolve a recipe to its last generation, then export, measure and push what it asks for; returns the run.
 
-    Resumes where the run directory stands. recipe: a loaded one, or the path of its file. overrides: `key.path=value`
+    Resumes an existing run. recipe: a loaded one, or the path of its file. overrides: `key.path=value`
     texts for a recipe file. founders: genomes that a new run starts from besides its experts, as `fork` returns them.
     fresh: start a new run next to an existing one. max_hours: stop after this many hours; call again to resume.
 
     Raises:
         UserError: the recipe, its models, tasks or output cannot be used; nothing was evaluated.
         Interrupted: the run was ended early and can be resumed.
-        RunFailed: the run cannot continue; or, as HubFailed, it is complete but was not all pushed.
+        RunFailed: the run cannot continue.
+        HubFailed: the run is complete, but not everything was pushed.
     """
     loaded = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     for use in loaded.tasks:

@@ -1,4 +1,4 @@
-"""Starting a run from the elites of another, with other operators or tasks."""
+"""Starting a run from the elites of another, with different operators or tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from cycleqd_merge.config.loading import override_recipe
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import Event
 from cycleqd_merge.run.identity import task_identity
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
@@ -20,7 +20,7 @@ from cycleqd_merge.tasks.suite import Suite, open_suite
 
 log = logging.getLogger(__name__)
 _SAME_SCORE = ("definition", "search")
-"""Keys that must be equal for a task's score to be valid in another run: how it is scored, and on which rows."""
+"""Keys of a task's identity that must be equal for its scores to be valid in the new run: definition and rows."""
 
 
 def fork(
@@ -28,16 +28,15 @@ def fork(
 ) -> tuple[Recipe, list[Event]]:
     """The recipe and the founders of a run that starts from the archives of `source`.
 
-    The genomes of all archives' elites join the experts as generation 0. They bring the scores of tasks that are the
-    same and are scored by the same semantics version; others are measured. rescore: measure them on every task.
+    The genomes of all archives' elites join the experts as generation 0. They keep their scores on tasks that are
+    unchanged and have the same semantics version, and are scored on all others. rescore: score them on every task.
 
     Raises:
-        UserError: `out` holds a run already, or the new recipe names other models or groups, which genomes of the old
-            run cannot be built on.
+        RecipeError: `out` exists, or the new recipe has other models or groups, which the genomes do not fit.
     """
     run = open_run(source)
     if Path(out).exists():
-        raise UserError(f"{out}: already exists; choose another folder")
+        raise RecipeError(f"{out}: already exists; choose another folder")
     recipe = override_recipe(run.recipe, [*overrides, f"output={json.dumps(str(out))}"], f"fork of {source}")
     for key, old, new in (
         ("base", run.recipe.base, recipe.base),
@@ -45,15 +44,13 @@ def fork(
         ("evolution.groups", run.recipe.evolution.groups, recipe.evolution.groups),
     ):
         if old != new:
-            raise UserError(
-                f"{key}: a fork keeps the run's {key}: its genomes are made of them; start a new run instead"
-            )
+            raise RecipeError(f"{key}: a fork keeps the run's {key}, which its genomes need; start a new run instead")
     kept = [] if rescore else _kept_tasks(run, open_suite(recipe))
     return recipe, [_founder(run, number, kept) for number in run.inheritable()]
 
 
 def _kept_tasks(run: Run, suite: Suite) -> list[str]:
-    """The tasks of a run whose scores count in a run on `suite`."""
+    """The tasks of a run whose scores are valid in a run on `suite`."""
     engines, tasks = changed_engines(run.sessions), changed_tasks(run.start, suite)
     for kind, change in engines.items():
         log.warning("semantics of engine %s: %s: no scores are kept; every elite is scored again", kind, change)

@@ -66,4 +66,6 @@ def _publish(run: Run, observer: Observer) -> None:
         publish(Path(out), run.recipe.hub, PushOptions(), lambda pushed: observer.pushed(pushed_lines(pushed)))
     except (UserError, HubFailed) as error:
         again = shlex.join(["cycleqd-merge", "push", out])
-        raise HubFailed(f"the run is complete, but was not all pushed: {error}; push again with: {again}") from error
+        raise HubFailed(
+            f"the run is complete, but not everything was pushed: {error}; push again with: {again}"
+        ) from error

@@ -23,6 +23,7 @@ from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.revisions import pin
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
@@ -47,7 +48,7 @@ def search(
     max_hours: float | None = None,
     pool: Pool | None = None,
 ) -> Run:
-    """Evaluate a recipe's generations, from where its run directory stands to the last, and confirm the best elites.
+    """Evaluate the generations of a recipe that its run directory lacks, and confirm the best elites.
 
     founders: see `start_event`; a run that is resumed keeps its own. pool: evaluates instead of the recipe's own, and
     stays open. Under `accelerate launch`, processes other than the first compute their share of the singular bases and
@@ -116,12 +117,12 @@ def _set_up(
     The second value opens a pool; None if nothing is left to evaluate.
     """
     observer = observer or Observer()
-    recipe = fix_presets(recipe, recorded_presets(journal.events))
-    require_grid(recipe)
     recipe = pin(recipe, recorded_revisions(journal.events))
+    recipe = fix_presets(recipe, recorded_presets(journal.events))
     mutated = sorted(recipe.mutated_experts(journal.events[0].get("seeds", []) if journal.events else founders))
     log.debug("commits of Hub models and datasets: %s", recipe.revisions or "none")
     models = recipe.pinned_models()
+    require_grid(recipe)
     require_disk(download_uses(models))
     fetch(models, observer.downloading)
     workers = worker_count(recipe)
@@ -134,7 +135,8 @@ def _set_up(
     if not journal.events:  # a resumed run was checked when it started, on the same contents
         for notice in require_mergeable(opened.family):
             log.warning("%s", notice)
-        require_answerable(opened.suite, opened.family)
+        tokenizer = family_tokenizer(opened.family)
+        require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer))
     require_environments(opened.suite)
     require_disk(disk_uses(recipe, opened.family, mutated, recipe.rank))
     from_main_process((models, mutated, recipe.rank))

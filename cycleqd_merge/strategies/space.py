@@ -1,4 +1,4 @@
-"""What a search is given: objectives, founders, floors and the settings of the archives. Nothing here changes."""
+"""The settings of a search: objectives, founders, floors and archives. Nothing here changes during a run."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Floor:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The space of a search: `experts` x `groups` coefficients, scored on the `objectives`.
+    """The search space: `experts` x `groups` coefficients, scored on the `objectives`.
 
     Evaluations are numbered from 0. Generation 0 comes first: the experts, then the other `founders`, which are genomes
     from earlier runs; `first` is the number of generation 1. A result's scores start with the objectives, in this
     order; tasks without an archive follow.
 
     factors: a task's bounds are these times the worst and the best score of the tasks' experts (paper: 0.85 and 1.15).
-    levels: warm starts, the static merges that hold this much of every expert; a strategy may start with them.
+    levels: warm starts, static merges with this coefficient for every expert; a strategy may start with them.
     race: share of the rows and confidence, see `Race`; None scores every child on all rows.
     """
 

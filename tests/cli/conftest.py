@@ -1,4 +1,4 @@
-"""A run of tiny real models, made once through the command line, and the command line called in this process."""
+"""A run of tiny real models, created once through the command line, and calls of the command line in this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MUTATION = {"kind": "svd", "w_max": 2.0}
 
 @dataclass(frozen=True)
 class Answer:
-    """How a command ended and what it printed."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -31,7 +31,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """What it printed, as JSON."""
+        """The output as JSON."""
         return json.loads(self.out)
 
 
@@ -39,7 +39,7 @@ Call = Callable[..., Answer]
 
 
 def cycleqd_merge(*arguments: object) -> Answer:
-    """CliRun the command line in this process."""
+    """Run the command line in this process."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["cycleqd-merge", *map(str, arguments)])
@@ -67,7 +67,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def write_task(folder: Path, name: str, **scorer: Any) -> Path:
-    """A task file with 20 rows to search on, of which a run sets 4 aside, and 12 held out; by default a choice."""
+    """A task file with 20 rows for search and confirmation (16 and 4) and 12 held out; multiple choice by default."""
     make_rows(folder / f"{name}-search.jsonl", 20, "abc", seed=len(name))
     make_rows(folder / f"{name}-heldout.jsonl", 12, "abc", seed=100 + len(name))
     task = {
@@ -83,7 +83,7 @@ def write_task(folder: Path, name: str, **scorer: Any) -> Path:
 
 
 def write_recipe(folder: Path, models: Models, **settings: Any) -> Path:
-    """A recipe file with two tasks beside it; `settings` are further keys, or other values for these."""
+    """A recipe file with two task files next to it; `settings` add or replace keys."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = []
     for name, expert in (("vowels", "first"), ("letters", "second")):
@@ -103,7 +103,7 @@ def write_recipe(folder: Path, models: Models, **settings: Any) -> Path:
 
 @dataclass(frozen=True)
 class CliRun:
-    """A finished run: its recipe, its directory, and what `evolve` answered."""
+    """A finished run: its recipe, its directory, and the output of `evolve`."""
 
     recipe: Path
     folder: Path

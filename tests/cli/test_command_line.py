@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge import cli
+from cycleqd_merge.cli.printing import console, print_progress
+from cycleqd_merge.cli.verbosity import set_verbosity
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
@@ -144,3 +146,13 @@ def test_an_interrupted_fork_or_fresh_run_is_resumed_by_its_directory(
 
 def test_json_goes_to_a_program_alone(run: Path) -> None:
     assert json.loads(cycleqd_merge("show", run, "--json", "--verbose").out)["tasks"]
+
+
+def test_quiet_silences_progress_on_either_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet, shown in ((True, ""), (False, "progress\n")):
+        set_verbosity(quiet, verbose=False)
+        console(progress=True).print("progress")
+        console(stderr=True).print("progress")
+        print_progress("progress")
+        console().print("result")
+        assert capsys.readouterr() == (f"{shown}result\n", 2 * shown)

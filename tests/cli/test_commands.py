@@ -1,9 +1,11 @@
-"""The commands that look at a finished run, score its models and write them out."""
+"""The commands that show a finished run, score its models and export them."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,21 @@ from tests.models import read_tensors
 TASKS = ["vowels", "letters"]
 
 
+@pytest.fixture(scope="module")
+def finished(finished: CliRun, tmp_path_factory: pytest.TempPathFactory) -> CliRun:
+    """A copy of the finished run: `evaluate` records scores in it."""
+    folder = tmp_path_factory.mktemp("copied") / "run"
+    shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("lock"))
+    return replace(finished, folder=folder)
+
+
 def results(run: CliRun) -> list[Event]:
     """The journaled results of a run."""
     return of_kind(read_events(run.folder), "result")
 
 
 def slow_archives(run: CliRun) -> list[SlowArchive]:
-    """The archives as the journaled scores alone make them."""
+    """The archives, rebuilt from the journaled scores alone."""
     ((low, high),) = {tuple(pair) for pair in of_kind(read_events(run.folder), "bounds")[0]["bounds"]}
     archives = [SlowArchive(task, ((low, high),) * 2, [10, 10]) for task in range(2)]
     for event in results(run):
@@ -36,14 +46,14 @@ def slow_archives(run: CliRun) -> list[SlowArchive]:
 
 @pytest.fixture(scope="module")
 def summary(finished: CliRun) -> dict[str, Any]:
-    """What `show --json` answers."""
+    """The output of `show --json`."""
     answer = cycleqd_merge("show", finished.folder, "--json")
     assert answer.code == 0
     shown: dict[str, Any] = answer.json
     return shown
 
 
-def test_show_tells_what_the_journal_holds(finished: CliRun, summary: dict[str, Any]) -> None:
+def test_show_prints_the_content_of_the_journal(finished: CliRun, summary: dict[str, Any]) -> None:
     assert (summary["tasks"], summary["objectives"], list(summary["experts"])) == (TASKS, TASKS, ["first", "second"])
     assert (summary["generation"], summary["generations"]) == (4, 4)
     assert (summary["evaluations"], summary["failed"]) == (6, 0)
@@ -70,7 +80,7 @@ def test_show_prints_every_elite_with_its_scores(finished: CliRun, summary: dict
             assert all(f"{score:.3f}" in row for score in elite["scores"].values())
 
 
-def test_show_tells_the_lineage_of_a_child(finished: CliRun) -> None:
+def test_show_prints_the_lineage_of_a_child(finished: CliRun) -> None:
     step = results(finished)[5]["step"]
     shown = cycleqd_merge("show", finished.folder, "--elite", "#5", "--json").json
     assert [entry["evaluation"] for entry in shown["lineage"]][:1] == [5]
@@ -86,7 +96,7 @@ def test_show_tells_the_lineage_of_a_child(finished: CliRun) -> None:
 
 
 def scores_of(answer: Any) -> dict[str, list[float]]:
-    """Model -> scores, from what `evaluate --json` answers."""
+    """Scores by model, from the output of `evaluate --json`."""
     return {model: [result["score"] for result in by_task.values()] for model, by_task in answer.json.items()}
 
 
@@ -147,7 +157,7 @@ def test_evaluate_can_stop_after_the_first_rows(finished: CliRun) -> None:
 
 
 def export(run: CliRun, name: str, out: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and record of a model that `export` wrote, after transformers has loaded it and answered with it."""
+    """Tensors and record of a model that `export` wrote, once transformers has loaded it and generated with it."""
     answer = cycleqd_merge("export", run.folder, name, out)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out == f"exported {name} to {out}\n"
@@ -209,7 +219,7 @@ def with_failure(finished: CliRun, tmp_path: Path) -> Path:
     return tmp_path / "failed"
 
 
-def test_a_failed_evaluation_is_counted_and_can_be_looked_at(with_failure: Path) -> None:
+def test_a_failed_evaluation_is_counted_and_can_be_shown(with_failure: Path) -> None:
     assert cycleqd_merge("show", with_failure).out.startswith("generation 4 of 4, 1 failed, best mean #")
     shown = cycleqd_merge("show", with_failure, "--elite", "#5", "--json").json
     assert shown["lineage"][0]["scores"] is None

@@ -1,4 +1,4 @@
-"""Mistakes end with one line each and an exit code; help and schemas come at once."""
+"""Mistakes are reported in one line each, with an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("best-men", "'best-men' is not a model of this run; a name is `best-mean`, `aggregate`"),
+        ("best-men", "'best-men' is not a model of this run; use one of `best-mean`, `aggregate`"),
         ("#99", "'#99' is not a model of this run"),
         ("vowels:99", "vowels:99: this cell is empty; `show` lists the elites"),
         ("vowels:x", "vowels:x: write the cell as numbers, such as vowels:3,12"),
@@ -28,9 +28,7 @@ ROOT = Path(__file__).parents[2]
         ("best:speech", "no task is named 'speech'; available: vowels, letters"),
     ],
 )
-def test_a_name_that_stands_for_no_model_is_explained(
-    finished: CliRun, tmp_path: Path, name: str, message: str
-) -> None:
+def test_a_name_of_no_model_is_explained(finished: CliRun, tmp_path: Path, name: str, message: str) -> None:
     for command in (
         ("show", finished.folder, "--elite", name),
         ("evaluate", finished.folder, name),
@@ -44,7 +42,7 @@ def test_a_name_that_stands_for_no_model_is_explained(
 
 
 @pytest.mark.parametrize("command", ["show", "evaluate", "confirm"])
-def test_a_folder_that_holds_no_run_is_named(tmp_path: Path, command: str) -> None:
+def test_a_folder_without_a_run_is_named(tmp_path: Path, command: str) -> None:
     answer = cycleqd_merge(command, tmp_path / "nothing")
     assert answer.code == 2
     assert answer.err == f"error: {tmp_path / 'nothing'}: not a run directory (no {FILE})\n"
@@ -60,7 +58,7 @@ def test_a_damaged_journal_is_named_with_its_line(finished: CliRun, tmp_path: Pa
     assert answer.err.startswith(f"error: {tmp_path / FILE}:4: damaged")
 
 
-def test_a_run_without_any_score_can_be_looked_at(models: Models, tmp_path: Path) -> None:
+def test_a_run_without_any_score_can_be_shown(models: Models, tmp_path: Path) -> None:
     assert cycleqd_merge("evolve", write_recipe(tmp_path, models), "--max-hours", "0").code == 130
     shown = cycleqd_merge("show", tmp_path / "run", "--json").json
     assert (shown["generation"], shown["evaluations"], shown["archives"], shown["best_mean"]) == (0, 0, {}, None)
@@ -85,7 +83,7 @@ def test_a_wrong_command_line_ends_with_code_2(arguments: tuple[str, ...]) -> No
     assert cycleqd_merge(*arguments).code == 2
 
 
-FAULTY = """
+BROKEN = """
 class Task:
     def samples(self, split):
         raise ZeroDivisionError("nothing to divide")
@@ -95,10 +93,10 @@ class Task:
 """
 
 
-def test_an_unforeseen_fault_is_one_line_and_a_traceback_only_for_debugging(models: Models, tmp_path: Path) -> None:
-    (tmp_path / "faulty.py").write_text(FAULTY)
-    faulty = {"task": {"kind": "python", "target": f"{tmp_path}/faulty.py:Task"}, "name": "faulty"}
-    recipe = write_recipe(tmp_path, models, tasks=[faulty, {**faulty, "name": "other"}])
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_debug(models: Models, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    broken = {"task": {"kind": "python", "target": f"{tmp_path}/broken.py:Task"}, "name": "broken"}
+    recipe = write_recipe(tmp_path, models, tasks=[broken, {**broken, "name": "other"}])
     answer = cycleqd_merge("evolve", recipe)
     assert answer.code == 1
     assert "ZeroDivisionError: nothing to divide" in answer.err
@@ -122,7 +120,7 @@ def test_help_needs_no_heavy_library() -> None:
         assert f" {command} " in answer.stdout
 
 
-def test_schema_of_recipes_tells_right_from_wrong(finished: CliRun) -> None:
+def test_schema_of_recipes_accepts_right_and_rejects_wrong_files(finished: CliRun) -> None:
     schema = cycleqd_merge("schema").json
     assert schema == cycleqd_merge("schema", "recipe").json
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -133,7 +131,7 @@ def test_schema_of_recipes_tells_right_from_wrong(finished: CliRun) -> None:
         assert not validator.is_valid({**recipe, **wrong})
 
 
-def test_schema_of_tasks_tells_right_from_wrong(finished: CliRun) -> None:
+def test_schema_of_tasks_accepts_right_and_rejects_wrong_files(finished: CliRun) -> None:
     schema = cycleqd_merge("schema", "task").json
     validator = jsonschema.Draft202012Validator(schema)
     task = json.loads((finished.recipe.parent / "vowels.yaml").read_text())

@@ -1,4 +1,4 @@
-"""`evolve`: runs of tiny real models begin, end early, go on, and stop with a reason."""
+"""`evolve`: runs of tiny real models start, end early, resume, and stop with a reason."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.run.synthetic import history
 def test_a_run_reports_each_evaluation_and_ends_well(finished: CliRun) -> None:
     assert (finished.answer.code, finished.answer.err) == (0, "")
     lines = finished.answer.out.splitlines()
-    told = [line for line in lines if line.startswith(("expert ", "generation "))]
-    assert [line.split(":")[0] for line in told] == [
+    done = [line for line in lines if line.startswith(("expert ", "generation "))]
+    assert [line.split(":")[0] for line in done] == [
         "expert first",
         "expert second",
         "generation 1/4 (letters)",
@@ -36,7 +36,7 @@ def test_a_run_reports_each_evaluation_and_ends_well(finished: CliRun) -> None:
         "generation 4/4 (vowels)",
     ]
     results = of_kind(read_events(finished.folder), "result")
-    for line, event in zip(told, results, strict=True):
+    for line, event in zip(done, results, strict=True):
         assert f"vowels {event['scores'][0]:.3f} letters {event['scores'][1]:.3f}" in line
 
 
@@ -71,7 +71,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished: CliRun, named_by: str) 
     assert history(finished.folder) == before
 
 
-def test_a_run_goes_on_from_its_directory_alone(models: Models, tmp_path: Path) -> None:
+def test_a_run_resumes_from_its_directory_alone(models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models)
     assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
     recipe.unlink()
@@ -82,14 +82,14 @@ def test_a_run_goes_on_from_its_directory_alone(models: Models, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
-def test_another_identity_is_refused_and_fresh_goes_beside(models: Models, tmp_path: Path) -> None:
+def test_a_run_of_a_different_identity_is_refused_and_fresh_starts_a_new_one(models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models, evolution={"generations": 0, "in_flight": 2})
     assert cycleqd_merge("evolve", recipe).code == 0
     other = ("evolve", recipe, "--set", "evolution.seed=5", "--set", "evolution.in_flight=3")
     answer = cycleqd_merge(*other)
     assert answer.code == 2
     assert answer.err.splitlines() == [
-        f"error: {tmp_path / 'run'}: another run's directory; --fresh starts a new one next to it. Differences:",
+        f"error: {tmp_path / 'run'}: contains a different run; --fresh starts a new one next to it. Differences:",
         "error:   evolution.seed: 0 -> 5",
         "error:   in_flight: 2 -> 3",
     ]
@@ -97,7 +97,7 @@ def test_another_identity_is_refused_and_fresh_goes_beside(models: Models, tmp_p
     assert [read_events(tmp_path / name)[0]["evolution"]["seed"] for name in ("run", "run-2")] == [0, 5]
 
 
-def test_rows_that_changed_make_another_run(models: Models, tmp_path: Path) -> None:
+def test_changed_rows_make_a_different_run(models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models, evolution={"generations": 0, "in_flight": 2})
     assert cycleqd_merge("evolve", recipe).code == 0
     rows = tmp_path / "vowels-heldout.jsonl"
@@ -115,22 +115,25 @@ def test_a_task_on_which_all_experts_fail_stops_a_run_with_the_reason(models: Mo
     tasks = [{"task": impossible.name, "name": name, "expert": name} for name in ("first", "second")]
     answer = cycleqd_merge("evolve", write_recipe(tmp_path, models, tasks=tasks))
     assert answer.code == 1
-    assert answer.err.startswith("error: task first: its experts score from 0 to 0, which leaves no range")
+    assert answer.err.startswith("error: task first: its experts' scores, 0 to 0, leave no range to divide into cells")
     assert "`bounds`" in answer.err
     assert len(answer.err.splitlines()) == 1
 
 
-def test_a_run_in_the_hands_of_another_process_is_left_alone(finished: CliRun) -> None:
+def test_a_run_that_another_process_works_on_is_left_alone(finished: CliRun) -> None:
     before = (finished.folder / FILE).read_bytes()
     with opened_journal(finished.folder):
         answer = cycleqd_merge("evolve", finished.recipe)
-    assert (answer.code, answer.err) == (2, f"error: {finished.folder}: another process is using this run\n")
+    assert (answer.code, answer.err) == (
+        2,
+        f"error: {finished.folder}: another process is using this run; wait until it ends\n",
+    )
     assert (finished.folder / FILE).read_bytes() == before
 
 
 @contextmanager
 def signalled(path: Path, lines: int, sign: signal.Signals) -> Iterator[None]:
-    """Send this process a signal once a file has so many lines."""
+    """Send this process a signal once a file has this many lines."""
 
     def watch() -> None:
         deadline = time.monotonic() + 60
@@ -147,21 +150,21 @@ def signalled(path: Path, lines: int, sign: signal.Signals) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_asked_to_end_says_how_to_go_on(models: Models, tmp_path: Path, sign: signal.Signals) -> None:
+def test_a_run_that_is_asked_to_end_says_how_to_resume_it(models: Models, tmp_path: Path, sign: signal.Signals) -> None:
     recipe = write_recipe(tmp_path, models)
     with signalled(tmp_path / "run" / FILE, 6, sign):
         answer = cycleqd_merge("evolve", recipe, "--generations", 500)
     assert answer.code == 130
     assert answer.err == f"interrupted; resume with: cycleqd-merge evolve {recipe} --generations 500\n"
-    told = len(of_kind(read_events(tmp_path / "run"), "result"))
-    assert 3 <= told < 500
-    answer = cycleqd_merge("evolve", recipe, "--generations", told)
+    done = len(of_kind(read_events(tmp_path / "run"), "result"))
+    assert 3 <= done < 500
+    answer = cycleqd_merge("evolve", recipe, "--generations", done)
     assert answer.code == 0
-    assert f"resuming after generation {told - 2}" in answer.out
-    assert len(of_kind(read_events(tmp_path / "run"), "result")) == told + 2
+    assert f"resuming after generation {done - 2}" in answer.out
+    assert len(of_kind(read_events(tmp_path / "run"), "result")) == done + 2
 
 
-def test_the_process_itself_ends_so_and_goes_on(finished: CliRun, models: Models, tmp_path: Path) -> None:
+def test_the_process_itself_ends_and_its_run_can_be_resumed(finished: CliRun, models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models)
     code = "from cycleqd_merge.cli import main; main()"
     command = [sys.executable, "-c", code, "evolve", str(recipe), "--generations", "500"]

@@ -1,4 +1,4 @@
-"""`fork`: a run that starts from another's archives."""
+"""`fork`: a run that starts from the archives of another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.cli.conftest import CliRun, cycleqd_merge, write_task
 
 
 def elites(folder: Path) -> dict[int, list[float]]:
-    """Scores by number of all elites that are no experts."""
+    """Scores by number of all elites that are not experts."""
     archives = cycleqd_merge("show", folder, "--json").json["archives"].values()
     return {
         elite["evaluation"]: list(elite["scores"].values())
@@ -35,10 +35,10 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: CliRun, tmp_p
     assert f"founder 1/{len(seeds)}: " in answer.out
     assert len(results) == 2 + len(seeds) + 4
     lineage = cycleqd_merge("show", tmp_path / "fork", "--elite", "#2")
-    assert "seed 0" in lineage.out
+    assert "founder 0" in lineage.out
 
 
-def test_a_fork_measures_what_has_changed(finished: CliRun, tmp_path: Path) -> None:
+def test_a_fork_evaluates_changed_tasks(finished: CliRun, tmp_path: Path) -> None:
     other = write_task(tmp_path, "other", kind="multiple_choice", choices=list("cba"))
     tasks = json.loads(finished.recipe.read_text())["tasks"]
     same = {**tasks[0], "task": str(finished.recipe.parent / tasks[0]["task"])}

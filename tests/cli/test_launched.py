@@ -1,4 +1,4 @@
-"""`accelerate launch` of the main command: its processes share the singular bases, and the first goes on alone."""
+"""`accelerate launch` of `evolve`: its processes share the work on singular bases, and the first continues alone."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def _measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "_SETTLED", 0.0)
 
 
-def test_a_good_recipe_is_reported_and_ends_well(models: Models, tmp_path: Path) -> None:
+def test_a_good_recipe_is_reported_and_exits_with_0(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models))
     assert (answer.code, answer.err) == (0, "")
     for part in ("Models", str(models.base), "vowels", "Cells: vowels 10, letters 10", "one evaluation", "the run"):
@@ -24,7 +24,7 @@ def test_a_good_recipe_is_reported_and_ends_well(models: Models, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_all_faults_end_with_a_line_each_and_code_2(models: Models, tmp_path: Path) -> None:
+def test_every_error_is_reported_in_a_line_of_its_own(models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models)
     settings = ("tasks.0.task=gone.yaml", f"experts.first={json.dumps(str(tmp_path / 'absent'))}")
     bins = ("evolution.bins=2000000",)
@@ -40,7 +40,7 @@ def test_all_faults_end_with_a_line_each_and_code_2(models: Models, tmp_path: Pa
     assert "Traceback" not in answer.err + answer.out
 
 
-def test_json_holds_the_estimates(models: Models, tmp_path: Path) -> None:
+def test_json_contains_the_estimates(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--json", "--generations", 20)
     assert answer.code == 0
     assert answer.json["errors"] == []
@@ -48,7 +48,7 @@ def test_json_holds_the_estimates(models: Models, tmp_path: Path) -> None:
     assert answer.json["memory"][0]["measured"]
 
 
-def test_json_holds_the_faults_too(models: Models, tmp_path: Path) -> None:
+def test_json_contains_the_errors_too(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--json", "--set", "tasks.0.task=gone.yaml")
     assert answer.code == 2
     assert "task 'gone.yaml'" in answer.json["errors"][0]
@@ -65,7 +65,7 @@ def test_nothing_is_evaluated_without_measuring(
     assert "one evaluation" not in answer.out
 
 
-def test_a_run_directory_can_be_planned_to_go_on(finished: CliRun) -> None:
+def test_a_run_directory_can_be_planned(finished: CliRun) -> None:
     answer = cycleqd_merge("plan", finished.folder, "--generations", 9, "--json")
     assert answer.code == 0
     assert answer.json["time"]["evaluations"] == 5

@@ -1,4 +1,4 @@
-"""Recipes with a task that needs a sandbox: what is told before a run, and a sandbox that fails during one."""
+"""Recipes with a task that needs a sandbox: errors before a run, and a sandbox that fails during one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.cli.conftest import Models, cycleqd_merge, write_recipe, write_task
 
 @pytest.fixture
 def recipe(tmp_path: Path, models: Models) -> Path:
-    """A recipe whose second task has functions written."""
+    """A recipe whose second task is to write functions."""
     problem = {"entry_point": "one", "prompt": '"""Give one."""', "canonical_solution": "def one():\n    return 1\n"}
     rows = [{"task_id": f"Mine/{n}", "base_input": [[]], "plus_input": [], "atol": 0, **problem} for n in range(8)]
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -32,7 +32,7 @@ def recipe(tmp_path: Path, models: Models) -> Path:
 
 @pytest.fixture
 def bwrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder before all others on the search path, whose bwrap is out of order while a file `broken` is there."""
+    """The first folder on the search path; its bwrap fails while a file `broken` exists in it."""
     real = shutil.which("bwrap")
     sandbox_for.cache_clear()
     with tempfile.TemporaryDirectory() as name:
@@ -48,7 +48,7 @@ def bwrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.needs("bubblewrap")
-def test_the_plan_shows_what_a_task_works_on(recipe: Path) -> None:
+def test_the_plan_shows_the_environment_of_a_task(recipe: Path) -> None:
     answer = cycleqd_merge("plan", recipe, "--no-measure", "--json")
     assert answer.code == 0
     shown = {task["name"]: task["environment"] for task in answer.json["tasks"]}
@@ -58,20 +58,20 @@ def test_the_plan_shows_what_a_task_works_on(recipe: Path) -> None:
 
 
 @pytest.mark.needs("bubblewrap")
-def test_prompts_that_do_not_fit_are_told_before_a_run(recipe: Path) -> None:
+def test_prompts_that_do_not_fit_are_reported_before_a_run(recipe: Path) -> None:
     answer = cycleqd_merge("plan", recipe, "--no-measure", "--set", "tasks.1.task.max_new_tokens=100000")
     assert answer.code == 2
     assert answer.err.startswith("error: task functions: 8 of 8 rows do not fit the model's ")
 
 
-def test_without_a_sandbox_nothing_begins(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_starts_without_a_sandbox(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sandbox_for.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
-    fault = "error: task functions: sandbox: bwrap is not installed: `sudo apt-get install bubblewrap`"
+    message = "error: task functions: sandbox: bwrap is not installed: `sudo apt-get install bubblewrap`"
     for command in ("plan", "evolve"):
         answer = cycleqd_merge(command, recipe)
         assert answer.code == 2
-        assert answer.err.startswith(fault)
+        assert answer.err.startswith(message)
     assert of_kind(read_events(tmp_path / "run"), "result") == []
 
 

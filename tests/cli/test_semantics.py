@@ -1,4 +1,4 @@
-"""Semantics versions: a run is never extended with scores that do not compare with those that it has."""
+"""Semantics versions: a run is never extended with scores that are not comparable with its own."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_run_of_another_version_can_be_read(
     answer = cycleqd_merge("evaluate", run, "best-mean", "--json")
     assert answer.code == 0
     assert list(answer.json) == ["best-mean"]
-    assert warned(caplog) == [f"these scores are not recorded: they do not compare with the run's ({changed})"]
+    assert warned(caplog) == [f"these scores are not recorded: they are not comparable with the run's ({changed})"]
     assert (run / FILE).read_bytes() == before
 
 
@@ -91,7 +91,7 @@ def test_a_finished_run_is_not_refused_and_stays_as_it_is(
     finish = f"finish={json.dumps({'export': ['best-mean'], 'heldout': True})}"
     answer = cycleqd_merge("evolve", run, "--set", finish)
     assert answer.code == 0
-    assert warned(caplog) == [f"these scores are not recorded: they do not compare with the run's ({changed})"]
+    assert warned(caplog) == [f"these scores are not recorded: they are not comparable with the run's ({changed})"]
     assert (run / "models" / "best-mean-gen-4" / "model.safetensors").is_file()
     assert cycleqd_merge("confirm", run).code == 0
     assert cycleqd_merge("plan", run, "--no-measure").code == 0

@@ -1,4 +1,4 @@
-"""Findings to JSON and back, and what is not accepted as findings."""
+"""Results to JSON and back, results that an older version wrote, and what is not accepted."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import json
 
 import pytest
 
-from cycleqd_merge.comparison.results import RowCount, from_json, to_json
+from cycleqd_merge.comparison.results import RowCount, result_from_json, result_to_json
 from cycleqd_merge.errors import UserError
 from tests.comparison.examples import ROWS, TASKS, example, fixed
 
 
-def test_findings_come_back_equal_through_json() -> None:
-    findings = example()
-    assert from_json(json.loads(json.dumps(to_json(findings), allow_nan=False)), "comparison.json") == findings
+def test_a_result_comes_back_equal_through_json() -> None:
+    result = example()
+    record = json.loads(json.dumps(result_to_json(result), allow_nan=False))
+    assert result_from_json(record, "comparison.json") == result
 
 
 def test_another_format_or_damage_is_refused_with_the_place() -> None:
-    record = to_json(example())
+    record = result_to_json(example())
     with pytest.raises(UserError, match=r"c\.json: format 7 of a comparison"):
-        from_json(record | {"format": 7}, "c.json")
+        result_from_json(record | {"format": 7}, "c.json")
     record["searches"][1]["seconds"] = "long"
     with pytest.raises(UserError, match=r"c\.json: searches\.1\.seconds: .*number"):
-        from_json(record, "c.json")
+        result_from_json(record, "c.json")
 
 
-def test_findings_that_contradict_themselves_are_refused() -> None:
+def test_a_result_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(ValueError, match="reference 'ours' must be one of"):
         example(reference="ours")
     twice = (fixed("base", "base", 1, 1), fixed("base", "base", 1, 1))
     with pytest.raises(ValueError, match="distinct"):
-        example(reference="base", entrants=twice)
+        example(reference="base", models=twice)
     with pytest.raises(ValueError, match=f"{ROWS} of {ROWS + 1} held-out rows of sql"):
         example(rows=dict.fromkeys(TASKS, RowCount(100, ROWS + 1, 0)))
     with pytest.raises(ValueError, match="0 of 40 held-out rows of code"):

@@ -31,27 +31,27 @@ def scored(rows: dict[str, int], seed: int) -> dict[str, np.ndarray]:
 
 
 def test_bootstrap_of_one_task_agrees_with_scipy() -> None:
-    own, rival = scored({"a": 150}, 1), scored({"a": 150}, 2)
-    found = paired_bootstrap(own, rival, seed=0, draws=20_000)
-    expected = stats.bootstrap((own["a"] - rival["a"],), np.mean, n_resamples=20_000, method="percentile", rng=3)
-    assert found.estimate == pytest.approx(np.mean(own["a"]) - np.mean(rival["a"]))
+    own, other = scored({"a": 150}, 1), scored({"a": 150}, 2)
+    found = paired_bootstrap(own, other, seed=0, draws=20_000)
+    expected = stats.bootstrap((own["a"] - other["a"],), np.mean, n_resamples=20_000, method="percentile", rng=3)
+    assert found.estimate == pytest.approx(np.mean(own["a"]) - np.mean(other["a"]))
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval), abs=0.006)
 
 
 def test_bootstrap_of_several_tasks_agrees_with_a_slow_loop() -> None:
     rows = {"large": 200, "small": 12}
-    own, rival = scored(rows, 4), scored(rows, 5)
-    found = paired_bootstrap(own, rival, seed=0)
+    own, other = scored(rows, 4), scored(rows, 5)
+    found = paired_bootstrap(own, other, seed=0)
     draws, slow = random.Random(6), []
     for _ in range(4000):
         means = []
         for task, count in rows.items():
             chosen = [draws.randrange(count) for _ in range(count)]
-            means.append(statistics.fmean(own[task][row] - rival[task][row] for row in chosen))
+            means.append(statistics.fmean(own[task][row] - other[task][row] for row in chosen))
         slow.append(statistics.fmean(means))
     slow.sort()
     assert found.estimate == pytest.approx(
-        statistics.fmean(own[task].mean() - rival[task].mean() for task in rows)  # the small task counts as much
+        statistics.fmean(own[task].mean() - other[task].mean() for task in rows)  # the small task counts as much
     )
     assert (found.low, found.high) == pytest.approx((slow[99], slow[3899]), abs=0.015)
 
@@ -69,8 +69,8 @@ def test_bootstrap_is_symmetric_and_finds_no_difference_between_equals(
     first: list[tuple[float, float]], second: list[tuple[float, float]]
 ) -> None:
     own = {"a": [x for x, _ in first], "b": [x for x, _ in second]}
-    rival = {"b": [y for _, y in second], "a": [y for _, y in first]}
-    found, back = (paired_bootstrap(*pair, seed=0, draws=200) for pair in ((own, rival), (rival, own)))
+    other = {"b": [y for _, y in second], "a": [y for _, y in first]}
+    found, back = (paired_bootstrap(*pair, seed=0, draws=200) for pair in ((own, other), (other, own)))
     assert (back.low, back.estimate, back.high) == pytest.approx(
         (-found.high, -found.estimate, -found.low), rel=1e-9, abs=1e-12
     )
@@ -80,9 +80,9 @@ def test_bootstrap_is_symmetric_and_finds_no_difference_between_equals(
 
 
 def test_bootstrap_is_a_function_of_its_seed() -> None:
-    own, rival = scored({"a": 50}, 1), scored({"a": 50}, 2)
-    assert paired_bootstrap(own, rival, seed=1) == paired_bootstrap(own, rival, seed=1)
-    assert paired_bootstrap(own, rival, seed=1) != paired_bootstrap(own, rival, seed=2)
+    own, other = scored({"a": 50}, 1), scored({"a": 50}, 2)
+    assert paired_bootstrap(own, other, seed=1) == paired_bootstrap(own, other, seed=1)
+    assert paired_bootstrap(own, other, seed=1) != paired_bootstrap(own, other, seed=2)
 
 
 def test_bootstrap_in_parts_draws_all_it_should() -> None:
@@ -96,12 +96,12 @@ def test_bootstrap_in_parts_draws_all_it_should() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "rival"),
+    ("own", "other"),
     [({}, {}), ({"a": [1.0]}, {"b": [1.0]}), ({"a": [1.0]}, {"a": [1.0, 0.0]}), ({"a": []}, {"a": []})],
 )
-def test_what_cannot_be_paired_is_refused(own: dict[str, list[float]], rival: dict[str, list[float]]) -> None:
+def test_what_cannot_be_paired_is_refused(own: dict[str, list[float]], other: dict[str, list[float]]) -> None:
     with pytest.raises(ValueError, match="cannot pair"):
-        paired_bootstrap(own, rival, seed=0)
+        paired_bootstrap(own, other, seed=0)
 
 
 @given(st.lists(UNIT, min_size=2, max_size=8).filter(lambda values: statistics.stdev(values) > 1e-6))

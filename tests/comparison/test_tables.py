@@ -1,4 +1,4 @@
-"""The tables of the example in all four forms, against values computed by hand."""
+"""The tables of the example in all four formats, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import json
 import pytest
 from rich.console import Console
 
-from cycleqd_merge.comparison import sheets, tables
-from cycleqd_merge.comparison.sheets import Column, Sheet
+from cycleqd_merge.comparison import table_formats, tables
 from cycleqd_merge.comparison.statistics import Gap, Interval
+from cycleqd_merge.comparison.table_formats import Column, ComparisonTable
 from tests.comparison.examples import example
 
-SHEET = Sheet(
+TABLE = ComparisonTable(
     "All | kinds",
     (
         Column("name"),
-        Column("score", sheets.score, best=True),
-        Column("interval", sheets.change),
-        Column("gap", sheets.gap),
-        Column("seeds", sheets.scores),
+        Column("score", table_formats.score, best=True),
+        Column("interval", table_formats.change),
+        Column("gap", table_formats.gap),
+        Column("seeds", table_formats.scores),
     ),
     (
         ("[a]|b", 0.25, None, Gap(0.5, None), (0.25,)),
@@ -38,7 +38,7 @@ def terminal_text(shown: object, width: int = 240) -> str:
 
 
 def test_markdown_has_sections_and_marks_the_best() -> None:
-    assert sheets.markdown(SHEET).splitlines() == [
+    assert table_formats.table_to_markdown(TABLE).splitlines() == [
         r"**All \| kinds**",
         "",
         "| name | score | interval | gap | seeds |",
@@ -51,7 +51,7 @@ def test_markdown_has_sections_and_marks_the_best() -> None:
 
 
 def test_csv_is_precise_and_gives_parts_columns_of_their_own() -> None:
-    rows = list(csv.DictReader(io.StringIO(sheets.csv_text(SHEET))))
+    rows = list(csv.DictReader(io.StringIO(table_formats.table_to_csv(TABLE))))
     assert rows[0] == {
         "section": "first",
         "name": "[a]|b",
@@ -67,7 +67,7 @@ def test_csv_is_precise_and_gives_parts_columns_of_their_own() -> None:
 
 
 def test_json_holds_the_values() -> None:
-    assert json.loads(json.dumps(sheets.records(SHEET)))[1] == {
+    assert json.loads(json.dumps(table_formats.table_to_records(TABLE)))[1] == {
         "section": "second",
         "name": "c",
         "score": 0.5,
@@ -78,34 +78,40 @@ def test_json_holds_the_values() -> None:
 
 
 def test_terminal_shows_names_as_they_are() -> None:
-    text = terminal_text(sheets.Terminal(SHEET))
+    text = terminal_text(table_formats.TerminalTable(TABLE))
     assert "[a]|b" in text
     assert "-0.125 (-0.250 to +0.062)" in text
 
 
 def test_a_narrow_terminal_gets_tables_below_each_other() -> None:
-    said = tables.report(example())
-    sheet = said.tables["models"]
-    lines = terminal_text(sheets.Terminal(sheet), width=80).splitlines()
+    report = tables.comparison_report(example())
+    table = report.tables["models"]
+    lines = terminal_text(table_formats.TerminalTable(table), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert sum("│ cycleqd aggregate " in line for line in lines) > 1
-    for row in sheet.written():  # nothing is broken or lost
+    for row in table.formatted():  # nothing is broken or lost
         for text, _ in row:
             assert any(f" {text} " in line for line in lines)
-    assert sum("│ cycleqd aggregate " in line for line in terminal_text(sheets.Terminal(sheet)).splitlines()) == 1
+    assert (
+        sum("│ cycleqd aggregate " in line for line in terminal_text(table_formats.TerminalTable(table)).splitlines())
+        == 1
+    )
 
 
 def test_a_table_without_rows_has_its_headings() -> None:
-    empty = Sheet("none", SHEET.columns, ())
-    assert sheets.markdown(empty).splitlines()[2:] == [
+    empty = ComparisonTable("none", TABLE.columns, ())
+    assert table_formats.table_to_markdown(empty).splitlines()[2:] == [
         "| name | score | interval | gap | seeds |",
         "| :-- | --: | --: | --: | --: |",
     ]
-    assert sheets.csv_text(empty) == "name,score,interval,gap,seeds\n"
+    assert table_formats.table_to_csv(empty) == "name,score,interval,gap,seeds\n"
 
 
 def test_models_are_tabled_with_all_that_is_known_of_them() -> None:
-    rows = {row["model"]: row for row in sheets.records(tables.report(example()).tables["models"])}
+    rows = {
+        row["model"]: row
+        for row in table_formats.table_to_records(tables.comparison_report(example()).tables["models"])
+    }
     assert list(rows) == [
         "base",
         "expert:sql",
@@ -124,7 +130,7 @@ def test_models_are_tabled_with_all_that_is_known_of_them() -> None:
 
 
 def test_strategies_are_averaged_over_their_seeds() -> None:
-    cma, ours = sheets.records(tables.report(example()).tables["strategies"])
+    cma, ours = table_formats.table_to_records(tables.comparison_report(example()).tables["strategies"])
     assert (cma["strategy"], cma["seeds"], cma["evaluations"], cma["failed"]) == ("cma-es", 2, 4.0, 0.5)
     assert (cma["minutes"], ours["evaluations"]) == (1.5, 4.5)
     assert cma["best mean (search)"] == pytest.approx((0.3 + 0.45) / 2)
@@ -134,8 +140,8 @@ def test_strategies_are_averaged_over_their_seeds() -> None:
 
 
 def test_tables_in_the_papers_layout() -> None:
-    found = tables.report(example()).tables
-    assert sheets.markdown(found["table-1"]).splitlines()[2:] == [
+    found = tables.comparison_report(example()).tables
+    assert table_formats.table_to_markdown(found["table-1"]).splitlines()[2:] == [
         "| \\# | model | sql | bash | average |",
         "| --: | :-- | --: | --: | --: |",
         "|  | *Base model* |  |  |  |",
@@ -150,7 +156,7 @@ def test_tables_in_the_papers_layout() -> None:
         "| 5 | cycleqd best-mean | **60.0** | 40.0 | 50.0 |",
         "| 6 | cycleqd aggregate | **60.0** | **45.0** | **52.5** |",
     ]
-    assert sheets.markdown(found["ablations"]).splitlines()[2:] == [
+    assert table_formats.table_to_markdown(found["ablations"]).splitlines()[2:] == [
         "| \\# | strategy | sql | bash | average |",
         "| --: | :-- | --: | --: | --: |",
         "| 0 | cma-es | 52.5 | 37.5 | 45.0 |",
@@ -158,24 +164,26 @@ def test_tables_in_the_papers_layout() -> None:
     ]
 
 
-def test_every_form_of_the_report_says_the_same() -> None:
-    said = tables.report(example())
-    assert said.contest is not None
-    assert said.conclusions
-    assert said.warnings
-    shown, written = terminal_text(tables.terminal(said)), tables.markdown(said)
-    for line in (*said.conclusions, *said.warnings):
+def test_every_format_of_the_report_says_the_same() -> None:
+    report = tables.comparison_report(example())
+    assert report.best is not None
+    assert report.conclusions
+    assert report.warnings
+    shown, written = terminal_text(tables.report_to_terminal(report)), tables.report_to_markdown(report)
+    for line in (*report.conclusions, *report.warnings):
         assert line in shown
         assert line.replace("_", r"\_") in written
-    values = json.loads(json.dumps(tables.to_json(said), allow_nan=False))
+    values = json.loads(json.dumps(tables.report_to_json(report), allow_nan=False))
     assert values["contest"]["rival"] == "cma-es best-mean"
-    assert values["warnings"] == list(said.warnings)
-    assert list(values["tables"]) == list(tables.csv_files(said)) == ["models", "strategies", "table-1", "ablations"]
-    for name, text in tables.csv_files(said).items():
+    assert values["warnings"] == list(report.warnings)
+    assert (
+        list(values["tables"]) == list(tables.report_to_csv(report)) == ["models", "strategies", "table-1", "ablations"]
+    )
+    for name, text in tables.report_to_csv(report).items():
         assert len(list(csv.reader(io.StringIO(text)))) == 1 + len(values["tables"][name])
 
 
 def test_tables_of_strategies_are_left_out_where_none_was_compared() -> None:
-    fixed_only = tuple(entrant for entrant in example().entrants if entrant.strategy is None)
-    said = tables.report(example(entrants=fixed_only, reference="base", searches=()))
-    assert list(said.tables) == ["models", "table-1"]
+    fixed_only = tuple(model for model in example().models if model.strategy is None)
+    report = tables.comparison_report(example(models=fixed_only, reference="base", runs=()))
+    assert list(report.tables) == ["models", "table-1"]

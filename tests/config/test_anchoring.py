@@ -84,6 +84,7 @@ def test_models_that_exist_next_to_the_recipe_are_paths_and_others_are_hub_ids(t
             "tasks": [{"task": "smollm2-sql"}, {"task": "smollm2-bash"}],
             "models": {"chat_template": "template.jinja"},
             "strategy": {"kind": "python", "target": "own.py:Grid"},
+            "strategies": {"mine": {"strategy": {"kind": "python", "target": "own.py:Grid"}}, "plain": {}},
             "output": "run",
         }
     )
@@ -92,6 +93,8 @@ def test_models_that_exist_next_to_the_recipe_are_paths_and_others_are_hub_ids(t
     assert found.experts == {"one": "user/expert", "two": f"{tmp_path}/models/base+user/adapter@abc"}
     assert found.models.chat_template == f"{tmp_path}/template.jinja"
     assert found.strategy.model_dump()["target"] == f"{tmp_path}/own.py:Grid"
+    assert found.strategies["mine"].strategy == found.strategy
+    assert found.strategies["plain"].model_dump(exclude_unset=True) == {}  # nothing is stated that was not
     assert [use.task for use in found.tasks] == ["smollm2-sql", "smollm2-bash"]
     assert found.output == "run"
 

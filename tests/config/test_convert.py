@@ -89,7 +89,7 @@ def test_a_rich_one_says_what_is_left_out(tmp_path: Path) -> None:
         (LmEvalTaskConfig(kind="lm_eval", task="group/beta", num_fewshot=3), "group-beta"),
     ]
     assert recipe.evolution.groups == LayerGroupsConfig(layers=4, modules=True)
-    further = "further metrics of alpha"
+    further = "other metrics of alpha"
     for part in ("merge_method dare_ties", "filters self_attn, mlp", "weight of tasks", further, "allow_negative"):
         assert f"#   {part}" in header
 
@@ -111,9 +111,9 @@ def test_a_method_unknown_to_mergekit_evolve_is_noted(tmp_path: Path) -> None:
         ("merge_method: linear\nmodels: [{model: a}]\n", "no `genome` with `models`"),
         ("genome: {models: 3}\n", "no `genome` with `models`"),
         (PLAIN.replace("base_model: some/base", "smooth: false"), "genome.base_model is missing"),
-        (PLAIN.replace("some/coder, ", ""), "at least 2 models beside the base are needed; found 1"),
-        (PLAIN.replace("some/coder", "7"), "genome.models: 7 is no model"),
-        (PLAIN.replace("coding, ", ""), "tasks: at least 2 are needed, one archive each; found 1"),
+        (PLAIN.replace("some/coder, ", ""), "at least 2 models besides the base are required; found 1"),
+        (PLAIN.replace("some/coder", "7"), "genome.models: 7 is not a model"),
+        (PLAIN.replace("coding, ", ""), "tasks: at least 2 are required, one archive each; found 1"),
         (PLAIN.replace("tasks: [coding, mathematics]", ""), "tasks: expected a list of names"),
         (PLAIN.replace("[coding, ", "[{weight: 1}, "), "tasks: expected a list of names"),
     ],

@@ -95,7 +95,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
     tmp_path: Path, text: str, start: str, models: list[type[BaseModel]]
 ) -> None:
     keys = [key for model in models for key in model.model_fields]
-    assert fault(tmp_path, text) == f"recipe.yaml:{start}; allowed are {', '.join(keys)}"
+    assert fault(tmp_path, text) == f"recipe.yaml:{start}; allowed: {', '.join(keys)}"
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,12 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             f"{NAMED}engine: {{kind: vllm, per_gpu: 4, options: {{gpu_memory_utilization: 0.9}}}}\n",
-            "11: engine.options.gpu_memory_utilization: 4 engines that take 0.9 of a GPU each do not fit; "
-            "at most 0.24 each would",
+            "11: engine.options.gpu_memory_utilization: 4 engines with 0.9 of a GPU's memory each do not fit; "
+            "the limit is 0.24 each",
         ),
         (
             f"{NAMED}engine: {{kind: vllm, per_gpu: 2}}\n",
-            "11: engine.per_gpu: one worker would share a GPU with none; state `workers: auto`",
+            "11: engine.per_gpu: a single worker has nothing to share a GPU with; set `workers: auto`",
         ),
         # values out of range
         (in_evolution("bins: 0"), "12: evolution.bins: must be at least 1; found 0"),
@@ -150,18 +150,18 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (in_evolution("groups: {blocks: 0}"), "12: evolution.groups.blocks: must be at least 1; found 0"),
         (
             in_evolution("groups: {layers: 4, blocks: 3}"),
-            "12: evolution.groups: state `layers` or `blocks`, not both",
+            "12: evolution.groups: set `layers` or `blocks`, not both",
         ),
         (
             in_evolution("groups: {blocks: 3, patterns: [a]}"),
-            "12: evolution.groups.blocks: cannot stand beside `patterns`",
+            "12: evolution.groups.blocks: cannot be combined with `patterns`",
         ),
-        (in_evolution("groups: {patterns: []}"), "12: evolution.groups.patterns: needs 1 or more entries; found []"),
+        (in_evolution("groups: {patterns: []}"), "12: evolution.groups.patterns: requires 1 or more entries; found []"),
         (
             f"{NAMED}models: {{vocabulary: bass}}\n",
-            "11: models.vocabulary: no such choice; did you mean 'base'?; allowed are strict, base; found 'bass'",
+            "11: models.vocabulary: no such choice; did you mean 'base'?; allowed: strict, base; found 'bass'",
         ),
-        (in_task("bounds: [0, 1, 2]"), "9: tasks.1.bounds: takes 2 or fewer entries; found [0, 1, 2]"),
+        (in_task("bounds: [0, 1, 2]"), "9: tasks.1.bounds: allows 2 or fewer entries; found [0, 1, 2]"),
         (in_task("bounds: [0]"), "9: tasks.1.bounds: too few entries; found [0]"),
         (in_task("bounds: []"), "9: tasks.1.bounds: too few entries; found []"),
         (in_task("bounds: [x, 1]"), "9: tasks.1.bounds.0: expected a number; found 'x'"),
@@ -172,85 +172,94 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (in_evolution("scaling: [1.6, 1.0]"), "12: evolution.scaling: 1.6 is above 1.0"),
         (
             in_evolution("{mates: any, cycling: false}"),
-            "12: evolution.mates: `any` needs `cycling: true`; plain MAP-Elites has one archive",
+            "12: evolution.mates: `any` requires `cycling: true`; plain MAP-Elites has one archive",
         ),
         (
             in_evolution("cycling: false\nstrategy: {kind: cma-me}"),
-            "12: evolution.cycling: CMA-ME needs `cycling: true`: it improves an archive per task",
+            "12: evolution.cycling: CMA-ME requires `cycling: true`: it improves one archive per task",
         ),
         (
             in_evolution("cycling: false\nstrategy: {kind: bayesian, bred: 0.5}"),
-            "12: evolution.cycling: bayesian needs `cycling: true`: what it breeds, it breeds per task",
+            "12: evolution.cycling: bayesian requires `cycling: true`: its `bred` children are created per task",
         ),
         (
             in_evolution("race: {}\nstrategy: {kind: bayesian}"),
-            "12: evolution.race: bayesian needs every child's scores, not its entries alone",
+            "12: evolution.race: bayesian requires every child's scores, and racing leaves children without",
         ),
         *(
             (
                 in_evolution(f"{stated}\nstrategy: {{kind: bayesian}}"),
-                f"12: evolution.{stated.partition(':')[0]}: bayesian takes no notice of it unless `strategy.bred` is "
-                "above 0; leave it out",
+                f"12: evolution.{stated.partition(':')[0]}: bayesian does not use it unless `strategy.bred` is "
+                "above 0; remove it",
             )
             for stated in ("scaling: [1.0, 1.6]", "mates: any", "adaptive: true")
         ),
         (
             in_evolution("preset: recommended\n  adaptive: true"),
-            "13: evolution.adaptive: bayesian takes no notice of it unless `strategy.bred` is above 0; leave it out",
+            "13: evolution.adaptive: bayesian does not use it unless `strategy.bred` is above 0; remove it",
         ),
         (
             in_evolution("race: {}\n  cycling: false"),
-            "12: evolution.race: needs `cycling: true`; the archive of plain MAP-Elites takes part in no race",
+            "12: evolution.race: requires `cycling: true`; plain MAP-Elites does not support racing",
         ),
         (
             in_evolution("race: {}\nstrategy: {kind: cma-es}"),
-            "12: evolution.race: cma-es needs every child's scores, not its entries alone",
+            "12: evolution.race: cma-es requires every child's scores, and racing leaves children without",
         ),
         (
             in_evolution("race: {}\nstrategy: {kind: cma-me, bred: 0.5}"),
-            "12: evolution.race: cma-me needs every child's scores, not its entries alone",
+            "12: evolution.race: cma-me requires every child's scores, and racing leaves children without",
         ),
         *(
             (
                 in_evolution(f"{stated}\nstrategy: {{kind: {kind}}}"),
-                f"12: evolution.{stated.partition(':')[0]}: {kind} takes no notice of it; leave it out",
+                f"12: evolution.{stated.partition(':')[0]}: {kind} does not use it; remove it",
             )
             for kind in ("random", "cma-es", "nsga2", "mergekit")
             for stated in ("scaling: [1.0, 1.6]", "mates: any", "adaptive: true", "warm_start: [0.5]")
         ),
         (
             in_evolution("mates: any\nstrategy: {kind: python, target: 'mine:Mine'}"),
-            "12: evolution.mates: python takes no notice of it; leave it out",
+            "12: evolution.mates: python does not use it; remove it",
         ),
         (
             in_evolution("adaptive: true\nstrategy: {kind: cma-me}"),
-            "12: evolution.adaptive: cma-me takes no notice of it unless `strategy.bred` is above 0; leave it out",
+            "12: evolution.adaptive: cma-me does not use it unless `strategy.bred` is above 0; remove it",
         ),
         (
-            f"{NAMED}searches: {{mine: {{strategy: {{kind: random}}, evolution: {{adaptive: true}}}}}}\n",
-            "11: searches.mine.evolution.adaptive: random takes no notice of it; leave it out",
+            f"{NAMED}strategies: {{mine: {{strategy: {{kind: random}}, evolution: {{adaptive: true}}}}}}\n",
+            "11: strategies.mine.evolution.adaptive: random does not use it; remove it",
+        ),
+        (
+            f"{NAMED}searches: {{mine: {{strategy: {{kind: randm}}}}}}\n",
+            "11: searches.mine.strategy.kind: no such kind; did you mean 'random'?; allowed: cycleqd, random, "
+            "cma-es, cma-me, bayesian, nsga2, mergekit, python; found 'randm'",
+        ),
+        (
+            f"{NAMED}strategies: {{}}\nsearches: {{}}\n",
+            "12: searches: cannot be combined with `strategies`, which replaces it; use `strategies` alone",
         ),
         (in_task("bounds: [1, 0]"), "9: tasks.1.bounds: 1.0 is not below 0.0"),
-        (in_task("floor: 0.5"), "9: tasks.1.floor: needs `role: keep`"),
+        (in_task("floor: 0.5"), "9: tasks.1.floor: requires `role: keep`"),
         (
             in_evolution("groups: {modules: false}"),
-            "12: evolution.groups: state `layers` or `blocks`, `modules: true` or both",
+            "12: evolution.groups: set `layers` or `blocks`, `modules: true`, or both",
         ),
         (
             in_evolution("groups: {layers: 1, patterns: [a]}"),
-            "12: evolution.groups.layers: cannot stand beside `patterns`",
+            "12: evolution.groups.layers: cannot be combined with `patterns`",
         ),
         (
             replaced(INLINE, 'prompt: "{{ q }}"', "prompt: x\n      system: y"),
-            "13: tasks.1.task.system: needs `messages`, or `prompt` with `chat: true`",
+            "13: tasks.1.task.system: requires `messages`, or `prompt` with `chat: true`",
         ),
         (
             replaced(INLINE, 'prompt: "{{ q }}"', "prompt: x\n      messages: [{role: user, content: x}]"),
-            "8: tasks.1.task: state either `prompt` or `messages`",
+            "8: tasks.1.task: set either `prompt` or `messages`",
         ),
         (
             replaced(INLINE, "path: a.jsonl", ""),
-            "11: tasks.1.task.data.rows: state one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub "
+            "11: tasks.1.task.data.rows: set one of `path` (a file), `url` (a file on the web) and `dataset` (a Hub "
             "id)",
         ),
         # values of a form
@@ -271,7 +280,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(NAMED, "name: code", "name: my code"),
-            "8: tasks.1.name: a name is made of letters, digits, `_`, `.` and `-`, and begins with a letter or digit; "
+            "8: tasks.1.name: a name consists of letters, digits, `_`, `.` and `-`, and starts with a letter or digit; "
             "found 'my code'",
         ),
         (
@@ -280,30 +289,30 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             in_evolution("groups: two"),
-            "12: evolution.groups: no such choice; allowed are one, the keys layers, blocks, modules, patterns; "
+            "12: evolution.groups: no such choice; allowed: one, the keys layers, blocks, modules, patterns; "
             "found 'two'",
         ),
         # kinds
         (
             in_evolution("mutation: {kind: svdd}"),
             "12: evolution.mutation.kind: no such kind; did you mean 'svd'?; "
-            "allowed are svd, gaussian, none; found 'svdd'",
+            "allowed: svd, gaussian, none; found 'svdd'",
         ),
         (
             replaced(INLINE, "kind: generate", "kind: generat"),
-            f"9: tasks.1.task.kind: no such kind; did you mean 'generate'?; allowed are {KINDS}; found 'generat'",
+            f"9: tasks.1.task.kind: no such kind; did you mean 'generate'?; allowed: {KINDS}; found 'generat'",
         ),
         (
             replaced(INLINE, "      kind: generate\n", ""),
-            f"8: tasks.1.task.kind: this key is required; allowed are {KINDS}",
+            f"8: tasks.1.task.kind: this key is required; allowed: {KINDS}",
         ),
         (
             replaced(INLINE, "kind: exact", "kind: exat"),
-            f"14: tasks.1.task.scorer.kind: no such kind; did you mean 'exact'?; allowed are {SCORERS}; found 'exat'",
+            f"14: tasks.1.task.scorer.kind: no such kind; did you mean 'exact'?; allowed: {SCORERS}; found 'exat'",
         ),
         (
             replaced(INLINE, "        kind: exact\n", ""),
-            f"13: tasks.1.task.scorer.kind: this key is required; allowed are {SCORERS}",
+            f"13: tasks.1.task.scorer.kind: this key is required; allowed: {SCORERS}",
         ),
         # missing keys
         (replaced(NAMED, "base: org/base\n", ""), "1: base: this key is required"),
@@ -315,25 +324,25 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(INLINE, "  - name: code\n    task:", "  - task:"),
-            "7: tasks.1: a task that is defined inline needs a `name`",
+            "7: tasks.1: a task that is defined in the recipe requires a `name`",
         ),
         # what the parts of a recipe say of each other
         (
             in_task("expert: cod"),
-            "9: tasks.1.expert: no expert is named 'cod'; did you mean 'code'?; there are code, sql",
+            "9: tasks.1.expert: no expert is named 'cod'; did you mean 'code'?; available: code, sql",
         ),
         (
             replaced(NAMED, "name: code", "name: sql"),
-            "8: tasks.1.name: two tasks are named 'sql'; give one another `name`",
+            "8: tasks.1.name: two tasks are named 'sql'; give one of them a different `name`",
         ),
-        (in_task("role: keep"), "5: tasks: needs at least 2 tasks with `role: optimise`, an archive each; found 1"),
+        (in_task("role: keep"), "5: tasks: at least 2 tasks with `role: optimise` are required; found 1"),
         (
             f"{NAMED.partition('  - task')[0]}output: x\n",
-            "5: tasks: needs 2 or more entries; found [{'task': 'smollm2-sql', 'name': 'sql', 'expert': 'sql'}]",
+            "5: tasks: requires 2 or more entries; found [{'task': 'smollm2-sql', 'name': 'sql', 'expert': 'sql'}]",
         ),
         (
             replaced(NAMED, "  code: org/code\n", "").replace("expert: code", ""),
-            "2: experts: needs 2 or more entries; found {'sql': 'org/sql'}",
+            "2: experts: requires 2 or more entries; found {'sql': 'org/sql'}",
         ),
         (
             replaced(NAMED, "  code: org/code\n  sql: org/sql\n", ""),
@@ -341,8 +350,8 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(NAMED, "task: smollm2-bash\n    name: code", "task: my tasks/sums of two.yaml"),
-            "7: tasks.1.task: give the task a `name` of its own: a name is made of letters, digits, `_`, `.` and `-`, "
-            "and begins with a letter or digit; found 'sums of two'",
+            "7: tasks.1.task: give the task a `name`: a name consists of letters, digits, `_`, `.` and `-`, "
+            "and starts with a letter or digit; found 'sums of two'",
         ),
     ],
 )
@@ -366,7 +375,7 @@ def test_a_long_value_is_cut(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_is_told_with_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"task 'smolm2-sql': no such file, nor among the shipped tasks") as raised:
+    with pytest.raises(UserError, match=r"task 'smolm2-sql': no such file or shipped task; shipped: ") as raised:
         load_task(TaskConfig(task="smolm2-sql"))
     assert "did you mean 'smollm2-sql'?" in str(raised.value)
 
@@ -375,10 +384,10 @@ def test_an_unknown_task_is_told_with_the_shipped_ones(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("kind: python\n", "1: target: this key is required"),
-        ("target: a.py:A\n", f"1: kind: this key is required; allowed are {KINDS}"),
+        ("target: a.py:A\n", f"1: kind: this key is required; allowed: {KINDS}"),
         (
             "# a comment\n\nkind: pyton\n",
-            f"3: kind: no such kind; did you mean 'python'?; allowed are {KINDS}; found 'pyton'",
+            f"3: kind: no such kind; did you mean 'python'?; allowed: {KINDS}; found 'pyton'",
         ),
         ("kind: python\ntarget: a.py:A\noptions:\n  - 1\n", "3: options: expected keys with values; found [1]"),
     ],

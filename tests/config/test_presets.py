@@ -95,11 +95,14 @@ def test_a_fixed_recipe_states_what_its_preset_sets() -> None:
 
 @pytest.mark.usefixtures("second")
 def test_strategies_for_compare_have_versions_too() -> None:
-    made = recipe(searches={"mine": {"evolution": {"preset": "recommended"}}, "plain": {}})
-    assert made.searches["mine"].strategy.kind == "cma-me"
+    made = recipe(strategies={"mine": {"evolution": {"preset": "recommended"}}, "plain": {}})
+    assert made.strategies["mine"].strategy.kind == "cma-me"
     old = fix_presets(made, first_versions())
-    assert (old.searches["mine"].strategy.kind, old.searches["mine"].evolution.sigma) == ("bayesian", 0.03)
-    assert old.searches["plain"] == made.searches["plain"]
+    assert (old.strategies["mine"].strategy.kind, old.strategies["mine"].evolution.sigma) == ("bayesian", 0.03)
+    assert old.strategies["plain"] == made.strategies["plain"]
+    recorded = {"searches": {"mine": {"evolution": {"preset": "recommended"}}}}  # the key in journals of version 0.1
+    fixed = with_fixed_presets(recorded, first_versions())["searches"]["mine"]
+    assert fixed["evolution"]["preset"] == "recommended@1"
     assert old.strategy == made.strategy
 
 
@@ -107,7 +110,9 @@ def test_a_preset_that_is_paper_in_any_version_evaluates_one_child_at_a_time() -
     assert recipe(evolution={"preset": "paper@1"}).evolution.flights(4) == 1
 
 
-@pytest.mark.parametrize("damaged", [{"evolution": 3}, {"evolution": {"preset": []}}, {"searches": [1]}, {}])
+@pytest.mark.parametrize(
+    "damaged", [{"evolution": 3}, {"evolution": {"preset": []}}, {"strategies": [1]}, {"searches": [1]}, {}]
+)
 def test_keys_that_are_damaged_are_left_to_validation(damaged: dict[str, Any]) -> None:
     assert with_fixed_presets(damaged, first_versions()) == damaged
 

@@ -48,6 +48,8 @@ def test_there_is_something_shipped() -> None:
         NAMED,
         INLINE,
         f"{NAMED}evolution: {{mutation: {{w_max: 0.1}}, groups: {{layers: 2}}}}\n",
+        f"{NAMED}strategies: {{mine: {{strategy: {{kind: random}}}}}}\n",
+        f"{NAMED}searches: {{mine: {{strategy: {{kind: random}}}}}}\n",  # deprecated
         f"{NAMED}evolution: {{mutation: {{kind: none}}, groups: {{patterns: [mlp]}}}}\n",
         replaced(INLINE, "kind: exact\n        lowercase: true", "kind: multiple_choice\n        choices: options"),
         replaced(INLINE, "kind: exact\n        lowercase: true", "kind: multiple_choice\n        choices: [a, b]"),

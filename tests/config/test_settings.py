@@ -59,16 +59,16 @@ def test_a_setting_changes_one_place_of_an_alias_alone(tmp_path: Path) -> None:
     [
         ("evolution", "write key.path=value"),
         ("=3", "write key.path=value"),
-        ("tasks.5.expert=sql", "tasks is a list without place '5'; its places are 0 to 1"),
-        ("tasks.-1.expert=sql", "tasks is a list without place '-1'; its places are 0 to 1"),
-        ("tasks.2={task: smollm2-math}", "tasks is a list without place '2'; its places are 0 to 1"),
-        ("tasks.first={task: smollm2-math}", "tasks is a list without place 'first'; its places are 0 to 1"),
-        ("base.x.y=3", "base holds a value, not keys"),
+        ("tasks.5.expert=sql", "tasks is a list without position '5'; positions are 0 to 1"),
+        ("tasks.-1.expert=sql", "tasks is a list without position '-1'; positions are 0 to 1"),
+        ("tasks.2={task: smollm2-math}", "tasks is a list without position '2'; positions are 0 to 1"),
+        ("tasks.first={task: smollm2-math}", "tasks is a list without position 'first'; positions are 0 to 1"),
+        ("base.x.y=3", "base is a value and has no keys"),
         ("base=[", "while parsing a flow node, expected the node content, but found '<stream end>'"),
         ("evolution.bins=0", "evolution.bins: must be at least 1; found 0"),
         ("evolution.bins=", "evolution.bins: expected a whole number; found null"),
         ("evolution.alpha_low=0.9", "evolution.alpha_low: 0.9 is above alpha_high, which is 0.8"),
-        ("tasks.1.expert=cod", "tasks.1.expert: no expert is named 'cod'; did you mean 'code'?; there are code, sql"),
+        ("tasks.1.expert=cod", "tasks.1.expert: no expert is named 'cod'; did you mean 'code'?; available: code, sql"),
         ("tasks.1={name: x}", "tasks.1.task: this key is required"),
     ],
 )
@@ -79,9 +79,9 @@ def test_a_bad_setting_is_told_as_such(tmp_path: Path, setting: str, problem: st
 @pytest.mark.parametrize(
     ("setting", "start"),
     [
-        ("evolution.generation=5", "evolution.generation: unknown key; did you mean 'generations'?; allowed are "),
-        ("evolutoin.generations=5", "evolutoin: unknown key; did you mean 'evolution'?; allowed are "),
-        ("tasks.1.exprt=sql", "tasks.1.exprt: unknown key; did you mean 'expert'?; allowed are "),
+        ("evolution.generation=5", "evolution.generation: unknown key; did you mean 'generations'?; allowed: "),
+        ("evolutoin.generations=5", "evolutoin: unknown key; did you mean 'evolution'?; allowed: "),
+        ("tasks.1.exprt=sql", "tasks.1.exprt: unknown key; did you mean 'expert'?; allowed: "),
     ],
 )
 def test_a_typo_in_a_setting_is_told_as_such(tmp_path: Path, setting: str, start: str) -> None:
@@ -92,7 +92,7 @@ def test_a_mistake_of_the_file_keeps_its_line_beside_settings(tmp_path: Path) ->
     text = f"{NAMED}evolution:\n  bins: 0\n"
     assert fault(tmp_path, text, "evolution.mu=2").startswith("recipe.yaml:12: evolution.bins: ")
     text = replaced(NAMED, "expert: code", "role: keep")
-    assert fault(tmp_path, text, "tasks.0.samples=3").startswith("recipe.yaml:5: tasks: needs at least 2 tasks ")
+    assert fault(tmp_path, text, "tasks.0.samples=3").startswith("recipe.yaml:5: tasks: at least 2 tasks ")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,25 @@ def test_the_recommended_preset_brings_its_strategy_unless_one_is_stated(tmp_pat
     assert load(tmp_path, NAMED, "evolution.preset=recommended").strategy == recommended.strategy
     for other in ("", "evolution: {preset: paper}\n", "evolution: {bins: 4}\n"):
         assert load(tmp_path, NAMED + other).strategy == CycleQDConfig()
-    beside = load(tmp_path, f"{NAMED}searches: {{mine: {{evolution: {{preset: recommended}}}}}}\n")
+    beside = load(tmp_path, f"{NAMED}strategies: {{mine: {{evolution: {{preset: recommended}}}}}}\n")
     assert beside.strategy == CycleQDConfig()
     assert with_strategy(beside, "mine").strategy == recommended.strategy
+
+
+def test_the_old_key_of_own_strategies_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = "{mine: {strategy: {kind: random, low: 0.2}}}"
+    with caplog.at_level(logging.WARNING):
+        new = load(tmp_path, f"{NAMED}strategies: {own}\n")
+    assert caplog.messages == []
+    with caplog.at_level(logging.WARNING):
+        old = load(tmp_path, f"{NAMED}searches: {own}\n")
+    path = tmp_path / "recipe.yaml"
+    (line,) = caplog.messages
+    assert line == f"{path}:11: `searches` is deprecated and will be removed in 0.3; use `strategies`"
+    assert old == new
+    journaled = {**old.model_dump(mode="json", exclude_unset=True, exclude={"strategies"}), "searches": {}}
+    journaled["searches"] = new.model_dump(mode="json", exclude_unset=True)["strategies"]  # as version 0.1 wrote it
+    assert parse(TypeAdapter(Recipe), journaled, "journal") == new
 
 
 @pytest.mark.parametrize(
@@ -111,7 +128,9 @@ def test_the_recommended_preset_brings_its_strategy_unless_one_is_stated(tmp_pat
         ("preset: recommended", "cma-es-groups", LayerGroupsConfig(blocks=3, modules=True)),
     ],
 )
-def test_a_search_by_name_takes_the_groups_that_it_should(tmp_path: Path, stated: str, name: str, groups: Any) -> None:
+def test_a_strategy_by_name_takes_the_groups_that_it_should(
+    tmp_path: Path, stated: str, name: str, groups: Any
+) -> None:
     found = with_strategy(load(tmp_path, f"{NAMED}evolution: {{{stated}}}\n"), name)
     assert found.evolution.groups == groups
     assert found.strategy.kind == ("cma-es" if name == "cma-es-groups" else "bayesian")

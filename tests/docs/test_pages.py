@@ -171,15 +171,15 @@ def test_the_hub_pages_recipe_and_commands_exist(tmp_path: Path) -> None:
         assert option in options | {"--generations"}, option
 
 
-def test_the_page_on_comparisons_names_every_search_and_option() -> None:
+def test_the_page_on_comparisons_names_every_strategy_and_option() -> None:
     page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
     (text,) = blocks("docs/compare.md", "yaml")
-    searches = YAML(typ="safe", pure=True).load(text)["searches"]
+    strategies = YAML(typ="safe", pure=True).load(text)["strategies"]
     quickstart = load_recipe(ROOT / "recipes" / "quickstart.yaml")
     recipe = quickstart.model_copy(
-        update={"searches": {name: NamedStrategyConfig(**own) for name, own in searches.items()}}
+        update={"strategies": {name: NamedStrategyConfig(**own) for name, own in strategies.items()}}
     )
-    assert [with_strategy(recipe, name).strategy.kind for name in searches] == ["cycleqd", "cma-es"]
+    assert [with_strategy(recipe, name).strategy.kind for name in strategies] == ["cycleqd", "cma-es"]
     rows = re.findall(r"^\| (`.*?) \|", page.split("## Strategies by name")[1].split("```")[0], re.MULTILINE)
     grouped = re.findall(r"`([a-z0-9-]+-groups)`", page)
     named = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)]

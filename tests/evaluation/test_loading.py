@@ -1,4 +1,4 @@
-"""Loading a candidate makes the resident model that candidate, and nothing of the one before is left."""
+"""Loading a candidate replaces all weights of the model in memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def resident(engine: TransformersEngine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
 
 
-def test_the_engine_starts_as_the_base(every_models: Models) -> None:
+def test_the_engine_starts_with_the_base(every_models: Models) -> None:
     engine, reference = every_models.engine(), Reference(every_models.base)
     assert texts(engine) == [reference.text(prompt, 10) for prompt in PROMPTS]
     engine.close()
 
 
-def test_the_resident_weights_become_the_candidates(every_models: Models) -> None:
+def test_loaded_weights_are_the_candidate_s(every_models: Models) -> None:
     engine = every_models.engine()
     engine.load(genome_of(0.3, -0.5))
     stored = {
@@ -47,7 +47,7 @@ def test_the_resident_weights_become_the_candidates(every_models: Models) -> Non
     engine.close()
 
 
-def test_the_resident_weights_equal_the_materialised_ones(every_models: Models) -> None:
+def test_loaded_weights_equal_the_materialised_ones(every_models: Models) -> None:
     genome = mutate(genome_of(0.5, 0.25), Mutation("gaussian", None, seed=7, scale=0.01))
     engine = every_models.engine()
     engine.load(genome)
@@ -57,7 +57,7 @@ def test_the_resident_weights_equal_the_materialised_ones(every_models: Models) 
     engine.close()
 
 
-def test_a_loaded_expert_answers_as_the_expert_and_the_base_comes_back(every_models: Models) -> None:
+def test_a_loaded_expert_answers_as_the_expert_and_the_base_can_be_loaded_again(every_models: Models) -> None:
     engine = every_models.engine()
     before = texts(engine)
     for number, folder in enumerate((every_models.first, every_models.second)):
@@ -74,10 +74,10 @@ def test_a_loaded_expert_answers_as_the_expert_and_the_base_comes_back(every_mod
 
 
 @pytest.mark.parametrize("coefficient", [float("nan"), float("inf"), 1e39])
-def test_weights_that_are_no_numbers_are_refused_and_the_next_load_works(models: Models, coefficient: float) -> None:
+def test_nan_or_infinite_weights_are_refused_and_the_next_load_works(models: Models, coefficient: float) -> None:
     engine = models.engine()
     before = texts(engine)
-    with pytest.raises(ValueError, match=r"tensor \S+ of the child holds NaN or infinite values"):
+    with pytest.raises(ValueError, match=r"tensor \S+ of the child contains NaN or infinite values"):
         engine.load(genome_of(coefficient, 0))
     engine.load(BASE)
     assert texts(engine) == before

@@ -1,4 +1,4 @@
-"""Where a worker keeps what children are built from: never more than there is, the fastest that fits."""
+"""Where a worker keeps the parts of children: in the fastest place with enough memory."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SMALL = MemoryNeeds(model=GB // 4, parts=GB, working=GB // 2)
 H100, H200 = 80 * GB, 141 * GB
 
 
-def test_a_small_family_lives_on_the_gpu() -> None:
+def test_a_small_family_is_kept_on_the_gpu() -> None:
     placed = placement(SMALL, H100, 100 * GB)
     assert (placed.place, placed.prefetch) == ("device", "device")
 
 
-def test_an_8b_family_lives_in_host_memory_and_its_next_child_on_the_gpu() -> None:
+def test_an_8b_family_is_kept_in_host_memory_and_its_next_child_on_the_gpu() -> None:
     placed = placement(LLAMA_8B, H100, 128 * GB)
     assert (placed.place, placed.prefetch) == ("host", "device")
     assert placed.utilization is not None
-    assert placed.utilization * H100 > LLAMA_8B.model + 15 * GB  # the model, and keys and values
+    assert placed.utilization * H100 > LLAMA_8B.model + 15 * GB  # the model, and the KV cache
 
 
 def test_workers_of_one_host_share_its_memory() -> None:
@@ -35,22 +35,22 @@ def test_workers_of_one_host_share_its_memory() -> None:
     assert placement(LLAMA_8B, H100, 100 * GB, workers_per_host=8, shared=200 * GB).place == "disk"
 
 
-def test_a_container_s_small_shared_memory_is_not_counted_on() -> None:
+def test_the_small_shared_memory_of_a_container_is_not_used() -> None:
     assert placement(LLAMA_8B, H100, 400 * GB, workers_per_host=8, shared=2**26).place == "disk"
-    assert placement(LLAMA_8B, H100, 2000 * GB, workers_per_host=8, shared=2**26).place == "host"  # a copy each
+    assert placement(LLAMA_8B, H100, 2000 * GB, workers_per_host=8, shared=2**26).place == "host"  # a copy for each
 
 
-def test_what_pinned_memory_rounds_up_to_is_counted() -> None:
+def test_rounding_up_in_pinned_memory_is_counted() -> None:
     qwen_7b = MemoryNeeds(model=15 * GB, parts=72 * GB, working=12 * GB, pinned=1.9)
     assert placement(qwen_7b, H100, 128 * GB).place == "disk"
     assert placement(qwen_7b, H100, 180 * GB).place == "host"
     assert (
         placement(qwen_7b, H100, 128 * GB, workers_per_host=2, shared=100 * GB).place == "shared"
-    )  # is mapped, not rounded
+    )  # mapped, not rounded up
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_memory_that_control_groups_leave_is_what_there_is(tmp_path: Path, version: int) -> None:
+def test_control_groups_limit_the_available_memory(tmp_path: Path, version: int) -> None:
     mount = tmp_path / "groups" / ("memory" if version == 1 else "")
     names = ("memory.max", "memory.current", "inactive_file")
     if version == 1:
@@ -66,12 +66,12 @@ def test_the_memory_that_control_groups_leave_is_what_there_is(tmp_path: Path, v
     assert host_memory(tmp_path / "groups", own) == 3000 - 1200 + 200
 
 
-def test_what_the_user_chose_stands() -> None:
+def test_the_user_s_choice_is_kept() -> None:
     assert placement(LLAMA_8B, H100, 128 * GB, place="disk").place == "disk"
     assert placement(SMALL, H100, 128 * GB, utilization=0.5).utilization == 0.5
 
 
-def test_nothing_is_prepared_where_there_is_no_room() -> None:
+def test_no_child_is_prefetched_without_memory_for_it() -> None:
     assert placement(LLAMA_8B, None, 20 * GB) == placement(LLAMA_8B, None, 20 * GB, place="disk")
     assert placement(LLAMA_8B, None, 18 * GB).prefetch == "none"
     assert placement(MemoryNeeds(140 * GB, 600 * GB, 12 * GB), H100, 256 * GB, ranks=4).prefetch == "none"
@@ -85,7 +85,7 @@ def test_nothing_is_prepared_where_there_is_no_room() -> None:
     ranks=st.sampled_from([1, 2, 4, 8]),
     shared=st.integers(0, 2000),
 )
-def test_no_more_is_taken_than_there_is(
+def test_no_more_memory_is_used_than_available(
     gpu: int | None, model: int, experts: int, host: int, ranks: int, shared: int
 ) -> None:
     needed = MemoryNeeds(model * GB, (1 + experts) * model * GB, GB)
@@ -101,7 +101,7 @@ def test_no_more_is_taken_than_there_is(
 
 
 @given(per_gpu=st.integers(2, 12), model=st.integers(1, 8))
-def test_engines_that_share_a_gpu_take_a_part_of_it_each(per_gpu: int, model: int) -> None:
+def test_engines_that_share_a_gpu_get_a_part_of_it_each(per_gpu: int, model: int) -> None:
     needed = MemoryNeeds(model * GB // 4, model * GB, GB // 4)
     alone = placement(needed, H200 // per_gpu, 400 * GB, workers_per_host=per_gpu)
     shared = placement(needed, H200, 400 * GB, workers_per_host=per_gpu, per_gpu=per_gpu)
@@ -112,11 +112,11 @@ def test_engines_that_share_a_gpu_take_a_part_of_it_each(per_gpu: int, model: in
     assert shared.cache + needed.model < shared.utilization * H200 or shared.cache == 0
 
 
-def test_keys_and_values_get_most_of_an_engine_s_part() -> None:
+def test_the_kv_cache_gets_most_of_an_engine_s_part() -> None:
     placed = placement(MemoryNeeds(GB, GB, GB), 100 * GB, 100 * GB, place="disk", utilization=0.2, per_gpu=4)
     assert (placed.utilization, placed.cache) == (0.2, int(0.7 * (20 * GB - GB)))
     assert placement(MemoryNeeds(16 * GB, 64 * GB, GB), H200, 400 * GB, per_gpu=8).cache == 0
 
 
-def test_an_engine_alone_on_its_gpu_lets_vllm_measure_what_is_left_for_keys_and_values() -> None:
+def test_with_one_engine_per_gpu_vllm_measures_the_room_for_the_kv_cache() -> None:
     assert placement(SMALL, H100, 100 * GB).cache is None

@@ -28,7 +28,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def results(folder: Path) -> list[Event]:
-    """What a journal says of its evaluations, without how long they took."""
+    """The results in a journal, without durations."""
     return [{**event, "seconds": None} for event in of_kind(read_events(folder), "result")]
 
 
@@ -71,7 +71,7 @@ def _workers_find_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
-def test_two_workers_one_of_which_is_killed_give_the_run_of_one(tmp_path: Path) -> None:
+def test_two_workers_one_of_which_is_killed_give_the_same_run_as_one(tmp_path: Path) -> None:
     alone = evolve(tmp_path / "alone")
     killer = Killer(after=4)
     together = evolve(tmp_path / "together", killer, workers=2)
@@ -80,7 +80,7 @@ def test_two_workers_one_of_which_is_killed_give_the_run_of_one(tmp_path: Path) 
     assert len(alone) == 3 + 7
 
 
-def test_what_a_worker_cannot_open_is_told_as_it_is(tmp_path: Path) -> None:
+def test_an_error_while_a_worker_opens_its_models_is_raised_unchanged(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPES / "quickstart.yaml", [f"base={tmp_path}/nothing"])
     pool = RayPool(recipe, (), workers=1)
     try:
@@ -90,7 +90,7 @@ def test_what_a_worker_cannot_open_is_told_as_it_is(tmp_path: Path) -> None:
         pool.close()
 
 
-def test_an_evaluation_is_hung_by_what_others_on_such_rows_took() -> None:
+def test_durations_on_the_same_rows_decide_when_an_evaluation_counts_as_hung() -> None:
     deadlines = Deadlines()
     for seconds in (3.0, 1.0, 2.0):
         deadlines.learn("search", seconds)
@@ -110,7 +110,7 @@ def test_an_evaluation_is_hung_by_what_others_on_such_rows_took() -> None:
         (0, "{kind: vllm, per_gpu: 6}", 1),
     ],
 )
-def test_as_many_workers_as_the_gpus_have_room_for(
+def test_auto_means_as_many_workers_as_fit_on_the_gpus(
     gpus: int, engine: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
@@ -118,7 +118,7 @@ def test_as_many_workers_as_the_gpus_have_room_for(
     assert worker_count(recipe) == workers
 
 
-def test_workers_share_the_largest_host_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_the_largest_host_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = [(8.0, True), (4.0, True), (16.0, False)]
     monkeypatch.setattr("ray.nodes", lambda: [{"Resources": {"GPU": gpus}, "Alive": alive} for gpus, alive in hosts])
     assert workers_per_host(32, 1) == 8

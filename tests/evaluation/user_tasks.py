@@ -28,7 +28,7 @@ ERRORS: dict[str, Callable[[str], Exception]] = {
 
 
 class Scores:
-    """Gives the scores that it is told, sample by sample, after asking the model for a word."""
+    """Gives the scores of its options, one per sample, after asking the model for a few tokens."""
 
     def __init__(self, scores: Sequence[float], heldout: Sequence[float] = (0.0,)) -> None:
         self._scores = {"search": scores, "heldout": heldout}
@@ -54,8 +54,8 @@ class Raises(Scores):
         return await super().score(sample, model)
 
 
-class RaisesMeanwhile(Scores):
-    """Its samples ask for long answers; in the first evaluation one raises as soon as another thread is at those."""
+class RaisesDuringBatch(Scores):
+    """Its samples ask for long answers; in the first evaluation, one raises while these are computed."""
 
     def __init__(self, samples: int = 6) -> None:
         super().__init__([1.0] * samples)
@@ -71,7 +71,7 @@ class RaisesMeanwhile(Scores):
 
 
 class Signals(Scores):
-    """In the first evaluation a sample gets this process a signal, while others ask for long answers."""
+    """In the first evaluation, a sample sends a signal to this process, while others ask for long answers."""
 
     def __init__(self, number: int, samples: int = 6) -> None:
         super().__init__([1.0] * samples)
@@ -85,7 +85,7 @@ class Signals(Scores):
 
 
 class RaisesTogether(Scores):
-    """Its samples wait for each other and then raise, each its own error."""
+    """Its samples wait for each other; then each raises an error of its own."""
 
     def __init__(self, raised: Sequence[str]) -> None:
         super().__init__([0.0] * len(raised))

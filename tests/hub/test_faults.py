@@ -17,19 +17,19 @@ ARCHIVE, MODEL = "ann/run-archive", "ann/run"
 FAULTS = [
     ("whoami", 401, "the token is not valid"),
     ("whoami", 500, "the Hub failed (status 500)"),
-    ("access", 403, "the token does not allow this"),
+    ("access", 403, "the token has no write access to this repository"),
     ("info", 500, "the Hub failed (status 500)"),
     ("tree", 500, "the Hub failed (status 500)"),
     ("preupload", 500, "the Hub failed (status 500)"),
     ("batch", 500, "the Hub failed (status 500)"),
     ("blob", 500, "the Hub failed (status 500)"),
-    ("blob", 403, "the token does not allow this"),
+    ("blob", 403, "the token has no write access to this repository"),
     ("blob", CUT, "the Hub cannot be reached"),
     ("verify", 500, "the Hub failed (status 500)"),
     ("commit", 401, "the token is not valid"),
-    ("commit", 403, "the token does not allow this"),
+    ("commit", 403, "the token has no write access to this repository"),
     ("commit", 409, "another change is in progress"),
-    ("commit", 412, "`main` has a new commit"),
+    ("commit", 412, "`main` has changed since the push began"),
     ("commit", 429, "too many requests; try again in 17 s"),
     ("commit", 500, "the Hub failed (status 500)"),
     ("commit", CUT, "the Hub cannot be reached"),
@@ -128,7 +128,7 @@ def test_a_commit_made_during_a_push_is_not_overwritten(hub: LocalHub, run: Path
     hub.faults.meet = meet  # type: ignore[method-assign]
     answer = push(run)
     assert (answer.code, hub.repo(ARCHIVE, "dataset").resolve("main")) == (1, moved[0])
-    assert "`main` has a new commit and was not overwritten" in answer.err
+    assert "`main` has changed since the push began and was not overwritten" in answer.err
     answer = push(run)
     assert f"--onto {moved[0]}" in answer.err
     assert push(run, "--onto", moved[0]).code == 0

@@ -64,7 +64,7 @@ def test_a_failed_push_is_reported_and_does_not_change_the_run(
     hub.faults.add("commit", 500)
     answer = cycleqd_merge("evolve", recipe(tmp_path / "pushing", parents, every=1))
     assert answer.code == 1
-    assert "the run is complete, but was not all pushed: dataset ann/run-archive: the Hub failed" in answer.err
+    assert "the run is complete, but not everything was pushed: dataset ann/run-archive: the Hub failed" in answer.err
     assert "push again with: cycleqd-merge push" in answer.err
     assert "pushing the archive failed and will be retried: dataset ann/run-archive: the Hub failed" in caplog.text
     assert history(tmp_path / "pushing" / "run") == history(tmp_path / "plain" / "run")

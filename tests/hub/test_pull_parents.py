@@ -114,9 +114,9 @@ def test_errors_of_repositories_are_one_line_each(
         pin(load_recipe(recipe))
     assert str(raised.value).splitlines() == [
         "expert gated: lab/tuned: gated, and you have no access; request access on its page",
-        "expert old: lab/base@v9: no such revision on the Hub",
-        "expert private: lab/first: not on the Hub, or private and not shared with you",
-        "expert unknown: lab/nothing: not on the Hub, or private and not shared with you",
+        "expert old: lab/base@v9: no such revision on the Hub; check the branch, tag or commit",
+        "expert private: lab/first: not on the Hub, or private and your token has no access",
+        "expert unknown: lab/nothing: not on the Hub, or private and your token has no access",
     ]
     reported = plan(recipe)
     for part in ("lab/tuned: gated", "lab/first: not on", "lab/nothing: not on", "no such revision"):
@@ -170,7 +170,7 @@ def test_a_hostile_pickle_runs_nothing(
     monkeypatch.chdir(tmp_path)
     answer = cycleqd_merge("evolve", recipe, "--set", "models.pickles=true")
     assert answer.code == 2
-    assert "its pickles hold more than weights, or are damaged" in answer.err
+    assert "its pickles contain more than weights, or are damaged" in answer.err
     assert not (tmp_path / "ran").exists()
 
 

@@ -111,7 +111,7 @@ def test_a_commit_made_during_a_push_is_not_overwritten(path: str, hub: LocalHub
     hub.faults.meet = meet_after  # type: ignore[method-assign]
     answer = push(run, *wanted)
     assert (answer.code, repo.resolve("main")) == (1, moved[0])
-    assert "`main` has a new commit and was not overwritten" in answer.err
+    assert "`main` has changed since the push began and was not overwritten" in answer.err
     assert repo.pull_requests[2].status == "closed"
     assert f"--onto {moved[0]}" in push(run, *wanted).err
     assert push(run, *wanted, "--onto", moved[0]).code == 0

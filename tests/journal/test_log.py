@@ -92,7 +92,7 @@ def test_two_lines_run_together_are_refused(tmp_path: Path) -> None:
 def test_a_journal_of_another_format_is_refused(tmp_path: Path, stated: object) -> None:
     (tmp_path / FILE).write_text(json.dumps({"event": "start", "format": stated}) + "\n")
     for open_it in (read_events, Journal):
-        with pytest.raises(UserError, match=rf"{FILE}:1: journal format .* reads 1"):
+        with pytest.raises(UserError, match=rf"{FILE}:1: journal format .* reads format 1"):
             open_it(tmp_path)
 
 

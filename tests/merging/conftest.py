@@ -1,4 +1,4 @@
-"""Families of tiny models shared by the tests of this folder; nothing may write into their folders."""
+"""Families of tiny models shared by the tests of this folder; no test may write into their folders."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Place
 from tests.merging.processes import Report, reports_of_two_processes
-from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base
+from tests.models import Architecture, make_adapter, make_base, make_expert, make_recipe, on_base, open_recipe_family
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +55,7 @@ def make_trio(folder: Path, architecture: Architecture, tied: bool, dtype: torch
     ids=["llama", "llama-tied", "qwen2", "gpt2"],
 )
 def trio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trio:
-    """A bfloat16 family of every architecture."""
+    """A bfloat16 family of each architecture."""
     architecture, tied = request.param
     return make_trio(tmp_path_factory.mktemp(architecture), architecture, tied, torch.bfloat16)
 
@@ -67,7 +67,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Trio:
 
 
 def long_lineage(experts: int) -> Genome:
-    """A genome of one group with every kind of mutation, crossed and crossed back."""
+    """A genome of one group with every kind of mutation, after several crossovers."""
     one = mutate(expert_genome(0, experts, 1), Mutation("svd", 2, 1, 0.3))
     other = mutate(expert_genome(1, experts, 1), Mutation("svd", 0, 2, 0.3, signed=True))
     child = crossover(one, other, np.array([[1.01], [0.98]]))
@@ -76,5 +76,5 @@ def long_lineage(experts: int) -> Genome:
 
 @pytest.fixture(scope="session")
 def elsewhere(llama: Trio, tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
-    """What two other processes make of the `llama` family together, from an empty cache."""
+    """The reports of two processes that work on the `llama` family together, starting with an empty cache."""
     return reports_of_two_processes(tmp_path_factory.mktemp("elsewhere"), llama.recipe, long_lineage(3))

@@ -1,4 +1,4 @@
-"""What two processes started together make of a recipe: `python -m tests.merging.processes RECIPE GENOME`."""
+"""Two processes started together work on a recipe: `python -m tests.merging.processes RECIPE GENOME`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ import torch
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
+from tests.models import open_recipe_family
 
 
 class Report(TypedDict):
-    """Digests of the bases of all experts and of a child, and how many tensors this process had a part in.
+    """Digests of the bases of all experts and of a child, and the number of tensors that this process worked on.
 
-    Only the first process is told of its part.
+    Only the main process reports that number.
     """
 
     processes: int
@@ -89,7 +89,7 @@ def outputs_of_two(module: list[str], cache: Path) -> list[str]:
 
 
 def _free_port() -> int:
-    """A port that stays free until it is bound: systems give those from 32768 on to whoever asks for any."""
+    """A free port below 32768: from there on, the system may give it to another process before it is bound."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_768)
         with socket.socket() as sock, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""An independent account of what experts and mutations add: NumPy in float64, straight from the files on disk."""
+"""An independent computation of what experts and mutations add: NumPy in float64, directly from the files on disk."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def lora_task_vector(base: Path, adapter: Path, architecture: Architecture) -> T
 class Reference:
     """Children by the design's formula, base + sum_i c_i tau_i + sum_e a_e change_e, with numpy's own SVD.
 
-    rank: mutations go along so many leading directions only.
+    rank: mutations follow only this number of leading directions.
     """
 
     def __init__(self, base: Path, vectors: list[Tensors], rank: int | None = None) -> None:
@@ -57,7 +57,7 @@ class Reference:
         self._decomposed: dict[tuple[int, str], tuple[Array, Array, Array]] = {}
 
     def child(self, genome: Genome, name: str, group: int) -> Array:
-        """The exact tensor `name`, which is of group number `group`."""
+        """The exact tensor `name`, which belongs to group number `group`."""
         child = self._base[name].copy()
         for coefficient, vector in zip(genome.coefficients[:, group], self.vectors, strict=True):
             child += coefficient * vector[name]
@@ -66,7 +66,7 @@ class Reference:
         return child
 
     def _change(self, mutation: Mutation, name: str) -> Array:
-        """What `mutation` adds in full to the tensor `name`: nothing if it is no matrix."""
+        """The change by `mutation`, with a share of 1, of the tensor `name`; zeros if it is not a matrix."""
         shape = self._base[name].shape
         if len(shape) < 2:
             return np.zeros(shape)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from tests.models import (
     Architecture,
     edit_json,
@@ -23,16 +23,17 @@ from tests.models import (
     make_base,
     make_recipe,
     on_base,
+    open_recipe_family,
     read_tensors,
     write_tensors,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # peft has much to say of such adapters
+pytestmark = pytest.mark.filterwarnings("ignore")  # peft warns about such adapters
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train an adapter; `changed`: endings of the names of some tensors that it must change."""
+    """One way to train an adapter. changed: suffixes of the names of some tensors that it must change."""
 
     architecture: Architecture
     changed: tuple[str, ...]
@@ -116,8 +117,8 @@ def test_matrices_of_an_adapter_stay_factors_of_its_rank(name: str, tmp_path: Pa
             assert vector.right.shape == (4, weight.shape[1])
 
 
-def test_embedding_changed_beside_its_factors_counts_too(tmp_path: Path) -> None:
-    """peft saves an adapted embedding's base layer along; where it was changed, that change is the adapter's."""
+def test_a_change_of_the_embedding_besides_its_factors_is_included(tmp_path: Path) -> None:
+    """peft also saves an adapted embedding's base layer: if it has changed, the change belongs to the adapter."""
     family, base, adapter = open_with_adapter(tmp_path, CASES["embedding"])
     tensors = load_file(adapter / "adapter_model.safetensors")
     tensors["base_model.model.model.embed_tokens.base_layer.weight"][7] += 1.0
@@ -133,7 +134,7 @@ def test_embedding_changed_beside_its_factors_counts_too(tmp_path: Path) -> None
     torch.testing.assert_close(tensor + vector, wanted, rtol=1e-6, atol=1e-6)
 
 
-def test_head_stored_beside_the_embedding_it_is_tied_to_takes_its_adapter(tmp_path: Path) -> None:
+def test_a_stored_head_takes_the_adapter_of_the_embedding_that_it_is_tied_to(tmp_path: Path) -> None:
     _, base, adapter = open_with_adapter(tmp_path, CASES["tied embedding"])
     tensors = read_tensors(base)
     write_tensors(base, {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
@@ -166,7 +167,7 @@ def test_adapter_without_a_low_rank_task_vector_is_refused(
         open_with_adapter(tmp_path, Case("llama", (), options))
 
 
-def test_other_kinds_of_adapters_are_refused_by_their_name(tmp_path: Path) -> None:
+def test_other_kinds_of_adapters_are_refused_by_name(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.float32)
     config = peft.IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
@@ -183,7 +184,7 @@ def adapter_files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def refusal(base: Path, adapter: Path) -> str:
-    """The one line that opening a family with this adapter ends with."""
+    """The error, of one line, of opening a family with this adapter."""
     recipe = make_recipe(base.parent, base, {name: on_base(base, adapter) for name in ("one", "two")})
     with pytest.raises(UserError) as caught:
         open_recipe_family(recipe)

@@ -1,4 +1,4 @@
-"""Singular bases: the subspaces that numpy finds, computed once, whoever computes them."""
+"""Singular bases span the subspaces that numpy finds; they are computed once, by any number of processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from cycleqd_merge.evolution.draws import new_seed
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import ExpertBases, basis_folder, prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.singular import rescaled, singular_basis
 from tests.merging.conftest import Trio
 from tests.merging.processes import Report
 from tests.merging.reference import Array
-from tests.models import make_base, make_expert, make_recipe, read_tensors, write_tensors
+from tests.models import make_base, make_expert, make_recipe, open_recipe_family, read_tensors, write_tensors
 
 SHAPES = {"tall": (40, 12), "wide": (12, 40), "square": (24, 24), "convolution": (16, 4, 3, 3)}
 
@@ -27,7 +27,7 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 
 
 def by_numpy(tau: Array, weights: Array) -> Array:
-    """U diag(weights * s) V^T of a matrix; weights beyond its rank count nothing."""
+    """U diag(weights * s) V^T of a matrix; weights beyond its rank are ignored."""
     u, s, vh = np.linalg.svd(tau, full_matrices=False)
     return np.asarray((u[:, : len(weights)] * (weights * s[: len(weights)])) @ vh[: len(weights)])
 
@@ -75,7 +75,7 @@ def test_small_singular_values_keep_their_digits(shape: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("shape", [(20, 9), (9, 20)])
-def test_vectors_are_orthonormal_though_singular_values_vanish(shape: tuple[int, int]) -> None:
+def test_vectors_are_orthonormal_even_if_singular_values_vanish(shape: tuple[int, int]) -> None:
     tau = random(0, shape[0], 3) @ random(1, 3, shape[1])
     basis = singular_basis(tau)
     np.testing.assert_allclose((basis.vectors.T @ basis.vectors).numpy(), np.eye(9), atol=1e-5)
@@ -114,11 +114,11 @@ def open_pair(folder: Path) -> ModelFamily:
 
 
 def times(folder: Path) -> dict[str, int]:
-    """When each file of a folder was last written."""
+    """The time at which each file of a folder was last written."""
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_computation_that_was_cut_off_goes_on_where_it_stopped(pair: ModelFamily) -> None:
+def test_an_interrupted_computation_resumes_where_it_stopped(pair: ModelFamily) -> None:
     whole = prepare_bases(pair, [0])[0].digest
     folder = basis_folder(pair, 0)
     removed = {"manifest.json", *sorted(path.name for path in folder.glob("*.safetensors"))[::3]}
@@ -142,18 +142,18 @@ def test_bases_are_computed_once(pair: ModelFamily) -> None:
     assert done == []
 
 
-def test_nothing_unfinished_is_left_behind(pair: ModelFamily) -> None:
+def test_no_unfinished_files_are_left_behind(pair: ModelFamily) -> None:
     prepare_bases(pair, [0])
     names = [weight.name for weight in pair.weights if weight.is_matrix]
     assert set(times(basis_folder(pair, 0))) == {"manifest.json", *(f"{name}.safetensors" for name in names)}
 
 
-def test_only_the_experts_asked_for_are_computed(pair: ModelFamily) -> None:
+def test_only_the_requested_experts_are_computed(pair: ModelFamily) -> None:
     assert prepare_bases(pair, [1]).keys() == {1}
     assert not (basis_folder(pair, 0) / "manifest.json").exists()
 
 
-def test_same_models_elsewhere_share_their_bases(pair: ModelFamily, tmp_path: Path) -> None:
+def test_copies_of_the_same_models_share_their_bases(pair: ModelFamily, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "base", tmp_path / "copy" / "base")
     for name in ("first", "second"):
         shutil.copytree(tmp_path / name, tmp_path / "copy" / name)
@@ -161,7 +161,7 @@ def test_same_models_elsewhere_share_their_bases(pair: ModelFamily, tmp_path: Pa
 
 
 @pytest.mark.parametrize("changed", ["base", "first"])
-def test_other_contents_have_other_bases(pair: ModelFamily, tmp_path: Path, changed: str) -> None:
+def test_different_contents_have_different_bases(pair: ModelFamily, tmp_path: Path, changed: str) -> None:
     before, untouched = basis_folder(pair, 0), basis_folder(pair, 1)
     tensors = read_tensors(tmp_path / changed)
     tensors["model.norm.weight"][0] += 1
@@ -171,13 +171,13 @@ def test_other_contents_have_other_bases(pair: ModelFamily, tmp_path: Path, chan
     assert (basis_folder(reopened, 1) == untouched) == (changed == "first")
 
 
-def test_digest_of_bases_follows_their_contents(pair: ModelFamily) -> None:
+def test_the_digest_of_bases_depends_on_their_contents(pair: ModelFamily) -> None:
     bases = prepare_bases(pair, [0, 1])
     assert bases[0].digest != bases[1].digest
     assert ExpertBases(basis_folder(pair, 0)).digest == bases[0].digest
 
 
-def test_two_processes_share_the_work_and_get_what_one_gets(llama: Trio, elsewhere: list[Report]) -> None:
+def test_two_processes_share_the_work_and_get_the_result_of_one(llama: Trio, elsewhere: list[Report]) -> None:
     alone = [bases.digest for bases in prepare_bases(llama.family, range(3)).values()]
     matrices = sum(weight.is_matrix for weight in llama.family.weights)
     assert [report["bases"] for report in elsewhere] == [alone, alone]

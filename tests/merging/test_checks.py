@@ -1,4 +1,4 @@
-"""What cannot be merged is refused with a line that says why; what can is reported."""
+"""Models that cannot be merged are refused with a line that says why; lesser findings are reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import expert_genome
 from cycleqd_merge.merging.checks import Problems, check_family, require_mergeable
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -29,6 +29,7 @@ from tests.models import (
     make_recipe,
     make_tokenizer,
     on_base,
+    open_recipe_family,
     read_tensors,
     write_tensors,
 )
@@ -50,7 +51,7 @@ def check(folder: Path, base: Path, tuned: Path | str, **settings: object) -> Pr
 
 
 def edited(base: Path, folder: Path, change: Callable[[Tensors], object]) -> Path:
-    """An expert whose tensors `change` has altered in place."""
+    """An expert whose tensors are modified in place by `change`."""
     make_expert(base, folder, seed=1)
     tensors = read_tensors(folder)
     change(tensors)
@@ -59,14 +60,14 @@ def edited(base: Path, folder: Path, change: Callable[[Tensors], object]) -> Pat
 
 
 def with_tokenizer(expert: Path, chat_template: str | None = CHAT_TEMPLATE, added: tuple[str, ...] = ()) -> Path:
-    """An expert with another tokenizer."""
+    """An expert with a different tokenizer."""
     (expert / "chat_template.jinja").unlink()
     make_tokenizer(chat_template, added).save_pretrained(expert)
     return expert
 
 
 def grown(base: Path, folder: Path, rows: int) -> Path:
-    """An expert that added `rows` tokens behind the base's vocabulary."""
+    """An expert that appended `rows` tokens to the base's vocabulary."""
 
     def grow(tensors: Tensors) -> None:
         for name in (EMBEDDING, HEAD):
@@ -120,7 +121,7 @@ def test_added_rows_without_a_tokenizer_are_refused_by_default(llama: Trio, tmp_
     ]
 
 
-def test_added_vocabulary_is_dropped_and_reported_when_the_base_counts(llama: Trio, tmp_path: Path) -> None:
+def test_added_vocabulary_is_dropped_and_reported_under_vocabulary_base(llama: Trio, tmp_path: Path) -> None:
     expert = grown(llama.base, tmp_path / "tuned", rows=3)
     family = family_of(tmp_path, llama.base, expert, models={"vocabulary": "base"})
     assert require_mergeable(family) == [
@@ -131,7 +132,7 @@ def test_added_vocabulary_is_dropped_and_reported_when_the_base_counts(llama: Tr
         assert torch.equal(built[name], read_tensors(expert)[name][:VOCABULARY])
 
 
-def test_smaller_vocabulary_is_refused_even_when_the_base_counts(llama: Trio, tmp_path: Path) -> None:
+def test_smaller_vocabulary_is_refused_even_under_vocabulary_base(llama: Trio, tmp_path: Path) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors.update({HEAD: tensors[HEAD][:90]}))
     assert check(tmp_path, llama.base, expert, models={"vocabulary": "base"}).errors == [
         f"expert tuned: tensor {HEAD}: vocabulary of 90, the base has 100"
@@ -139,31 +140,33 @@ def test_smaller_vocabulary_is_refused_even_when_the_base_counts(llama: Trio, tm
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_value_that_is_no_number_is_refused_in_an_expert(llama: Trio, tmp_path: Path, value: float) -> None:
+def test_nan_or_infinity_is_refused_in_an_expert(llama: Trio, tmp_path: Path, value: float) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors[QUERY][3].fill_(value))
-    assert check(tmp_path, llama.base, expert).errors == [f"expert tuned: tensor {QUERY} holds NaN or infinite values"]
+    assert check(tmp_path, llama.base, expert).errors == [
+        f"expert tuned: tensor {QUERY} contains NaN or infinite values"
+    ]
 
 
-def test_value_that_is_no_number_is_refused_in_the_base(tmp_path: Path) -> None:
+def test_nan_or_infinity_is_refused_in_the_base(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     expert = make_expert(base, tmp_path / "tuned", seed=1)
     make_expert(base, tmp_path / "sound", seed=2)
     tensors = read_tensors(base)
     tensors[QUERY][0, 0] = float("nan")
     write_tensors(base, tensors)
-    assert check(tmp_path, base, expert).errors == [f"base: tensor {QUERY} holds NaN or infinite values"]
+    assert check(tmp_path, base, expert).errors == [f"base: tensor {QUERY} contains NaN or infinite values"]
 
 
 def test_expert_that_is_the_base_itself_is_refused(llama: Trio, tmp_path: Path) -> None:
     assert check(tmp_path, llama.base, llama.base).errors == [
-        "expert tuned: its task vector is all zero: it is the base model itself"
+        "expert tuned: its task vector is zero, so it is the base model itself; choose a different expert"
     ]
 
 
 def test_untrained_adapter_is_refused(llama: Trio, tmp_path: Path) -> None:
     adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, scale=0.0)
     assert check(tmp_path, llama.base, on_base(llama.base, adapter)).errors == [
-        "expert tuned: its task vector is all zero: it is the base model itself"
+        "expert tuned: its task vector is zero, so it is the base model itself; choose a different expert"
     ]
 
 
@@ -192,17 +195,15 @@ def test_other_token_ids_are_refused(llama: Trio, tmp_path: Path) -> None:
 def test_expert_without_a_tokenizer_is_reported(llama: Trio, tmp_path: Path) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     (expert / "tokenizer.json").unlink()
-    assert check(tmp_path, llama.base, expert) == Problems(
-        [], ["expert tuned: brings no tokenizer; the base's is used"]
-    )
+    assert check(tmp_path, llama.base, expert) == Problems([], ["expert tuned: has no tokenizer; the base's is used"])
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"added_tokens": []}'])
 def test_broken_tokenizer_is_refused(llama: Trio, tmp_path: Path, text: str) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     (expert / "tokenizer.json").write_text(text)
-    (fault,) = check(tmp_path, llama.base, expert).errors
-    assert fault.startswith(f"expert tuned: {expert}: no tokenizer can be loaded: ")
+    (line,) = check(tmp_path, llama.base, expert).errors
+    assert line.startswith(f"expert tuned: {expert}: the tokenizer cannot be loaded: ")
 
 
 TEMPLATE = "{% for message in messages %}[{{ message.content }}]{% endfor %}"
@@ -233,7 +234,7 @@ def test_chosen_chat_template_is_the_one_used(llama: Trio, tmp_path: Path) -> No
         assert family_tokenizer(family).chat_template == template
 
 
-def test_chosen_chat_template_that_is_nowhere_is_refused(llama: Trio, tmp_path: Path) -> None:
+def test_chosen_chat_template_that_does_not_exist_is_refused(llama: Trio, tmp_path: Path) -> None:
     family = family_of(tmp_path, llama.base, llama.experts[0], models={"chat_template": "nobody"})
     with pytest.raises(
         UserError, match=r"^models.chat_template: 'nobody' is neither `base`, nor an expert, nor a file"
@@ -259,13 +260,13 @@ def test_adapter_of_other_shape_is_refused(llama: Trio, tmp_path: Path) -> None:
     assert faults[0] == f"expert tuned: adapter {adapter}: {QUERY} has shape (32, 64); the base has (32, 32)"
 
 
-def test_adapter_that_holds_no_numbers_is_refused(llama: Trio, tmp_path: Path) -> None:
+def test_adapter_with_nan_is_refused(llama: Trio, tmp_path: Path) -> None:
     adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, scale=float("nan"), target_modules=["q_proj"])
     faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).errors
-    assert f"expert tuned: tensor {QUERY} holds NaN or infinite values" in faults
+    assert f"expert tuned: tensor {QUERY} contains NaN or infinite values" in faults
 
 
-def test_adapter_on_another_base_is_refused(llama: Trio, tmp_path: Path) -> None:
+def test_adapter_on_a_different_base_is_refused(llama: Trio, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other")
     reference = on_base(other, make_adapter(other, tmp_path / "tuned", seed=1))
     with pytest.raises(UserError) as caught:
@@ -286,7 +287,7 @@ def test_untied_head_of_an_expert_is_left_out_and_reported(tmp_path: Path) -> No
     base = make_base(tmp_path / "base", tied=True)
     expert = make_base(tmp_path / "tuned", tied=False, seed=1)
     assert check(tmp_path, base, expert) == Problems(
-        [], [f"expert tuned: {HEAD} is tied to the input embedding in the base: left out"]
+        [], [f"expert tuned: {HEAD} is ignored: in the base, it is tied to the input embedding"]
     )
 
 
@@ -301,7 +302,7 @@ def test_tied_expert_on_an_untied_base_has_its_embedding_as_head(tmp_path: Path)
     torch.testing.assert_close(built[EMBEDDING], embedding, rtol=0.01, atol=0.01)
 
 
-def test_all_faults_come_together(llama: Trio, tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(llama: Trio, tmp_path: Path) -> None:
     one = edited(llama.base, tmp_path / "one", lambda tensors: tensors.pop(QUERY))
     two = edited(llama.base, tmp_path / "two", lambda tensors: tensors.update(extra=torch.ones(2, 2)))
     family = open_recipe_family(make_recipe(tmp_path, llama.base, {"one": one, "two": two}))
@@ -327,8 +328,8 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-def opening_fault(folder: Path, base: Path, tuned: Path) -> str:
-    """The one line that opening and checking ends with."""
+def opening_error(folder: Path, base: Path, tuned: Path) -> str:
+    """The error, of one line, of opening and checking."""
     with pytest.raises(UserError) as caught:
         require_mergeable(family_of(folder, base, tuned))
     (line,) = str(caught.value).splitlines()
@@ -344,19 +345,19 @@ def test_sharded_checkpoint_is_read_as_one(llama: Trio, tmp_path: Path) -> None:
         assert torch.equal(tensor, whole[name])
 
 
-def test_folder_that_is_not_there_is_refused(llama: Trio, tmp_path: Path) -> None:
-    assert opening_fault(tmp_path, llama.base, tmp_path / "tuned") == f"model {tmp_path / 'tuned'}: no such folder"
+def test_missing_folder_is_refused(llama: Trio, tmp_path: Path) -> None:
+    assert opening_error(tmp_path, llama.base, tmp_path / "tuned") == f"model {tmp_path / 'tuned'}: no such folder"
 
 
 @pytest.mark.parametrize("content", [b"no pickle", None], ids=["garbage", "tensors"])
-def test_pickles_are_refused_unopened(llama: Trio, tmp_path: Path, content: bytes | None) -> None:
+def test_pickles_are_refused_without_opening_them(llama: Trio, tmp_path: Path, content: bytes | None) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     torch.save(read_tensors(expert), expert / "pytorch_model.bin")
     (expert / "model.safetensors").unlink()
     if content is not None:
         (expert / "pytorch_model.bin").write_bytes(content)
-    assert opening_fault(tmp_path, llama.base, expert) == (
-        f"model {expert}: holds only pickles; convert it to safetensors first, or allow them with "
+    assert opening_error(tmp_path, llama.base, expert) == (
+        f"model {expert}: contains only pickles; convert it to safetensors first, or allow them with "
         "`models.pickles: true`"
     )
 
@@ -365,7 +366,7 @@ def test_quantised_weights_are_refused(llama: Trio, tmp_path: Path) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     config = json.loads((expert / "config.json").read_text())
     (expert / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
-    assert opening_fault(tmp_path, llama.base, expert) == (
+    assert opening_error(tmp_path, llama.base, expert) == (
         f"model {expert}: is quantised (fp8); merging needs 16-bit or 32-bit weights"
     )
 
@@ -373,7 +374,7 @@ def test_quantised_weights_are_refused(llama: Trio, tmp_path: Path) -> None:
 def test_missing_shard_is_refused(llama: Trio, tmp_path: Path) -> None:
     expert = sharded(llama.base, tmp_path / "tuned")
     (expert / "model-00002-of-00003.safetensors").unlink()
-    assert opening_fault(tmp_path, llama.base, expert) == (
+    assert opening_error(tmp_path, llama.base, expert) == (
         f"model {expert}: model-00002-of-00003.safetensors is in its index but not in {expert}"
     )
 
@@ -382,18 +383,18 @@ def test_truncated_shard_is_refused(llama: Trio, tmp_path: Path) -> None:
     expert = sharded(llama.base, tmp_path / "tuned")
     truncate(expert / "model-00002-of-00003.safetensors")
     wanted = f"{expert}/model-00002-of-00003.safetensors: damaged or truncated: "
-    assert opening_fault(tmp_path, llama.base, expert).startswith(wanted)
+    assert opening_error(tmp_path, llama.base, expert).startswith(wanted)
 
 
 def test_truncated_checkpoint_is_refused(llama: Trio, tmp_path: Path) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     truncate(expert / "model.safetensors")
-    assert opening_fault(tmp_path, llama.base, expert).startswith(f"model {expert}: cannot be opened: ")
+    assert opening_error(tmp_path, llama.base, expert).startswith(f"model {expert}: cannot be opened: ")
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"{"], ids=["absent", "empty", "broken"])
-def test_checkpoint_without_a_sound_file_is_refused(
+def test_checkpoint_without_an_intact_file_is_refused(
     llama: Trio, tmp_path: Path, file: str, content: bytes | None
 ) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
@@ -401,11 +402,11 @@ def test_checkpoint_without_a_sound_file_is_refused(
         (expert / file).unlink()
     else:
         (expert / file).write_bytes(content)
-    assert opening_fault(tmp_path, llama.base, expert).startswith(f"model {expert}: cannot be opened: ")
+    assert opening_error(tmp_path, llama.base, expert).startswith(f"model {expert}: cannot be opened: ")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}'])
 def test_broken_index_is_refused(llama: Trio, tmp_path: Path, text: str) -> None:
     expert = sharded(llama.base, tmp_path / "tuned")
     (expert / "model.safetensors.index.json").write_text(text)
-    assert opening_fault(tmp_path, llama.base, expert).startswith(f"model {expert}: cannot be opened: ")
+    assert opening_error(tmp_path, llama.base, expert).startswith(f"model {expert}: cannot be opened: ")

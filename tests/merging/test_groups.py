@@ -22,7 +22,7 @@ def members(groups: Groups) -> Members:
 
 
 def matching(trio: Trio, **patterns: str) -> Members:
-    """Names of the base's tensors by label, for `label="pattern pattern"`; what fits none is `rest`."""
+    """Names of the base's tensors by label, for `label="pattern pattern"`; the others are in `rest`."""
     names = set(read_tensors(trio.base))
     found = {
         label: {name for name in names if any(fnmatch(name, pattern) for pattern in text.split())}
@@ -31,12 +31,12 @@ def matching(trio: Trio, **patterns: str) -> Members:
     return {**found, "rest": names.difference(*found.values())}
 
 
-def test_one_group_holds_every_tensor(trio: Trio) -> None:
+def test_one_group_contains_every_tensor(trio: Trio) -> None:
     groups = Groups(trio.family.weights, "one")
     assert members(groups) == {"all": set(read_tensors(trio.base))}
 
 
-def test_groups_number_every_tensor_once_in_order_of_appearance(trio: Trio) -> None:
+def test_groups_are_numbered_in_order_of_appearance(trio: Trio) -> None:
     groups = Groups(trio.family.weights, LayerGroupsConfig(layers=1, modules=True))
     numbers = [groups.of(weight.name) for weight in trio.family.weights]
     assert list(dict.fromkeys(numbers)) == list(range(len(groups)))
@@ -46,13 +46,13 @@ def test_groups_number_every_tensor_once_in_order_of_appearance(trio: Trio) -> N
         ]
 
 
-def test_layers_make_blocks(trio: Trio) -> None:
+def test_layers_form_blocks(trio: Trio) -> None:
     groups = Groups(trio.family.weights, LayerGroupsConfig(layers=1))
     assert members(groups) == matching(trio, **{"layers 0-0": "*.0.*", "layers 1-1": "*.1.*"})
 
 
 @pytest.mark.parametrize(("layers", "labels"), [(4, {0: "0-3", 3: "0-3", 4: "4-7", 10: "8-11"}), (12, {10: "0-11"})])
-def test_block_counts_layers_as_numbers(layers: int, labels: dict[int, str]) -> None:
+def test_blocks_order_layers_as_numbers(layers: int, labels: dict[int, str]) -> None:
     weights = [Weight(f"model.layers.{n}.mlp.up_proj.weight", (2, 2), torch.float32) for n in range(12)]
     groups = Groups(weights, LayerGroupsConfig(layers=layers))
     for layer, label in labels.items():
@@ -65,13 +65,13 @@ def layered(layers: int) -> list[Weight]:
 
 
 @pytest.mark.parametrize("modules", [False, True])
-def test_blocks_of_as_many_layers_are_those_of_so_many_each(modules: bool) -> None:
+def test_a_number_of_blocks_gives_the_groups_of_blocks_of_that_size(modules: bool) -> None:
     by_count = Groups(layered(30), LayerGroupsConfig(blocks=3, modules=modules))
     assert members(by_count) == members(Groups(layered(30), LayerGroupsConfig(layers=10, modules=modules)))
 
 
 @pytest.mark.parametrize(("layers", "blocks"), [(10, 4), (5, 4), (22, 3), (7, 7), (3, 8), (1, 3), (9, 1)])
-def test_layers_divide_into_blocks_as_evenly_as_goes(layers: int, blocks: int) -> None:
+def test_layers_are_divided_into_blocks_as_evenly_as_possible(layers: int, blocks: int) -> None:
     groups = Groups(layered(layers), LayerGroupsConfig(blocks=blocks))
     found = [label for label in groups.labels if label != "rest"]
     spans = [tuple(map(int, label.removeprefix("layers ").split("-"))) for label in found]
@@ -87,13 +87,13 @@ def test_blocks_of_a_model_without_layers_are_one_group() -> None:
     assert Groups(layered(0), LayerGroupsConfig(blocks=3)).labels == ("rest",)
 
 
-def test_modules_divide_attention_from_mlp_across_layers(trio: Trio) -> None:
+def test_modules_separate_attention_from_mlp_across_layers(trio: Trio) -> None:
     attention = "attn" if trio.architecture == "gpt2" else "self_attn"
     groups = Groups(trio.family.weights, LayerGroupsConfig(modules=True))
     assert members(groups) == matching(trio, **{attention: f"*.{attention}.*", "mlp": "*.mlp.*"})
 
 
-def test_layers_and_modules_divide_both_ways(trio: Trio) -> None:
+def test_layers_and_modules_separate_both_ways(trio: Trio) -> None:
     attention = "attn" if trio.architecture == "gpt2" else "self_attn"
     groups = Groups(trio.family.weights, LayerGroupsConfig(layers=1, modules=True))
     wanted = {
@@ -104,7 +104,7 @@ def test_layers_and_modules_divide_both_ways(trio: Trio) -> None:
     assert members(groups) == matching(trio, **wanted)
 
 
-def test_bias_stands_with_its_matrix_and_a_norm_with_the_rest(trio: Trio) -> None:
+def test_a_bias_is_grouped_with_its_matrix_and_a_norm_with_the_rest(trio: Trio) -> None:
     groups = Groups(trio.family.weights, LayerGroupsConfig(modules=True))
     rest = groups.labels.index("rest")
     names = set(read_tensors(trio.base))
@@ -115,7 +115,7 @@ def test_bias_stands_with_its_matrix_and_a_norm_with_the_rest(trio: Trio) -> Non
             assert groups.of(name) == rest
 
 
-def test_first_pattern_found_names_the_group(llama: Trio) -> None:
+def test_the_first_matching_pattern_names_the_group(llama: Trio) -> None:
     groups = Groups(llama.family.weights, PatternGroupsConfig(patterns=[r"layers\.1\.", "mlp", "^lm_head"]))
     names = set(read_tensors(llama.base))
     second = {name for name in names if ".layers.1." in name}
@@ -128,6 +128,6 @@ def test_first_pattern_found_names_the_group(llama: Trio) -> None:
     }
 
 
-def test_pattern_that_finds_nothing_makes_no_group(llama: Trio) -> None:
+def test_a_pattern_without_matches_makes_no_group(llama: Trio) -> None:
     groups = Groups(llama.family.weights, PatternGroupsConfig(patterns=["nowhere", "weight"]))
     assert groups.labels == ("weight",)

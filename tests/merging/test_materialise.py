@@ -1,4 +1,4 @@
-"""Genomes become the tensors that the design's formula states."""
+"""A genome's tensors are those of the design's formula."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reference(trio: Trio) -> Reference:
 
 @pytest.fixture(scope="session")
 def materialisers(trio: Trio) -> list[Materialiser]:
-    """One group or several, with tensors read anew for every child or kept in memory from one to the next."""
+    """One group or several, with tensors read again for every child or kept in memory."""
     several = LayerGroupsConfig(layers=1, modules=True)
     return [
         trio.materialiser(),
@@ -57,7 +57,7 @@ def reference_vectors(trio: Trio) -> list[Tensors]:
 
 
 def mutations(number: int) -> st.SearchStrategy[Mutation]:
-    """Mutations of every kind; `number` keeps the seeds of one tree apart."""
+    """Mutations of every kind; `number` keeps the seeds of one tree distinct."""
     seeds = st.integers(0, 2**48).map(lambda seed: seed * 16 + number)
     svd = st.builds(Mutation, st.just("svd"), st.integers(0, EXPERTS - 1), seeds, st.floats(0.01, 1.0), st.booleans())
     gaussian = st.builds(Mutation, st.just("gaussian"), st.none(), seeds, st.floats(1e-4, 1e-2))
@@ -79,12 +79,12 @@ def genomes(draw: st.DrawFn, groups: int) -> Genome:
 
 
 def bfloat16_spacing(values: Array) -> Array:
-    """The distance of neighbouring bfloat16 numbers (8 significant bits) around `values`."""
+    """The distance between adjacent bfloat16 numbers (8 significant bits) around `values`."""
     return np.asarray(np.exp2(np.floor(np.log2(np.maximum(np.abs(values), 1e-30))) - 7))
 
 
 def assert_rounded(found: torch.Tensor, exact: Array, name: str) -> None:
-    """`found` is `exact` rounded to bfloat16; near a tie float32 arithmetic may tip it to the other side."""
+    """Check that `found` is `exact` rounded to bfloat16; near a tie, float32 arithmetic may round to the other side."""
     assert found.dtype == torch.bfloat16
     values = found.double().numpy()
     error = np.abs(values - exact)
@@ -111,20 +111,20 @@ def test_tensors_kept_in_memory_give_the_same_bytes_child_after_child(trio: Trio
         assert digest(keeping.tensors(genome)) == digest(trio.materialiser().tensors(genome))
 
 
-def test_genome_of_a_full_expert_is_that_expert_to_the_bit(trio: Trio) -> None:
+def test_genome_of_a_full_expert_is_that_expert_bit_for_bit(trio: Trio) -> None:
     built = dict(trio.materialiser().tensors(expert_genome(1, EXPERTS, 1)))
     for name, tensor in read_tensors(trio.experts[1]).items():
         assert torch.equal(built[name], tensor), name
 
 
-def test_genome_without_coefficients_is_the_base_to_the_bit(trio: Trio) -> None:
+def test_genome_without_coefficients_is_the_base_bit_for_bit(trio: Trio) -> None:
     nothing = Genome(np.zeros((EXPERTS, 1)), (), np.zeros((0, 1)))
     built = dict(trio.materialiser().tensors(nothing))
     for name, tensor in read_tensors(trio.base).items():
         assert torch.equal(built[name], tensor), name
 
 
-def test_mutation_changes_matrices_only(llama: Trio) -> None:
+def test_mutation_changes_only_matrices(llama: Trio) -> None:
     parent = expert_genome(0, EXPERTS, 1)
     for mutation in (Mutation("svd", 0, 5, 0.3), Mutation("gaussian", None, 6, 0.05)):
         before = dict(llama.materialiser().tensors(parent))
@@ -133,7 +133,7 @@ def test_mutation_changes_matrices_only(llama: Trio) -> None:
         assert changed == {name for name, tensor in before.items() if tensor.ndim == 2}
 
 
-def test_coefficients_of_a_group_reach_its_tensors_only(llama: Trio) -> None:
+def test_coefficients_of_a_group_affect_only_its_tensors(llama: Trio) -> None:
     materialiser = llama.materialiser(LayerGroupsConfig(layers=1))
     groups = materialiser.groups
     genome = Genome(np.zeros((EXPERTS, len(groups))), (), np.zeros((0, len(groups))))
@@ -175,8 +175,8 @@ class Published:
             for expert in experts
         ]
 
-    def breed(self, first: int, second: int, w1: float, w2: float, mutation: Mutation) -> None:
-        """Cross two individuals, then strengthen the child along the expert's singular directions."""
+    def add_child(self, first: int, second: int, w1: float, w2: float, mutation: Mutation) -> None:
+        """Cross two individuals, then mutate the child along the expert's singular directions."""
         a, b = self.individuals[first], self.individuals[second]
         child = {name: (w1 * a[name] + w2 * b[name]) / (w1 + w2) for name in a}
         assert mutation.expert is not None
@@ -197,7 +197,7 @@ def test_genome_gives_the_weights_of_the_published_arithmetic(architecture: Arch
         weights = rng.normal(1.0, 0.03, size=(2, 1))
         mutation = Mutation("svd", generation % EXPERTS, seed=generation, scale=0.3)
         population.append(mutate(crossover(population[first], population[second], weights), mutation))
-        published.breed(first, second, weights[0, 0], weights[1, 0], mutation)
+        published.add_child(first, second, weights[0, 0], weights[1, 0], mutation)
 
     base = read_tensors(trio.base)
     assert len(population[-1].mutations) > 2
@@ -217,7 +217,7 @@ def test_child_streams_one_tensor_at_a_time(llama: Trio) -> None:
     largest = max(tensor.numel() * 4 for tensor in read_tensors(llama.base).values())
     yielded: list[weakref.ref[torch.Tensor]] = []
     gc.collect()
-    gc.freeze()  # what lives now is left out of `live_tensor_bytes`
+    gc.freeze()  # existing objects are not counted by `live_tensor_bytes`
     try:
         for _, tensor in materialiser.tensors(long_lineage(EXPERTS)):
             assert all(reference() is None for reference in yielded)

@@ -1,4 +1,4 @@
-"""Static merges by mergekit's methods: what is tried, and that candidates are what stock mergekit builds."""
+"""Static merges by mergekit's methods: which are tried, and that candidates equal what stock mergekit builds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.strategies import MergekitConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.merge_grid import merges
 from cycleqd_merge.merging.mergekit_run import merged_tensors
-from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, read_tensors
+from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, open_recipe_family, read_tensors
 
 NO_MERGE = {"passthrough", "cycleqd"}
 
@@ -62,7 +61,7 @@ def test_each_candidate_is_what_stock_mergekit_builds(recipe: Recipe, tmp_path: 
             assert torch.equal(found[name], tensor.to(found[name].dtype)), (method, name)
 
 
-def test_steps_say_what_a_configuration_is_made_of(recipe: Recipe) -> None:
+def test_steps_state_the_content_of_a_configuration(recipe: Recipe) -> None:
     found = tried(recipe, methods=["slerp", "ties"], grid={"ties": {"weight": [0.5], "density": [0.2, 0.4]}})
     slerp = [{"merge": "slerp", "models": list(pair), "parameters": {"t": t}} for pair in ("ab", "ac", "bc") for t in T]
     ties = [{"merge": "ties", "models": list("abc"), "parameters": {"weight": 0.5, "density": d}} for d in (0.2, 0.4)]
@@ -84,10 +83,10 @@ T = (0.3, 0.5, 0.7)
         ({"grid": {"nosuch": {"t": [0.5]}}}, "no method 'nosuch'"),
         (
             {"methods": ["slerp"], "grid": {"slerp": {}}},
-            "slerp cannot merge 3 experts, or has required parameters; state their values in `grid`",
+            "slerp cannot merge 3 experts, or has required parameters; give their values in `grid`",
         ),
     ],
 )
-def test_what_mergekit_does_not_know_is_told(recipe: Recipe, setting: dict[str, Any], message: str) -> None:
+def test_what_mergekit_does_not_know_is_refused(recipe: Recipe, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         tried(recipe, **setting)

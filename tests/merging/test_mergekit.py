@@ -1,4 +1,4 @@
-"""Genomes and mergekit configurations: what one builds, the other builds too."""
+"""Genomes and their mergekit configurations build the same tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from cycleqd_merge.cli import app
-from cycleqd_merge.config.engines import TransformersEngineConfig as EngineOptions
+from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
@@ -32,13 +32,22 @@ from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
 from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors, write_merge
 from tests.merging.conftest import Trio, make_trio
-from tests.models import edit_json, make_base, make_expert, make_recipe, on_base, read_tensors, write_tensors
+from tests.models import (
+    edit_json,
+    make_base,
+    make_expert,
+    make_recipe,
+    on_base,
+    open_recipe_family,
+    read_tensors,
+    write_tensors,
+)
 
 GROUPS = [
     {"groups": "one"},
@@ -89,7 +98,7 @@ def genome_of(family: ModelFamily, groups: int, seed: int, mutations: tuple[Muta
 
 
 def stock(text: str, folder: Path, *options: str) -> dict[str, torch.Tensor]:
-    """What stock mergekit makes of a configuration."""
+    """The tensors that stock mergekit builds from a configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yml").write_text(text)
     lora = ["--lora-merge-cache", str(folder / "lora"), "--lora-merge-dtype", "float32"]
@@ -99,7 +108,7 @@ def stock(text: str, folder: Path, *options: str) -> dict[str, torch.Tensor]:
 
 
 def ours(text: str, folder: Path) -> dict[str, torch.Tensor]:
-    """What `cycleqd-merge merge` makes of it."""
+    """The tensors that `cycleqd-merge merge` builds from a configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yml").write_text(text)
     result = CliRunner().invoke(app, ["merge", str(folder / "config.yml"), str(folder / "out")])
@@ -109,7 +118,7 @@ def ours(text: str, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def steps(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """How many representable numbers lie between values: 0 where they are equal, 1 for neighbours."""
+    """Distances between values in representable numbers: 0 for equal ones, 1 for adjacent ones."""
     assert one.dtype == other.dtype
     kind = {2: torch.int16, 4: torch.int32}[one.element_size()]
 
@@ -128,7 +137,7 @@ def assert_same(found: Tensors, wanted: Tensors) -> None:
 
 
 def assert_close(pairs: list[tuple[Tensors, Tensors]]) -> None:
-    """99.999% of all values equal, none further than one unit in the last place."""
+    """Check that 99.999% of all values are equal, and none differ by more than one unit in the last place."""
     apart = []
     for found, wanted in pairs:
         assert found.keys() == wanted.keys()
@@ -191,7 +200,7 @@ def test_mutations_of_adapters_are_rebuilt_within_one_unit(models: Trio, tmp_pat
     assert_close(pairs)
 
 
-def test_other_singular_bases_are_reported(llama: Trio, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_different_singular_bases_are_reported(llama: Trio, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     materialiser = llama.materialiser()
     text = configuration_text(genome_of(llama.family, 1, 3, MUTATIONS), materialiser, EvolutionConfig())
     ours(text, tmp_path / "same")
@@ -200,7 +209,7 @@ def test_other_singular_bases_are_reported(llama: Trio, tmp_path: Path, caplog: 
     assert "singular basis of expert 2 differs from the one" in caplog.text
 
 
-def test_a_checkpoint_of_several_dtypes_comes_out_in_float32(tmp_path: Path) -> None:
+def test_a_checkpoint_of_several_dtypes_is_rebuilt_in_float32(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     mixed = {name: tensor.float() if "norm" in name else tensor for name, tensor in read_tensors(base).items()}
     write_tensors(base, mixed)
@@ -236,7 +245,7 @@ def test_added_vocabulary_is_left_out(tmp_path: Path) -> None:
     assert_same(ours(text, tmp_path / "mutated"), dict(materialiser.tensors(mutated)))
 
 
-def test_a_chosen_chat_template_comes_along(llama: Trio, tmp_path: Path) -> None:
+def test_a_chosen_chat_template_is_included(llama: Trio, tmp_path: Path) -> None:
     (tmp_path / "chosen.jinja").write_text("{% for message in messages %}[{{ message.content }}]\n{% endfor %}")
     chosen = {"chat_template": str(tmp_path / "chosen.jinja")}
     family = family_of(tmp_path, llama.base, *llama.experts[:2], models=chosen)
@@ -265,8 +274,8 @@ NAMES = st.lists(st.sampled_from(["a", "b", "1", "11", "norm", "weight"]), min_s
 
 
 @given(parts=st.dictionaries(NAMES, st.integers(0, 2), min_size=1, max_size=12))
-def test_filters_tell_every_tensor_s_group(parts: dict[str, int]) -> None:
-    """Also where the name of one tensor lies inside that of another."""
+def test_filters_give_every_tensor_its_group(parts: dict[str, int]) -> None:
+    """Even if the name of one tensor is part of the name of another."""
     patterns = [
         "^(" + "|".join(name.replace(".", r"\.") for name in parts if parts[name] == n) + ")$" for n in range(3)
     ]
@@ -312,9 +321,9 @@ def baselines(trio: Trio) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "linear", "model_stock", "slerp", "adapter"])
-def test_an_engine_holds_what_stock_mergekit_writes(trio: Trio, method: str, tmp_path: Path) -> None:
+def test_an_engine_loads_what_stock_mergekit_writes(trio: Trio, method: str, tmp_path: Path) -> None:
     text = baselines(trio)[method]
-    engine = TransformersEngine(EngineOptions(device="cpu"), trio.materialiser())
+    engine = TransformersEngine(TransformersEngineConfig(device="cpu"), trio.materialiser())
     engine.load(MergekitConfiguration(text, seed=3))
     held = engine.model.state_dict()
     built = stock(text, tmp_path, "--random-seed", "3")
@@ -324,7 +333,7 @@ def test_an_engine_holds_what_stock_mergekit_writes(trio: Trio, method: str, tmp
     engine.close()
 
 
-def test_what_is_random_follows_from_the_candidate(llama: Trio) -> None:
+def test_the_candidate_determines_random_draws(llama: Trio) -> None:
     text = baselines(llama)["dare_ties"]
 
     def built(seed: int) -> dict[str, torch.Tensor]:
@@ -386,7 +395,7 @@ def test_refused_candidates(llama: Trio, tmp_path: Path) -> None:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Let the system refuse to write longer files, as it does on a full disk."""
+    """Make the system refuse to write longer files, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -395,7 +404,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_disk_that_fails_is_no_fault_of_the_candidate(llama: Trio, tmp_path: Path) -> None:
+def test_a_failing_disk_is_an_infrastructure_error(llama: Trio, tmp_path: Path) -> None:
     candidate = MergekitConfiguration(baselines(llama)["ties"])
     with files_of_at_most(10_000), pytest.raises(InfrastructureError, match=r"^candidate: .*File too large"):
         write_merge(candidate, llama.family, tmp_path)
@@ -419,7 +428,7 @@ def test_the_command_line_refuses_what_it_cannot_merge(llama: Trio, tmp_path: Pa
         merge_to_disk(config, tmp_path / "new")
 
 
-def test_a_merged_adapter_is_never_out_of_date(llama: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merged_adapter_is_never_outdated(llama: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(llama.experts[2], adapter)
     text = baselines(llama)["adapter"].replace(str(llama.experts[2]), str(adapter))

@@ -1,4 +1,4 @@
-"""Memory that workers share: one copy, the same values, and nothing left when the last of them is gone."""
+"""Memory that workers share: one copy, the same values, and nothing left once the last of them has ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ITEMS: dict[str, Any] = {
 
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in the place of the system's shared memory, with room in it."""
+    """A folder instead of the system's shared memory, with enough space."""
     monkeypatch.setattr(shared, "MEMORY", tmp_path)
     yield tmp_path
     remove_unused()
@@ -42,7 +42,7 @@ def folders(memory: Path) -> list[Path]:
 
 
 def use(memory: str, connection: Connection) -> None:
-    """Another worker: opens the same memory, says what it found, adds one to it, and waits to be ended."""
+    """Another worker: opens the same memory, adds one to the tensor, reports its sum, and waits to be killed."""
     shared.MEMORY = Path(memory)
     opened = SharedMemory("key", pin=False)
     found = opened.get("tensor", lambda: torch.zeros(2, 3))
@@ -51,11 +51,11 @@ def use(memory: str, connection: Connection) -> None:
     connection.recv()
 
 
-def test_every_kind_of_item_comes_back_as_it_was(memory: Path) -> None:
+def test_every_kind_of_item_is_returned_as_it_was(memory: Path) -> None:
     opened = SharedMemory("key", pin=False)
     for name, item in ITEMS.items():
         found = opened.get(name, lambda item=item: item)
-        again = opened.get(name, lambda: pytest.fail("it is there already"))
+        again = opened.get(name, lambda: pytest.fail("it is stored already"))
         for back in (found, again):
             assert type(back) is type(item)
             if item is not None:
@@ -64,7 +64,7 @@ def test_every_kind_of_item_comes_back_as_it_was(memory: Path) -> None:
                     assert torch.equal(values[key], value) if isinstance(value, torch.Tensor) else values[key] == value
 
 
-def test_two_workers_map_one_copy_which_goes_with_the_last(memory: Path) -> None:
+def test_two_workers_map_one_copy_which_is_removed_after_the_last(memory: Path) -> None:
     opened = SharedMemory("key", pin=False)
     mine = opened.get("tensor", lambda: torch.ones(2, 3))
     here, there = multiprocessing.get_context("spawn").Pipe()
@@ -83,7 +83,7 @@ def test_two_workers_map_one_copy_which_goes_with_the_last(memory: Path) -> None
     assert folders(memory) == []
 
 
-def test_where_it_is_full_a_worker_has_what_it_read(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_it_is_full_a_worker_uses_what_it_has_read(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "SPARE", 2**60)
     item = torch.ones(3)
     assert SharedMemory("key", pin=False).get("tensor", lambda: item) is item

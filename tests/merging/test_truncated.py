@@ -1,4 +1,4 @@
-"""Bases that keep the leading directions only: what is left out is what NumPy says, and children leave out the same."""
+"""Bases that keep only the leading directions: the loss is NumPy's, and mutations follow only the kept ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bases_of(trio: Trio, rank: Rank) -> dict[int, ExpertBases]:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.9999])
-def test_a_share_of_the_norm_keeps_as_few_directions_as_hold_it(share: float) -> None:
+def test_a_share_of_the_norm_keeps_the_fewest_directions_that_hold_it(share: float) -> None:
     tau = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
     energy = np.cumsum(np.linalg.svd(tau.double().numpy(), compute_uv=False) ** 2)
     kept = truncated(singular_basis(tau), share).rank
@@ -50,7 +50,7 @@ def test_a_share_of_the_norm_keeps_as_few_directions_as_hold_it(share: float) ->
 
 
 @pytest.mark.parametrize("rank", [1, RANK, 10**6])
-def test_what_is_left_out_is_told(llama: Trio, rank: int) -> None:
+def test_the_loss_is_reported(llama: Trio, rank: int) -> None:
     for bases, vector in zip(bases_of(llama, rank).values(), vectors_of(llama), strict=True):
         values = values_of(vector)
         whole = sum((s**2).sum() for s in values.values())

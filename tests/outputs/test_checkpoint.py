@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging import candidates
 from cycleqd_merge.merging.candidates import write_checkpoint
-from cycleqd_merge.merging.family import ModelFamily, open_recipe_family
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.outputs.checkpoint import write_model
 from tests.merging.conftest import Trio, long_lineage
-from tests.models import CHAT_TEMPLATE, make_recipe, make_tokenizer
+from tests.models import CHAT_TEMPLATE, make_recipe, make_tokenizer, open_recipe_family
 
 RECORD: dict[str, Any] = {"name": "best-mean", "genome": {"format": 1}}
 CONFIGURATION = "merge_method: cycleqd\n"

@@ -17,7 +17,7 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.sizes import basis_bytes
-from cycleqd_merge.preflight import disk, estimate
+from cycleqd_merge.preflight import estimate, findings
 from cycleqd_merge.preflight import plan as planning
 from cycleqd_merge.preflight.findings import Plan
 from cycleqd_merge.preflight.plan import plan
@@ -202,7 +202,7 @@ def test_prompt_and_answer_must_fit_the_model(family: Family, tmp_path: Path, le
         assert stated == []
     else:
         assert "1 of 51 rows do not fit the model's 256 tokens: row " in only(stated)
-        assert ", the longest, has 253 and its answer may have 4; " in only(stated)
+        assert ", the longest, has 253 and its answer up to 4; " in only(stated)
 
 
 def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_choices_are_counted_instead_of_new_tokens(family: Family, tmp_path: Pat
     assert checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors == []
     rows = [{"question": "y" * 247, "answer": "a"}, *rows_of("short")]
     fault = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors)
-    assert "has 247 and its answer may have 10" in fault
+    assert "has 247 and its answer up to 10" in fault
 
 
 def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
     heldout = [{**shared, "comment": "elsewhere"}, *rows_of("h", 9, answer="a" * 5)]
     notices = checked(recipe_of(tmp_path, family, generate(tmp_path, "three", search, heldout))).notices
     for part in (
-        "task three: 1 of 8 search rows repeat others, such as row ",
-        "task three: 1 of 10 held-out rows are search rows too, such as ",
-        "task three: 6 search rows; below 20 chance decides",
+        "task three: 1 of 8 search rows are repeated, such as row ",
+        "task three: 1 of 10 held-out rows are also search rows, such as ",
+        "task three: 6 search rows; with fewer than 20 chance decides",
         "task three: 9 reference answers are longer than max_new_tokens, which is 3; that of row ",
     ):
         assert part in only([notice for notice in notices if part in notice])
@@ -242,7 +242,7 @@ def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
 def test_a_task_with_no_rows_to_confirm_on_is_noticed(family: Family, tmp_path: Path) -> None:
     task = generate(tmp_path, "three", rows_of("s", 2))
     notices = checked(recipe_of(tmp_path, family, task)).notices
-    assert "task three: too few rows to set any aside: elites will not be confirmed" in notices
+    assert "task three: too few rows for a confirmation split: elites will not be confirmed" in notices
     notices = checked(recipe_of(tmp_path, family, task, confirm={"share": 0.0})).notices
     assert not any("set any aside" in notice for notice in notices)
 
@@ -266,7 +266,7 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     assert checked(recipe).errors == []
     other = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"seed": 5})})
     fault = only(checked(other).errors)
-    assert fault.startswith(f"{with_journal}: another run's directory; --fresh starts a new one next to it")
+    assert fault.startswith(f"{with_journal}: contains a different run; --fresh starts a new one next to it")
     assert "evolution.seed: 0 -> 5" in fault
     assert (with_journal / "journal.jsonl").read_bytes() == content
 
@@ -275,7 +275,7 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
-        assert only(checked(recipe).errors).endswith("another process is using this run")
+        assert only(checked(recipe).errors).endswith("another process is using this run; wait until it ends")
     finally:
         journal.close()
 
@@ -360,10 +360,10 @@ def test_an_expert_that_is_less_alike_than_the_others_is_noticed(family: Family,
 
 def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: usage)
     fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
-    assert "exported models need " in fault
-    assert "1.0 kB are free on the disk of " in fault
+    assert "exported models require " in fault
+    assert "1.0 kB available on the disk of " in fault
 
 
 def test_too_little_memory_is_a_fault_before_anything_is_loaded(
@@ -372,8 +372,8 @@ def test_too_little_memory_is_a_fault_before_anything_is_loaded(
     monkeypatch.setattr(planning, "available_memory", lambda: 10**6)
     monkeypatch.setattr(planning, "try_out", lambda *_: pytest.fail("the engine was opened"))
     fault = only(plan(recipe_of(tmp_path, family)).errors)
-    assert fault.startswith("memory: a worker needs ")
-    assert fault.endswith("(host), 1.0 MB are available")
+    assert fault.startswith("memory: a worker requires ")
+    assert fault.endswith("(host), 1.0 MB available")
 
 
 def test_an_evaluation_that_fails_is_a_fault(family: Family, tmp_path: Path) -> None:
@@ -475,4 +475,4 @@ def test_nan_in_an_expert_is_told(family: Family, tmp_path: Path) -> None:
     name = next(iter(tensors))
     write_tensors(broken, {**tensors, name: torch.full_like(tensors[name], torch.nan)})
     faults = checked(recipe_of(tmp_path, family, experts={"first": broken, "second": family.second})).errors
-    assert only(faults) == f"expert first: tensor {name} holds NaN or infinite values"
+    assert only(faults) == f"expert first: tensor {name} contains NaN or infinite values"

@@ -1,5 +1,5 @@
-"""Whole runs without models, as the journal of a real one tells them: any number of tasks, held-out scores; and a
-comparison that such a run took part in."""
+"""Whole runs without models, with journals like those of real runs: any number of tasks, held-out scores; and a
+comparison that such a run is part of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
-from cycleqd_merge.comparison.results import Findings, to_json
+from cycleqd_merge.comparison.results import ComparisonResult, result_to_json
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.evolution.genome import level_genome
@@ -93,15 +93,15 @@ HELDOUT = {"base": [0.0, 0.0, 0.0, 1.0], "best-mean": [1.0, 1.0, 0.5, 1.0], "agg
 """Samples of each model, for `measure_heldout`."""
 
 
-def make_comparison(folder: Path, findings: Findings) -> Run:
-    """The folder of a comparison of two tasks with its reference's first run, which it scored on held-out rows."""
-    strategy = findings.by_name[findings.reference].strategy
+def make_comparison(folder: Path, result: ComparisonResult) -> Run:
+    """The folder of a comparison of two tasks with its reference's first run, scored on held-out rows."""
+    strategy = result.by_name[result.reference].strategy
     run = make_run(folder / str(strategy) / "seed-0", tasks=2)
     scores = {task: {"scores": HELDOUT["best-mean"], "truncated": 0.25} for task in run.tasks}
     digest = candidate_digest(run.candidate(run.best_mean()))
     with closing(Journal(folder)) as journal:
         journal.append({"event": "comparison", "format": FORMAT})
-        journal.append({"event": "opened", **asdict(findings.opened)})
+        journal.append({"event": "opened", **asdict(result.opened)})
         journal.append({"event": "heldout", "candidate": digest, "tasks": scores})
-    (folder / "comparison.json").write_text(json.dumps(to_json(findings)))
+    (folder / "comparison.json").write_text(json.dumps(result_to_json(result)))
     return run

@@ -19,13 +19,13 @@ pytestmark = pytest.mark.needs("chromium")
 
 
 class Browser:
-    """Chromium at a width, with what it complained of."""
+    """Chromium at a given width, and the messages on its console."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
     def open(self, page: Path, width: int, scheme: str = "light", fragment: str = "") -> None:
-        """Open a page anew; `scheme` is what the user prefers."""
+        """Open a page. scheme: the colour scheme that the user prefers."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         self.driver.get("about:blank")
@@ -43,17 +43,17 @@ class Browser:
         return str(element.text)
 
     def run(self, script: str, *arguments: object) -> Any:
-        """What a script returns."""
+        """Run a script; returns its result."""
         return self.driver.execute_script(script, *arguments)
 
     def press(self, *keys: str) -> None:
-        """Type on whatever has the focus."""
+        """Press keys on the focused element."""
         for key in keys:
             self.driver.switch_to.active_element.send_keys(key)
 
     @property
     def complaints(self) -> list[Any]:
-        """Everything on the console since it was last asked."""
+        """Messages on the console since the last call."""
         return list(self.driver.get_log("browser"))
 
 
@@ -86,7 +86,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("tasks", [2, 3, 4])
-def test_a_page_opens_without_complaints_and_fits(
+def test_a_page_opens_without_console_messages_and_fits(
     browser: Browser, pages: dict[int, Path], tasks: int, width: int
 ) -> None:
     for scheme in ("light", "dark"):
@@ -150,7 +150,7 @@ def test_everything_can_be_reached_by_keys(browser: Browser, pages: dict[int, Pa
     assert browser.complaints == []
 
 
-def test_a_projection_shows_the_best_and_leads_to_those_behind_it(browser: Browser, pages: dict[int, Path]) -> None:
+def test_a_projection_shows_the_best_elite_and_leads_to_the_others(browser: Browser, pages: dict[int, Path]) -> None:
     browser.open(pages[4], 1280)
     data = Page(pages[4].read_text()).data
     archive = data["archives"][0]
@@ -185,14 +185,14 @@ def test_a_link_leads_to_a_model(browser: Browser, pages: dict[int, Path]) -> No
     browser.open(pages[2], 1280, fragment="#model-999")
     assert browser.text("#elite h3").endswith("best mean")
     browser.open(pages[2], 1280, fragment="#model-9")  # it failed, with a hostile error
-    told = "return document.querySelector('#elite .note').textContent.includes(arguments[0])"
-    assert browser.run(told, HOSTILE.split(" & ")[0])  # the rest holds half a character, which no driver takes
+    includes = "return document.querySelector('#elite .note').textContent.includes(arguments[0])"
+    assert browser.run(includes, HOSTILE.split(" & ")[0])  # the rest has a lone surrogate, which no driver accepts
     assert browser.complaints == []
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a run that took part in a comparison."""
+    """The page of a run that is part of a comparison."""
     folder = tmp_path_factory.mktemp("compared")
     write_page(make_run(folder / "run", 2), "runs/mine", folder / "page.html", page_section(example()))
     return folder / "page.html"

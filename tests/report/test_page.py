@@ -1,4 +1,4 @@
-"""The page as a file: what it embeds is what the journal holds, and nothing in it can act or reach out."""
+"""The page as a file: it embeds the content of the journal, and nothing in it can run or load anything."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def page_of(state: Run, run: str = "runs/mine") -> Page:
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 4])
-def test_the_embedded_data_is_what_the_journal_holds(tmp_path: Path, tasks: int) -> None:
+def test_the_embedded_data_is_the_content_of_the_journal(tmp_path: Path, tasks: int) -> None:
     state = make_run(tmp_path, tasks)
     events = read_events(tmp_path)
     results, data = of_kind(events, "result"), page_of(state).data
@@ -110,7 +110,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert page.data["export"].startswith("cycleqd-merge export 'runs/</script>")
 
 
-def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_a_page_loads_nothing(tmp_path: Path) -> None:
     text = render_page(make_run(tmp_path), "run")
     page = Page(text)
     links = [value for _, attributes in page.elements for name in ("src", "href") if (value := attributes.get(name))]
@@ -131,7 +131,7 @@ def test_a_run_that_has_scored_nothing_yet_has_a_page(tmp_path: Path) -> None:
     assert page.data["bestMean"] is None
 
 
-def test_experts_that_failed_are_told(tmp_path: Path) -> None:
+def test_failed_experts_are_shown(tmp_path: Path) -> None:
     state = make_run(tmp_path, failure=lambda number: "out of memory" if number == 1 else None)
     text = render_page(state, "run")
     assert "1 failed evaluation<" in text
@@ -152,7 +152,7 @@ def test_the_command_writes_the_page_of_a_real_run(finished: CliRun, tmp_path: P
     assert page.data["export"] == f"cycleqd-merge export {finished.folder}"
 
 
-def test_a_page_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"page\.html: cannot be written"):
         write_page(make_run(tmp_path / "run", generations=0), "run", tmp_path / "file" / "page.html")

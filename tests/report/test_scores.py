@@ -1,4 +1,4 @@
-"""What a run's models scored, from the journal and computed again here."""
+"""Scores of a run's models, from the journal and recomputed here."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def model(name: str, search: float, heldout: float | None) -> ModelScores:
     return ModelScores(name, None, {"a": Estimate(search, 0.04, 50)}, held)
 
 
-def test_the_best_elite_is_compared_with_its_best_rival_but_the_aggregate() -> None:
+def test_the_best_elite_is_compared_with_the_best_baseline() -> None:
     scored = [model("base", 0.9, 0.1), model("mean", 0.2, 0.5), model("best-mean", 0.8, 0.58), model("aggregate", 1, 1)]
     found = compare_best(scored, ["a"])
     assert found is not None

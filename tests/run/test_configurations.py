@@ -151,7 +151,7 @@ def test_what_needs_a_genome_refuses_in_one_line(finished: Path, tmp_path: Path)
     assert "is a mergekit configuration, which cannot be aggregated" in str(refused.value)
     answer = cycleqd_merge("export", finished, "aggregate", tmp_path / "model")
     assert (answer.code, answer.err) == (2, f"error: {refused.value}\n")
-    with pytest.raises(UserError, match="best-mean: a mergekit configuration, which no adapter can hold"):
+    with pytest.raises(UserError, match="best-mean: a mergekit configuration cannot be exported as an adapter"):
         export_adapter(state, "best-mean", tmp_path / "adapter")
     assert not list(tmp_path.iterdir())
 

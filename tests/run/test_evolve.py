@@ -184,7 +184,7 @@ def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Pa
             with pytest.raises(UserError) as raised:
                 check()
             message = str(raised.value)
-            assert message.startswith(f"{tmp_path}: another run's directory; --fresh starts a new one next to it")
+            assert message.startswith(f"{tmp_path}: contains a different run; --fresh starts a new one next to it")
             assert message.splitlines()[1:] == [
                 "  base: '0123' -> '4567'",
                 "  experts.math: 'math-digest' -> None",

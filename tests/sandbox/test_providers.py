@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.errors import InfrastructureError, RecipeError, TaskError
+from cycleqd_merge.sandbox import rootfs
 from cycleqd_merge.sandbox.boxes import open_box, run_once
 from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
 from cycleqd_merge.sandbox.docker import run_line
 from cycleqd_merge.sandbox.protocol import MIB, Limits, RootFs
 from cycleqd_merge.sandbox.providers import sandbox_for
-from cycleqd_merge.sandbox.rootfs import build_rootfs
+from cycleqd_merge.sandbox.rootfs import build_rootfs, write_tar
 
 
 @pytest.fixture
@@ -93,6 +95,25 @@ def test_a_tar_file_is_unpacked_as_a_root_file_system(tmp_path: Path, own_root: 
     with pytest.raises(RecipeError, match="not a root file system"):
         build_rootfs(f"test-{os.getpid()}", "debian", None, None, broken)
     assert (folder / "root/usr/bin/tool").read_bytes() == b"abc"
+
+
+def test_a_user_who_is_not_root_unpacks_what_root_packed(
+    tmp_path: Path, own_root: RootFs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(scratch: Path, release: str, mirror: str) -> None:
+        for name in ("usr/bin/tool", "proc/1"):
+            (scratch / name).parent.mkdir(parents=True)
+            (scratch / name).write_text(release)
+
+    monkeypatch.setattr(rootfs, "_install", installed)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 0)
+        write_tar("debian", None, None, tmp_path / "root.tar")
+    folder = build_rootfs(f"test-{os.getpid()}", "debian", None, None, tmp_path / "root.tar")
+    assert (folder / "root/usr/bin/tool").read_text() == "bookworm"
+    assert list((folder / "root/proc").iterdir()) == []
+    assert not list(folder.parent.glob(".building-*"))
 
 
 def test_docker_gets_the_same_limits_and_isolation() -> None:

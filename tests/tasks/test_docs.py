@@ -14,19 +14,18 @@ from pydantic import BaseModel, TypeAdapter
 from ruamel.yaml import YAML
 
 from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.rows import DataConfig, RowsConfig
 from cycleqd_merge.config.scorers import ScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig, MessageConfig, PythonTaskConfig
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Outcome
 from cycleqd_merge.tasks.suite import Suite, open_suite
-from tests.models import make_base, make_recipe
+from tests.models import make_base, make_recipe, open_recipe_family
 from tests.tasks.scripted import Scripted
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
@@ -59,7 +58,7 @@ def test_the_examples_run_on_a_real_model(suite: Suite, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.float32)
     family = open_recipe_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
     materialiser = Materialiser(family, Groups(family.weights, "one"), {})
-    worker = Worker(TransformersEngine(Options(device="cpu"), materialiser), suite)
+    worker = Worker(TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser), suite)
     results = worker.evaluate(None, "heldout").results
     assert {name: len(result.outcomes) for name, result in results.items()} == {"capitals": 2, "twice": 2}
     assert all(isinstance(outcome, Outcome) and outcome.output for outcome in results["twice"].outcomes)

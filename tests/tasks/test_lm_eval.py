@@ -13,20 +13,19 @@ import pytest
 import torch
 
 from cycleqd_merge.config.anchoring import anchored_task
-from cycleqd_merge.config.engines import TransformersEngineConfig as Options
+from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import LmEvalTaskConfig
 from cycleqd_merge.errors import TaskError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.merging.family import open_recipe_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.preflight.prompts import check_prompts
 from cycleqd_merge.tasks.lm_eval import LmEvalTask, _manager
 from cycleqd_merge.tasks.suite import SuiteTask, open_task
-from tests.models import edit_json, make_base, make_recipe, make_tokenizer
+from tests.models import edit_json, make_base, make_recipe, make_tokenizer, open_recipe_family
 
 DOCUMENTS = 16
 
@@ -81,7 +80,7 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tr
         make_recipe(tmp_path_factory.mktemp("recipe"), model, {"first": model, "second": model})
     )
     opened = TransformersEngine(
-        Options(device="cpu", batch_size=5), Materialiser(family, Groups(family.weights, "one"), {})
+        TransformersEngineConfig(device="cpu", batch_size=5), Materialiser(family, Groups(family.weights, "one"), {})
     )
     yield opened
     opened.close()

@@ -1,4 +1,4 @@
-// Progress of each strategy over evaluations: its mean over seeds, in a band from the lowest to the highest.
+// Progress of each strategy over evaluations: the mean over seeds, with a band from the lowest seed to the highest.
 
 const CURVES = {
   // key: title, format

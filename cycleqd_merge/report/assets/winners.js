@@ -1,4 +1,4 @@
-// The winners in parallel coordinates: tasks and their mean side by side, a line per model. Selecting one shows its scores.
+// The winners in parallel coordinates: an axis per task and for the mean, a line per model. Selecting one shows its scores.
 
 const HEAD = TOP + 14; // room for the value of a point at the top
 

@@ -1,4 +1,4 @@
-"""One table in four forms: for a terminal, Markdown, CSV and JSON."""
+"""One table in four formats: for a terminal, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from cycleqd_merge.comparison.statistics import Gap, Interval
 from cycleqd_merge.hub.markdown import cell as escaped
 
-Form = Callable[[Any], str]
+Format = Callable[[Any], str]
 Cell = str | int | float | Interval | Gap | tuple[float, ...] | None
 
 
@@ -27,12 +27,12 @@ def score(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share or score in percent, as the paper prints it."""
+    """A share or score in percent, with one decimal as in the paper."""
     return f"{100 * value:.1f}"
 
 
 def span(value: Interval) -> str:
-    """The ends of an interval alone."""
+    """The ends of an interval."""
     return f"{value.low:.3f} to {value.high:.3f}"
 
 
@@ -47,29 +47,29 @@ def gap(value: Gap) -> str:
 
 
 def scores(value: tuple[float, ...]) -> str:
-    """Several scores in a row."""
+    """Several scores, separated by spaces."""
     return " ".join(map(score, value))
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: how its values are written for people, and whether the highest is marked."""
+    """A column: the format of its values for people, and whether the highest is marked."""
 
     heading: str
-    form: Form = str
+    format: Format = str
     best: bool = False
 
     @property
     def is_text(self) -> bool:
-        """Whether it is set flush left."""
-        return self.form is str
+        """Whether it holds texts, which are left-aligned; numbers are right-aligned."""
+        return self.format is str
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table as values. Each row has a value per column, None where there is none.
+class ComparisonTable:
+    """A table as values. Each row has a value per column, or None.
 
-    sections: by the number of a row, the name of the section that starts with it.
+    sections: by row number, the name of the section that starts there.
     """
 
     title: str
@@ -77,13 +77,13 @@ class Sheet:
     rows: tuple[tuple[Cell, ...], ...]
     sections: Mapping[int, str] = field(default_factory=dict)
 
-    def written(self) -> Iterator[list[tuple[str, bool]]]:
-        """By row, each cell as people read it, and whether it is the best of its column."""
+    def formatted(self) -> Iterator[list[tuple[str, bool]]]:
+        """By row, the text of each cell, and whether it is the best of its column."""
         best = [self._best(place) if column.best else None for place, column in enumerate(self.columns)]
         for row in self.rows:
             cells = zip(self.columns, row, best, strict=True)
             yield [
-                ("-" if value is None else column.form(value), top is not None and value == top)
+                ("-" if value is None else column.format(value), top is not None and value == top)
                 for column, value, top in cells
             ]
 
@@ -93,38 +93,38 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True)
-class Terminal:
-    """A sheet for a terminal of any width; the best of a column is bold.
+class TerminalTable:
+    """A table for a terminal of any width; the best of a column is bold.
 
-    What is wider goes on in a further table below, which begins with the column of names (the first of texts) again.
+    A table that is too wide is split: further parts follow below and repeat the column of names (the first of texts).
     """
 
-    sheet: Sheet
+    table: ComparisonTable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        written = list(self.sheet.written())
-        widths = [self._width(place, written) for place in range(len(self.sheet.columns))]
+        cells = list(self.table.formatted())
+        widths = [self._width(place, cells) for place in range(len(self.table.columns))]
         for number, places in enumerate(self._parts(widths, options.max_width)):
-            table = Table(title=Text(self.sheet.title) if number == 0 else None, title_justify="left")
+            part = Table(title=Text(self.table.title) if number == 0 else None, title_justify="left")
             for place in places:
-                column = self.sheet.columns[place]
+                column = self.table.columns[place]
                 justify: JustifyMethod = "left" if column.is_text else "right"
                 heading = Text("\n".join(wrap(column.heading, widths[place], break_on_hyphens=False)))
-                table.add_column(heading, justify=justify, overflow="fold")
-            for place, row in enumerate(written):
-                if place in self.sheet.sections:
-                    table.add_section()
-                table.add_row(*(Text(row[at][0], style="bold" if row[at][1] else "") for at in places))
-            yield table
+                part.add_column(heading, justify=justify, overflow="fold")
+            for place, row in enumerate(cells):
+                if place in self.table.sections:
+                    part.add_section()
+                part.add_row(*(Text(row[at][0], style="bold" if row[at][1] else "") for at in places))
+            yield part
 
-    def _width(self, place: int, written: list[list[tuple[str, bool]]]) -> int:
-        """Characters of a column whose cells stand on one line, and its heading on as many as that leaves it."""
-        texts = (*self.sheet.columns[place].heading.split(), *(row[place][0] for row in written))
+    def _width(self, place: int, cells: list[list[tuple[str, bool]]]) -> int:
+        """Characters of a column whose cells take one line each; its heading may take several."""
+        texts = (*self.table.columns[place].heading.split(), *(row[place][0] for row in cells))
         return max(map(cell_len, texts))
 
     def _parts(self, widths: list[int], most: int) -> list[list[int]]:
-        """Numbers of the columns of each table, none wider than `most` unless a name and one column are."""
-        name = next(place for place, column in enumerate(self.sheet.columns) if column.is_text)
+        """Numbers of the columns of each part, none wider than `most` unless the names and one column are."""
+        name = next(place for place, column in enumerate(self.table.columns) if column.is_text)
         parts = [list(range(name + 1))]
         for place in range(name + 1, len(widths)):
             if len(parts[-1]) > 1 and 1 + sum(3 + widths[at] for at in (*parts[-1], place)) > most:
@@ -133,15 +133,15 @@ class Terminal:
         return parts
 
 
-def markdown(sheet: Sheet) -> str:
-    """A sheet as a Markdown table under its title; the best of a column is bold, sections are rows of their own."""
-    names = [escaped(column.heading) for column in sheet.columns]
-    rules = [":--" if column.is_text else "--:" for column in sheet.columns]
-    lines = [f"**{escaped(sheet.title)}**", "", _line(names), _line(rules)]
-    for number, row in enumerate(sheet.written()):
-        if number in sheet.sections:
-            name = f"*{escaped(sheet.sections[number])}*"
-            lines.append(_line([name if column.is_text else "" for column in sheet.columns]))
+def table_to_markdown(table: ComparisonTable) -> str:
+    """A Markdown table below its title; the best of a column is bold, and sections have a row of their own."""
+    names = [escaped(column.heading) for column in table.columns]
+    rules = [":--" if column.is_text else "--:" for column in table.columns]
+    lines = [f"**{escaped(table.title)}**", "", _line(names), _line(rules)]
+    for number, row in enumerate(table.formatted()):
+        if number in table.sections:
+            name = f"*{escaped(table.sections[number])}*"
+            lines.append(_line([name if column.is_text else "" for column in table.columns]))
         lines.append(_line([f"**{escaped(text)}**" if best else escaped(text) for text, best in row]))
     return "\n".join(lines) + "\n"
 
@@ -150,36 +150,36 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def records(sheet: Sheet) -> list[dict[str, Any]]:
-    """A sheet's rows as JSON values by heading, in full precision, with the section's name where there are sections."""
-    found, section = [], ""
-    for number, row in enumerate(sheet.rows):
-        section = sheet.sections.get(number, section)
-        record: dict[str, Any] = {"section": section} if sheet.sections else {}
-        for column, value in zip(sheet.columns, row, strict=True):
+def table_to_records(table: ComparisonTable) -> list[dict[str, Any]]:
+    """The rows as JSON values by heading, in full precision, with the section's name if there are sections."""
+    records, section = [], ""
+    for number, row in enumerate(table.rows):
+        section = table.sections.get(number, section)
+        record: dict[str, Any] = {"section": section} if table.sections else {}
+        for column, value in zip(table.columns, row, strict=True):
             if isinstance(value, Interval | Gap):
                 record[column.heading] = asdict(value)
             else:
                 record[column.heading] = list(value) if isinstance(value, tuple) else value
-        found.append(record)
-    return found
+        records.append(record)
+    return records
 
 
-def csv_text(sheet: Sheet) -> str:
-    """A sheet as CSV in full precision: an interval or gap takes a column per part, several scores stand in one."""
-    found = records(sheet)
+def table_to_csv(table: ComparisonTable) -> str:
+    """CSV in full precision: an interval or gap has a column per part, several scores share one column."""
+    records = table_to_records(table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    headings = list(found[0]) if found else [column.heading for column in sheet.columns]
-    parts = {heading: _parts([record[heading] for record in found]) for heading in headings}
+    headings = list(records[0]) if records else [column.heading for column in table.columns]
+    parts = {heading: _parts([record[heading] for record in records]) for heading in headings}
     writer.writerow(f"{heading}{part and ': '}{part}" for heading in headings for part in parts[heading])
-    for record in found:
+    for record in records:
         writer.writerow(_flat(record[heading], part) for heading in headings for part in parts[heading])
     return text.getvalue()
 
 
 def _parts(values: list[Any]) -> list[str]:
-    """The parts of a column's values; one without a name where they have none."""
+    """The parts of a column's values; one without a name if they have none."""
     return list(next((value for value in values if isinstance(value, dict)), {"": None}))
 
 

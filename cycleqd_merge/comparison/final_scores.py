@@ -1,6 +1,6 @@
-"""The rows that judge: opened once, after every search has ended and every entrant is chosen.
+"""Scores on the final split, opened once after every run has ended and every model to score is chosen.
 
-They are the held-out rows, or, where operators are tuned, rows of the search split that no search has seen.
+The final split is the held-out split or, to tune operators, the confirmation split, which no strategy has used.
 """
 
 from __future__ import annotations
@@ -9,41 +9,43 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cycleqd_merge.comparison.results import Opening
-from cycleqd_merge.errors import Interrupted, UserError
-from cycleqd_merge.evaluation.pools.pool import Finished, Pool
-from cycleqd_merge.evaluation.worker import Evaluation
+from cycleqd_merge.comparison.results import SPLITS, SplitOpening
+from cycleqd_merge.errors import Interrupted, RecipeError
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, of_kind
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
 
-Told = Callable[[int, int], None]
-"""Called with how many models were scored, and of how many."""
+if TYPE_CHECKING:
+    from cycleqd_merge.evaluation.pools.pool import Finished, Pool
+    from cycleqd_merge.evaluation.worker import Evaluation
+
+FinalProgress = Callable[[str, int, int], None]
+"""Called with the final split's name, the number of models scored, and their total."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What a model did on the held-out rows: by task, a score per row, and the share of answers that were cut."""
+class FinalScores:
+    """A candidate on the final split: by task, a score per row, and the share of answers that were cut off."""
 
     scores: Mapping[str, tuple[float, ...]]
     truncated: Mapping[str, float]
 
 
-def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]], rows: Split) -> Opening:
-    """Record that the rows are opened now, and for whom: digests by entrant.
+def open_split(journal: Journal, chosen: Mapping[str, Sequence[str]], rows: Split) -> SplitOpening:
+    """Record that the final split is opened now, and for which candidates: digests by model.
 
     Raises:
-        UserError: they were opened already, for others.
+        RecipeError: it was opened before, for different models.
     """
-    wanted = {name: list(digests) for name, digests in frozen.items()}
+    wanted = {name: list(digests) for name, digests in chosen.items()}
     for event in of_kind(journal.events, "opened"):
         if event["frozen"] != wanted:
-            raise UserError(
-                f"{journal.folder}: the rows that judge were opened at {event['at']} for other models; they are opened "
-                "once: compare other searches or budgets in another folder (--output)"
+            raise RecipeError(
+                f"{journal.folder}: the {SPLITS[rows]} was opened at {event['at']} for different models, and can be "
+                "opened only once; use a different folder for other strategies or budgets (--output)"
             )
         return _opening(event, rows)
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -51,26 +53,26 @@ def open_rows(journal: Journal, frozen: Mapping[str, Sequence[str]], rows: Split
     return _opening(journal.events[-1], rows)
 
 
-def _opening(event: Event, rows: Split) -> Opening:
-    return Opening(event["at"], {name: tuple(digests) for name, digests in event["frozen"].items()}, rows)
+def _opening(event: Event, rows: Split) -> SplitOpening:
+    return SplitOpening(event["at"], {name: tuple(digests) for name, digests in event["frozen"].items()}, rows)
 
 
-def score_heldout(
+def score_candidates(
     journal: Journal,
     pool: Pool,
     candidates: Sequence[Candidate],
     rows: Split,
-    told: Told,
+    progress: FinalProgress,
     deadline: float | None = None,
-) -> dict[str, HeldOut | None]:
-    """What every candidate does on the rows that judge, by digest; scored are those that the journal does not have.
+) -> dict[str, FinalScores | None]:
+    """Scores of every candidate on the final split, by digest; scores in the journal are not measured again.
 
-    None for one that cannot be scored. deadline: a `time.monotonic()` instant at which to stop.
+    None for a candidate that cannot be scored. deadline: a `time.monotonic()` instant at which to stop.
 
     Raises:
-        Interrupted: the deadline has passed; what was scored is recorded.
+        Interrupted: the deadline has passed; the scores so far are recorded.
     """
-    scored = read_scored(journal.events)
+    scored = read_scores(journal.events)
     missing = {candidate_digest(each): each for each in candidates}
     missing = {digest: each for digest, each in missing.items() if digest not in scored}
     for number, candidate in enumerate(missing.values()):
@@ -78,16 +80,16 @@ def score_heldout(
     digests = list(missing)
     for done in range(1, len(missing) + 1):
         if deadline is not None and time.monotonic() > deadline:
-            raise Interrupted("the time limit is reached")
+            raise Interrupted("time limit reached")
         event = _event(digests, pool.next())
         journal.append(event)
         scored[event["candidate"]] = _read(event)
-        told(done, len(missing))
+        progress(SPLITS[rows], done, len(missing))
     return scored
 
 
-def read_scored(events: Sequence[Event]) -> dict[str, HeldOut | None]:
-    """What a comparison's journal says of the rows that judged, by digest; None of what could not be scored."""
+def read_scores(events: Sequence[Event]) -> dict[str, FinalScores | None]:
+    """The scores that a comparison's journal records, by digest; None for candidates that could not be scored."""
     return {event["candidate"]: _read(event) for event in of_kind(events, "heldout")}
 
 
@@ -105,11 +107,11 @@ def _tasks(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _read(event: Event) -> HeldOut | None:
+def _read(event: Event) -> FinalScores | None:
     tasks = event["tasks"]
     if tasks is None:
         return None
-    return HeldOut(
+    return FinalScores(
         {task: tuple(own["scores"]) for task, own in tasks.items()},
         {task: own["truncated"] for task, own in tasks.items()},
     )

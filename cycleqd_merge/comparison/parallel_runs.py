@@ -1,0 +1,116 @@
+"""Several runs in parallel on one pool: a single run seldom keeps many workers busy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from cycleqd_merge.errors import Interrupted
+from cycleqd_merge.evaluation.pools.pool import Finished, Pool
+from cycleqd_merge.strategies.protocol import Proposal
+from cycleqd_merge.tasks.protocol import Split
+
+_Returned = TypeVar("_Returned")
+POLL_SECONDS = 0.02
+"""Longest wait for the pool, so that newly submitted proposals are passed on soon."""
+
+
+@dataclass(frozen=True)
+class _Submission:
+    view: PoolView
+    proposal: Proposal
+    rows: Split
+    known: Mapping[str, float] | None
+
+
+class PoolView:
+    """One run's view of the pool that several runs share; see `Pool`."""
+
+    def __init__(self, submissions: SimpleQueue[_Submission]) -> None:
+        self._submissions = submissions
+        self._finished: SimpleQueue[Finished | None] = SimpleQueue()
+
+    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
+        self._submissions.put(_Submission(self, proposal, rows, known))
+
+    def next(self) -> Finished:
+        """See `Pool.next`.
+
+        Raises:
+            Interrupted: all runs must stop.
+        """
+        finished = self._finished.get()
+        if finished is None:
+            self.finish(None)  # the next call raises again
+            raise Interrupted("a different run stopped")
+        return finished
+
+    def poll(self, seconds: float) -> Finished | None:
+        try:
+            self._finished.put(self._finished.get(timeout=seconds))
+        except Empty:
+            return None
+        return self.next()
+
+    def finish(self, finished: Finished | None) -> None:
+        """Pass a result to the run; None: there will be no more."""
+        self._finished.put(finished)
+
+    def close(self) -> None:
+        """Does nothing: other runs use the pool."""
+
+
+def run_in_parallel(pool: Pool, jobs: Sequence[Callable[[Pool], _Returned]], at_once: int) -> list[_Returned]:
+    """The jobs' return values, in order. `at_once` jobs run at a time, in threads; only this thread uses `pool`.
+
+    Raises:
+        Interrupted: a signal arrived; the jobs were stopped.
+        Exception: raised by the first job that failed; the others were stopped.
+    """
+    if at_once == 1:
+        return [job(pool) for job in jobs]
+    submissions: SimpleQueue[_Submission] = SimpleQueue()
+    views = [PoolView(submissions) for _ in jobs]
+    with ThreadPoolExecutor(at_once, "run") as threads:
+        started: list[Future[_Returned]] = []
+        try:
+            started += [threads.submit(job, view) for job, view in zip(jobs, views, strict=True)]
+            _serve(pool, submissions, started)
+        except BaseException:
+            for each in started:
+                each.cancel()
+            for view in views:
+                view.finish(None)
+            raise
+    return [each.result() for each in started]
+
+
+def _serve(pool: Pool, submissions: SimpleQueue[_Submission], started: Sequence[Future[_Returned]]) -> None:
+    """Pass proposals to the pool and results to the jobs that wait for them, until all jobs are done or one fails."""
+    numbers, owners = itertools.count(), dict[int, tuple[PoolView, int]]()
+    while not all(each.done() for each in started):
+        for failed in (each for each in started if each.done() and each.exception() is not None):
+            failed.result()
+        for each in _waiting(submissions, 0.0 if owners else POLL_SECONDS):
+            number = next(numbers)
+            owners[number] = each.view, each.proposal.number
+            pool.submit(replace(each.proposal, number=number), each.rows, each.known)
+        finished = pool.poll(POLL_SECONDS) if owners else None
+        if finished is not None:
+            view, number = owners.pop(finished.number)
+            view.finish(replace(finished, number=number))
+
+
+def _waiting(submissions: SimpleQueue[_Submission], seconds: float) -> list[_Submission]:
+    """All submissions so far; waits up to `seconds` for the first."""
+    waiting = []
+    try:
+        waiting.append(submissions.get(timeout=seconds) if seconds else submissions.get_nowait())
+        while True:
+            waiting.append(submissions.get_nowait())
+    except Empty:
+        return waiting
