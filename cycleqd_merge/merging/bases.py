@@ -127,7 +127,7 @@ def _compute(
                 progress(family.experts[expert].name, done, len(share))
 
 
-def share_bases() -> None:
+def compute_share_of_bases() -> None:
     """In every process but the main one: compute a share of the singular bases of the run that the main one opens."""
     models, experts, rank = from_main_process((PinnedModels("", {}, ModelsConfig()), list[int](), cast(Rank, None)))
     prepare_bases(open_family(models), experts, rank=rank)

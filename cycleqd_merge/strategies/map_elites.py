@@ -19,7 +19,7 @@ class MapElites(CycleQD):
     def tell(self, result: Result) -> None:
         """See `Strategy.tell` and `SearchState.tell`."""
         super().tell(result)
-        if result.scores is not None and (result.number < self.state.first or self.state.holds(result.scores)):
+        if result.scores is not None and (result.number < self.state.first or self.state.meets_floors(result.scores)):
             self._early[result.number] = result.scores
         if self.state.bounds is None:
             return
