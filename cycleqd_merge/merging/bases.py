@@ -180,7 +180,7 @@ def _write_manifest(folder: Path, family: ModelFamily, expert: int, rank: Rank) 
     """Write the list of files with their digests: the bases are complete once it exists.
 
     Raises:
-        UserError: some files are missing, because another host stored them in a cache folder of its own.
+        UserError: some files are missing, because a different host stored them in its own cache folder.
     """
     for weight in missing_bases(family, expert, rank):
         if family.difference(expert, weight, family.base_tensor(weight)) is not None:

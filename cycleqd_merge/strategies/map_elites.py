@@ -25,7 +25,7 @@ class MapElites(CycleQD):
             return
         if self._overall is None:
             bins = [objective.bins for objective in self.state.objectives]
-            # the mean is an additional task, the only one that is no behaviour characteristic
+            # the mean is an additional task, the only one that is not a behaviour characteristic
             self._overall = Archive(len(bins), (*self.state.bounds, (0.0, 1.0)), [*bins, 1])
         for number, scores in self._early.items():
             own = scores[: len(self.state.objectives)]

@@ -44,7 +44,7 @@ CLOSE_SECONDS = 20.0
 
 
 class RemoteWorker:
-    """A `Worker` in a process of its own."""
+    """A `Worker` in its own process."""
 
     def open(self, recipe: dict[str, Any], experts: Sequence[int], workers_per_host: int) -> None:
         """Open everything that the recipe names; see `open_worker`."""
