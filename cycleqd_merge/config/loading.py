@@ -23,7 +23,7 @@ from cycleqd_merge.config.anchoring import anchored, anchored_task
 from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
-from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
+from cycleqd_merge.config.validation_errors import Location, Source, explain, short_repr, suggestion
 from cycleqd_merge.errors import RecipeError, first_line
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     except RecursionError:
         raise RecipeError(f"{path}: nested too deeply") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: expected keys with values; found {'nothing' if data is None else shown(data)}")
+        raise RecipeError(f"{path}: expected keys with values; found {'nothing' if data is None else short_repr(data)}")
     return data, node
 
 

@@ -16,7 +16,7 @@ from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.loading import DEFINITIONS, load_task, override_recipe, parse
 from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe, task_name
-from cycleqd_merge.config.references import respelled
+from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, row_sources
 from cycleqd_merge.config.tasks import OsInteractionTaskConfig
 from cycleqd_merge.errors import RecipeError
@@ -149,7 +149,7 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     if "strategy" in stated:
-        stated["strategy"] = respelled(stated["strategy"], _moved(published, recipe))
+        stated["strategy"] = with_renamed_models(stated["strategy"], _moved(published, recipe))
     kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
     (folder / FILE).write_text(text, encoding="utf-8")
