@@ -16,8 +16,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.differences import differences
-from cycleqd_merge.run.identity import start_event
-from cycleqd_merge.run.loop import require_same
+from cycleqd_merge.run.identity import require_same, start_event
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
 from cycleqd_merge.run.state import Run, replay_events
 

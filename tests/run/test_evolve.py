@@ -15,7 +15,8 @@ import pytest
 
 from cycleqd_merge.errors import InfrastructureError, Interrupted, RunFailed, UserError
 from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
-from cycleqd_merge.run.loop import MOST_FAILURES, require_same, resume_journal
+from cycleqd_merge.run.identity import require_same
+from cycleqd_merge.run.loop import MOST_FAILURES, resume_journal
 from cycleqd_merge.run.state import open_run
 from tests.evolution.references import snapshot, synthetic_scores
 from tests.run.synthetic import (
