@@ -41,6 +41,7 @@ def cases(run: Path) -> dict[str, Case]:
         "cycleqd-merge --help": Case([*COMMAND_LINE, "--help"], 0.5),
         "evolve, a typo in a key": Case([*COMMAND_LINE, "evolve", *TYPO], 1.5, 2),
         "plan, a typo in a key": Case([*COMMAND_LINE, "plan", *TYPO], 1.5, 2),
+        "compare, a typo in a key": Case([*COMMAND_LINE, "compare", *TYPO], 1.5, 2),
         "show RUN": Case([*COMMAND_LINE, "show", str(run)], 2.5),
     }
 

@@ -5,8 +5,8 @@
     run = evolve("recipes/quickstart.yaml")
     export(run, "best-mean", "my-model")
 
-Every name below is loaded when it is first used. Types for tasks, strategies and observers of your own are in
-`cycleqd_merge.plugins`.
+Each name below is imported when it is first used. Types for writing your own tasks, scorers, strategies and observers
+are in `cycleqd_merge.plugins`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_HOMES = {
+_MODULES = {
     "Archive": "evolution.archive",
     "CycleQDError": "errors",
     "DataError": "errors",
@@ -85,20 +85,20 @@ _HOMES = {
     "state_dict": "outputs.export",
 }
 
-__all__ = [*_HOMES]
+__all__ = [*_MODULES]
 
 
-if not TYPE_CHECKING:  # type checkers would take every name for one of this package
+if not TYPE_CHECKING:  # with it, type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             from importlib.metadata import version
 
             return version("cycleqd-merge")
-        if name not in _HOMES:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOMES, "__version__", "plugins"])
+    return sorted([*_MODULES, "__version__", "plugins"])

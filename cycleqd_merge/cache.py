@@ -1,4 +1,4 @@
-"""Where things are kept that later runs use again."""
+"""The cache, whose contents later runs reuse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from platformdirs import user_cache_path
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder for one kind of cached thing, made if absent: under $CYCLEQD_CACHE, or the user's cache folder."""
+    """The cache folder for one kind of data, created if absent: in $CYCLEQD_CACHE, or in the user's cache folder."""
     root = os.environ.get("CYCLEQD_CACHE")
     folder = (Path(root) if root else user_cache_path("cycleqd-merge")) / kind
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The errors that a user is meant to read: one line each, saying where, what is wrong, and what to do.
+"""Errors meant for users: one line each that states where the problem is, what is wrong and what to do.
 
     CycleQDError
     |- UserError             the input is wrong; nothing was evaluated (exit code 2)
@@ -6,10 +6,10 @@
     |  |- ModelError         base model, expert, adapter, tokenizer, merge configuration
     |  |- TaskError          a task cannot be opened or used as it is defined
     |  |- DataError          rows of a dataset
-    |  `- HubRefused         also a HubError: repository missing, no access, no token
+    |  `- HubRefused         also a HubError: repository missing, no access, no token, or the Hub cannot be reached
     |- RunFailed             the run cannot continue although its input was accepted (exit code 1)
     |  |- InfrastructureError  disk, sandbox, database, cluster, GPU memory: never turned into a score
-    |  `- HubFailed          also a HubError: the Hub failed or cannot be reached
+    |  `- HubFailed          also a HubError: a push failed, or the Hub cannot be reached during one
     |- HubError              either of the two Hub errors
     `- Interrupted           ended early by the user, the system or the time limit; can be resumed (exit code 130)
 
@@ -18,7 +18,7 @@
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not blank; the name of its class where there is none."""
+    """The first non-blank line of an error's message, or the name of its class if the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -59,15 +59,15 @@ class HubError(CycleQDError):
 
 
 class HubRefused(HubError, UserError):
-    """The Hub has no such repository or revision, or denies access to it. Exit code 2."""
+    """The Hub has no such repository or revision, denies access, or cannot be reached before a run. Exit code 2."""
 
 
 class HubFailed(HubError, RunFailed):
-    """The Hub failed or cannot be reached; rerun the command to push what is missing. Exit code 1."""
+    """The Hub failed or cannot be reached; rerun the command to complete the transfer. Exit code 1."""
 
 
 class Interrupted(CycleQDError):
-    """A run was ended before its last generation by the user, the system or its time limit. Exit code 130."""
+    """The user, the system or the time limit ended a run before its last generation. Exit code 130."""
 
     resume_command: str | None = None
-    """Command line that resumes the run, where that is not the interrupted command itself."""
+    """Command line that resumes the run; None if rerunning the interrupted command does."""

@@ -1,7 +1,7 @@
-"""Files and folders that appear under their name only when they are complete.
+"""Atomic writes: files and folders appear under their final name only once they are complete.
 
-They are filled next to their final place, on the same file system, and renamed at the end. A reader sees the old
-content or the new, never a part of it; what an error interrupts is removed.
+They are written next to their destination, on the same file system, and renamed at the end. Readers see either the old
+content or the new, never a part of it; if an error interrupts the writing, the unfinished content is removed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from cycleqd_merge.errors import UserError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A path to write a file to; at the end that file becomes `path`, in the place of one that exists already.
+    """A temporary path to write a file to; at the end it is renamed to `path`, replacing an existing file.
 
     Raises:
-        OSError: it cannot be written, or the block wrote no file.
+        OSError: the file cannot be written, or the `with` block wrote none.
     """
     unfinished = path.with_name(f".{secrets.token_hex(8)}.part")  # short: `path` may have the longest name allowed
     try:
@@ -34,10 +34,10 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a small file; it is on disk when this returns. A text is written as UTF-8.
+    """Write a small file; it is on disk when this returns. Text is encoded as UTF-8.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with new_file(path) as unfinished, unfinished.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
@@ -48,10 +48,10 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill; at the end it becomes `path`, readable by everybody. An empty folder of this name is replaced.
+    """A temporary folder to fill; at the end it is renamed to `path`, readable by everyone; an empty `path` is replaced.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: the folder cannot be created.
     """
     with scratch_folder(path) as unfinished:
         yield unfinished
@@ -61,10 +61,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder next to `path`, on its file system; what is left of it at the end is removed.
+    """A temporary folder next to `path`, on its file system; it is removed at the end unless it was renamed.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: the folder cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,13 +78,13 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the unfinished folders for `path` that killed processes left; the caller holds a lock on `path`."""
+    """Remove unfinished folders for `path` that killed processes left behind; the caller must hold a lock on `path`."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files on disk: that they exist survives a power failure."""
+    """Write a folder's directory entries to disk, so that new files in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

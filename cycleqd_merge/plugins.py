@@ -1,7 +1,7 @@
-"""The types that tasks, scorers, strategies and observers of your own are written with.
+"""Types for writing your own tasks, scorers, strategies and observers.
 
 A recipe names a task, scorer or strategy as `{kind: python, target: "my_file.py:Name"}`; an observer is passed to
-`evolve`. Everything here is public and changes only as docs/compatibility.md says.
+`evolve`. Everything here is public API; docs/compatibility.md says how it may change.
 """
 
 from cycleqd_merge.errors import DataError, InfrastructureError, TaskError

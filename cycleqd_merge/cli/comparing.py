@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cycleqd_merge.cli.options import Json, MaxHours, Settings
-from cycleqd_merge.cli.printing import console, print_json
+from cycleqd_merge.cli.printing import console, print_json, print_progress
 
 if TYPE_CHECKING:
     from cycleqd_merge.comparison.strategy_runs import PlannedRun
@@ -20,11 +20,11 @@ DEFAULT_STRATEGIES = "recommended,paper,cma-es,mergekit"
 
 
 def compare_command(
-    recipe: Annotated[Path, typer.Argument(help="A recipe.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe.", show_default=False)],
     strategies: Annotated[
         str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
     ] = DEFAULT_STRATEGIES,
-    budget: Annotated[int, typer.Option(min=1, help="Children that each run evaluates.")] = 150,
+    budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates.")] = 150,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs per strategy, each with its own seed.")] = 3,
     output: Annotated[
         str | None, typer.Option(help="Directory of the comparison; by default the recipe's output plus `-compared`.")
@@ -38,13 +38,15 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Benchmark strategies against each other and static merges; resumes an existing comparison."""
-    from cycleqd_merge.comparison.compare import compare
-    from cycleqd_merge.comparison.output_files import write_outputs
-    from cycleqd_merge.comparison.tables import comparison_report, report_to_json, report_to_terminal
     from cycleqd_merge.config.loading import load_recipe
 
+    loaded = load_recipe(recipe, settings or [])
+    from cycleqd_merge.comparison.compare import compare  # takes seconds: after the recipe is validated
+    from cycleqd_merge.comparison.output_files import write_outputs
+    from cycleqd_merge.comparison.tables import comparison_report, report_to_json, report_to_terminal
+
     finished = compare(
-        load_recipe(recipe, settings or []),
+        loaded,
         [name.strip() for name in strategies.split(",") if name.strip()],
         budget,
         seeds,
@@ -73,11 +75,11 @@ def _observers(planned: PlannedRun, alone: bool) -> Iterator[Observer]:
     if not alone:
         yield Milestones(console(stderr=True), name)
         return
-    typer.echo(name, err=True)
+    print_progress(name)
     with ProgressDisplay(console(stderr=True)) as progress:
         yield progress
 
 
 def _show_scored(split: str, done: int, total: int) -> None:
     if done == total or done % 10 == 0:
-        typer.echo(f"{split}: {done} of {total} models scored", err=True)
+        print_progress(f"{split}: {done} of {total} models scored")

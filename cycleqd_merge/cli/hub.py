@@ -36,7 +36,7 @@ def push_command(
         typer.Option(help="Further models: names that `export` accepts, all-best or pareto; repeatable."),
     ] = None,
     layout: Annotated[
-        Layout | None, typer.Option(help="Put further models in subfolders, or in repositories of their own.")
+        Layout | None, typer.Option(help="Push further models to subfolders, or to repositories of their own.")
     ] = None,
     adapters: Annotated[bool | None, typer.Option("--adapters", help="Push models as LoRA adapters.")] = None,
     rows: Annotated[bool | None, typer.Option("--rows", help="Also push the local row files of the tasks.")] = None,
@@ -45,7 +45,7 @@ def push_command(
         typer.Option("--license", help="Licence identifier on the Hub; by default derived from the parent models."),
     ] = None,
     private: Annotated[bool | None, typer.Option("--private", help="Make new repositories private.")] = None,
-    space: Annotated[bool | None, typer.Option("--space", help="Push the run's page as a static Space.")] = None,
+    space: Annotated[bool | None, typer.Option("--space", help="Push the run's report page as a static Space.")] = None,
     archive_only: Annotated[bool, typer.Option("--archive-only", help="Push only the archive.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to, instead of main.")] = None,
     create_pr: Annotated[
@@ -93,7 +93,7 @@ def pull_command(
         str, typer.Argument(metavar="REPO", help="A published archive: user/name-archive.", show_default=False)
     ],
     out: NewFolder,
-    revision: Annotated[str | None, typer.Option(help="Tag such as gen-120, branch or commit.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Tag (such as gen-120), branch or commit to download.")] = None,
     merge: Annotated[
         list[str] | None,
         typer.Option(metavar="ARCHIVE", help="Also combine it with this archive or run directory; repeatable."),

@@ -30,6 +30,12 @@ def console(stderr: bool = False, progress: bool = False) -> Console:
     return Console(width=width, soft_wrap=False, stderr=stderr, quiet=(progress or stderr) and is_quiet())
 
 
+def print_progress(line: str) -> None:
+    """Print a line on stderr, except under `--quiet`."""
+    if not is_quiet():
+        typer.echo(line, err=True)
+
+
 def print_json(value: Any) -> None:
     """Print the answer to `--json`."""
     typer.echo(json.dumps(value, indent=1))

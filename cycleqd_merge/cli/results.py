@@ -84,7 +84,7 @@ def evaluate_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score models on the tasks of a run; by default base, experts, their mean, best-mean and aggregate."""
+    """Score models on a run's tasks; by default the base, the experts, their mean, best-mean and aggregate."""
     from cycleqd_merge.run.state import open_run
 
     loaded = open_run(run)  # reports an error before the import below, which takes seconds
@@ -99,7 +99,7 @@ def evaluate_command(
 
 def plot_command(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="Directory of the figures; by default RUN/figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the figures; by default RUN/figures.")] = None,
     elite: Annotated[
         str, typer.Option(metavar="MODEL", help="Model to mark, and to plot the ancestors of.")
     ] = "best-mean",

@@ -27,7 +27,7 @@ def check_task_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a task's grader: it must accept right answers to the task's own samples, and reject near misses."""
+    """Check a task's grader: it must accept correct answers to the task's own samples and reject near misses."""
     from cycleqd_merge.preflight.task_check import check_task
     from cycleqd_merge.report.tables import verdict_table
 

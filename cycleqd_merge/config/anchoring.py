@@ -1,4 +1,4 @@
-"""The paths of a recipe and of its tasks, made absolute when they are loaded; and the same without folders."""
+"""Paths in recipes and task definitions: made absolute on loading, and reduced to file names for identities."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _Target = TypeVar("_Target", bound=PythonTargetConfig)
 
 
 def anchored(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with every relative path starting at `folder`.
+    """The recipe with every relative path resolved against `folder`.
 
-    What may also be a Hub id or the name of a shipped task counts as a path only where `folder` has such a file.
+    A value that may also be a Hub id or the name of a shipped task counts as a path only if `folder` has such a file.
     """
 
     def model(reference: str) -> str:
@@ -48,7 +48,7 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def anchored_task(definition: TaskDefinitionConfig, folder: Path) -> TaskDefinitionConfig:
-    """The task definition with every relative path starting at `folder`."""
+    """The task definition with every relative path resolved against `folder`."""
     changes: dict[str, Any] = {}
     if isinstance(definition, LmEvalTaskConfig):
         changes["task"] = _existing(definition.task, folder)
@@ -65,9 +65,9 @@ def anchored_task(definition: TaskDefinitionConfig, folder: Path) -> TaskDefinit
 
 
 def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values of a task definition or strategy with their files called by name alone, wherever they are.
+    """Plain values of a task definition or strategy, with every path to a file reduced to the file's name.
 
-    This is how they count in a run's identity and how others see them.
+    This is how they appear in a run's identity and in what is published.
     """
     changed = dict(settings)
     if isinstance(changed.get("target"), str):
@@ -87,7 +87,7 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 def _existing(path: str, folder: Path) -> str:
-    """An absolute path where there is such a file or folder, else the text as it is."""
+    """An absolute path if such a file or folder exists, else the text unchanged."""
     return _absolute(path, folder) if (folder / path).exists() else path
 
 
@@ -99,7 +99,7 @@ def _task_use(use: TaskConfig, folder: Path) -> TaskConfig:
 
 
 def _named_strategy(named: NamedStrategyConfig, folder: Path) -> NamedStrategyConfig:
-    """Copied only if it changes: keys that were not stated stay unset."""
+    """The same object unless something changes, so that keys that were not stated stay unset."""
     if not isinstance(named.strategy, PythonStrategyConfig):
         return named
     return named.model_copy(update={"strategy": _target(named.strategy, folder)})

@@ -16,7 +16,7 @@ HEADER = """\
 # Converted from a mergekit-evolve configuration. Its tasks need `pip install 'cycleqd-merge[lm-eval]'`; half of each is
 # held out. Before it runs, give each task its `expert`, so that mutation follows the task's own skill.
 """
-_INSTEAD = {  # of a method
+_INSTEAD = {  # what replaces a merge method
     "task_arithmetic": "",
     "linear": "task vectors on the base are added instead; with weights that sum to 1 the two are equal",
     "ties": "task vectors are added whole, without trimming or electing signs",
@@ -44,8 +44,8 @@ def convert_genome(path: Path) -> Converted:
     `layer_granularity` and `filters` become coefficient groups; tasks become those of kind `lm_eval`.
 
     Raises:
-        RecipeError: the file is no mergekit-evolve configuration, has no base model to take task vectors from, or too
-            few experts or tasks.
+        RecipeError: the file is not a mergekit-evolve configuration, has no base model to take task vectors from, or
+            has too few experts or tasks.
     """
     data, _ = read_yaml(path)
     genome = data.get("genome")
@@ -72,7 +72,7 @@ def convert_genome(path: Path) -> Converted:
 
 
 def _reference(value: Any, where: str) -> str:
-    """A model in one text, from mergekit's text or mapping."""
+    """A model reference as text, from mergekit's text or mapping."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and "model" in value:
@@ -84,7 +84,7 @@ def _reference(value: Any, where: str) -> str:
 
 
 def _named(models: list[str]) -> dict[str, str]:
-    """Models by the last part of their path, or all by number if two are the same."""
+    """Models by the last part of their path, or all by number if two names are equal."""
     names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", re.split(r"[@]", model.rsplit("/", 1)[-1])[0]) for model in models]
     if len(set(names)) < len(names) or not all(re.match(r"[A-Za-z0-9]", name) for name in names):
         names = [f"expert-{number}" for number in range(1, len(models) + 1)]

@@ -45,11 +45,11 @@ class VllmEngineConfig(StrictConfig):
     """Where base, experts and singular bases are kept between children: memory-mapped files, pinned host memory, or
     the GPU's memory; `auto` takes the fastest that has room. vLLM gets the rest, unless `options` set its share."""
     per_gpu: int = Field(1, ge=1)
-    """Number of engines that share a GPU, for models so small that a single one leaves it idle; each takes its part of
-    the memory. The total number of engines is `workers`."""
+    """Number of engines that share a GPU, for models so small that a single engine leaves it idle; each takes its part
+    of the memory. The total number of engines is `workers`."""
 
     @model_validator(mode="after")
-    def _undivided(self) -> VllmEngineConfig:
+    def _check_shared_gpu(self) -> VllmEngineConfig:
         if self.per_gpu > 1 and self.options.get("tensor_parallel_size", 1) != 1:
             raise KeyProblem("engines that span several GPUs cannot share one", "per_gpu")
         share = self.options.get("gpu_memory_utilization")

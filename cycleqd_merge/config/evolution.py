@@ -30,7 +30,7 @@ class LayerGroupsConfig(StrictConfig):
     """Also divide by the module that contains a tensor (attention, MLP ...); everything else is one more group."""
 
     @model_validator(mode="after")
-    def _states_something(self) -> LayerGroupsConfig:
+    def _check_keys(self) -> LayerGroupsConfig:
         if self.layers is None and self.blocks is None and not self.modules:
             raise ValueError("set `layers` or `blocks`, `modules: true`, or both")
         if self.layers is not None and self.blocks is not None:
@@ -100,14 +100,14 @@ class BoundsConfig(StrictConfig):
     """Archive bounds from generation 0, per task."""
 
     low: float = Field(0.85, ge=0)
-    """Times the worst score of the tasks' experts."""
+    """Lower bound, as a multiple of the worst score of the tasks' experts."""
     high: float = Field(1.15, gt=0)
-    """Times their best score."""
+    """Upper bound, as a multiple of their best score."""
 
 
 class RacingConfig(StrictConfig):
-    """Racing: part of each task's search rows is scored first, and a child that cannot enter any archive, in the state
-    when it was proposed, is not scored on the rest. It counts as a child that entered none."""
+    """Racing: part of each task's search rows is scored first, and a child that cannot enter any archive, as
+    the archives were when it was proposed, is not scored on the rest. It counts as a child that entered none."""
 
     share: float = Field(0.25, gt=0, lt=1)
     """Share of the rows to score first."""
@@ -168,7 +168,9 @@ class EvolutionConfig(StrictConfig):
     def _with_preset(cls, stated: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         filled = preset_evolution(stated)
         config = handler({**filled, **stated} if filled else stated)
-        config.model_fields_set.difference_update(filled)  # they are not stated: another version may set other ones
+        config.model_fields_set.difference_update(
+            filled
+        )  # they are not stated: a different version may set different ones
         return config
 
     @model_validator(mode="after")
@@ -182,9 +184,9 @@ class EvolutionConfig(StrictConfig):
         if self.scaling is not None and self.scaling[0] > self.scaling[1]:
             raise KeyProblem(f"{self.scaling[0]} is above {self.scaling[1]}", "scaling")
         if self.mates == "any" and not self.cycling:
-            raise KeyProblem("`any` needs `cycling: true`; plain MAP-Elites has one archive", "mates")
+            raise KeyProblem("`any` requires `cycling: true`; plain MAP-Elites has one archive", "mates")
         if self.race is not None and not self.cycling:
-            raise KeyProblem("needs `cycling: true`; the archive of plain MAP-Elites takes part in no race", "race")
+            raise KeyProblem("requires `cycling: true`; plain MAP-Elites does not support racing", "race")
         return self
 
     def flights(self, workers: int) -> int:

@@ -63,7 +63,7 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     overrides: as in `load_recipe`. where: names the recipe in messages.
 
     Raises:
-        RecipeError: the result is no valid recipe.
+        RecipeError: the result is not a valid recipe.
     """
     data = recipe.model_dump(mode="json", exclude_unset=True)
     source = Source(where, None, {_override(data, text): text for text in overrides})
@@ -76,7 +76,7 @@ def fix_presets(recipe: Recipe, versions: Mapping[str, str] = MappingProxyType({
     versions: see `with_fixed_presets`.
 
     Raises:
-        RecipeError: this program does not know a version, or keys that the recipe states cannot be combined with it.
+        RecipeError: a version is unknown, or keys that the recipe states cannot be combined with it.
     """
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     fixed = with_fixed_presets(stated, versions)
@@ -96,7 +96,7 @@ def load_task(use: TaskConfig) -> TaskDefinitionConfig:
     if path is None:
         shipped = sorted(file.stem for file in DEFINITIONS.glob("*.yaml"))
         hint = suggestion(use.task, shipped)
-        raise RecipeError(f"task {use.task!r}: no such file, nor among the shipped tasks ({', '.join(shipped)}){hint}")
+        raise RecipeError(f"task {use.task!r}: no such file or shipped task; shipped: {', '.join(shipped)}{hint}")
     data, node = read_yaml(path)
     source = Source(str(path), node)
     definition: TaskDefinitionConfig = parse(TypeAdapter(TaskDefinitionConfig), _substitute(data, source), source)
@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     """Plain values and the node tree (for line numbers) of a YAML mapping.
 
     Raises:
-        RecipeError: the file cannot be read, is no YAML, holds duplicate keys or tags, or is no mapping.
+        RecipeError: the file cannot be read, is not YAML, has duplicate keys or tags, or is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -118,7 +118,9 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     try:
         data = YAML(typ="safe", pure=True).load(text)
         node = YAML(typ="safe", pure=True).compose(text)
-        json.dumps(data, default=str, skipkeys=True)  # refuses what holds itself, by an alias inside its own anchor
+        json.dumps(
+            data, default=str, skipkeys=True
+        )  # rejects a value that contains itself, by an alias inside its own anchor
     except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise RecipeError(f"{path}{line}: {_problem(error)}") from None
@@ -152,7 +154,7 @@ def _problem(error: MarkedYAMLError) -> str:
 def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Parsed:
     """Validate `data`; one `RecipeError` reports every mistake, one per line.
 
-    source: where the data was written, or just what to call it.
+    source: where the data comes from, or just its name in messages.
     """
     try:
         return adapter.validate_python(data)

@@ -32,13 +32,13 @@ def newest(preset: str) -> str:
 
 
 def preset_evolution(stated: Any) -> dict[str, Any]:
-    """The keys of `evolution` that the preset stated in it sets, without those that are stated there."""
+    """The keys that the preset in `evolution` sets, without those that `evolution` itself states."""
     values = _preset_in(stated).get("evolution", {})
     return {key: value for key, value in values.items() if key not in stated}
 
 
 def preset_strategy(stated: Any) -> dict[str, Any]:
-    """The key `strategy`, if the preset of the `evolution` stated next to it sets it and none is stated."""
+    """The key `strategy`, if the preset in `evolution` sets it and no strategy is stated."""
     if not isinstance(stated, Mapping) or "strategy" in stated:
         return {}
     return {key: value for key, value in _preset_in(stated.get("evolution")).items() if key == "strategy"}
@@ -47,10 +47,10 @@ def preset_strategy(stated: Any) -> dict[str, Any]:
 def with_fixed_presets(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:
     """A recipe's keys with every preset in a fixed version, and the keys that this version sets.
 
-    versions: what presets without a version stand for, by name; others stand for the newest.
+    versions: the version of presets without one, by name; the newest for presets that are not in it.
     """
     result = _with_fixed_preset(recipe, versions)
-    for key in ("strategies", "searches"):  # the second is how version 0.1 calls it
+    for key in ("strategies", "searches"):  # the second is its name in version 0.1
         named = recipe.get(key)
         if isinstance(named, Mapping):
             fixed = {name: _with_fixed_preset(own, versions) for name, own in named.items() if isinstance(own, Mapping)}
@@ -69,7 +69,7 @@ def _with_fixed_preset(stated: Mapping[str, Any], versions: Mapping[str, str]) -
 
 
 def first_versions() -> dict[str, str]:
-    """What presets without a version stand for in a journal: those with such presets knew one version of each."""
+    """The versions of presets without one in a journal, which was written when each preset had a single version."""
     return {preset_name(each): f"{preset_name(each)}@1" for each in PRESETS}
 
 

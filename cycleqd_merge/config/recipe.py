@@ -111,7 +111,7 @@ class FinishConfig(StrictConfig):
 
 
 DEPRECATED_KEYS = {"searches": "strategies"}
-"""Keys of a recipe that are still accepted, by what replaces them."""
+"""Deprecated keys of a recipe, which are still accepted, with the keys that replace them."""
 
 
 def _with_deprecated_keys(schema: dict[str, Any]) -> None:
@@ -150,7 +150,7 @@ class Recipe(PresetStrategyConfig):
     ray_address: str | None = None
     """The Ray cluster to use, such as `auto` or `ray://host:10001`; by default only this host."""
     confirm: ConfirmConfig = ConfirmConfig()
-    """How the best elites are told apart from lucky ones."""
+    """How the best elites are distinguished from lucky ones."""
     output: str
     """Directory of the run."""
     finish: FinishConfig = FinishConfig()
@@ -192,10 +192,10 @@ class Recipe(PresetStrategyConfig):
             raise KeyProblem(
                 "a single worker has nothing to share a GPU with; set `workers: auto`", "engine", "per_gpu"
             )
-        self._weighs_tasks()
+        self._check_task_weights()
         return self
 
-    def _weighs_tasks(self) -> None:
+    def _check_task_weights(self) -> None:
         """Check the task weights of CMA-ES, if it is the strategy and has any."""
         weights = self.strategy.weights if isinstance(self.strategy, CmaEsConfig) else None
         names = [task_name(use) for use in self.tasks if use.role == "optimise"]

@@ -1,4 +1,4 @@
-"""References to a recipe's local models in texts, replaced by names that mean the same on any machine."""
+"""Paths of a recipe's local models in texts, replaced by names that do not depend on the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a task's rows come from, and how they divide into a search and a held-out split."""
+"""Sources of a task's rows, and their division into a search and a held-out split."""
 
 from __future__ import annotations
 

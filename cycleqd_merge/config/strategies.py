@@ -122,21 +122,21 @@ StrategyConfig = Annotated[
 ]
 
 
-_BREEDING: tuple[str, ...] = ("scaling", "mates", "adaptive")
+_OPERATOR_KEYS: tuple[str, ...] = ("scaling", "mates", "adaptive")
 """Keys of `evolution` that only CycleQD's operators use."""
 
 _MIXED = (CmaMeConfig, BayesianConfig)
 """Strategies that create a share of their children by CycleQD's operators."""
 
 
-def breeds(strategy: StrategyConfig) -> bool:
+def uses_operators(strategy: StrategyConfig) -> bool:
     """Whether CycleQD's operators create any of a strategy's children; a strategy in Python has its own."""
     return strategy.kind == "cycleqd" or (isinstance(strategy, _MIXED) and strategy.bred > 0)
 
 
 def mutates(strategy: StrategyConfig) -> bool:
     """Whether a strategy may mutate children; one in Python may."""
-    return strategy.kind == "python" or breeds(strategy)
+    return strategy.kind == "python" or uses_operators(strategy)
 
 
 def require_used(evolution: EvolutionConfig, strategy: StrategyConfig) -> None:
@@ -158,7 +158,7 @@ def require_used(evolution: EvolutionConfig, strategy: StrategyConfig) -> None:
         raise KeyProblem(
             "bayesian requires `cycling: true`: its `bred` children are created per task", "evolution", "cycling"
         )
-    ignored = () if breeds(strategy) else _BREEDING
+    ignored = () if uses_operators(strategy) else _OPERATOR_KEYS
     if not isinstance(strategy, (CycleQDConfig, PythonStrategyConfig, *_MIXED)):
         ignored += ("warm_start",)
     for key in ignored:

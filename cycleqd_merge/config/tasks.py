@@ -92,7 +92,7 @@ class CodeTaskConfig(PromptedTaskConfig):
     @model_validator(mode="after")
     def _enough_answers(self) -> CodeTaskConfig:
         if self.answers < self.k:
-            raise KeyProblem(f"pass@{self.k} needs {self.k} answers or more", "answers")
+            raise KeyProblem(f"pass@{self.k} requires at least {self.k} answers", "answers")
         if self.answers > 1 and self.temperature == 0:
             raise KeyProblem("more than one answer requires a `temperature` above 0", "answers")
         return self
@@ -105,7 +105,7 @@ class ConversationTaskConfig(PromptedTaskConfig):
     """Longest turn in tokens."""
 
     @model_validator(mode="after")
-    def _talks(self) -> Self:
+    def _require_chat(self) -> Self:
         if not self.is_chat:
             raise KeyProblem("a conversation requires `messages`, or `prompt` with `chat: true`", "prompt")
         return self

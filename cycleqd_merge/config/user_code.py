@@ -30,7 +30,7 @@ def create(target: str, *arguments: Any, methods: tuple[str, ...], **options: An
     """An instance of the class that `target` names, with the required methods.
 
     Raises:
-        RecipeError: see `find`; or the class refuses its arguments, or lacks a method.
+        RecipeError: see `find`; or the class rejects its arguments, or lacks a method.
     """
     cls = find(target)
     try:
@@ -55,12 +55,12 @@ def _module(name: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    # a name of its own, for a task file may be called like a module that others import
+    # a unique name: the file may have the same name as an imported module
     name = f"cycleqd_target_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise RecipeError(f"target {path}: no such file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    sys.modules[name] = module  # dataclasses and pickle look up a class's module there
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""pydantic's errors as lines to act on: file, line, key, what is wrong, what was found, what is allowed."""
+"""Errors of pydantic as one line each: file, line, key, what is wrong, what was found, what is allowed."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _LIMITS = {
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be below {lt:g}",
     "less_than_equal": "must be at most {le:g}",
-    "too_short": "needs {min_length} or more entries",
-    "too_long": "takes {max_length} or fewer entries",
+    "too_short": "requires {min_length} or more entries",
+    "too_long": "allows {max_length} or fewer entries",
 }
 _LONGEST = 60  # characters of a value that a line shows
 
 
 class KeyProblem(ValueError):
-    """A problem with several keys together; `at` leads from the model that raises it to the key to blame."""
+    """A problem with a combination of keys; `at` is the path from the model that raises it to the key to report."""
 
     def __init__(self, message: str, *at: int | str) -> None:
         super().__init__(message)
@@ -133,7 +133,7 @@ def _explain(location: Location, detail: ErrorDetails, data: Any, schema: Schema
 
 
 def _is_of_kind(detail: ErrorDetails) -> bool:
-    """Whether it is about the `kind` that selects a union's member: missing, or unknown."""
+    """Whether the error is about the `kind` that selects a union's member: missing, or unknown."""
     return detail["type"] in ("union_tag_invalid", "union_tag_not_found") and isinstance(detail["input"], Mapping)
 
 

@@ -1,4 +1,4 @@
-"""What all configuration is made of: the strict base class, names, model references, regular expressions."""
+"""Building blocks of all configuration: the strict base class, names, model references, regular expressions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 def require_name(value: str) -> str:
     if not re.fullmatch(_NAME, value):
-        raise ValueError("a name is made of letters, digits, `_`, `.` and `-`, and begins with a letter or digit")
+        raise ValueError("a name consists of letters, digits, `_`, `.` and `-`, and starts with a letter or digit")
     return value
 
 
@@ -39,7 +39,7 @@ ModelReference = Annotated[str, AfterValidator(_model_reference)]
 
 
 def hub_id(path: str) -> str | None:
-    """The Hub id that a model's path (without `@revision`) is, unless it is a folder, or can only be meant for one."""
+    """A model's path (without `@revision`) if it is a Hub id; None if it is a local folder or has the form of one."""
     return path if re.fullmatch(_HUB_ID, path) and not Path(path).exists() else None
 
 
@@ -74,7 +74,7 @@ RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
 
 
 class StrictConfig(BaseModel):
-    """Base of everything a user writes: unknown keys are refused, values never change after reading."""
+    """Base class of all configuration: unknown keys are rejected, and values cannot be changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 

@@ -23,9 +23,9 @@ def single_cause(error: BaseException) -> BaseException:
 
 
 def is_infrastructure(error: BaseException) -> bool:
-    """Whether an error comes from the machine or the installation, so that any candidate could have met it.
+    """Whether an error comes from the machine or the installation, not from the candidate.
 
-    That is a failure of disk, sandbox or database, no memory left, a missing package, or asyncio used wrongly.
+    It is a failure of disk, sandbox or database, no memory left, a missing package, or asyncio used wrongly.
     """
     if isinstance(error, InfrastructureError | OSError | MemoryError | ImportError):
         return True

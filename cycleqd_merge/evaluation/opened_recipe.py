@@ -1,4 +1,4 @@
-"""A recipe with everything that it names opened, and the workers that evaluate with it."""
+"""A recipe with its models and tasks opened, and the workers that evaluate with them."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Worker:
         }
 
     async def _score(self, jobs: Sequence[Job]) -> dict[str, TaskResult]:
-        """Score all samples of all tasks concurrently, so that a slow one does not hold up the others."""
+        """Score all samples of all tasks concurrently, so that a slow sample does not delay the others."""
         async with asyncio.TaskGroup() as group:
             running = [
                 (task, samples, [group.create_task(self._sample(task, sample)) for sample in samples])
@@ -140,8 +140,8 @@ class Worker:
 
 
 async def _cancelling_others(scoring: Coroutine[Any, Any, dict[str, TaskResult]]) -> dict[str, TaskResult]:
-    """The result of `scoring`. If it fails, all other tasks of the event loop are cancelled: an engine that went on to
-    answer their samples would do so with the next candidate's weights."""
+    """The result of `scoring`. If it fails, all other tasks of the event loop are cancelled: otherwise the engine would
+    answer their requests with the next candidate's weights."""
     try:
         return await scoring
     except BaseException:

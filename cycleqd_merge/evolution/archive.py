@@ -72,7 +72,7 @@ class ArchiveSnapshot:
 
 
 class AddStatus(IntEnum):
-    """What an archive did with a child; the values are those of ribs' AddStatus, which its emitters rank by."""
+    """Whether and how a child entered an archive. The values equal ribs' AddStatus, by which its emitters rank."""
 
     NOT_ADDED = 0
     IMPROVE_EXISTING = 1

@@ -1,4 +1,4 @@
-"""A candidate can be evaluated: it is a genome or a mergekit configuration."""
+"""Candidates for evaluation: genomes and mergekit configurations."""
 
 from __future__ import annotations
 

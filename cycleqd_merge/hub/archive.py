@@ -1,4 +1,4 @@
-"""A run's archive as files of a dataset repository: tables to read, and a journal to go on from."""
+"""A run's archive as files of a dataset repository: tables for readers, and a journal to restore the run from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from cycleqd_merge.config.loading import yaml_text
 from cycleqd_merge.evolution.candidate import candidate_kind
-from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS, Portable
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecipe
 from cycleqd_merge.journal.log import FILE, Event, failed
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
@@ -21,38 +21,42 @@ from cycleqd_merge.run.tables import generation_of, scores_of
 
 ELITES, GENERATIONS = "data/elites.parquet", "data/generations.parquet"
 RECIPE, REVISIONS = "recipe.yaml", "revisions.json"
+MANAGED_FOLDERS = ("data/", "figures/", f"{ROWS_FOLDER}/")
+"""Folders of the repository in which every other file is deleted by a push."""
 
 
-def archive_files(run: Run, events: Sequence[Event], shown: Portable, rows: bool) -> dict[str, bytes]:
+def archive_files(run: Run, events: Sequence[Event], portable: PortableRecipe, rows: bool) -> dict[str, bytes]:
     """Contents by path, without the card. The same run gives the same bytes.
 
-    events: the run's journal. shown: its recipe for others. rows: put local rows in.
+    events: the run's journal. rows: include local files of rows.
 
     Raises:
-        OSError: rows cannot be read.
+        OSError: a file of rows cannot be read.
     """
     files = {
         ELITES: _parquet(elite_rows(run)),
         GENERATIONS: _parquet(generation_rows(run)),
-        RECIPE: yaml_text(shown.recipe.model_dump(mode="json", exclude_unset=True)).encode(),
-        REVISIONS: _json(shown.recipe.revisions),
-        FILE: b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in told(events, shown)),
+        RECIPE: yaml_text(portable.recipe.model_dump(mode="json", exclude_unset=True)).encode(),
+        REVISIONS: _json(portable.recipe.revisions),
+        FILE: b"".join(
+            json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in portable_events(events, portable)
+        ),
         "figures/archives.png": png(archives_figure(run.archives, run.objectives, _best(run))),
         "figures/progress.png": png(progress_figure(history(run), run.objectives)),
     }
-    if shown.template is not None:
-        files[CHAT_TEMPLATE] = shown.template.read_bytes()
+    if portable.template is not None:
+        files[CHAT_TEMPLATE] = portable.template.read_bytes()
     if rows:
-        files |= {place: path.read_bytes() for place, path in shown.rows.items()}
+        files |= {place: path.read_bytes() for place, path in portable.rows.items()}
     return files
 
 
-def told(events: Sequence[Event], shown: Portable) -> list[Event]:
-    """The journal for others: one session, of the recipe as they see it; of failures only their kind."""
+def portable_events(events: Sequence[Event], portable: PortableRecipe) -> list[Event]:
+    """The journal for publication: one session, with the portable recipe; errors are reduced to their class."""
     last = next(event for event in reversed(events) if event["event"] == "session")
     session = {
         "event": "session",
-        "recipe": shown.recipe.model_dump(mode="json", exclude_unset=True),
+        "recipe": portable.recipe.model_dump(mode="json", exclude_unset=True),
         "folder": ".",
         "bases": last["bases"],
         "environment": last.get("environment", {}),
@@ -63,15 +67,15 @@ def told(events: Sequence[Event], shown: Portable) -> list[Event]:
 
 
 def continues(events: Sequence[Event], published: bytes | None) -> bool:
-    """Whether a run is the one of a published journal, gone on since."""
+    """Whether a run is the same as that of a published journal, or a continuation of it."""
     if published is None:
         return False
     try:
-        there = [json.loads(line) for line in published.splitlines()]
-        results = [[event["step"] for event in each if event["event"] == "result"] for each in (there, events)]
+        earlier = [json.loads(line) for line in published.splitlines()]
+        results = [[event["step"] for event in each if event["event"] == "result"] for each in (earlier, events)]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(there) and there[0] == events[0] and results[1][: len(results[0])] == results[0]
+    return bool(earlier) and earlier[0] == events[0] and results[1][: len(results[0])] == results[0]
 
 
 def _without_details(event: Event) -> Event:
@@ -81,7 +85,7 @@ def _without_details(event: Event) -> Event:
 
 
 def elite_rows(run: Run) -> list[dict[str, Any]]:
-    """One row per elite and archive, by archive and cell."""
+    """One row per archive and elite, ordered by archive and cell."""
     return [
         {
             "archive": run.objectives[archive.task],
@@ -89,22 +93,22 @@ def elite_rows(run: Run) -> list[dict[str, Any]]:
             "evaluation": elite.number,
             "generation": generation_of(run, elite.number),
             **scores_of(run, elite.number),
-            **_made_of(run, elite.number),
+            **_candidate_json(run, elite.number),
         }
         for archive in run.archives
         for elite in archive.elites()
     ]
 
 
-def _made_of(run: Run, number: int) -> dict[str, str | None]:
-    """An elite's candidate as JSON, by what it is."""
+def _candidate_json(run: Run, number: int) -> dict[str, str | None]:
+    """An elite's candidate as JSON, in the column of its kind."""
     candidate = run.portable(run.candidate(number))
     stated = {candidate_kind(candidate): json.dumps(candidate.to_json(), separators=(",", ":"))}
     return {kind: stated.get(kind) for kind in ("genome", "configuration")}
 
 
 def generation_rows(run: Run) -> list[dict[str, Any]]:
-    """One row per evaluation: what was proposed, what it scored on the search rows, or why it failed."""
+    """One row per evaluation: its step, its scores on the search split, whether it failed."""
     rows = []
     for event in run.results:
         scores = event["scores"] or [None] * len(run.tasks)
@@ -133,7 +137,7 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _schema(rows: list[dict[str, Any]]) -> pyarrow.Schema:
-    """Column types by name, for a column may hold no value yet."""
+    """Column types by name, because a column may have no values yet."""
     types = {
         "archive": pyarrow.string(),
         "cell": pyarrow.list_(pyarrow.int32()),
@@ -149,7 +153,3 @@ def _schema(rows: list[dict[str, Any]]) -> pyarrow.Schema:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-MANAGED = ("data/", "figures/", f"{ROWS}/")
-"""Folders of the repository that hold nothing but what is pushed."""

@@ -1,4 +1,4 @@
-"""Cards: what people see of a model or an archive on the Hub. Front matter for its search, a page for its readers."""
+"""Cards of published models and archives: front matter for the Hub's search, and a page for readers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cycleqd_merge.report.scores import ModelScores, ScoreTable
 
 TAGS = ["mergekit", "merge", "cycleqd"]
 FIGURE = "archives.png"
-"""The figure beside a model's card: `report.figures.archives_figure` with the model marked."""
+"""The file of a model card's figure: `report.figures.archives_figure` with the model marked."""
 _LONGEST_LINE = 2000
 
 
 def model_card(facts: ModelFacts) -> ModelCard:
-    """The card of a published model. Nothing is asked of the Hub."""
+    """The card of a published model, without any request to the Hub."""
     run = facts.run
     front = ModelCardData(
         base_model=list(run.base_models) or None,
@@ -59,7 +59,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
 
 
 def archive_card(facts: CardFacts) -> DatasetCard:
-    """The card of a published archive; its front matter tells the Hub's viewer which table is which."""
+    """The card of a published archive; its front matter names the tables for the Hub's dataset viewer."""
     tables = {"elites": ELITES, "generations": GENERATIONS}
     configs = [{"config_name": name, "data_files": path} for name, path in tables.items()]
     configs[0] = {**configs[0], "default": True}  # type: ignore[dict-item]
@@ -89,26 +89,26 @@ def _license(run: CardFacts) -> dict[str, Any]:
     return {key: value for key, value in stated.items() if value is not None}
 
 
-_ROWS = {
-    "heldout": "held-out rows, never seen by the search",
-    "search": "search rows, maximised by the search",
+_SPLITS = {
+    "heldout": "held-out split, never seen by the search",
+    "search": "search split, maximised by the search",
 }
 
 
-def _results(facts: ModelFacts, rows: str) -> list[EvalResult]:
-    """The model's scores on one kind of rows, for the model index."""
+def _results(facts: ModelFacts, split: str) -> list[EvalResult]:
+    """The model's scores on one split, for the model index."""
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=facts.run.datasets.get(task, task),
-            dataset_name=f"{task} ({_ROWS[rows]})",
-            dataset_split=rows,
+            dataset_name=f"{task} ({_SPLITS[split]})",
+            dataset_split=split,
             metric_type="score",
-            metric_name=f"mean score on {_ROWS[rows]}",
+            metric_name=f"mean score on the {_SPLITS[split]}",
             metric_value=round(estimate.score, 6),
             metric_args={"samples": estimate.samples} | _error(estimate),
         )
-        for task, estimate in getattr(facts.scores, rows).items()
+        for task, estimate in getattr(facts.scores, split).items()
     ]
 
 
@@ -116,7 +116,7 @@ def _error(estimate: Estimate) -> dict[str, float]:
     return {} if estimate.error is None else {"standard_error": round(estimate.error, 6)}
 
 
-def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], chosen: str, **values: Any) -> str:
+def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], own: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("cycleqd_merge.hub", "templates"),
         undefined=StrictUndefined,
@@ -129,7 +129,7 @@ def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], chosen
         "cell": cell,
         "code": code,
         "fenced": fenced,
-        "founder": _founder,
+        "origin": _origin,
         "mutation": _mutation,
         "sentence": sentence,
     }
@@ -137,53 +137,53 @@ def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], chosen
         run=run,
         base=run.parents[0],
         experts=run.parents[1:],
-        heldout=_table(scored, run, "heldout", chosen),
-        search=_table(scored, run, "search", chosen),
-        rows_searched=_counts(run, "search"),
-        rows_confirmed=_counts(run, "confirm"),
+        heldout=_table(scored, run, "heldout", own),
+        search=_table(scored, run, "search", own),
+        search_rows=_counts(run, "search"),
+        confirmation_rows=_counts(run, "confirm"),
         local=any("./models/" in parent.reference for parent in run.parents),
-        unstated=[parent.name for parent in run.parents if parent.license is None],
+        unlicensed=[parent.name for parent in run.parents if parent.license is None],
         citation=environment.get_template("citation.md").render(),
         **values,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _table(scored: Sequence[ModelScores], run: CardFacts, rows: str, chosen: str) -> str:
-    """Models by tasks as a Markdown table, the one that is the card's in bold; empty where nothing was scored."""
-    table = ScoreTable.of({model.name: getattr(model, rows) for model in scored}, run.tasks, run.objectives)
+def _table(scored: Sequence[ModelScores], run: CardFacts, split: str, own: str) -> str:
+    """A Markdown table of models by tasks, with the card's own model in bold; empty if nothing was scored."""
+    table = ScoreTable.of({model.name: getattr(model, split) for model in scored}, run.tasks, run.objectives)
     if not table.rows:
         return ""
-    headings = (f"{cell(task)} ({_plural(table.samples(place))})" for place, task in enumerate(table.tasks))
+    headings = (f"{cell(task)} ({_range(table.samples(place))})" for place, task in enumerate(table.tasks))
     lines = [f"| model | {' | '.join(headings)} | mean |", f"|---|{'---:|' * (len(table.tasks) + 1)}"]
     for row in table.rows:
-        bold = "**" if row.model == chosen else ""
-        lines.append(f"| {bold}{cell(row.model)}{bold} | {' | '.join(map(_figure, (*row.tasks, row.mean)))} |")
+        bold = "**" if row.model == own else ""
+        lines.append(f"| {bold}{cell(row.model)}{bold} | {' | '.join(map(_estimate, (*row.tasks, row.mean)))} |")
     return "\n".join(lines)
 
 
-def _plural(counts: Iterable[int]) -> str:
-    """Row counts of a column."""
+def _range(counts: Iterable[int]) -> str:
+    """The number of rows that a column's scores are measured on."""
     return "n = " + " to ".join(map(str, sorted({min(counts), max(counts)}))) if (counts := set(counts)) else "n = 0"
 
 
-def _figure(estimate: Estimate | None) -> str:
+def _estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
     return f"{estimate.score:.3f}" if estimate.error is None else f"{estimate.score:.3f} ± {estimate.error:.3f}"
 
 
-def _counts(run: CardFacts, rows: str) -> str:
-    """Numbers of rows as `sql 40, bash 40`; empty where there are none."""
-    return ", ".join(f"{task} {counts[rows]}" for task, counts in run.rows.items() if counts.get(rows))
+def _counts(run: CardFacts, split: str) -> str:
+    """The number of a split's rows by task, as `sql 40, bash 40`; empty if it has none."""
+    return ", ".join(f"{task} {counts[split]}" for task, counts in run.rows.items() if counts.get(split))
 
 
-def _founder(step: Mapping[str, Any], experts: Sequence[Any]) -> str:
-    """An evaluation's parents, or which founder it is."""
+def _origin(step: Mapping[str, Any], experts: Sequence[Any]) -> str:
+    """An evaluation's parents, or the founder that it is."""
     if "expert" in step:
         return f"expert {cell(experts[step['expert']].name)}"
     if "seed" in step:
-        return f"seed {step['seed']}"
+        return f"founder {step['seed']}"
     if "level" in step:
         return f"{step['level']:g} of every expert"
     return ", ".join(f"#{parent}" for parent in step.get("parents", [])) or "-"
@@ -202,9 +202,9 @@ def _average(scores: Sequence[float] | None, counted: int) -> str:
 
 
 def _shortened(configuration: str) -> str:
-    """A configuration without what no reader wants to scroll through: thousands of mutations on a line."""
+    """A configuration with its very long lines, such as those of mutations, cut."""
     lines = []
     for line in configuration.splitlines():
         cut = len(line) > _LONGEST_LINE
-        lines.append(f"{line[:200]} ... # {len(line):,} characters, all in mergekit_config.yml" if cut else line)
+        lines.append(f"{line[:200]} ... # {len(line):,} characters; see mergekit_config.yml" if cut else line)
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A change to one repository, prepared file by file: what is there already is left alone, all else comes at once."""
+"""A commit to one repository, prepared file by file; files that are published already are not uploaded again."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from cycleqd_merge.hub.staging import PullRequest
 from cycleqd_merge.hub_errors import hub_errors
 
 MAIN = "main"
-_MADE_WITH = {".gitattributes", "README.md"}
-"""Files that a repository may be made with."""
-MOST_FILES = 5000
-"""Files that one commit changes at most."""
+_INITIAL_FILES = {".gitattributes", "README.md"}
+"""Files that a new repository may contain."""
+MAX_FILES = 5000
+"""The largest number of files that one commit changes."""
 
 
 @dataclass(frozen=True)
 class CommitTarget:
-    """Where to publish, and how.
+    """Where and how to publish.
 
-    onto: a commit on `main` that is not this run's, and may be built upon. revision: a branch instead of `main`.
+    onto: a commit by somebody else on `main` that may be built upon. revision: a branch instead of `main`.
     """
 
     kind: Literal["model", "dataset", "space"]
@@ -40,18 +40,21 @@ class CommitTarget:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"{self.kind} {self.repo}"
 
     @property
     def on_main(self) -> bool:
-        """Whether it changes what everybody sees."""
+        """Whether the push changes `main`."""
         return self.revision in (None, MAIN) and not self.create_pr
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did, or under `--dry-run` would do: the files that are new, with their bytes, and those that go."""
+    """The result of a push, or with `--dry-run` its preview.
+
+    added: sizes in bytes of new and changed files, by path. removed: paths of deleted files.
+    """
 
     target: CommitTarget
     commit: str | None
@@ -61,17 +64,17 @@ class Pushed:
 
     @property
     def changed(self) -> bool:
-        """Whether there was anything to commit."""
+        """Whether there is anything to commit."""
         return bool(self.added or self.removed)
 
 
 class Draft:
-    """A commit in preparation. Large files are uploaded when they are added, and count only once `commit` is called.
+    """A commit in preparation. Large files are uploaded when they are added, and become visible with `commit`.
 
-    folder: the run directory. dry: nothing is written, neither here nor on the Hub.
+    folder: the run directory. dry: write nothing, neither here nor on the Hub.
 
     Raises:
-        HubFailed: the Hub refuses, cannot be reached, or `main` has moved since this run pushed to it.
+        HubFailed: the Hub refuses or cannot be reached, or somebody else committed to `main`.
     """
 
     def __init__(self, target: CommitTarget, folder: Path, dry: bool = False) -> None:
@@ -80,16 +83,16 @@ class Draft:
         self._operations: list[CommitOperationAdd | CommitOperationDelete] = []
         self._added: dict[str, int] = {}
         self._head: str | None = None
-        self.there: dict[str, RepoFile] = {}
-        """The files in the repository now, by path."""
+        self.published: dict[str, RepoFile] = {}
+        """Files of the repository before this commit, by path."""
         with hub_errors(target.label, HubFailed):
             if not dry:
-                self._make()
-            self._look()
+                self._create_missing()
+            self._read_head()
             self._moved = self._has_moved()
 
-    def _make(self) -> None:
-        """Make the repository and the branch if they are not there."""
+    def _create_missing(self) -> None:
+        """Create the repository and the branch if they do not exist."""
         repo, kind = self.target.repo, self.target.kind
         try:
             self._api.repo_info(repo, repo_type=kind)
@@ -99,8 +102,8 @@ class Draft:
         if self.target.revision is not None:
             self._api.create_branch(repo, repo_type=kind, branch=self.target.revision, exist_ok=True)
 
-    def _look(self) -> None:
-        """Take in the branch's last commit and its files."""
+    def _read_head(self) -> None:
+        """Read the branch's last commit and the list of its files."""
         repo, kind = self.target.repo, self.target.kind
         try:
             self._head = self._api.repo_info(repo, repo_type=kind, revision=self.target.revision).sha
@@ -109,10 +112,13 @@ class Draft:
                 raise
             return
         entries = self._api.list_repo_tree(repo, repo_type=kind, revision=self._head, recursive=True)
-        self.there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        self.published = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def _has_moved(self) -> bool:
-        """Whether `main` stands elsewhere than this run left it. A commit whose answer was lost is this run's too."""
+        """Whether somebody else committed to `main` since this run's last push.
+
+        This run's own commits include one whose response was lost.
+        """
         last, mark, staged = self._record.commit, self._record.mark, self._record.pull_request
         if last is None or not self.target.on_main or self._head in (last, self.target.onto):
             return False
@@ -124,22 +130,24 @@ class Draft:
         return mark not in newest.message
 
     def claim(self, is_own: Callable[[], bool]) -> None:
-        """Refuse to build upon something else. A run that never pushed here asks `is_own` of what stands here.
+        """Refuse to overwrite content that is not this run's.
+
+        is_own: whether the content is this run's; called if this run never pushed to the repository.
 
         Raises:
-            HubFailed: the repository holds something else, or another run.
+            HubFailed: the repository has other content, or that of a different run.
         """
-        begun = self.there.keys() - _MADE_WITH
-        new_here = self.target.on_main and self._record.commit is None and self._head != self.target.onto
-        if begun and new_here and not is_own():
+        content = self.published.keys() - _INITIAL_FILES
+        first_push = self.target.on_main and self._record.commit is None and self._head != self.target.onto
+        if content and first_push and not is_own():
             raise HubFailed(
-                f"{self.target.label}: holds something else than this run, and was not overwritten; push to another "
-                f"repository, or, having looked at it, with --onto {self._head}"
+                f"{self.target.label}: has content that is not from this run, and was not overwritten; push to a "
+                f"different repository, or check the content and push with --onto {self._head}"
             )
 
     def read(self, path: str) -> bytes | None:
-        """A small file of the repository; None if it is not there."""
-        if path not in self.there:
+        """The content of a small file of the repository; None if it does not exist."""
+        if path not in self.published:
             return None
         with hub_errors(self.target.label, HubFailed):
             found = huggingface_hub.hf_hub_download(
@@ -148,12 +156,12 @@ class Draft:
         return Path(found).read_bytes()
 
     def add(self, files: Mapping[str, bytes | Path]) -> None:
-        """Put files in by their paths, except those that are there just so. Those on disk are not needed afterwards.
+        """Add files by their paths, except those that are published unchanged. Files on disk may be deleted afterwards.
 
         Raises:
             HubFailed: see `Draft`.
         """
-        new = {path: content for path, content in files.items() if not has_content(self.there.get(path), content)}
+        new = {path: content for path, content in files.items() if not has_content(self.published.get(path), content)}
         self._added |= {path: size_of(content) for path, content in new.items()}
         if self._dry or not new:
             return
@@ -168,23 +176,23 @@ class Draft:
                 create_pr=self.target.create_pr,
             )
         for operation, content in zip(operations, new.values(), strict=True):
-            if isinstance(content, Path) and operation.path_or_fileobj != b"":  # it goes along with the commit itself
+            if isinstance(content, Path) and operation.path_or_fileobj != b"":  # it is sent with the commit itself
                 operation.path_or_fileobj = content.read_bytes()
         self._operations += operations
 
     def expect(self, path: str, size: int) -> None:
-        """Under `--dry-run`: count a file that is not made."""
+        """With `--dry-run`: count a file that is not written."""
         self._added[path] = size
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Take files out that are there."""
-        self._operations += [CommitOperationDelete(path, is_folder=False) for path in paths if path in self.there]
+        """Delete files, if they exist."""
+        self._operations += [CommitOperationDelete(path, is_folder=False) for path in paths if path in self.published]
 
     def commit(self, title: str, tag: str | None = None) -> Pushed:
-        """Make the commit, if anything is to be changed; on `main`, tag the last commit.
+        """Commit, if there are changes; on `main`, tag the last commit.
 
         Raises:
-            HubFailed: see `Draft`; `main` is as it was.
+            HubFailed: see `Draft`; `main` is unchanged.
         """
         removed = tuple(each.path_in_repo for each in self._operations if isinstance(each, CommitOperationDelete))
         url = f"{self._api.endpoint}/{'' if self.target.kind == 'model' else self.target.kind + 's/'}{self.target.repo}"
@@ -202,11 +210,11 @@ class Draft:
         return Pushed(self.target, self._head, url, self._added, removed)
 
     def _send(self, title: str) -> str | None:
-        """Commit; returns the address of the pull request, if it is one. A mark tells a commit whose answer is lost.
+        """Commit; returns the URL of the pull request, if one was asked for.
 
-        What is too much for one commit on `main` goes into a pull request, which is merged when it holds everything.
+        Too many changes for one commit on `main` are collected in a pull request, which is merged when it is complete.
         """
-        first, further = self._operations[:MOST_FILES], range(MOST_FILES, len(self._operations), MOST_FILES)
+        first, further = self._operations[:MAX_FILES], range(MAX_FILES, len(self._operations), MAX_FILES)
         parent, target, mark = self._head, self.target, ""
         staged = bool(further) and target.on_main
         if target.on_main:
@@ -217,7 +225,7 @@ class Draft:
         if staged and begun.pr_num is not None:
             self._record.propose(begun.pr_num)
         for at in further:
-            piece, onto = self._operations[at : at + MOST_FILES], begun.pr_revision or target.revision
+            piece, onto = self._operations[at : at + MAX_FILES], begun.pr_revision or target.revision
             made = self._create_commit(piece, title, "", made.oid, onto, create_pr=False)
         if not staged or begun.pr_num is None:
             self._head = made.oid
@@ -251,7 +259,7 @@ class Draft:
         return PullRequest(self._api, self.target.repo, self.target.kind, number)
 
     def _tag(self, tag: str) -> None:
-        """Let the tag stand at the branch's last commit."""
+        """Set the tag to the branch's last commit."""
         repo, kind = self.target.repo, self.target.kind
         tags = {each.name: each.target_commit for each in self._api.list_repo_refs(repo, repo_type=kind).tags}
         if tags.get(tag) == self._head:
@@ -263,8 +271,8 @@ class Draft:
     def _require_unmoved(self) -> None:
         if self._moved:
             raise HubFailed(
-                f"{self.target.label}: `main` stands at {self._head}, where this run did not leave it, and was not "
-                f"overwritten; push with --create-pr or --revision, or, having looked at it, with --onto {self._head}"
+                f"{self.target.label}: `main` has a commit that is not from this run, {self._head}, and was not "
+                f"overwritten; check it and push with --onto {self._head}, or use --create-pr or --revision"
             )
 
 

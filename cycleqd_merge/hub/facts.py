@@ -1,4 +1,4 @@
-"""What cards say of a run and of a model, gathered from the journal and the parents' own cards."""
+"""Facts about a run and its models for cards, collected from the journal and the parents' own cards."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from cycleqd_merge.report.summary import lineage, summary
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.strategies.factory import ordered_tasks
 
-ANCESTORS = 12
-"""Evaluations listed of a lineage at most."""
+MAX_ANCESTORS = 12
+"""The largest number of ancestors that a card lists."""
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What both cards say of a run.
+    """Facts about a run for both kinds of cards.
 
-    repo: where the card's repository is, or will be. archive: the dataset repository, if the run's archive is
-    published. datasets: the Hub dataset of each task that has one. rows: counts of search and confirming rows by task.
-    summary: see `report.summary.summary`. evolution: the search's settings as the journal identifies them.
+    repo: the card's repository. archive: the dataset repository, if the run's archive is published. datasets: the Hub
+    dataset of each task that has one. rows: sizes of the search and confirmation splits by task. summary: see
+    `report.summary.summary`. evolution: the settings that are part of the run's identity.
     """
 
     repo: str
@@ -49,7 +49,7 @@ class CardFacts:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Of all parents."""
+        """The languages of all parents."""
         return tuple(dict.fromkeys(language for parent in self.parents for language in parent.languages))
 
     @property
@@ -60,12 +60,13 @@ class CardFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the card of a model says beside what it says of its run.
+    """Facts about a model for its card, in addition to those about its run.
 
-    label: its name as `export` takes it. coefficients: per expert, per group; none of a mergekit configuration.
-    seed: that of a mergekit configuration, else None. line: see `report.summary.lineage`. configuration: the text of
-    its `mergekit_config.yml`. chat: its tokenizer has a chat template. adapter: it is published as one. others: further
-    models of the repository, by their subfolder. subfolder: its own, if it has one.
+    label: its name for `export`. number: of its evaluation, if it was evaluated. coefficients: by expert, one per
+    group; empty for a mergekit configuration. seed: of a mergekit configuration; None for a genome. ancestors: see
+    `report.summary.lineage`. configuration: the text of its `mergekit_config.yml`. chat: whether it has a chat
+    template. adapter: whether it is published as an adapter. others: labels of the repository's other models by
+    subfolder. subfolder: its own, if it has one.
     """
 
     run: CardFacts
@@ -77,7 +78,7 @@ class ModelFacts:
     groups: tuple[str, ...]
     mutations: int
     seed: int | None
-    line: tuple[Mapping[str, Any], ...]
+    ancestors: tuple[Mapping[str, Any], ...]
     configuration: str | None
     chat: bool
     adapter: bool
@@ -86,15 +87,15 @@ class ModelFacts:
 
     @property
     def is_genome(self) -> bool:
-        """Whether it is no mergekit configuration."""
+        """Whether it is a genome, not a mergekit configuration."""
         return self.seed is None
 
 
 def card_facts(run: Run, repo: str, archive: str | None = None, license: str | None = None) -> CardFacts:
-    """The facts of a run for the card of `repo`. license: the user's choice, see `hub.parents.derived_license`.
+    """Facts about a run for the card of `repo`. license: the user's choice, see `hub.parents.derived_license`.
 
     Raises:
-        UserError: the parents' licences differ and none was chosen.
+        RecipeError: the parents' licences differ and none was chosen.
         HubFailed: a parent's card cannot be read from the Hub.
     """
     parents = parents_of(run)
@@ -129,21 +130,21 @@ def model_facts(
     others: Mapping[str, str] | None = None,
     subfolder: str = "",
 ) -> ModelFacts:
-    """The facts of the model `candidate`, called `label`, whose evaluation is `number` if it has one."""
+    """Facts about a candidate with its label and, if it was evaluated, the number of its evaluation."""
     own = model_scores(run, label, candidate, number)
     genome = candidate if isinstance(candidate, Genome) else None
-    rivals = [each for each in card.scores if each.name != label]
+    others_scored = [each for each in card.scores if each.name != label]
     return ModelFacts(
         run=card,
         label=label,
         number=number,
         scores=own,
-        comparison=compare_best([*rivals, own], card.objectives, label),
+        comparison=compare_best([*others_scored, own], card.objectives, label),
         coefficients={} if genome is None else _coefficients(genome, run),
         groups=tuple(run.groups),
         mutations=0 if genome is None else len(genome.mutations),
         seed=None if isinstance(candidate, Genome) else candidate.seed,
-        line=() if number is None else tuple(lineage(run, number, ANCESTORS)),
+        ancestors=() if number is None else tuple(lineage(run, number, MAX_ANCESTORS)),
         configuration=None if configuration is None else without_paths(configuration, run.recipe),
         chat=chat,
         adapter=adapter,
@@ -153,7 +154,7 @@ def model_facts(
 
 
 def _coefficients(genome: Genome, run: Run) -> dict[str, tuple[float, ...]]:
-    """How much of each expert it holds, per group."""
+    """The coefficients of each expert, one per group."""
     return dict(zip(run.experts, map(tuple, genome.coefficients.tolist()), strict=True))
 
 

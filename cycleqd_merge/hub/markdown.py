@@ -1,4 +1,4 @@
-"""Texts of others in Markdown: names, references and files stay texts, whatever they hold."""
+"""Escape untrusted text (names, references, files) for Markdown, so that none of it acts as markup."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 def cell(text: str) -> str:
-    """A text for a Markdown table: it stays one cell, and neither HTML nor Markdown in it acts."""
+    """Text for one cell of a Markdown table; HTML and Markdown in it are escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(str(text).split()))
 
 
 def code(text: str) -> str:
-    """A text as inline code, within a table too."""
+    """Text as inline code, also within a table."""
     whole = " ".join(str(text).split()).replace("|", "\\|")
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", whole)), default=0))
     space = " " if "`" in whole else ""
@@ -20,7 +20,7 @@ def code(text: str) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """A text as a block of code that nothing in it can end."""
+    """Text as a fenced code block, with a fence that is longer than any in the text."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 

@@ -1,4 +1,4 @@
-"""What a run's parents say of themselves on their own cards: licence and languages; and what follows for a merge."""
+"""Licences and languages that the models of a run state on their cards, and the licence of a merge."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from huggingface_hub import ModelCard, constants, errors
 
 from cycleqd_merge.config.references import without_paths
 from cycleqd_merge.config.values import hub_id
-from cycleqd_merge.errors import HubFailed, UserError
+from cycleqd_merge.errors import HubFailed, RecipeError
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.run.state import Run
-
-CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class License:
-    """A licence as the Hub's front matter states it. name, link: of one that the Hub calls `other`."""
+    """A licence as front matter states it. name, link: only if its id is `other`."""
 
     id: str
     name: str | None = None
@@ -29,15 +27,16 @@ class License:
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """Its name for readers."""
         return self.name or self.id
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The base or an expert. reference: at its commit, without paths of this machine. ids: the Hub ids in it.
+    """The base or an expert.
 
-    sha256: of its weights. license: None where no card states one.
+    reference: with its commit, without paths of this machine. ids: the Hub ids in the reference. sha256: of its
+    weights. license: None if its card states none.
     """
 
     name: str
@@ -49,10 +48,10 @@ class Parent:
 
 
 def parents_of(run: Run) -> tuple[Parent, ...]:
-    """The base, then the experts; cards of Hub models are read at the run's commits.
+    """The base, then the experts. Cards of Hub models are read at the run's commits.
 
     Raises:
-        HubFailed: the Hub cannot be reached, or refuses.
+        HubFailed: a card cannot be read because the Hub refuses or cannot be reached.
     """
     recipe, start = run.recipe, run.start
     digests = {"base": start["base"], **start["experts"]}
@@ -63,18 +62,18 @@ def parents_of(run: Run) -> tuple[Parent, ...]:
 def _parent(name: str, reference: str, run: Run, digest: str) -> Parent:
     parts = [part.partition("@") for part in reference.split("+")]
     ids = tuple(path for path, _, _ in parts if hub_id(path) is not None)
-    path, _, revision = parts[-1]  # an adapter speaks for itself, its base for itself
+    path, _, revision = parts[-1]  # an adapter has its own card
     data = _card_data(path, revision or None)
     return Parent(name, without_paths(reference, run.recipe), ids, digest, _license(data), _languages(data))
 
 
 def _card_data(path: str, revision: str | None) -> dict[str, Any]:
-    """The front matter of a model's card; empty where it has none that can be read."""
-    card = Path(path) / CARD
+    """The front matter of a model's card; empty if the model has no card, or its front matter cannot be parsed."""
+    card = Path(path) / constants.REPOCARD_NAME
     if hub_id(path) is not None:
         try:
             with hub_errors(f"card of {path}", HubFailed):
-                card = Path(huggingface_hub.hf_hub_download(path, CARD, revision=revision))
+                card = Path(huggingface_hub.hf_hub_download(path, constants.REPOCARD_NAME, revision=revision))
         except HubFailed as failed:
             cause = failed.__cause__
             absent = isinstance(cause, errors.EntryNotFoundError)
@@ -84,7 +83,7 @@ def _card_data(path: str, revision: str | None) -> dict[str, Any]:
     try:
         front = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
         return dict(vars(front))
-    except (OSError, ValueError, TypeError):  # no card, or one without front matter that can be read
+    except (OSError, ValueError, TypeError):  # no card, or no valid front matter
         return {}
     except Exception as error:
         if type(error).__module__.startswith("yaml."):
@@ -110,12 +109,12 @@ def _languages(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def derived_license(parents: Sequence[Parent], chosen: str | None = None) -> License | None:
-    """The licence that a merge takes over from its parents; None where none of them states any.
+    """The licence that a merge inherits from its parents; None if none of them states one.
 
-    chosen: the user's own decision, which counts whatever the parents state.
+    chosen: the user's choice, which overrides the parents' licences.
 
     Raises:
-        UserError: the parents' licences differ and nothing was chosen.
+        RecipeError: the parents' licences differ and none was chosen.
     """
     if chosen is not None:
         return License(chosen)
@@ -125,5 +124,5 @@ def derived_license(parents: Sequence[Parent], chosen: str | None = None) -> Lic
             stated.setdefault(parent.license, []).append(parent.name)
     if len(stated) > 1:
         listed = "; ".join(f"{', '.join(names)}: {license.label}" for license, names in stated.items())
-        raise UserError(f"hub: the parents' licences differ ({listed}); state the merge's own with --license")
+        raise RecipeError(f"hub: the parents' licences differ ({listed}); choose one with --license")
     return next(iter(stated), None)

@@ -1,4 +1,4 @@
-"""Pushing the archive while the run goes on: by a process of its own, so that nothing of it slows or ends the run."""
+"""Push the archive during a run, in a separate process, so that it can neither slow down nor stop the run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
 
 log = logging.getLogger(__name__)
-LOG = "push.log"
+_LOG = "push.log"
 FIRST_WAIT, LONGEST_WAIT = 30.0, 1800.0
-"""Seconds before a push that failed is tried again: doubled after each failure."""
+"""Seconds until a failed push is retried; doubled after each failure."""
 _NICE = 10
 
 
 class PeriodicPush(Observer):
     """Pushes the archive of the run in `folder` every `every` generations.
 
-    One push runs at a time. A failed one is reported and tried again later.
+    One push runs at a time. A failed push is logged and retried later.
     """
 
     def __init__(self, folder: Path, every: int, first_wait: float = FIRST_WAIT) -> None:
@@ -45,7 +45,7 @@ class PeriodicPush(Observer):
             self._begin()
 
     def close(self, seconds: float = 600.0) -> None:
-        """Wait for a push that is under way; one that takes longer is ended, which leaves the Hub as it was."""
+        """Wait for a push in progress; after `seconds` it is killed, which leaves the Hub unchanged."""
         if self._process is None:
             return
         try:
@@ -57,7 +57,7 @@ class PeriodicPush(Observer):
 
     def _begin(self) -> None:
         self._due = False
-        self._log = (self._folder / LOG).open("w+b")
+        self._log = (self._folder / _LOG).open("w+b")
         command = [sys.executable, "-c", "from cycleqd_merge.cli import main; main()"]
         arguments = ["push", str(self._folder), "--archive-only"]
         try:
@@ -66,8 +66,8 @@ class PeriodicPush(Observer):
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},  # a push needs none of the GPUs' memory
-                start_new_session=True,  # Ctrl-C ends the run, not a push under way
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},  # a push needs no GPU memory
+                start_new_session=True,  # Ctrl-C ends the run, not a push in progress
             )
             os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
         except OSError as error:
@@ -78,15 +78,15 @@ class PeriodicPush(Observer):
         assert self._log is not None
         code, self._process = self._process.returncode, None
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip().splitlines()
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
         self._log.close()
         if code == 0:
             self._wait, self._not_before = self._first_wait, 0.0
         else:
-            self._failed(said[-1] if said else f"exit code {code}")
+            self._failed(lines[-1] if lines else f"exit code {code}")
 
     def _failed(self, reason: str) -> None:
-        log.warning("the archive was not pushed, and will be tried again: %s", reason.removeprefix("error: "))
+        log.warning("pushing the archive failed and will be retried: %s", reason.removeprefix("error: "))
         self._due = True
         self._not_before = time.monotonic() + self._wait
         self._wait = min(2 * self._wait, LONGEST_WAIT)

@@ -1,4 +1,4 @@
-"""A run's recipe as others can read it: with its tasks inside, and without this machine's paths and settings."""
+"""A run's recipe for publication: task definitions are inlined, this machine's paths and settings left out."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from cycleqd_merge.config.references import local_models, respelled
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
 
 CHAT_TEMPLATE = "chat_template.jinja"
-ROWS = "rows"
-OUTPUT = "run"
+ROWS_FOLDER = "rows"
+_OUTPUT = "run"
 _OWN_SETTINGS = ("workers", "ray_address", "output", "finish", "hub")
-"""Keys that say how and where this machine works, not what the run is."""
+"""Keys about the machine and its user, not about the run."""
 
 
 @dataclass(frozen=True)
-class Portable:
-    """A recipe for others, and the local files that it needs: by their path beside the recipe."""
+class PortableRecipe:
+    """A recipe for publication, and the local files that it refers to.
+
+    rows: files of dataset rows by their paths relative to the recipe. template: the file of a chat template, if any.
+    """
 
     recipe: Recipe
     rows: Mapping[str, Path]
     template: Path | None
 
 
-def portable(recipe: Recipe) -> Portable:
-    """The recipe for others.
+def portable_recipe(recipe: Recipe) -> PortableRecipe:
+    """Make a recipe portable.
 
-    Local models become `./models/...`, rows `rows/...`, Python files their bare names: whoever has them can put them
-    there.
+    Paths of local models become `./models/...`, paths of rows `rows/...`, and Python files keep only their names:
+    others can put these files there.
     """
     rows: dict[str, Path] = {}
     uses = [_use(use, rows) for use in recipe.tasks]
@@ -55,8 +58,8 @@ def portable(recipe: Recipe) -> Portable:
     for part in ("engine", "strategy"):
         if part in stated:
             stated[part] = respelled(_without_machine(stated[part]), names)
-    whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")
-    return Portable(whole, rows, Path(template) if from_file and template is not None else None)
+    whole = parse(TypeAdapter(Recipe), {**stated, "output": _OUTPUT}, "recipe")
+    return PortableRecipe(whole, rows, Path(template) if from_file and template is not None else None)
 
 
 def _renamed(reference: str, names: Mapping[str, str]) -> str:
@@ -65,14 +68,14 @@ def _renamed(reference: str, names: Mapping[str, str]) -> str:
 
 
 def _use(use: TaskConfig, rows: dict[str, Path]) -> TaskConfig:
-    """A task's use with its definition inside. rows: takes the files that it reads, by their new paths."""
+    """A task with its definition inlined. rows: receives the files that the task reads, by their new paths."""
     name, definition = task_name(use), load_task(use)
 
     def moved(source: RowsConfig) -> RowsConfig:
         if source.path is None:
             return source
         here = Path(source.path)
-        place = next((place for place, path in rows.items() if path == here), f"{ROWS}/{name}-{here.name}")
+        place = next((place for place, path in rows.items() if path == here), f"{ROWS_FOLDER}/{name}-{here.name}")
         rows[place] = here
         return source.model_copy(update={"path": place})
 
@@ -83,7 +86,7 @@ def _use(use: TaskConfig, rows: dict[str, Path]) -> TaskConfig:
 
 
 def _without_machine(value: Any) -> Any:
-    """Settings without environment variables, and with Python files named without their folders."""
+    """Settings without environment variables, and with Python files by name only."""
     if isinstance(value, list):
         return [_without_machine(each) for each in value]
     if not isinstance(value, dict):

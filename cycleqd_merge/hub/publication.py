@@ -1,4 +1,4 @@
-"""One push of one run: what all of its repositories share."""
+"""One push of one run: the data that its repositories share."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from typing import Literal
 import huggingface_hub
 
 from cycleqd_merge.config.hub import HubConfig
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.draft import CommitTarget, Draft, Pushed
 from cycleqd_merge.hub.facts import CardFacts
 from cycleqd_merge.journal.log import Event
 from cycleqd_merge.run.state import Run
 
-CARD = "README.md"
-
 
 @dataclass(frozen=True)
 class PushOptions:
-    """How one push is made, beside what the recipe's `hub` says: see `CommitTarget`. dry: write nothing, tell what would be.
+    """Options of one push, in addition to the recipe's `hub` section; see also `CommitTarget`.
 
-    archive_only: push neither models nor page.
+    archive_only: push neither models nor page. dry: write nothing, only report.
     """
 
     archive_only: bool = False
@@ -35,7 +33,7 @@ class PushOptions:
 
 @dataclass(frozen=True)
 class Publication:
-    """A run, its journal, and how it is published. folder: the run directory. facts: what its cards say."""
+    """A run, its journal, and how it is published. folder: the run directory. facts: for its cards."""
 
     run: Run
     events: Sequence[Event]
@@ -45,27 +43,27 @@ class Publication:
     facts: CardFacts
 
     def draft(self, kind: Literal["model", "dataset", "space"], repo: str) -> Draft:
-        """A commit to one of its repositories."""
+        """A draft of a commit to one of the run's repositories."""
         options = self.options
         target = CommitTarget(kind, repo, self.hub.private, options.revision, options.create_pr, options.onto)
         return Draft(target, self.folder, options.dry)
 
     def facts_of(self, repo: str) -> CardFacts:
-        """What the card of a repository says of the run."""
+        """Facts about the run for the card of a repository."""
         return replace(self.facts, repo=repo)
 
     def commit(self, draft: Draft) -> Pushed:
-        """Commit what a draft holds, under the name and the tag of the run's generation."""
+        """Commit a draft, named and tagged with the run's generation."""
         return draft.commit(f"Generation {self.run.generation}", f"gen-{self.run.generation}")
 
 
 def require_no_token(files: Mapping[str, bytes | Path]) -> None:
-    """Refuse to publish this machine's token, which a recipe may have taken from the environment.
+    """Refuse to publish the user's token, which a recipe may have read from the environment.
 
     Raises:
-        UserError: it stands in a file.
+        RecipeError: a file contains the token.
     """
     token = (huggingface_hub.get_token() or "").encode()
     for path, content in files.items():
         if token and isinstance(content, bytes) and token in content:
-            raise UserError(f"hub: {path} holds your token and was not pushed; take it out of the recipe")
+            raise RecipeError(f"hub: {path} contains your token and was not pushed; remove it from the recipe")

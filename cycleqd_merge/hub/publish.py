@@ -1,4 +1,4 @@
-"""Publishing a run: its archive as a dataset, its models as model repositories, its page as a Space."""
+"""Publish a run: its archive as a dataset, its models as model repositories, its page as a Space."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub.constants import REPOCARD_NAME
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.loading import parse
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.values import hub_id
-from cycleqd_merge.errors import HubFailed, UserError
-from cycleqd_merge.hub.archive import MANAGED, archive_files, continues, told
+from cycleqd_merge.errors import HubFailed, ModelError, RecipeError
+from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues, portable_events
 from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
 from cycleqd_merge.hub.facts import card_facts
-from cycleqd_merge.hub.portable import portable
-from cycleqd_merge.hub.publication import CARD, Publication, PushOptions, require_no_token
+from cycleqd_merge.hub.portable import portable_recipe
+from cycleqd_merge.hub.publication import Publication, PushOptions, require_no_token
 from cycleqd_merge.hub.publish_models import file_name, push_models
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import FILE, read_events
@@ -31,41 +32,41 @@ from cycleqd_merge.run.elites import NamedModel, choose, expand
 from cycleqd_merge.run.state import Run, open_run, replay_events
 
 OnPushed = Callable[[Pushed], None]
-Placed = dict[str, dict[str, NamedModel]]
-"""By repository, the models by their folder in it: `""` is its root."""
+Placement = dict[str, dict[str, NamedModel]]
+"""By repository, its models by their folders; `""` is the root."""
 
 
-def hub_settings(folder: Path, stated: Mapping[str, Any]) -> HubConfig:
-    """What the run's recipe says of publishing, with `stated` keys before it.
+def hub_settings(folder: Path, overrides: Mapping[str, Any]) -> HubConfig:
+    """The `hub` section of the run's recipe, with some keys replaced.
 
     Raises:
-        UserError: there is no such run, or no repository is named.
+        RecipeError: not a run directory, a value is not valid, or no repository is named.
     """
     hub = open_run(folder).recipe.hub
-    keys = {**({} if hub is None else hub.model_dump(exclude_unset=True)), **stated}
+    keys = {**({} if hub is None else hub.model_dump(exclude_unset=True)), **overrides}
     if "repo" not in keys:
-        raise UserError(f"{folder}: its recipe has no `hub`; name a repository with --repo user/name")
+        raise RecipeError(f"{folder}: its recipe has no `hub` section; name a repository with --repo user/name")
     return parse(TypeAdapter(HubConfig), keys, "push")
 
 
-def publish(folder: Path, hub: HubConfig, options: PushOptions, report: OnPushed) -> list[Pushed]:
-    """Push the run in `folder` as `hub` says; `report` is told of each repository.
+def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPushed) -> list[Pushed]:
+    """Push the run in `folder` as `hub` says. on_pushed: called after each repository.
 
     Raises:
-        UserError: there is no such run or model, nothing may be written there, or a token stands in what is published.
-        HubFailed: the Hub refused or failed; what was pushed before stands, and pushing again completes the rest.
+        UserError: not a run directory, no such model, no write access, or a token is part of what would be published.
+        HubFailed: the Hub refused or failed; what was pushed before stays, and pushing again completes the rest.
     """
     events = read_events(folder)
     run = replay_events(events, str(folder))
     if not run.archives:
-        raise UserError(f"{folder}: its experts are not all scored yet; there is nothing to push")
+        raise RecipeError(f"{folder}: nothing to push yet: not all experts are scored")
     if options.archive_only:
         hub = hub.model_copy(update={"root": None, "elites": [], "space": False})
-    placed = _placed(run, hub)
+    placed = _placement(run, hub)
     if placed and hub.adapters:
         _require_adapters(run.recipe)
-        for chosen in (each for models in placed.values() for each in models.values()):
-            require_genome(chosen)
+        for model in (each for models in placed.values() for each in models.values()):
+            require_genome(model)
     if not options.dry:
         others = [each for each in named_repositories(hub) if each[0] != "model"]
         require_write(*others, *(("model", repo) for repo in placed))
@@ -74,29 +75,31 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, report: OnPushed
     pushed = []
     for push in _pushes(publication, placed):
         pushed.append(push())
-        report(pushed[-1])
+        on_pushed(pushed[-1])
     if len(placed) > 1 and not options.dry and not options.create_pr:
-        _collect(hub, list(placed))
+        _add_to_collection(hub, list(placed))
     return pushed
 
 
 def _require_adapters(recipe: Recipe) -> None:
-    """Check that models of this run can be adapters that others load; told before anything is pushed.
+    """Check, before anything is pushed, that models of this run can be published as adapters that others can load.
 
     Raises:
-        UserError: the base is not on the Hub, or an expert is a full model.
+        ModelError: the base is not on the Hub, or an expert is a full model.
     """
     if hub_id(recipe.base.partition("@")[0]) is None:
-        raise UserError("hub.adapters: the base is a local model; an adapter needs one that others can load")
+        raise ModelError(
+            "hub.adapters: the base is a local model; others can use an adapter only if its base is on the Hub"
+        )
     for name, reference in recipe.experts.items():
         if "+" not in reference:
-            raise UserError(f"hub.adapters: expert {name} is a full model; only merges of adapters are adapters")
+            raise ModelError(f"hub.adapters: expert {name} is a full model; only merges of adapters can be adapters")
 
 
-def _placed(run: Run, hub: HubConfig) -> Placed:
-    """Which models go where."""
+def _placement(run: Run, hub: HubConfig) -> Placement:
+    """The models to publish, by repository and folder."""
     root = None if hub.root is None else choose(run, hub.root)
-    placed: Placed = {} if root is None else {hub.repo: {"": root}}
+    placed: Placement = {} if root is None else {hub.repo: {"": root}}
     for other in (choose(run, name) for name in expand(run, hub.elites)):
         if root is not None and other.label == root.label:
             continue
@@ -107,33 +110,35 @@ def _placed(run: Run, hub: HubConfig) -> Placed:
     return placed
 
 
-def _pushes(publication: Publication, placed: Placed) -> list[Callable[[], Pushed]]:
-    """What is to be done, a repository each."""
+def _pushes(publication: Publication, placed: Placement) -> list[Callable[[], Pushed]]:
+    """The pushes to make, one per repository."""
     archive = [lambda: _push_archive(publication)] if publication.hub.archive else []
-    models = [lambda repo=repo, here=here: push_models(publication, repo, here) for repo, here in placed.items()]
+    models = [
+        lambda repo=repo, models=models: push_models(publication, repo, models) for repo, models in placed.items()
+    ]
     return [*archive, *models, *([lambda: _push_page(publication)] if publication.hub.space else [])]
 
 
 def _push_archive(publication: Publication) -> Pushed:
     run, hub = publication.run, publication.hub
-    files = archive_files(run, publication.events, portable(run.recipe), hub.rows)
-    files[CARD] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
+    files = archive_files(run, publication.events, portable_recipe(run.recipe), hub.rows)
+    files[REPOCARD_NAME] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
     require_no_token(files)
     draft = publication.draft("dataset", hub.archive_repo)
     draft.claim(lambda: continues(publication.events, draft.read(FILE)))
     draft.add(files)
-    draft.remove(path for path in draft.there if path.startswith(MANAGED) and path not in files)
+    draft.remove(path for path in draft.published if path.startswith(MANAGED_FOLDERS) and path not in files)
     return publication.commit(draft)
 
 
 def _push_page(publication: Publication) -> Pushed:
     run, repo = publication.run, publication.hub.repo
-    shown = replay_events(told(publication.events, portable(run.recipe)))
+    shown = replay_events(portable_events(publication.events, portable_recipe(run.recipe)))
     name = repo.rpartition("/")[2]
     front = f"---\ntitle: {name}\nsdk: static\npinned: false\ntags: [mergekit, merge, cycleqd]\n---\n"
     files = {
         "index.html": render_page(shown, name).encode("utf-8", "backslashreplace"),
-        CARD: f"{front}\nThe page of a CycleQD run.\n".encode(),
+        REPOCARD_NAME: f"{front}\nThe report page of a cycleqd-merge run.\n".encode(),
     }
     require_no_token(files)
     draft = publication.draft("space", repo)
@@ -142,8 +147,8 @@ def _push_page(publication: Publication) -> Pushed:
     return publication.commit(draft)
 
 
-def _collect(hub: HubConfig, repositories: Sequence[str]) -> None:
-    """Gather the models in a collection."""
+def _add_to_collection(hub: HubConfig, repositories: Sequence[str]) -> None:
+    """Add the models and the archive to a collection."""
     api, (space, _, name) = huggingface_hub.HfApi(), hub.repo.partition("/")
     with hub_errors(f"collection {name}", HubFailed):
         slug = api.create_collection(name, namespace=space, private=hub.private, exists_ok=True).slug

@@ -1,4 +1,4 @@
-"""Publishing models of a run: built one after another, uploaded, and committed to their repository together."""
+"""Publish models of a run: they are built and uploaded one by one, and committed to their repository together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from huggingface_hub.constants import REPOCARD_NAME
+
 from cycleqd_merge.config.references import without_paths
 from cycleqd_merge.hub.card import FIGURE, model_card
 from cycleqd_merge.hub.draft import Draft, Pushed
 from cycleqd_merge.hub.facts import model_facts
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE
-from cycleqd_merge.hub.publication import CARD, Publication, require_no_token
+from cycleqd_merge.hub.publication import Publication, require_no_token
 from cycleqd_merge.merging.sizes import model_bytes
 from cycleqd_merge.outputs.export import export, export_adapter, model_record
 from cycleqd_merge.report.figures import archives_figure, png
@@ -21,47 +23,47 @@ from cycleqd_merge.run.elites import NamedModel
 from cycleqd_merge.run.opening import reopen
 
 GENOME, CONFIGURATION = "genome.json", "mergekit_config.yml"
-_SHOWN = (".json", ".yml", ".md", ".jinja")
-"""Text files of an exported model, which may name local paths."""
-_MOST_SHOWN = 2**24  # bytes; no text file that names paths is so long
+_TEXT_FILES = (".json", ".yml", ".md", ".jinja")
+"""Text files of an exported model, which may contain local paths."""
+_LONGEST_TEXT = 2**24  # bytes; longer files contain no paths
 _WEIGHTS = re.compile(r"(adapter_)?model.*\.safetensors(\.index\.json)?|adapter_config\.json")
 Files = dict[str, bytes | Path]
 
 
 def file_name(label: str) -> str:
-    """A model's name as part of a path or repository: `sql:3,12` is sql-3-12, `#12` evaluation-12."""
+    """A model's name as part of a path or repository id: `sql:3,12` becomes sql-3-12, `#12` evaluation-12."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", label.replace("#", "evaluation-"))
 
 
 def push_models(publication: Publication, repo: str, placed: Mapping[str, NamedModel]) -> Pushed:
-    """One commit with all models of a repository; those that stand there already are not built again.
+    """Publish all models of a repository in one commit; models that are published already are not built again.
 
-    placed: by folder in the repository; `""` is its root.
+    placed: models by their folders in the repository; `""` is its root.
     """
     draft, kept = publication.draft("model", repo), set[str]()
     draft.claim(lambda: _is_of_this_run(draft, publication))
-    for prefix, chosen in placed.items():
+    for prefix, model in placed.items():
         files: Files = {}
-        if _stands(draft, prefix, publication, chosen):
-            kept |= {path for path in draft.there if _folder(path) == prefix}
+        if _is_published(draft, prefix, publication, model):
+            kept |= {path for path in draft.published if _folder(path) == prefix}
         elif publication.options.dry:
             name = "adapter_model.safetensors" if publication.hub.adapters else "model.safetensors"
             draft.expect(prefix + name, _weights(publication))
         else:
-            files = _add_model(draft, prefix, publication, chosen)
+            files = _add_model(draft, prefix, publication, model)
             kept |= files.keys()
         card = _card(publication, repo, prefix, placed, draft, files)
-        shown = {f"{prefix}{FIGURE}": _figure(publication, chosen), f"{prefix}{CARD}": card}
-        require_no_token(shown)
-        draft.add(shown)
-        kept |= shown.keys()
-    draft.remove(path for path in draft.there if path not in kept and _is_ours(path, draft))
+        page = {f"{prefix}{FIGURE}": _figure(publication, model), f"{prefix}{REPOCARD_NAME}": card}
+        require_no_token(page)
+        draft.add(page)
+        kept |= page.keys()
+    draft.remove(path for path in draft.published if path not in kept and _is_part_of_a_model(path, draft))
     return publication.commit(draft)
 
 
 def _is_of_this_run(draft: Draft, publication: Publication) -> bool:
-    """Whether a model stands in the repository that is made of the run's parents."""
-    genomes = (draft.read(path) for path in draft.there if path.rpartition("/")[2] == GENOME)
+    """Whether the repository has a model that was merged from this run's parents."""
+    genomes = (draft.read(path) for path in draft.published if path.rpartition("/")[2] == GENOME)
     start = publication.run.start
     try:
         stated = [json.loads(each) for each in genomes if each is not None]
@@ -71,30 +73,30 @@ def _is_of_this_run(draft: Draft, publication: Publication) -> bool:
     return (start["base"], start["experts"]) in parents
 
 
-def _stands(draft: Draft, prefix: str, publication: Publication, chosen: NamedModel) -> bool:
-    """Whether the repository holds this very model there: a commit brings a model's record and its weights together."""
-    there = draft.read(f"{prefix}{GENOME}")
-    if there is None or (f"{prefix}adapter_config.json" in draft.there) != publication.hub.adapters:
+def _is_published(draft: Draft, prefix: str, publication: Publication, model: NamedModel) -> bool:
+    """Whether the repository has exactly this model: a model's record and its weights are committed together."""
+    record = draft.read(f"{prefix}{GENOME}")
+    if record is None or (f"{prefix}adapter_config.json" in draft.published) != publication.hub.adapters:
         return False
     try:
-        stated = json.loads(there)
+        stated = json.loads(record)
     except ValueError:
         return False
     run = publication.run
-    wanted = json.loads(without_paths(json.dumps(model_record(run, chosen)), run.recipe))
+    wanted = json.loads(without_paths(json.dumps(model_record(run, model)), run.recipe))
     return all(stated.get(key) == value for key, value in wanted.items() if key != "made_by")
 
 
-def _add_model(draft: Draft, prefix: str, publication: Publication, chosen: NamedModel) -> Files:
-    """Build a model, upload it, and remove it from this disk; returns its files by their paths in the repository."""
+def _add_model(draft: Draft, prefix: str, publication: Publication, model: NamedModel) -> Files:
+    """Build a model, upload it, and delete it from the disk; returns its files by their paths in the repository."""
     run, files = publication.run, Files()
     write = export_adapter if publication.hub.adapters else export
-    with tempfile.TemporaryDirectory(prefix=".push-", dir=publication.folder) as beside:
-        out = Path(beside) / "model"
-        write(run, chosen.label, out)
+    with tempfile.TemporaryDirectory(prefix=".push-", dir=publication.folder) as temporary:
+        out = Path(temporary) / "model"
+        write(run, model.label, out)
         for path in sorted(out.iterdir()):
             files[f"{prefix}{path.name}"] = path
-            if path.suffix in _SHOWN and path.stat().st_size < _MOST_SHOWN:
+            if path.suffix in _TEXT_FILES and path.stat().st_size < _LONGEST_TEXT:
                 text = without_paths(path.read_text(encoding="utf-8"), run.recipe)
                 files[f"{prefix}{path.name}"] = text.encode()
         require_no_token(files)
@@ -105,18 +107,18 @@ def _add_model(draft: Draft, prefix: str, publication: Publication, chosen: Name
 def _card(
     publication: Publication, repo: str, prefix: str, placed: Mapping[str, NamedModel], draft: Draft, files: Files
 ) -> bytes:
-    """The card of the model in folder `prefix`; the root's tells of the others. files: what was just added of it."""
-    chosen, path = placed[prefix], f"{prefix}{CONFIGURATION}"
+    """The card of the model in folder `prefix`; that of the root lists the others. files: those just added."""
+    model, path = placed[prefix], f"{prefix}{CONFIGURATION}"
     configuration = files.get(path) or draft.read(path)
     others = {folder.rstrip("/"): other.label for folder, other in placed.items() if folder}
     facts = model_facts(
         publication.facts_of(repo),
         publication.run,
-        chosen.label,
-        chosen.candidate,
-        chosen.number,
+        model.label,
+        model.candidate,
+        model.number,
         configuration=configuration.decode() if isinstance(configuration, bytes) else None,
-        chat=f"{prefix}{CHAT_TEMPLATE}" in (files or draft.there),
+        chat=f"{prefix}{CHAT_TEMPLATE}" in (files or draft.published),
         adapter=publication.hub.adapters,
         others={} if prefix else others,
         subfolder=prefix.rstrip("/"),
@@ -124,16 +126,16 @@ def _card(
     return str(model_card(facts).content).encode()
 
 
-def _figure(publication: Publication, chosen: NamedModel) -> bytes:
+def _figure(publication: Publication, model: NamedModel) -> bytes:
     """The archives with the model marked."""
-    marked = {} if chosen.number is None else {chosen.number: chosen.label}
+    marked = {} if model.number is None else {model.number: model.label}
     return png(archives_figure(publication.run.archives, publication.run.objectives, marked))
 
 
-def _is_ours(path: str, draft: Draft) -> bool:
+def _is_part_of_a_model(path: str, draft: Draft) -> bool:
     """Whether a file of the repository is part of a model that was pushed before."""
     folder = _folder(path)
-    return f"{folder}{GENOME}" in draft.there if folder else _WEIGHTS.fullmatch(path) is not None
+    return f"{folder}{GENOME}" in draft.published if folder else _WEIGHTS.fullmatch(path) is not None
 
 
 def _folder(path: str) -> str:
@@ -141,7 +143,7 @@ def _folder(path: str) -> str:
 
 
 def _weights(publication: Publication) -> int:
-    """Bytes of a model's weights, about, for what is not built."""
+    """Approximate size in bytes of a model's weights, for a dry run."""
     family = reopen(publication.run).family
     if not publication.hub.adapters:
         return model_bytes(family)

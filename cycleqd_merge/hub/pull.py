@@ -1,4 +1,4 @@
-"""`pull`: a published run in a folder of its own, alone or united with others."""
+"""Pull a published run into a run directory, alone or united with others."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_folder
-from cycleqd_merge.hub.restore import published_events, write_run
+from cycleqd_merge.hub.restore import download_run, write_run
 from cycleqd_merge.hub.unite import unite
 from cycleqd_merge.journal.log import FILE, Event, read_events
 from cycleqd_merge.run.state import Run, open_run
@@ -22,28 +22,31 @@ def pull(
     overrides: Sequence[str] = (),
     trust: bool = False,
 ) -> tuple[Run, list[str]]:
-    """Bring the run that is published in dataset repository `repo` to the new folder `out`.
+    """Restore the run that is published in dataset repository `repo` in the new folder `out`.
 
-    merge: further archives, on the Hub or run directories, to unite with it into one run that starts from all of their
-    elites. overrides: `key.path=value` texts for its recipe. trust: its recipe may name code. Returns the run, and the
-    row files that must be put into `out` before it can go on.
+    revision: a tag such as `gen-100`, a branch or a commit. merge: more archives, each a dataset repository or a run
+    directory; the new run starts from the elites of all of them. overrides: `key.path=value` texts for its recipe.
+    trust: allow its recipe to run code. Returns the run, and the files of rows that were not published, relative to
+    `out`: they are needed to extend the run.
 
     Raises:
-        UserError: a repository holds no run, the runs do not fit together, or `out` exists.
+        HubRefused: there is no such repository or revision, or it cannot be read.
+        RecipeError: a repository is not a published run, runs cannot be united, or `out` exists.
+        UserError: a published recipe is refused because it would run code or read files of this machine.
     """
     out = Path(out)
     if out.exists():
-        raise UserError(f"{out}: already exists; choose another folder")
-    events, files = published_events(repo, revision, trust)
+        raise RecipeError(f"{out}: already exists; choose a different folder")
+    events, files = download_run(repo, revision, trust)
     if merge:
         events = unite([(repo, events), *((other, _events(other, trust)) for other in merge)])
     with new_folder(out) as unfinished:
         missing = write_run(events, files, unfinished, out, overrides)
-        open_run(unfinished)  # before it stands under its name: it replays
+        open_run(unfinished)  # checks that it can be replayed
     return open_run(out), missing
 
 
 def _events(source: str, trust: bool) -> list[Event]:
-    """The events of a run directory, or of a published run."""
+    """The events of a run directory or of a published run."""
     folder = Path(source)
-    return read_events(folder) if (folder / FILE).is_file() else published_events(source, None, trust)[0]
+    return read_events(folder) if (folder / FILE).is_file() else download_run(source, None, trust)[0]

@@ -1,4 +1,4 @@
-"""What a push did, or would do, in lines and as JSON."""
+"""The result of a push as lines of text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cycleqd_merge.hub.draft import Pushed
 
 
 def pushed_lines(pushed: Pushed, dry: bool = False) -> list[str]:
-    """One line for the repository; under `--dry-run` one for each file more."""
+    """One line per repository; with `--dry-run`, one more for each file."""
     total = f"{len(pushed.added)} files, {decimal(sum(pushed.added.values()))}"
     if dry:
         files = [f"  {path} {decimal(count)}" for path, count in sorted(pushed.added.items())]
@@ -21,7 +21,7 @@ def pushed_lines(pushed: Pushed, dry: bool = False) -> list[str]:
 
 
 def pushed_json(pushed: Pushed) -> dict[str, Any]:
-    """The same for programs."""
+    """The result of a push as JSON values."""
     return {
         "repo": pushed.target.repo,
         "kind": pushed.target.kind,

@@ -1,4 +1,4 @@
-"""What a run pushed last, so that commits of others on `main` are noticed before anything is built upon them."""
+"""The last commit that a run pushed to each repository, so that it never overwrites other people's commits."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from typing import Any
 
 from cycleqd_merge.files import write_atomically
 
-FILE = "hub.json"
+_FILE = "hub.json"
 
 
 class PushRecord:
     """One repository's entry in `hub.json` of the run directory.
 
-    A commit is announced before it is sent and confirmed after it: one whose answer was lost is known by its mark.
+    A commit is announced before it is sent, and confirmed afterwards. If the response was lost, the commit is
+    recognised by the mark in its message.
     """
 
     def __init__(self, folder: Path, repository: str) -> None:
-        self._path, self._repository = folder / FILE, repository
+        self._path, self._repository = folder / _FILE, repository
 
     @property
     def commit(self) -> str | None:
-        """The commit that this run left `main` at."""
+        """The last commit on `main` that this run made or accepted."""
         return self._all().get(self._repository, {}).get("commit")  # type: ignore[no-any-return]
 
     @property
     def mark(self) -> str | None:
-        """The mark of a commit that was sent, if no answer came."""
+        """The mark of a commit that was sent and not confirmed."""
         return self._all().get(self._repository, {}).get("mark")  # type: ignore[no-any-return]
 
     @property
     def pull_request(self) -> int | None:
-        """The number of the pull request that gathers a push of several commits, if no answer came to its merging."""
+        """The number of a pull request that collects several commits, if it was not confirmed as merged."""
         return self._all().get(self._repository, {}).get("pull_request")  # type: ignore[no-any-return]
 
     def announce(self, parent: str | None) -> str:
-        """A commit on `parent` is about to be sent; returns the mark that its message shall hold."""
+        """Record that a commit on `parent` is about to be sent; returns the mark to include in its message."""
         mark = f"push {secrets.token_hex(8)}"
         self._write({"commit": parent, "mark": mark})
         return mark
 
     def propose(self, pull_request: int) -> None:
-        """What was announced gathers in a pull request first."""
+        """Record that the announced commit is collected in a pull request first."""
         self._write({**self._all()[self._repository], "pull_request": pull_request})
 
     def confirm(self, commit: str | None) -> None:
-        """`main` stands at `commit`, and it is as this run wants it."""
+        """Record that `main` is at `commit`, with this run's files."""
         self._write({"commit": commit})
 
     def _all(self) -> dict[str, Any]:

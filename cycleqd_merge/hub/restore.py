@@ -1,4 +1,5 @@
-"""A published run brought back to this disk. What others published is hostile input: none of their code is run."""
+"""Download a published run and write it as a run directory. What others published is untrusted: their code never runs
+unless the user allows it, and their recipes read no files of this machine."""
 
 from __future__ import annotations
 
@@ -17,59 +18,73 @@ from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import respelled
 from cycleqd_merge.config.rows import RowsConfig, row_sources
-from cycleqd_merge.errors import UserError
-from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS
+from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
 
-_WANTED = (FILE, CHAT_TEMPLATE, f"{ROWS}/*")
+_FILES = (FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
+"""The files of a published run that are downloaded."""
 
 
-def published_events(repo: str, revision: str | None, trust: bool) -> tuple[list[Event], Path]:
-    """The journal of a published run, and the folder that its files were downloaded to.
+def download_run(repo: str, revision: str | None, trust: bool) -> tuple[list[Event], Path]:
+    """The journal of a published run, and the folder with its downloaded files.
 
-    trust: the recipe may name Python code, which goes on to run when the run is opened.
+    trust: allow its recipe to name code, which runs when the run is opened.
 
     Raises:
-        UserError: there is no such repository, it holds no run, or the run needs code or files that it must not name.
+        HubRefused: there is no such repository or revision, or it cannot be read.
+        RecipeError: it is not a published run, or its recipe is refused.
     """
-    with hub_errors(f"dataset {repo}"):
-        found = huggingface_hub.snapshot_download(
-            repo, repo_type="dataset", revision=revision, allow_patterns=list(_WANTED)
+    label = f"dataset {repo}"
+    with hub_errors(label):
+        downloaded = huggingface_hub.snapshot_download(
+            repo, repo_type="dataset", revision=revision, allow_patterns=list(_FILES)
         )
-    folder = Path(found)
+    folder = Path(downloaded)
     if not (folder / FILE).is_file():
-        raise UserError(f"dataset {repo}: holds no published run (no {FILE})")
+        raise RecipeError(f"{label}: not a published run (no {FILE})")
     events = read_events(folder)
     sessions = of_kind(events, "session")
     if events[0].get("event") != "start" or len(sessions) != 1:
-        raise UserError(f"dataset {repo}: its {FILE} is not that of a published run")
-    recipe = recipe_of(sessions[0], f"dataset {repo}")
-    outside = [path for path in _row_files(recipe) if not _is_inside(path)]
-    if outside:
-        raise UserError(f"dataset {repo}: refused: a task of it reads {outside[0]}, outside of the run's folder")
-    template = recipe.models.chat_template
-    if template not in (None, "base", CHAT_TEMPLATE, *recipe.experts):
-        raise UserError(f"dataset {repo}: refused: its chat template is {template}, outside of the run's folder")
-    code = sorted(set(code_in(recipe.model_dump(mode="json", exclude_unset=True))))
-    if code and not trust:
-        raise UserError(
-            f"dataset {repo}: its recipe runs code ({', '.join(code)}); read it, and pull with --trust-remote-code"
-        )
+        raise RecipeError(f"{label}: not a published run: its {FILE} has a different form")
+    _require_harmless(_recipe_of(sessions[0], label), label, trust)
     return events, folder
 
 
-def recipe_of(session: Event, where: str) -> Recipe:
-    """The recipe of a session."""
+def _require_harmless(recipe: Recipe, label: str, trust: bool) -> None:
+    """Check that a published recipe reads no files outside the run's folder, and runs code only if it may.
+
+    Raises:
+        RecipeError: it does.
+    """
+    outside = [path for path in _row_files(recipe) if not _is_inside(path)]
+    if outside:
+        raise RecipeError(f"{label}: refused: a task reads {outside[0]}, which is outside the run's folder")
+    template = recipe.models.chat_template
+    if template not in (None, "base", CHAT_TEMPLATE, *recipe.experts):
+        raise RecipeError(f"{label}: refused: its chat template is {template}, which is outside the run's folder")
+    code = sorted(set(_code_in(recipe.model_dump(mode="json", exclude_unset=True))))
+    if code and not trust:
+        raise RecipeError(
+            f"{label}: its recipe runs code ({', '.join(code)}); read it, then pull with --trust-remote-code"
+        )
+
+
+def _recipe_of(session: Event, where: str) -> Recipe:
+    """The recipe of a session event."""
     return parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
 
 
-def code_in(value: Any, place: str = "") -> Iterator[str]:
-    """What in a recipe's plain values makes code run that is not this program's: Python targets, trust, options that
-    are handed on to an engine, and lm-evaluation-harness's own task files, whose templates are not confined."""
+def _code_in(value: Any, key_above: str = "") -> Iterator[str]:
+    """The settings in a recipe's plain values that make code run which is not part of this package.
+
+    These are Python targets, `trust_remote_code`, options passed on to an engine, and task files of
+    lm-evaluation-harness, whose templates are not sandboxed.
+    """
     if isinstance(value, list):
         for each in value:
-            yield from code_in(each, place)
+            yield from _code_in(each, key_above)
     if isinstance(value, dict):
         if isinstance(value.get("target"), str):
             yield value["target"]
@@ -79,10 +94,10 @@ def code_in(value: Any, place: str = "") -> Iterator[str]:
             yield f"lm_eval task {value['task']}"
         for key, each in value.items():
             if (key == "trust_remote_code" and each) or (
-                place == "engine" and key in ("options", "environment") and each
+                key_above == "engine" and key in ("options", "environment") and each
             ):
                 yield key
-            yield from code_in(each, key)
+            yield from _code_in(each, key)
 
 
 def _is_file(task: str) -> bool:
@@ -102,16 +117,16 @@ def _is_inside(path: str) -> bool:
 
 
 def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, overrides: Sequence[str]) -> list[str]:
-    """Write a run to `folder` as it shall stand in `out`; returns the row files that it lacks.
+    """Write a run to `folder`, which is to become `out`; returns the files of rows that are missing.
 
-    files: where those that came with it lie. overrides: `key.path=value` texts for its recipe.
+    files: the folder with its downloaded files. overrides: `key.path=value` texts for its recipe.
 
     Raises:
-        UserError: the recipe is not valid with them.
+        RecipeError: the recipe is not valid with the overrides.
     """
     start, session, *rest = events
     here = out.resolve()
-    published = recipe_of(session, str(out))
+    published = _recipe_of(session, str(out))
     recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     if "strategy" in stated:
@@ -121,14 +136,14 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     (folder / FILE).write_text(text, encoding="utf-8")
     for path in files.rglob("*"):
         place = path.relative_to(files)
-        if path.is_file() and (place.parts[0] == ROWS or place.name == CHAT_TEMPLATE):
+        if path.is_file() and (place.parts[0] == ROWS_FOLDER or place.name == CHAT_TEMPLATE):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / place)
     return [path for path in dict.fromkeys(_row_files(published)) if not (folder / path).is_file()]
 
 
 def _moved(published: Recipe, recipe: Recipe) -> dict[str, str]:
-    """Where the models that were local to the publisher lie now, by what they are called in the published recipe."""
+    """Paths of the publisher's local models on this machine, by their names in the published recipe."""
     pairs = [(published.base, recipe.base)]
     pairs += [(text, recipe.experts[name]) for name, text in published.experts.items() if name in recipe.experts]
     parts = (part for before, now in pairs for part in zip(before.split("+"), now.split("+"), strict=False))
@@ -136,7 +151,10 @@ def _moved(published: Recipe, recipe: Recipe) -> dict[str, str]:
 
 
 def _placed(recipe: Recipe, here: Path) -> Recipe:
-    """A published recipe with its rows, local models and chat template inside the folder `here`, also missing ones."""
+    """A published recipe with the paths of its rows, local models and chat template in the folder `here`.
+
+    Files that are missing get such a path, too.
+    """
 
     def model(reference: str) -> str:
         return "+".join(str(here / part) if part.startswith("./") else part for part in reference.split("+"))

@@ -1,4 +1,4 @@
-"""More changes than one commit should hold: they gather in a pull request, and reach `main` when it is merged."""
+"""Pushes too large for one commit: their commits are collected in a pull request, which is then merged."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from huggingface_hub import HfApi, errors
 
 from cycleqd_merge.errors import HubFailed
+from cycleqd_merge.hub_errors import MAIN_CHANGED
 
 
 @dataclass(frozen=True)
 class PullRequest:
-    """A pull request to `main` of the repository `repo` of kind `kind`, by its number there."""
+    """Pull request `number` to `main` of a repository. kind: model, dataset or space."""
 
     api: HfApi
     repo: str
@@ -20,16 +21,16 @@ class PullRequest:
     number: int
 
     def merge(self, parent: str | None) -> str:
-        """Merge it if `main` still stands at `parent`; returns the commit that `main` stands at then.
+        """Merge it if `main` is still at `parent`; returns the new commit of `main`.
 
         Raises:
-            HubFailed: `main` has moved; the pull request is closed.
+            HubFailed: `main` has a new commit; the pull request is closed.
             HfHubHTTPError: the Hub refuses or fails.
         """
         label = f"{self.kind} {self.repo}"
         if self.api.repo_info(self.repo, repo_type=self.kind).sha != parent:
             self.discard()
-            raise HubFailed(f"{label}: `main` has moved meanwhile and was not overwritten; look at it and push again")
+            raise HubFailed(f"{label}: {MAIN_CHANGED}")
         self.api.merge_pull_request(self.repo, self.number, repo_type=self.kind)
         merged = self.merged_as()
         if merged is None:
@@ -37,7 +38,7 @@ class PullRequest:
         return merged
 
     def merged_as(self) -> str | None:
-        """The commit by which it came to `main`; None if it did not, or is not there.
+        """The commit that merged it; None if it was not merged, or does not exist.
 
         Raises:
             HfHubHTTPError: the Hub refuses or fails.
@@ -50,7 +51,7 @@ class PullRequest:
             raise
 
     def discard(self) -> None:
-        """Close it if it is open. What fails here leaves nothing worse than an open pull request."""
+        """Close it if it is open. Errors are ignored: at worst, a pull request stays open."""
         with suppress(errors.HfHubHTTPError):
             found = self.api.get_discussion_details(self.repo, self.number, repo_type=self.kind)
             if found.status in ("open", "draft"):

@@ -74,7 +74,7 @@ class Journal:
             self._lock.acquire(timeout=0)
             self._file = path.open("ab")
         except Timeout:
-            raise RecipeError(f"{folder}: another process is using this run") from None
+            raise RecipeError(f"{folder}: another process is using this run; wait until it ends") from None
         except OSError as error:
             raise RecipeError(f"{folder}: cannot be written: {error.strerror}") from error
         try:

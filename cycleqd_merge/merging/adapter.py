@@ -64,7 +64,7 @@ class Adapter:
         Roles: the factors `down` and `up`, the `bias` of `up`, and `whole`, which replaces the base tensor.
         """
         found: dict[str, dict[str, str]] = {}
-        for key in self._file.keys():  # noqa: SIM118 - a safetensors file is no dict
+        for key in self._file.keys():  # noqa: SIM118 - a safetensors file is not a dict
             tensor, role = self._place(key)
             found.setdefault(tensor, {})[role] = key
         return found

@@ -85,7 +85,7 @@ def prepare_bases(
     """Bases of the experts with the given numbers, from the cache or computed now.
 
     Under `accelerate launch`, every process computes its share, and all return when the last one is done. Processes
-    started in any other way wait for the one that began first.
+    started in any other way wait for the first one.
 
     Raises:
         UserError: processes on several hosts do not share a cache folder.
@@ -104,7 +104,7 @@ def prepare_bases(
                     _write_manifest(folder, family, expert, rank)
                 state.wait_for_everyone()
             if state.device.type == "cuda":
-                torch.cuda.empty_cache()  # the engine is about to ask for the memory
+                torch.cuda.empty_cache()  # the engine will need the memory
         bases[expert] = ExpertBases(folder)
     return bases
 
@@ -128,7 +128,7 @@ def _compute(
 
 
 def share_bases() -> None:
-    """The work of every process but the first: its share of the singular bases of the run that the first one opened."""
+    """In every process but the main one: compute a share of the singular bases of the run that the main one opens."""
     models, experts, rank = from_main_process((PinnedModels("", {}, ModelsConfig()), list[int](), cast(Rank, None)))
     prepare_bases(open_family(models), experts, rank=rank)
     leave_group()

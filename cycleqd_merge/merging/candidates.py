@@ -38,7 +38,7 @@ def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Itera
 
 
 def candidate_configuration(candidate: Candidate, materialiser: Materialiser, evolution: EvolutionConfig) -> str:
-    """The text of `mergekit_config.yml` for a candidate, below the command that rebuilds the model from it.
+    """The text of `mergekit_config.yml` for a candidate; a comment at the top is the command that rebuilds the model.
 
     evolution: the recipe's, which defines the materialiser's groups.
     """
@@ -51,7 +51,11 @@ def candidate_configuration(candidate: Candidate, materialiser: Materialiser, ev
 
 
 def write_candidate(candidate: Candidate, materialiser: Materialiser, folder: Path) -> None:
-    """Write a candidate's model into a folder; its chat template is the one that it was scored with."""
+    """Write a candidate's model into a folder, with the chat template that it was scored with.
+
+    Raises:
+        ModelError: see `candidate_tensors`.
+    """
     family = materialiser.family
     if isinstance(candidate, Genome):
         write_checkpoint(materialiser.tensors(candidate), family, folder)

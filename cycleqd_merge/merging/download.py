@@ -20,7 +20,7 @@ from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import HubRefused, ModelError
 from cycleqd_merge.files import new_folder, remove_leftovers
-from cycleqd_merge.hub_errors import explained, hub_errors
+from cycleqd_merge.hub_errors import explain, hub_errors
 
 DownloadProgress = Callable[[str, int, int], None]
 """Called with a repository's id, the bytes downloaded so far, and the total."""
@@ -49,7 +49,7 @@ def model_folder(path: ModelPath, models: ModelsConfig, label: str, progress: Do
     label: the model in error messages, such as `model user/base`.
 
     Raises:
-        ModelError: it holds only pickles and the recipe does not allow them, or they cannot be converted.
+        ModelError: it contains only pickles and the recipe does not allow them, or they cannot be converted.
         HubRefused: there is no such repository, or it cannot be downloaded.
     """
     folder = Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, False, progress)
@@ -61,20 +61,20 @@ def model_folder(path: ModelPath, models: ModelsConfig, label: str, progress: Do
 
 
 def adapter_folder(path: ModelPath, models: ModelsConfig, label: str, progress: DownloadProgress | None = None) -> Path:
-    """The same for an adapter.
+    """As `model_folder`, for an adapter.
 
     Raises:
-        ModelError: it holds only pickles.
+        ModelError: it contains only pickles.
         HubRefused: there is no such repository, or it cannot be downloaded.
     """
     return Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, True, progress)
 
 
 def pending(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = False) -> Download | None:
-    """What opening a Hub id would download; None if nothing, or if the Hub does not answer but the model is cached.
+    """The files that opening a Hub id would download; None if none, or if the model is cached and the Hub unreachable.
 
     Raises:
-        ModelError: it holds only pickles and the recipe does not allow them.
+        ModelError: it contains only pickles and the recipe does not allow them.
         HubRefused: there is no such repository, or it cannot be read.
     """
     if hub_id(path.path) is None or constants.is_offline_mode():
@@ -86,7 +86,7 @@ def pending(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = F
             path.path, revision=path.revision, allow_patterns=[_exactly(name) for name in needed], dry_run=True
         )
     except Exception as error:
-        line = explained(error)
+        line = explain(error)
         if line is None:
             raise
         if _cached(path) is not None:
@@ -100,7 +100,7 @@ def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter
     """The files of a repository that are needed to open it: weights, configurations, tokenizer.
 
     Raises:
-        ModelError: it holds only pickles and the recipe does not allow them.
+        ModelError: it contains only pickles and the recipe does not allow them.
     """
     root = [name for name in names if "/" not in name]
     weights = [name for name in root if name.endswith(".safetensors")]
@@ -117,7 +117,7 @@ def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter
 def _fetched(
     path: ModelPath, models: ModelsConfig, label: str, adapter: bool, progress: DownloadProgress | None
 ) -> Path:
-    """The folder of a Hub id in the Hub's cache, with everything that is needed."""
+    """The folder of a Hub id in the Hub's cache, with all files that are needed."""
     missing = pending(path, models, label, adapter)
     if missing is not None:
         _download(missing, label, progress)
@@ -179,14 +179,14 @@ def _exactly(name: str) -> str:
 
 
 def _only_pickles(label: str) -> str:
-    return f"{label}: holds only pickles; convert it to safetensors first, or allow them with `models.pickles: true`"
+    return f"{label}: contains only pickles; convert it to safetensors first, or allow them with `models.pickles: true`"
 
 
 def _converted(folder: Path) -> Path:
     """A copy of a model with its pickles converted to safetensors. They are read as weights only: no code in them runs.
 
     Raises:
-        ModelError: they hold more than weights, or are damaged.
+        ModelError: they contain more than weights, or are damaged.
     """
     shards = sorted(folder.glob("pytorch_model*.bin"))
     key = hashlib.sha256("|".join(f"{path.resolve()}:{path.stat().st_size}" for path in shards).encode())
@@ -206,7 +206,7 @@ def _convert(folder: Path, shards: Sequence[Path], target: Path) -> None:
                 tensors |= torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
             huggingface_hub.save_torch_state_dict(tensors, unfinished)
         except Exception as error:  # a damaged or hostile pickle may raise anything
-            what = "its pickles hold more than weights, or are damaged"
+            what = "its pickles contain more than weights, or are damaged"
             raise ModelError(f"{folder}: {what}: {type(error).__name__}") from error
         for path in folder.iterdir():
             if path.is_file() and ".bin" not in path.name:

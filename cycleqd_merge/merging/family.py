@@ -1,4 +1,4 @@
-"""A base model and the experts fine-tuned from it, opened: the source of base tensors and task vectors."""
+"""An opened base model and its experts: the source of base tensors and task vectors."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ModelFamily:
         """Check that these are the models with the recorded digests.
 
         Raises:
-            ModelError: one is another model now.
+            ModelError: a model has changed.
         """
         now = {"base": self.base.digest, **{f"experts.{each.name}": each.digest for each in self.experts}}
         recorded = {"base": base, **{f"experts.{name}": digest for name, digest in experts.items()}}
@@ -70,7 +70,7 @@ class ModelFamily:
             if recorded.get(name) != now.get(name)
         ]
         if changed:
-            raise ModelError("the models are no longer those of the run: " + "; ".join(changed))
+            raise ModelError("the models have changed since the run began: " + "; ".join(changed))
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -94,7 +94,7 @@ class ModelFamily:
         return difference.task_vector(base.float()) if isinstance(difference, Whole) else difference
 
     def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole | TaskVector | None:
-        """An expert's part in one tensor, as it is stored: its own tensor, or an adapter's task vector.
+        """An expert's contribution to one tensor, as stored: its own tensor, or an adapter's task vector.
 
         None where the expert equals the base. base: the base's tensor as `base_tensor` gives it.
         """
@@ -124,7 +124,7 @@ def open_family(models: PinnedModels) -> ModelFamily:
     """Open a base model and its experts.
 
     Raises:
-        UserError: one of them cannot be opened, see `open_base` and `open_expert`.
+        UserError: a model cannot be opened, see `open_base` and `open_expert`.
     """
     base = open_base(models)
     return ModelFamily(base, tuple(open_expert(models, name, base) for name in models.experts), models.settings)

@@ -1,4 +1,4 @@
-"""What a materialiser is opened from, as data: another process opens the same one from it."""
+"""The specification of a materialiser, as data: other processes open an identical one from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MaterialiserSpec:
 
     @classmethod
     def of(cls, materialiser: Materialiser) -> MaterialiserSpec:
-        """The spec that an equal materialiser is opened from."""
+        """The specification of an existing materialiser."""
         family = materialiser.family
         experts = {expert.name: str(expert.reference) for expert in family.experts}
         models = PinnedModels(str(family.base.reference), experts, family.models)
@@ -40,7 +40,7 @@ class MaterialiserSpec:
         return cls(models, materialiser.groups.setting, bases, materialiser.rank)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The specification as JSON values."""
         return {
             "base": self.models.base,
             "experts": self.models.experts,

@@ -65,7 +65,7 @@ def merges(recipe: Recipe, setting: MergekitConfig) -> list[tuple[MergekitConfig
         steps = list(_steps(specs[name], grids.get(name, {}), list(recipe.experts)))
         if not steps and setting.methods is not None:
             what = f"{name} cannot merge {len(recipe.experts)} experts, or has required parameters"
-            raise RecipeError(f"strategy: {what}; state their values in `grid`")
+            raise RecipeError(f"strategy: {what}; give their values in `grid`")
         found.append([(_configuration(recipe, specs[name], step), step) for step in steps])
     rounds = zip_longest(*found)  # the first of every method, then the second: a small budget tries every method
     return [each for turn in rounds for each in turn if each is not None]

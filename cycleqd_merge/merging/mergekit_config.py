@@ -1,7 +1,7 @@
 """A genome as a mergekit configuration.
 
 Without mutations it is plain `task_arithmetic`, which stock mergekit can run. With mutations it uses the merge method
-`cycleqd`, which `merging.mergekit_method` registers, and states the mutations as a parameter.
+`cycleqd`, which `merging.mergekit_method` registers, with the mutations as a parameter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STOCK_COMMAND, OWN_COMMAND = "mergekit-yaml mergekit_config.yml OUT", "cycleqd-m
 
 
 def configuration_text(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> str:
-    """The text of `mergekit_config.yml`: the configuration that builds the genome's model, below the command to run.
+    """The text of `mergekit_config.yml`: the command to run, as a comment, and the configuration that builds the model.
 
     setting: the recipe's `evolution`, which defines the materialiser's groups.
     """
@@ -35,7 +35,7 @@ def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evol
     configuration = merge_configuration(genome, materialiser, setting)
     text = configuration.to_yaml() + "\n"
     if MergeConfiguration.model_validate(yaml.safe_load(text)) != configuration:
-        raise AssertionError("mergekit does not read its configuration back as it was written")
+        raise AssertionError("mergekit does not read the configuration back as it was written")
     return f"# {_command(genome, family)}\n{text}"
 
 

@@ -1,6 +1,6 @@
 """The merge method `cycleqd` for mergekit: task arithmetic plus a genome's mutations.
 
-Importing this module registers the method with mergekit: `cycleqd-merge merge` does so, `mergekit-yaml` does not.
+Importing this module registers the method with mergekit: `cycleqd-merge merge` imports it, `mergekit-yaml` does not.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ def _open(
     settings = ModelsConfig.model_validate({"vocabulary": parameter.vocabulary})
     models, bases = PinnedModels(str(base_reference), experts, settings), tuple(sorted(parameter.bases))
     materialiser = open_materialiser(MaterialiserSpec(models, parameter.groups, bases, parameter.rank))
-    _warn_of_differences(materialiser.bases, parameter.bases)
+    _warn_about_differences(materialiser.bases, parameter.bases)
     return materialiser, parameter.genome, {weight.name: weight for weight in materialiser.family.weights}
 
 
-def _warn_of_differences(bases: Mapping[int, ExpertBases], wanted: Mapping[int, str]) -> None:
+def _warn_about_differences(bases: Mapping[int, ExpertBases], wanted: Mapping[int, str]) -> None:
     """Warn if singular bases differ from those that the model was first built on."""
     for number, digest in wanted.items():
         if bases[number].digest != digest:
@@ -124,4 +124,4 @@ register(
 
 def register_mergekit_method() -> None:
     """Register the merge method `cycleqd` with mergekit in this process: configurations with mutations need it."""
-    # importing this module has done so
+    # done when this module was imported

@@ -1,4 +1,4 @@
-"""Have mergekit build the tensors of a configuration: on disk, or in memory for an engine."""
+"""Build the tensors of a configuration with mergekit: on disk, or in memory for an engine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def parse_configuration(text: str, where: str) -> MergeConfiguration:
 
 
 def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
-    """Do what `mergekit-yaml --random-seed SEED` does, with the method `cycleqd` and with adapters merged in float32.
+    """Merge like `mergekit-yaml --random-seed SEED`, with the method `cycleqd` and with adapters merged in float32.
 
     The folder `out` appears only once it is complete.
 
@@ -79,7 +79,7 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
 
 
 def _truncation(config: MergeConfiguration) -> dict[str, bool]:
-    """The option for models with `models.vocabulary: base`, which only the method `cycleqd` states."""
+    """The option for models with `models.vocabulary: base`, which only the method `cycleqd` records."""
     text = (config.parameters or {}).get("mutations")
     if config.merge_method != MERGE_METHOD or not isinstance(text, str):
         return {}
@@ -121,7 +121,7 @@ def merged_tensors(
 def write_merge(
     candidate: MergekitConfiguration, family: ModelFamily, folder: Path, device: torch.device | str = "cpu"
 ) -> None:
-    """Write to a folder what `mergekit-yaml --random-seed` writes for a configuration, except for the model card.
+    """Write a configuration's model to a folder, like `mergekit-yaml --random-seed` but without a model card.
 
     Raises:
         ModelError: the configuration cannot be read or run.
@@ -145,7 +145,7 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
         ModelError: the configuration cannot be read.
     """
     config = parse_configuration(candidate.yaml, "candidate")
-    if config.merge_method == MERGE_METHOD:  # it has no random draws of mergekit's
+    if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
     adapters = any(reference.lora is not None for reference in config.referenced_models())
     options = [f"--random-seed {candidate.seed}", *stock_options(family, adapters)]
@@ -163,7 +163,7 @@ def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFam
 
 
 def _require_tensors_of_base(saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight]) -> None:
-    """Check the names: an engine keeps the last candidate's tensor for one that is missing, and cannot load others."""
+    """Check the names: an engine would keep the last candidate's tensor for a missing one, and cannot load others."""
     missing = sorted(weights.keys() - saves.keys())
     if missing:
         raise ModelError(f"candidate: tensor {missing[0]} is missing; the base has it")
@@ -208,10 +208,10 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _merge_errors(where: str) -> Iterator[None]:
-    """Turn what mergekit raises for a configuration that cannot be run into a `ModelError`.
+    """Turn mergekit's errors about a configuration that cannot be run into a `ModelError`.
 
     Raises:
-        InfrastructureError: the disk, the file system or the memory failed, whatever the configuration.
+        InfrastructureError: the disk, the file system or the memory failed, whichever the configuration.
     """
     try:
         yield

@@ -30,7 +30,7 @@ def pinned_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
 
 
 def portable_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
-    """The candidate without the paths of local models: the same on every machine, and fit to be published."""
+    """The candidate without the paths of local models: the same on every machine, and safe to publish."""
     if not isinstance(candidate, MergekitConfiguration):
         return candidate
     return MergekitConfiguration(without_paths(candidate.yaml, recipe), candidate.seed)

@@ -17,19 +17,19 @@ _T = TypeVar("_T")
 
 
 def this_process() -> PartialState:
-    """This process's place among them, and its device: the CPU if the launcher asks for it, as for `Accelerator`."""
+    """This process's rank and device: the CPU if the launcher asks for it, as with `Accelerator`."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
 
 
 def from_main_process(value: _T) -> _T:
-    """The main process's value, in all processes; each waits for the others."""
+    """The main process's value, in every process; all wait for each other."""
     this_process()
     (first,) = broadcast_object_list([value])
     return first
 
 
 def leave_group() -> None:
-    """Leave the group once all processes do: workers that this process starts from now on do not belong to it."""
+    """Leave the group once all processes do: workers that this process starts later do not belong to it."""
     state = this_process()
     if state.num_processes == 1:
         return

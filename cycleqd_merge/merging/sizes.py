@@ -18,7 +18,7 @@ def model_bytes(family: ModelFamily) -> int:
 
 
 def pinned_bytes(family: ModelFamily) -> int:
-    """The same in pinned memory, where torch rounds every tensor up to a power of two."""
+    """Bytes of all tensors in pinned memory, where torch rounds each size up to a power of two."""
     return sum(1 << (prod(weight.shape) * weight.dtype.itemsize - 1).bit_length() for weight in family.weights)
 
 

@@ -21,7 +21,7 @@ workers of the host share, or in the device's memory."""
 
 
 class Staging:
-    """Provides tensors on the device. Those that are kept in memory are kept from their first use on.
+    """Provides tensors on the device. Tensors to keep in memory are stored there on first use.
 
     bases: by expert number.
     """
@@ -88,7 +88,7 @@ class Staging:
 
 
 def _contents(family: ModelFamily, bases: Mapping[int, ExpertBases], cuda: bool) -> str:
-    """What the tensors of a staging are computed from, as a text."""
+    """A text that identifies the inputs of all tensors."""
     parts = [family.base.digest, *(expert.digest for expert in family.experts), family.models.vocabulary, str(cuda)]
     return "|".join([*parts, *(f"{number}:{stored.digest}" for number, stored in bases.items())])
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from cycleqd_merge.errors import ModelError, RecipeError, first_line
 from cycleqd_merge.merging.family import ModelFamily
 
-_UNLIMITED = 10**9  # a tokenizer without a limit states 10^30
+_UNLIMITED = 10**9  # a tokenizer without a limit reports 10^30
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=family.models.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more specific
-        raise ModelError(f"{folder}: no tokenizer can be loaded: {first_line(error)}") from error
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
 
 
@@ -55,7 +55,7 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
 
 
 def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The model's limit in tokens, prompt and answer together; None if nothing states it."""
+    """The model's limit in tokens, for prompt and answer together; None if neither model nor tokenizer states one."""
     stated = getattr(family.base.config.get_text_config(), "max_position_embeddings", None)
     limits = [limit for limit in (stated, tokenizer.model_max_length) if limit and 0 < limit < _UNLIMITED]
     return int(min(limits, default=0)) or None

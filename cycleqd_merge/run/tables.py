@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cycleqd_merge.journal.log import failed
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.evolution.archive import Archive, Scores
+from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.journal.log import Event, failed
+from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.strategies.state import SearchState
 
 if TYPE_CHECKING:
     import pandas
 
-    from cycleqd_merge.run.state import Run
+
+class RunView(Protocol):
+    """What these tables read of a `Run`, whose methods call them."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def search(self) -> SearchState: ...
+    @property
+    def results(self) -> Sequence[Event]: ...
+    @property
+    def confirmed(self) -> Mapping[int, Scores]: ...
+    @property
+    def measured(self) -> Mapping[tuple[str, str], Mapping[str, Estimate]]: ...
+    @property
+    def tasks(self) -> Sequence[str]: ...
+    @property
+    def objectives(self) -> Sequence[str]: ...
+    @property
+    def archives(self) -> Sequence[Archive]: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def generations(self) -> int: ...
+    def elites(self) -> Sequence[int]: ...
+    def best_mean(self) -> int: ...
+    def candidate(self, number: int) -> Candidate: ...
+    def digest(self, candidate: Candidate) -> str: ...
+    def judged(self, number: int) -> Scores: ...
+    def mean(self, scores: Scores) -> float: ...
 
 
-def scores_of(run: Run, number: int) -> dict[str, float | None]:
+def scores_of(run: RunView, number: int) -> dict[str, float | None]:
     """All scores of an evaluation, as `search_TASK`, `confirm_TASK` and `heldout_TASK`; None if not scored."""
     searched = run.results[number]["scores"]
     confirmed = run.confirmed.get(number)
@@ -26,12 +61,12 @@ def scores_of(run: Run, number: int) -> dict[str, float | None]:
     return found
 
 
-def generation_of(run: Run, number: int) -> int:
+def generation_of(run: RunView, number: int) -> int:
     """The generation of an evaluation; 0 for experts and other founders."""
     return max(0, number - run.search.first + 1)
 
 
-def evaluations(run: Run) -> list[dict[str, Any]]:
+def evaluations(run: RunView) -> list[dict[str, Any]]:
     """One row per evaluation: its scores on each split, their mean on the search split, whether it is an elite."""
     elites = set(run.elites())
     return [
@@ -48,7 +83,7 @@ def evaluations(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def to_pandas(run: Run) -> pandas.DataFrame:
+def to_pandas(run: RunView) -> pandas.DataFrame:
     """`evaluations` as a table whose index is the evaluation's number."""
     import pandas  # slow to import, and only needed here
 
@@ -56,7 +91,7 @@ def to_pandas(run: Run) -> pandas.DataFrame:
     return pandas.DataFrame(rows).set_index("evaluation") if rows else pandas.DataFrame()
 
 
-def one_line(run: Run) -> str:
+def one_line(run: RunView) -> str:
     """A run's state in one line."""
     state = f"generation {run.generation} of {run.generations}"
     elites = run.elites()
@@ -66,7 +101,7 @@ def one_line(run: Run) -> str:
     return f"{state}, {len(elites)} elites, best mean {run.mean(run.judged(number)):.3f} (#{number})"
 
 
-def html(run: Run) -> str:
+def html(run: RunView) -> str:
     """A small table for notebooks: each archive's best elite, coverage and QD score."""
     head = "".join(f"<th>{escape(text)}</th>" for text in ("archive", "best", "elite", "coverage", "QD score"))
     rows = []

@@ -33,7 +33,7 @@ async def run_once(
 ) -> ProcessResult:
     """Run one command in a box of its own; its standard error is discarded.
 
-    More output than `limits.output` ends the command at once. The exit status comes from the box and proves nothing.
+    More output than `limits.output` ends the command at once. The exit status comes from the box and cannot be trusted.
 
     ready: text that a trusted command writes before it runs anything untrusted. The time limit starts there, and the
     text is not part of the output.

@@ -76,7 +76,7 @@ class Bayesian:
         return np.array(points), np.array(scores)
 
     def _surrogate(self, points: Matrix, scores: Matrix) -> Surrogate:
-        """Fitted to the models evaluated so far, and to the predictions for those in flight."""
+        """A surrogate fitted to the models evaluated so far, and to its own predictions for those in flight."""
         count = kernel_points(len(points))
         if self._kernels[0] != count:
             self._kernels = count, fitted_kernels(points[:count], scores[:count])

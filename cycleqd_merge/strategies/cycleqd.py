@@ -50,7 +50,7 @@ class CycleQD:
         self.state, self.operators, self.seed = state, operators, seed
         self._rule = SuccessRule(len(state.objectives))
         self._quality_task: dict[int, int] = {}
-        """The task that was the quality when a child was created, by number, until the child's result is received."""
+        """By the number of a child whose result is outstanding: the task that was the quality when it was created."""
 
     def ask(self, number: int) -> Proposal | None:
         """See `Strategy.ask`. The first child waits for the results of all founders."""
@@ -64,7 +64,7 @@ class CycleQD:
         self.learn(result.number, self.state.tell(result))
 
     def learn(self, number: int, insertion: Insertion) -> None:
-        """Receive what the archives did with a child; children from elsewhere are ignored."""
+        """Receive a child's insertion into the archives; children from other sources are ignored."""
         objective = self._quality_task.pop(number, None)
         if self.operators.adaptive and objective is not None:
             self._rule.learn(objective, insertion.entered)

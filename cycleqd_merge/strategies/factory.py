@@ -1,4 +1,4 @@
-"""From a recipe to its search: the space, and the strategy."""
+"""Build the search space and the strategy of a recipe."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
     """The strategy that a recipe asks for.
 
     merges: lists the candidates of a `mergekit` strategy; the caller passes `merging.merge_grid.merges`, since
-    strategies know nothing of merging.
+    strategies do not depend on merging.
 
     Raises:
         UserError: the user's own strategy cannot be created, mergekit lacks a method or parameter that the recipe
@@ -102,7 +102,7 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
 
 
 def child_count(recipe: Recipe, strategy: Strategy) -> int:
-    """The number of children that a run evaluates: the recipe's generations, or fewer if the strategy has fewer."""
+    """The number of children that a run evaluates: the recipe's generations, or the strategy's if it has fewer."""
     return min(recipe.evolution.generations, getattr(strategy, "generations", recipe.evolution.generations))
 
 

@@ -15,14 +15,14 @@ class Emitter(Protocol):
     """Creates children once the archives are open."""
 
     def emit(self, number: int, recorded: Matrix | None = None) -> Proposal | None:
-        """Its next child, under `number`; None if it must receive more results first.
+        """The next child, under `number`; None if the emitter must receive more results first.
 
-        recorded: coefficients, shape (dimensions,), for the child to have instead of its own.
+        recorded: coefficients, shape (dimensions,), that replace the child's own.
         """
         ...
 
     def learn(self, number: int, insertion: Insertion) -> None:
-        """Receive what the archives did with a child, from either source."""
+        """Receive a child's insertion into the archives, from either source."""
         ...
 
 

@@ -25,14 +25,14 @@ class Optimiser(Protocol):
         ...
 
     def tell(self, population: Matrix, insertions: list[Insertion]) -> None:
-        """Receive what the archives did with each child of the population."""
+        """Receive the insertion of each child of the population into the archives."""
         ...
 
 
 class PopulationStrategy:
     """A strategy that proposes an optimiser's populations child by child.
 
-    The optimiser is asked for the next population once the results of the whole last one were received.
+    It asks the optimiser for the next population once it has received all results of the last one.
     """
 
     def __init__(self, state: SearchState, optimiser: Optimiser) -> None:

@@ -28,9 +28,9 @@ class InOrder(Generic[Item]):
 
 
 class Schedule:
-    """Asks a strategy for proposals and tells it results, both in order of number.
+    """Asks a strategy for proposals and passes it the results, both in order of number.
 
-    With `in_flight` = W, number n is asked as soon as result n - W was received, never earlier or later. So a run
+    With `in_flight` = W, number n is asked for as soon as result n - W was received, never earlier or later. So a run
     depends on its seed, W and the scores, and not on which evaluation ends first.
 
     recorded: steps of the first proposals, if the run is restored.
@@ -69,7 +69,7 @@ class Schedule:
         return self._strategy.ask(number)
 
     def tell(self, result: Result) -> list[Proposal]:
-        """Tell the strategy the next result; returns the proposals that may be asked for after it."""
+        """Pass the strategy the next result; returns the proposals that may be asked for after it."""
         self._strategy.tell(result)
         self._received += 1
         return self.ready()

@@ -34,7 +34,7 @@ class SearchSpace:
     order; tasks without an archive follow.
 
     factors: a task's bounds are these times the worst and the best score of the tasks' experts (paper: 0.85 and 1.15).
-    levels: warm starts, the static merges that hold this much of every expert; a strategy may start with them.
+    levels: warm starts, static merges with this coefficient for every expert; a strategy may start with them.
     race: share of the rows and confidence, see `Race`; None scores every child on all rows.
     """
 

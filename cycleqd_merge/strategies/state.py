@@ -18,7 +18,7 @@ from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
 
 @dataclass(frozen=True)
 class Insertion:
-    """What the archives did with a child.
+    """The results of offering a child to the archives.
 
     scores: those of the objectives; None if the evaluation failed, or a score is below a floor. by_archive: one per
     archive, in their order; empty if the child was not offered to them.
@@ -130,7 +130,7 @@ class SearchState:
         return list(zip(self._candidates, self._scores, strict=False))
 
     def pending(self) -> list[Candidate]:
-        """The candidates whose results are outstanding, in order of number."""
+        """The candidates without a result yet, in order of number."""
         return self._candidates[len(self._scores) :]
 
     def recorded(self, step: Mapping[str, Any]) -> Matrix | None:

@@ -50,7 +50,7 @@ def fitted_kernels(points: Matrix, scores: Matrix) -> list[Any]:
 
 
 def _fitted(start: Any, points: Matrix, scores: Matrix) -> Any:
-    """As scikit-learn fits a kernel, but without its warning for the length scale of a dimension that has no effect."""
+    """Fit a kernel like scikit-learn, but without its warning about length scales of dimensions without effect."""
     from scipy.optimize import minimize
 
     process = _process(start).fit(points, scores)
@@ -64,7 +64,7 @@ def _fitted(start: Any, points: Matrix, scores: Matrix) -> Any:
 
 
 def _process(kernel: Any) -> Any:
-    """A Gaussian process over standardised scores, its kernel as it is."""
+    """A Gaussian process over standardised scores, with a fixed kernel."""
     from sklearn.gaussian_process import GaussianProcessRegressor  # late: only Bayesian optimisation needs it
 
     return GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)

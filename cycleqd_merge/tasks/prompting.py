@@ -32,7 +32,7 @@ class Prompt:
         """The rendered prompt: plain text, or chat turns.
 
         Raises:
-            DataError: as `render_template`.
+            DataError: see `render_template`.
         """
         messages: list[Message] = [
             {"role": role, "content": render_template(text, columns, self._field)} for role, text in self._turns

@@ -92,7 +92,10 @@ class LanguageModel(Protocol):
         ...
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
-        """As `logprobs`, and whether greedy decoding would generate `continuation`; for a plain or rendered prompt."""
+        """Log-probabilities of `continuation`, and whether greedy decoding would generate it.
+
+        prompt: plain or rendered text.
+        """
         ...
 
     def render(self, messages: Sequence[Message], template: str | None = None) -> str:
@@ -110,8 +113,8 @@ class LanguageModel(Protocol):
 class Sample:
     """A row of a dataset, as a task scores it.
 
-    id: unique within the task, and the same in every run over the same data. row: the row's columns, or whatever else
-    the task wants to keep.
+    id: unique within the task, and the same in every run over the same data. row: the row's columns, or any other data
+    that the task needs.
     """
 
     id: str

@@ -44,7 +44,7 @@ class SuiteTask:
     def samples(self, split: Split) -> Sequence[Sample]:
         """The samples of a split; the task's search split is divided into the run's search and confirmation splits.
 
-        The division depends on the number of samples only, not on the run. The recipe's `samples` limits the search
+        The division depends only on the number of samples, not on the run. The recipe's `samples` limits the search
         split, and the confirmation split in the same proportion.
         """
         if split == "heldout":
@@ -83,7 +83,7 @@ def open_task(use: TaskConfig, confirm_share: float, revisions: Mapping[str, str
         RecipeError: its definition is missing or not valid.
         DataError: its rows cannot be read or used.
         TaskError: it cannot be opened, or a split is empty.
-        UserError: the Hub refuses a dataset, or a class of the user cannot be loaded.
+        UserError: the Hub refuses a dataset, or a user's class cannot be loaded.
     """
     name = task_name(use)
     definition = with_pinned_rows(load_task(use), revisions)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge import cli
-from cycleqd_merge.cli.printing import console
+from cycleqd_merge.cli.printing import console, print_progress
 from cycleqd_merge.cli.verbosity import set_verbosity
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.run.observer import Observer
@@ -153,5 +153,6 @@ def test_quiet_silences_progress_on_either_stream(capsys: pytest.CaptureFixture[
         set_verbosity(quiet, verbose=False)
         console(progress=True).print("progress")
         console(stderr=True).print("progress")
+        print_progress("progress")
         console().print("result")
-        assert capsys.readouterr() == (f"{shown}result\n", shown)
+        assert capsys.readouterr() == (f"{shown}result\n", 2 * shown)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ from tests.evolution.references import SlowArchive
 from tests.models import read_tensors
 
 TASKS = ["vowels", "letters"]
+
+
+@pytest.fixture(scope="module")
+def finished(finished: CliRun, tmp_path_factory: pytest.TempPathFactory) -> CliRun:
+    """A copy of the finished run: `evaluate` records scores in it."""
+    folder = tmp_path_factory.mktemp("copied") / "run"
+    shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("lock"))
+    return replace(finished, folder=folder)
 
 
 def results(run: CliRun) -> list[Event]:

@@ -124,7 +124,10 @@ def test_a_run_that_another_process_works_on_is_left_alone(finished: CliRun) -> 
     before = (finished.folder / FILE).read_bytes()
     with opened_journal(finished.folder):
         answer = cycleqd_merge("evolve", finished.recipe)
-    assert (answer.code, answer.err) == (2, f"error: {finished.folder}: another process is using this run\n")
+    assert (answer.code, answer.err) == (
+        2,
+        f"error: {finished.folder}: another process is using this run; wait until it ends\n",
+    )
     assert (finished.folder / FILE).read_bytes() == before
 
 

@@ -11,8 +11,8 @@ import pytest
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
-from cycleqd_merge.hub.archive import told
-from cycleqd_merge.hub.portable import portable
+from cycleqd_merge.hub.archive import portable_events
+from cycleqd_merge.hub.portable import portable_recipe
 from cycleqd_merge.hub.unite import unite
 from cycleqd_merge.journal.log import FILE, of_kind, read_events
 from cycleqd_merge.run.state import open_run
@@ -110,7 +110,9 @@ def test_versions_are_recorded_and_an_older_program_extends_no_newer_run(models:
     assert [task["semantics"] for task in start["tasks"].values()] == [2, 2]
     assert [session["engine_semantics"] for session in of_kind(events, "session")] == [1, 1]
     assert cycleqd_merge("show", run).code == 0
-    assert told(events, portable(open_run(run).recipe))[1]["engine_semantics"] == 1  # as others pull it
+    assert (
+        portable_events(events, portable_recipe(open_run(run).recipe))[1]["engine_semantics"] == 1
+    )  # as others pull it
     answer = cycleqd_merge("evolve", recipe)
     older = (
         "semantics of task vowels: 2 -> 0, semantics of task letters: 2 -> 0, semantics of engine transformers: 1 -> 0"

@@ -52,7 +52,7 @@ def test_help_imports_little(arguments: tuple[str, ...]) -> None:
     assert imported_by_command(*arguments) & (HEAVY | LIGHTER) == set()
 
 
-@pytest.mark.parametrize("command", ["evolve", "plan"])
+@pytest.mark.parametrize("command", ["evolve", "plan", "compare"])
 def test_a_typo_in_a_recipe_is_reported_before_heavy_imports(command: str) -> None:
     assert imported_by_command(command, RECIPE, *TYPO) & (HEAVY | {"numpy", "jinja2"}) == set()
 
@@ -71,6 +71,11 @@ def test_a_directory_without_a_run_is_reported_before_heavy_imports(command: str
 @pytest.mark.parametrize("options", [(), ("--json",), ("--elite", "best-mean")])
 def test_showing_a_run_needs_no_heavy_library(run: Path, options: tuple[str, ...]) -> None:
     assert imported_by_command("show", run, *options) & HEAVY == set()
+
+
+def test_a_page_of_a_run_needs_no_heavy_library(run: Path, tmp_path: Path) -> None:
+    assert imported_by_command("report", run, "--output", tmp_path / "page.html") & HEAVY == set()
+    assert (tmp_path / "page.html").is_file()
 
 
 def test_a_wrong_name_of_a_model_is_reported_before_heavy_imports(run: Path, tmp_path: Path) -> None:

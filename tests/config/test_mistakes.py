@@ -156,12 +156,12 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
             in_evolution("groups: {blocks: 3, patterns: [a]}"),
             "12: evolution.groups.blocks: cannot be combined with `patterns`",
         ),
-        (in_evolution("groups: {patterns: []}"), "12: evolution.groups.patterns: needs 1 or more entries; found []"),
+        (in_evolution("groups: {patterns: []}"), "12: evolution.groups.patterns: requires 1 or more entries; found []"),
         (
             f"{NAMED}models: {{vocabulary: bass}}\n",
             "11: models.vocabulary: no such choice; did you mean 'base'?; allowed: strict, base; found 'bass'",
         ),
-        (in_task("bounds: [0, 1, 2]"), "9: tasks.1.bounds: takes 2 or fewer entries; found [0, 1, 2]"),
+        (in_task("bounds: [0, 1, 2]"), "9: tasks.1.bounds: allows 2 or fewer entries; found [0, 1, 2]"),
         (in_task("bounds: [0]"), "9: tasks.1.bounds: too few entries; found [0]"),
         (in_task("bounds: []"), "9: tasks.1.bounds: too few entries; found []"),
         (in_task("bounds: [x, 1]"), "9: tasks.1.bounds.0: expected a number; found 'x'"),
@@ -172,7 +172,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (in_evolution("scaling: [1.6, 1.0]"), "12: evolution.scaling: 1.6 is above 1.0"),
         (
             in_evolution("{mates: any, cycling: false}"),
-            "12: evolution.mates: `any` needs `cycling: true`; plain MAP-Elites has one archive",
+            "12: evolution.mates: `any` requires `cycling: true`; plain MAP-Elites has one archive",
         ),
         (
             in_evolution("cycling: false\nstrategy: {kind: cma-me}"),
@@ -200,7 +200,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             in_evolution("race: {}\n  cycling: false"),
-            "12: evolution.race: needs `cycling: true`; the archive of plain MAP-Elites takes part in no race",
+            "12: evolution.race: requires `cycling: true`; plain MAP-Elites does not support racing",
         ),
         (
             in_evolution("race: {}\nstrategy: {kind: cma-es}"),
@@ -280,7 +280,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(NAMED, "name: code", "name: my code"),
-            "8: tasks.1.name: a name is made of letters, digits, `_`, `.` and `-`, and begins with a letter or digit; "
+            "8: tasks.1.name: a name consists of letters, digits, `_`, `.` and `-`, and starts with a letter or digit; "
             "found 'my code'",
         ),
         (
@@ -338,11 +338,11 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (in_task("role: keep"), "5: tasks: at least 2 tasks with `role: optimise` are required; found 1"),
         (
             f"{NAMED.partition('  - task')[0]}output: x\n",
-            "5: tasks: needs 2 or more entries; found [{'task': 'smollm2-sql', 'name': 'sql', 'expert': 'sql'}]",
+            "5: tasks: requires 2 or more entries; found [{'task': 'smollm2-sql', 'name': 'sql', 'expert': 'sql'}]",
         ),
         (
             replaced(NAMED, "  code: org/code\n", "").replace("expert: code", ""),
-            "2: experts: needs 2 or more entries; found {'sql': 'org/sql'}",
+            "2: experts: requires 2 or more entries; found {'sql': 'org/sql'}",
         ),
         (
             replaced(NAMED, "  code: org/code\n  sql: org/sql\n", ""),
@@ -350,8 +350,8 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             replaced(NAMED, "task: smollm2-bash\n    name: code", "task: my tasks/sums of two.yaml"),
-            "7: tasks.1.task: give the task a `name`: a name is made of letters, digits, `_`, `.` and `-`, "
-            "and begins with a letter or digit; found 'sums of two'",
+            "7: tasks.1.task: give the task a `name`: a name consists of letters, digits, `_`, `.` and `-`, "
+            "and starts with a letter or digit; found 'sums of two'",
         ),
     ],
 )
@@ -375,7 +375,7 @@ def test_a_long_value_is_cut(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_is_told_with_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"task 'smolm2-sql': no such file, nor among the shipped tasks") as raised:
+    with pytest.raises(UserError, match=r"task 'smolm2-sql': no such file or shipped task; shipped: ") as raised:
         load_task(TaskConfig(task="smolm2-sql"))
     assert "did you mean 'smollm2-sql'?" in str(raised.value)
 

@@ -77,7 +77,7 @@ def test_a_loaded_expert_answers_as_the_expert_and_the_base_can_be_loaded_again(
 def test_nan_or_infinite_weights_are_refused_and_the_next_load_works(models: Models, coefficient: float) -> None:
     engine = models.engine()
     before = texts(engine)
-    with pytest.raises(ValueError, match=r"tensor \S+ of the child holds NaN or infinite values"):
+    with pytest.raises(ValueError, match=r"tensor \S+ of the child contains NaN or infinite values"):
         engine.load(genome_of(coefficient, 0))
     engine.load(BASE)
     assert texts(engine) == before

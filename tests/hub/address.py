@@ -1,4 +1,4 @@
-"""Where this process's Hub is: chosen before `huggingface_hub` is imported, which reads its endpoint once."""
+"""The address of the local Hub, chosen before `huggingface_hub` is imported, which reads its endpoint once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import socket
 
 
 def free_socket() -> socket.socket:
-    """A bound socket on a free port of this machine; nothing answers there until a server listens on it."""
-    bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio lets only those that say so answer without delay
+    """A socket bound to a free local port; a server may listen on it later."""
+    bound = socket.socket(proto=socket.IPPROTO_TCP)  # without the protocol, asyncio does not set TCP_NODELAY
     bound.bind(("127.0.0.1", 0))
     return bound
 

@@ -1,4 +1,4 @@
-"""A Hub that answers, with a signed-in user and caches of their own for each test; and a run to publish."""
+"""A local Hub with a signed-in user and separate caches for each test, and a run to publish."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ READER = User("reader", "hf_readersToken", role="read")
 
 
 class Impatient:
-    """The module `time`, for who should not sleep long."""
+    """The module `time`, with short sleeps."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, but not long."""
+        """Sleep for 10 ms at most."""
         time.sleep(min(seconds, 0.01))
 
 
 @pytest.fixture
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A Hub on which ann is signed in; the client's cache is empty and its waits between attempts are short."""
+    """A Hub with ann signed in; the client's cache is empty and its waits between retries are short."""
     home = tmp_path_factory.mktemp("hf")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HF_HOME", str(home))
@@ -80,7 +80,7 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Parents:
 
 
 def put_parents(hub: LocalHub, parents: Parents) -> dict[str, str]:
-    """Put the models on the Hub; returns their commits."""
+    """Upload the models to the Hub; returns their commits."""
     folders = {"base": parents.base, "tuned": parents.tuned, "first": parents.first, "second": parents.second}
     return {name: hub.put(f"lab/{name}", folder) for name, folder in folders.items()}
 
@@ -99,7 +99,7 @@ def write_task(folder: Path, name: str) -> dict[str, Any]:
 
 
 def write_recipe(folder: Path, base: str, experts: dict[str, str], **settings: Any) -> Path:
-    """A recipe with two tasks, for the first two experts, whose definitions stand in files beside it."""
+    """A recipe with two tasks, for the first two experts, whose definitions are in files next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = []
     for name, expert in zip(("vowels", "letters"), experts, strict=False):
@@ -150,7 +150,7 @@ def table(hub: LocalHub, repo: str, path: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def longer(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, a generation on."""
+    """The same run, extended by a generation."""
     folder = Path(shutil.copytree(original, tmp_path_factory.mktemp("longer") / "run"))
     assert cycleqd_merge("evolve", folder, "--generations", 5).code == 0
     return folder

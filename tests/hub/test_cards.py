@@ -1,4 +1,4 @@
-"""Cards: front matter that parsers read, numbers that the journal holds, and texts that stay texts."""
+"""Cards: front matter for parsers, numbers from the journal, and untrusted texts that stay texts."""
 
 from __future__ import annotations
 
@@ -79,16 +79,16 @@ def test_front_matter_of_a_model_is_what_the_hub_reads(measured: Run, tmp_path: 
     number = measured.best_mean()
     searched = of_kind(read_events(tmp_path), "result")[number]["scores"]
     assert list(found) == [
-        (name, rows) for rows in ("heldout", "search") for name in ("sql", "org/bash-rows", "org/math-rows")
+        (name, split) for split in ("heldout", "search") for name in ("sql", "org/bash-rows", "org/math-rows")
     ]
-    for (task, rows), result in found.items():
+    for (task, split), result in found.items():
         place = ["sql", "org/bash-rows", "org/math-rows"].index(task)
-        wanted = 0.875 if rows == "heldout" else searched[place]
+        wanted = 0.875 if split == "heldout" else searched[place]
         assert result.metric_value == pytest.approx(wanted, abs=1e-6)
-        assert ("never seen" in str(result.metric_name)) == (rows == "heldout")
-        assert ("maximised" in str(result.metric_name)) == (rows == "search")
+        assert ("never seen" in str(result.metric_name)) == (split == "heldout")
+        assert ("maximised" in str(result.metric_name)) == (split == "search")
         assert result.metric_args is not None
-        assert result.metric_args["samples"] == (4 if rows == "heldout" else ROWS["search"])
+        assert result.metric_args["samples"] == (4 if split == "heldout" else ROWS["search"])
     assert found["sql", "heldout"].metric_args == {"samples": 4, "standard_error": 0.125}
 
 
@@ -109,16 +109,16 @@ def test_tables_of_a_card_show_the_scores_of_the_journal(tmp_path: Path, count: 
             assert shown == [f"{score:.3f}" for score in (*scores, sum(scores) / count)]
 
 
-def test_a_model_card_tells_what_the_model_is_made_of(measured: Run) -> None:
+def test_a_model_card_shows_the_models_composition(measured: Run) -> None:
     facts = facts_of(measured, configuration=CONFIGURATION, chat=True)
     card = model_card(facts)
-    made, line, parents = tables(card)[2:]
+    composition, ancestors, parents = tables(card)[2:]
     genome = choose(measured, "best-mean").genome
-    assert made[""] == ["sql", "bash", "math", "mutations"]
-    ((first, rest),) = [(key, row) for key, row in made.items() if key]
+    assert composition[""] == ["sql", "bash", "math", "mutations"]
+    ((first, rest),) = [(key, row) for key, row in composition.items() if key]
     assert [first, *rest] == [*(f"{row[0]:.4f}" for row in genome.coefficients.tolist()), str(len(genome.mutations))]
     step = measured.steps[measured.best_mean()]
-    assert line[f"#{measured.best_mean()}"][0] == ", ".join(f"#{parent}" for parent in step["parents"])
+    assert ancestors[f"#{measured.best_mean()}"][0] == ", ".join(f"#{parent}" for parent in step["parents"])
     assert parents["sql"] == ["`org/sql`", "`sql-digest`"]
     assert f"evaluation #{measured.best_mean()}" in card.text
     assert "apply_chat_template" in card.text
@@ -157,11 +157,11 @@ def test_every_kind_of_model_has_a_card(measured: Run) -> None:
         heldout = tables(card)[0]
         assert list(heldout).count(name) <= 1
         assert f"`{name}`" in card.text
-    assert "weighted by the softmax" in model_card(facts_of(measured, "aggregate")).text
+    assert "the softmax of their scores" in model_card(facts_of(measured, "aggregate")).text
     assert "marked" not in model_card(facts_of(measured, "aggregate")).text
 
 
-def test_an_adapter_and_models_in_subfolders_are_told(measured: Run) -> None:
+def test_a_card_names_the_adapter_library_and_the_models_in_subfolders(measured: Run) -> None:
     card = model_card(facts_of(measured, adapter=True, others={"best-sql/": "best:sql"}))
     assert card.data.library_name == "peft"
     assert "`best-sql` | `best:sql`" in card.text
@@ -171,13 +171,13 @@ def test_without_held_out_scores_a_card_says_so(tmp_path: Path) -> None:
     state = make_run(tmp_path, failure=lambda number: HOSTILE if number == 1 else None)
     facts = facts_of(state)
     card = model_card(facts)
-    assert "not scored on held-out rows" in card.text
-    assert "on search rows" in card.text
+    assert "not scored on the held-out split" in card.text
+    assert "On the search split" in card.text
     assert "expert:bash" not in tables(card)[0]
     assert ", 1 failed" in card.text
     results = ModelCard(str(card)).data.eval_results
     assert {result.dataset_split for result in results or []} == {"search"}
-    assert "Nothing was scored on held-out rows" in archive_card(facts.run).text
+    assert "No model was scored on the held-out split" in archive_card(facts.run).text
 
 
 def test_front_matter_of_an_archive_names_its_tables(measured: Run) -> None:
@@ -220,11 +220,11 @@ def test_long_lines_of_a_configuration_are_cut_for_readers(measured: Run) -> Non
     facts = facts_of(measured, configuration=f"{CONFIGURATION}mutations: '{'x' * 100_000}'\n")
     text = model_card(facts).text
     assert len(text) < 20_000
-    assert "100,013 characters, all in mergekit_config.yml" in text
+    assert "100,013 characters; see mergekit_config.yml" in text
 
 
 def write_model(folder: Path, front: str | None) -> str:
-    """A folder with a card, as far as cards are concerned."""
+    """A model's folder with nothing but a card."""
     folder.mkdir()
     if front is not None:
         (folder / "README.md").write_text(f"---\n{front}\n---\n\n# Model\n")
@@ -232,7 +232,7 @@ def write_model(folder: Path, front: str | None) -> str:
 
 
 def run_over(folder: Path, fronts: Mapping[str, str | None]) -> Run:
-    """A run whose models lie in folders with these cards: `base`, `sql`, `bash`."""
+    """A run over models in folders with these cards: `base`, `sql`, `bash`."""
     references = {name: write_model(folder / name, front) for name, front in fronts.items()}
     base = references.pop("base")
     return make_run(folder / "run", len(references), 6, base=base, experts=references)
@@ -270,7 +270,7 @@ def test_the_licence_follows_from_the_parents(tmp_path: Path, base: str | None, 
     assert front.get("license_link") == (wanted.link if wanted else None)
 
 
-def test_licences_that_differ_are_the_users_to_decide(tmp_path: Path) -> None:
+def test_different_licences_require_a_choice(tmp_path: Path) -> None:
     state = run_over(tmp_path, {"base": "license: llama3", "sql": "license: apache-2.0", "bash": "license: llama3"})
     with pytest.raises(UserError, match=r"differ \(base, bash: llama3; sql: apache-2\.0\); .* --license$"):
         card_facts(state, REPO)
@@ -293,7 +293,7 @@ def test_cards_of_parents_are_read_from_the_hub_at_the_runs_commit(hub: LocalHub
     assert card_facts(state, REPO).base_models == ("lab/base", "lab/bare")
 
 
-def test_a_hub_that_does_not_answer_is_no_missing_licence(
+def test_an_unreachable_hub_does_not_count_as_a_missing_licence(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = make_run(tmp_path, 2, 6, base="lab/gone")

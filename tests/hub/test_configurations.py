@@ -1,4 +1,4 @@
-"""Mergekit configurations among the elites of a run that is published, and of one that is pulled."""
+"""Mergekit configurations as elites of published and pulled runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Hub that fails: `main` stays what it was or becomes what it should be, and pushing again completes the push."""
+"""A failing Hub: `main` is either unchanged or complete, and pushing again completes the push."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tests.hub.server.state import Tree
 ARCHIVE, MODEL = "ann/run-archive", "ann/run"
 FAULTS = [
     ("whoami", 401, "the token is not valid"),
-    ("whoami", 500, "the Hub fails (status 500)"),
-    ("access", 403, "the token may not do this"),
-    ("info", 500, "the Hub fails (status 500)"),
-    ("tree", 500, "the Hub fails (status 500)"),
-    ("preupload", 500, "the Hub fails (status 500)"),
-    ("batch", 500, "the Hub fails (status 500)"),
-    ("blob", 500, "the Hub fails (status 500)"),
-    ("blob", 403, "the token may not do this"),
+    ("whoami", 500, "the Hub failed (status 500)"),
+    ("access", 403, "the token has no write access to this repository"),
+    ("info", 500, "the Hub failed (status 500)"),
+    ("tree", 500, "the Hub failed (status 500)"),
+    ("preupload", 500, "the Hub failed (status 500)"),
+    ("batch", 500, "the Hub failed (status 500)"),
+    ("blob", 500, "the Hub failed (status 500)"),
+    ("blob", 403, "the token has no write access to this repository"),
     ("blob", CUT, "the Hub cannot be reached"),
-    ("verify", 500, "the Hub fails (status 500)"),
+    ("verify", 500, "the Hub failed (status 500)"),
     ("commit", 401, "the token is not valid"),
-    ("commit", 403, "the token may not do this"),
-    ("commit", 409, "another change is being made"),
-    ("commit", 412, "`main` has moved meanwhile"),
+    ("commit", 403, "the token has no write access to this repository"),
+    ("commit", 409, "another change is in progress"),
+    ("commit", 412, "`main` has changed since the push began"),
     ("commit", 429, "too many requests; try again in 17 s"),
-    ("commit", 500, "the Hub fails (status 500)"),
+    ("commit", 500, "the Hub failed (status 500)"),
     ("commit", CUT, "the Hub cannot be reached"),
     ("commit", CUT_AFTER, "the Hub cannot be reached"),
-    ("refs", 500, "the Hub fails (status 500)"),
-    ("tag", 500, "the Hub fails (status 500)"),
+    ("refs", 500, "the Hub failed (status 500)"),
+    ("tag", 500, "the Hub failed (status 500)"),
 ]
 
 
@@ -44,8 +44,8 @@ def tree(hub: LocalHub, repo: str = ARCHIVE, kind: str = "dataset") -> Tree:
     return hub.repo(repo, kind).tree()
 
 
-def go_on(run: Path, longer: Path) -> None:
-    """Let the run be a generation on."""
+def extend(run: Path, longer: Path) -> None:
+    """Extend the run by a generation."""
     shutil.copy(longer / "journal.jsonl", run / "journal.jsonl")
 
 
@@ -56,19 +56,19 @@ def push(run: Path, *more: str) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize(("step", "status", "told"), FAULTS)
+@pytest.mark.parametrize(("step", "status", "message"), FAULTS)
 def test_main_is_old_or_new_and_pushing_again_completes(
-    step: str, status: int, told: str, hub: LocalHub, run: Path, longer: Path
+    step: str, status: int, message: str, hub: LocalHub, run: Path, longer: Path
 ) -> None:
     assert push(run).code == 0
     old = tree(hub)
-    go_on(run, longer)
+    extend(run, longer)
     hub.faults.add(step, status, headers={"Retry-After": "17"} if status == 429 else None)
     answer = push(run)
     assert answer.code in (1, 2)
     (line,) = answer.err.splitlines()[-1:]
     assert line.startswith("error: ")
-    assert told in line
+    assert message in line
     between = tree(hub)
     hub.faults.clear()
     answer = push(run)
@@ -81,7 +81,7 @@ def test_main_is_old_or_new_and_pushing_again_completes(
 
 
 @pytest.mark.parametrize(("step", "status"), [("batch", 503), ("blob", 500), ("blob", CUT), ("verify", 502)])
-def test_what_fails_once_is_tried_again_at_once(step: str, status: int, hub: LocalHub, run: Path) -> None:
+def test_a_single_failure_is_retried_at_once(step: str, status: int, hub: LocalHub, run: Path) -> None:
     fault = hub.faults.add(step, status, times=1)
     assert push(run).code == 0
     assert fault.met == 1
@@ -97,10 +97,10 @@ def test_a_first_push_that_fails_completes_later(hub: LocalHub, run: Path) -> No
     assert "data/elites.parquet" in tree(hub)
 
 
-def test_models_come_whole_or_not_at_all(hub: LocalHub, run: Path, longer: Path) -> None:
+def test_models_are_published_together_or_not_at_all(hub: LocalHub, run: Path, longer: Path) -> None:
     pushed(run, "--repo", MODEL, "--elites", "best:vowels")
     old = tree(hub, MODEL, "model")
-    go_on(run, longer)
+    extend(run, longer)
     wanted = ("push", run, "--repo", MODEL, "--root", "aggregate", "--elites", "best:letters")
     hub.faults.add("blob", 500, skip=3)
     assert cycleqd_merge(*wanted).code == 1
@@ -113,10 +113,10 @@ def test_models_come_whole_or_not_at_all(hub: LocalHub, run: Path, longer: Path)
     assert "best-vowels/model.safetensors" not in new
 
 
-def test_a_commit_made_meanwhile_is_not_overwritten(hub: LocalHub, run: Path, longer: Path) -> None:
-    """The server itself refuses: the branch moves after it was read and before it is written."""
+def test_a_commit_made_during_a_push_is_not_overwritten(hub: LocalHub, run: Path, longer: Path) -> None:
+    """The server refuses, because the branch changes after it was read and before it is written."""
     assert push(run).code == 0
-    go_on(run, longer)
+    extend(run, longer)
     moved: list[str] = []
     original = hub.faults.meet
 
@@ -128,7 +128,7 @@ def test_a_commit_made_meanwhile_is_not_overwritten(hub: LocalHub, run: Path, lo
     hub.faults.meet = meet  # type: ignore[method-assign]
     answer = push(run)
     assert (answer.code, hub.repo(ARCHIVE, "dataset").resolve("main")) == (1, moved[0])
-    assert "`main` has moved meanwhile and was not overwritten" in answer.err
+    assert "`main` has changed since the push began and was not overwritten" in answer.err
     answer = push(run)
     assert f"--onto {moved[0]}" in answer.err
     assert push(run, "--onto", moved[0]).code == 0
@@ -136,16 +136,16 @@ def test_a_commit_made_meanwhile_is_not_overwritten(hub: LocalHub, run: Path, lo
 
 
 @pytest.mark.parametrize(
-    ("token", "told"),
+    ("token", "message"),
     [
         (None, "hub: no token; sign in with `hf auth login`, or set HF_TOKEN"),
         ("hf_wrong", "hub: the token is not valid; sign in"),
-        (READER.token, "hub: the token of reader can only read"),
+        (READER.token, "hub: the token of reader is read-only"),
         (BOB.token, "hub: bob may not write to ann/run-archive; write to one of bob"),
     ],
 )
-def test_who_may_not_write_is_told_before_a_run_spends_anything(
-    token: str | None, told: str, hub: LocalHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_missing_write_access_is_reported_before_a_run_starts(
+    token: str | None, message: str, hub: LocalHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if token is None:
         monkeypatch.delenv("HF_TOKEN")
@@ -153,6 +153,6 @@ def test_who_may_not_write_is_told_before_a_run_spends_anything(
         monkeypatch.setenv("HF_TOKEN", token)
     recipe = original.parent / "recipe.yaml"
     answer = cycleqd_merge("evolve", recipe, "--output", tmp_path / "run", "--set", "hub.repo=ann/run")
-    assert (answer.code, answer.err[: len(told) + 7]) == (2, f"error: {told}")
+    assert (answer.code, answer.err[: len(message) + 7]) == (2, f"error: {message}")
     assert not (tmp_path / "run").exists()
     assert not hub.repos

@@ -1,4 +1,4 @@
-"""`hub.every`: the archive is pushed while the run goes on, and nothing of that stops, slows or changes the run."""
+"""`hub.every`: the archive is pushed during the run, and this does not stop, slow down or change the run."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ ARCHIVE = "ann/run-archive"
 
 
 def recipe(folder: Path, parents: Parents, **hub: object) -> Path:
-    """A recipe over models on disk that publishes as `hub` says."""
+    """A recipe over local models with these `hub` settings."""
     experts = {"tuned": str(parents.tuned), "adapted": f"{parents.base}+{parents.first}"}
     return write_recipe(folder, str(parents.base), experts, **({"hub": {"repo": "ann/run", **hub}} if hub else {}))
 
 
-def test_the_archive_is_pushed_meanwhile_and_all_at_the_end(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+def test_the_archive_is_pushed_during_the_run_and_all_at_its_end(
+    hub: LocalHub, parents: Parents, tmp_path: Path
+) -> None:
     path = recipe(tmp_path, parents, every=2)
 
     class Waits(Observer):
-        """Lets generation 3 last until the push of generation 2 is there."""
+        """Delays generation 3 until the push of generation 2 is complete."""
 
         def evaluated(self, state: Run, event: Event) -> None:
             deadline = time.monotonic() + 120
@@ -46,15 +48,15 @@ def test_the_archive_is_pushed_meanwhile_and_all_at_the_end(hub: LocalHub, paren
         return set() if repo is None else set(repo.tags)
 
     evolve(load_recipe(path), Waits())
-    meanwhile = tags()
-    assert meanwhile & {"gen-2", "gen-3"}
-    assert meanwhile <= {"gen-2", "gen-3", "gen-4"}  # the last only if the push of the one before was done by then
+    during = tags()
+    assert during & {"gen-2", "gen-3"}
+    assert during <= {"gen-2", "gen-3", "gen-4"}  # the last only if the push of the one before was done by then
     assert cycleqd_merge("evolve", path).code == 0
-    assert tags() == meanwhile | {"gen-4"}
+    assert tags() == during | {"gen-4"}
     assert set(hub.repo("ann/run").tags) == {"gen-4"}
 
 
-def test_a_push_that_fails_is_reported_and_changes_nothing(
+def test_a_failed_push_is_reported_and_does_not_change_the_run(
     hub: LocalHub, parents: Parents, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = recipe(tmp_path / "plain", parents)
@@ -62,17 +64,17 @@ def test_a_push_that_fails_is_reported_and_changes_nothing(
     hub.faults.add("commit", 500)
     answer = cycleqd_merge("evolve", recipe(tmp_path / "pushing", parents, every=1))
     assert answer.code == 1
-    assert "the run is complete, but not everything was pushed: dataset ann/run-archive: the Hub fails" in answer.err
+    assert "the run is complete, but not everything was pushed: dataset ann/run-archive: the Hub failed" in answer.err
     assert "push again with: cycleqd-merge push" in answer.err
-    assert "the archive was not pushed, and will be tried again: dataset ann/run-archive: the Hub fails" in caplog.text
+    assert "pushing the archive failed and will be retried: dataset ann/run-archive: the Hub failed" in caplog.text
     assert history(tmp_path / "pushing" / "run") == history(tmp_path / "plain" / "run")
     hub.faults.clear()
     assert cycleqd_merge("push", tmp_path / "pushing" / "run").code == 0
     assert "gen-4" in hub.repo(ARCHIVE, "dataset").tags
 
 
-class Told:
-    """A run as far as the observer looks at it."""
+class AtGeneration:
+    """The attributes of a run that the observer reads."""
 
     archives = (1,)
 
@@ -80,7 +82,7 @@ class Told:
         self.generation = generation
 
 
-def test_a_failed_push_is_tried_again_later(
+def test_a_failed_push_is_retried_later(
     hub: LocalHub, run: Path, longer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The observer alone, so that the time between two tries does not depend on how fast a run is."""
@@ -89,32 +91,32 @@ def test_a_failed_push_is_tried_again_later(
     hub.repos.clear()
     hub.requests.clear()
     hub.faults.add("commit", 500)
-    quiet = periodic_push.PeriodicPush(run, every=2, first_wait=0.2)
-    quiet.told(Told(2), {})  # type: ignore[arg-type]
-    quiet.close()
+    pushes = periodic_push.PeriodicPush(run, every=2, first_wait=0.2)
+    pushes.evaluated(AtGeneration(2), {})  # type: ignore[arg-type]
+    pushes.close()
     assert hub.steps().count("commit") == 1
-    quiet.told(Told(3), {})  # type: ignore[arg-type]
+    pushes.evaluated(AtGeneration(3), {})  # type: ignore[arg-type]
     assert hub.steps().count("commit") == 1  # too early
     hub.faults.clear()
     time.sleep(0.3)
-    quiet.told(Told(3), {})  # type: ignore[arg-type]
-    quiet.close()
+    pushes.evaluated(AtGeneration(3), {})  # type: ignore[arg-type]
+    pushes.close()
     assert hub.repo(ARCHIVE, "dataset").tags.keys() == {"gen-4"}
-    quiet.told(Told(5), {})  # type: ignore[arg-type]
-    quiet.close()
+    pushes.evaluated(AtGeneration(5), {})  # type: ignore[arg-type]
+    pushes.close()
     assert hub.steps().count("commit") == 2  # not due
 
 
 def test_a_hub_that_hangs_does_not_slow_the_run(hub: LocalHub, run: Path) -> None:
-    """`told` returns at once however long the Hub takes; the push runs in a process of its own."""
+    """`evaluated` returns at once however long the Hub takes, because the push runs in a separate process."""
     assert cycleqd_merge("evolve", run, "--set", "hub={repo: ann/run, root: null}").code == 0
     hub.__exit__(None, None, None)  # connections are refused from here on
     pushing = periodic_push.PeriodicPush(run, every=1)
     for generation in range(1, 50):
-        pushing.told(Told(generation), {})  # type: ignore[arg-type]
+        pushing.evaluated(AtGeneration(generation), {})  # type: ignore[arg-type]
     process = pushing._process
     assert process is not None
-    assert process.poll() is None  # it had not even begun when the run was 49 generations on
+    assert process.poll() is None  # it was still starting when the run had done 49 more generations
     process.kill()
     pushing.close()
 
@@ -152,7 +154,7 @@ def test_the_token_appears_nowhere(
             assert TOKEN.encode() not in hub.read(name, file, kind)
 
 
-def test_a_recipe_that_holds_the_token_is_not_published(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+def test_a_recipe_that_contains_the_token_is_not_published(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
     path = recipe(tmp_path, parents)
     path.write_text(path.read_text().replace('"output"', '"strategy": {"kind": "cycleqd"}, "output"'))
     assert cycleqd_merge("evolve", path, "--generations", 0).code == 0
@@ -162,7 +164,7 @@ def test_a_recipe_that_holds_the_token_is_not_published(hub: LocalHub, parents: 
     task.write_text(task.read_text().replace("{{ question }}", f"{{{{ question }}}} {TOKEN}"))
     answer = cycleqd_merge("push", tmp_path / "run", "--repo", "ann/run", "--archive-only")
     assert answer.code == 2
-    assert "holds your token and was not pushed" in answer.err
+    assert "contains your token and was not pushed" in answer.err
     assert TOKEN not in answer.err
     assert not hub.repos
     assert open_run(tmp_path / "run").generation == 0

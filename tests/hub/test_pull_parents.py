@@ -1,4 +1,4 @@
-"""Models and datasets by Hub id: resolved once, downloaded as far as needed, refused with one line that helps."""
+"""Models and datasets by Hub id: resolved once, downloaded only as needed, refused with one helpful line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPERTS = {"tuned": "lab/tuned@main", "adapted": "lab/base+lab/first"}
 
 
 def plan(recipe: Path) -> str:
-    """The faults that `plan` finds."""
+    """The errors that `plan` finds."""
     answer = cycleqd_merge("plan", recipe, "--no-measure")
     assert answer.code == 2
     return answer.err
@@ -87,7 +87,7 @@ def test_offline_works_from_the_cache(
     assert answer.err.startswith("error: expert other: lab/unseen: not in the cache, and the Hub cannot be reached")
 
 
-def test_a_run_goes_on_while_the_hub_is_down(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+def test_a_run_resumes_while_the_hub_is_down(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
     put_parents(hub, parents)
     recipe = write_recipe(tmp_path, BASE, EXPERTS)
     assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
@@ -96,7 +96,7 @@ def test_a_run_goes_on_while_the_hub_is_down(hub: LocalHub, parents: Parents, tm
     assert cycleqd_merge("evolve", recipe).code == 0
 
 
-def test_faults_of_repositories_are_one_line_each(
+def test_errors_of_repositories_are_one_line_each(
     hub: LocalHub, parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_parents(hub, parents)
@@ -113,14 +113,14 @@ def test_faults_of_repositories_are_one_line_each(
     with pytest.raises(UserError) as raised:
         pin(load_recipe(recipe))
     assert str(raised.value).splitlines() == [
-        "expert gated: lab/tuned: gated, and access was not granted; ask for access on its page",
-        "expert old: lab/base@v9: the Hub knows no such revision of it",
-        "expert private: lab/first: not on the Hub, or private to others",
-        "expert unknown: lab/nothing: not on the Hub, or private to others",
+        "expert gated: lab/tuned: gated, and you have no access; request access on its page",
+        "expert old: lab/base@v9: no such revision on the Hub; check the branch, tag or commit",
+        "expert private: lab/first: not on the Hub, or private and your token has no access",
+        "expert unknown: lab/nothing: not on the Hub, or private and your token has no access",
     ]
-    told = plan(recipe)
+    reported = plan(recipe)
     for part in ("lab/tuned: gated", "lab/first: not on", "lab/nothing: not on", "no such revision"):
-        assert told.count(part) == 1
+        assert reported.count(part) == 1
     hub.repo("lab/tuned").granted.add("bob")
     assert "gated" not in plan(recipe)
 
@@ -133,9 +133,7 @@ def test_without_a_token_the_line_says_to_sign_in(
     monkeypatch.delenv("HF_TOKEN")
     answer = cycleqd_merge("evolve", write_recipe(tmp_path, BASE, EXPERTS))
     assert answer.code == 2
-    assert (
-        "gated, and access was not granted; ask for access on its page, then sign in with `hf auth login`" in answer.err
-    )
+    assert "gated, and you have no access; request access on its page, then sign in with `hf auth login`" in answer.err
     assert not (tmp_path / "run" / "models").exists()
 
 
@@ -172,11 +170,11 @@ def test_a_hostile_pickle_runs_nothing(
     monkeypatch.chdir(tmp_path)
     answer = cycleqd_merge("evolve", recipe, "--set", "models.pickles=true")
     assert answer.code == 2
-    assert "its pickles hold more than weights, or are damaged" in answer.err
+    assert "its pickles contain more than weights, or are damaged" in answer.err
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_full_disk_is_told_before_anything_is_downloaded(
+def test_a_full_disk_is_reported_before_anything_is_downloaded(
     hub: LocalHub, parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_parents(hub, parents)
@@ -187,13 +185,13 @@ def test_a_full_disk_is_told_before_anything_is_downloaded(
     assert ("download", "GET") not in {(step, method) for step, method, _ in hub.requests}
 
 
-def test_a_cut_download_is_taken_up(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+def test_a_failed_download_is_retried(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
     put_parents(hub, parents)
     hub.faults.add("download", 500, times=3)
     assert cycleqd_merge("evolve", write_recipe(tmp_path, BASE, EXPERTS), "--generations", 0).code == 0
 
 
-def test_sharded_models_come_whole(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+def test_sharded_models_are_downloaded_completely(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
     put_parents(hub, parents)
     tensors = read_tensors(parents.tuned)
     sharded = Path(shutil.copytree(parents.tuned, tmp_path / "sharded"))

@@ -1,4 +1,4 @@
-"""`push`: what lands where, in how many commits, and what is left alone."""
+"""`push`: which files go where, in how many commits, and what stays untouched."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_dry_run_shows_everything_and_writes_nothing(hub: LocalHub, run: Path) -
     assert not (run / "hub.json").exists()
 
 
-def test_own_repositories_are_gathered_in_a_collection(hub: LocalHub, run: Path) -> None:
+def test_separate_repositories_are_added_to_a_collection(hub: LocalHub, run: Path) -> None:
     pushed(run, "--repo", MODEL, "--elites", "best:vowels", "--elites", "aggregate", "--layout", "repos")
     assert {name for kind, name in hub.repos if kind == "model"} == {
         MODEL, f"{MODEL}-best-vowels", f"{MODEL}-aggregate"
@@ -99,7 +99,7 @@ def test_own_repositories_are_gathered_in_a_collection(hub: LocalHub, run: Path)
     assert genome["genome"] == open_run(run).aggregate().to_json()
 
 
-def test_models_that_are_no_longer_chosen_go_and_foreign_files_stay(hub: LocalHub, run: Path) -> None:
+def test_models_that_are_no_longer_chosen_are_removed_and_other_files_stay(hub: LocalHub, run: Path) -> None:
     pushed(run, "--repo", MODEL, "--elites", "best:vowels")
     assert "best-vowels/model.safetensors" in hub.repo(MODEL).tree()
     commit = hub.put(MODEL, {"notes.txt": b"by hand"})
@@ -134,7 +134,7 @@ def test_a_foreign_commit_on_main_is_reported_and_not_overwritten(hub: LocalHub,
     assert hub.repo(ARCHIVE, "dataset").resolve("main") == foreign
 
 
-def test_the_recipe_may_say_it_all(hub: LocalHub, run: Path) -> None:
+def test_the_recipe_can_state_everything(hub: LocalHub, run: Path) -> None:
     settings = '{"repo": "lab/run", "root": "aggregate", "elites": ["best"]}'
     assert cycleqd_merge("evolve", run, "--set", f"hub={settings}").code == 0
     assert {name for _, name in hub.repos} == {"lab/run", "lab/run-archive"}
@@ -152,7 +152,7 @@ def test_the_page_is_pushed_as_a_static_space(hub: LocalHub, run: Path) -> None:
     assert "/parents" not in page
 
 
-def test_the_card_is_that_of_the_model(hub: LocalHub, run: Path) -> None:
+def test_the_card_describes_the_model(hub: LocalHub, run: Path) -> None:
     pushed(run, "--repo", MODEL, "--license", "apache-2.0", "--elites", "best:vowels")
     card = hub.read(MODEL, "README.md").decode()
     assert "license: apache-2.0" in card
@@ -162,7 +162,7 @@ def test_the_card_is_that_of_the_model(hub: LocalHub, run: Path) -> None:
 
 
 def test_models_in_subfolders_have_cards_of_their_own(hub: LocalHub, run: Path) -> None:
-    for license in ("mit", "apache-2.0"):  # built, and there already
+    for license in ("mit", "apache-2.0"):  # built, then published already
         pushed(run, "--repo", MODEL, "--license", license, "--elites", "best:vowels")
         card = hub.read(MODEL, "best-vowels/README.md").decode()
         assert f"license: {license}" in card
@@ -175,35 +175,35 @@ def test_models_in_subfolders_have_cards_of_their_own(hub: LocalHub, run: Path) 
     assert not [path for path in hub.repo(MODEL).tree() if path.startswith("best-vowels/")]
 
 
-def test_what_is_not_this_runs_is_not_overwritten(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
+def test_content_of_others_is_not_overwritten(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
     head = hub.put("ann/mine", {"config.json": b"{}", "model.safetensors": b"years of work"})
     answer = cycleqd_merge("push", run, "--repo", "ann/mine")
     assert answer.code == 1
-    assert "model ann/mine: holds something else than this run, and was not overwritten; push to another " in answer.err
+    assert "model ann/mine: has content that is not from this run, and was not overwritten; push to a " in answer.err
     assert hub.read("ann/mine", "model.safetensors") == b"years of work"
     pushed(run, "--repo", "ann/mine", "--onto", head)
     assert hub.read("ann/mine", "model.safetensors") != b"years of work"
 
 
-def test_a_run_pushed_from_elsewhere_is_gone_on_with_but_never_turned_back(
+def test_a_continuation_pushed_from_elsewhere_is_accepted_and_never_reverted(
     hub: LocalHub, run: Path, longer: Path, tmp_path: Path
 ) -> None:
     pushed(run, "--repo", MODEL)
     further = tmp_path / "further"
     shutil.copytree(longer, further)
-    pushed(further, "--repo", MODEL)  # it was pushed from here never before
+    pushed(further, "--repo", MODEL)  # never pushed from here before
     head = hub.repo(ARCHIVE, "dataset").resolve("main")
     earlier = tmp_path / "earlier"
     shutil.copytree(run, earlier)
     (earlier / "hub.json").unlink()
     answer = cycleqd_merge("push", earlier, "--repo", MODEL)
-    assert (answer.code, "holds something else than this run" in answer.err) == (1, True)
+    assert (answer.code, "has content that is not from this run" in answer.err) == (1, True)
     assert hub.repo(ARCHIVE, "dataset").resolve("main") == head
 
 
-def test_another_run_does_not_take_a_runs_place(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+def test_a_different_run_is_not_overwritten(hub: LocalHub, run: Path, tmp_path: Path) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
     fork = tmp_path / "fork"
     assert cycleqd_merge("fork", run, fork, "--set", "evolution.generations=0").code == 0
     answer = cycleqd_merge("push", fork, "--repo", MODEL, "--archive-only")
-    assert (answer.code, "holds something else than this run" in answer.err) == (1, True)
+    assert (answer.code, "has content that is not from this run" in answer.err) == (1, True)

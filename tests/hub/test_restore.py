@@ -1,4 +1,4 @@
-"""`pull`: a published run stands up elsewhere, shows, exports, and goes on to the end that it would have had."""
+"""`pull`: a published run opens elsewhere, shows, exports, and continues as it would have on the first machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARCHIVE, MODEL = "ann/run-archive", "ann/run"
 EXPERTS = {"tuned": "lab/tuned", "adapted": "lab/base+lab/first"}
 
 
-def test_a_run_goes_on_elsewhere_as_if_it_had_stayed(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+def test_a_pulled_run_continues_as_the_original(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
     put_parents(hub, parents)
     recipe = write_recipe(tmp_path / "here", "lab/base", EXPERTS)
     assert cycleqd_merge("evolve", recipe).code == 0
@@ -48,7 +48,7 @@ def test_it_shows_plots_and_exports_what_it_did_before(
     there = tmp_path / "there"
     pulled = cycleqd_merge("pull", ARCHIVE, there, *local)
     assert pulled.code == 0
-    assert "not published with it, needed to go on:" in pulled.out
+    assert "not in the archive, required to resume the run: " in pulled.out
     before, after = (cycleqd_merge("show", folder, "--json").json for folder in (run, there))
     assert {**before, "base": "", "experts": {}} == {**after, "base": "", "experts": {}}
     assert cycleqd_merge("plot", there).code == 0
@@ -69,7 +69,7 @@ def test_it_shows_plots_and_exports_what_it_did_before(
 
 
 TEMPLATED = {"kind": "lm_eval", "task": "gsm8k", "overrides": {"doc_to_text": "{{ ''.__class__ }}"}}
-"""A task whose template the harness renders with nothing to confine it."""
+"""A task whose template lm-evaluation-harness renders without a sandbox."""
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,9 @@ TEMPLATED = {"kind": "lm_eval", "task": "gsm8k", "overrides": {"doc_to_text": "{
         ("tasks", [{"task": TEMPLATED, "name": name} for name in ("one", "two")]),
     ],
 )
-def test_published_code_is_not_run_unasked(key: str, value: object, hub: LocalHub, run: Path, tmp_path: Path) -> None:
+def test_published_code_does_not_run_without_permission(
+    key: str, value: object, hub: LocalHub, run: Path, tmp_path: Path
+) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
     start, session, *rest = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
     session["recipe"][key] = value
@@ -103,7 +105,7 @@ def test_a_published_run_reads_nothing_outside_its_folder(hub: LocalHub, run: Pa
         assert (answer.code, path in answer.err) == (2, True)
 
 
-def test_a_published_run_takes_no_template_from_this_disk(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+def test_a_published_run_reads_no_template_of_this_machine(hub: LocalHub, run: Path, tmp_path: Path) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
     lines = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
     lines[1]["recipe"]["models"] = {"chat_template": "/etc/hostname"}
@@ -112,7 +114,7 @@ def test_a_published_run_takes_no_template_from_this_disk(hub: LocalHub, run: Pa
     assert (answer.code, "its chat template is /etc/hostname" in answer.err) == (2, True)
 
 
-def test_a_chat_template_from_a_file_travels(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
+def test_a_chat_template_file_is_published_with_the_run(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
     put_parents(hub, parents)
     (tmp_path / "mine.jinja").write_text("{{ messages }}")
     recipe = write_recipe(tmp_path, "lab/base", EXPERTS, models={"chat_template": "mine.jinja"})
@@ -124,16 +126,16 @@ def test_a_chat_template_from_a_file_travels(hub: LocalHub, parents: Parents, tm
     assert (tmp_path / "there" / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
-def test_what_is_no_published_run_is_told(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+def test_other_repositories_are_refused(hub: LocalHub, run: Path, tmp_path: Path) -> None:
     hub.put("ann/rows", {"train.jsonl": b"{}"}, "dataset")
-    for repo, told in (("ann/rows", "holds no published run"), ("ann/none", "not on the Hub")):
+    for repo, reason in (("ann/rows", "not a published run"), ("ann/none", "not on the Hub")):
         answer = cycleqd_merge("pull", repo, tmp_path / "there")
-        assert (answer.code, told in answer.err) == (2, True)
+        assert (answer.code, reason in answer.err) == (2, True)
     answer = cycleqd_merge("pull", "ann/rows", run)
     assert "already exists" in answer.err
 
 
-def test_a_tag_brings_an_earlier_state(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
+def test_a_tag_restores_an_earlier_state(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
     shutil.copy(longer / FILE, run / FILE)
     pushed(run, "--repo", MODEL, "--archive-only")
@@ -179,5 +181,5 @@ def test_runs_over_other_experts_are_not_united(hub: LocalHub, parents: Parents,
     pushed(run, "--repo", MODEL, "--archive-only")
     answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "both", "--merge", tmp_path / "other" / "run")
     assert answer.code == 2
-    assert "cannot be united, they differ in" in answer.err
+    assert "cannot be united; differences:" in answer.err
     assert "experts.adapted" in answer.err

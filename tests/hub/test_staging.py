@@ -1,4 +1,4 @@
-"""More files than one commit should hold: `main` changes once, when all of them are there."""
+"""More files than one commit should have: `main` changes once, when all of them are uploaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cli.conftest import Answer, cycleqd_merge
 from tests.hub.conftest import TOKEN
 from tests.hub.server import LocalHub
 from tests.hub.server.faults import CUT_AFTER
-from tests.hub.test_faults import go_on, tree
+from tests.hub.test_faults import extend, tree
 
 MODEL = "ann/run"
 MOST = 3
@@ -20,8 +20,8 @@ MOST = 3
 
 @pytest.fixture(autouse=True)
 def few_files_in_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commits that hold little."""
-    monkeypatch.setattr(draft, "MOST_FILES", MOST)
+    """Small commits."""
+    monkeypatch.setattr(draft, "MAX_FILES", MOST)
 
 
 def push(run: Path, *more: str) -> Answer:
@@ -67,7 +67,7 @@ def test_main_is_old_or_new_and_pushing_again_completes(
 ) -> None:
     assert push(run).code == 0
     repo, old = hub.repo(MODEL), tree(hub, MODEL, "model")
-    go_on(run, longer)
+    extend(run, longer)
     wanted = ("--root", "aggregate")
     assert push(run, *wanted, "--archive-only").code == 0  # so that faults meet the models' repository
     hub.faults.add(step, status, skip=skip)
@@ -98,7 +98,7 @@ def test_a_first_push_that_fails_in_the_middle_leaves_nothing(hub: LocalHub, run
 
 
 @pytest.mark.parametrize("path", ["notes.txt", "README.md"])
-def test_a_commit_made_meanwhile_is_not_overwritten(path: str, hub: LocalHub, run: Path) -> None:
+def test_a_commit_made_during_a_push_is_not_overwritten(path: str, hub: LocalHub, run: Path) -> None:
     assert push(run).code == 0
     repo, moved, meet = hub.repo(MODEL), list[str](), hub.faults.meet
     wanted = ("--root", "aggregate")
@@ -111,7 +111,7 @@ def test_a_commit_made_meanwhile_is_not_overwritten(path: str, hub: LocalHub, ru
     hub.faults.meet = meet_after  # type: ignore[method-assign]
     answer = push(run, *wanted)
     assert (answer.code, repo.resolve("main")) == (1, moved[0])
-    assert "`main` has moved meanwhile and was not overwritten" in answer.err
+    assert "`main` has changed since the push began and was not overwritten" in answer.err
     assert repo.pull_requests[2].status == "closed"
     assert f"--onto {moved[0]}" in push(run, *wanted).err
     assert push(run, *wanted, "--onto", moved[0]).code == 0

@@ -1,4 +1,4 @@
-"""The whole way over HTTP: parents on the Hub, a run from their ids, a push, and users who know only transformers."""
+"""From start to end over HTTP: parents on the Hub, a run from their ids, a push, and users with transformers alone."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_adapters_need_adapters(hub: LocalHub, parents: Parents, tmp_path: Path)
     assert cycleqd_merge("evolve", write_recipe(tmp_path, "lab/base", experts), "--generations", 0).code == 0
     answer = cycleqd_merge("push", tmp_path / "run", "--repo", "ann/low", "--adapters")
     assert answer.code == 2
-    assert "expert tuned is a full model; only merges of adapters are adapters" in answer.err
+    assert "expert tuned is a full model; only merges of adapters can be adapters" in answer.err
     assert not [name for _, name in hub.repos if name.startswith("ann/")]
 
 
@@ -125,7 +125,7 @@ def test_an_adapter_of_a_local_base_is_refused(hub: LocalHub, parents: Parents, 
 
 @pytest.mark.parametrize("elites", [675])
 def test_an_archive_of_many_elites_is_one_small_push(elites: int, hub: LocalHub, run: Path) -> None:
-    """Genomes travel; no checkpoint is written."""
+    """Only genomes are pushed; no checkpoint is written."""
     grow(run, elites)
     written: list[str] = []
 
@@ -160,7 +160,7 @@ def grow(run: Path, elites: int) -> None:
     start["evolution"]["bins"] = session["recipe"]["evolution"]["bins"] = elites
     session["recipe"]["evolution"]["generations"] = elites
     recipe = Recipe.model_validate(session["recipe"])
-    state = Run.begin(recipe, Path(session["folder"]), start)
+    state = Run.begin(recipe, start)
     lines = [start, session]
     draws = generator(0, "scores")
     while not state.schedule.done:

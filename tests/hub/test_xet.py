@@ -1,4 +1,4 @@
-"""Xet, which clients use by default: a push and a load through it, in processes that have it switched on."""
+"""Push and load through Xet, which clients use by default, in processes with Xet enabled."""
 
 from __future__ import annotations
 

@@ -142,7 +142,9 @@ def test_smaller_vocabulary_is_refused_even_under_vocabulary_base(llama: Trio, t
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_or_infinity_is_refused_in_an_expert(llama: Trio, tmp_path: Path, value: float) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors[QUERY][3].fill_(value))
-    assert check(tmp_path, llama.base, expert).errors == [f"expert tuned: tensor {QUERY} holds NaN or infinite values"]
+    assert check(tmp_path, llama.base, expert).errors == [
+        f"expert tuned: tensor {QUERY} contains NaN or infinite values"
+    ]
 
 
 def test_nan_or_infinity_is_refused_in_the_base(tmp_path: Path) -> None:
@@ -152,19 +154,19 @@ def test_nan_or_infinity_is_refused_in_the_base(tmp_path: Path) -> None:
     tensors = read_tensors(base)
     tensors[QUERY][0, 0] = float("nan")
     write_tensors(base, tensors)
-    assert check(tmp_path, base, expert).errors == [f"base: tensor {QUERY} holds NaN or infinite values"]
+    assert check(tmp_path, base, expert).errors == [f"base: tensor {QUERY} contains NaN or infinite values"]
 
 
 def test_expert_that_is_the_base_itself_is_refused(llama: Trio, tmp_path: Path) -> None:
     assert check(tmp_path, llama.base, llama.base).errors == [
-        "expert tuned: its task vector is all zero: it is the base model itself"
+        "expert tuned: its task vector is zero, so it is the base model itself; choose a different expert"
     ]
 
 
 def test_untrained_adapter_is_refused(llama: Trio, tmp_path: Path) -> None:
     adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, scale=0.0)
     assert check(tmp_path, llama.base, on_base(llama.base, adapter)).errors == [
-        "expert tuned: its task vector is all zero: it is the base model itself"
+        "expert tuned: its task vector is zero, so it is the base model itself; choose a different expert"
     ]
 
 
@@ -193,9 +195,7 @@ def test_other_token_ids_are_refused(llama: Trio, tmp_path: Path) -> None:
 def test_expert_without_a_tokenizer_is_reported(llama: Trio, tmp_path: Path) -> None:
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     (expert / "tokenizer.json").unlink()
-    assert check(tmp_path, llama.base, expert) == Problems(
-        [], ["expert tuned: brings no tokenizer; the base's is used"]
-    )
+    assert check(tmp_path, llama.base, expert) == Problems([], ["expert tuned: has no tokenizer; the base's is used"])
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"added_tokens": []}'])
@@ -203,7 +203,7 @@ def test_broken_tokenizer_is_refused(llama: Trio, tmp_path: Path, text: str) -> 
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     (expert / "tokenizer.json").write_text(text)
     (line,) = check(tmp_path, llama.base, expert).errors
-    assert line.startswith(f"expert tuned: {expert}: no tokenizer can be loaded: ")
+    assert line.startswith(f"expert tuned: {expert}: the tokenizer cannot be loaded: ")
 
 
 TEMPLATE = "{% for message in messages %}[{{ message.content }}]{% endfor %}"
@@ -263,7 +263,7 @@ def test_adapter_of_other_shape_is_refused(llama: Trio, tmp_path: Path) -> None:
 def test_adapter_with_nan_is_refused(llama: Trio, tmp_path: Path) -> None:
     adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, scale=float("nan"), target_modules=["q_proj"])
     faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).errors
-    assert f"expert tuned: tensor {QUERY} holds NaN or infinite values" in faults
+    assert f"expert tuned: tensor {QUERY} contains NaN or infinite values" in faults
 
 
 def test_adapter_on_a_different_base_is_refused(llama: Trio, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_untied_head_of_an_expert_is_left_out_and_reported(tmp_path: Path) -> No
     base = make_base(tmp_path / "base", tied=True)
     expert = make_base(tmp_path / "tuned", tied=False, seed=1)
     assert check(tmp_path, base, expert) == Problems(
-        [], [f"expert tuned: {HEAD} is tied to the input embedding in the base: left out"]
+        [], [f"expert tuned: {HEAD} is ignored: in the base, it is tied to the input embedding"]
     )
 
 
@@ -357,7 +357,7 @@ def test_pickles_are_refused_without_opening_them(llama: Trio, tmp_path: Path, c
     if content is not None:
         (expert / "pytorch_model.bin").write_bytes(content)
     assert opening_error(tmp_path, llama.base, expert) == (
-        f"model {expert}: holds only pickles; convert it to safetensors first, or allow them with "
+        f"model {expert}: contains only pickles; convert it to safetensors first, or allow them with "
         "`models.pickles: true`"
     )
 

@@ -83,7 +83,7 @@ T = (0.3, 0.5, 0.7)
         ({"grid": {"nosuch": {"t": [0.5]}}}, "no method 'nosuch'"),
         (
             {"methods": ["slerp"], "grid": {"slerp": {}}},
-            "slerp cannot merge 3 experts, or has required parameters; state their values in `grid`",
+            "slerp cannot merge 3 experts, or has required parameters; give their values in `grid`",
         ),
     ],
 )

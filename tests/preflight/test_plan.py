@@ -275,7 +275,7 @@ def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_pa
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
-        assert only(checked(recipe).errors).endswith("another process is using this run")
+        assert only(checked(recipe).errors).endswith("another process is using this run; wait until it ends")
     finally:
         journal.close()
 
@@ -362,8 +362,8 @@ def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: usage)
     fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
-    assert "exported models need " in fault
-    assert "1.0 kB are free on the disk of " in fault
+    assert "exported models require " in fault
+    assert "1.0 kB available on the disk of " in fault
 
 
 def test_too_little_memory_is_a_fault_before_anything_is_loaded(
@@ -373,7 +373,7 @@ def test_too_little_memory_is_a_fault_before_anything_is_loaded(
     monkeypatch.setattr(planning, "try_out", lambda *_: pytest.fail("the engine was opened"))
     fault = only(plan(recipe_of(tmp_path, family)).errors)
     assert fault.startswith("memory: a worker requires ")
-    assert fault.endswith("(host), 1.0 MB are available")
+    assert fault.endswith("(host), 1.0 MB available")
 
 
 def test_an_evaluation_that_fails_is_a_fault(family: Family, tmp_path: Path) -> None:
@@ -475,4 +475,4 @@ def test_nan_in_an_expert_is_told(family: Family, tmp_path: Path) -> None:
     name = next(iter(tensors))
     write_tensors(broken, {**tensors, name: torch.full_like(tensors[name], torch.nan)})
     faults = checked(recipe_of(tmp_path, family, experts={"first": broken, "second": family.second})).errors
-    assert only(faults) == f"expert first: tensor {name} holds NaN or infinite values"
+    assert only(faults) == f"expert first: tensor {name} contains NaN or infinite values"

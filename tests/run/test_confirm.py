@@ -12,8 +12,8 @@ import pytest
 from cycleqd_merge.errors import InfrastructureError, Interrupted
 from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
-from cycleqd_merge.hub.archive import told
-from cycleqd_merge.hub.portable import Portable
+from cycleqd_merge.hub.archive import portable_events
+from cycleqd_merge.hub.portable import PortableRecipe
 from cycleqd_merge.journal.log import Journal, of_kind, read_events
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.elites import expand
@@ -143,7 +143,7 @@ def test_an_elite_that_cannot_be_confirmed_is_not_tried_again(tmp_path: Path) ->
     pool = Strict()
     again = run(tmp_path, pool)
     assert (pool.submitted, again.confirmed, again.unconfirmed) == ([], {}, first.unconfirmed)
-    published = of_kind(told(read_events(tmp_path), Portable(RECIPE, {}, None)), "confirm")
+    published = of_kind(portable_events(read_events(tmp_path), PortableRecipe(RECIPE, {}, None)), "confirm")
     assert {event["error"] for event in published} == {"RuntimeError"}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.tasks.protocol import LanguageModel
 
-if TYPE_CHECKING:  # the loop imports this protocol, and needs no torch
+if TYPE_CHECKING:  # the evaluation loop imports this protocol but does not need torch
     from cycleqd_merge.config.engines import EngineConfig
     from cycleqd_merge.merging.materialise import Materialiser
 

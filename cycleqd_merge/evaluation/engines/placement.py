@@ -27,10 +27,10 @@ PrefetchPlace = Literal["device", "host", "none"]
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """What a worker needs, in bytes.
+    """Memory that a worker needs, in bytes.
 
     model: one child. parts: base, experts and singular bases as they are kept. working: what building a tensor needs.
-    pinned: how many times as large tensors are in pinned memory, where CUDA rounds each up to a power of two.
+    pinned: factor by which tensors are larger in pinned memory, where CUDA rounds each up to a power of two.
     """
 
     model: int
@@ -41,11 +41,11 @@ class MemoryNeeds:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a worker keeps what, and the memory that vLLM gets.
+    """Where a worker keeps its tensors, and the memory that vLLM gets.
 
     place: of base, experts and singular bases between children. prefetch: of the next child. utilization: vLLM's share
-    of the GPU's memory; None without a GPU. cache: bytes of the KV cache, if engines share a GPU, where vLLM cannot
-    measure what it has to itself; None if vLLM measures it.
+    of the GPU's memory; None without a GPU. cache: bytes of the KV cache if engines share a GPU, since vLLM
+    cannot measure its own part then; None if vLLM measures it.
     """
 
     place: Place
@@ -55,7 +55,7 @@ class Placement:
 
 
 def memory_needs(materialiser: Materialiser, gpu: bool) -> MemoryNeeds:
-    """What a worker for the materialiser's family needs. On a GPU, bases of full experts are kept in bfloat16."""
+    """The needs of a worker for the materialiser's family. On a GPU, bases of full experts are kept in bfloat16."""
     family = materialiser.family
     parts = model_bytes(family) + sum(expert_bytes(family, expert) for expert in family.experts)
     for number in materialiser.bases:
@@ -82,7 +82,7 @@ def host_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/s
 
 
 def _left(group: Path) -> int:
-    """Bytes left in a control group: its limit minus its usage, which does not count the system's cached files."""
+    """Bytes left in a control group: its limit minus its usage, without the system's cached files."""
     for limit, used, files in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

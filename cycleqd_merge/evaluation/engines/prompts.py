@@ -1,4 +1,4 @@
-"""Chat turns to text to token ids: the same for every engine and for the checks before a run."""
+"""Prompts as text and token ids: the same for every engine and for the checks before a run."""
 
 from __future__ import annotations
 

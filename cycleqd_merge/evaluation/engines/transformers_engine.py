@@ -91,7 +91,7 @@ class TransformersEngine:
     def _load(self, candidate: Candidate) -> None:
         for name, tensor in candidate_tensors(candidate, self._materialiser):
             if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
-                raise ValueError(f"tensor {name} of the child holds NaN or infinite values")
+                raise ValueError(f"tensor {name} of the child contains NaN or infinite values")
             if name in self._targets:
                 self._targets[name].copy_(tensor)
 

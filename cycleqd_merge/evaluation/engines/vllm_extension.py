@@ -48,7 +48,7 @@ class WorkerExtension:
             self.cycleqd_prefetcher.begin(record)
 
     def cycleqd_load(self, record: dict[str, Any]) -> str | None:
-        """Load a candidate's weights into the model. Returns what is wrong with the candidate, or None."""
+        """Load a candidate's weights into the model. Returns the problem with the candidate, or None."""
         prepared = None if self.cycleqd_prefetcher is None else self.cycleqd_prefetcher.take(record)
         probes: dict[str, torch.Tensor] = {}
         with torch.inference_mode():
@@ -57,7 +57,7 @@ class WorkerExtension:
         if prepared is None and self.cycleqd_prefetcher is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()  # the next child is built on a different stream, which cannot use cached memory
         if not self._finite:
-            return "a tensor of the child holds NaN or infinite values"
+            return "a tensor of the child contains NaN or infinite values"
         return self._probe(probes)
 
     def _build(self, record: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -35,13 +35,13 @@ class Pool(Protocol):
         """Wait for any submitted proposal to finish.
 
         Raises:
-            InfrastructureError: an evaluation failed for a reason that any candidate could have met; its proposal
-                counts as not evaluated.
+            InfrastructureError: an evaluation failed for a reason unrelated to its candidate; the proposal counts as
+                not evaluated.
         """
         ...
 
     def poll(self, seconds: float) -> Finished | None:
-        """The same, but None if nothing finishes within about this time; a pool in this process may take longer."""
+        """As `next`, but None if nothing finishes within about this time; a pool in this process may take longer."""
         ...
 
     def close(self) -> None:
@@ -78,9 +78,9 @@ def outcome_of(
     """Let a worker score a proposal, with at most `attempts` attempts.
 
     Raises:
-        InfrastructureError: the evaluation failed for a reason that any candidate could have met.
-        UserError: the recipe cannot be evaluated at all; a mergekit configuration that cannot be built only fails
-            itself.
+        InfrastructureError: the evaluation failed for a reason unrelated to the candidate.
+        UserError: the recipe cannot be evaluated at all. A mergekit configuration that cannot be built is only a
+            failed proposal.
     """
     error = ""
     for _ in range(attempts):

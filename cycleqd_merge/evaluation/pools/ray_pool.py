@@ -232,9 +232,8 @@ class RayPool:
         for reference, flight in list(self._flights.items()):
             if flight.job is None:
                 continue
-            limit = self._deadlines.of(flight.job.rows) + (
-                0 if flight.worker in self._warm else FIRST_EVALUATION_SECONDS
-            )
+            extra = 0.0 if flight.worker in self._warm else FIRST_EVALUATION_SECONDS
+            limit = self._deadlines.of(flight.job.rows) + extra
             if time.monotonic() - flight.since > limit:
                 del self._flights[reference]
                 return self._replace(flight, f"no answer in {limit:.0f} s")

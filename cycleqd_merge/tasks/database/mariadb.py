@@ -36,7 +36,7 @@ def require_server() -> str:
 
 
 def mariadb_server() -> Server:
-    """The server of this process: the existing one that is named, or a private one, started if it is not running.
+    """The server of this process: the existing one named in the environment, or a private one, started if necessary.
 
     Raises:
         TaskError: MariaDB is not installed.

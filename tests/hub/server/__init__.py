@@ -1,10 +1,10 @@
-"""A Hub on this machine for tests: real HTTP for the unmodified `huggingface_hub` client, by `HF_ENDPOINT`.
+"""A local Hub for tests: it answers the unmodified `huggingface_hub` client over HTTP, through `HF_ENDPOINT`.
 
     with LocalHub(users=[User("ann", token="hf_ann")]) as hub:
-        os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported, which reads it once
+        os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported, which reads the variable once
         hub.faults.add("commit", status=500)
 
-State lies in memory and a temporary folder; nothing outlives the process. Without `xet` clients fall back to LFS.
+Its state is in memory and in a temporary folder, and ends with the process. Without `xet`, clients fall back to LFS.
 """
 
 from tests.hub.server.faults import Fault, Faults

@@ -1,4 +1,4 @@
-"""Who asks, and what they may see and change."""
+"""Users of requests, and their access to repositories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.hub.server.state import KINDS, Repo, User
 
 
 def asking(hub: LocalHub, request: Request) -> User | None:
-    """The user whose token the request bears; None without a token."""
+    """The user whose token the request has; None without a token."""
     header = request.headers.get("authorization", "")
     if not header:
         return None
@@ -21,7 +21,7 @@ def asking(hub: LocalHub, request: Request) -> User | None:
 
 
 def signed_in(hub: LocalHub, request: Request) -> User:
-    """The user who asks, who must be one."""
+    """The user of a request that requires a token."""
     user = asking(hub, request)
     if user is None:
         raise Refused(401, "Invalid username or password.")
@@ -29,7 +29,7 @@ def signed_in(hub: LocalHub, request: Request) -> User:
 
 
 def visible(hub: LocalHub, request: Request) -> Repo:
-    """The repository of the request's path. One that is hidden is answered like one that is missing."""
+    """The repository of the request's path; a hidden repository gets the same response as a missing one."""
     user, where = asking(hub, request), request.path_params
     kind, name = KINDS[where.get("kind", "models")], f"{where['space']}/{where['name']}"
     repo = hub.repos.get((kind, name))
@@ -40,7 +40,7 @@ def visible(hub: LocalHub, request: Request) -> Repo:
 
 
 def readable(hub: LocalHub, request: Request) -> Repo:
-    """The same, where its files may be read too."""
+    """The same, if the user may read its files."""
     repo, user = visible(hub, request), asking(hub, request)
     known = user is not None and (user.is_member(repo.namespace) or user.name in repo.granted)
     if repo.gated and not known:
@@ -50,13 +50,13 @@ def readable(hub: LocalHub, request: Request) -> Repo:
 
 
 def writable(hub: LocalHub, request: Request) -> Repo:
-    """The same, where it may be changed."""
+    """The same, if the user may change it."""
     repo = visible(hub, request)
     require_write(signed_in(hub, request), repo.namespace)
     return repo
 
 
 def require_write(user: User, namespace: str) -> None:
-    """Refuse who may not change what stands under a namespace."""
+    """Refuse users without write access to a namespace."""
     if not user.may_write(namespace):
         raise Refused(403, f"Forbidden: you need a write token and the rights to change {namespace}")

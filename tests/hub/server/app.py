@@ -1,4 +1,4 @@
-"""The endpoints by path. The name of a route is the step that faults are ordered for."""
+"""The endpoints by path. A route's name is the step that faults are injected for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endpoints that change files: what is to be uploaded how, large contents, and the commit itself."""
+"""Endpoints that change files: upload modes, large contents, and the commit itself."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.hub.server.access import signed_in, visible, writable
 from tests.hub.server.local import LocalHub
 from tests.hub.server.refusal import Refused
 from tests.hub.server.state import LARGE, Commit, Entry, PullRequest, Repo, Tree
-from tests.hub.server.xet import take_in
+from tests.hub.server.xet import receive
 
 _LARGE_ANYWAY = 10_000_000  # bytes
 
 
 async def preupload(hub: LocalHub, request: Request) -> dict[str, Any]:
-    """Which files go through LFS, and what stands at their paths now."""
+    """Which files to upload through LFS, and the current ids of the files at their paths."""
     repo = _changing(hub, request)
     revision, files = unquote(request.path_params["revision"]), (await request.json())["files"]
-    there: Tree = repo.tree(revision)
+    current: Tree = repo.tree(revision)
     answers = []
     for file in files:
-        path, old = file["path"], there.get(file["path"])
+        path, old = file["path"], current.get(file["path"])
         large = path.endswith(LARGE) or file["size"] > _LARGE_ANYWAY
         oid = None if old is None else old.etag
         answers.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid})
@@ -36,12 +36,12 @@ async def preupload(hub: LocalHub, request: Request) -> dict[str, Any]:
 
 
 def _changing(hub: LocalHub, request: Request) -> Repo:
-    """The repository to be changed, or proposed to be."""
+    """The repository of a commit or pull request."""
     return visible(hub, request) if "create_pr" in request.query_params else writable(hub, request)
 
 
 async def batch(hub: LocalHub, request: Request) -> Response:
-    """Where to upload large contents that are not there yet."""
+    """Upload URLs of large contents that are missing."""
     writable(hub, request)
     wanted, answers = await request.json(), []
     for each in wanted["objects"]:
@@ -59,23 +59,23 @@ async def batch(hub: LocalHub, request: Request) -> Response:
 
 
 async def put(hub: LocalHub, request: Request) -> Response:
-    """Take a large content, or a part of one. It counts only when all of it came and its digest is right."""
+    """Receive a large content, or a part of one; its digest is checked when it is complete."""
     oid, part = request.path_params["oid"], request.path_params.get("part")
     digest = hashlib.sha256()
     target = hub.contents.path(oid if part is None else f"{oid}.part{part}")
-    coming = target.with_name(f"{target.name}.{secrets.token_hex(4)}.coming")
-    with coming.open("wb") as file:
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
+    with partial.open("wb") as file:
         async for chunk in request.stream():
             file.write(chunk)
             digest.update(chunk)
     if part is None and digest.hexdigest() != oid:
         raise Refused(400, "Content does not match its digest")
-    coming.replace(target)
+    partial.replace(target)
     return Response(headers={"ETag": f'"{digest.hexdigest()[:32]}"'})
 
 
 async def complete(hub: LocalHub, request: Request) -> dict[str, Any]:
-    """Put the parts of a large content together."""
+    """Join the parts of a large content."""
     oid = request.path_params["oid"]
     numbers = [each["partNumber"] for each in (await request.json())["parts"]]
     data = b"".join(hub.contents.path(f"{oid}.part{number}").read_bytes() for number in numbers)
@@ -93,7 +93,7 @@ async def verify(hub: LocalHub, request: Request) -> dict[str, Any]:
 
 
 async def commit(hub: LocalHub, request: Request) -> dict[str, Any]:
-    """Make a commit, all of it or nothing, on a branch or as a pull request."""
+    """Make an atomic commit, on a branch or as a pull request."""
     repo, user = _changing(hub, request), signed_in(hub, request)
     revision = unquote(request.path_params["revision"])
     ref = next((each for each in (revision, f"refs/heads/{revision}") if each in repo.refs), None)
@@ -126,7 +126,7 @@ def _apply(hub: LocalHub, tree: dict[str, Entry], operation: str, value: dict[st
         tree[path] = hub.contents.store(base64.b64decode(value["content"]))
     elif operation == "lfsFile":
         if not hub.contents.path(value["oid"]).is_file():
-            take_in(hub, value["oid"])
+            receive(hub, value["oid"])
         tree[path] = hub.contents.large(value["oid"])
     elif operation == "deletedFile":
         if tree.pop(path, None) is None:

@@ -1,4 +1,4 @@
-"""Faults on order: the next requests of one step are refused, or their connection is cut."""
+"""Fault injection: requests of a step are refused, or their connection is cut."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from threading import Lock
 from tests.hub.server.refusal import Refused
 
 CUT = 0
-"""A status that means: cut the connection in the middle of the request's body."""
+"""A status that cuts the connection in the middle of the request's body."""
 CUT_AFTER = -1
-"""A status that means: do what was asked, then cut the connection instead of answering."""
+"""A status that processes the request, then cuts the connection instead of responding."""
 
 
 @dataclass
 class Fault:
-    """What happens to requests of `step` (the name of an endpoint): `status` to the `times` ones after `skip`."""
+    """Requests of `step` (an endpoint's name) get `status`: `times` of them, after the first `skip`."""
 
     step: str
     status: int
@@ -27,7 +27,7 @@ class Fault:
 
 
 class Faults:
-    """The faults that are ordered."""
+    """The faults to inject."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -42,17 +42,17 @@ class Faults:
         code: str = "",
         headers: dict[str, str] | None = None,
     ) -> Fault:
-        """Order a fault; by default it stays until `clear`."""
+        """Add a fault; by default it stays until `clear`."""
         fault = Fault(step, status, times, skip, code, headers or {})
         self._faults.append(fault)
         return fault
 
     def clear(self) -> None:
-        """Let every request pass."""
+        """Remove all faults."""
         self._faults.clear()
 
     def meet(self, step: str) -> int | None:
-        """Raise the refusal that is ordered for a request; a cut is returned, for who holds the connection."""
+        """Raise the refusal for a request of this step, if any; return a cut, which the caller carries out."""
         with self._lock:
             for fault in self._faults:
                 if fault.step != step:

@@ -19,7 +19,7 @@ _PAGE = 1000
 
 
 def as_file(hub: LocalHub, path: str, entry: Entry) -> dict[str, Any]:
-    """A file as listings state it."""
+    """A file as an entry of a listing."""
     large = {"oid": entry.sha256, "size": entry.size, "pointerSize": entry.pointer}
     stated = {"type": "file", "path": path, "oid": entry.oid, "size": entry.size}
     xet = {"xetHash": hub.xet_hashes[entry.sha256]} if entry.sha256 in hub.xet_hashes else {}
@@ -27,7 +27,7 @@ def as_file(hub: LocalHub, path: str, entry: Entry) -> dict[str, Any]:
 
 
 def as_folder(path: str) -> dict[str, Any]:
-    """A folder as listings state it."""
+    """A folder as an entry of a listing."""
     return {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0}
 
 
@@ -53,7 +53,7 @@ async def tree(hub: LocalHub, request: Request) -> Response:
 
 
 async def paths_info(hub: LocalHub, request: Request) -> list[dict[str, Any]]:
-    """What stands at given paths."""
+    """The entries at given paths."""
     repo, body = visible(hub, request), await request.body()
     asked: Any = json.loads(body) if "json" in request.headers.get("content-type", "") else parse_qs(body.decode())
     files, found = repo.tree(unquote(request.path_params["revision"])), []
@@ -66,7 +66,7 @@ async def paths_info(hub: LocalHub, request: Request) -> list[dict[str, Any]]:
 
 
 async def resolve(hub: LocalHub, request: Request) -> Response:
-    """A file's content, or with HEAD what there is to know of it."""
+    """A file's content, or its metadata with HEAD."""
     repo = readable(hub, request)
     oid = repo.resolve(unquote(request.path_params["revision"]))
     entry = repo.tree(oid).get(unquote(request.path_params["path"]))

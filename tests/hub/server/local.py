@@ -1,4 +1,4 @@
-"""The server: it runs in a thread of this process."""
+"""The server, which runs in a thread of the test process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.hub.server.state import LARGE, Commit, Contents, Entry, Repo, User
 
 
 class LocalHub:
-    """A Hub. `multipart`: files above so many bytes are uploaded in parts of that size. `xet`: speak Xet too."""
+    """A Hub. multipart: larger files are uploaded in parts of this size in bytes. xet: support Xet, too."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class LocalHub:
         self.contents = Contents(self._folder)
         self.xet = self._folder / "xet" if xet else None
         self.xet_hashes: dict[str, str] = {}
-        """Xet hashes by SHA-256, of contents that came that way."""
+        """Xet hashes by SHA-256, for contents that were uploaded by Xet."""
         self._socket = (bound or free_socket()).dup()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
@@ -65,7 +65,7 @@ class LocalHub:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def new_repo(self, kind: str, name: str, private: bool = False) -> Repo:
-        """An empty repository, as `create_repo` makes it."""
+        """A new repository, as `create_repo` makes it."""
         attributes = "".join(f"*{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in LARGE)
         self.repos[kind, name] = repo = Repo(
             kind, name, {".gitattributes": self.contents.store(attributes.encode())}, private
@@ -77,7 +77,7 @@ class LocalHub:
         return self.repos[kind, name]
 
     def put(self, name: str, files: Path | Mapping[str, bytes], kind: str = "model", private: bool = False) -> str:
-        """Commit a folder's files, or given ones, without HTTP; makes the repository. Returns the commit."""
+        """Commit a folder's files, or given files, without HTTP; creates the repository. Returns the commit."""
         repo = self.repos.get((kind, name)) or self.new_repo(kind, name, private)
         if isinstance(files, Path):
             found = sorted(path for path in files.rglob("*") if path.is_file())
@@ -100,7 +100,7 @@ class LocalHub:
         return [step for step, _, _ in self.requests]
 
     def cut(self, client: tuple[str, int]) -> None:
-        """End a client's connection without a word."""
+        """Abort a client's connection."""
         for connection in list(self.server.server_state.connections):
             if getattr(connection, "client", None) == client:
                 connection.transport.abort()

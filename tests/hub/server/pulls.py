@@ -1,4 +1,4 @@
-"""Endpoints about pull requests. They are made by commits, and take further ones at `refs/pr/N`."""
+"""Endpoints for pull requests. Commits create them, and can add to them at `refs/pr/N`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.hub.server.state import Commit, PullRequest, Repo, Tree, now
 
 
 async def details(hub: LocalHub, request: Request) -> dict[str, Any]:
-    """A pull request, and what became of it."""
+    """A pull request and its status."""
     repo = visible(hub, request)
     number, found = _found(repo, request)
     return {
@@ -32,7 +32,7 @@ async def details(hub: LocalHub, request: Request) -> dict[str, Any]:
 
 
 async def merge(hub: LocalHub, request: Request) -> dict[str, Any]:
-    """Bring all that it changes to `main`, as one commit."""
+    """Merge its changes into `main`, as one commit."""
     repo, user = writable(hub, request), signed_in(hub, request)
     number, found = _open(repo, request)
     head = repo.resolve("main")
@@ -44,7 +44,7 @@ async def merge(hub: LocalHub, request: Request) -> dict[str, Any]:
 
 
 async def change_status(hub: LocalHub, request: Request) -> dict[str, Any]:
-    """Close it, with a comment."""
+    """Close it with a comment."""
     repo, wanted = writable(hub, request), await request.json()
     number, found = _open(repo, request)
     found.status = wanted["status"]
@@ -54,7 +54,7 @@ async def change_status(hub: LocalHub, request: Request) -> dict[str, Any]:
 
 
 def _merged(base: Tree, proposed: Tree, ours: Tree) -> Tree:
-    """`ours` with what `proposed` changed of `base`."""
+    """`ours` with the changes from `base` to `proposed`."""
     changed = {path for path in base.keys() | proposed.keys() if base.get(path) != proposed.get(path)}
     if any(ours.get(path) not in (base.get(path), proposed.get(path)) for path in changed):
         raise Refused(409, "This pull request has conflicts")

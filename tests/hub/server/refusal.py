@@ -1,4 +1,4 @@
-"""How the Hub says no."""
+"""Error responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 
 
 class Refused(Exception):
-    """A request that is answered with an error: `code` is what clients tell it by (`RepoNotFound`, `GatedRepo` ...)."""
+    """An error response. code: identifies the error for clients, such as `RepoNotFound` or `GatedRepo`."""
 
     def __init__(
         self, status: int, message: str, code: str = "", headers: Mapping[str, str] | None = None, **body: Any

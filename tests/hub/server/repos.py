@@ -1,4 +1,4 @@
-"""Endpoints about users and repositories as a whole."""
+"""Endpoints for users, repositories and collections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FRONT_MATTER = re.compile(r"^---\s*\n(.*?)\n---\s*(\n|$)", re.DOTALL)
 
 
 async def whoami(hub: LocalHub, request: Request) -> Answer:
-    """Who the token belongs to, and what it may do."""
+    """The token's user and role."""
     user = signed_in(hub, request)
     orgs = [{"type": "org", "name": name, "fullname": name, "roleInOrg": "write"} for name in user.orgs]
     token = {"type": "access_token", "accessToken": {"displayName": "test", "role": user.role}}
@@ -28,7 +28,7 @@ async def whoami(hub: LocalHub, request: Request) -> Answer:
 
 
 async def create(hub: LocalHub, request: Request) -> Answer:
-    """Make a repository."""
+    """Create a repository."""
     user, wanted = signed_in(hub, request), await request.json()
     kind, space = wanted.get("type") or "model", wanted.get("organization") or user.name
     require_write(user, space)
@@ -59,7 +59,7 @@ async def info(hub: LocalHub, request: Request) -> Answer:
 
 
 def describe(hub: LocalHub, repo: Repo, revision: str, sizes: bool) -> Answer:
-    """What the Hub tells of a repository."""
+    """The Hub's description of a repository."""
     oid = repo.resolve(revision)
     card = _card(hub, repo, oid)
     return {
@@ -94,7 +94,7 @@ def _card(hub: LocalHub, repo: Repo, revision: str) -> Answer:
 
 
 async def validate_card(hub: LocalHub, request: Request) -> Answer:
-    """Whether a card's front matter is what the Hub takes."""
+    """Whether a card's front matter is valid."""
     found = _FRONT_MATTER.match((await request.json())["content"])
     if found is None:
         return {"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]}
@@ -125,7 +125,7 @@ async def refs(hub: LocalHub, request: Request) -> Answer:
 
 
 async def commits(hub: LocalHub, request: Request) -> list[Answer]:
-    """The history behind a revision."""
+    """The history of a revision."""
     repo = visible(hub, request)
     found = ((oid, repo.commits[oid]) for oid in repo.history(unquote(request.path_params["revision"])))
     return [
@@ -141,7 +141,7 @@ async def commits(hub: LocalHub, request: Request) -> list[Answer]:
 
 
 async def tag(hub: LocalHub, request: Request) -> Answer:
-    """Make or remove a tag; the path names the tag to remove, or the revision to tag."""
+    """Create or delete a tag; the path names the tag to delete, or the revision to tag."""
     repo, name = writable(hub, request), unquote(request.path_params["ref"])
     if request.method == "DELETE":
         if repo.refs.pop(f"refs/tags/{name}", None) is None:
@@ -155,7 +155,7 @@ async def tag(hub: LocalHub, request: Request) -> Answer:
 
 
 async def branch(hub: LocalHub, request: Request) -> Answer:
-    """Make a branch."""
+    """Create a branch."""
     repo, ref = writable(hub, request), "refs/heads/" + unquote(request.path_params["ref"])
     if ref in repo.refs:
         raise Refused(409, f"Reference already exists: {ref}")
@@ -165,14 +165,14 @@ async def branch(hub: LocalHub, request: Request) -> Answer:
 
 
 async def list_collections(hub: LocalHub, request: Request) -> list[Answer]:
-    """Collections, of one owner if asked."""
+    """Collections, or those of one owner."""
     owner = request.query_params.get("owner")
     asking(hub, request)
     return [found for found in hub.collections.values() if owner in (None, found["owner"]["name"])]
 
 
 async def create_collection(hub: LocalHub, request: Request) -> Answer:
-    """Make a collection."""
+    """Create a collection."""
     user, wanted = signed_in(hub, request), await request.json()
     require_write(user, wanted["namespace"])
     name = re.sub(r"[^a-z0-9]+", "-", wanted["title"].lower()).strip("-")

@@ -1,4 +1,4 @@
-"""What a Hub holds: users, contents by their digest, and repositories as commits over trees of entries."""
+"""The Hub's state: users, contents by digest, and repositories as commits over trees of entries."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class User:
     orgs: tuple[str, ...] = ()
 
     def may_write(self, namespace: str) -> bool:
-        """Whether the token may change what stands under `namespace`."""
+        """Whether the token has write access to `namespace`."""
         return self.role == "write" and self.is_member(namespace)
 
     def is_member(self, namespace: str) -> bool:
-        """Whether it is the user's own namespace, or that of an organisation of theirs."""
+        """Whether it is the user's own namespace or that of one of their organisations."""
         return namespace in (self.name, *self.orgs)
 
 
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def etag(self) -> str:
-        """What clients know the content by."""
+        """The content's id for clients."""
         return self.oid if self.pointer is None else self.sha256
 
 
@@ -62,11 +62,11 @@ class Contents:
         self.folder = folder
 
     def path(self, sha256: str) -> Path:
-        """Where a content lies, or would."""
+        """The path of a content, which may be missing."""
         return self.folder / sha256
 
     def store(self, data: bytes) -> Entry:
-        """Keep a regular file."""
+        """Store a regular file."""
         sha256 = hashlib.sha256(data).hexdigest()
         self.path(sha256).write_bytes(data)
         return Entry(sha256, git_oid(data), len(data))
@@ -81,7 +81,7 @@ class Contents:
 
 
 def git_oid(data: bytes) -> str:
-    """The id that git gives a file."""
+    """The git object id of a file."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
@@ -90,7 +90,7 @@ Tree = Mapping[str, Entry]
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit: all files, and where it comes from."""
+    """A commit: all files, its parent and its message."""
 
     tree: Tree
     parent: str | None
@@ -102,7 +102,7 @@ class Commit:
 
 @dataclass
 class PullRequest:
-    """A proposal to change `main`, which stood at `base` when it was made. status: open, closed or merged."""
+    """A pull request to `main`. base: the commit of `main` when it was created. status: open, closed or merged."""
 
     title: str
     author: str
@@ -114,7 +114,7 @@ class PullRequest:
 
 
 class Repo:
-    """A repository. `gated`: its files are for those in `granted`; everybody sees that it exists."""
+    """A repository. gated: only users in `granted` may read its files, but everybody can see that it exists."""
 
     def __init__(self, kind: str, name: str, first: Tree, private: bool = False) -> None:
         self.kind, self.name, self.private = kind, name, private
@@ -127,7 +127,7 @@ class Repo:
 
     @property
     def namespace(self) -> str:
-        """The user or organisation that it belongs to."""
+        """The user or organisation that owns it."""
         return self.name.split("/")[0]
 
     @property
@@ -136,7 +136,7 @@ class Repo:
         return f"/{self.name}" if self.kind == "model" else f"/{self.kind}s/{self.name}"
 
     def add(self, commit: Commit) -> str:
-        """Keep a commit; no ref points at it yet."""
+        """Store a commit; no ref points to it yet."""
         oid = secrets.token_hex(20)
         self.commits[oid] = commit
         return oid
@@ -157,7 +157,7 @@ class Repo:
         return self.commits[self.resolve(revision)].tree
 
     def history(self, revision: str = "main") -> list[str]:
-        """The commits behind a revision, newest first."""
+        """The commits of a revision, newest first."""
         oid: str | None = self.resolve(revision)
         found = []
         while oid is not None:

@@ -1,4 +1,4 @@
-"""Xet, as far as a Hub must know of it: `hf_xet`'s own local store stands in for the content-addressed service."""
+"""The Hub's part of Xet; `hf_xet`'s own local store replaces the content-addressed service."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _HOUR = 3600
 
 
 async def token(hub: LocalHub, request: Request) -> Response:
-    """Where contents are stored, and a token for there."""
+    """The URL of the content store, and a token for it."""
     repo = readable(hub, request)
     if hub.xet is None:
-        raise Refused(404, f"Xet is not spoken for {repo.name}")
+        raise Refused(404, f"Xet is not enabled for {repo.name}")
     expiry = int(time.time()) + _HOUR
     place = f"local://{hub.xet}"
     headers = {"X-Xet-Cas-Url": place, "X-Xet-Access-Token": "t", "X-Xet-Token-Expiration": str(expiry)}
     return JSONResponse({"accessToken": "t", "exp": expiry, "casUrl": place}, headers=headers)
 
 
-def take_in(hub: LocalHub, sha256: str) -> None:
-    """Make a content that came by Xet one of the Hub's, if it has come."""
+def receive(hub: LocalHub, sha256: str) -> None:
+    """Copy a content that was uploaded by Xet to the Hub's own store, if it exists."""
     if hub.xet is None:
         return
     hub.xet_hashes |= {known: xet for shard in hub.xet.rglob("xorbs/shards/*.mdb") for known, xet in _files(shard)}
@@ -42,7 +42,7 @@ def take_in(hub: LocalHub, sha256: str) -> None:
 
 
 def _files(shard: Path) -> Iterator[tuple[str, str]]:
-    """SHA-256 and Xet hash of the files that a shard describes."""
+    """The SHA-256 and Xet hashes of the files in a shard."""
     data, at = shard.read_bytes(), _RECORD
     while data[at : at + 32] != b"\xff" * 32:
         flags, count = struct.unpack_from("<II", data, at + 32)
@@ -59,7 +59,7 @@ def _hexadecimal(data: bytes) -> str:
 
 
 def _fetch(store: Path, xet: str, target: Path) -> None:
-    """Read a content through `hf_xet`, on a copy of the store, for the uploader keeps its index locked."""
+    """Read a content through `hf_xet`, from a copy of the store, because the uploader keeps its index locked."""
     import hf_xet
 
     with tempfile.TemporaryDirectory() as folder:
