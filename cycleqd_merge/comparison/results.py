@@ -124,7 +124,7 @@ class ComparisonResult:
         names = [model.name for model in self.models]
         if len(set(names)) < len(names) or self.reference not in names:
             raise ValueError(
-                f"reference {self.reference!r}: must be one of the models, all of different names: {names}"
+                f"reference {self.reference!r} must be one of the models, whose names must differ: {', '.join(names)}"
             )
         for model in self.models:
             self._require_scores(model)
