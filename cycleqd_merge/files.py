@@ -48,7 +48,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill; at the end it is renamed to `path`, readable by everyone; an empty `path` is replaced.
+    """A temporary folder to fill; it is then renamed to `path`, readable by everyone. An empty `path` is replaced.
 
     Raises:
         UserError: the folder cannot be created.

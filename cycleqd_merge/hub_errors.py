@@ -24,13 +24,13 @@ def hub_errors(label: str, kind: type[HubRefused] | type[HubFailed] = HubRefused
     try:
         yield
     except Exception as error:
-        line = explain(error)
+        line = hub_reason(error)
         if line is None:
             raise
         raise kind(f"{label}: {line}") from error
 
 
-def explain(error: Exception) -> str | None:
+def hub_reason(error: Exception) -> str | None:
     """An explanation of an error of `huggingface_hub`, with a remedy; None if the error is not about the Hub."""
     from huggingface_hub import errors, get_token
 
@@ -59,7 +59,7 @@ def explain(error: Exception) -> str | None:
         return f"refused: {' '.join(str(error).split())}"
     if isinstance(error, RuntimeError):  # wraps the errors of an upload's threads
         cause = error.__cause__
-        return explain(cause) if isinstance(cause, Exception) else f"the transfer failed ({first_line(error)})"
+        return hub_reason(cause) if isinstance(cause, Exception) else f"the transfer failed ({first_line(error)})"
     return None
 
 

@@ -32,7 +32,7 @@ from cycleqd_merge.run.elites import NamedModel, choose, expand
 from cycleqd_merge.run.state import Run, open_run, replay_events
 
 OnPushed = Callable[[Pushed], None]
-Placement = dict[str, dict[str, NamedModel]]
+ModelPlaces = dict[str, dict[str, NamedModel]]
 """By repository, its models by their folders; `""` is the root."""
 
 
@@ -62,22 +62,22 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
         raise RecipeError(f"{folder}: nothing to push yet: not all experts are scored")
     if options.archive_only:
         hub = hub.model_copy(update={"root": None, "elites": [], "space": False})
-    placed = _placement(run, hub)
-    if placed and hub.adapters:
+    places = _model_places(run, hub)
+    if places and hub.adapters:
         _require_adapters(run.recipe)
-        for model in (each for models in placed.values() for each in models.values()):
+        for model in (each for models in places.values() for each in models.values()):
             require_genome(model)
     if not options.dry:
         others = [each for each in named_repositories(hub) if each[0] != "model"]
-        require_write(*others, *(("model", repo) for repo in placed))
+        require_write(*others, *(("model", repo) for repo in places))
     facts = card_facts(run, hub.repo, hub.archive_repo if hub.archive else None, hub.license)
     publication = Publication(run, events, folder, hub, options, facts)
     pushed = []
-    for push in _pushes(publication, placed):
+    for push in _pushes(publication, places):
         pushed.append(push())
         on_pushed(pushed[-1])
-    if len(placed) > 1 and not options.dry and not options.create_pr:
-        _add_to_collection(hub, list(placed))
+    if len(places) > 1 and not options.dry and not options.create_pr:
+        _add_to_collection(hub, list(places))
     return pushed
 
 
@@ -96,25 +96,25 @@ def _require_adapters(recipe: Recipe) -> None:
             raise ModelError(f"hub.adapters: expert {name} is a full model; only merges of adapters can be adapters")
 
 
-def _placement(run: Run, hub: HubConfig) -> Placement:
+def _model_places(run: Run, hub: HubConfig) -> ModelPlaces:
     """The models to publish, by repository and folder."""
     root = None if hub.root is None else choose(run, hub.root)
-    placed: Placement = {} if root is None else {hub.repo: {"": root}}
+    places: ModelPlaces = {} if root is None else {hub.repo: {"": root}}
     for other in (choose(run, name) for name in expand(run, hub.elites)):
         if root is not None and other.label == root.label:
             continue
         if hub.layout == "subfolders":
-            placed.setdefault(hub.repo, {})[f"{file_name(other.label)}/"] = other
+            places.setdefault(hub.repo, {})[f"{file_name(other.label)}/"] = other
         else:
-            placed[f"{hub.repo}-{file_name(other.label)}"] = {"": other}
-    return placed
+            places[f"{hub.repo}-{file_name(other.label)}"] = {"": other}
+    return places
 
 
-def _pushes(publication: Publication, placed: Placement) -> list[Callable[[], Pushed]]:
+def _pushes(publication: Publication, places: ModelPlaces) -> list[Callable[[], Pushed]]:
     """The pushes to make, one per repository."""
     archive = [lambda: _push_archive(publication)] if publication.hub.archive else []
     models = [
-        lambda repo=repo, models=models: push_models(publication, repo, models) for repo, models in placed.items()
+        lambda repo=repo, models=models: push_models(publication, repo, models) for repo, models in places.items()
     ]
     return [*archive, *models, *([lambda: _push_page(publication)] if publication.hub.space else [])]
 

@@ -20,7 +20,7 @@ from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import HubRefused, ModelError
 from cycleqd_merge.files import new_folder, remove_leftovers
-from cycleqd_merge.hub_errors import explain, hub_errors
+from cycleqd_merge.hub_errors import hub_errors, hub_reason
 
 DownloadProgress = Callable[[str, int, int], None]
 """Called with a repository's id, the bytes downloaded so far, and the total."""
@@ -86,7 +86,7 @@ def pending(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = F
             path.path, revision=path.revision, allow_patterns=[_exactly(name) for name in needed], dry_run=True
         )
     except Exception as error:
-        line = explain(error)
+        line = hub_reason(error)
         if line is None:
             raise
         if _cached(path) is not None:
