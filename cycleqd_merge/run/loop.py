@@ -8,7 +8,7 @@ from typing import Any
 
 from cycleqd_merge.errors import Interrupted, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
-from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, failed, of_kind
 from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.identity import require_same
 from cycleqd_merge.run.interruption import terminable
@@ -18,7 +18,7 @@ from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.schedule import InOrder
 
 log = logging.getLogger(__name__)
-MOST_FAILURES = 5
+MAX_FAILURES_IN_A_ROW = 5
 """The number of failed evaluations in a row that stops a run."""
 
 
@@ -30,7 +30,7 @@ def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
     Raises:
         RecipeError: the journal contains a run of a different identity (the differences are listed), or is damaged.
     """
-    where = str(journal.folder / FILE)
+    where = str(journal.folder / JOURNAL_FILE)
     if not journal.events:
         journal.append(start)
     require_same(journal, start)
@@ -101,6 +101,6 @@ def _record_bounds(journal: Journal, run: Run) -> None:
 
 
 def _stop_if_failing(run: Run) -> None:
-    last = run.results[-MOST_FAILURES:]
-    if len(last) == MOST_FAILURES and all(failed(event) for event in last):
-        raise RunFailed(f"{MOST_FAILURES} evaluations in a row failed, the last with: {last[-1]['error']}")
+    last = run.results[-MAX_FAILURES_IN_A_ROW:]
+    if len(last) == MAX_FAILURES_IN_A_ROW and all(failed(event) for event in last):
+        raise RunFailed(f"{MAX_FAILURES_IN_A_ROW} evaluations in a row failed, the last with: {last[-1]['error']}")

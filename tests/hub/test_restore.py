@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.journal.log import FILE, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import Parents, pushed, put_parents, write_recipe
@@ -85,10 +85,10 @@ def test_published_code_does_not_run_without_permission(
     key: str, value: object, hub: LocalHub, run: Path, tmp_path: Path
 ) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
-    start, session, *rest = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+    start, session, *rest = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
     session["recipe"][key] = value
     lines = "".join(json.dumps(event) + "\n" for event in (start, session, *rest))
-    hub.put(ARCHIVE, {FILE: lines.encode(), "evil.py": b"open('ran', 'w')"}, "dataset")
+    hub.put(ARCHIVE, {JOURNAL_FILE: lines.encode(), "evil.py": b"open('ran', 'w')"}, "dataset")
     answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
     assert answer.code == 2
     assert "its recipe runs code" in answer.err
@@ -98,18 +98,18 @@ def test_published_code_does_not_run_without_permission(
 def test_a_published_run_reads_nothing_outside_its_folder(hub: LocalHub, run: Path, tmp_path: Path) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
     for path in ("/etc/passwd.jsonl", "../secret.jsonl"):
-        lines = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+        lines = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
         lines[1]["recipe"]["tasks"][0]["task"]["data"]["search"]["path"] = path
-        hub.put(ARCHIVE, {FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
+        hub.put(ARCHIVE, {JOURNAL_FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
         answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
         assert (answer.code, path in answer.err) == (2, True)
 
 
 def test_a_published_run_reads_no_template_of_this_machine(hub: LocalHub, run: Path, tmp_path: Path) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
-    lines = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+    lines = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
     lines[1]["recipe"]["models"] = {"chat_template": "/etc/hostname"}
-    hub.put(ARCHIVE, {FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
+    hub.put(ARCHIVE, {JOURNAL_FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
     answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
     assert (answer.code, "its chat template is /etc/hostname" in answer.err) == (2, True)
 
@@ -137,7 +137,7 @@ def test_other_repositories_are_refused(hub: LocalHub, run: Path, tmp_path: Path
 
 def test_a_tag_restores_an_earlier_state(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
-    shutil.copy(longer / FILE, run / FILE)
+    shutil.copy(longer / JOURNAL_FILE, run / JOURNAL_FILE)
     pushed(run, "--repo", MODEL, "--archive-only")
     for revision, generation in (("gen-4", 4), ("main", 5)):
         out = tmp_path / revision

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.errors import InfrastructureError, Interrupted, RunFailed, UserError
-from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, of_kind, read_events
 from cycleqd_merge.run.identity import require_same
-from cycleqd_merge.run.loop import MOST_FAILURES, resume_journal
+from cycleqd_merge.run.loop import MAX_FAILURES_IN_A_ROW, resume_journal
 from cycleqd_merge.run.state import open_run
 from tests.evolution.references import snapshot, synthetic_scores
 from tests.run.synthetic import (
@@ -132,14 +132,14 @@ def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_goes_on(tmp_
 def test_too_many_failures_in_a_row_stop_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="5 evaluations in a row failed, the last with: no memory at 12"):
         run(tmp_path, pool=SyntheticPool(failure=lambda number: f"no memory at {number}" if number >= 8 else None))
-    assert open_run(tmp_path).schedule.received == 8 + MOST_FAILURES
+    assert open_run(tmp_path).schedule.received == 8 + MAX_FAILURES_IN_A_ROW
     state = run(tmp_path)  # the cause is mended
     assert state.generation == 20
-    assert sum(event["scores"] is None for event in state.results) == MOST_FAILURES
+    assert sum(event["scores"] is None for event in state.results) == MAX_FAILURES_IN_A_ROW
 
 
 def test_failures_among_successes_do_not_stop_a_run(tmp_path: Path) -> None:
-    failure = {number: "no luck" for number in range(3, 60) if number % MOST_FAILURES}
+    failure = {number: "no luck" for number in range(3, 60) if number % MAX_FAILURES_IN_A_ROW}
     state = run(tmp_path, synthetic_recipe(57), pool=SyntheticPool(failure=failure.get))
     assert sum(event["scores"] is None for event in state.results) == len(failure) > 40
 
@@ -176,7 +176,7 @@ def test_a_run_whose_experts_all_fail_stops_with_the_reason(tmp_path: Path) -> N
 
 def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Path) -> None:
     run(tmp_path)
-    before = (tmp_path / FILE).read_bytes()
+    before = (tmp_path / JOURNAL_FILE).read_bytes()
     other = synthetic_recipe(evolution={"seed": 1, "mu": 0.9})
     start = {**start_of(other, 2), "base": "4567"}
     del start["experts"]["math"]
@@ -193,7 +193,7 @@ def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Pa
                 "  evolution.mu: 1.0 -> 0.9",
                 "  in_flight: 1 -> 2",
             ]
-    assert (tmp_path / FILE).read_bytes() == before
+    assert (tmp_path / JOURNAL_FILE).read_bytes() == before
 
 
 def test_a_run_from_before_a_setting_existed_is_gone_on_with(tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def test_a_process_that_died_before_its_first_evaluation_leaves_a_run_to_take_up
 
 def test_bounds_are_recorded_once_though_the_process_died_before_them(tmp_path: Path) -> None:
     run(tmp_path)
-    lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
+    lines = (tmp_path / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
     whole = history(tmp_path)
-    (tmp_path / FILE).write_bytes(b"".join(lines[:5]))
+    (tmp_path / JOURNAL_FILE).write_bytes(b"".join(lines[:5]))
     run(tmp_path)
     assert history(tmp_path) == whole
 

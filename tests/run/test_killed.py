@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.journal.log import FILE
+from cycleqd_merge.journal.log import JOURNAL_FILE
 from cycleqd_merge.run.state import open_run
 from tests.evolution.references import snapshot
 from tests.run.synthetic import history, run, run_in_process, synthetic_recipe
@@ -94,7 +94,7 @@ def assert_kills_change_nothing(
         while kill_after(processes, delays.uniform(0.0, longest), folder, in_flight, kills, settings):
             kills += 1
             longest *= 1.1  # on a machine so busy that no run gets anywhere, one does in the end
-            found.add((folder / FILE).read_bytes().count(b"\n") if (folder / FILE).exists() else 0)
+            found.add((folder / JOURNAL_FILE).read_bytes().count(b"\n") if (folder / JOURNAL_FILE).exists() else 0)
         assert history(folder) == history(tmp_path / "whole")
         assert snapshot(open_run(folder).archives) == snapshot(whole.archives)
         if kills >= least and len(found) > least // 2:  # they hit the runs in many places
@@ -109,7 +109,7 @@ def test_a_process_that_is_asked_to_end_does_and_its_run_goes_on(
     work = processes.Process(target=run_in_process, args=(tmp_path / "stopped", GENERATIONS, 4, 0, 0.02, {}))
     work.start()
     assert work.pid is not None
-    wait_for_lines(tmp_path / "stopped" / FILE, 12)
+    wait_for_lines(tmp_path / "stopped" / JOURNAL_FILE, 12)
     os.kill(work.pid, sign)
     work.join(60)
     assert work.exitcode == 130
