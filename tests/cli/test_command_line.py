@@ -1,4 +1,4 @@
-"""Options of every command, version, completion, and how a command says that it failed or was interrupted."""
+"""Options of every command, version, completion, and how failures and interruptions are reported."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_debug_shows_the_traceback_before_and_after_the_command(
 def test_an_interrupted_fork_or_fresh_run_is_resumed_by_its_directory(
     monkeypatch: pytest.MonkeyPatch, run: Path, tmp_path: Path, models: Models, arguments: tuple[str, ...]
 ) -> None:
-    """The same command would start one more run, or be refused."""
+    """The same command would start another run, or be refused."""
     write_recipe(tmp_path, models)
 
     def interrupted(recipe: object, observer: Observer, **_: object) -> None:

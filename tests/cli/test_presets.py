@@ -26,7 +26,7 @@ def recipe(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(recipe: Path) -> Path:
-    """A run that nothing happened to."""
+    """A run that was never interrupted."""
     assert cycleqd_merge("evolve", recipe).code == 0
     return recipe.parent / "run"
 
@@ -45,7 +45,7 @@ def begun(request: pytest.FixtureRequest, recipe: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def second(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the run began, another version came out."""
+    """After the run began, a new version was published."""
     monkeypatch.setitem(PRESETS, "recommended@2", SECOND)
 
 

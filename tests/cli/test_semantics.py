@@ -32,7 +32,7 @@ def run(finished: CliRun, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["task", "engine", "both"])
 def changed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The present version of the tasks, of the engine, or of both is raised; what messages say of it."""
+    """Raises the current version of the tasks, of the engine, or of both; gives the change as messages state it."""
     if request.param != "engine":
         monkeypatch.setattr(GenerateTask, "semantics", 1)
     if request.param != "task":

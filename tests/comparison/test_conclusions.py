@@ -1,4 +1,4 @@
-"""What is concluded from the example's known scores."""
+"""Conclusions from the example's known scores."""
 
 from __future__ import annotations
 

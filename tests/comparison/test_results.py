@@ -1,4 +1,4 @@
-"""Results to JSON and back, results that an older version wrote, and what is not accepted."""
+"""Results to JSON and back, results of an older version, and rejected ones."""
 
 from __future__ import annotations
 

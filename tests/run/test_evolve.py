@@ -1,4 +1,4 @@
-"""The loop: what is evaluated, recorded and told, and how a run ends early and goes on. No models."""
+"""The loop: evaluations, records, reports, and how a run ends early and resumes. No models."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.run.synthetic import (
 
 
 def at(number: int, act: Callable[[], object]) -> Watcher:
-    """An observer that acts once a number was told."""
+    """An observer that acts after the evaluation with a given number."""
     return Watcher(lambda told: act() if told == number else None)
 
 
-def test_a_run_records_and_tells_every_evaluation_in_order(tmp_path: Path) -> None:
+def test_a_run_records_and_reports_every_evaluation_in_order(tmp_path: Path) -> None:
     pool, watcher = SyntheticPool(order=1), Watcher()
     state = run(tmp_path, synthetic_recipe(20), in_flight=4, pool=pool, watcher=watcher)
     events = read_events(tmp_path)
@@ -83,7 +83,7 @@ def test_a_finished_run_evaluates_nothing_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, 2, 3, 11])
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_a_run_and_it_goes_on(tmp_path: Path, sign: signal.Signals, number: int) -> None:
+def test_signals_end_a_run_which_resumes(tmp_path: Path, sign: signal.Signals, number: int) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="interrupted"):
         run(tmp_path / "stopped", in_flight=4, watcher=at(number, lambda: os.kill(os.getpid(), sign)))
@@ -107,7 +107,7 @@ def test_a_signal_while_waiting_ends_a_run(tmp_path: Path) -> None:
     assert open_run(tmp_path).schedule.received == 7
 
 
-def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
+def test_the_time_limit_ends_a_run_which_resumes(tmp_path: Path) -> None:
     deadline = time.monotonic() + 0.15
     with pytest.raises(Interrupted, match="time limit reached"):
         run(tmp_path / "stopped", synthetic_recipe(500), pool=SyntheticPool(seconds=0.01), deadline=deadline)
@@ -118,7 +118,7 @@ def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
 
 
-def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_continues(tmp_path: Path) -> None:
     errors = {number: f"ValueError: child {number}" for number in (6, 7, 12)}
     state = run(tmp_path, pool=SyntheticPool(failure=errors.get))
     failed = [event for event in state.results if event["scores"] is None]
@@ -145,7 +145,7 @@ def test_failures_among_successes_do_not_stop_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 9])
-def test_a_failure_of_the_surroundings_pauses_a_run_and_is_no_score(tmp_path: Path, number: int) -> None:
+def test_an_infrastructure_failure_pauses_a_run_and_is_never_a_score(tmp_path: Path, number: int) -> None:
     broken = InfrastructureError("the sandbox is gone")
     pool = SyntheticPool(failure=lambda asked: broken if asked == number else None)
     with pytest.raises(InfrastructureError, match="the sandbox is gone"):
@@ -196,7 +196,7 @@ def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Pa
     assert (tmp_path / JOURNAL_FILE).read_bytes() == before
 
 
-def test_a_run_from_before_a_setting_existed_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_from_before_a_setting_existed_resumes(tmp_path: Path) -> None:
     recipe = synthetic_recipe(evolution={"warm_start": [0.5]})
     start = start_of(recipe, 1)
     earlier = {**start, "evolution": {key: value for key, value in start["evolution"].items() if key != "bins"}}
@@ -221,7 +221,7 @@ def test_an_empty_folder_is_any_run(tmp_path: Path) -> None:
         assert journal.events == []
 
 
-def test_a_process_that_died_before_its_first_evaluation_leaves_a_run_to_take_up(tmp_path: Path) -> None:
+def test_a_process_that_died_before_its_first_evaluation_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     recipe = synthetic_recipe()
     (tmp_path / "early").mkdir()
     with closing(Journal(tmp_path / "early")) as journal:
@@ -240,7 +240,9 @@ def test_bounds_are_recorded_once_though_the_process_died_before_them(tmp_path: 
     assert history(tmp_path) == whole
 
 
-def test_other_singular_bases_are_told_of_and_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_different_singular_bases_cause_a_warning_and_the_run_continues(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     recipe = synthetic_recipe()
     with caplog.at_level(logging.WARNING):
         for digest in ("aaaa", "aaaa", "bbbb"):

@@ -1,4 +1,4 @@
-"""A run read back from its journal is the run that was lived."""
+"""A run read back from its journal equals the original run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Line = dict[str, Any]
 
 
 def state_of(run: Run) -> dict[str, Any]:
-    """Everything that a run holds, as plain values."""
+    """The whole state of a run, as plain values."""
     return {
         "archives": snapshot(run.archives),
         "bounds": run.search.bounds,
@@ -185,10 +185,10 @@ def test_an_expert_is_not_replaced_by_what_a_journal_says(tmp_path: Path) -> Non
         ({"kind": "bayesian", "bred": 0.3}, {"optimism": 1.01}),
     ],
 )
-def test_a_run_of_another_machine_is_read_and_gone_on_with(
+def test_a_run_of_another_machine_is_read_and_resumed(
     tmp_path: Path, here: dict[str, Any], there: dict[str, Any], in_flight: int
 ) -> None:
-    """Another machine's linear algebra proposes slightly other coefficients, as a slightly other setting does here."""
+    """Another machine's linear algebra proposes slightly different coefficients, as a slightly different setting does here."""
 
     def recipe(generations: int, **other: Any) -> Recipe:
         return synthetic_recipe(generations, strategy=here | other)
