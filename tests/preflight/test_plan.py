@@ -232,7 +232,7 @@ def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
     for part in (
         "task three: 1 of 8 search rows are repeated, such as row ",
         "task three: 1 of 10 held-out rows are also search rows, such as ",
-        "task three: 6 search rows; with fewer than 20 chance decides",
+        "task three: 6 search rows; with fewer than 20, chance decides",
         "task three: 9 reference answers are longer than max_new_tokens, which is 3; that of row ",
     ):
         assert part in only([notice for notice in notices if part in notice])

@@ -28,7 +28,7 @@ RECIPE = synthetic_recipe(30, confirm={"top": 4})
 
 
 class Strict(SyntheticPool):
-    """Scores evaluation n with n mod 7 tenths on the confirmation split; after `ends` of them, the infrastructure fails.
+    """Scores evaluation n with n mod 7 tenths on the confirmation split; the infrastructure fails after `ends` of them.
 
     fails: every evaluation on these rows fails instead.
     """

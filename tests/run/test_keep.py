@@ -1,4 +1,4 @@
-"""Tasks to keep: no axis in the archives, a score in every report, and a floor for children that enter and models that are chosen."""
+"""Tasks to keep: no axis in the archives, a score in every report, and a floor for new elites and chosen models."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_an_expert_is_not_replaced_by_what_a_journal_says(tmp_path: Path) -> Non
 def test_a_run_of_another_machine_is_read_and_resumed(
     tmp_path: Path, here: dict[str, Any], there: dict[str, Any], in_flight: int
 ) -> None:
-    """Another machine's linear algebra proposes slightly different coefficients, as a slightly different setting does here."""
+    """Another machine's linear algebra gives slightly different coefficients, as a different setting does here."""
 
     def recipe(generations: int, **other: Any) -> Recipe:
         return synthetic_recipe(generations, strategy=here | other)
