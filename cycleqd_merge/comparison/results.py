@@ -5,7 +5,6 @@ Some JSON keys are older than the names here and differ from them: the format of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -20,12 +19,6 @@ from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.tasks.protocol import Split
 
 Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
-SPLITS: Mapping[Split, str] = {
-    "search": "search split",
-    "confirm": "confirmation split",
-    "heldout": "held-out split",
-}
-"""Names of the splits in sentences."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from cycleqd_merge.merging.bases import Rank, compute_basis, missing_bases
 from cycleqd_merge.merging.directions import DRAWS_KEPT
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor, model_bytes
-from cycleqd_merge.preflight.findings import MemoryUse, TimeEstimate
+from cycleqd_merge.preflight.plan_result import MemoryUse, TimeEstimate
 from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 

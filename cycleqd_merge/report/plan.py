@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, TimeEstimate
+from cycleqd_merge.preflight.plan_result import BasesSummary, ModelSummary, Plan, TaskSummary, TimeEstimate
 from cycleqd_merge.report.progress import duration
 
 _MAX_GROUPS = 12

@@ -87,7 +87,7 @@ def test_quiet_prints_results_and_verbose_adds_debug_messages(models: Models, tm
     recipe = write_recipe(tmp_path, models, finish={"heldout": True})
     quiet = evolve_in_a_new_process(recipe, "--quiet")
     assert quiet.stdout.splitlines()[0].strip() == "Archives"
-    assert "Scores on heldout rows" in quiet.stdout
+    assert "Scores on the held-out split" in quiet.stdout
     assert (quiet.stderr, "generation 1/1" in quiet.stdout) == ("", False)
     verbose = evolve_in_a_new_process(recipe, "--verbose")
     assert verbose.stdout.splitlines()[0] == "resuming after generation 1"

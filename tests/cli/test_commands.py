@@ -122,7 +122,7 @@ def test_evaluate_scores_the_usual_models_on_held_out_rows_by_default(finished: 
         assert not set(samples) & set(searched["base"][task]["samples"])
         assert answer.json["base"][task]["score"] == pytest.approx(sum(samples.values()) / 12)
     table = cycleqd_merge("evaluate", finished.folder)
-    assert "Scores on heldout rows" in table.out
+    assert "Scores on the held-out split" in table.out
     for model, scores in scores_of(answer).items():
         row = next(line for line in table.out.splitlines() if line.startswith(f"│ {model} "))
         assert all(f"{score:.3f}" in row for score in scores)

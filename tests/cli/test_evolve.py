@@ -197,7 +197,7 @@ def test_what_a_recipe_wants_done_at_the_end_is_done_once(models: Models, tmp_pa
     recipe = write_recipe(tmp_path, models, finish=finish, evolution={"generations": 1, "in_flight": 2})
     answer = cycleqd_merge("evolve", recipe)
     assert answer.code == 0
-    assert "Scores on heldout rows" in answer.out
+    assert "Scores on the held-out split" in answer.out
     written = {folder.name: (folder / "model.safetensors").stat() for folder in (tmp_path / "run" / "models").iterdir()}
     assert set(written) == {"best-mean-gen-1", "best-vowels-gen-1"}
     measured = of_kind(read_events(tmp_path / "run"), "measured")

@@ -19,8 +19,8 @@ from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.sizes import basis_bytes
 from cycleqd_merge.preflight import estimate, findings
 from cycleqd_merge.preflight import plan as planning
-from cycleqd_merge.preflight.findings import Plan
 from cycleqd_merge.preflight.plan import plan
+from cycleqd_merge.preflight.plan_result import Plan
 from cycleqd_merge.run.opening import identify
 from cycleqd_merge.session.evolve import evolve
 from tests.models import (
