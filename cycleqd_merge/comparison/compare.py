@@ -40,7 +40,7 @@ from cycleqd_merge.journal.log import FORMAT, Event, Journal, failed, opened_jou
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.run.differences import differences
-from cycleqd_merge.run.loop import terminable
+from cycleqd_merge.run.interruption import terminable
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.tasks.protocol import Split

@@ -20,7 +20,7 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
-from cycleqd_merge.journal.log import FILE, of_kind, opened_journal, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
@@ -148,7 +148,7 @@ def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Split)
         groups = Groups(opened.family.weights, each.recipe.evolution.groups)
         own = replace(opened, recipe=each.recipe, groups=groups)
         start = start_event(own)
-        if (each.folder / FILE).is_file():
+        if (each.folder / JOURNAL_FILE).is_file():
             with opened_journal(each.folder) as journal:
                 start = identify(own, journal)
                 closed_run(journal, own)  # refuses to extend a run of older semantics versions
@@ -189,7 +189,7 @@ def complete_runs(
 
 def _complete_run(planned: PlannedRun) -> Run | None:
     """The run on disk if it is complete."""
-    if not (planned.folder / FILE).is_file() or not of_kind(read_events(planned.folder), "session"):
+    if not (planned.folder / JOURNAL_FILE).is_file() or not of_kind(read_events(planned.folder), "session"):
         return None  # never started, or stopped while it was set up
     run = open_run(planned.folder)
     enough = run.generation >= min(planned.recipe.evolution.generations, run.generations)

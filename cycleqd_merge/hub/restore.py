@@ -22,9 +22,9 @@ from cycleqd_merge.config.tasks import OsInteractionTaskConfig
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, OWN_SETTINGS, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
 
-_FILES = (FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
+_FILES = (JOURNAL_FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
 """The files of a published run that are downloaded."""
 
 
@@ -43,12 +43,12 @@ def download_run(repo: str, revision: str | None, trust: bool) -> tuple[list[Eve
             repo, repo_type="dataset", revision=revision, allow_patterns=list(_FILES)
         )
     folder = Path(downloaded)
-    if not (folder / FILE).is_file():
-        raise RecipeError(f"{label}: not a published run (no {FILE})")
+    if not (folder / JOURNAL_FILE).is_file():
+        raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
     events = read_events(folder)
     sessions = of_kind(events, "session")
     if events[0].get("event") != "start" or len(sessions) != 1:
-        raise RecipeError(f"{label}: not a published run: its {FILE} has a different form")
+        raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} has a different form")
     _require_harmless(_recipe_of(sessions[0], label), label, trust)
     return events, folder
 
@@ -152,7 +152,7 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
         stated["strategy"] = with_renamed_models(stated["strategy"], _moved(published, recipe))
     kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
-    (folder / FILE).write_text(text, encoding="utf-8")
+    (folder / JOURNAL_FILE).write_text(text, encoding="utf-8")
     for path in files.rglob("*"):
         place = path.relative_to(files)
         if path.is_file() and (place.parts[0] == ROWS_FOLDER or place.name == CHAT_TEMPLATE):

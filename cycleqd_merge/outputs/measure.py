@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +69,14 @@ def measure(
             done(name, evaluations[name])
 
     if own:
-        worker = opened.worker(opened.materialiser(mutated_experts(*own.values())))
-        try:
+        with closing(opened.worker(opened.materialiser(mutated_experts(*own.values())))) as worker:
             for name, candidate in own.items():
                 score(name, worker, candidate)
-        finally:
-            worker.close()
     for name in names:
         if name.startswith(OTHER):
             family, adapted = _other_model(name.removeprefix(OTHER), opened)
-            worker = opened.worker(Materialiser(family, Groups(family.weights, "one"), {}))
-            try:
+            with closing(opened.worker(Materialiser(family, Groups(family.weights, "one"), {}))) as worker:
                 score(name, worker, adapted)
-            finally:
-                worker.close()
     if folder is not None and limit is None:
         _record(run, folder, rows, evaluations, changed_semantics(run.start, run.sessions, opened))
     return evaluations

@@ -15,7 +15,7 @@ from cycleqd_merge.merging.bases import Rank, basis_folder, missing_bases
 from cycleqd_merge.merging.download import hub_models, pending_download
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.sizes import basis_bytes, model_bytes
-from cycleqd_merge.preflight.findings import DiskUse, existing
+from cycleqd_merge.preflight.plan_result import DiskUse, existing
 
 
 def disk_uses(recipe: Recipe, family: ModelFamily, mutated: Sequence[int], rank: Rank = None) -> list[DiskUse]:

@@ -14,8 +14,10 @@ from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.presets import first_versions, preset_name
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import local_models, with_renamed_models
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
-from cycleqd_merge.journal.log import Event, of_kind
+from cycleqd_merge.journal.log import Event, Journal, of_kind
+from cycleqd_merge.run.differences import differences
 from cycleqd_merge.tasks.protocol import Split
 
 _COUNTED_SPLITS: tuple[Split, ...] = ("search", "confirm")
@@ -112,6 +114,22 @@ def without_semantics(start: Event) -> Event:
         name: {key: value for key, value in task.items() if key != "semantics"} for name, task in start["tasks"].items()
     }
     return {**start, "tasks": tasks}
+
+
+def require_same(journal: Journal, start: Event) -> None:
+    """Check that the journal is empty or belongs to the run that `start` identifies.
+
+    Raises:
+        RecipeError: it belongs to a different run; every difference is listed.
+    """
+    if not journal.events:
+        return
+    found = differences(*map(without_semantics, (as_of_today(journal.events[0]), start)))
+    if found:
+        listed = "\n".join(f"  {line}" for line in found)
+        raise RecipeError(
+            f"{journal.folder}: contains a different run; --fresh starts a new one next to it. Differences:\n{listed}"
+        )
 
 
 def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
-from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, of_kind
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.groups import Groups
@@ -16,8 +16,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.differences import differences
-from cycleqd_merge.run.identity import start_event
-from cycleqd_merge.run.loop import require_same
+from cycleqd_merge.run.identity import require_same, start_event
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
 from cycleqd_merge.run.state import Run, replay_events
 
@@ -82,7 +81,7 @@ def closed_run(journal: Journal, opened: OpenedRecipe) -> Run | None:
     if not changed:
         return None
     now = {"event": "session", "recipe": opened.recipe.model_dump(mode="json", exclude_unset=True)}
-    run = replay_events([*journal.events, now], str(journal.folder / FILE))
+    run = replay_events([*journal.events, now], str(journal.folder / JOURNAL_FILE))
     run.sessions = sessions
     if run.schedule.done and not to_confirm(run):
         return run

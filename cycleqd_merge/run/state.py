@@ -20,7 +20,7 @@ from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome, aggregate
-from cycleqd_merge.journal.log import Event, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Measured, measured_scores
 from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
@@ -313,4 +313,4 @@ def open_run(folder: str | PathLike[str]) -> Run:
     events = read_events(folder)
     if not of_kind(events, "session"):
         raise RecipeError(f"{folder}: not a run directory, or its run never started")
-    return replay_events(events, where=str(folder / "journal.jsonl"))
+    return replay_events(events, where=str(folder / JOURNAL_FILE))

@@ -30,7 +30,8 @@ from cycleqd_merge.preflight.prompts import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
-from cycleqd_merge.run.loop import evaluate_generations, resume_journal, terminable
+from cycleqd_merge.run.interruption import terminable
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def packages_of_extras() -> list[str]:
-    """Import names of the packages that only extras bring, other than those of developers."""
+    """Import names of the packages that only extras install, other than those for developers."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {name: each for name, each in project["optional-dependencies"].items() if name not in ("docs", "test")}
     names = {re.split(r"[^\w-]", each)[0].replace("-", "_") for listed in extras.values() for each in listed}
