@@ -32,7 +32,8 @@ def fork(
     unchanged and have the same semantics version, and are scored on all others. rescore: score them on every task.
 
     Raises:
-        RecipeError: `out` exists and is not an interrupted fork without any result, or the new recipe has other models or groups, which the genomes do not fit.
+        RecipeError: `out` exists, except as an interrupted fork without any event; or the new recipe has other models
+            or groups, which the genomes do not fit.
     """
     run = open_run(source)
     if Path(out).exists() and not _is_unstarted(Path(out)):
