@@ -1,7 +1,7 @@
 """A hook of mkdocs.yml: pages that are generated when the site is built, so that nothing is written down twice.
 
-The files at the root of the repository become pages, the command line is documented from its own help, and the keys of
-recipes and task files from their JSON Schemas. None of it needs torch.
+The files at the root of the repository and the notebook become pages, the command line is documented from its own help,
+and the keys of recipes and task files from their JSON Schemas. None of it needs torch.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def generated_pages() -> dict[str, str]:
     """Markdown by the name of the page."""
     return {
         **{page: root_page(name) for name, page in ROOT_PAGES.items()},
+        "notebook.md": notebook_page(),
         "cli.md": command_line_page(),
         "recipe-reference.md": schema_page("recipe"),
         "task-reference.md": schema_page("task"),
@@ -63,7 +64,29 @@ def root_page(name: str) -> str:
 
 
 def _page(path: str, otherwise: str) -> str:
-    return ROOT_PAGES.get(path, otherwise)
+    return {**ROOT_PAGES, "notebook.ipynb": "notebook.md"}.get(path, otherwise)
+
+
+def notebook_page() -> str:
+    """docs/notebook.ipynb with its stored outputs, as Markdown."""
+    notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    return "\n\n".join(part for cell in notebook["cells"] for part in _notebook_cell(cell)) + "\n"
+
+
+def _notebook_cell(cell: Mapping[str, Any]) -> Iterator[str]:
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield source
+        return
+    yield f"```python\n{source}\n```"
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if "text/html" in data:
+            yield "".join(data["text/html"])
+        elif "image/png" in data:
+            yield f'<img alt="Output of the cell above" src="data:image/png;base64,{data["image/png"].strip()}">'
+        else:
+            yield f"```text\n{''.join(output.get('text') or data['text/plain']).rstrip()}\n```"
 
 
 def command_line_page() -> str:

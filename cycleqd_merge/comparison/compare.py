@@ -82,7 +82,7 @@ def compare(
 ) -> FinishedComparison:
     """Benchmark strategies against each other and static merges; resumes an existing comparison.
 
-    recipe: a loaded one, or the path of its file. strategies: names (see `comparison.named_strategies`); all models are
+    recipe: a loaded one, or the path of its file. strategies: names (see docs/compare.md); all models are
     compared with the best-mean elite of the first. budget: children that each run evaluates. seeds: runs per strategy.
     observers: creates the observer of each run. progress: called when a model has been scored on the final split.
     output: the comparison's folder, by default the recipe's output plus `-compared`. rows: the split that models are

@@ -86,7 +86,7 @@ def _in_flight(recipe: Recipe) -> int | None:
     """Children in flight: as many as with one worker, because other runs use the other workers; the recipe's setting
     for a strategy that learns nothing from scores."""
     learns = recipe.strategy.kind not in ("mergekit", "random")
-    return recipe.evolution.flights(1) if learns else recipe.evolution.in_flight
+    return recipe.evolution.children_in_flight(1) if learns else recipe.evolution.in_flight
 
 
 def _require_names(recipe: Recipe, strategies: Sequence[str]) -> None:

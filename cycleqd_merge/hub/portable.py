@@ -12,13 +12,13 @@ from pydantic import TypeAdapter
 from cycleqd_merge.config.anchoring import without_folders
 from cycleqd_merge.config.loading import load_task, parse
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
-from cycleqd_merge.config.references import local_models, respelled
+from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS_FOLDER = "rows"
-_OUTPUT = "run"
-_OWN_SETTINGS = ("workers", "ray_address", "output", "finish", "hub")
+OUTPUT = "run"
+OWN_SETTINGS = ("workers", "ray_address", "output", "finish", "hub")
 """Keys about the machine and its user, not about the run."""
 
 
@@ -54,11 +54,11 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
             "models": models,
         }
     )
-    stated = changed.model_dump(mode="json", exclude_unset=True, exclude=set(_OWN_SETTINGS))
+    stated = changed.model_dump(mode="json", exclude_unset=True, exclude=set(OWN_SETTINGS))
     for part in ("engine", "strategy"):
         if part in stated:
-            stated[part] = respelled(_without_machine(stated[part]), names)
-    whole = parse(TypeAdapter(Recipe), {**stated, "output": _OUTPUT}, "recipe")
+            stated[part] = with_renamed_models(_without_machine(stated[part]), names)
+    whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")
     return PortableRecipe(whole, rows, Path(template) if from_file and template is not None else None)
 
 

@@ -13,13 +13,14 @@ import huggingface_hub
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.loading import load_task, override_recipe, parse
+from cycleqd_merge.config.loading import DEFINITIONS, load_task, override_recipe, parse
 from cycleqd_merge.config.presets import first_versions, with_fixed_presets
-from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.config.references import respelled
+from cycleqd_merge.config.recipe import Recipe, task_name
+from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, row_sources
+from cycleqd_merge.config.tasks import OsInteractionTaskConfig
 from cycleqd_merge.errors import RecipeError
-from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, OWN_SETTINGS, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
 
@@ -53,17 +54,21 @@ def download_run(repo: str, revision: str | None, trust: bool) -> tuple[list[Eve
 
 
 def _require_harmless(recipe: Recipe, label: str, trust: bool) -> None:
-    """Check that a published recipe reads no files outside the run's folder, and runs code only if it may.
+    """Check that a published recipe names no file of this machine, and runs code only if it may.
 
     Raises:
         RecipeError: it does.
     """
-    outside = [path for path in _row_files(recipe) if not _is_inside(path)]
-    if outside:
-        raise RecipeError(f"{label}: refused: a task reads {outside[0]}, which is outside the run's folder")
+    shipped = {path.stem for path in DEFINITIONS.glob("*.yaml")}
+    for use in recipe.tasks:  # `push` writes definitions into the recipe; other names would be files of this machine
+        if isinstance(use.task, str) and use.task not in shipped:
+            raise RecipeError(f"{label}: refused: task {use.task!r}: neither defined in its recipe nor a shipped task")
+    for place, path in _paths(recipe):
+        if not _is_inside(path):
+            raise RecipeError(f"{label}: refused: {place}: {path} is outside the run's folder")
     template = recipe.models.chat_template
     if template not in (None, "base", CHAT_TEMPLATE, *recipe.experts):
-        raise RecipeError(f"{label}: refused: its chat template is {template}, which is outside the run's folder")
+        raise RecipeError(f"{label}: refused: chat template: {template} is outside the run's folder")
     code = sorted(set(_code_in(recipe.model_dump(mode="json", exclude_unset=True))))
     if code and not trust:
         raise RecipeError(
@@ -72,8 +77,22 @@ def _require_harmless(recipe: Recipe, label: str, trust: bool) -> None:
 
 
 def _recipe_of(session: Event, where: str) -> Recipe:
-    """The recipe of a session event."""
-    return parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
+    """The recipe of a published session event, without settings that are up to this machine's user."""
+    stated = {key: value for key, value in session["recipe"].items() if key not in OWN_SETTINGS}
+    return parse(TypeAdapter(Recipe), with_fixed_presets({**stated, "output": OUTPUT}, first_versions()), where)
+
+
+def _paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Everything in a recipe that may be a path of models or data, each with its place; Hub ids count as relative."""
+    models = {"base": recipe.base, **{f"expert {name}": text for name, text in recipe.experts.items()}}
+    for place, reference in models.items():
+        yield from ((place, part.partition("@")[0]) for part in reference.split("+"))
+    for use in recipe.tasks:
+        definition, place = load_task(use), f"task {task_name(use)}"
+        for source in row_sources(definition):
+            yield from ((place, path) for path in (source.path, source.dataset) if path is not None)
+        if isinstance(definition, OsInteractionTaskConfig) and definition.scripts is not None:
+            yield place, definition.scripts
 
 
 def _code_in(value: Any, key_above: str = "") -> Iterator[str]:
@@ -130,7 +149,7 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     if "strategy" in stated:
-        stated["strategy"] = respelled(stated["strategy"], _moved(published, recipe))
+        stated["strategy"] = with_renamed_models(stated["strategy"], _moved(published, recipe))
     kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
     (folder / JOURNAL_FILE).write_text(text, encoding="utf-8")

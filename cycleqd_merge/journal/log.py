@@ -23,14 +23,14 @@ def read_events(folder: Path) -> list[Event]:
     """All events of a run's journal, without a torn last line.
 
     Raises:
-        RecipeError: there is no journal, it is of another format, or a line before the last cannot be read.
+        RecipeError: there is no journal, it has a different format, or a line before the last cannot be read.
     """
     events, _ = _read(folder / JOURNAL_FILE)
     return events
 
 
 def _read(path: Path) -> tuple[list[Event], int]:
-    """Events, and the length of the file that they take, in bytes."""
+    """Events, and the number of bytes that they take up in the file."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -23,7 +23,7 @@ from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
 from cycleqd_merge.merging.bases import Rank, compute_basis, missing_bases
 from cycleqd_merge.merging.directions import DRAWS_KEPT
 from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor, model_bytes
+from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor_bytes, model_bytes
 from cycleqd_merge.preflight.plan_result import MemoryUse, TimeEstimate
 from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
@@ -219,7 +219,7 @@ def _draws(opened: OpenedRecipe) -> int:
 
 def _transient(family: ModelFamily) -> int:
     """Bytes of the largest tensor and its task vectors while it is built, in float32."""
-    return largest_tensor(family) * (len(family.experts) + 2)
+    return largest_tensor_bytes(family) * (len(family.experts) + 2)
 
 
 def peak_memory() -> int:

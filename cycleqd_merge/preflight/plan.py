@@ -26,7 +26,7 @@ from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.merge_grid import merges
+from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.singular import similarity
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
@@ -106,7 +106,7 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
     state = SearchState(build_space(recipe, len(groups)))
-    strategy = found.attempt(build_strategy, recipe, state, merges)
+    strategy = found.attempt(build_strategy, recipe, state, static_merges)
     if strategy is not None:
         evaluations = len(recipe.experts) + len(founders) + child_count(recipe, strategy) - received
         _estimate(opened, mutated, max(0, evaluations), measure, since, found)

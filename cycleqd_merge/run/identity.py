@@ -13,7 +13,7 @@ from cycleqd_merge.config.anchoring import without_folders
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.presets import first_versions, preset_name
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.config.references import local_models, respelled
+from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event, Journal, of_kind
@@ -39,7 +39,7 @@ def start_event(
     """
     recipe, family, suite, groups = opened.recipe, opened.family, opened.suite, opened.groups
     evolution, models = recipe.evolution, _models(recipe)
-    in_flight = evolution.flights(workers) if recorded is None else recorded["in_flight"]
+    in_flight = evolution.children_in_flight(workers) if recorded is None else recorded["in_flight"]
     return {
         "event": "start",
         "format": JOURNAL_FORMAT,
@@ -47,7 +47,7 @@ def start_event(
         "experts": {expert.name: expert.digest for expert in family.experts},
         "models": models,
         "tasks": {task.name: task_identity(task) for task in suite},
-        "strategy": respelled(without_folders(recipe.strategy.model_dump(mode="json")), local_models(recipe)),
+        "strategy": with_renamed_models(without_folders(recipe.strategy.model_dump(mode="json")), local_models(recipe)),
         "evolution": operators(evolution),
         "groups": list(groups.labels),
         "in_flight": evolution.in_flight or in_flight,

@@ -26,13 +26,13 @@ def reopen(run: Run) -> OpenedRecipe:
 
     Raises:
         UserError: something cannot be opened.
-        ModelError: the models are no longer those of the run.
+        ModelError: the models have changed since the run began.
     """
     opened = OpenedRecipe.open(run.recipe)
     now = start_event(opened)
     changed = differences(*({key: event[key] for key in ("base", "experts", "groups")} for event in (run.start, now)))
     if changed:
-        raise ModelError("the models are no longer those of the run: " + "; ".join(changed))
+        raise ModelError("the models have changed since the run began: " + "; ".join(changed))
     return opened
 
 
@@ -41,7 +41,7 @@ def reopen_models(run: Run, candidate: Candidate) -> Materialiser:
 
     Raises:
         UserError: a model cannot be opened.
-        ModelError: the models are no longer those of the run.
+        ModelError: the models have changed since the run began.
     """
     recipe = run.recipe
     models, needed = recipe.pinned_models(), sorted(mutated_experts(candidate))

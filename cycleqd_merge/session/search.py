@@ -17,7 +17,7 @@ from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import Event, Journal, opened_journal
-from cycleqd_merge.merging.bases import share_bases
+from cycleqd_merge.merging.bases import compute_share_of_bases
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
@@ -62,7 +62,7 @@ def search(
     """
     if this_process().is_main_process:
         return _search(recipe, observer, founders, max_hours, pool)
-    share_bases()
+    compute_share_of_bases()
     raise SystemExit(0)
 
 

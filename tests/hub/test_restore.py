@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,23 +97,59 @@ def test_published_code_does_not_run_without_permission(
     assert not (tmp_path / "there").exists()
 
 
-def test_a_published_run_reads_nothing_outside_its_folder(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+def publish_changed(hub: LocalHub, run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Publish a run with a changed recipe, as somebody with bad intentions might."""
     pushed(run, "--repo", MODEL, "--archive-only")
-    for path in ("/etc/passwd.jsonl", "../secret.jsonl"):
-        lines = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
-        lines[1]["recipe"]["tasks"][0]["task"]["data"]["search"]["path"] = path
-        hub.put(ARCHIVE, {JOURNAL_FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
-        answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
-        assert (answer.code, path in answer.err) == (2, True)
+    events = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
+    change(events[1]["recipe"])
+    hub.put(ARCHIVE, {JOURNAL_FILE: "".join(json.dumps(event) + "\n" for event in events).encode()}, "dataset")
 
 
-def test_a_published_run_reads_no_template_of_this_machine(hub: LocalHub, run: Path, tmp_path: Path) -> None:
-    pushed(run, "--repo", MODEL, "--archive-only")
-    lines = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
-    lines[1]["recipe"]["models"] = {"chat_template": "/etc/hostname"}
-    hub.put(ARCHIVE, {JOURNAL_FILE: "".join(json.dumps(line) + "\n" for line in lines).encode()}, "dataset")
+OUTSIDE = {
+    "rows": lambda path: lambda recipe: recipe["tasks"][0]["task"]["data"]["search"].update(path=path),
+    "dataset": lambda path: lambda recipe: recipe["tasks"][0]["task"]["data"].update(search={"dataset": path}),
+    "template": lambda path: lambda recipe: recipe.update(models={"chat_template": path}),
+    "base": lambda path: lambda recipe: recipe.update(base=path),
+    "adapter": lambda path: lambda recipe: recipe["experts"].update(adapted=f"./models/base+{path}"),
+}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../secret.jsonl"])
+@pytest.mark.parametrize("place", OUTSIDE)
+def test_a_published_run_reads_nothing_outside_its_folder(
+    place: str, path: str, hub: LocalHub, run: Path, tmp_path: Path
+) -> None:
+    publish_changed(hub, run, OUTSIDE[place](path))
     answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
-    assert (answer.code, "its chat template is /etc/hostname" in answer.err) == (2, True)
+    assert answer.code == 2
+    assert answer.err.startswith(f"error: dataset {ARCHIVE}: refused: ")
+    assert answer.err.endswith(f": {path} is outside the run's folder\n")
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_published_run_loads_no_task_file(
+    hub: LocalHub, run: Path, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`push` writes task definitions into the recipe, so that a file's name can only mean a file of this machine."""
+    monkeypatch.chdir(original.parent)
+    for name in (str(original.parent / "vowels.yaml"), "vowels.yaml", "../tasks/secret.yaml", "unknown"):
+        publish_changed(hub, run, lambda recipe, name=name: recipe["tasks"][0].update(task=name))
+        answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
+        reason = f"refused: task {name!r}: neither defined in its recipe nor a shipped task"
+        assert (answer.code, answer.err) == (2, f"error: dataset {ARCHIVE}: {reason}\n")
+        hub.repos.clear()
+        (run / "hub.json").unlink()
+    publish_changed(hub, run, lambda recipe: recipe["tasks"][0].update(task="mbpp-plus"))
+    assert "neither defined in its recipe" not in cycleqd_merge("pull", ARCHIVE, tmp_path / "there").err
+
+
+def test_a_published_run_decides_nothing_about_this_machine(hub: LocalHub, run: Path, tmp_path: Path) -> None:
+    own = {"ray_address": "ray://elsewhere:10001", "workers": 8, "hub": {"repo": "ann/public"}, "output": "/tmp/other"}
+    publish_changed(hub, run, lambda recipe: recipe.update(own))
+    assert cycleqd_merge("pull", ARCHIVE, tmp_path / "there").code == 0
+    recipe = open_run(tmp_path / "there").recipe
+    assert (recipe.ray_address, recipe.workers, recipe.hub) == (None, 1, None)
+    assert recipe.output == str(tmp_path / "there")
 
 
 def test_a_chat_template_file_is_published_with_the_run(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
