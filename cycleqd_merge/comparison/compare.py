@@ -148,8 +148,8 @@ def _start(journal: Journal, recipe: Recipe, settings: Mapping[str, Any], preset
     if not journal.events:
         recipe = pin(recipe)
         newer = dict(presets.items() - first_versions().items())
-        recorded = {"presets": newer} if newer else {}
-        journal.append({"event": "comparison", "format": FORMAT, **settings, "revisions": recipe.revisions, **recorded})
+        start: Event = {"event": "comparison", "format": FORMAT, **settings, "revisions": recipe.revisions}
+        journal.append({**start, "presets": newer} if newer else start)
         return recipe
     recorded = {name: journal.events[0].get(key) for key, name in _SETTINGS.items()}
     changed = differences(recorded, {name: settings[key] for key, name in _SETTINGS.items()})
