@@ -28,7 +28,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.journal.log import FILE, Event, Journal
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run, open_run
@@ -172,9 +172,9 @@ def main() -> None:
                 f"{until.mutations:.0f}",
             )
         console.print(table)
-        size = (folder / FILE).stat().st_size
+        size = (folder / JOURNAL_FILE).stat().st_size
         console.print(f"journal: {size / 1e6:.2f} MB, {size / options.generations:.0f} bytes per generation")
-        bare = bare_appends((folder / FILE).read_bytes().splitlines(keepends=True), folder)
+        bare = bare_appends((folder / JOURNAL_FILE).read_bytes().splitlines(keepends=True), folder)
         console.print(f"bare append of the same lines, synced: {bare:,.0f} per second")
         wall, cpu = time.perf_counter(), time.process_time()
         run = open_run(folder)

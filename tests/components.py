@@ -1,4 +1,4 @@
-"""What some tests need besides the package: programs and data that a machine may lack. `tests/run` installs them."""
+"""Programs and data that some tests need besides the package, and a machine may lack. `run-tests` installs programs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ CHROMEDRIVER = shutil.which("chromedriver")
 
 
 def require(component: str) -> None:
-    """Skip the test that asks, unless a component works here."""
+    """Skip the calling test, unless a component works here."""
     reason = _missing(component)
     if reason is not None:
         pytest.skip(f"{component}: {reason}")
 
 
 def require_root_file_system(name: str) -> None:
-    """Skip the test that asks, unless boxes can be made from a root file system in the cache."""
+    """Skip the calling test, unless boxes can be created from a root file system in the cache."""
     try:
         _boxes(name)
     except UserError as error:

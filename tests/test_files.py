@@ -1,4 +1,4 @@
-"""Files and folders under their final name: complete or not there, whatever interrupts their writing."""
+"""Files and folders under their final name: complete or absent, whatever interrupts their writing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def umask() -> int:
-    """What new files of this process are kept from."""
+    """The file mode mask of this process."""
     present = os.umask(0)
     os.umask(present)
     return present

@@ -61,8 +61,10 @@ def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) 
     """Print the scores of a run's models on `split`."""
     from cycleqd_merge.report.scores import ScoreTable
     from cycleqd_merge.report.tables import score_table
+    from cycleqd_merge.tasks.protocol import SPLIT_NAMES
 
-    console().print(score_table(f"Scores on {split} rows", ScoreTable.of_scores(scores, run.tasks, run.objectives)))
+    title = f"Scores on the {SPLIT_NAMES[split]}"
+    console().print(score_table(title, ScoreTable.of_scores(scores, run.tasks, run.objectives)))
 
 
 def print_pushed(pushed: Pushed, dry: bool = False) -> None:

@@ -86,7 +86,7 @@ def _best_by_method(planned: PlannedRun, run: Run) -> list[ChosenModel]:
             tried.setdefault(step["merge"], []).append(number)
     chosen = []
     for method, numbers in tried.items():
-        candidates = [number for number in numbers if run.search.holds(run.scores(number))] or numbers
+        candidates = [number for number in numbers if run.search.meets_floors(run.scores(number))] or numbers
         best = max(candidates, key=lambda number: (run.mean(run.scores(number)), -number))
         name = method if planned.strategy == "mergekit" else f"{planned.strategy} {method}"
         name += f" (best of {len(numbers)})" if len(numbers) > 1 else ""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from cycleqd_merge.comparison.results import (
-    SPLITS,
     ComparedModel,
     ComparisonResult,
     SeedScores,
@@ -24,6 +23,7 @@ from cycleqd_merge.comparison.statistics import (
 )
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.report.scores import ScoreRow, mean_of
+from cycleqd_merge.tasks.protocol import SPLIT_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def conclusions(result: ComparisonResult, best: HeadToHead | None) -> list[str]:
     if len(volumes) > 1:
         first, second = sorted(volumes, key=lambda name: -volumes[name])[:2]
         lines.append(
-            f"{first} has the largest hypervolume on the {SPLITS[result.opened.rows]}, {volumes[first]:.4f}; "
+            f"{first} has the largest hypervolume on the {SPLIT_NAMES[result.opened.rows]}, {volumes[first]:.4f}; "
             f"{second} follows with {volumes[second]:.4f}."
         )
     return lines

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cycleqd_merge.comparison.results import SPLITS, SplitOpening
+from cycleqd_merge.comparison.results import SplitOpening
 from cycleqd_merge.errors import Interrupted, RecipeError
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.log import Event, Journal, of_kind
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.tasks.protocol import Split
+from cycleqd_merge.tasks.protocol import SPLIT_NAMES, Split
 
 if TYPE_CHECKING:
     from cycleqd_merge.evaluation.pools.pool import Finished, Pool
@@ -44,8 +44,8 @@ def open_split(journal: Journal, chosen: Mapping[str, Sequence[str]], rows: Spli
     for event in of_kind(journal.events, "opened"):
         if event["frozen"] != wanted:
             raise RecipeError(
-                f"{journal.folder}: the {SPLITS[rows]} was opened at {event['at']} for different models, and can be "
-                "opened only once; use a different folder for other strategies or budgets (--output)"
+                f"{journal.folder}: the {SPLIT_NAMES[rows]} was opened at {event['at']} for different models, and can "
+                "be opened only once; use a different folder for other strategies or budgets (--output)"
             )
         return _opening(event, rows)
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -72,9 +72,7 @@ def score_candidates(
     Raises:
         Interrupted: the deadline has passed; the scores so far are recorded.
     """
-    scored = read_scores(journal.events)
-    missing = {candidate_digest(each): each for each in candidates}
-    missing = {digest: each for digest, each in missing.items() if digest not in scored}
+    scored, missing = read_scores(journal.events), unscored(journal, candidates)
     for number, candidate in enumerate(missing.values()):
         pool.submit(Proposal(number, candidate, {}), rows)
     digests = list(missing)
@@ -84,8 +82,15 @@ def score_candidates(
         event = _event(digests, pool.next())
         journal.append(event)
         scored[event["candidate"]] = _read(event)
-        progress(SPLITS[rows], done, len(missing))
+        progress(SPLIT_NAMES[rows], done, len(missing))
     return scored
+
+
+def unscored(journal: Journal, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+    """The candidates that have no scores in the journal, by digest."""
+    scored = read_scores(journal.events)
+    missing = {candidate_digest(each): each for each in candidates}
+    return {digest: each for digest, each in missing.items() if digest not in scored}
 
 
 def read_scores(events: Sequence[Event]) -> dict[str, FinalScores | None]:

@@ -5,7 +5,6 @@ Some JSON keys are older than the names here and differ from them: the format of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -20,12 +19,6 @@ from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.tasks.protocol import Split
 
 Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
-SPLITS: Mapping[Split, str] = {
-    "search": "search split",
-    "confirm": "confirmation split",
-    "heldout": "held-out split",
-}
-"""Names of the splits in sentences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +117,7 @@ class ComparisonResult:
         names = [model.name for model in self.models]
         if len(set(names)) < len(names) or self.reference not in names:
             raise ValueError(
-                f"reference {self.reference!r}: must be one of the models, all of different names: {names}"
+                f"reference {self.reference!r} must be one of the models, whose names must differ: {', '.join(names)}"
             )
         for model in self.models:
             self._require_scores(model)

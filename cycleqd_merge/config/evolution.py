@@ -189,7 +189,7 @@ class EvolutionConfig(StrictConfig):
             raise KeyProblem("requires `cycling: true`; plain MAP-Elites does not support racing", "race")
         return self
 
-    def flights(self, workers: int) -> int:
+    def children_in_flight(self, workers: int) -> int:
         """Children in flight at once with `workers` workers."""
         if self.in_flight is not None:
             return self.in_flight

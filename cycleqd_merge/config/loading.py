@@ -23,7 +23,7 @@ from cycleqd_merge.config.anchoring import anchored, anchored_task
 from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
-from cycleqd_merge.config.validation_errors import Location, Source, explain, shown, suggestion
+from cycleqd_merge.config.validation_errors import Location, Source, explain, short_repr, suggestion
 from cycleqd_merge.errors import RecipeError, first_line
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,9 @@ DEFINITIONS = next(
 
 
 def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; its relative paths, and those in `overrides`, start at its folder.
+    """Read a recipe; its relative paths, and those in `overrides`, are relative to its folder.
+
+    Only `output` is relative to the current directory.
 
     overrides: `key.path=value` texts whose values are YAML.
 
@@ -129,7 +131,7 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     except RecursionError:
         raise RecipeError(f"{path}: nested too deeply") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: expected keys with values; found {'nothing' if data is None else shown(data)}")
+        raise RecipeError(f"{path}: expected keys with values; found {'nothing' if data is None else short_repr(data)}")
     return data, node
 
 

@@ -52,7 +52,7 @@ class TaskConfig(StrictConfig):
     expert: Name | None = None
     """The expert whose task vector is mutated while this task is the quality; by default drawn from all experts."""
     role: Literal["optimise", "keep"] = "optimise"
-    """`optimise` gives the task an archive; `keep` only reports its score and holds its `floor`."""
+    """`optimise` gives the task an archive; `keep` reports its score and enforces its `floor`."""
     floor: Unit | None = None
     """`role: keep`: children below this score enter no archive."""
     samples: int | None = Field(None, ge=1)

@@ -23,15 +23,15 @@ def local_models(recipe: Recipe) -> dict[str, str]:
 
 def without_paths(text: str, recipe: Recipe) -> str:
     """A text, such as a file of an exported model, with portable names for local models."""
-    return str(respelled(text, local_models(recipe)))
+    return str(with_renamed_models(text, local_models(recipe)))
 
 
-def respelled(value: Any, names: Mapping[str, str]) -> Any:
+def with_renamed_models(value: Any, names: Mapping[str, str]) -> Any:
     """Plain values with local models renamed in their texts. names: new names by path."""
     if isinstance(value, list):
-        return [respelled(each, names) for each in value]
+        return [with_renamed_models(each, names) for each in value]
     if isinstance(value, dict):
-        return {key: respelled(each, names) for key, each in value.items()}
+        return {key: with_renamed_models(each, names) for key, each in value.items()}
     if not isinstance(value, str) or not names:
         return value
     paths = "|".join(re.escape(path) for path in sorted(names, key=len, reverse=True))

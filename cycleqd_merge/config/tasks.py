@@ -69,7 +69,7 @@ class GenerateTaskConfig(PromptedTaskConfig):
 
 
 class CodeTaskConfig(PromptedTaskConfig):
-    """Python functions to write, tested in a sandbox on the inputs of MBPP+, HumanEval+ or data in their format."""
+    """Python functions to write, tested in the sandbox on the inputs of MBPP+, HumanEval+ or data in their format."""
 
     kind: Literal["code"]
     description: str = ""
@@ -112,7 +112,7 @@ class ConversationTaskConfig(PromptedTaskConfig):
 
 
 class OsInteractionTaskConfig(ConversationTaskConfig):
-    """AgentBench's OS problems: several turns with a shell in a sandbox."""
+    """AgentBench's OS problems: several turns with a shell in the sandbox."""
 
     kind: Literal["os_interaction"]
     description: str = ""
@@ -134,9 +134,9 @@ class OsInteractionTaskConfig(ConversationTaskConfig):
     seconds: float = Field(5.0, gt=0)
     """Time limit of one command, in seconds."""
     memory: int = Field(512, ge=64)
-    """Memory limit of a sandbox, in MiB."""
+    """Memory limit of a box, in MiB."""
     boxes: int = Field(32, ge=1)
-    """Number of parallel sandboxes."""
+    """Number of boxes at once; each is the sandboxed system of one conversation."""
 
 
 class DbbenchTaskConfig(ConversationTaskConfig):

@@ -103,7 +103,7 @@ def explain(details: Sequence[ErrorDetails], data: Any, schema: Schema, source: 
 
 def _explain(location: Location, detail: ErrorDetails, data: Any, schema: Schema) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
-    found = f"; found {shown(detail['input'])}"
+    found = f"; found {short_repr(detail['input'])}"
     if kind == "extra_forbidden":
         allowed = _keys(schema, data, location[:-1])
         if location[-1] in allowed:
@@ -112,7 +112,7 @@ def _explain(location: Location, detail: ErrorDetails, data: Any, schema: Schema
         return _line(location, f"unknown key{suggestion(location[-1], allowed)}{_allowed(allowed)}")
     if kind == "missing":
         if isinstance(location[-1], int):
-            return _line(location[:-1], f"too few entries; found {shown(_at(data, location[:-1]))}")
+            return _line(location[:-1], f"too few entries; found {short_repr(_at(data, location[:-1]))}")
         return _line(location, "this key is required")
     if _is_of_kind(detail):
         return _explain_kind(location, data, schema)
@@ -144,7 +144,7 @@ def _explain_kind(location: Location, data: Any, schema: Schema) -> str:
     if "kind" not in value:
         return _line(location, f"this key is required{_allowed(kinds)}")
     stated = value["kind"]
-    return _line(location, f"no such kind{suggestion(stated, kinds)}{_allowed(kinds)}; found {shown(stated)}")
+    return _line(location, f"no such kind{suggestion(stated, kinds)}{_allowed(kinds)}; found {short_repr(stated)}")
 
 
 def _line(location: Location, message: str) -> str:
@@ -166,7 +166,7 @@ def _allowed(names: Sequence[str]) -> str:
     return f"; allowed: {', '.join(names)}" if names else ""
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value roughly as the user wrote it, shortened if it is long."""
     if value is None or isinstance(value, bool):
         text = json.dumps(value)

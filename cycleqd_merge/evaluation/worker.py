@@ -81,7 +81,11 @@ class Worker:
         """Load a candidate (None: the weights that the engine holds) and score it on the tasks.
 
         limit: score only this many samples of each task, the first ones. known: scores by task that are not measured
-        again. race: what the candidate must achieve on its first rows to be scored on the others.
+        again. race: decides on the first rows whether the others are scored.
+
+        Raises:
+            ValueError: a tensor of the candidate is not finite, or a score is not in [0, 1].
+            Exception: any other error of the engine or a task; see `failures.single_cause` for groups of them.
         """
         start = time.perf_counter()
         if candidate is not None:

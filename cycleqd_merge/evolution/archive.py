@@ -30,7 +30,7 @@ class EmptyRange(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Elite:
-    """The best child of a cell. `number` is its evaluation's number in the run, `cell` its bin for each other task."""
+    """The best model of a cell. `number` is its evaluation's number in the run, `cell` its bin for each other task."""
 
     number: int
     task: int

@@ -136,7 +136,7 @@ def level_genome(level: float, experts: int, groups: int) -> Genome:
 
 
 def combine(genomes: Sequence[Genome], weights: Matrix) -> Genome:
-    """The weighted sum of genomes, without negligible mutations; `weights` has shape (genomes, groups)."""
+    """The weighted sum of genomes, without negligible mutations. weights: shape (genomes, groups)."""
     coefficients = sum(w * genome.coefficients for w, genome in zip(weights, genomes, strict=True))
     seeds = np.concatenate([genome.seeds for genome in genomes])
     union, first, position = np.unique(seeds, return_index=True, return_inverse=True)
@@ -168,7 +168,10 @@ def mutate(genome: Genome, mutation: Mutation) -> Genome:
 
 
 def aggregate(genomes: Sequence[Genome], scores: Sequence[float]) -> Genome:
-    """One model from the best elite of each task (paper, section 4.4), weighted by the softmax of their scores."""
+    """One genome from the best elite of each task (paper, section 4.4), weighted by the softmax of their scores.
+
+    scores: of each elite on its own task, in the order of `genomes`.
+    """
     exponents = np.exp(np.asarray(scores, dtype=np.float64) - max(scores))
     groups = genomes[0].coefficients.shape[1]
     return combine(genomes, np.tile((exponents / exponents.sum())[:, None], (1, groups)))

@@ -13,7 +13,7 @@ import pyarrow.parquet
 from cycleqd_merge.config.loading import yaml_text
 from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecipe
-from cycleqd_merge.journal.log import FILE, Event, failed
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
 from cycleqd_merge.run.state import Run
@@ -38,7 +38,7 @@ def archive_files(run: Run, events: Sequence[Event], portable: PortableRecipe, r
         GENERATIONS: _parquet(generation_rows(run)),
         RECIPE: yaml_text(portable.recipe.model_dump(mode="json", exclude_unset=True)).encode(),
         REVISIONS: _json(portable.recipe.revisions),
-        FILE: b"".join(
+        JOURNAL_FILE: b"".join(
             json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in portable_events(events, portable)
         ),
         "figures/archives.png": png(archives_figure(run.archives, run.objectives, _best(run))),

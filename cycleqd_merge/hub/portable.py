@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from cycleqd_merge.config.anchoring import without_folders
 from cycleqd_merge.config.loading import load_task, parse
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
-from cycleqd_merge.config.references import local_models, respelled
+from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
 
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -57,7 +57,7 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
     stated = changed.model_dump(mode="json", exclude_unset=True, exclude=set(OWN_SETTINGS))
     for part in ("engine", "strategy"):
         if part in stated:
-            stated[part] = respelled(_without_machine(stated[part]), names)
+            stated[part] = with_renamed_models(_without_machine(stated[part]), names)
     whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")
     return PortableRecipe(whole, rows, Path(template) if from_file and template is not None else None)
 

@@ -23,7 +23,7 @@ from cycleqd_merge.hub.portable import portable_recipe
 from cycleqd_merge.hub.publication import Publication, PushOptions, require_no_token
 from cycleqd_merge.hub.publish_models import file_name, push_models
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.log import FILE, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.outputs.export import require_genome
 from cycleqd_merge.preflight.access import repositories as named_repositories
 from cycleqd_merge.preflight.access import require_write
@@ -125,7 +125,7 @@ def _push_archive(publication: Publication) -> Pushed:
     files[REPOCARD_NAME] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
     require_no_token(files)
     draft = publication.draft("dataset", hub.archive_repo)
-    draft.claim(lambda: continues(publication.events, draft.read(FILE)))
+    draft.claim(lambda: continues(publication.events, draft.read(JOURNAL_FILE)))
     draft.add(files)
     draft.remove(path for path in draft.published if path.startswith(MANAGED_FOLDERS) and path not in files)
     return publication.commit(draft)

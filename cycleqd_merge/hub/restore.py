@@ -16,15 +16,15 @@ from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.loading import DEFINITIONS, load_task, override_recipe, parse
 from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe, task_name
-from cycleqd_merge.config.references import respelled
+from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, row_sources
 from cycleqd_merge.config.tasks import OsInteractionTaskConfig
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, OWN_SETTINGS, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.log import FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
 
-_FILES = (FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
+_FILES = (JOURNAL_FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
 """The files of a published run that are downloaded."""
 
 
@@ -43,12 +43,12 @@ def download_run(repo: str, revision: str | None, trust: bool) -> tuple[list[Eve
             repo, repo_type="dataset", revision=revision, allow_patterns=list(_FILES)
         )
     folder = Path(downloaded)
-    if not (folder / FILE).is_file():
-        raise RecipeError(f"{label}: not a published run (no {FILE})")
+    if not (folder / JOURNAL_FILE).is_file():
+        raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
     events = read_events(folder)
     sessions = of_kind(events, "session")
     if events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
-        raise RecipeError(f"{label}: not a published run: its {FILE} has a different form")
+        raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} has a different form")
     _require_harmless(_recipe_of(sessions[0], label), label, trust)
     return events, folder
 
@@ -149,10 +149,10 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     if "strategy" in stated:
-        stated["strategy"] = respelled(stated["strategy"], _moved(published, recipe))
+        stated["strategy"] = with_renamed_models(stated["strategy"], _moved(published, recipe))
     kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
-    (folder / FILE).write_text(text, encoding="utf-8")
+    (folder / JOURNAL_FILE).write_text(text, encoding="utf-8")
     for path in files.rglob("*"):
         place = path.relative_to(files)
         if path.is_file() and (place.parts[0] == ROWS_FOLDER or place.name == CHAT_TEMPLATE):

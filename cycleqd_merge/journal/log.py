@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from cycleqd_merge.errors import InfrastructureError, RecipeError
 from cycleqd_merge.files import sync_folder
 
-FILE = "journal.jsonl"
+JOURNAL_FILE = "journal.jsonl"
 FORMAT = 1
 Event = dict[str, Any]
 
@@ -23,18 +23,18 @@ def read_events(folder: Path) -> list[Event]:
     """All events of a run's journal, without a torn last line.
 
     Raises:
-        RecipeError: there is no journal, it is of another format, or a line before the last cannot be read.
+        RecipeError: there is no journal, it has a different format, or a line before the last cannot be read.
     """
-    events, _ = _read(folder / FILE)
+    events, _ = _read(folder / JOURNAL_FILE)
     return events
 
 
 def _read(path: Path) -> tuple[list[Event], int]:
-    """Events, and the length of the file that they take, in bytes."""
+    """Events, and the number of bytes that they take up in the file."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise RecipeError(f"{path.parent}: not a run directory (no {FILE})") from None
+        raise RecipeError(f"{path.parent}: not a run directory (no {JOURNAL_FILE})") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     lines = data.splitlines(keepends=True)
@@ -67,7 +67,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        path = folder / FILE
+        path = folder / JOURNAL_FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / "lock")
@@ -96,7 +96,7 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise InfrastructureError(f"{self.folder / FILE}: cannot be written: {error.strerror}") from error
+            raise InfrastructureError(f"{self.folder / JOURNAL_FILE}: cannot be written: {error.strerror}") from error
         self.events.append(event)
 
     def close(self) -> None:

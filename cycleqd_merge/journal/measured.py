@@ -46,7 +46,7 @@ def measured_event(name: str, candidate: Candidate, rows: str, tasks: Mapping[st
     return {"event": "measured", "name": name, "candidate": candidate_digest(candidate), "rows": rows, "tasks": values}
 
 
-def measured_of(events: Iterable[Event]) -> Measured:
+def measured_scores(events: Iterable[Event]) -> Measured:
     """All measured scores; of several for the same model and split, the last."""
     return {
         (event["candidate"], event["rows"]): {task: Estimate(**values) for task, values in event["tasks"].items()}

@@ -97,7 +97,13 @@ class Adapter:
         return bool(getattr(self._config, "fan_in_fan_out", False))
 
     def task_vector(self, name: str, base: torch.Tensor) -> torch.Tensor | LowRank | None:
-        """The adapter's task vector at the base tensor `name`, float32: factors, a dense difference, or None."""
+        """The adapter's task vector at the base tensor `name`, float32: factors, a dense difference, or None.
+
+        base: the base tensor, shape (m, n).
+
+        Raises:
+            ModelError: the adapter's tensors do not have the base tensor's shape.
+        """
         roles = self._roles.get(name)
         if roles is None:
             return None

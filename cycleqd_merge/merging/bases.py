@@ -127,7 +127,7 @@ def _compute(
                 progress(family.experts[expert].name, done, len(share))
 
 
-def share_bases() -> None:
+def compute_share_of_bases() -> None:
     """In every process but the main one: compute a share of the singular bases of the run that the main one opens."""
     models, experts, rank = from_main_process((PinnedModels("", {}, ModelsConfig()), list[int](), cast(Rank, None)))
     prepare_bases(open_family(models), experts, rank=rank)
@@ -180,7 +180,7 @@ def _write_manifest(folder: Path, family: ModelFamily, expert: int, rank: Rank) 
     """Write the list of files with their digests: the bases are complete once it exists.
 
     Raises:
-        UserError: some files are missing, because another host stored them in a cache folder of its own.
+        UserError: some files are missing, because a different host stored them in its own cache folder.
     """
     for weight in missing_bases(family, expert, rank):
         if family.difference(expert, weight, family.base_tensor(weight)) is not None:

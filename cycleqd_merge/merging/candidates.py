@@ -41,6 +41,9 @@ def candidate_configuration(candidate: Candidate, materialiser: Materialiser, ev
     """The text of `mergekit_config.yml` for a candidate; a comment at the top is the command that rebuilds the model.
 
     evolution: the recipe's, which defines the materialiser's groups.
+
+    Raises:
+        ModelError: a mergekit configuration cannot be read.
     """
     if isinstance(candidate, Genome):
         return configuration_text(candidate, materialiser, evolution)

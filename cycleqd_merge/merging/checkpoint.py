@@ -23,6 +23,7 @@ from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
+from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Checkpoint:
             ModelError: the file is truncated or damaged.
         """
         try:
-            return self._loader.get_tensor(name)
+            with root_logger_kept():
+                return self._loader.get_tensor(name)
         except (SafetensorError, OSError) as error:
             shard = self.path / self._loader.index.tensor_paths[name]
             raise ModelError(f"{shard}: damaged or truncated: {first_line(error)}") from error
@@ -146,8 +148,9 @@ def require_folder(reference: ModelPath, label: str) -> None:
 
 def _architecture(folder: Path, config: PretrainedConfig) -> list[WeightInfo]:
     model = ModelReference(model=ModelPath(path=str(folder)))
-    architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, MergeOptions())
-    return architecture.all_weights(config)
+    with root_logger_kept():
+        architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, MergeOptions())
+        return architecture.all_weights(config)
 
 
 def digest_files(paths: list[Path]) -> str:

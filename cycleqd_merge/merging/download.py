@@ -70,7 +70,7 @@ def adapter_folder(path: ModelPath, models: ModelsConfig, label: str, progress: 
     return Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, True, progress)
 
 
-def pending(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = False) -> Download | None:
+def pending_download(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = False) -> Download | None:
     """The files that opening a Hub id would download; None if none, or if the model is cached and the Hub unreachable.
 
     Raises:
@@ -118,7 +118,7 @@ def _fetched(
     path: ModelPath, models: ModelsConfig, label: str, adapter: bool, progress: DownloadProgress | None
 ) -> Path:
     """The folder of a Hub id in the Hub's cache, with all files that are needed."""
-    missing = pending(path, models, label, adapter)
+    missing = pending_download(path, models, label, adapter)
     if missing is not None:
         _download(missing, label, progress)
     folder = _cached(path)

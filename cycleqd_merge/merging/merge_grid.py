@@ -39,7 +39,7 @@ _GRIDS: dict[str, Values] = {
 """Values per parameter; a method that is not listed is tried once, if it has no required parameter."""
 
 
-def merges(recipe: Recipe, setting: MergekitConfig) -> list[tuple[MergekitConfiguration, dict[str, Any]]]:
+def static_merges(recipe: Recipe, setting: MergekitConfig) -> list[tuple[MergekitConfiguration, dict[str, Any]]]:
     """All configurations of a recipe's strategy, each with its step: method, models and parameters.
 
     Methods that merge two models are tried on every pair of experts. The run's seed determines their random draws.

@@ -31,6 +31,7 @@ from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter
 
 _Step = TypeVar("_Step")
@@ -199,7 +200,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with root_logger_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -17,12 +17,12 @@ def model_bytes(family: ModelFamily) -> int:
     return sum(prod(weight.shape) * weight.dtype.itemsize for weight in family.weights)
 
 
-def pinned_bytes(family: ModelFamily) -> int:
+def pinned_memory_bytes(family: ModelFamily) -> int:
     """Bytes of all tensors in pinned memory, where torch rounds each size up to a power of two."""
     return sum(1 << (prod(weight.shape) * weight.dtype.itemsize - 1).bit_length() for weight in family.weights)
 
 
-def largest_tensor(family: ModelFamily) -> int:
+def largest_tensor_bytes(family: ModelFamily) -> int:
     """Bytes of the largest tensor in float32."""
     return max(prod(weight.shape) for weight in family.weights) * FLOAT32
 

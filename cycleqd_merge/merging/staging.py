@@ -52,7 +52,7 @@ class Staging:
         return stored.clone() if isinstance(stored, torch.Tensor) else stored
 
     def basis(self, expert: int, name: str) -> Basis | None:
-        """The singular basis of an expert's task vector of tensor `name`; None where it has none.
+        """The singular basis of an expert's task vector for tensor `name`; None if it has none.
 
         Raises:
             ModelError: this expert's bases were not prepared.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
-from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
+from cycleqd_merge.journal.measured import Estimate, measured_event, measured_scores
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -47,7 +48,7 @@ def measure(
     done: OnMeasured | None = None,
     folder: Path | None = None,
 ) -> dict[str, Evaluation]:
-    """Score models of a run by their names (see `elites.choose`), or others as `model:REFERENCE`.
+    """Score models of a run by their names (see `choose`), or others as `model:REFERENCE`.
 
     limit: score only this many samples of each task. done: called after each model. folder: the run's directory, whose
     journal records the scores of its models; without it, or with `limit`, they are only returned.
@@ -68,20 +69,14 @@ def measure(
             done(name, evaluations[name])
 
     if own:
-        worker = opened.worker(opened.materialiser(mutated_experts(*own.values())))
-        try:
+        with closing(opened.worker(opened.materialiser(mutated_experts(*own.values())))) as worker:
             for name, candidate in own.items():
                 score(name, worker, candidate)
-        finally:
-            worker.close()
     for name in names:
         if name.startswith(OTHER):
             family, adapted = _other_model(name.removeprefix(OTHER), opened)
-            worker = opened.worker(Materialiser(family, Groups(family.weights, "one"), {}))
-            try:
+            with closing(opened.worker(Materialiser(family, Groups(family.weights, "one"), {}))) as worker:
                 score(name, worker, adapted)
-            finally:
-                worker.close()
     if folder is not None and limit is None:
         _record(run, folder, rows, evaluations, changed_semantics(run.start, run.sessions, opened))
     return evaluations
@@ -114,7 +109,7 @@ def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evalu
             }
             candidate = run.portable(choose(run, name).candidate)
             events.append(measured_event(name, candidate, rows, tasks))
-    run.measured |= measured_of(events)
+    run.measured |= measured_scores(events)
     if changed:
         log.warning("these scores are not recorded: they are not comparable with the run's (%s)", ", ".join(changed))
         return

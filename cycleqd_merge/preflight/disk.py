@@ -12,10 +12,10 @@ from rich.filesize import decimal
 from cycleqd_merge.config.recipe import PinnedModels, Recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.merging.bases import Rank, basis_folder, missing_bases
-from cycleqd_merge.merging.download import hub_models, pending
+from cycleqd_merge.merging.download import hub_models, pending_download
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.sizes import basis_bytes, model_bytes
-from cycleqd_merge.preflight.findings import DiskUse, existing
+from cycleqd_merge.preflight.plan_result import DiskUse, existing
 
 
 def disk_uses(recipe: Recipe, family: ModelFamily, mutated: Sequence[int], rank: Rank = None) -> list[DiskUse]:
@@ -35,7 +35,7 @@ def download_uses(models: PinnedModels) -> list[DiskUse]:
     Raises:
         UserError: a repository is missing or cannot be read.
     """
-    wanted = (pending(path, models.settings, label, adapter) for path, label, adapter in hub_models(models))
+    wanted = (pending_download(path, models.settings, label, adapter) for path, label, adapter in hub_models(models))
     return [
         DiskUse(f"download of {each.repo}", constants.HF_HUB_CACHE, each.bytes) for each in wanted if each is not None
     ]

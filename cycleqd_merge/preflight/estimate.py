@@ -23,13 +23,13 @@ from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
 from cycleqd_merge.merging.bases import Rank, compute_basis, missing_bases
 from cycleqd_merge.merging.directions import DRAWS_KEPT
 from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor, model_bytes
-from cycleqd_merge.preflight.findings import MemoryUse, TimeEstimate
+from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor_bytes, model_bytes
+from cycleqd_merge.preflight.plan_result import MemoryUse, TimeEstimate
 from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
 _SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer affects the mean
-_MOST_REPEATS = 6
+_MAX_REPEATS = 6
 _SMALL = 0.01  # scale of a mutation that costs as much as any other but changes no answer
 _VLLM_SEQUENCES = 256
 _VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes by default
@@ -107,7 +107,7 @@ def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
     """Evaluations on the search split; quick ones are repeated, and the slow first one is then left out."""
     start = time.perf_counter()
     evaluations = [worker.evaluate(genome)]
-    while time.perf_counter() - start < _SETTLED and len(evaluations) < _MOST_REPEATS:
+    while time.perf_counter() - start < _SETTLED and len(evaluations) < _MAX_REPEATS:
         worker.prepare(genome)
         evaluations.append(worker.evaluate(genome))
     return evaluations[1:] or evaluations
@@ -219,7 +219,7 @@ def _draws(opened: OpenedRecipe) -> int:
 
 def _transient(family: ModelFamily) -> int:
     """Bytes of the largest tensor and its task vectors while it is built, in float32."""
-    return largest_tensor(family) * (len(family.experts) + 2)
+    return largest_tensor_bytes(family) * (len(family.experts) + 2)
 
 
 def peak_memory() -> int:

@@ -7,7 +7,7 @@ from math import prod
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RecipeError
 
-MOST_CELLS = 1_000_000
+MAX_CELLS = 1_000_000
 
 
 OVERALL = "of all tasks"
@@ -33,8 +33,8 @@ def require_grid(recipe: Recipe) -> None:
         RecipeError: an archive has more than a million cells.
     """
     task, most = max(cells(recipe).items(), key=lambda item: item[1])
-    if most > MOST_CELLS:
+    if most > MAX_CELLS:
         raise RecipeError(
-            f"evolution.bins: archive {task} would have {most:,} cells, the limit is {MOST_CELLS:,}; "
+            f"evolution.bins: archive {task} would have {most:,} cells, the limit is {MAX_CELLS:,}; "
             "use fewer bins, or `role: keep` for some tasks"
         )

@@ -19,22 +19,22 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.merge_grid import merges
+from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.singular import similarity
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.preflight.access import repositories, require_write
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
-from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, existing
 from cycleqd_merge.preflight.grid import cells, require_grid
+from cycleqd_merge.preflight.plan_result import BasesSummary, ModelSummary, Plan, TaskSummary, existing
 from cycleqd_merge.preflight.prompts import check_answers, check_prompts, check_rows
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
 from cycleqd_merge.run.opening import closed_run, identify
@@ -83,7 +83,7 @@ def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: floa
 def _begun(out: Path) -> list[Event]:
     """The events of an existing run; none if they cannot be read, which `_check_output` reports."""
     try:
-        return read_events(out) if (out / FILE).is_file() else []
+        return read_events(out) if (out / JOURNAL_FILE).is_file() else []
     except UserError:
         return []
 
@@ -106,7 +106,7 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
     state = SearchState(build_space(recipe, len(groups)))
-    strategy = found.attempt(build_strategy, recipe, state, merges)
+    strategy = found.attempt(build_strategy, recipe, state, static_merges)
     if strategy is not None:
         evaluations = len(recipe.experts) + len(founders) + child_count(recipe, strategy) - received
         _estimate(opened, mutated, max(0, evaluations), measure, since, found)
@@ -203,7 +203,7 @@ def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], 
         UserError: it cannot be written, is being written by another process, or contains a different run or one that
             cannot be extended.
     """
-    if not (out / FILE).is_file():
+    if not (out / JOURNAL_FILE).is_file():
         nearest = existing(out)
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise RecipeError(

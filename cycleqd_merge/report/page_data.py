@@ -11,7 +11,7 @@ from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.report.summary import history, lineage, lineage_rows, summary
 from cycleqd_merge.run.state import Run
 
-MOST_ANCESTORS = 24
+MAX_DRAWN_ANCESTORS = 24
 """Maximum number of evaluations drawn per lineage."""
 
 
@@ -43,7 +43,7 @@ def _archive(archive: Archive, facts: dict[str, Any], run: Run) -> dict[str, Any
 def _evaluation(run: Run, number: int) -> dict[str, Any]:
     """An evaluation's step, scores on each split and composition, and the places of its ancestors in a graph."""
     event, candidate = run.results[number], run.portable(run.candidate(number))
-    line = lineage(run, number, MOST_ANCESTORS)
+    line = lineage(run, number, MAX_DRAWN_ANCESTORS)
     rows = lineage_rows(line)
     facts: dict[str, Any] = {
         "step": {

@@ -9,10 +9,10 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from cycleqd_merge.preflight.findings import BasesSummary, ModelSummary, Plan, TaskSummary, TimeEstimate
+from cycleqd_merge.preflight.plan_result import BasesSummary, ModelSummary, Plan, TaskSummary, TimeEstimate
 from cycleqd_merge.report.progress import duration
 
-_MOST_GROUPS = 12
+_MAX_GROUPS = 12
 
 
 def plan_report(plan: Plan) -> RenderableType:
@@ -52,10 +52,10 @@ def _models(models: Sequence[ModelSummary]) -> Table:
 
 def _groups(plan: Plan) -> Table:
     table = _table(f"Coefficient groups: {len(plan.groups)}", "group", "tensors")
-    for label, tensors in list(plan.groups.items())[:_MOST_GROUPS]:
+    for label, tensors in list(plan.groups.items())[:_MAX_GROUPS]:
         table.add_row(label, str(tensors))
-    if len(plan.groups) > _MOST_GROUPS:
-        table.add_row(f"... {len(plan.groups) - _MOST_GROUPS} more", "")
+    if len(plan.groups) > _MAX_GROUPS:
+        table.add_row(f"... {len(plan.groups) - _MAX_GROUPS} more", "")
     return table
 
 

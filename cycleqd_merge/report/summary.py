@@ -26,7 +26,7 @@ def summary(run: Run) -> dict[str, Any]:
         "failed": sum(map(failed, run.results)),
         "censored": len(censored),
         "rows_saved": _rows_saved(censored, len(results)),
-        "below_floor": sum(not run.search.holds(tuple(event["scores"])) for event in results),
+        "below_floor": sum(not run.search.meets_floors(tuple(event["scores"])) for event in results),
         "seconds_per_evaluation": sum(seconds) / len(seconds) if seconds else None,
         "archives": {run.objectives[archive.task]: _archive(archive, run) for archive in run.archives},
         "best_mean": run.best_mean() if any(archive.elites() for archive in run.archives) else None,

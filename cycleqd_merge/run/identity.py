@@ -13,9 +13,11 @@ from cycleqd_merge.config.anchoring import without_folders
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.presets import first_versions, preset_name
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.config.references import local_models, respelled
+from cycleqd_merge.config.references import local_models, with_renamed_models
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
-from cycleqd_merge.journal.log import Event, of_kind
+from cycleqd_merge.journal.log import Event, Journal, of_kind
+from cycleqd_merge.run.differences import differences
 from cycleqd_merge.tasks.protocol import Split
 
 _COUNTED_SPLITS: tuple[Split, ...] = ("search", "confirm")
@@ -37,7 +39,7 @@ def start_event(
     """
     recipe, family, suite, groups = opened.recipe, opened.family, opened.suite, opened.groups
     evolution, models = recipe.evolution, _models(recipe)
-    in_flight = evolution.flights(workers) if recorded is None else recorded["in_flight"]
+    in_flight = evolution.children_in_flight(workers) if recorded is None else recorded["in_flight"]
     return {
         "event": "start",
         "format": JOURNAL_FORMAT,
@@ -45,7 +47,7 @@ def start_event(
         "experts": {expert.name: expert.digest for expert in family.experts},
         "models": models,
         "tasks": {task.name: task_identity(task) for task in suite},
-        "strategy": respelled(without_folders(recipe.strategy.model_dump(mode="json")), local_models(recipe)),
+        "strategy": with_renamed_models(without_folders(recipe.strategy.model_dump(mode="json")), local_models(recipe)),
         "evolution": operators(evolution),
         "groups": list(groups.labels),
         "in_flight": evolution.in_flight or in_flight,
@@ -112,6 +114,22 @@ def without_semantics(start: Event) -> Event:
         name: {key: value for key, value in task.items() if key != "semantics"} for name, task in start["tasks"].items()
     }
     return {**start, "tasks": tasks}
+
+
+def require_same(journal: Journal, start: Event) -> None:
+    """Check that the journal is empty or belongs to the run that `start` identifies.
+
+    Raises:
+        RecipeError: it belongs to a different run; every difference is listed.
+    """
+    if not journal.events:
+        return
+    found = differences(*map(without_semantics, (as_of_today(journal.events[0]), start)))
+    if found:
+        listed = "\n".join(f"  {line}" for line in found)
+        raise RecipeError(
+            f"{journal.folder}: contains a different run; --fresh starts a new one next to it. Differences:\n{listed}"
+        )
 
 
 def recorded_revisions(events: Sequence[Event]) -> dict[str, str]:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from cycleqd_merge.errors import Interrupted, RecipeError, RunFailed
+from cycleqd_merge.errors import Interrupted, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
-from cycleqd_merge.journal.log import FILE, Event, Journal, failed, of_kind
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, failed, of_kind
 from cycleqd_merge.run.differences import differences
-from cycleqd_merge.run.identity import as_of_today, without_semantics
+from cycleqd_merge.run.identity import require_same
+from cycleqd_merge.run.interruption import terminable
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run, replay_events
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.schedule import InOrder
 
 log = logging.getLogger(__name__)
-MOST_FAILURES = 5
+MAX_FAILURES_IN_A_ROW = 5
 """The number of failed evaluations in a row that stops a run."""
 
 
@@ -34,7 +30,7 @@ def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
     Raises:
         RecipeError: the journal contains a run of a different identity (the differences are listed), or is damaged.
     """
-    where = str(journal.folder / FILE)
+    where = str(journal.folder / JOURNAL_FILE)
     if not journal.events:
         journal.append(start)
     require_same(journal, start)
@@ -46,22 +42,6 @@ def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
     if run.schedule.received >= run.search.first:
         _record_bounds(journal, run)
     return run
-
-
-def require_same(journal: Journal, start: Event) -> None:
-    """Check that the journal is empty or belongs to the run that `start` identifies.
-
-    Raises:
-        RecipeError: it belongs to a different run; every difference is listed.
-    """
-    if not journal.events:
-        return
-    found = differences(*map(without_semantics, (as_of_today(journal.events[0]), start)))
-    if found:
-        listed = "\n".join(f"  {line}" for line in found)
-        raise RecipeError(
-            f"{journal.folder}: contains a different run; --fresh starts a new one next to it. Differences:\n{listed}"
-        )
 
 
 def evaluate_generations(
@@ -121,27 +101,6 @@ def _record_bounds(journal: Journal, run: Run) -> None:
 
 
 def _stop_if_failing(run: Run) -> None:
-    last = run.results[-MOST_FAILURES:]
-    if len(last) == MOST_FAILURES and all(failed(event) for event in last):
-        raise RunFailed(f"{MOST_FAILURES} evaluations in a row failed, the last with: {last[-1]['error']}")
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does; both raise `Interrupted`.
-
-    A running event loop replaces Python's own handler with one that first cancels its tasks; any other handler would
-    raise in the middle of one. So Python's own is installed here, even in a background job, which ignores Ctrl-C.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ends = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT)}
-    previous = {number: signal.signal(number, end) for number, end in ends.items()}
-    try:
-        yield
-    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter if a signal came just before a loop started
-        raise Interrupted("interrupted") from None
-    finally:
-        for number, end in previous.items():
-            signal.signal(number, end)
+    last = run.results[-MAX_FAILURES_IN_A_ROW:]
+    if len(last) == MAX_FAILURES_IN_A_ROW and all(failed(event) for event in last):
+        raise RunFailed(f"{MAX_FAILURES_IN_A_ROW} evaluations in a row failed, the last with: {last[-1]['error']}")

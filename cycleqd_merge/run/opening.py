@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
-from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, of_kind
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.groups import Groups
@@ -16,8 +16,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.differences import differences
-from cycleqd_merge.run.identity import start_event
-from cycleqd_merge.run.loop import require_same
+from cycleqd_merge.run.identity import require_same, start_event
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
 from cycleqd_merge.run.state import Run, replay_events
 
@@ -27,13 +26,13 @@ def reopen(run: Run) -> OpenedRecipe:
 
     Raises:
         UserError: something cannot be opened.
-        ModelError: the models are no longer those of the run.
+        ModelError: the models have changed since the run began.
     """
     opened = OpenedRecipe.open(run.recipe)
     now = start_event(opened)
     changed = differences(*({key: event[key] for key in ("base", "experts", "groups")} for event in (run.start, now)))
     if changed:
-        raise ModelError("the models are no longer those of the run: " + "; ".join(changed))
+        raise ModelError("the models have changed since the run began: " + "; ".join(changed))
     return opened
 
 
@@ -42,7 +41,7 @@ def reopen_models(run: Run, candidate: Candidate) -> Materialiser:
 
     Raises:
         UserError: a model cannot be opened.
-        ModelError: the models are no longer those of the run.
+        ModelError: the models have changed since the run began.
     """
     recipe = run.recipe
     models, needed = recipe.pinned_models(), sorted(mutated_experts(candidate))
@@ -82,7 +81,7 @@ def closed_run(journal: Journal, opened: OpenedRecipe) -> Run | None:
     if not changed:
         return None
     now = {"event": "session", "recipe": opened.recipe.model_dump(mode="json", exclude_unset=True)}
-    run = replay_events([*journal.events, now], str(journal.folder / FILE))
+    run = replay_events([*journal.events, now], str(journal.folder / JOURNAL_FILE))
     run.sessions = sessions
     if run.schedule.done and not to_confirm(run):
         return run

@@ -20,9 +20,9 @@ from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome, aggregate
-from cycleqd_merge.journal.log import Event, of_kind, read_events
-from cycleqd_merge.journal.measured import Measured, measured_of
-from cycleqd_merge.merging.merge_grid import merges
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.measured import Measured, measured_scores
+from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
 from cycleqd_merge.run.tables import html, one_line, to_pandas
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
@@ -78,7 +78,7 @@ class Run:
         """
         founders = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
         state = SearchState(build_space(recipe, len(start["groups"]), founders))
-        strategy = build_strategy(recipe, state, merges)
+        strategy = build_strategy(recipe, state, static_merges)
         total = max(state.first + child_count(recipe, strategy), len(recorded))
         schedule = Schedule(strategy, start["in_flight"], total, recorded)
         run = cls(recipe, state, schedule, start)
@@ -255,7 +255,7 @@ class Run:
         if not numbers:
             raise RecipeError(f"{self.recipe.output}: no elite yet; the run must score its experts first")
         comparable = [number for number in numbers if number in self.confirmed] or numbers
-        return [number for number in comparable if self.search.holds(self.judged(number))] or comparable
+        return [number for number in comparable if self.search.meets_floors(self.judged(number))] or comparable
 
     @cached_property
     def groups(self) -> list[str]:
@@ -285,7 +285,7 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
     steps = [event.get("step") for event in of_kind(events, "result")]
     recorded = [step if isinstance(step, dict) else {} for step in steps]
     run = Run.begin(recipe, start, recorded)
-    run.measured = measured_of(events)
+    run.measured = measured_scores(events)
     run.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):
         if event["event"] == "confirm":
@@ -313,4 +313,4 @@ def open_run(folder: str | PathLike[str]) -> Run:
     events = read_events(folder)
     if not of_kind(events, "session"):
         raise RecipeError(f"{folder}: not a run directory, or its run never started")
-    return replay_events(events, where=str(folder / "journal.jsonl"))
+    return replay_events(events, where=str(folder / JOURNAL_FILE))

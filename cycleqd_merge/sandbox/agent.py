@@ -1,7 +1,7 @@
 """The first process of a long-lived box: runs commands and a shell on request, on the box's own Python.
 
 It is sent into the box as text, so it imports the standard library only. Requests and replies alternate, each a line of
-JSON with bytes in base64. The host does not trust the replies: at worst, a box lies about itself. As process 1 of the
+JSON with bytes in base64. The host does not trust the replies: a box can only lie about itself. As process 1 of the
 box it cannot be killed from inside.
 """
 

@@ -31,7 +31,7 @@ async def run_once(
     root: RootFs | None = None,
     ready: bytes = b"",
 ) -> ProcessResult:
-    """Run one command in a box of its own; its standard error is discarded.
+    """Run one command in a new box; its standard error is discarded.
 
     More output than `limits.output` ends the command at once. The exit status comes from the box and cannot be trusted.
 
@@ -145,7 +145,7 @@ def _read_reply(line: bytes, limit: int) -> ProcessResult:
 
 @asynccontextmanager
 async def open_box(provider: Provider, root: RootFs, limits: Limits) -> AsyncIterator[Box]:
-    """A box over a named root file system, which must contain python3 and bash; nothing of it remains afterwards.
+    """A box over a named root file system, which must contain python3 and bash; it is removed afterwards.
 
     Raises:
         InfrastructureError: the host cannot start it.

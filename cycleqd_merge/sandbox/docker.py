@@ -57,7 +57,7 @@ def image_of(root: RootFs) -> str:
 
 
 def run_line(name: str, command: Sequence[str], root: RootFs, limits: Limits) -> list[str]:
-    """The command line that runs a command in a container of its own."""
+    """The command line that runs a command in a new container."""
     resources = [
         f"--memory={limits.memory}",
         f"--memory-swap={limits.memory}",

@@ -73,7 +73,7 @@ class Provider(Protocol):
         ...
 
     def start(self, command: Sequence[str], root: RootFs, limits: Limits) -> AbstractAsyncContextManager[Process]:
-        """Start a command in a box of its own: its process, with pipes, until the context ends.
+        """Start a command in a new box; gives its process, with pipes, which lives until the context ends.
 
         In a named root file system, the command runs as the box's root and may become other users; else it runs as one
         unprivileged user. The caller enforces `limits.seconds`.

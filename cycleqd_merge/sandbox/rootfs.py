@@ -56,7 +56,7 @@ def find_rootfs(name: str) -> Path:
     """The folder of a root file system that has been built.
 
     Raises:
-        TaskError: none of this name has been built.
+        TaskError: no root file system of this name has been built.
     """
     folder = cache_folder("rootfs") / name / _ROOT
     if not (folder / "usr").is_dir():

@@ -16,12 +16,12 @@ from cycleqd_merge.errors import InfrastructureError, TaskError
 
 USER_COUNT = 65536
 """Number of user ids of a box with its own root user, as many as a system expects."""
-_ROOT_FIRST_USER = 1_900_000_000  # where the host's root maps these ids to: no system assigns such numbers
+_ROOT_FIRST_USER = 1_900_000_000  # root maps a box's users to ids from here on, which no system assigns
 _UNPRIVILEGED_USERS = itertools.cycle(range(_ROOT_FIRST_USER + USER_COUNT, _ROOT_FIRST_USER + 2 * USER_COUNT))
 
 
 def unprivileged_prefix() -> list[str]:
-    """Command prefix that gives up root for a user id of its own, so that boxes do not share per-user limits.
+    """Command prefix that gives up root for an unused user id, so that boxes do not share per-user limits.
 
     Empty if this process is not root.
     """

@@ -17,7 +17,7 @@ from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import Event, Journal, opened_journal
-from cycleqd_merge.merging.bases import share_bases
+from cycleqd_merge.merging.bases import compute_share_of_bases
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.materialise import Materialiser
@@ -30,7 +30,8 @@ from cycleqd_merge.preflight.prompts import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
-from cycleqd_merge.run.loop import evaluate_generations, resume_journal, terminable
+from cycleqd_merge.run.interruption import terminable
+from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
@@ -61,7 +62,7 @@ def search(
     """
     if this_process().is_main_process:
         return _search(recipe, observer, founders, max_hours, pool)
-    share_bases()
+    compute_share_of_bases()
     raise SystemExit(0)
 
 
@@ -130,6 +131,8 @@ def _set_up(
     log.debug("opened; number of tasks %d, coefficient groups %d", len(opened.suite), len(opened.groups.labels))
     start = identify(opened, journal, workers, founders)
     if (closed := closed_run(journal, opened)) is not None:
+        from_main_process((models, list[int](), recipe.rank))  # the other processes have nothing to compute
+        leave_group()
         return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     if not journal.events:  # a resumed run was checked when it started, on the same contents

@@ -53,9 +53,9 @@ class Bayesian:
     def _best_candidate(self, number: int, aim: Aim) -> Matrix:
         points, scores = self._evaluated()
         surrogate = self._surrogate(points, scores)
-        holding = np.array([self.state.holds(tuple(each)) for each in scores])
-        if holding.any():  # models below a floor are predicted from, but neither varied nor part of the front
-            points, scores = points[holding], scores[holding]
+        acceptable = np.array([self.state.meets_floors(tuple(each)) for each in scores])
+        if acceptable.any():  # models below a floor are predicted from, but neither varied nor part of the front
+            points, scores = points[acceptable], scores[acceptable]
         objectives = scores[:, : len(self.state.objectives)]
         acquisition: Acquisition = _mean
         if aim == "front":

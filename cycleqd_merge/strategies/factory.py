@@ -66,7 +66,7 @@ def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = ()) 
 def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strategy:
     """The strategy that a recipe asks for.
 
-    merges: lists the candidates of a `mergekit` strategy; the caller passes `merging.merge_grid.merges`, since
+    merges: lists the candidates of a `mergekit` strategy; the caller passes `merging.merge_grid.static_merges`, since
     strategies do not depend on merging.
 
     Raises:

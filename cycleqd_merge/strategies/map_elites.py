@@ -19,13 +19,13 @@ class MapElites(CycleQD):
     def tell(self, result: Result) -> None:
         """See `Strategy.tell` and `SearchState.tell`."""
         super().tell(result)
-        if result.scores is not None and (result.number < self.state.first or self.state.holds(result.scores)):
+        if result.scores is not None and (result.number < self.state.first or self.state.meets_floors(result.scores)):
             self._early[result.number] = result.scores
         if self.state.bounds is None:
             return
         if self._overall is None:
             bins = [objective.bins for objective in self.state.objectives]
-            # the mean is an additional task, the only one that is no behaviour characteristic
+            # the mean is an additional task, the only one that is not a behaviour characteristic
             self._overall = Archive(len(bins), (*self.state.bounds, (0.0, 1.0)), [*bins, 1])
         for number, scores in self._early.items():
             own = scores[: len(self.state.objectives)]

@@ -25,7 +25,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Result:
-    """Scores in the order of the tasks, each in [0, 1]; None if the evaluation failed for good or lost its race."""
+    """Scores in the order of the tasks, each in [0, 1]; None if the evaluation failed or racing rejected it."""
 
     number: int
     scores: Scores | None
@@ -34,9 +34,9 @@ class Result:
 class Strategy(Protocol):
     """Proposes candidates and learns from their scores.
 
-    A strategy depends on its settings, its seed and the results it received, and on nothing else: no clock, no shared
-    random generator. A run restores it by repeating the calls of `ask` and `tell` in their order. A strategy that runs
-    out of candidates has an attribute `generations`: their number, without the founders.
+    A strategy depends only on its settings, its seed and the results it received: no clock, no shared random
+    generator. A run restores it by repeating the calls of `ask` and `tell` in their order. A strategy that runs out of
+    candidates has an attribute `generations`: their number, without the founders.
     """
 
     def ask(self, number: int) -> Proposal | None:
@@ -50,7 +50,7 @@ class Strategy(Protocol):
 
 @runtime_checkable
 class Recalling(Protocol):
-    """A strategy whose proposals depend on the last bits of linear algebra, which differ between machines."""
+    """A strategy whose proposals depend on the last bits of linear-algebra results, which differ between machines."""
 
     def recall(self, number: int, step: dict[str, Any]) -> Proposal | None:
         """`Strategy.ask` while a run is restored: proposes the candidate that was recorded with this `step`."""

@@ -141,8 +141,8 @@ class SearchState:
             return None
         return coefficients.ravel() if coefficients.shape == (self.space.experts, self.space.groups) else None
 
-    def holds(self, scores: Scores) -> bool:
-        """Whether scores reach every floor."""
+    def meets_floors(self, scores: Scores) -> bool:
+        """Whether the scores reach every floor."""
         return all(scores[floor.column] >= floor.least for floor in self.space.floors)
 
     def tell(self, result: Result) -> Insertion:
@@ -159,7 +159,7 @@ class SearchState:
         self._scores.append(result.scores)
         if len(self._scores) == self.space.first:
             self._open_archives()
-        elif len(self._scores) > self.space.first and result.scores is not None and self.holds(result.scores):
+        elif len(self._scores) > self.space.first and result.scores is not None and self.meets_floors(result.scores):
             scores = result.scores[: len(self.space.objectives)]
             return Insertion(scores, tuple(archive.add(result.number, scores) for archive in self.archives))
         return Insertion(None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 PER_DOUBLING = 12
 """Steps that double the factor: a success adds 4 and a failure subtracts 1, so one success in five keeps the factor."""
-MOST_DOUBLINGS = 3
+MAX_DOUBLINGS = 3
 """The factor stays between 1/8 and 8."""
 
 
@@ -24,5 +24,5 @@ class SuccessRule:
 
     def learn(self, task: int, success: bool) -> None:
         """Receive whether a child whose quality is `task` succeeded."""
-        most = PER_DOUBLING * MOST_DOUBLINGS
+        most = PER_DOUBLING * MAX_DOUBLINGS
         self._steps[task] = min(max(self._steps[task] + (4 if success else -1), -most), most)

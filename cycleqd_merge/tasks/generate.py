@@ -9,7 +9,7 @@ from typing import Any
 
 from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, RegexScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig
-from cycleqd_merge.config.validation_errors import shown
+from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_template
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
@@ -49,7 +49,7 @@ class GenerateTask:
         if bad:
             (sample, first), others = bad[0], len(bad) - 1
             more = f" (and {others} more)" if others else ""
-            raise DataError(f"{first}; in row {sample.id}: {shown(dict(sample.row))}{more}") from first
+            raise DataError(f"{first}; in row {sample.id}: {short_repr(dict(sample.row))}{more}") from first
 
     def _check(self, sample: Sample) -> None:
         scorer = self._definition.scorer

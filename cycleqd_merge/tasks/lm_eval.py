@@ -174,7 +174,7 @@ def _metric(name: str, task: Any, stated: str | None) -> tuple[str, str]:
 async def _answer(request: Instance, model: LanguageModel) -> bool:
     """Let the model answer a request; returns whether an answer was cut off at the token limit."""
     if request.request_type == "loglikelihood":
-        found = await model.likelihood(*_move_blanks(*request.args))
+        found = await model.likelihood(*_move_trailing_blanks(*request.args))
         request.resps.append((sum(found.logprobs), found.greedy))
         return False
     prompt, options = request.args
@@ -184,7 +184,7 @@ async def _answer(request: Instance, model: LanguageModel) -> bool:
     return any(answer.truncated for answer in answers)
 
 
-def _move_blanks(context: str, continuation: str) -> tuple[str, str]:
+def _move_trailing_blanks(context: str, continuation: str) -> tuple[str, str]:
     """Move blanks from the prompt's end to the continuation: a tokenizer joins them to the next word."""
     kept = len(context.rstrip())
     return type(context)(context[:kept]), context[kept:] + continuation
@@ -193,7 +193,7 @@ def _move_blanks(context: str, continuation: str) -> tuple[str, str]:
 def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
     """The harness's generation options as a `Sampling`: greedy unless `do_sample` is set."""
     stop = options.get("until") or []
-    tokens = next((options[key] for key in _TOKENS if options.get(key) is not None), ANSWER_TOKENS)
+    tokens = next((options[key] for key in _LIMIT_KEYS if options.get(key) is not None), ANSWER_TOKENS)
     temperature = float(options.get("temperature") or 0.0)
     if options.get("do_sample") is False:
         temperature = 0.0
@@ -206,7 +206,7 @@ def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
     return Sampling(int(tokens), temperature, tuple(text for text in stop if text), seed=number)
 
 
-_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_LIMIT_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 def _output(requests: Sequence[Instance]) -> str:

@@ -17,6 +17,13 @@ TaskSplit = Literal["search", "heldout"]
 Split = Literal["search", "confirm", "heldout"]
 """The three splits of a run: it reserves a share of a task's search split to confirm its elites."""
 
+SPLIT_NAMES: Mapping[str, str] = {
+    "search": "search split",
+    "confirm": "confirmation split",
+    "heldout": "held-out split",
+}
+"""Names of the splits in texts for people."""
+
 Message = Mapping[str, Any]
 """One turn of a chat: `role` ("system", "user" or "assistant") and `content`, which is text or a list of content parts
 (text, image) as the model's chat template takes them."""

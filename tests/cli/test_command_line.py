@@ -1,4 +1,4 @@
-"""Options of every command, version, completion, and how a command says that it failed or was interrupted."""
+"""Options of every command, version, completion, and how failures and interruptions are reported."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_quiet_prints_results_and_verbose_adds_debug_messages(models: Models, tm
     recipe = write_recipe(tmp_path, models, finish={"heldout": True})
     quiet = evolve_in_a_new_process(recipe, "--quiet")
     assert quiet.stdout.splitlines()[0].strip() == "Archives"
-    assert "Scores on heldout rows" in quiet.stdout
+    assert "Scores on the held-out split" in quiet.stdout
     assert (quiet.stderr, "generation 1/1" in quiet.stdout) == ("", False)
     verbose = evolve_in_a_new_process(recipe, "--verbose")
     assert verbose.stdout.splitlines()[0] == "resuming after generation 1"
@@ -130,7 +130,7 @@ def test_debug_shows_the_traceback_before_and_after_the_command(
 def test_an_interrupted_fork_or_fresh_run_is_resumed_by_its_directory(
     monkeypatch: pytest.MonkeyPatch, run: Path, tmp_path: Path, models: Models, arguments: tuple[str, ...]
 ) -> None:
-    """The same command would start one more run, or be refused."""
+    """The same command would start another run, or be refused."""
     write_recipe(tmp_path, models)
 
     def interrupted(recipe: object, observer: Observer, **_: object) -> None:

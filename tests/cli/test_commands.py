@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, of_kind, read_events
 from tests.cli.conftest import CliRun, Models, cycleqd_merge
 from tests.evolution.references import SlowArchive
 from tests.models import read_tensors
@@ -122,7 +122,7 @@ def test_evaluate_scores_the_usual_models_on_held_out_rows_by_default(finished: 
         assert not set(samples) & set(searched["base"][task]["samples"])
         assert answer.json["base"][task]["score"] == pytest.approx(sum(samples.values()) / 12)
     table = cycleqd_merge("evaluate", finished.folder)
-    assert "Scores on heldout rows" in table.out
+    assert "Scores on the held-out split" in table.out
     for model, scores in scores_of(answer).items():
         row = next(line for line in table.out.splitlines() if line.startswith(f"│ {model} "))
         assert all(f"{score:.3f}" in row for score in scores)
@@ -210,12 +210,12 @@ def test_an_export_never_overwrites(finished: CliRun, tmp_path: Path) -> None:
 @pytest.fixture
 def with_failure(finished: CliRun, tmp_path: Path) -> Path:
     """The finished run as if its last evaluation had failed."""
-    lines = [json.loads(line) for line in (finished.folder / FILE).read_text().splitlines()]
+    lines = [json.loads(line) for line in (finished.folder / JOURNAL_FILE).read_text().splitlines()]
     sessions = [place for place, line in enumerate(lines) if line["event"] == "session"]
     lines = [line for line in lines[: [*sessions, None][1]] if line["event"] not in ("confirm", "measured")]
     lines[-1] = {**lines[-1], "scores": None, "error": "ValueError: no luck"}
     (tmp_path / "failed").mkdir()
-    (tmp_path / "failed" / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "failed" / JOURNAL_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path / "failed"
 
 

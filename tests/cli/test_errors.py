@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from cycleqd_merge import cli
-from cycleqd_merge.journal.log import FILE
+from cycleqd_merge.journal.log import JOURNAL_FILE
 from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -45,17 +45,17 @@ def test_a_name_of_no_model_is_explained(finished: CliRun, tmp_path: Path, name:
 def test_a_folder_without_a_run_is_named(tmp_path: Path, command: str) -> None:
     answer = cycleqd_merge(command, tmp_path / "nothing")
     assert answer.code == 2
-    assert answer.err == f"error: {tmp_path / 'nothing'}: not a run directory (no {FILE})\n"
+    assert answer.err == f"error: {tmp_path / 'nothing'}: not a run directory (no {JOURNAL_FILE})\n"
     assert not (tmp_path / "nothing").exists()
 
 
 def test_a_damaged_journal_is_named_with_its_line(finished: CliRun, tmp_path: Path) -> None:
-    lines = (finished.folder / FILE).read_bytes().splitlines(keepends=True)
+    lines = (finished.folder / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
     lines[3] = b"gone\n"
-    (tmp_path / FILE).write_bytes(b"".join(lines))
+    (tmp_path / JOURNAL_FILE).write_bytes(b"".join(lines))
     answer = cycleqd_merge("show", tmp_path)
     assert answer.code == 2
-    assert answer.err.startswith(f"error: {tmp_path / FILE}:4: damaged")
+    assert answer.err.startswith(f"error: {tmp_path / JOURNAL_FILE}:4: damaged")
 
 
 def test_a_run_without_any_score_can_be_shown(models: Models, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from cycleqd_merge.config.loading import load_recipe
 from cycleqd_merge.errors import Interrupted
-from cycleqd_merge.journal.log import FILE, Event, of_kind, opened_journal, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, opened_journal, read_events
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.session.evolve import evolve
 from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe, write_task
@@ -121,14 +121,14 @@ def test_a_task_on_which_all_experts_fail_stops_a_run_with_the_reason(models: Mo
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(finished: CliRun) -> None:
-    before = (finished.folder / FILE).read_bytes()
+    before = (finished.folder / JOURNAL_FILE).read_bytes()
     with opened_journal(finished.folder):
         answer = cycleqd_merge("evolve", finished.recipe)
     assert (answer.code, answer.err) == (
         2,
         f"error: {finished.folder}: another process is using this run; wait until it ends\n",
     )
-    assert (finished.folder / FILE).read_bytes() == before
+    assert (finished.folder / JOURNAL_FILE).read_bytes() == before
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def signalled(path: Path, lines: int, sign: signal.Signals) -> Iterator[None]:
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_asked_to_end_says_how_to_resume_it(models: Models, tmp_path: Path, sign: signal.Signals) -> None:
     recipe = write_recipe(tmp_path, models)
-    with signalled(tmp_path / "run" / FILE, 6, sign):
+    with signalled(tmp_path / "run" / JOURNAL_FILE, 6, sign):
         answer = cycleqd_merge("evolve", recipe, "--generations", 500)
     assert answer.code == 130
     assert answer.err == f"interrupted; resume with: cycleqd-merge evolve {recipe} --generations 500\n"
@@ -170,7 +170,7 @@ def test_the_process_itself_ends_and_its_run_can_be_resumed(finished: CliRun, mo
     command = [sys.executable, "-c", code, "evolve", str(recipe), "--generations", "500"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        journal = tmp_path / "run" / FILE
+        journal = tmp_path / "run" / JOURNAL_FILE
         while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -197,7 +197,7 @@ def test_what_a_recipe_wants_done_at_the_end_is_done_once(models: Models, tmp_pa
     recipe = write_recipe(tmp_path, models, finish=finish, evolution={"generations": 1, "in_flight": 2})
     answer = cycleqd_merge("evolve", recipe)
     assert answer.code == 0
-    assert "Scores on heldout rows" in answer.out
+    assert "Scores on the held-out split" in answer.out
     written = {folder.name: (folder / "model.safetensors").stat() for folder in (tmp_path / "run" / "models").iterdir()}
     assert set(written) == {"best-mean-gen-1", "best-vowels-gen-1"}
     measured = of_kind(read_events(tmp_path / "run"), "measured")

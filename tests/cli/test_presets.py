@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.config.presets import PRESETS
-from cycleqd_merge.journal.log import FILE, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from tests.cli.conftest import Models, cycleqd_merge, write_recipe
 from tests.run.synthetic import history
 
@@ -26,7 +26,7 @@ def recipe(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(recipe: Path) -> Path:
-    """A run that nothing happened to."""
+    """A run that was never interrupted."""
     assert cycleqd_merge("evolve", recipe).code == 0
     return recipe.parent / "run"
 
@@ -36,16 +36,16 @@ def begun(request: pytest.FixtureRequest, recipe: Path, tmp_path: Path) -> Path:
     """A run of four generations; what is not recorded is the preset's version, as in journals of version 0.1.0."""
     out = tmp_path / "run"
     assert cycleqd_merge("evolve", recipe, "--output", out, "--generations", 4).code == 0
-    text = (out / FILE).read_text()
+    text = (out / JOURNAL_FILE).read_text()
     assert text.count('"preset":"recommended@1"') == 1
     if request.param == "not recorded":
-        (out / FILE).write_text(text.replace('"preset":"recommended@1"', '"preset":"recommended"'))
+        (out / JOURNAL_FILE).write_text(text.replace('"preset":"recommended@1"', '"preset":"recommended"'))
     return out
 
 
 @pytest.fixture
 def second(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the run began, another version came out."""
+    """After the run began, a new version was published."""
     monkeypatch.setitem(PRESETS, "recommended@2", SECOND)
 
 
@@ -110,6 +110,6 @@ def test_a_fork_keeps_what_the_run_had(begun: Path, tmp_path: Path) -> None:
     assert cycleqd_merge("fork", begun, tmp_path / "fork", "--set", "evolution.generations=1").code == 0
     start, *_ = read_events(tmp_path / "fork")
     assert (start["strategy"]["kind"], start["evolution"]["groups"]) == ("bayesian", GROUPS[0])
-    stated = json.loads((tmp_path / "fork" / FILE).read_text().splitlines()[1])["recipe"]
+    stated = json.loads((tmp_path / "fork" / JOURNAL_FILE).read_text().splitlines()[1])["recipe"]
     assert stated["evolution"]["warm_start"] == [0.3, 0.5, 0.7, 1.0]
     assert stated["strategy"] == {"kind": "bayesian"}

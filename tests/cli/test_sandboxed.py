@@ -76,7 +76,7 @@ def test_nothing_starts_without_a_sandbox(recipe: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.needs("bubblewrap")
-def test_a_sandbox_that_fails_pauses_the_run_and_is_no_score(recipe: Path, bwrap: Path, tmp_path: Path) -> None:
+def test_a_sandbox_failure_pauses_the_run_and_is_never_a_score(recipe: Path, bwrap: Path, tmp_path: Path) -> None:
     assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
     before = of_kind(read_events(tmp_path / "run"), "result")
     (bwrap / "broken").touch()

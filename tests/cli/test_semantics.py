@@ -14,7 +14,7 @@ from cycleqd_merge.evaluation.engines.engine import SEMANTICS
 from cycleqd_merge.hub.archive import portable_events
 from cycleqd_merge.hub.portable import portable_recipe
 from cycleqd_merge.hub.unite import unite
-from cycleqd_merge.journal.log import FILE, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from cycleqd_merge.run.state import open_run
 from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.suite import open_task
@@ -32,7 +32,7 @@ def run(finished: CliRun, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["task", "engine", "both"])
 def changed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The present version of the tasks, of the engine, or of both is raised; what messages say of it."""
+    """Raises the current version of the tasks, of the engine, or of both; gives the change as messages state it."""
     if request.param != "engine":
         monkeypatch.setattr(GenerateTask, "semantics", 1)
     if request.param != "task":
@@ -53,13 +53,13 @@ def refusal(run: Path, changed: str) -> str:
 
 
 def test_version_0_is_not_written(finished: CliRun) -> None:
-    assert "semantics" not in (finished.folder / FILE).read_text()
+    assert "semantics" not in (finished.folder / JOURNAL_FILE).read_text()
 
 
 def test_a_run_of_another_version_can_be_read(
     run: Path, finished: CliRun, changed: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = (run / FILE).read_bytes()
+    before = (run / JOURNAL_FILE).read_bytes()
     shown = cycleqd_merge("show", run, "--json")
     assert (shown.code, shown.err) == (0, "")
     assert shown.json == cycleqd_merge("show", finished.folder, "--json").json
@@ -68,18 +68,18 @@ def test_a_run_of_another_version_can_be_read(
     assert answer.code == 0
     assert list(answer.json) == ["best-mean"]
     assert warned(caplog) == [f"these scores are not recorded: they are not comparable with the run's ({changed})"]
-    assert (run / FILE).read_bytes() == before
+    assert (run / JOURNAL_FILE).read_bytes() == before
 
 
 def test_extending_it_is_refused_in_one_line(run: Path, changed: str) -> None:
-    lines = (run / FILE).read_bytes().splitlines(keepends=True)
+    lines = (run / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
     unconfirmed = b"".join(line for line in lines if b'"event":"confirm"' not in line)
     for arguments, journal in ((("evolve", "--generations", 6), b"".join(lines)), (("confirm",), unconfirmed)):
-        (run / FILE).write_bytes(journal)
+        (run / JOURNAL_FILE).write_bytes(journal)
         command, *options = arguments
         answer = cycleqd_merge(command, run, *options)
         assert (answer.code, answer.err) == (2, f"error: {refusal(run, changed)}\n")
-        assert (run / FILE).read_bytes() == journal
+        assert (run / JOURNAL_FILE).read_bytes() == journal
     answer = cycleqd_merge("plan", run, "--no-measure", "--json")
     assert (answer.code, answer.json["errors"]) == (2, [refusal(run, changed)])
 
@@ -87,7 +87,7 @@ def test_extending_it_is_refused_in_one_line(run: Path, changed: str) -> None:
 def test_a_finished_run_is_not_refused_and_stays_as_it_is(
     run: Path, changed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = (run / FILE).read_bytes()
+    before = (run / JOURNAL_FILE).read_bytes()
     finish = f"finish={json.dumps({'export': ['best-mean'], 'heldout': True})}"
     answer = cycleqd_merge("evolve", run, "--set", finish)
     assert answer.code == 0
@@ -95,7 +95,7 @@ def test_a_finished_run_is_not_refused_and_stays_as_it_is(
     assert (run / "models" / "best-mean-gen-4" / "model.safetensors").is_file()
     assert cycleqd_merge("confirm", run).code == 0
     assert cycleqd_merge("plan", run, "--no-measure").code == 0
-    assert (run / FILE).read_bytes() == before
+    assert (run / JOURNAL_FILE).read_bytes() == before
 
 
 def test_versions_are_recorded_and_an_older_program_extends_no_newer_run(models: Models, tmp_path: Path) -> None:

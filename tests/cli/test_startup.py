@@ -1,4 +1,4 @@
-"""Commands that read YAML or a journal alone import no heavy library: what they leave in `sys.modules`."""
+"""Commands that read YAML or a journal alone import no heavy library, as `sys.modules` shows."""
 
 from __future__ import annotations
 

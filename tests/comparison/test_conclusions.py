@@ -1,4 +1,4 @@
-"""What is concluded from the example's known scores."""
+"""Conclusions from the example's known scores."""
 
 from __future__ import annotations
 
@@ -128,5 +128,5 @@ def test_cut_answers_duplicates_and_models_without_scores_are_named() -> None:
         "out."
     ]
     unscored = warned(example(unscored=("ties",)))
-    assert "ties could not be scored at the end, at least for one seed; the journal has the error." in unscored
+    assert "ties could not be scored at the end for at least one seed; the journal has the error." in unscored
     assert not any(line.startswith("base was") for line in lines)

@@ -1,4 +1,4 @@
-"""The figures of the example: what lines they hold, and that every part can be drawn and saved."""
+"""The figures of the example: their lines, and that every part can be drawn and saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results to JSON and back, results that an older version wrote, and what is not accepted."""
+"""Results to JSON and back, results of an older version, and rejected ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_result_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(ValueError, match="reference 'ours' must be one of"):
         example(reference="ours")
     twice = (fixed("base", "base", 1, 1), fixed("base", "base", 1, 1))
-    with pytest.raises(ValueError, match="distinct"):
+    with pytest.raises(ValueError, match="must differ"):
         example(reference="base", models=twice)
     with pytest.raises(ValueError, match=f"{ROWS} of {ROWS + 1} held-out rows of sql"):
         example(rows=dict.fromkeys(TASKS, RowCount(100, ROWS + 1, 0)))

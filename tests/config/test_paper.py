@@ -27,7 +27,7 @@ def test_its_search_is_what_a_recipe_has_by_default_but_one_child_at_a_time() ->
     )
     assert recipe.evolution.model_copy(update={"preset": None}) == plain.evolution
     assert build_operators(recipe.evolution) == build_operators(plain.evolution)
-    assert recipe.evolution.flights(workers=1) == 1
+    assert recipe.evolution.children_in_flight(workers=1) == 1
     assert [use.name for use in recipe.tasks] == list(recipe.experts)
     assert [use.expert for use in recipe.tasks] == list(recipe.experts)
     assert all((DEFINITIONS / f"{use.task}.yaml").is_file() for use in recipe.tasks)

@@ -107,7 +107,7 @@ def test_strategies_for_compare_have_versions_too() -> None:
 
 
 def test_a_preset_that_is_paper_in_any_version_evaluates_one_child_at_a_time() -> None:
-    assert recipe(evolution={"preset": "paper@1"}).evolution.flights(4) == 1
+    assert recipe(evolution={"preset": "paper@1"}).evolution.children_in_flight(4) == 1
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_a_strategy_by_name_takes_the_groups_that_it_should(
     [({}, 1, 2), ({}, 4, 8), ({"preset": "paper"}, 4, 1), ({"in_flight": 3}, 4, 3)],
 )
 def test_children_in_flight_follow_workers_and_preset(settings: dict[str, object], workers: int, flights: int) -> None:
-    assert EvolutionConfig.model_validate(settings).flights(workers) == flights
+    assert EvolutionConfig.model_validate(settings).children_in_flight(workers) == flights
 
 
 def test_a_task_is_named_by_its_file_unless_it_has_a_name() -> None:

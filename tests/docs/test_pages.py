@@ -1,4 +1,4 @@
-"""What the pages show is what happens: their code runs, their recipes are valid, their schemas are current."""
+"""The pages are correct: their code runs, their recipes are valid, their schemas are current."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's second command: CI runs the same one, and it runs the tests even where it cannot install packages."""
+"""The README's second command: CI runs the same one, and it runs the tests even if it cannot install packages."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 
 
 def hook() -> Any:
-    """The hook that generates pages; no package holds it."""
+    """The hook that generates pages; it is not part of any package."""
     spec = importlib.util.spec_from_file_location("site_pages", DOCS / "site_pages.py")
     assert spec is not None
     assert spec.loader is not None

@@ -19,7 +19,7 @@ from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.event_loop import EventLoop, run_coroutine
 from cycleqd_merge.journal.log import of_kind, read_events
-from cycleqd_merge.run.loop import terminable
+from cycleqd_merge.run.interruption import terminable
 from cycleqd_merge.session.search import search
 from tests.evaluation.conftest import BASE, Reference, genome_of, use
 

@@ -26,7 +26,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.prompts import encode
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
-from cycleqd_merge.evaluation.pools.pool import outcome_of
+from cycleqd_merge.evaluation.pools.pool import evaluate_proposal
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
 from cycleqd_merge.merging.bases import prepare_bases
@@ -251,7 +251,7 @@ def test_an_engine_that_dies_is_restarted_and_its_child_scored(
     for moment in (lambda: True, lambda: bool(engine._answers)):  # before the weights are loaded, and while it answers
         killer = threading.Thread(target=killed, args=[moment])
         killer.start()
-        finished = outcome_of(worker, Proposal(7, genome, {}), "search", None, attempts=2)
+        finished = evaluate_proposal(worker, Proposal(7, genome, {}), "search", None, attempts=2)
         killer.join()
         assert finished.evaluation is not None, finished.error
         assert finished.evaluation.results == before.results

@@ -16,7 +16,7 @@ from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.archive import ArchiveSnapshot, Axis
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.run.loop import terminable
+from cycleqd_merge.run.interruption import terminable
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.racing import Race
 from tests.evaluation.conftest import BASE, Reference, genome_of, use

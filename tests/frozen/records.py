@@ -1,4 +1,4 @@
-"""What is kept of a frozen run and of a model exported from it, in a form that names no machine."""
+"""The records of a frozen run and of a model exported from it, in a form that names no machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 ROOT, OUT = "@ROOT@", "@OUT@"
-"""Stand in a kept file for the checkout that made it and for the run's directory."""
+"""Placeholders in a kept file for the checkout that created it and for the run's directory."""
 LIBRARIES = ("safetensors", "tokenizers", "transformers")
-"""They write part of an exported model's files, in a form of their own."""
+"""Libraries that write some of an exported model's files, each in its own format."""
 OWN_FILES = ("genome.json", "mergekit_config.yml")
-"""What this package writes itself, besides the tensors."""
+"""Files that this package itself writes, besides the tensors."""
 PROJECTIONS = 4
 
 
@@ -37,12 +37,12 @@ def restored(text: str, root: Path, out: Path) -> str:
 
 
 def outcome(event: Mapping[str, Any]) -> str:
-    """A journal's event as it must come out again, to the last digit: without what the clock says."""
+    """A journal's event as it must be reproduced, to the last digit: without times."""
     return json.dumps({key: value for key, value in event.items() if key not in ("seconds", "time")})
 
 
 def untimed(shown: Mapping[str, Any]) -> dict[str, Any]:
-    """What `show --json` prints, without what the clock says."""
+    """The output of `show --json`, without times."""
     return {key: value for key, value in shown.items() if key != "seconds_per_evaluation"}
 
 
@@ -58,7 +58,7 @@ def exported(folder: Path, root: Path, *outs: Path) -> dict[str, Any]:
 
 
 def heldout(evaluated: Mapping[str, Any]) -> dict[str, Any]:
-    """What `evaluate --json` prints, with a digest of the samples' scores."""
+    """The output of `evaluate --json`, with a digest of the samples' scores."""
     return {
         model: {
             task: {**result, "samples": _digest(json.dumps(result["samples"]).encode())}
@@ -74,7 +74,7 @@ def versions() -> dict[str, str]:
 
 
 def arithmetic(models: Path) -> dict[str, str]:
-    """Digests of what this machine's linear algebra computes, without any code of this package.
+    """Digests of results of this machine's linear algebra, without any code of this package.
 
     Another CPU, or another build of a library, may round otherwise: then singular bases, proposals and answers may
     differ in their last bits from those of the machine that froze the runs.

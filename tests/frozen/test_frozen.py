@@ -77,7 +77,7 @@ def kept(name: str, file: str) -> Any:
 
 
 def printed(run: Path, *arguments: object) -> Any:
-    """What a command prints as JSON, without this machine's paths."""
+    """The JSON output of a command, without this machine's paths."""
     answer = cycleqd_merge(*arguments, "--json")
     assert (answer.code, answer.err) == (0, "")
     return json.loads(portable(answer.out, ROOT, run))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.journal.log import FILE, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import Parents, pushed, put_parents, write_recipe
@@ -50,7 +50,7 @@ def test_it_shows_plots_and_exports_what_it_did_before(
     there = tmp_path / "there"
     pulled = cycleqd_merge("pull", ARCHIVE, there, *local)
     assert pulled.code == 0
-    assert "not in the archive, required to resume the run: " in pulled.out
+    assert "not part of the archive; put the file there before you resume the run" in pulled.out
     before, after = (cycleqd_merge("show", folder, "--json").json for folder in (run, there))
     assert {**before, "base": "", "experts": {}} == {**after, "base": "", "experts": {}}
     assert cycleqd_merge("plot", there).code == 0
@@ -87,10 +87,10 @@ def test_published_code_does_not_run_without_permission(
     key: str, value: object, hub: LocalHub, run: Path, tmp_path: Path
 ) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
-    start, session, *rest = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+    start, session, *rest = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
     session["recipe"][key] = value
     lines = "".join(json.dumps(event) + "\n" for event in (start, session, *rest))
-    hub.put(ARCHIVE, {FILE: lines.encode(), "evil.py": b"open('ran', 'w')"}, "dataset")
+    hub.put(ARCHIVE, {JOURNAL_FILE: lines.encode(), "evil.py": b"open('ran', 'w')"}, "dataset")
     answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "there")
     assert answer.code == 2
     assert "its recipe runs code" in answer.err
@@ -100,9 +100,9 @@ def test_published_code_does_not_run_without_permission(
 def publish_changed(hub: LocalHub, run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Publish a run with a changed recipe, as somebody with bad intentions might."""
     pushed(run, "--repo", MODEL, "--archive-only")
-    events = [json.loads(line) for line in hub.read(ARCHIVE, FILE, "dataset").splitlines()]
+    events = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
     change(events[1]["recipe"])
-    hub.put(ARCHIVE, {FILE: "".join(json.dumps(event) + "\n" for event in events).encode()}, "dataset")
+    hub.put(ARCHIVE, {JOURNAL_FILE: "".join(json.dumps(event) + "\n" for event in events).encode()}, "dataset")
 
 
 OUTSIDE = {
@@ -169,7 +169,7 @@ def test_other_repositories_are_refused(hub: LocalHub, run: Path, tmp_path: Path
     for repo, reason in (("ann/rows", "not a published run"), ("ann/none", "not on the Hub")):
         answer = cycleqd_merge("pull", repo, tmp_path / "there")
         assert (answer.code, reason in answer.err) == (2, True)
-    hub.put("ann/rows", {FILE: b'{"event":"start","format":1}\n{"event":"session","recipe":["x"]}\n'}, "dataset")
+    hub.put("ann/rows", {JOURNAL_FILE: b'{"event":"start","format":1}\n{"event":"session","recipe":["x"]}\n'}, "dataset")
     answer = cycleqd_merge("pull", "ann/rows", tmp_path / "there")
     assert (answer.code, "its journal.jsonl has a different form" in answer.err) == (2, True)
     answer = cycleqd_merge("pull", "ann/rows", run)
@@ -178,7 +178,7 @@ def test_other_repositories_are_refused(hub: LocalHub, run: Path, tmp_path: Path
 
 def test_a_tag_restores_an_earlier_state(hub: LocalHub, run: Path, longer: Path, tmp_path: Path) -> None:
     pushed(run, "--repo", MODEL, "--archive-only")
-    shutil.copy(longer / FILE, run / FILE)
+    shutil.copy(longer / JOURNAL_FILE, run / JOURNAL_FILE)
     pushed(run, "--repo", MODEL, "--archive-only")
     for revision, generation in (("gen-4", 4), ("main", 5)):
         out = tmp_path / revision

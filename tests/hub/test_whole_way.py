@@ -151,7 +151,7 @@ def grow(run: Path, elites: int) -> None:
     """Rewrite a run's journal as that of a long one whose scores spread over the grid: at least `elites` of them."""
     from cycleqd_merge.config.recipe import Recipe
     from cycleqd_merge.evolution.draws import generator
-    from cycleqd_merge.journal.log import FILE, of_kind, read_events
+    from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
     from cycleqd_merge.run.state import Run
 
     events = read_events(run)
@@ -169,5 +169,5 @@ def grow(run: Path, elites: int) -> None:
         event = {"event": "result", "number": number, "step": state.steps[number], "scores": scores}
         lines.append(event)
         state.tell(event)
-    (run / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / JOURNAL_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     shutil.rmtree(run / "models", ignore_errors=True)

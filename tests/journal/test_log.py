@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, of_kind, read_events
 
 EVENTS: list[Event] = [
     {"event": "start", "format": 1, "base": "ä\u2028 \r\n"},
@@ -26,7 +26,7 @@ def write(folder: Path, events: list[Event] = EVENTS) -> Path:
     with closing(Journal(folder)) as journal:
         for event in events:
             journal.append(event)
-    return folder / FILE
+    return folder / JOURNAL_FILE
 
 
 def test_events_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -84,15 +84,15 @@ def test_damage_before_the_last_line_is_refused_and_named(tmp_path: Path, line: 
 def test_two_lines_run_together_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"}\n", b"}", 1))
-    with pytest.raises(UserError, match=f"{FILE}:1: damaged"):
+    with pytest.raises(UserError, match=f"{JOURNAL_FILE}:1: damaged"):
         read_events(tmp_path)
 
 
 @pytest.mark.parametrize("stated", [2, None, "1"])
 def test_a_journal_of_another_format_is_refused(tmp_path: Path, stated: object) -> None:
-    (tmp_path / FILE).write_text(json.dumps({"event": "start", "format": stated}) + "\n")
+    (tmp_path / JOURNAL_FILE).write_text(json.dumps({"event": "start", "format": stated}) + "\n")
     for open_it in (read_events, Journal):
-        with pytest.raises(UserError, match=rf"{FILE}:1: journal format .* reads format 1"):
+        with pytest.raises(UserError, match=rf"{JOURNAL_FILE}:1: journal format .* reads format 1"):
             open_it(tmp_path)
 
 

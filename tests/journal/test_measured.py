@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.evolution.genome import expert_genome, level_genome
-from cycleqd_merge.journal.measured import Estimate, measured_event, measured_of
+from cycleqd_merge.journal.measured import Estimate, measured_event, measured_scores
 
 samples = st.lists(st.floats(0, 1), min_size=2, max_size=30)
 
@@ -51,7 +51,7 @@ def test_the_last_measurement_of_a_model_counts_whatever_it_was_called() -> None
         measured_event("mean", model, "search", {"sql": early}),
         measured_event("#7", model, "heldout", {"sql": late}),
     ]
-    found = measured_of(events)
+    found = measured_scores(events)
     assert found[candidate_digest(model), "heldout"] == {"sql": late}
     assert found[candidate_digest(model), "search"] == {"sql": early}
     assert found[candidate_digest(other), "heldout"] == {"sql": early}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.errors import InfrastructureError, UserError
-from cycleqd_merge.journal.log import FILE, Event, Journal, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, read_events
 from cycleqd_merge.run.state import open_run
 from tests.run.synthetic import history, run, synthetic_recipe
 
@@ -60,7 +60,7 @@ def test_a_full_disk_is_named_and_loses_no_event(disk: Path) -> None:
     filler = fill(disk, left=3)
     written: list[Event] = []
     with closing(Journal(disk / "run")) as journal:
-        with pytest.raises(InfrastructureError, match=rf"{FILE}: cannot be written: No space left on device"):
+        with pytest.raises(InfrastructureError, match=rf"{JOURNAL_FILE}: cannot be written: No space left on device"):
             append_many(journal, written)
         assert journal.events == written
     assert len(written) > 20
@@ -92,10 +92,10 @@ def test_a_disk_without_any_room_is_named_before_a_run_begins(disk: Path) -> Non
 
 def test_a_read_only_disk_is_named_and_can_still_be_looked_at(disk: Path) -> None:
     run(disk / "run")
-    before = (disk / "run" / FILE).read_bytes()
+    before = (disk / "run" / JOURNAL_FILE).read_bytes()
     subprocess.run([*MOUNT, "-o", "remount,ro", str(disk)], check=True)
     for folder in (disk / "run", disk / "new"):
         with pytest.raises(UserError, match=rf"{folder}: cannot be written: Read-only file system"):
             Journal(folder)
     assert open_run(disk / "run").generation == 20
-    assert (disk / "run" / FILE).read_bytes() == before
+    assert (disk / "run" / JOURNAL_FILE).read_bytes() == before

@@ -15,7 +15,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.strategies import MergekitConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.merging.merge_grid import merges
+from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.mergekit_run import merged_tensors
 from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, open_recipe_family, read_tensors
 
@@ -33,7 +33,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def tried(recipe: Recipe, **setting: Any) -> list[tuple[MergekitConfiguration, dict[str, Any]]]:
-    return merges(recipe, MergekitConfig(kind="mergekit", **setting))
+    return static_merges(recipe, MergekitConfig(kind="mergekit", **setting))
 
 
 def test_every_method_of_mergekit_is_tried(recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""An exported child is a checkpoint as transformers knows it, or nothing at all."""
+"""An exported child is a complete checkpoint for transformers, or does not exist."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_chosen_chat_template_is_exported(llama: Trio, llama_child: Tensors, tmp
     assert make_tokenizer().apply_chat_template(messages, tokenize=False) != "hi!"
 
 
-def test_record_and_configuration_are_kept_beside_the_weights(
+def test_record_and_configuration_are_stored_with_the_weights(
     llama: Trio, llama_child: Tensors, tmp_path: Path
 ) -> None:
     out = write(llama_child.items(), llama.family, tmp_path / "out")

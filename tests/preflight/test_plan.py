@@ -1,4 +1,4 @@
-"""The plan of a run: every fault at once, each by its message; what it notices; what it measures and predicts."""
+"""The plan of a run: every error at once, each with its message; notices; measurements and predictions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.sizes import basis_bytes
-from cycleqd_merge.preflight import estimate, findings
+from cycleqd_merge.preflight import estimate, plan_result
 from cycleqd_merge.preflight import plan as planning
-from cycleqd_merge.preflight.findings import Plan
 from cycleqd_merge.preflight.plan import plan
+from cycleqd_merge.preflight.plan_result import Plan
 from cycleqd_merge.run.opening import identify
 from cycleqd_merge.session.evolve import evolve
 from tests.models import (
@@ -84,7 +84,7 @@ def generate(
 
 
 def recipe_of(folder: Path, family: Family, *tasks: dict[str, Any], **settings: Any) -> Recipe:
-    """Two tasks that are in order, and `tasks`."""
+    """Two correct tasks, and `tasks`."""
     whole = [generate(folder, "one", expert="first"), generate(folder, "two", expert="second")]
     return make_recipe(folder, family.base, settings.pop("experts", family.experts), tasks=[*whole, *tasks], **settings)
 
@@ -99,7 +99,7 @@ def only(found: list[str]) -> str:
     return found[0]
 
 
-def test_a_recipe_in_order_has_no_fault_and_nothing_to_notice(family: Family, tmp_path: Path) -> None:
+def test_a_correct_recipe_has_no_errors_and_no_notices(family: Family, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, family)
     found = checked(recipe)
     assert (found.errors, found.notices) == ([], [])
@@ -131,7 +131,7 @@ def test_groups_are_listed_with_their_tensors(family: Family, tmp_path: Path) ->
     assert sum(found.groups.values()) == len(read_tensors(family.base))
 
 
-def test_all_faults_come_at_once(family: Family, tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(family: Family, tmp_path: Path) -> None:
     broken = shutil.copytree(family.first, tmp_path / "broken")
     tensors = read_tensors(broken)
     name = next(name for name in tensors if name.endswith("q_proj.weight"))
@@ -147,7 +147,7 @@ def test_all_faults_come_at_once(family: Family, tmp_path: Path) -> None:
         evolution={"bins": 40},
         output=str(tmp_path / "file" / "run"),
     )
-    faults = "\n".join(checked(recipe).errors)
+    errors = "\n".join(checked(recipe).errors)
     for part in (
         "evolution.bins: archive one would have 2,560,000 cells, the limit is 1,000,000",
         "task 'nowhere.yaml': no such file",
@@ -157,22 +157,22 @@ def test_all_faults_come_at_once(family: Family, tmp_path: Path) -> None:
         "task five: 1 of 51 rows do not fit the model's 256 tokens",
         "output: ",
     ):
-        assert part in faults
-    assert len(faults.splitlines()) == 7
+        assert part in errors
+    assert len(errors.splitlines()) == 7
 
 
 def test_without_a_base_the_tasks_are_checked_all_the_same(family: Family, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, family, generate(tmp_path, "three", prompt="{{ missing }}"))
     recipe = recipe.model_copy(update={"base": str(tmp_path / "gone")})
-    faults = checked(recipe).errors
-    assert [fault.split(":")[0] for fault in faults] == ["task three", f"model {tmp_path / 'gone'}"]
+    errors = checked(recipe).errors
+    assert [error.split(":")[0] for error in errors] == ["task three", f"model {tmp_path / 'gone'}"]
 
 
 def test_a_row_that_a_template_fails_on_is_named_with_their_number(family: Family, tmp_path: Path) -> None:
     odd = [{"question": "fine", "answer": "a"}, {"question": "odd"}, {"question": "odder"}]
-    fault = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", odd))).errors)
-    assert fault.startswith("task three: answer: 'answer' is undefined; the row has the columns question; in row ")
-    assert fault.endswith(": {'question': 'odd'} (and 1 more)")
+    error = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", odd))).errors)
+    assert error.startswith("task three: answer: 'answer' is undefined; the row has the columns question; in row ")
+    assert error.endswith(": {'question': 'odd'} (and 1 more)")
 
 
 def test_a_chat_task_needs_a_chat_template(family: Family, tmp_path: Path) -> None:
@@ -181,17 +181,17 @@ def test_a_chat_task_needs_a_chat_template(family: Family, tmp_path: Path) -> No
         (folder / "chat_template.jinja").unlink()
         make_tokenizer(chat_template=None).save_pretrained(folder)
     without = family._replace(base=plain[0], first=plain[1], second=plain[2])
-    fault = only(checked(recipe_of(tmp_path, without, generate(tmp_path, "three", chat=True))).errors)
-    assert fault.startswith("task three: its prompts are chat turns and the model has no chat template")
+    error = only(checked(recipe_of(tmp_path, without, generate(tmp_path, "three", chat=True))).errors)
+    assert error.startswith("task three: its prompts are chat turns and the model has no chat template")
     own = generate(tmp_path, "three", chat=True, chat_template="{{ messages[0].content }}")
     assert checked(recipe_of(tmp_path, without, own)).errors == []
 
 
-def test_a_chat_template_that_refuses_a_row_is_a_fault(family: Family, tmp_path: Path) -> None:
+def test_a_chat_template_that_rejects_a_row_is_an_error(family: Family, tmp_path: Path) -> None:
     template = "{% if '7' in messages[0].content %}{{ raise_exception('no sevens') }}{% endif %}x"
     task = generate(tmp_path, "three", chat=True, chat_template=template)
-    fault = only(checked(recipe_of(tmp_path, family, task)).errors)
-    assert fault.startswith("task three: the chat template rejects these turns: no sevens; in row ")
+    error = only(checked(recipe_of(tmp_path, family, task)).errors)
+    assert error.startswith("task three: the chat template rejects these turns: no sevens; in row ")
 
 
 @pytest.mark.parametrize(("length", "fits"), [(252, True), (253, False)])
@@ -210,9 +210,9 @@ def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 8
     tokenizer.save_pretrained(base)
-    faults = checked(recipe_of(tmp_path, family._replace(base=base))).errors
-    assert [fault.split(":")[0] for fault in faults] == ["task one", "task two"]
-    assert all("do not fit the model's 8 tokens" in fault for fault in faults)
+    errors = checked(recipe_of(tmp_path, family._replace(base=base))).errors
+    assert [error.split(":")[0] for error in errors] == ["task one", "task two"]
+    assert all("do not fit the model's 8 tokens" in error for error in errors)
 
 
 def test_choices_are_counted_instead_of_new_tokens(family: Family, tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_choices_are_counted_instead_of_new_tokens(family: Family, tmp_path: Pat
     rows = [{"question": "y" * 246, "answer": "a"}, *rows_of("short")]
     assert checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors == []
     rows = [{"question": "y" * 247, "answer": "a"}, *rows_of("short")]
-    fault = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors)
-    assert "has 247 and its answer up to 10" in fault
+    error = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors)
+    assert "has 247 and its answer up to 10" in error
 
 
 def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
     for part in (
         "task three: 1 of 8 search rows are repeated, such as row ",
         "task three: 1 of 10 held-out rows are also search rows, such as ",
-        "task three: 6 search rows; with fewer than 20 chance decides",
+        "task three: 6 search rows; with fewer than 20, chance decides",
         "task three: 9 reference answers are longer than max_new_tokens, which is 3; that of row ",
     ):
         assert part in only([notice for notice in notices if part in notice])
@@ -256,7 +256,7 @@ def test_what_the_models_differ_in_is_noticed(family: Family, tmp_path: Path) ->
     assert found.notices == [f"expert first: {len(tensors)} tensors are cast from float32 to the base's bfloat16"]
 
 
-def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: Family, tmp_path: Path) -> None:
+def test_a_run_directory_with_a_different_run_is_an_error_and_is_not_changed(family: Family, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, family)
     with_journal = Path(recipe.output)
     journal = Journal(with_journal)
@@ -265,13 +265,13 @@ def test_a_run_directory_with_another_run_is_a_fault_and_stays_as_it_is(family: 
     content = (with_journal / "journal.jsonl").read_bytes()
     assert checked(recipe).errors == []
     other = recipe.model_copy(update={"evolution": recipe.evolution.model_copy(update={"seed": 5})})
-    fault = only(checked(other).errors)
-    assert fault.startswith(f"{with_journal}: contains a different run; --fresh starts a new one next to it")
-    assert "evolution.seed: 0 -> 5" in fault
+    error = only(checked(other).errors)
+    assert error.startswith(f"{with_journal}: contains a different run; --fresh starts a new one next to it")
+    assert "evolution.seed: 0 -> 5" in error
     assert (with_journal / "journal.jsonl").read_bytes() == content
 
 
-def test_a_run_in_the_hands_of_another_process_is_a_fault(family: Family, tmp_path: Path) -> None:
+def test_a_run_that_another_process_is_using_is_an_error(family: Family, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, family)
     journal = Journal(Path(recipe.output))
     try:
@@ -328,7 +328,7 @@ def test_disk_for_bases_is_what_they_take(
     assert {use.needed for use in checked(recipe).disk} == {0}
 
 
-def test_bases_and_how_alike_experts_are_is_told(family: Family, tmp_path: Path) -> None:
+def test_bases_and_the_similarity_of_experts_are_reported(family: Family, tmp_path: Path) -> None:
     experts = {**family.experts, "third": make_expert(family.base, tmp_path / "third", 7)}
     mutation = {"mutation": {"rank": 8}, "generations": 1}
     found = plan(recipe_of(tmp_path, family, experts=experts, evolution=mutation))
@@ -358,25 +358,25 @@ def test_an_expert_that_is_less_alike_than_the_others_is_noticed(family: Family,
     assert "expert other: similarity 0." in only([each for each in found.notices if "may not merge" in each])
 
 
-def test_a_disk_too_small_is_a_fault(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_an_error(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: usage)
-    fault = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
-    assert "exported models require " in fault
-    assert "1.0 kB available on the disk of " in fault
+    monkeypatch.setattr(plan_result.shutil, "disk_usage", lambda _: usage)
+    error = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
+    assert "exported models require " in error
+    assert "1.0 kB available on the disk of " in error
 
 
-def test_too_little_memory_is_a_fault_before_anything_is_loaded(
+def test_too_little_memory_is_an_error_before_anything_is_loaded(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "available_memory", lambda: 10**6)
     monkeypatch.setattr(planning, "try_out", lambda *_: pytest.fail("the engine was opened"))
-    fault = only(plan(recipe_of(tmp_path, family)).errors)
-    assert fault.startswith("memory: a worker requires ")
-    assert fault.endswith("(host), 1.0 MB available")
+    error = only(plan(recipe_of(tmp_path, family)).errors)
+    assert error.startswith("memory: a worker requires ")
+    assert error.endswith("(host), 1.0 MB available")
 
 
-def test_an_evaluation_that_fails_is_a_fault(family: Family, tmp_path: Path) -> None:
+def test_a_failing_evaluation_is_an_error(family: Family, tmp_path: Path) -> None:
     code = "class Odd:\n    def samples(self, split):\n        return [Sample(str(n), {}) for n in range(25)]\n"
     code += "    async def score(self, sample, model):\n        raise ValueError('odd')\n"
     (tmp_path / "odd.py").write_text(f"from cycleqd_merge.tasks.protocol import Sample\n{code}")
@@ -424,7 +424,7 @@ def test_elites_that_cannot_be_confirmed_take_no_time(
     assert (found.time.confirm, found.time.finish) == (0.0, 0.0)
 
 
-def test_a_run_that_goes_on_counts_only_what_is_left(
+def test_a_resumed_run_counts_only_the_evaluations_left(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimate, "_SETTLED", 0.0)
@@ -469,10 +469,10 @@ def test_the_plan_is_json(family: Family, tmp_path: Path, monkeypatch: pytest.Mo
     assert values["errors"] == []
 
 
-def test_nan_in_an_expert_is_told(family: Family, tmp_path: Path) -> None:
+def test_nan_in_an_expert_is_reported(family: Family, tmp_path: Path) -> None:
     broken = shutil.copytree(family.first, tmp_path / "broken")
     tensors = read_tensors(broken)
     name = next(iter(tensors))
     write_tensors(broken, {**tensors, name: torch.full_like(tensors[name], torch.nan)})
-    faults = checked(recipe_of(tmp_path, family, experts={"first": broken, "second": family.second})).errors
-    assert only(faults) == f"expert first: tensor {name} contains NaN or infinite values"
+    errors = checked(recipe_of(tmp_path, family, experts={"first": broken, "second": family.second})).errors
+    assert only(errors) == f"expert first: tensor {name} contains NaN or infinite values"

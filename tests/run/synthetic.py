@@ -59,7 +59,7 @@ def start_of(recipe: Recipe, in_flight: int) -> Event:
 
 
 def session_of(recipe: Recipe, bases: Mapping[str, str] | None = None) -> Event:
-    """What one process works with."""
+    """The session event of one process."""
     return {
         "event": "session",
         "recipe": recipe.model_dump(mode="json", exclude_unset=True),
@@ -116,7 +116,7 @@ class SyntheticPool:
 
 
 class Watcher:
-    """An observer that keeps what it was told; `act` is called with each number told."""
+    """An observer that records every call; `act` is called with the number of each evaluation."""
 
     def __init__(self, act: Callable[[int], object] | None = None) -> None:
         self._act = act
@@ -140,7 +140,7 @@ def run(
     watcher: Watcher | None = None,
     deadline: float | None = None,
 ) -> Run:
-    """Begin the run in `folder`, or take it up, and go on to its end."""
+    """Start the run in `folder`, or resume it, and complete it."""
     recipe = recipe or synthetic_recipe()
     with closing(Journal(folder)) as journal:
         state = resume_journal(journal, start_of(recipe, in_flight), session_of(recipe))
@@ -151,7 +151,7 @@ def run(
 def run_in_process(
     folder: Path, generations: int, in_flight: int, order: int, seconds: float, settings: Mapping[str, Any]
 ) -> None:
-    """The same as the work of a child process, which ends as the command line does."""
+    """The same in a child process, which exits as the command line does."""
     try:
         run(folder, synthetic_recipe(generations, **settings), in_flight, SyntheticPool(order, seconds))
     except Interrupted:
@@ -159,7 +159,7 @@ def run_in_process(
 
 
 def history(folder: Path) -> list[Event]:
-    """What a journal says of the search: its events without sessions and without seconds."""
+    """A journal's record of the search: its events without sessions and without seconds."""
     return [
         {key: value for key, value in event.items() if key != "seconds"}
         for event in read_events(folder)

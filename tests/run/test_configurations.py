@@ -27,7 +27,7 @@ FIRST = 2
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """A base and two experts that lie so far from it that any mixture is nearer."""
+    """A base and two experts that are so far from it that any mixture is nearer."""
     folder = tmp_path_factory.mktemp("far")
     base = make_base(folder / "base", "llama")
     experts = (make_expert(base, folder / f"expert-{seed}", seed=seed, scale=0.3) for seed in (1, 2))
@@ -57,7 +57,7 @@ def best_of(state: Run) -> MergekitConfiguration:
 
 
 def stock(model: Path, out: Path) -> dict[str, torch.Tensor]:
-    """What the command at the top of an exported model's `mergekit_config.yml` makes of it."""
+    """The model that the command at the top of an exported model's `mergekit_config.yml` builds."""
     program, *arguments = shlex.split((model / "mergekit_config.yml").read_text().partition("\n")[0].removeprefix("# "))
     assert program == "mergekit-yaml"
     places = {"mergekit_config.yml": model / "mergekit_config.yml", "OUT": out, "CACHE": out.with_name("lora")}
@@ -156,7 +156,7 @@ def test_what_needs_a_genome_refuses_in_one_line(finished: Path, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_goes_on(run: Path) -> None:
+def test_a_run_resumes(run: Path) -> None:
     assert cycleqd_merge("evolve", run, "--generations", len(METHODS) + 2).code == 0
     longer = open_run(run)
     assert [event["step"] for event in longer.results[-2:]] == [{"method": method} for method in METHODS[:2]]

@@ -1,4 +1,4 @@
-"""Elites are scored again on rows set aside, and chosen by both scores. No models."""
+"""Elites are scored again on the confirmation split, and chosen by both scores. No models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECIPE = synthetic_recipe(30, confirm={"top": 4})
 
 
 class Strict(SyntheticPool):
-    """Scores an evaluation n mod 7 tenths on the rows set aside; `ends` of them, then the surroundings fail.
+    """Scores evaluation n with n mod 7 tenths on the confirmation split; the infrastructure fails after `ends` of them.
 
     fails: every evaluation on these rows fails instead.
     """
@@ -55,7 +55,7 @@ class Strict(SyntheticPool):
 
 
 def strict_scores(number: int) -> tuple[float, ...]:
-    """What an evaluation scores on the rows set aside."""
+    """An evaluation's score on the confirmation split."""
     return (number % 7 / 10,) * len(EXPERTS)
 
 
@@ -113,7 +113,7 @@ def test_the_front_compares_elites_on_the_rows_that_all_were_scored_on(tmp_path:
     assert expand(state, ["pareto"]) == [f"#{number}" for number in front]
 
 
-def test_confirming_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_confirmation_resumes_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError):
         run(tmp_path / "cut", Strict(ends=2))
     assert len(open_run(tmp_path / "cut").confirmed) == 2

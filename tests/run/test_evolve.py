@@ -1,4 +1,4 @@
-"""The loop: what is evaluated, recorded and told, and how a run ends early and goes on. No models."""
+"""The loop: evaluations, records, reports, and how a run ends early and resumes. No models."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.errors import InfrastructureError, Interrupted, RunFailed, UserError
-from cycleqd_merge.journal.log import FILE, Event, Journal, of_kind, read_events
-from cycleqd_merge.run.loop import MOST_FAILURES, require_same, resume_journal
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, of_kind, read_events
+from cycleqd_merge.run.identity import require_same
+from cycleqd_merge.run.loop import MAX_FAILURES_IN_A_ROW, resume_journal
 from cycleqd_merge.run.state import open_run
 from tests.evolution.references import snapshot, synthetic_scores
 from tests.run.synthetic import (
@@ -30,11 +31,11 @@ from tests.run.synthetic import (
 
 
 def at(number: int, act: Callable[[], object]) -> Watcher:
-    """An observer that acts once a number was told."""
+    """An observer that acts after the evaluation with a given number."""
     return Watcher(lambda told: act() if told == number else None)
 
 
-def test_a_run_records_and_tells_every_evaluation_in_order(tmp_path: Path) -> None:
+def test_a_run_records_and_reports_every_evaluation_in_order(tmp_path: Path) -> None:
     pool, watcher = SyntheticPool(order=1), Watcher()
     state = run(tmp_path, synthetic_recipe(20), in_flight=4, pool=pool, watcher=watcher)
     events = read_events(tmp_path)
@@ -82,7 +83,7 @@ def test_a_finished_run_evaluates_nothing_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, 2, 3, 11])
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_a_run_and_it_goes_on(tmp_path: Path, sign: signal.Signals, number: int) -> None:
+def test_signals_end_a_run_which_resumes(tmp_path: Path, sign: signal.Signals, number: int) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="interrupted"):
         run(tmp_path / "stopped", in_flight=4, watcher=at(number, lambda: os.kill(os.getpid(), sign)))
@@ -106,7 +107,7 @@ def test_a_signal_while_waiting_ends_a_run(tmp_path: Path) -> None:
     assert open_run(tmp_path).schedule.received == 7
 
 
-def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
+def test_the_time_limit_ends_a_run_which_resumes(tmp_path: Path) -> None:
     deadline = time.monotonic() + 0.15
     with pytest.raises(Interrupted, match="time limit reached"):
         run(tmp_path / "stopped", synthetic_recipe(500), pool=SyntheticPool(seconds=0.01), deadline=deadline)
@@ -117,7 +118,7 @@ def test_the_time_limit_ends_a_run_and_it_goes_on(tmp_path: Path) -> None:
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
 
 
-def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_continues(tmp_path: Path) -> None:
     errors = {number: f"ValueError: child {number}" for number in (6, 7, 12)}
     state = run(tmp_path, pool=SyntheticPool(failure=errors.get))
     failed = [event for event in state.results if event["scores"] is None]
@@ -131,20 +132,20 @@ def test_a_failed_evaluation_is_recorded_with_its_error_and_the_run_goes_on(tmp_
 def test_too_many_failures_in_a_row_stop_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="5 evaluations in a row failed, the last with: no memory at 12"):
         run(tmp_path, pool=SyntheticPool(failure=lambda number: f"no memory at {number}" if number >= 8 else None))
-    assert open_run(tmp_path).schedule.received == 8 + MOST_FAILURES
+    assert open_run(tmp_path).schedule.received == 8 + MAX_FAILURES_IN_A_ROW
     state = run(tmp_path)  # the cause is mended
     assert state.generation == 20
-    assert sum(event["scores"] is None for event in state.results) == MOST_FAILURES
+    assert sum(event["scores"] is None for event in state.results) == MAX_FAILURES_IN_A_ROW
 
 
 def test_failures_among_successes_do_not_stop_a_run(tmp_path: Path) -> None:
-    failure = {number: "no luck" for number in range(3, 60) if number % MOST_FAILURES}
+    failure = {number: "no luck" for number in range(3, 60) if number % MAX_FAILURES_IN_A_ROW}
     state = run(tmp_path, synthetic_recipe(57), pool=SyntheticPool(failure=failure.get))
     assert sum(event["scores"] is None for event in state.results) == len(failure) > 40
 
 
 @pytest.mark.parametrize("number", [1, 9])
-def test_a_failure_of_the_surroundings_pauses_a_run_and_is_no_score(tmp_path: Path, number: int) -> None:
+def test_an_infrastructure_failure_pauses_a_run_and_is_never_a_score(tmp_path: Path, number: int) -> None:
     broken = InfrastructureError("the sandbox is gone")
     pool = SyntheticPool(failure=lambda asked: broken if asked == number else None)
     with pytest.raises(InfrastructureError, match="the sandbox is gone"):
@@ -175,7 +176,7 @@ def test_a_run_whose_experts_all_fail_stops_with_the_reason(tmp_path: Path) -> N
 
 def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Path) -> None:
     run(tmp_path)
-    before = (tmp_path / FILE).read_bytes()
+    before = (tmp_path / JOURNAL_FILE).read_bytes()
     other = synthetic_recipe(evolution={"seed": 1, "mu": 0.9})
     start = {**start_of(other, 2), "base": "4567"}
     del start["experts"]["math"]
@@ -192,10 +193,10 @@ def test_a_run_of_another_identity_is_refused_with_every_difference(tmp_path: Pa
                 "  evolution.mu: 1.0 -> 0.9",
                 "  in_flight: 1 -> 2",
             ]
-    assert (tmp_path / FILE).read_bytes() == before
+    assert (tmp_path / JOURNAL_FILE).read_bytes() == before
 
 
-def test_a_run_from_before_a_setting_existed_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_from_before_a_setting_existed_resumes(tmp_path: Path) -> None:
     recipe = synthetic_recipe(evolution={"warm_start": [0.5]})
     start = start_of(recipe, 1)
     earlier = {**start, "evolution": {key: value for key, value in start["evolution"].items() if key != "bins"}}
@@ -220,7 +221,7 @@ def test_an_empty_folder_is_any_run(tmp_path: Path) -> None:
         assert journal.events == []
 
 
-def test_a_process_that_died_before_its_first_evaluation_leaves_a_run_to_take_up(tmp_path: Path) -> None:
+def test_a_process_that_died_before_its_first_evaluation_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     recipe = synthetic_recipe()
     (tmp_path / "early").mkdir()
     with closing(Journal(tmp_path / "early")) as journal:
@@ -232,14 +233,16 @@ def test_a_process_that_died_before_its_first_evaluation_leaves_a_run_to_take_up
 
 def test_bounds_are_recorded_once_though_the_process_died_before_them(tmp_path: Path) -> None:
     run(tmp_path)
-    lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
+    lines = (tmp_path / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
     whole = history(tmp_path)
-    (tmp_path / FILE).write_bytes(b"".join(lines[:5]))
+    (tmp_path / JOURNAL_FILE).write_bytes(b"".join(lines[:5]))
     run(tmp_path)
     assert history(tmp_path) == whole
 
 
-def test_other_singular_bases_are_told_of_and_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_different_singular_bases_cause_a_warning_and_the_run_continues(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     recipe = synthetic_recipe()
     with caplog.at_level(logging.WARNING):
         for digest in ("aaaa", "aaaa", "bbbb"):

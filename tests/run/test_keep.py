@@ -1,4 +1,4 @@
-"""Tasks to keep: no axis in the archives, a score in every report, and a floor under what enters and what is chosen."""
+"""Tasks to keep: no axis in the archives, a score in every report, and a floor for new elites and chosen models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kept(floor: float | None) -> dict[str, object]:
 
 
 def held(state: Run) -> list[int]:
-    """Elites that are no experts."""
+    """Elites other than experts."""
     return [number for number in state.elites() if number >= len(EXPERTS)]
 
 
@@ -45,7 +45,7 @@ def test_a_score_to_report_changes_nothing_of_the_search(tmp_path: Path) -> None
     assert cycleqd_merge("show", tmp_path / "reported", "--json").json["below_floor"] == 0
 
 
-def test_a_floor_is_under_every_child_that_enters_and_every_model_that_is_chosen(tmp_path: Path) -> None:
+def test_a_floor_applies_to_every_child_that_enters_and_every_model_that_is_chosen(tmp_path: Path) -> None:
     free = run(tmp_path / "free", synthetic_recipe(60, tasks=[*OBJECTIVES, kept(None)]))
     scores = sorted(free.scores(number)[2] for number in held(free))
     floor = scores[len(scores) // 2]
@@ -67,8 +67,8 @@ def test_a_floor_that_nothing_holds_leaves_the_experts_to_choose_from(tmp_path: 
     assert state.best_mean() in range(len(EXPERTS))
 
 
-def test_a_floor_is_judged_by_the_rows_set_aside_too(tmp_path: Path) -> None:
-    """An elite that held the floor by luck is not chosen while another one holds it on all rows."""
+def test_a_floor_applies_to_the_confirmation_split_too(tmp_path: Path) -> None:
+    """An elite that reached the floor by luck is not chosen while another one reaches it on all rows."""
     recipe = synthetic_recipe(30, tasks=[*OBJECTIVES, kept(0.15)], confirm={"top": 6})
     rows = {"search": 10, "confirm": 30, "heldout": 40}
     start = {**start_of(recipe, 2), "tasks": {name: {"rows": rows} for name in EXPERTS}}

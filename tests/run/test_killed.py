@@ -1,4 +1,4 @@
-"""A run that is killed again and again, at any instant, ends as the one that never was."""
+"""A run that is killed repeatedly, at any instant, ends as one that never was."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.journal.log import FILE
+from cycleqd_merge.journal.log import JOURNAL_FILE
 from cycleqd_merge.run.state import open_run
 from tests.evolution.references import snapshot
 from tests.run.synthetic import history, run, run_in_process, synthetic_recipe
@@ -45,7 +45,7 @@ def processes() -> Iterator[ForkServerContext]:
 def kill_after(
     processes: ForkServerContext, delay: float, folder: Path, in_flight: int, order: int, settings: dict[str, Any]
 ) -> bool:
-    """Take up the run and kill it after `delay` seconds; whether it was still going."""
+    """Resume the run and kill it after `delay` seconds; returns whether it was still running."""
     work = processes.Process(target=run_in_process, args=(folder, GENERATIONS, in_flight, order, SECONDS, settings))
     work.start()
     work.join(delay)
@@ -84,7 +84,7 @@ def test_so_does_every_other_strategy(processes: ForkServerContext, tmp_path: Pa
 def assert_kills_change_nothing(
     processes: ForkServerContext, tmp_path: Path, in_flight: int, least: int, settings: dict[str, Any]
 ) -> None:
-    """Kill runs until `least` kills came in their middle; each run ends as the one that was left alone."""
+    """Kill runs until `least` kills came in their middle; each run ends as the uninterrupted one."""
     whole = run(tmp_path / "whole", synthetic_recipe(GENERATIONS, **settings), in_flight)
     delays = random.Random(in_flight)
     kills, found = 0, set()
@@ -94,7 +94,7 @@ def assert_kills_change_nothing(
         while kill_after(processes, delays.uniform(0.0, longest), folder, in_flight, kills, settings):
             kills += 1
             longest *= 1.1  # on a machine so busy that no run gets anywhere, one does in the end
-            found.add((folder / FILE).read_bytes().count(b"\n") if (folder / FILE).exists() else 0)
+            found.add((folder / JOURNAL_FILE).read_bytes().count(b"\n") if (folder / JOURNAL_FILE).exists() else 0)
         assert history(folder) == history(tmp_path / "whole")
         assert snapshot(open_run(folder).archives) == snapshot(whole.archives)
         if kills >= least and len(found) > least // 2:  # they hit the runs in many places
@@ -103,13 +103,13 @@ def assert_kills_change_nothing(
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_that_is_asked_to_end_does_and_its_run_goes_on(
+def test_a_process_ends_on_request_and_its_run_resumes(
     processes: ForkServerContext, tmp_path: Path, sign: signal.Signals
 ) -> None:
     work = processes.Process(target=run_in_process, args=(tmp_path / "stopped", GENERATIONS, 4, 0, 0.02, {}))
     work.start()
     assert work.pid is not None
-    wait_for_lines(tmp_path / "stopped" / FILE, 12)
+    wait_for_lines(tmp_path / "stopped" / JOURNAL_FILE, 12)
     os.kill(work.pid, sign)
     work.join(60)
     assert work.exitcode == 130
@@ -119,7 +119,7 @@ def test_a_process_that_is_asked_to_end_does_and_its_run_goes_on(
 
 
 def wait_for_lines(path: Path, lines: int, seconds: float = 20.0) -> None:
-    """Wait until a file has so many lines."""
+    """Wait until a file has this many lines."""
     deadline = time.monotonic() + seconds
     while not path.exists() or path.read_bytes().count(b"\n") < lines:
         assert time.monotonic() < deadline, f"{path} did not reach {lines} lines"

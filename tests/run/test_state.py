@@ -1,4 +1,4 @@
-"""A run read back from its journal is the run that was lived."""
+"""A run read back from its journal equals the original run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import Interrupted, UserError
-from cycleqd_merge.journal.log import FILE
+from cycleqd_merge.journal.log import JOURNAL_FILE
 from cycleqd_merge.report.summary import history, summary
 from cycleqd_merge.run.state import Run, open_run
 from tests.evolution.references import snapshot
@@ -21,7 +21,7 @@ Line = dict[str, Any]
 
 
 def state_of(run: Run) -> dict[str, Any]:
-    """Everything that a run holds, as plain values."""
+    """The whole state of a run, as plain values."""
     return {
         "archives": snapshot(run.archives),
         "bounds": run.search.bounds,
@@ -105,7 +105,7 @@ def test_replay_of_an_unfinished_run_knows_what_is_in_flight(tmp_path: Path, las
 
 def rewrite(folder: Path, change: Callable[[list[Line]], object]) -> None:
     """Change the lines of a journal."""
-    path = folder / FILE
+    path = folder / JOURNAL_FILE
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     change(lines)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -131,7 +131,7 @@ def change_kind(line: Line) -> None:
 def test_a_child_that_would_not_be_proposed_is_refused(tmp_path: Path, tamper: Callable[[Line], None]) -> None:
     run(tmp_path)
     rewrite(tmp_path, lambda lines: tamper(lines[11]))
-    with pytest.raises(UserError, match=f"{FILE}:12: replay mismatch: this version proposes a different child"):
+    with pytest.raises(UserError, match=f"{JOURNAL_FILE}:12: replay mismatch: this version proposes a different child"):
         open_run(tmp_path)
 
 
@@ -159,7 +159,7 @@ def more_digits(line: Line) -> None:
 def test_so_is_one_that_no_machine_would_propose(tmp_path: Path, tamper: Callable[[Line], None]) -> None:
     run(tmp_path, synthetic_recipe(strategy={"kind": "bayesian"}))
     rewrite(tmp_path, lambda lines: tamper(lines[11]))
-    with pytest.raises(UserError, match=f"{FILE}:12: replay mismatch: this version proposes a different child"):
+    with pytest.raises(UserError, match=f"{JOURNAL_FILE}:12: replay mismatch: this version proposes a different child"):
         open_run(tmp_path)
 
 
@@ -185,10 +185,10 @@ def test_an_expert_is_not_replaced_by_what_a_journal_says(tmp_path: Path) -> Non
         ({"kind": "bayesian", "bred": 0.3}, {"optimism": 1.01}),
     ],
 )
-def test_a_run_of_another_machine_is_read_and_gone_on_with(
+def test_a_run_of_another_machine_is_read_and_resumed(
     tmp_path: Path, here: dict[str, Any], there: dict[str, Any], in_flight: int
 ) -> None:
-    """Another machine's linear algebra proposes slightly other coefficients, as a slightly other setting does here."""
+    """Another machine's linear algebra gives slightly different coefficients, as a different setting does here."""
 
     def recipe(generations: int, **other: Any) -> Recipe:
         return synthetic_recipe(generations, strategy=here | other)
@@ -242,11 +242,11 @@ def shorten(lines: list[Line]) -> None:
 def test_results_out_of_order_or_shape_are_refused(tmp_path: Path, damage: Callable[[list[Line]], None]) -> None:
     run(tmp_path)
     rewrite(tmp_path, damage)
-    with pytest.raises(UserError, match=f"{FILE}:12: damaged"):
+    with pytest.raises(UserError, match=f"{JOURNAL_FILE}:12: damaged"):
         open_run(tmp_path)
 
 
 def test_a_run_that_never_began_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('{"event":"start","format":1}\n')
+    (tmp_path / JOURNAL_FILE).write_text('{"event":"start","format":1}\n')
     with pytest.raises(UserError, match="not a run directory, or its run never started"):
         open_run(tmp_path)

@@ -12,7 +12,13 @@ import psutil
 from cycleqd_merge.config.engines import MOST_OF_GPU
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.shared import SPARE
-from cycleqd_merge.merging.sizes import basis_bytes, expert_bytes, largest_tensor, model_bytes, pinned_bytes
+from cycleqd_merge.merging.sizes import (
+    basis_bytes,
+    expert_bytes,
+    largest_tensor_bytes,
+    model_bytes,
+    pinned_memory_bytes,
+)
 from cycleqd_merge.merging.staging import Place
 
 _LEAST_FOR_CACHE = 0.2  # share of the GPU's memory that the KV cache should have
@@ -62,8 +68,8 @@ def memory_needs(materialiser: Materialiser, gpu: bool) -> MemoryNeeds:
         expert = family.experts[number]
         stored = sum(basis_bytes(w, expert, materialiser.rank) for w in family.weights if w.is_matrix)
         parts += stored // 2 if gpu and expert.reference.lora is None else stored
-    model, working = model_bytes(family), (_WORKING + len(family.experts)) * largest_tensor(family)
-    return MemoryNeeds(model, parts, working, pinned_bytes(family) / model if gpu else 1.0)
+    model, working = model_bytes(family), (_WORKING + len(family.experts)) * largest_tensor_bytes(family)
+    return MemoryNeeds(model, parts, working, pinned_memory_bytes(family) / model if gpu else 1.0)
 
 
 def host_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

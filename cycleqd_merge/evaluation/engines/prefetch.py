@@ -16,7 +16,7 @@ NamedTensors = list[tuple[str, torch.Tensor]]
 
 
 class Prefetcher:
-    """Builds one child at a time, in a thread and on a CUDA stream of its own, and keeps it until it is taken.
+    """Builds one child at a time, in its own thread and CUDA stream, and keeps it until it is taken.
 
     build: makes a child's tensors from its record; nothing else may call it while a child is being built here.
     host: keep the child in pinned host memory instead of the device's memory.

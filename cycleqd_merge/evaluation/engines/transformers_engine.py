@@ -67,7 +67,7 @@ class TransformersEngine:
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._waiting: list[_Request] = []
         self._drainer: asyncio.Task[None] | None = None
-        # a thread of its own: tasks may fill asyncio's pool with slow work, and a load waits for the running batch
+        # a separate thread: tasks may fill asyncio's pool with slow work, and a load waits for the running batch
         self._thread = ThreadPoolExecutor(1, "engine")
 
     def _match_names(self) -> dict[str, torch.Tensor]:

@@ -63,7 +63,7 @@ class LocalPool:
         job = self._queue.popleft()
         if self._queue:
             self._worker.prepare(self._queue[0][0].candidate)
-        return outcome_of(self._worker, *job)
+        return evaluate_proposal(self._worker, *job)
 
     def poll(self, seconds: float) -> Finished | None:
         return self.next() if self._queue else None
@@ -72,7 +72,7 @@ class LocalPool:
         self._worker.close()
 
 
-def outcome_of(
+def evaluate_proposal(
     worker: Worker, proposal: Proposal, rows: Split, known: Mapping[str, float] | None, attempts: int = 2
 ) -> Finished:
     """Let a worker score a proposal, with at most `attempts` attempts.

@@ -18,7 +18,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import InfrastructureError, RecipeError, RunFailed, UserError, first_line
 from cycleqd_merge.evaluation.opened_recipe import open_worker
 from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, workers_per_host
-from cycleqd_merge.evaluation.pools.pool import Finished, outcome_of
+from cycleqd_merge.evaluation.pools.pool import Finished, evaluate_proposal
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.strategies.protocol import Proposal
@@ -44,7 +44,7 @@ CLOSE_SECONDS = 20.0
 
 
 class RemoteWorker:
-    """A `Worker` in a process of its own."""
+    """A `Worker` in its own process."""
 
     def open(self, recipe: dict[str, Any], experts: Sequence[int], workers_per_host: int) -> None:
         """Open everything that the recipe names; see `open_worker`."""
@@ -56,7 +56,7 @@ class RemoteWorker:
 
     def evaluate(self, proposal: Proposal, rows: Split, known: Mapping[str, float] | None) -> Finished:
         """See `Pool`."""
-        return outcome_of(self._worker, proposal, rows, known)
+        return evaluate_proposal(self._worker, proposal, rows, known)
 
     def prepare(self, candidate: Candidate) -> None:
         """See `Engine`. Called while `evaluate` is running."""
@@ -92,8 +92,8 @@ class _Job:
 
 
 @dataclass
-class _Flight:
-    """A worker that is evaluating a job, or, if that is None, still opening its models and tasks."""
+class _BusyWorker:
+    """A worker that is evaluating `job`; if `job` is None, it is still opening its models and tasks."""
 
     job: _Job | None
     worker: Any
@@ -127,7 +127,7 @@ class RayPool:
         self._workers = workers
         self._queue: deque[_Job] = deque()
         self._reserved: dict[Any, _Job] = {}
-        self._flights: dict[Any, _Flight] = {}
+        self._busy: dict[Any, _BusyWorker] = {}
         self._deadlines = Deadlines()
         self._deaths = 0
         self._checked = time.monotonic()
@@ -145,7 +145,7 @@ class RayPool:
     def _start_worker(self) -> None:
         actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_concurrency=2)(RemoteWorker)
         worker = actor.remote()
-        self._flights[worker.open.remote(*self._opening)] = _Flight(None, worker)
+        self._busy[worker.open.remote(*self._opening)] = _BusyWorker(None, worker)
 
     def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
         self._queue.append(_Job(proposal, rows, known))
@@ -155,11 +155,11 @@ class RayPool:
         while self._idle and (job := self._due(self._idle[0])) is not None:
             worker = self._idle.pop(0)
             job.attempts += 1
-            self._flights[worker.evaluate.remote(job.proposal, job.rows, job.known)] = _Flight(job, worker)
-        for flight in self._flights.values():
-            if self._queue and flight.job is not None and flight.worker not in self._reserved:
-                job = self._reserved[flight.worker] = self._queue.popleft()
-                flight.worker.prepare.remote(job.proposal.candidate)
+            self._busy[worker.evaluate.remote(job.proposal, job.rows, job.known)] = _BusyWorker(job, worker)
+        for busy in self._busy.values():
+            if self._queue and busy.job is not None and busy.worker not in self._reserved:
+                job = self._reserved[busy.worker] = self._queue.popleft()
+                busy.worker.prepare.remote(job.proposal.candidate)
 
     def _due(self, worker: Any) -> _Job | None:
         """The next job of an idle worker: its reserved one, the next in the queue, or one reserved for another."""
@@ -178,7 +178,7 @@ class RayPool:
                 return finished
 
     def poll(self, seconds: float) -> Finished | None:
-        done, _ = self._ray.wait(list(self._flights), num_returns=1, timeout=seconds)
+        done, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=seconds)
         for reference in done:
             finished = self._receive(reference)
             if finished is not None:
@@ -190,57 +190,57 @@ class RayPool:
 
     def _receive(self, reference: Any) -> Finished | None:
         """Take a worker's answer; None if it has only opened its models, or died and its job was queued again."""
-        flight = self._flights.pop(reference)
+        busy = self._busy.pop(reference)
         try:
             finished: Finished | None = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, UserError | InfrastructureError):
                 raise cause from error
-            return self._replace(flight, f"{type(cause).__name__}: {cause}")
+            return self._replace(busy, f"{type(cause).__name__}: {cause}")
         except self._ray.exceptions.RayError as error:  # it died, or Ray killed it to free memory
-            return self._replace(flight, f"its worker died: {first_line(error)}")
-        if flight.job is not None:
+            return self._replace(busy, f"its worker died: {first_line(error)}")
+        if busy.job is not None:
             self._deaths = 0
-            self._warm.add(flight.worker)
-            if finished is not None and flight.job.is_complete(finished):
-                self._deadlines.learn(flight.job.rows, time.monotonic() - flight.since)
-        self._idle.append(flight.worker)
+            self._warm.add(busy.worker)
+            if finished is not None and busy.job.is_complete(finished):
+                self._deadlines.learn(busy.job.rows, time.monotonic() - busy.since)
+        self._idle.append(busy.worker)
         self._dispatch()
         return finished
 
-    def _replace(self, flight: _Flight, reason: str) -> Finished | None:
+    def _replace(self, busy: _BusyWorker, reason: str) -> Finished | None:
         """Replace a worker, and queue its job again unless that was its last attempt."""
         self._deaths += 1
         log.warning("replacing a worker: %s", reason)
         if self._deaths >= MAX_DEATHS * self._workers:
             raise RunFailed(f"{self._deaths} workers died in a row; the last one: {reason}")
-        self._ray.kill(flight.worker)
-        if flight.worker in self._reserved:
-            self._queue.appendleft(self._reserved.pop(flight.worker))
+        self._ray.kill(busy.worker)
+        if busy.worker in self._reserved:
+            self._queue.appendleft(self._reserved.pop(busy.worker))
         self._start_worker()
-        if flight.job is None:
+        if busy.job is None:
             return None
-        if flight.job.attempts >= self._attempts:
-            return Finished(flight.job.proposal.number, None, reason)
-        self._queue.appendleft(flight.job)
+        if busy.job.attempts >= self._attempts:
+            return Finished(busy.job.proposal.number, None, reason)
+        self._queue.appendleft(busy.job)
         self._dispatch()
         return None
 
     def _replace_hung(self) -> Finished | None:
         """Replace one worker that has taken far too long, if there is one."""
-        for reference, flight in list(self._flights.items()):
-            if flight.job is None:
+        for reference, busy in list(self._busy.items()):
+            if busy.job is None:
                 continue
-            extra = 0.0 if flight.worker in self._warm else FIRST_EVALUATION_SECONDS
-            limit = self._deadlines.of(flight.job.rows) + extra
-            if time.monotonic() - flight.since > limit:
-                del self._flights[reference]
-                return self._replace(flight, f"no answer in {limit:.0f} s")
+            extra = 0.0 if busy.worker in self._warm else FIRST_EVALUATION_SECONDS
+            limit = self._deadlines.of(busy.job.rows) + extra
+            if time.monotonic() - busy.since > limit:
+                del self._busy[reference]
+                return self._replace(busy, f"no answer in {limit:.0f} s")
         return None
 
     def close(self) -> None:
-        workers = [*self._idle, *(flight.worker for flight in self._flights.values())]
+        workers = [*self._idle, *(busy.worker for busy in self._busy.values())]
         if self._idle:
             self._ray.wait(
                 [worker.close.remote() for worker in self._idle], num_returns=len(self._idle), timeout=CLOSE_SECONDS

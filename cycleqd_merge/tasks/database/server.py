@@ -37,7 +37,7 @@ class Server:
         """The server at `mysql://user:password@host:port`.
 
         Raises:
-            ValueError: the URL has another form.
+            ValueError: the URL has a different form.
         """
         parts = urlsplit(url)
         port = parts.port or 3306
@@ -48,7 +48,7 @@ class Server:
         return cls(connection, f"{parts.hostname}:{port}")
 
     def connect(self, **options: Any) -> pymysql.Connection[Any]:
-        """A connection as the administrator. options: of `pymysql.connect`, to connect in another way.
+        """A connection as the administrator. options: further arguments of `pymysql.connect`.
 
         Raises:
             pymysql.MySQLError: the server does not respond, or refuses the connection.

@@ -21,7 +21,7 @@ class Table:
     def of(cls, stated: Mapping[str, Any]) -> Table:
         """The `table` of an AgentBench row, repaired where a database would reject it.
 
-        An unnamed or repeated column gets a name of its own. Rows are padded or cut to the number of columns, and empty
+        An unnamed or repeated column gets a unique name. Rows are padded or cut to the number of columns, and empty
         rows are dropped.
 
         Raises:
