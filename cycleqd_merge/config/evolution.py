@@ -23,7 +23,7 @@ class LayerGroupsConfig(StrictConfig):
     """Blocks of layers, optionally divided by the kind of module within a layer."""
 
     layers: int | None = Field(None, ge=1)
-    """Layers per block; without this key and `blocks`, all layers form one block."""
+    """Layers per block; if neither this key nor `blocks` is set, all layers form one block."""
     blocks: int | None = Field(None, ge=1)
     """Number of blocks of nearly equal size; at most one per layer."""
     modules: bool = False
@@ -42,7 +42,7 @@ class PatternGroupsConfig(StrictConfig):
     """Groups by regular expressions over tensor names."""
 
     patterns: list[RegularExpression] = Field(min_length=1)
-    """The first pattern that matches in a tensor's name is its group; tensors that match none form one more."""
+    """A tensor belongs to the group of the first pattern found in its name; tensors without a match form one more group."""
 
 
 def _groups_form(value: Any) -> str:
@@ -68,8 +68,9 @@ class SvdMutationConfig(StrictConfig):
     signed: bool = False
     """Draw from -w_max to w_max, so that directions can also be weakened."""
     rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Mutate only along a task vector's leading singular directions: a number per matrix, or the fewest that hold this
-    share of its squared norm. Fewer take less memory and time; `plan` reports what they leave out."""
+    """Mutate only along a task vector's leading singular directions: a number of them per matrix, or
+    the fewest that hold this share of its squared norm. Fewer directions take less memory and time; `plan` reports how
+    much they leave out."""
 
 
 class GaussianMutationConfig(StrictConfig):

@@ -79,7 +79,7 @@ class BayesianConfig(StrictConfig):
 
     kind: Literal["bayesian"]
     optimism: float = Field(1.0, ge=0)
-    """Standard deviations added to the predicted score when candidates are compared; more explores more."""
+    """Standard deviations added to the predicted score when candidates are compared; higher values explore more."""
     bred: Unit = 0.0
     """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
 
