@@ -14,7 +14,7 @@ from cycleqd_merge.errors import RecipeError
 HEADER = """\
 # yaml-language-server: $schema=recipe.schema.json
 # Converted from a mergekit-evolve configuration. Its tasks need `pip install 'cycleqd-merge[lm-eval]'`; half of each is
-# held out. Before it runs, give each task its `expert`, so that mutation follows the task's own skill.
+# held out. Before you run it, give each task its `expert`, so that mutation follows the task's own skill.
 """
 _INSTEAD = {  # what replaces a merge method
     "task_arithmetic": "",

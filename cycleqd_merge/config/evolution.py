@@ -42,7 +42,7 @@ class PatternGroupsConfig(StrictConfig):
     """Groups by regular expressions over tensor names."""
 
     patterns: list[RegularExpression] = Field(min_length=1)
-    """A tensor belongs to the group of the first pattern found in its name; tensors without a match form one more group."""
+    """A tensor belongs to the group of the first pattern found in its name; tensors without a match form one more."""
 
 
 def _groups_form(value: Any) -> str:

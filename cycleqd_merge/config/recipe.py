@@ -97,8 +97,8 @@ class ConfirmConfig(StrictConfig):
     share: float = Field(0.2, ge=0, lt=1)
     """Share of each task's search rows that becomes the confirmation split; 0 disables it."""
     top: int = Field(10, ge=0)
-    """Number of elites with the highest mean to score again, in addition to the best of each archive; 0 confirms none and leaves
-    the split unused."""
+    """Number of elites with the highest mean to score again, in addition to the best of each archive; 0 confirms no
+    elites at all and leaves the split unused."""
 
 
 class FinishConfig(StrictConfig):
@@ -190,7 +190,7 @@ class Recipe(PresetStrategyConfig):
         require_used(self.evolution, self.strategy)
         if isinstance(self.engine, VllmEngineConfig) and self.engine.per_gpu > 1 and self.workers == 1:
             raise KeyProblem(
-                "a single worker has nothing to share a GPU with; set `workers: auto`", "engine", "per_gpu"
+                "more than one engine per GPU requires more than one worker; set `workers: auto`", "engine", "per_gpu"
             )
         self._check_task_weights()
         return self

@@ -42,8 +42,8 @@ class NumberScorerConfig(StrictConfig):
 
     kind: Literal["number"]
     pattern: RegularExpression | None = None
-    """A regular expression whose last match (first group, if it has one) contains the number; by default the last number
-    in the output is read."""
+    """A regular expression whose last match (first group, if it has one) is read; by default the whole output is. The
+    last number in it counts."""
     tolerance: float = Field(0.0, ge=0)
     """Largest absolute difference that still counts as equal."""
 

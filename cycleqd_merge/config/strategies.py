@@ -150,7 +150,7 @@ def require_used(evolution: EvolutionConfig, strategy: StrategyConfig) -> None:
     kind = strategy.kind
     if evolution.race is not None and kind != "cycleqd":
         raise KeyProblem(
-            f"{kind} requires every child's scores, and racing leaves children without", "evolution", "race"
+            f"{kind} requires all scores of every child, which racing does not provide", "evolution", "race"
         )
     if kind == "cma-me" and not evolution.cycling:
         raise KeyProblem("CMA-ME requires `cycling: true`: it improves one archive per task", "evolution", "cycling")

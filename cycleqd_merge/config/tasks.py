@@ -162,7 +162,7 @@ class LmEvalTaskConfig(StrictConfig):
     description: str = ""
     """One line about the task, for readers; it has no effect on scores."""
     task: str
-    """The name of a task, group or tag, or the path of a YAML file; a relative path starts at the task file's folder."""
+    """A task, group or tag by its name, or a YAML file by its path, which is relative to the task file's folder."""
     include: str | None = None
     """A folder of such YAML files to search instead of those of lm-evaluation-harness."""
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -170,7 +170,7 @@ class LmEvalTaskConfig(StrictConfig):
     metric: str | None = None
     """The metric, such as `acc_norm` or, with a filter, `exact_match,strict-match`; by default the task's first."""
     num_fewshot: int | None = Field(None, ge=0)
-    """Number of examples before each question, unless the task's configuration sets it to 0; by default the task's own."""
+    """Number of examples before each question, unless the task's configuration sets 0; by default the task's own."""
     chat: bool = False
     """Apply the model's chat template to prompts."""
     system: str | None = None

@@ -36,7 +36,7 @@ def fork(
     """
     run = open_run(source)
     if Path(out).exists():
-        raise RecipeError(f"{out}: already exists; choose another folder")
+        raise RecipeError(f"{out}: already exists; choose a different folder")
     recipe = override_recipe(run.recipe, [*overrides, f"output={json.dumps(str(out))}"], f"fork of {source}")
     for key, old, new in (
         ("base", run.recipe.base, recipe.base),

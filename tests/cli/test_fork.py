@@ -65,4 +65,4 @@ def test_a_fork_keeps_models_and_groups(finished: CliRun, tmp_path: Path) -> Non
     assert not (tmp_path / "fork").exists()
     (tmp_path / "fork").mkdir()
     answer = cycleqd_merge("fork", finished.folder, tmp_path / "fork")
-    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'fork'}: already exists; choose another folder\n")
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'fork'}: already exists; choose a different folder\n")
