@@ -68,8 +68,8 @@ class SvdMutationConfig(StrictConfig):
     signed: bool = False
     """Draw from -w_max to w_max, so that directions can also be weakened."""
     rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Mutate only along a task vector's leading singular directions: a number of them per matrix, or
-    the fewest that hold this share of its squared norm. Fewer directions take less memory and time; `plan` reports how
+    """Mutate only along the leading singular directions of a task vector: a whole number of them per matrix, or the
+    fewest that hold this share of its squared norm. Fewer directions take less memory and time; `plan` reports how
     much they leave out."""
 
 
@@ -82,7 +82,7 @@ class GaussianMutationConfig(StrictConfig):
 
 
 class NoMutationConfig(StrictConfig):
-    """Crossover alone."""
+    """No mutation: crossover only."""
 
     kind: Literal["none"]
 
@@ -98,12 +98,12 @@ MutationConfig = Annotated[
 
 
 class BoundsConfig(StrictConfig):
-    """Archive bounds from generation 0, per task."""
+    """Bounds of an archive's axes, derived from the experts' scores in generation 0."""
 
     low: float = Field(0.85, ge=0)
-    """Lower bound, as a multiple of the worst score of the tasks' experts."""
+    """Lower bound, as a multiple of the lowest score of the tasks' experts on the axis' task."""
     high: float = Field(1.15, gt=0)
-    """Upper bound, as a multiple of their best score."""
+    """Upper bound, as a multiple of their highest score on it."""
 
 
 class RacingConfig(StrictConfig):
@@ -120,11 +120,11 @@ class EvolutionConfig(StrictConfig):
     """The search: CycleQD's operators and its length."""
 
     generations: int = Field(1200, ge=0)
-    """Children to evaluate; a run can be extended later."""
+    """Number of children to evaluate; a run can be extended later."""
     seed: int = Field(0, ge=0)
     """Seed of the run."""
     bins: int = Field(15, ge=1)
-    """Bins per task: cells along each axis of an archive."""
+    """Number of bins along each axis of an archive."""
     bounds: BoundsConfig = BoundsConfig()
     """How archive bounds follow from the experts' scores."""
     groups: GroupsConfig = "one"
@@ -149,8 +149,8 @@ class EvolutionConfig(StrictConfig):
     """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule per task: they grow
     while more than one child in five enters an archive and shrink otherwise, by a factor of at most 8."""
     warm_start: list[float] | None = Field(None, min_length=1)
-    """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are static merges with this share of every
-    expert's task vector; they fill the archives before the first crossover."""
+    """Coefficients such as [0.3, 0.5, 0.7, 1.0]: in the first generations, one static merge each that gives this
+    coefficient to every expert. They fill the archives before the first crossover."""
     race: RacingConfig | None = None
     """Reject children early on part of the rows, such as `{share: 0.25, confidence: 0.99}`; see docs/operators.md."""
     alpha_low: float = Field(0.5, gt=0)
@@ -158,11 +158,11 @@ class EvolutionConfig(StrictConfig):
     alpha_high: float = Field(0.8, gt=0)
     """Elite sampling: weight factor of a task's best elite."""
     in_flight: int | None = Field(None, ge=1)
-    """Children evaluated at once; 2 per worker by default, 1 under `preset: paper`."""
+    """Number of children in flight; by default 2 per worker, or 1 with `preset: paper`."""
     preset: PresetName | None = None
-    """Settings for keys that are not set: `paper`, as published, one child at a time; `recommended`, the
-    strategy, groups and warm starts that did best in our measurements (docs/results.md). `recommended@1` fixes the
-    version; without one, a new run takes the newest, and an existing run keeps its own."""
+    """Values for keys that the recipe does not set. `paper`: the search as published, one child at a time.
+    `recommended`: the strategy, groups and warm starts that did best in our measurements (docs/results.md).
+    `recommended@1` fixes the version; without one, a new run takes the newest, and an existing run keeps its own."""
 
     @model_validator(mode="wrap")
     @classmethod
