@@ -24,7 +24,7 @@ class TransformersEngineConfig(StrictConfig):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type for inference; `auto` uses the checkpoint's."""
     batch_size: int = Field(64, ge=1)
-    """Prompts per batch."""
+    """Number of prompts per batch."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; by default torch's."""
 
@@ -46,7 +46,7 @@ class VllmEngineConfig(StrictConfig):
     the GPU's memory; `auto` chooses the fastest with enough room. vLLM gets the rest of the GPU's memory unless
     `options` set its share."""
     per_gpu: int = Field(1, ge=1)
-    """Number of engines that share a GPU, for models so small that a single engine leaves it idle; each takes its part
+    """Number of engines that share a GPU, for models so small that a single engine leaves it idle; each takes its share
     of the memory. The total number of engines is `workers`."""
 
     @model_validator(mode="after")

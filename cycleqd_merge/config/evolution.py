@@ -149,8 +149,8 @@ class EvolutionConfig(StrictConfig):
     """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule per task: they grow
     while more than one child in five enters an archive and shrink otherwise, by a factor of at most 8."""
     warm_start: list[float] | None = Field(None, min_length=1)
-    """Coefficients such as [0.3, 0.5, 0.7, 1.0]: in the first generations, one static merge each that gives this
-    coefficient to every expert. They fill the archives before the first crossover."""
+    """Coefficients such as [0.3, 0.5, 0.7, 1.0]: the first generations are static merges, one per value,
+    which give every expert this coefficient. They fill the archives before the first crossover."""
     race: RacingConfig | None = None
     """Reject children early on part of the rows, such as `{share: 0.25, confidence: 0.99}`; see docs/operators.md."""
     alpha_low: float = Field(0.5, gt=0)

@@ -12,7 +12,7 @@ from cycleqd_merge.config.values import Repository, StrictConfig
 
 
 class HubConfig(StrictConfig):
-    """Publishing a run on the Hugging Face Hub. Sign in with `hf auth login` or HF_TOKEN, never in a recipe."""
+    """Publishing a run on the Hugging Face Hub. Sign in with `hf auth login` or HF_TOKEN; a recipe has no token."""
 
     repo: Repository
     """The model repository; the archive goes to the dataset repository of this name plus `-archive`."""

@@ -56,9 +56,9 @@ class TaskConfig(StrictConfig):
     floor: Unit | None = None
     """`role: keep`: children below this score enter no archive."""
     samples: int | None = Field(None, ge=1)
-    """Use only the first rows of the search split."""
+    """Number of rows of the search split to use, counted from the first; by default all."""
     bins: int | None = Field(None, ge=1)
-    """Cells along this task's axis, instead of `evolution.bins`."""
+    """Number of bins along this task's axis, instead of `evolution.bins`."""
     bounds: tuple[float, float] | None = None
     """Explicit lowest and highest score of this task's axis, instead of `evolution.bounds`."""
 

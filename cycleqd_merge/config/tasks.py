@@ -166,11 +166,11 @@ class LmEvalTaskConfig(StrictConfig):
     include: str | None = None
     """A folder of such YAML files to search instead of those of lm-evaluation-harness."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Keys of its configuration to override, such as `dataset_path`; for one task of a group, by the task's name."""
+    """Keys of its configuration to override, such as `dataset_path`; only for a single task given by its name."""
     metric: str | None = None
     """The metric, such as `acc_norm` or, with a filter, `exact_match,strict-match`; by default the task's first."""
     num_fewshot: int | None = Field(None, ge=0)
-    """Number of examples before each question, unless the task's configuration sets 0; by default the task's own."""
+    """Number of examples before each question, unless the task's configuration sets it to 0; by default its own."""
     chat: bool = False
     """Apply the model's chat template to prompts."""
     system: str | None = None

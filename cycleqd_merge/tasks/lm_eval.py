@@ -112,7 +112,7 @@ def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
         raise TaskError(f"task: lm-evaluation-harness has no task {name!r}, and no such file exists{hint}")
     if definition.overrides and name not in manager.all_subtasks:
         raise TaskError(
-            f"overrides: {name} is not a single task of lm-evaluation-harness or of `include`; name one as `task`"
+            f"overrides: {name} is not a single task of lm-evaluation-harness or of `include`; set `task` to one"
         )
     overridden = {"group": "overridden", "task": [{"task": name, **definition.overrides}]}
     try:
