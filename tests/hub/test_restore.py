@@ -50,7 +50,7 @@ def test_it_shows_plots_and_exports_what_it_did_before(
     there = tmp_path / "there"
     pulled = cycleqd_merge("pull", ARCHIVE, there, *local)
     assert pulled.code == 0
-    assert "not in the archive, required to resume the run: " in pulled.out
+    assert "not part of the archive; put the file there before you resume the run" in pulled.out
     before, after = (cycleqd_merge("show", folder, "--json").json for folder in (run, there))
     assert {**before, "base": "", "experts": {}} == {**after, "base": "", "experts": {}}
     assert cycleqd_merge("plot", there).code == 0

@@ -17,7 +17,7 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.sizes import basis_bytes
-from cycleqd_merge.preflight import estimate, findings
+from cycleqd_merge.preflight import estimate, plan_result
 from cycleqd_merge.preflight import plan as planning
 from cycleqd_merge.preflight.plan import plan
 from cycleqd_merge.preflight.plan_result import Plan
@@ -360,7 +360,7 @@ def test_an_expert_that_is_less_alike_than_the_others_is_noticed(family: Family,
 
 def test_a_disk_that_is_too_small_is_an_error(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(plan_result.shutil, "disk_usage", lambda _: usage)
     error = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
     assert "exported models require " in error
     assert "1.0 kB available on the disk of " in error
