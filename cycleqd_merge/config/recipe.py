@@ -56,7 +56,7 @@ class TaskConfig(StrictConfig):
     floor: Unit | None = None
     """`role: keep`: children below this score enter no archive."""
     samples: int | None = Field(None, ge=1)
-    """Number of rows of the search split to use, counted from the first; by default all."""
+    """Number of search rows to use, from the first; by default all. The confirmation split shrinks in proportion."""
     bins: int | None = Field(None, ge=1)
     """Number of bins along this task's axis, instead of `evolution.bins`."""
     bounds: tuple[float, float] | None = None

@@ -42,8 +42,8 @@ class NumberScorerConfig(StrictConfig):
 
     kind: Literal["number"]
     pattern: RegularExpression | None = None
-    """A regular expression; its last match in the output (first group, if it has one) is searched for the number instead
-    of the whole output."""
+    """A regular expression; its last match in the output (first group, if it has one) is searched for the number
+    instead of the whole output."""
     tolerance: float = Field(0.0, ge=0)
     """Largest absolute difference that still counts as equal."""
 
