@@ -202,7 +202,7 @@ def test_prompt_and_answer_must_fit_the_model(family: Family, tmp_path: Path, le
         assert stated == []
     else:
         assert "1 of 51 rows do not fit the model's 256 tokens: the longest, row " in only(stated)
-        assert ", has 253 prompt tokens and up to 4 answer tokens;  " in only(stated)
+        assert ", has 253 prompt tokens and up to 4 answer tokens; " in only(stated)
 
 
 def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None:
