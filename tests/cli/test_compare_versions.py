@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd_merge.config.presets import PRESETS
-from cycleqd_merge.journal.log import FILE, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.run.state import open_run
 from cycleqd_merge.tasks.generate import GenerateTask
 from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
@@ -60,12 +60,12 @@ def test_a_comparison_is_not_resumed_across_semantics_versions(
     recipe: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = shutil.copytree(finished, tmp_path / "compared")
-    before = (out / FILE).read_bytes()
+    before = (out / JOURNAL_FILE).read_bytes()
     monkeypatch.setattr(GenerateTask, "semantics", 1)
     assert compare(recipe, out, "random").code == 0  # nothing is left to evaluate
-    assert (out / FILE).read_bytes() == before
+    assert (out / JOURNAL_FILE).read_bytes() == before
     lines = before.splitlines(keepends=True)
-    (out / FILE).write_bytes(b"".join(line for line in lines if b'"event":"heldout"' not in line))
+    (out / JOURNAL_FILE).write_bytes(b"".join(line for line in lines if b'"event":"heldout"' not in line))
     refused = (
         f"error: {out}: cannot be resumed: new scores would not be comparable (semantics of task vowels: 0 -> 1, "
         "semantics of task letters: 0 -> 1); compare again in a different folder (--output)\n"

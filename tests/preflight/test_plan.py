@@ -221,7 +221,7 @@ def test_choices_are_counted_instead_of_new_tokens(family: Family, tmp_path: Pat
     assert checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors == []
     rows = [{"question": "y" * 247, "answer": "a"}, *rows_of("short")]
     error = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors)
-    assert "has 247 and its answer up to 10" in error
+    assert "has 247 prompt tokens and up to 10 answer tokens" in error
 
 
 def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
