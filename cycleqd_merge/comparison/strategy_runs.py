@@ -82,8 +82,8 @@ def plan_runs(
             planned.append(PlannedRun(name, seed, own_recipe.model_copy(update=own)))
     if planned[0].recipe.strategy.kind == "mergekit":
         raise RecipeError(
-            f"{strategies[0]}: static merges cannot be named first, because all models are compared with the first "
-            "strategy's best-mean elite; name a different strategy first"
+            f"{strategies[0]}: static merges cannot be listed first, because all models are compared with the first "
+            "strategy's best-mean elite; list a different strategy first"
         )
     _common_recipe([each.recipe for each in planned])
     return planned
@@ -101,7 +101,7 @@ def _require_names(recipe: Recipe, strategies: Sequence[str]) -> None:
         raise RecipeError(f"no strategy given; available: {', '.join([*recipe.strategies, *STRATEGIES])}")
     twice = next((name for number, name in enumerate(strategies) if name in strategies[:number]), None)
     if twice is not None:
-        raise RecipeError(f"{twice} is named twice; name each strategy once")
+        raise RecipeError(f"{twice} is listed twice; list each strategy once")
     taken = next((name for name in recipe.strategies if name in STRATEGIES), None)
     if taken is not None:
         raise RecipeError(f"strategies.{taken}: this name belongs to a built-in strategy; choose a different name")

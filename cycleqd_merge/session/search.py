@@ -128,7 +128,7 @@ def _set_up(
     fetch(models, observer.downloading)
     workers = worker_count(recipe)
     opened = OpenedRecipe.open(recipe)
-    log.debug("opened; number of tasks %d, coefficient groups %d", len(opened.suite), len(opened.groups.labels))
+    log.debug("models and tasks opened: %d tasks, %d coefficient groups", len(opened.suite), len(opened.groups.labels))
     start = identify(opened, journal, workers, founders)
     if (closed := closed_run(journal, opened)) is not None:
         from_main_process((models, list[int](), recipe.rank))  # the other processes have nothing to compute

@@ -172,7 +172,7 @@ def test_other_repositories_are_refused(hub: LocalHub, run: Path, tmp_path: Path
     events = b'{"event":"start","format":1}\n{"event":"session","recipe":["x"]}\n'
     hub.put("ann/rows", {JOURNAL_FILE: events}, "dataset")
     answer = cycleqd_merge("pull", "ann/rows", tmp_path / "there")
-    assert (answer.code, "its journal.jsonl has a different form" in answer.err) == (2, True)
+    assert (answer.code, "its journal.jsonl was not written by `push`" in answer.err) == (2, True)
     answer = cycleqd_merge("pull", "ann/rows", run)
     assert "already exists" in answer.err
 
