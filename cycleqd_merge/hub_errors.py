@@ -70,7 +70,7 @@ def _refusal(error: Exception, signed_in: bool) -> str:
     if status == 401:
         return f"the token is not valid; {SIGN_IN}" if signed_in else f"no token; {SIGN_IN}"
     if status == 403:
-        return "the token has no write access to this repository; use a token that has"
+        return "the token has no write access to this repository; use one with write access"
     if status == 409:
         return "another change is in progress; try again"
     if status == 412:

@@ -96,7 +96,7 @@ def pull_command(
     revision: Annotated[str | None, typer.Option(help="Tag (such as gen-120), branch or commit to download.")] = None,
     merge: Annotated[
         list[str] | None,
-        typer.Option(metavar="ARCHIVE", help="Also unite it with this archive or run directory; repeatable."),
+        typer.Option(metavar="ARCHIVE", help="Archive or run directory to unite the run with; repeatable."),
     ] = None,
     settings: Settings = None,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help="Allow the published recipe to run code.")] = False,

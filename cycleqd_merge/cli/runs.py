@@ -71,7 +71,10 @@ def plan_command(
 def confirm_command(
     run: RunFolder,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Number of elites to score; by default the recipe's `confirm.top`.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of elites with the highest mean to score; by default the recipe's `confirm.top`."
+        ),
     ] = None,
 ) -> None:
     """Score the top elites of a run on the confirmation split, and choose the best by both scores."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from cycleqd_merge.comparison.chosen_models import ChosenModel, choose_models, elite_sets
 from cycleqd_merge.comparison.curves import curve, filled_archives
-from cycleqd_merge.comparison.final_scores import FinalProgress, FinalScores, open_split, score_candidates
+from cycleqd_merge.comparison.final_scores import FinalProgress, FinalScores, open_split, score_candidates, unscored
 from cycleqd_merge.comparison.results import (
     ComparedModel,
     ComparisonResult,
@@ -25,6 +25,7 @@ from cycleqd_merge.comparison.statistics import duplicates
 from cycleqd_merge.comparison.strategy_runs import (
     ObserverFactory,
     PlannedRun,
+    all_complete,
     check_runs,
     complete_runs,
     open_shared_pool,
@@ -32,11 +33,12 @@ from cycleqd_merge.comparison.strategy_runs import (
 )
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.loading import load_recipe
+from cycleqd_merge.config.presets import first_versions, newest_versions
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
-from cycleqd_merge.journal.log import FORMAT, Event, Journal, failed, opened_journal
+from cycleqd_merge.journal.log import FORMAT, JOURNAL_FILE, Event, Journal, failed, opened_journal, read_events
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.run.differences import differences
@@ -97,33 +99,57 @@ def compare(
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     recipe = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe)
     folder = Path(output or f"{recipe.output}-compared")
-    plan_runs(recipe, strategies, budget, seeds, folder, rows)  # checks names and groups before any download
+    presets = _preset_versions(folder)
+    plan_runs(recipe, strategies, budget, seeds, folder, rows, presets)  # checks names and groups before any download
     with terminable(), opened_journal(folder) as journal:
         settings = {"searches": list(strategies), "budget": budget, "seeds": seeds, "rows": rows}
-        recipe = _start(journal, recipe, {**settings, "first": recipe.evolution.seed})
-        planned = plan_runs(recipe, strategies, budget, seeds, folder, rows)
+        recipe = _start(journal, recipe, {**settings, "first": recipe.evolution.seed}, presets)
+        planned = plan_runs(recipe, strategies, budget, seeds, folder, rows, presets)
         fetch(recipe.pinned_models())
         with open_shared_pool(planned) as (pool, opened):
-            check_runs(planned, opened, rows)
+            changed = check_runs(planned, opened, rows)
+            _require_comparable(changed, all_complete(planned), folder)
             runs = list(zip(planned, complete_runs(planned, pool, observers, deadline), strict=True))
             chosen, sets = choose_models(runs), elite_sets(runs)
             opening = open_split(journal, _digests(chosen, planned, sets), rows)
             candidates = [*(each.candidate for each in chosen), *(each for elites in sets for each in elites)]
+            _require_comparable(changed, not unscored(journal, candidates), folder)
             scored = score_candidates(journal, pool, candidates, rows, progress, deadline)
         result = _result(runs, chosen, sets, scored, opening, _row_counts(opened.suite, rows))
         return FinishedComparison(folder, result, _archives(runs))
 
 
-def _start(journal: Journal, recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+def _preset_versions(folder: Path) -> dict[str, str]:
+    """The version of every preset, by name, that strategies use: those of the existing comparison, or the newest."""
+    events = read_events(folder) if (folder / JOURNAL_FILE).is_file() else []
+    return {**first_versions(), **events[0].get("presets", {})} if events else newest_versions()
+
+
+def _require_comparable(changed: Sequence[str], complete: bool, folder: Path) -> None:
+    """Refuse to add scores to a comparison that has scores of other semantics versions.
+
+    Raises:
+        RecipeError: something changed and is not complete.
+    """
+    if changed and not complete:
+        raise RecipeError(
+            f"{folder}: cannot be resumed: new scores would not be comparable ({', '.join(changed)}); compare again in "
+            "a different folder (--output)"
+        )
+
+
+def _start(journal: Journal, recipe: Recipe, settings: Mapping[str, Any], presets: Mapping[str, str]) -> Recipe:
     """Record the comparison's settings, or check that the journal has the same; returns the recipe with its models'
-    commits.
+    commits. presets: recorded as far as they are not the first versions.
 
     Raises:
         RecipeError: the journal is that of a different comparison.
     """
     if not journal.events:
         recipe = pin(recipe)
-        journal.append({"event": "comparison", "format": FORMAT, **settings, "revisions": recipe.revisions})
+        newer = dict(presets.items() - first_versions().items())
+        start: Event = {"event": "comparison", "format": FORMAT, **settings, "revisions": recipe.revisions}
+        journal.append({**start, "presets": newer} if newer else start)
         return recipe
     recorded = {name: journal.events[0].get(key) for key, name in _SETTINGS.items()}
     changed = differences(recorded, {name: settings[key] for key, name in _SETTINGS.items()})

@@ -72,9 +72,7 @@ def score_candidates(
     Raises:
         Interrupted: the deadline has passed; the scores so far are recorded.
     """
-    scored = read_scores(journal.events)
-    missing = {candidate_digest(each): each for each in candidates}
-    missing = {digest: each for digest, each in missing.items() if digest not in scored}
+    scored, missing = read_scores(journal.events), unscored(journal, candidates)
     for number, candidate in enumerate(missing.values()):
         pool.submit(Proposal(number, candidate, {}), rows)
     digests = list(missing)
@@ -86,6 +84,13 @@ def score_candidates(
         scored[event["candidate"]] = _read(event)
         progress(SPLIT_NAMES[rows], done, len(missing))
     return scored
+
+
+def unscored(journal: Journal, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+    """The candidates that have no scores in the journal, by digest."""
+    scored = read_scores(journal.events)
+    missing = {candidate_digest(each): each for each in candidates}
+    return {digest: each for digest, each in missing.items() if digest not in scored}
 
 
 def read_scores(events: Sequence[Event]) -> dict[str, FinalScores | None]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from cycleqd_merge.config.presets import preset_strategy
+from cycleqd_merge.config.loading import fix_presets
+from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import RecipeError
@@ -35,17 +38,17 @@ _GROUPS = "-groups"
 STRATEGIES = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 
 
-def with_strategy(recipe: Recipe, name: str) -> Recipe:
+def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
     """The recipe with a different strategy: one of its own `strategies`, or one of `STRATEGIES`.
 
     Models, tasks, seed, generations, bins and bounds stay the recipe's, and so does the rank of singular bases if it
-    sets one; the operators are those of the strategy.
+    sets one; the operators are those of the strategy. versions: of presets without one; see `with_fixed_presets`.
 
     Raises:
         RecipeError: no strategy has this name, or it needs groups and the recipe sets none.
     """
     if name == AS_STATED:
-        return recipe
+        return fix_presets(recipe, versions)
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     named = stated["strategies"][name] if name in recipe.strategies else _named(recipe, name)
     own = stated.get("evolution", {})
@@ -55,8 +58,8 @@ def with_strategy(recipe: Recipe, name: str) -> Recipe:
     mutation = evolution.get("mutation", {})
     if rank is not None and mutation.get("kind", "svd") == "svd":
         evolution["mutation"] = {**mutation, "rank": rank}
-    strategy = {"strategy": named["strategy"]} if "strategy" in named else preset_strategy({"evolution": evolution})
-    return Recipe.model_validate({**stated, **(strategy or {"strategy": {"kind": "cycleqd"}}), "evolution": evolution})
+    fixed = with_fixed_presets({**named, "evolution": evolution}, versions)
+    return Recipe.model_validate({**stated, "strategy": {"kind": "cycleqd"}, **fixed})
 
 
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class PoolView:
         finished = self._finished.get()
         if finished is None:
             self.finish(None)  # the next call raises again
-            raise Interrupted("a different run stopped")
+            raise Interrupted("another run stopped")
         return finished
 
     def poll(self, seconds: float) -> Finished | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from cycleqd_merge.comparison.named_strategies import STRATEGIES, with_strategy
 from cycleqd_merge.comparison.parallel_runs import run_in_parallel
@@ -26,7 +27,7 @@ from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event
 from cycleqd_merge.run.observer import Observer
-from cycleqd_merge.run.opening import closed_run, identify
+from cycleqd_merge.run.opening import changed_semantics, closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.search import search
 from cycleqd_merge.tasks.protocol import Split
@@ -51,12 +52,18 @@ ObserverFactory = Callable[[PlannedRun, bool], AbstractContextManager[Observer]]
 
 
 def plan_runs(
-    recipe: Recipe, strategies: Sequence[str], budget: int, seeds: int, out: Path, rows: Split
+    recipe: Recipe,
+    strategies: Sequence[str],
+    budget: int,
+    seeds: int,
+    out: Path,
+    rows: Split,
+    presets: Mapping[str, str] = MappingProxyType({}),
 ) -> list[PlannedRun]:
     """A run for every strategy and seed, starting at the recipe's seed; static merges, which use no seed, run once.
 
     budget: children that each run evaluates. rows: the final split; if it is the confirmation split, elites are not
-    confirmed. The number of workers does not affect results.
+    confirmed. presets: versions of presets without one. The number of workers does not affect results.
 
     Raises:
         RecipeError: a strategy is unknown or named twice, or two need different groups or singular bases.
@@ -64,7 +71,7 @@ def plan_runs(
     _require_names(recipe, strategies)
     planned = []
     for name in strategies:
-        own_recipe = with_strategy(recipe, name)
+        own_recipe = with_strategy(recipe, name, presets)
         first = own_recipe.evolution.seed
         for seed in range(first, first + (1 if own_recipe.strategy.kind == "mergekit" else seeds)):
             length = {"seed": seed, "generations": budget, "in_flight": _in_flight(own_recipe)}
@@ -75,8 +82,8 @@ def plan_runs(
             planned.append(PlannedRun(name, seed, own_recipe.model_copy(update=own)))
     if planned[0].recipe.strategy.kind == "mergekit":
         raise RecipeError(
-            f"{strategies[0]}: static merges cannot be named first, because all models are compared with the first "
-            "strategy's best-mean elite; name a different strategy first"
+            f"{strategies[0]}: static merges cannot be listed first, because all models are compared with the first "
+            "strategy's best-mean elite; list a different strategy first"
         )
     _common_recipe([each.recipe for each in planned])
     return planned
@@ -94,7 +101,7 @@ def _require_names(recipe: Recipe, strategies: Sequence[str]) -> None:
         raise RecipeError(f"no strategy given; available: {', '.join([*recipe.strategies, *STRATEGIES])}")
     twice = next((name for number, name in enumerate(strategies) if name in strategies[:number]), None)
     if twice is not None:
-        raise RecipeError(f"{twice} is named twice; name each strategy once")
+        raise RecipeError(f"{twice} is listed twice; list each strategy once")
     taken = next((name for name in recipe.strategies if name in STRATEGIES), None)
     if taken is not None:
         raise RecipeError(f"strategies.{taken}: this name belongs to a built-in strategy; choose a different name")
@@ -135,12 +142,15 @@ def open_shared_pool(planned: Sequence[PlannedRun]) -> Iterator[tuple[SharedPool
         yield pool, opened
 
 
-def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Split) -> None:
+def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Split) -> list[str]:
     """Check every run before the first starts: its strategy, and that its directory contains no different run.
+
+    Returns the semantics versions that have changed since the complete runs; see `changed_semantics`.
 
     Raises:
         UserError: a run cannot be started or resumed, or a task has no rows in the final split.
     """
+    changed: dict[str, None] = {}
     for task in opened.suite:
         if not task.samples(rows):
             raise TaskError(f"task {task.name}: the confirmation split is empty; raise the recipe's `confirm.share`")
@@ -151,8 +161,11 @@ def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Split)
         if (each.folder / JOURNAL_FILE).is_file():
             with opened_journal(each.folder) as journal:
                 start = identify(own, journal)
-                closed_run(journal, own)  # refuses to extend a run of older semantics versions
+                closed = closed_run(journal, own)  # refuses to extend a run of other semantics versions
+                if closed is not None:
+                    changed |= dict.fromkeys(changed_semantics(closed.start, closed.sessions, own))
         Run.begin(each.recipe, start)
+    return list(changed)
 
 
 def complete_runs(
@@ -185,6 +198,11 @@ def complete_runs(
         return run
 
     return run_in_parallel(pool, [partial(complete, each) for each in planned], at_once)
+
+
+def all_complete(planned: Sequence[PlannedRun]) -> bool:
+    """Whether every run is on disk and complete."""
+    return all(_complete_run(each) is not None for each in planned)
 
 
 def _complete_run(planned: PlannedRun) -> Run | None:

@@ -14,11 +14,11 @@ from cycleqd_merge.errors import RecipeError
 HEADER = """\
 # yaml-language-server: $schema=recipe.schema.json
 # Converted from a mergekit-evolve configuration. Its tasks need `pip install 'cycleqd-merge[lm-eval]'`; half of each is
-# held out. Before it runs, give each task its `expert`, so that mutation follows the task's own skill.
+# held out. Before you run it, give each task its `expert`, so that mutation follows the task's own skill.
 """
 _INSTEAD = {  # what replaces a merge method
     "task_arithmetic": "",
-    "linear": "task vectors on the base are added instead; with weights that sum to 1 the two are equal",
+    "linear": "task vectors are added to the base instead; if the weights sum to 1, the result is the same",
     "ties": "task vectors are added whole, without trimming or electing signs",
     "dare_ties": "task vectors are added whole, without dropping values or electing signs",
     "dare_linear": "task vectors are added whole, without dropping values",
@@ -129,11 +129,11 @@ def _notes(data: Mapping[str, Any], genome: Mapping[str, Any], base_listed: bool
     """Notes about settings that are not carried over, and what replaces them."""
     notes = []
     method = str(genome.get("merge_method"))
-    instead = _INSTEAD.get(method, "task vectors are added, with a coefficient each")
+    instead = _INSTEAD.get(method, "task vectors are added instead, each with its own coefficient")
     if instead:
         notes.append(f"merge_method {method}: {instead}.")
     if base_listed:
-        notes.append("the base among the models: it has no task vector.")
+        notes.append("the base in the list of models: it has no task vector.")
     if (genome.get("layer_granularity") or 0) > 0 and genome.get("filters"):
         notes.append(f"filters {', '.join(map(str, genome['filters']))}: instead, each kind of module is a group.")
     if any(isinstance(task, dict) and task.get("weight", 1) != 1 for task in data["tasks"]):

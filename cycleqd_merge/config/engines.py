@@ -22,9 +22,9 @@ class TransformersEngineConfig(StrictConfig):
     device: str | None = None
     """A torch device; by default the one that accelerate chooses."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Data type for inference; `auto` is the checkpoint's."""
+    """Data type for inference; `auto` uses the checkpoint's."""
     batch_size: int = Field(64, ge=1)
-    """Prompts per batch."""
+    """Number of prompts per batch."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; by default torch's."""
 
@@ -43,9 +43,10 @@ class VllmEngineConfig(StrictConfig):
     """Environment variables set before vLLM starts, such as `VLLM_BATCH_INVARIANT: "1"`."""
     place: Literal["auto", "disk", "host", "device"] = "auto"
     """Where base, experts and singular bases are kept between children: memory-mapped files, pinned host memory, or
-    the GPU's memory; `auto` takes the fastest that has room. vLLM gets the rest, unless `options` set its share."""
+    the GPU's memory; `auto` chooses the fastest with enough room. vLLM gets the rest of the GPU's memory unless
+    `options` set its share."""
     per_gpu: int = Field(1, ge=1)
-    """Number of engines that share a GPU, for models so small that a single engine leaves it idle; each takes its part
+    """Number of engines that share a GPU, for models so small that a single engine leaves it idle; each takes its share
     of the memory. The total number of engines is `workers`."""
 
     @model_validator(mode="after")

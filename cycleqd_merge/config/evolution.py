@@ -23,7 +23,7 @@ class LayerGroupsConfig(StrictConfig):
     """Blocks of layers, optionally divided by the kind of module within a layer."""
 
     layers: int | None = Field(None, ge=1)
-    """Layers per block; without this key and `blocks`, all layers form one block."""
+    """Layers per block; if neither this key nor `blocks` is set, all layers form one block."""
     blocks: int | None = Field(None, ge=1)
     """Number of blocks of nearly equal size; at most one per layer."""
     modules: bool = False
@@ -42,7 +42,7 @@ class PatternGroupsConfig(StrictConfig):
     """Groups by regular expressions over tensor names."""
 
     patterns: list[RegularExpression] = Field(min_length=1)
-    """The first pattern that matches in a tensor's name is its group; tensors that match none form one more."""
+    """A tensor belongs to the group of the first pattern found in its name; tensors without a match form one more."""
 
 
 def _groups_form(value: Any) -> str:
@@ -68,8 +68,9 @@ class SvdMutationConfig(StrictConfig):
     signed: bool = False
     """Draw from -w_max to w_max, so that directions can also be weakened."""
     rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Mutate only along a task vector's leading singular directions: a number per matrix, or the fewest that hold this
-    share of its squared norm. Fewer take less memory and time; `plan` reports what they leave out."""
+    """Mutate only along the leading singular directions of a task vector: a whole number of them per matrix, or the
+    fewest that hold this share of its squared norm. Fewer directions take less memory and time; `plan` reports how
+    much they leave out."""
 
 
 class GaussianMutationConfig(StrictConfig):
@@ -81,7 +82,7 @@ class GaussianMutationConfig(StrictConfig):
 
 
 class NoMutationConfig(StrictConfig):
-    """Crossover alone."""
+    """No mutation: crossover only."""
 
     kind: Literal["none"]
 
@@ -97,12 +98,12 @@ MutationConfig = Annotated[
 
 
 class BoundsConfig(StrictConfig):
-    """Archive bounds from generation 0, per task."""
+    """Bounds of an archive's axes, derived from the experts' scores in generation 0."""
 
     low: float = Field(0.85, ge=0)
-    """Lower bound, as a multiple of the worst score of the tasks' experts."""
+    """Lower bound, as a multiple of the lowest score of the tasks' experts on the axis' task."""
     high: float = Field(1.15, gt=0)
-    """Upper bound, as a multiple of their best score."""
+    """Upper bound, as a multiple of their highest score on it."""
 
 
 class RacingConfig(StrictConfig):
@@ -119,11 +120,11 @@ class EvolutionConfig(StrictConfig):
     """The search: CycleQD's operators and its length."""
 
     generations: int = Field(1200, ge=0)
-    """Children to evaluate; a run can be extended later."""
+    """Number of children to evaluate; a run can be extended later."""
     seed: int = Field(0, ge=0)
     """Seed of the run."""
     bins: int = Field(15, ge=1)
-    """Bins per task: cells along each axis of an archive."""
+    """Number of bins along each axis of an archive."""
     bounds: BoundsConfig = BoundsConfig()
     """How archive bounds follow from the experts' scores."""
     groups: GroupsConfig = "one"
@@ -148,8 +149,8 @@ class EvolutionConfig(StrictConfig):
     """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule per task: they grow
     while more than one child in five enters an archive and shrink otherwise, by a factor of at most 8."""
     warm_start: list[float] | None = Field(None, min_length=1)
-    """Levels such as [0.3, 0.5, 0.7, 1.0]: the first generations are static merges with this share of every
-    expert's task vector; they fill the archives before the first crossover."""
+    """Coefficients such as [0.3, 0.5, 0.7, 1.0]: the first generations are static merges, one per value,
+    which give every expert this coefficient. They fill the archives before the first crossover."""
     race: RacingConfig | None = None
     """Reject children early on part of the rows, such as `{share: 0.25, confidence: 0.99}`; see docs/operators.md."""
     alpha_low: float = Field(0.5, gt=0)
@@ -157,11 +158,11 @@ class EvolutionConfig(StrictConfig):
     alpha_high: float = Field(0.8, gt=0)
     """Elite sampling: weight factor of a task's best elite."""
     in_flight: int | None = Field(None, ge=1)
-    """Children evaluated at once; 2 per worker by default, 1 under `preset: paper`."""
+    """Number of children in flight; by default 2 per worker, or 1 with `preset: paper`."""
     preset: PresetName | None = None
-    """Settings for keys that are not set: `paper`, as published, one child at a time; `recommended`, the
-    strategy, groups and warm starts that did best in our measurements (docs/results.md). `recommended@1` fixes the
-    version; without one, a new run takes the newest, and an existing run keeps its own."""
+    """Values for keys that the recipe does not set. `paper`: the search as published, one child at a time.
+    `recommended`: the strategy, groups and warm starts that did best in our measurements (docs/results.md).
+    `recommended@1` fixes the version; without one, a new run takes the newest, and an existing run keeps its own."""
 
     @model_validator(mode="wrap")
     @classmethod

@@ -31,6 +31,11 @@ def newest(preset: str) -> str:
     return max(versions, key=lambda each: int(each.partition("@")[2])) if versions else preset
 
 
+def newest_versions() -> dict[str, str]:
+    """Every preset in its newest version, by name."""
+    return {name: newest(name) for name in map(preset_name, PRESETS)}
+
+
 def preset_evolution(stated: Any) -> dict[str, Any]:
     """The keys that the preset in `evolution` sets, without those that `evolution` itself states."""
     values = _preset_in(stated).get("evolution", {})

@@ -46,7 +46,7 @@ class TaskConfig(StrictConfig):
     """A task, and how this recipe uses it."""
 
     task: TaskReference
-    """A definition shipped in `tasks/` by its name, a YAML file by its path, or the definition itself."""
+    """The name of a shipped task (see `tasks/`), the path of a YAML file, or the definition itself."""
     name: Name | None = None
     """Name in archives and reports; by default the definition's file name."""
     expert: Name | None = None
@@ -56,9 +56,9 @@ class TaskConfig(StrictConfig):
     floor: Unit | None = None
     """`role: keep`: children below this score enter no archive."""
     samples: int | None = Field(None, ge=1)
-    """Use only the first rows of the search split."""
+    """Number of search rows to use, from the first; by default all. The confirmation split shrinks in proportion."""
     bins: int | None = Field(None, ge=1)
-    """Cells along this task's axis, instead of `evolution.bins`."""
+    """Number of bins along this task's axis, instead of `evolution.bins`."""
     bounds: tuple[float, float] | None = None
     """Explicit lowest and highest score of this task's axis, instead of `evolution.bounds`."""
 
@@ -84,11 +84,11 @@ class ModelsConfig(StrictConfig):
     vocabulary: Literal["strict", "base"] = "strict"
     """`base` drops embedding rows that an expert added beyond the base model's vocabulary."""
     chat_template: str | None = None
-    """`base`, the name of an expert, or a file: which chat template to use if the models' differ."""
+    """The chat template to use if those of the models differ: `base`, the name of an expert, or a file."""
     trust_remote_code: bool = False
-    """Run code that a model repository ships."""
+    """Run the code that model repositories contain."""
     pickles: bool = False
-    """Open models that exist only as pickles; no code in them is run, but safetensors files are safer."""
+    """Open models that exist only as pickles; no code in them is run, but safetensors are safer."""
 
 
 class ConfirmConfig(StrictConfig):
@@ -97,15 +97,15 @@ class ConfirmConfig(StrictConfig):
     share: float = Field(0.2, ge=0, lt=1)
     """Share of each task's search rows that becomes the confirmation split; 0 disables it."""
     top: int = Field(10, ge=0)
-    """Number of elites with the highest mean to score again, in addition to the best of each archive; 0: none at all,
-    and the split stays unused."""
+    """Number of elites with the highest mean to score again, in addition to the best of each archive; 0 confirms no
+    elites at all and leaves the split unused."""
 
 
 class FinishConfig(StrictConfig):
     """What `evolve` does after the last generation."""
 
     export: list[str] = Field(default_factory=list)
-    """Models of the run to write to `output`/models, by the names that `export` takes, such as `best-mean`."""
+    """Models of the run to write to `output`/models: names that `export` accepts, such as `best-mean`."""
     heldout: bool = False
     """Score base, experts, their plain mean, the best-mean elite and the aggregate on the held-out split."""
 
@@ -129,7 +129,7 @@ class Recipe(PresetStrategyConfig):
     base: ModelReference
     """The model that every expert was fine-tuned from."""
     experts: dict[Name, ModelReference] = Field(min_length=2)
-    """The experts, by names of your choice; all are in the initial archives and take part in crossover."""
+    """The experts, by names of your choice; all are in the initial archives and can be parents."""
     tasks: list[TaskConfig] = Field(min_length=2)
     """The skills that merged models should have; at least two with `role: optimise`."""
     strategy: StrategyConfig = CycleQDConfig()
@@ -158,8 +158,8 @@ class Recipe(PresetStrategyConfig):
     hub: HubConfig | None = None
     """Where to publish the run; by default nowhere."""
     revisions: dict[str, str] = Field(default_factory=dict)
-    """The commit of each Hub id, by `id` or `id@revision` as it is written here, datasets as `datasets/id`. A new run
-    resolves missing ones, and keeps them."""
+    """Commits of Hub ids, by `id` or `id@revision` as written in this recipe; datasets as `datasets/id`. A new run
+    resolves the missing ones and records them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -190,7 +190,7 @@ class Recipe(PresetStrategyConfig):
         require_used(self.evolution, self.strategy)
         if isinstance(self.engine, VllmEngineConfig) and self.engine.per_gpu > 1 and self.workers == 1:
             raise KeyProblem(
-                "a single worker has nothing to share a GPU with; set `workers: auto`", "engine", "per_gpu"
+                "more than one engine per GPU requires more than one worker; set `workers: auto`", "engine", "per_gpu"
             )
         self._check_task_weights()
         return self

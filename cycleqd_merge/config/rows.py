@@ -53,7 +53,7 @@ class SplitRowsConfig(StrictConfig):
     rows: RowsConfig
     """All rows; half of them, drawn by `seed`, are the search split, the others the held-out split."""
     seed: int = 0
-    """Random seed of the division; it belongs to the task, never to a run."""
+    """Seed of the division; it is part of the task, not of a run."""
 
 
 class TwoFilesConfig(StrictConfig):

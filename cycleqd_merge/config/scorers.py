@@ -42,7 +42,8 @@ class NumberScorerConfig(StrictConfig):
 
     kind: Literal["number"]
     pattern: RegularExpression | None = None
-    """A regular expression whose last match holds the number; without it the last number of the output is read."""
+    """A regular expression; its last match in the output (first group, if it has one) is searched for the number
+    instead of the whole output."""
     tolerance: float = Field(0.0, ge=0)
     """Largest absolute difference that still counts as equal."""
 
@@ -52,7 +53,7 @@ class RegexScorerConfig(StrictConfig):
 
     kind: Literal["regex"]
     full: bool = False
-    """The whole output must match."""
+    """The regular expression must match the whole output."""
 
 
 def _choices_form(value: Any) -> str:

@@ -44,13 +44,13 @@ class RandomConfig(CoefficientRangeConfig):
 
 
 class CmaEsConfig(StrictConfig):
-    """CMA-ES over the coefficients of all experts and groups; maximises the mean score, as mergekit-evolve does."""
+    """CMA-ES over the coefficients of all experts and groups; maximises a weighted mean of the scores."""
 
     kind: Literal["cma-es"]
     start: float | None = None
     """Initial value of all coefficients; by default 1 / experts, the experts' plain mean."""
     sigma: float = Field(0.2, gt=0)
-    """Initial standard deviation."""
+    """Initial standard deviation of every coefficient."""
     population: int | None = Field(None, ge=2)
     """Children per population; by default `cma`'s choice for the number of coefficients."""
     weights: dict[Name, Annotated[float, Field(ge=0)]] | None = None
@@ -65,7 +65,7 @@ class CmaMeConfig(StrictConfig):
     start: float | None = None
     """Initial value of all coefficients; by default 1 / experts, the experts' plain mean."""
     sigma: float = Field(0.2, gt=0)
-    """Initial standard deviation of each."""
+    """Initial standard deviation of every coefficient."""
     population: int | None = Field(None, ge=2)
     """Children per population; by default `ribs`' choice for the number of coefficients."""
     bred: Unit = 0.0
@@ -79,7 +79,7 @@ class BayesianConfig(StrictConfig):
 
     kind: Literal["bayesian"]
     optimism: float = Field(1.0, ge=0)
-    """Standard deviations added to the predicted score when candidates are compared; more explores more."""
+    """Standard deviations added to the predicted score when candidates are compared; higher values explore more."""
     bred: Unit = 0.0
     """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
 
@@ -99,12 +99,12 @@ class MergekitConfig(StrictConfig):
     methods: list[str] | None = Field(None, min_length=1)
     """Methods by mergekit's names; by default all that apply to the recipe's models."""
     grid: dict[str, dict[str, Annotated[list[float | bool], Field(min_length=1)]]] = Field(default_factory=dict)
-    """Values of each parameter, by method, instead of the method's small default grid; `weight` applies to every
-    expert."""
+    """Values of parameters to try, by method and parameter, instead of the method's small default grid. `weight`
+    applies to every expert."""
 
 
 class PythonStrategyConfig(PythonTargetConfig):
-    """Your own strategy: a class as in docs/python.md, called with the search state, seed and options."""
+    """Your own strategy: a class as described in docs/python.md, created with the state, the seed and `options`."""
 
     kind: Literal["python"]
 
@@ -150,7 +150,7 @@ def require_used(evolution: EvolutionConfig, strategy: StrategyConfig) -> None:
     kind = strategy.kind
     if evolution.race is not None and kind != "cycleqd":
         raise KeyProblem(
-            f"{kind} requires every child's scores, and racing leaves children without", "evolution", "race"
+            f"{kind} requires all scores of every child, which racing does not provide", "evolution", "race"
         )
     if kind == "cma-me" and not evolution.cycling:
         raise KeyProblem("CMA-ME requires `cycling: true`: it improves one archive per task", "evolution", "cycling")

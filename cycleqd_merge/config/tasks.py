@@ -27,13 +27,13 @@ class PromptedTaskConfig(StrictConfig):
     messages: list[MessageConfig] | None = None
     """A chat prompt, turn by turn, instead of `prompt`."""
     chat: bool = False
-    """Send `prompt` through the model's chat template, as one user turn."""
+    """Apply the model's chat template to `prompt`, as one user turn."""
     system: str | None = None
     """A system turn before the others; requires a chat prompt."""
     chat_template: str | None = None
     """A Jinja chat template to use instead of the model's own."""
     max_new_tokens: int = Field(64, ge=1)
-    """Longest answer in tokens."""
+    """Maximum length of an answer in tokens."""
     stop: list[str] = Field(default_factory=list)
     """Strings that end an answer; they are removed from it."""
     temperature: float = Field(0.0, ge=0)
@@ -59,9 +59,9 @@ class GenerateTaskConfig(PromptedTaskConfig):
 
     kind: Literal["generate"]
     description: str = ""
-    """One line for reports."""
+    """One line about the task, for readers; it has no effect on scores."""
     data: DataConfig
-    """Rows, and how they divide into a search and a held-out split."""
+    """Rows, and how they are divided into a search and a held-out split."""
     answer: str = "{{ answer }}"
     """A Jinja template over the row's columns that gives the reference answer."""
     scorer: ScorerConfig
@@ -73,11 +73,11 @@ class CodeTaskConfig(PromptedTaskConfig):
 
     kind: Literal["code"]
     description: str = ""
-    """One line for reports."""
+    """One line about the task, for readers; it has no effect on scores."""
     data: DataConfig
-    """Rows in EvalPlus' format, and how they divide into a search and a held-out split."""
+    """Rows in EvalPlus' format, and how they are divided into a search and a held-out split."""
     max_new_tokens: int = Field(512, ge=1)
-    """Longest answer in tokens."""
+    """Maximum length of an answer in tokens."""
     metric: Literal["base", "plus"] = "plus"
     """`base`: an answer must be correct on the benchmark's own inputs; `plus`: on EvalPlus' additional inputs too."""
     k: int = Field(1, ge=1)
@@ -102,7 +102,7 @@ class ConversationTaskConfig(PromptedTaskConfig):
     """Keys of tasks with several turns: the prompt is a chat, and the model's turns may be longer."""
 
     max_new_tokens: int = Field(512, ge=1)
-    """Longest turn in tokens."""
+    """Maximum length of a turn in tokens."""
 
     @model_validator(mode="after")
     def _require_chat(self) -> Self:
@@ -116,21 +116,21 @@ class OsInteractionTaskConfig(ConversationTaskConfig):
 
     kind: Literal["os_interaction"]
     description: str = ""
-    """One line for reports."""
+    """One line about the task, for readers; it has no effect on scores."""
     data: DataConfig
-    """Problems in AgentBench's format, and how they divide into a search and a held-out split."""
+    """Problems in AgentBench's format, and how they are divided into a search and a held-out split."""
     scripts: str | None = None
     """Folder of the scripts; a relative path starts at the task file's folder."""
     rounds: int = Field(5, ge=1)
-    """Number of the model's turns; without an answer by then, only the state of the system is graded."""
+    """Maximum number of the model's turns; if it has not answered by then, the system is graded as it is."""
     output_longest: int = Field(800, ge=1)
-    """Maximum length of a command's output, in characters; longer output is cut."""
+    """Length of a command's output, in characters, above which it is truncated."""
     output_kept: int = Field(780, ge=1)
-    """Length of an output that was cut, in characters."""
+    """Length to which such output is truncated, in characters."""
     repeats: int = Field(1, ge=1)
     """Number of attempts at each problem; the score is their mean."""
     root: str = "default"
-    """The root file system of the sandbox, by its name in `sandbox build`."""
+    """The sandbox's root file system, by the name given to `sandbox build`."""
     seconds: float = Field(5.0, gt=0)
     """Time limit of one command, in seconds."""
     memory: int = Field(512, ge=64)
@@ -144,11 +144,11 @@ class DbbenchTaskConfig(ConversationTaskConfig):
 
     kind: Literal["dbbench"]
     description: str = ""
-    """One line for reports."""
+    """One line about the task, for readers; it has no effect on scores."""
     data: DataConfig
-    """Rows in AgentBench's format, and how they divide into a search and a held-out split."""
+    """Rows in AgentBench's format, and how they are divided into a search and a held-out split."""
     database: Literal["mariadb", "sqlite"] = "mariadb"
-    """The database: MariaDB, like AgentBench's MySQL, or SQLite with translated SQL, which is an approximation."""
+    """MariaDB, which behaves like AgentBench's MySQL, or SQLite with translated SQL, which is an approximation."""
     rounds: int = Field(5, ge=1)
     """Number of statements that the model may run before it must answer."""
     seconds: float = Field(10.0, gt=0)
@@ -160,27 +160,27 @@ class LmEvalTaskConfig(StrictConfig):
 
     kind: Literal["lm_eval"]
     description: str = ""
-    """One line for reports."""
+    """One line about the task, for readers; it has no effect on scores."""
     task: str
-    """Its name, or the path of its YAML file; a relative path starts at the task file's folder."""
+    """A task, group or tag by its name, or a YAML file by its path, which is relative to the task file's folder."""
     include: str | None = None
     """A folder of such YAML files to search instead of those of lm-evaluation-harness."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Keys of its configuration to override, such as `dataset_path`; for one task of a group, by the task's name."""
+    """Keys of its configuration to override, such as `dataset_path`; only for a single task given by its name."""
     metric: str | None = None
     """The metric, such as `acc_norm` or, with a filter, `exact_match,strict-match`; by default the task's first."""
     num_fewshot: int | None = Field(None, ge=0)
-    """Number of examples before each question, unless the task fixes it at 0; by default the task's own."""
+    """Number of examples before each question, unless the task's configuration sets it to 0; by default its own."""
     chat: bool = False
-    """Send prompts through the model's chat template."""
+    """Apply the model's chat template to prompts."""
     system: str | None = None
-    """A system turn or, without `chat`, a text before the prompt."""
+    """A system turn or, without `chat: true`, text before the prompt."""
     chat_template: str | None = None
     """A Jinja chat template to use instead of the model's own; requires `chat: true`."""
     fewshot_as_multiturn: bool = False
-    """With `chat`: each example is a turn, instead of one turn with the question."""
+    """With `chat: true`: each example is a turn of its own instead of part of the question's turn."""
     limit: int | None = Field(None, ge=2)
-    """Use only this many documents (of each task of a group)."""
+    """Number of documents to use (of each task in a group); by default all."""
     seed: int = 0
     """Random seed of the division into search and held-out splits."""
 
@@ -202,7 +202,7 @@ class PythonTaskConfig(PythonTargetConfig):
 
     kind: Literal["python"]
     description: str = ""
-    """One line for reports."""
+    """One line about the task, for readers; it has no effect on scores."""
 
 
 TaskDefinitionConfig = Annotated[

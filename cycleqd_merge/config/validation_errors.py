@@ -122,7 +122,7 @@ def _explain(location: Location, detail: ErrorDetails, data: Any, schema: Schema
         allowed = re.findall(r"'([^']*)'", context["expected"])
         keys = _keys(schema, data, location)
         allowed += [f"the keys {', '.join(keys)}"] if keys else []
-        return _line(location, f"no such choice{suggestion(detail['input'], allowed)}{_allowed(allowed)}{found}")
+        return _line(location, f"not an allowed value{suggestion(detail['input'], allowed)}{_allowed(allowed)}{found}")
     if kind == "invalid_key" or detail["loc"][-1] == "[key]":
         return _line(location, f"this key must be text; put it in quotes{found}")
     if kind in _EXPECTED:

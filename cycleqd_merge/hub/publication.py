@@ -66,4 +66,4 @@ def require_no_token(files: Mapping[str, bytes | Path]) -> None:
     token = (huggingface_hub.get_token() or "").encode()
     for path, content in files.items():
         if token and isinstance(content, bytes) and token in content:
-            raise RecipeError(f"hub: {path} contains your token and was not pushed; remove it from the recipe")
+            raise RecipeError(f"hub: {path} contains your token and was not pushed; remove the token from the recipe")

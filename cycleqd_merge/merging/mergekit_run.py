@@ -65,8 +65,10 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     """
     try:
         text = config_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{config_file}: cannot be read: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{config_file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise RecipeError(f"{config_file}: not a text file") from None
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")

@@ -52,7 +52,7 @@ def write_adapter(
     base: ModelPath = family.base.reference.model
     require_adapters(family)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RecipeError(f"{out}: already exists; choose another folder")
+        raise RecipeError(f"{out}: already exists; choose a different folder")
     factors = _factors(genome, materialiser)
     rank = max((each.right.shape[0] for each in factors.values()), default=1)
     transposed = any(isinstance(e.weights, Adapter) and e.weights.transposed for e in family.experts)

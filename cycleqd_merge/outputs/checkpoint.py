@@ -27,7 +27,7 @@ def write_model(
         RecipeError: `out` exists and is not empty, or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RecipeError(f"{out}: already exists; choose another folder")
+        raise RecipeError(f"{out}: already exists; choose a different folder")
     with new_folder(out) as unfinished:
         fill(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

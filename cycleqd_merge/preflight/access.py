@@ -36,7 +36,8 @@ def require_write(*repositories: tuple[str, str]) -> str:
     spaces = [user["name"], *(org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read")]
     for kind, repo in repositories:
         if repo.partition("/")[0] not in spaces:
-            raise HubRefused(f"hub: {user['name']} may not write to {repo}; write to one of {', '.join(spaces)}")
+            owners = " or ".join(spaces)
+            raise HubRefused(f"hub: {user['name']} may not write to {repo}; push to a repository of {owners}")
         try:
             with hub_errors(f"{kind} {repo}"):
                 api.auth_check(repo, repo_type=kind, write=True)

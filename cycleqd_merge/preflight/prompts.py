@@ -58,8 +58,9 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     if over:
         prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
         findings.errors.append(
-            f"task {task.name}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: row {row}, "
-            f"the longest, has {prompt} and its answer up to {answer}; shorten the prompts or lower `max_new_tokens`"
+            f"task {task.name}: {len(over)} of {len(lengths)} rows do not fit the model's {limit} tokens: the longest, "
+            f"row {row}, has {prompt} prompt tokens and up to {answer} answer tokens; "
+            "shorten the prompts or lower `max_new_tokens`"
         )
     return findings
 
@@ -108,7 +109,7 @@ def _repeated(task: SuiteTask, searched: Sequence[str]) -> list[str]:
         return []
     samples = task.task.samples("search")
     row = next(sample.id for place, sample in enumerate(samples) if searched[place] in searched[:place])
-    return [f"task {task.name}: {count} of {len(searched)} search rows are repeated, such as row {row}"]
+    return [f"task {task.name}: {count} of {len(searched)} search rows are duplicates, such as row {row}"]
 
 
 def _leaked(task: SuiteTask, searched: set[str]) -> list[str]:

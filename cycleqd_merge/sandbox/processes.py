@@ -47,4 +47,4 @@ async def _kill(process: Process) -> None:
                     pass
             await process.wait()
     except TimeoutError:
-        raise InfrastructureError(f"sandbox: a box (process {process.pid}) does not end") from None
+        raise InfrastructureError(f"sandbox: a box (process {process.pid}) did not end") from None

@@ -49,7 +49,8 @@ def first_user() -> int:
     except (OSError, ValueError):
         pass
     raise TaskError(
-        f"sandbox: /etc/subuid assigns no {USER_COUNT} user ids to {name}, which a box with several users requires: "
+        f"sandbox: /etc/subuid assigns no range of {USER_COUNT} user ids to {name}, "
+        "which a box with several users requires: "
         f"`sudo apt-get install uidmap && sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}`"
     )
 

@@ -32,12 +32,12 @@ def fork(
     unchanged and have the same semantics version, and are scored on all others. rescore: score them on every task.
 
     Raises:
-        RecipeError: `out` exists, except as an interrupted fork without any event; or the new recipe has other models
-            or groups, which the genomes do not fit.
+        RecipeError: `out` exists and is not a fork interrupted before its first result, or the new recipe has other
+            models or groups, which the genomes do not fit.
     """
     run = open_run(source)
     if Path(out).exists() and not _is_unstarted(Path(out)):
-        raise RecipeError(f"{out}: already exists; choose another folder")
+        raise RecipeError(f"{out}: already exists; choose a different folder")
     recipe = override_recipe(run.recipe, [*overrides, f"output={json.dumps(str(out))}"], f"fork of {source}")
     for key, old, new in (
         ("base", run.recipe.base, recipe.base),

@@ -128,9 +128,11 @@ def _set_up(
     fetch(models, observer.downloading)
     workers = worker_count(recipe)
     opened = OpenedRecipe.open(recipe)
-    log.debug("opened; number of tasks %d, coefficient groups %d", len(opened.suite), len(opened.groups.labels))
+    log.debug("models and tasks opened: %d tasks, %d coefficient groups", len(opened.suite), len(opened.groups.labels))
     start = identify(opened, journal, workers, founders)
     if (closed := closed_run(journal, opened)) is not None:
+        from_main_process((models, list[int](), recipe.rank))  # the other processes have nothing to compute
+        leave_group()
         return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     if not journal.events:  # a resumed run was checked when it started, on the same contents

@@ -112,7 +112,7 @@ def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
         raise TaskError(f"task: lm-evaluation-harness has no task {name!r}, and no such file exists{hint}")
     if definition.overrides and name not in manager.all_subtasks:
         raise TaskError(
-            f"overrides: {name} is not a single task of lm-evaluation-harness or of `include`; name one as `task`"
+            f"overrides: {name} is not a single task of lm-evaluation-harness or of `include`; set `task` to one"
         )
     overridden = {"group": "overridden", "task": [{"task": name, **definition.overrides}]}
     try:
@@ -165,9 +165,9 @@ def _metric(name: str, task: Any, stated: str | None) -> tuple[str, str]:
     if metric not in means:
         if not means:
             raise TaskError(f"metric: {name} has no metric that is a mean over samples; use another task")
-        raise TaskError(f"metric: {name} has no mean over samples called {metric!r}; allowed are {', '.join(means)}")
+        raise TaskError(f"metric: {name} has no mean over samples called {metric!r}; allowed: {', '.join(means)}")
     if filtered not in filters:
-        raise TaskError(f"metric: {name} has no filter {filtered!r}; allowed are {', '.join(filters)}")
+        raise TaskError(f"metric: {name} has no filter {filtered!r}; allowed: {', '.join(filters)}")
     return metric, filtered
 
 

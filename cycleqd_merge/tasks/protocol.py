@@ -132,8 +132,8 @@ class Sample:
 class Outcome:
     """The result of one sample.
 
-    score: from 0 to 1, higher is better; any other value fails the evaluation. output: the model's text, for reports.
-    truncated: an answer was cut off at its token limit.
+    score: from 0 to 1, higher is better; any other value fails the evaluation. output: the model's text,
+    which `task check --json` reports. truncated: an answer was cut off at its token limit.
     """
 
     score: float

@@ -2,11 +2,11 @@
 
 Every example is one line such as ``R:kdazu=uzadk``: a capital, a word, its transform.
 The base learns transforms under some of the capitals.  The other capitals stand for no
-transform in particular, and it mostly answers them with a copy of the word.  Each expert
-then learns what one of those capitals asks for, rehearsing the base's material meanwhile
-so that its task vector stays specific.
+transform, and it mostly answers them with a copy of the word.  Each expert then learns the
+transform of one of those capitals, and rehearses the base's examples at the same time, so
+that its task vector stays specific.
 
-    python recipes/quickstart/train.py            # rewrites models/ and data/ beside this file
+    python recipes/quickstart/train.py            # rewrites models/ and data/ next to this file
     python recipes/quickstart/train.py --out DIR  # writes DIR/models and DIR/data instead
 
 The run is seeded; on one machine, the same options write the same bytes.
@@ -62,8 +62,8 @@ GENERIC: dict[str, Transform] = {
     **SKILLS,
 }
 
-# One capital stands for one transform; those left over stand for none in particular.
-# The base knows the skills' transforms under other capitals than the skills go by.
+# Each of these capitals stands for one transform; the remaining ones stand for none.
+# The base knows the skills' transforms, but under different capitals than the experts.
 SKILL_SYMBOLS = {"reverse": "R", "sort": "S", "next": "N"}
 GENERIC_SYMBOLS = dict(zip(GENERIC, "CFLTXAZPBOU", strict=True))
 SPARE_SYMBOLS = sorted(set(string.ascii_uppercase) - {*SKILL_SYMBOLS.values(), *GENERIC_SYMBOLS.values()})

@@ -92,7 +92,7 @@ def test_quiet_prints_results_and_verbose_adds_debug_messages(models: Models, tm
     verbose = evolve_in_a_new_process(recipe, "--verbose")
     assert verbose.stdout.splitlines()[0] == "resuming after generation 1"
     assert verbose.stdout.endswith(quiet.stdout)
-    assert "DEBUG: opened; number of tasks 2, coefficient groups 1" in verbose.stderr
+    assert "DEBUG: models and tasks opened: 2 tasks, 1 coefficient groups" in verbose.stderr
 
 
 @pytest.fixture

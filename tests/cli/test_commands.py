@@ -203,7 +203,7 @@ def test_an_exported_mean_is_the_mean_of_the_experts(finished: CliRun, models: M
 def test_an_export_never_overwrites(finished: CliRun, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("mine")
     answer = cycleqd_merge("export", finished.folder, "mean", tmp_path)
-    assert (answer.code, answer.err) == (2, f"error: {tmp_path}: already exists; choose another folder\n")
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path}: already exists; choose a different folder\n")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 

@@ -275,10 +275,10 @@ def test_tuning_scores_on_the_confirmation_split_that_no_strategy_saw(models: Mo
     ("options", "message"),
     [
         (["--strategies", "paper,cmaes"], "no strategy is named 'cmaes'.*cma-es"),
-        (["--strategies", "paper,paper"], "paper is named twice"),
+        (["--strategies", "paper,paper"], "paper is listed twice"),
         (["--strategies", "nsga2-groups"], "sets no `evolution.groups`"),
         (["--strategies", ","], "no strategy given; available: .*paper"),
-        (["--strategies", "mergekit,paper"], "mergekit: static merges cannot be named first"),
+        (["--strategies", "mergekit,paper"], "mergekit: static merges cannot be listed first"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(

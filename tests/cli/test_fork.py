@@ -65,7 +65,7 @@ def test_a_fork_keeps_models_and_groups(finished: CliRun, tmp_path: Path) -> Non
     assert not (tmp_path / "fork").exists()
     (tmp_path / "fork").mkdir()
     answer = cycleqd_merge("fork", finished.folder, tmp_path / "fork")
-    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'fork'}: already exists; choose another folder\n")
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'fork'}: already exists; choose a different folder\n")
 
 
 def test_a_fork_that_was_interrupted_before_its_first_event_can_be_repeated(finished: CliRun, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd_merge.journal.log import of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from tests.cli.conftest import Models, cycleqd_merge, write_recipe
 from tests.merging.processes import outputs_of_two
 
@@ -29,3 +29,13 @@ def test_the_first_of_two_processes_ends_the_run_as_one_does(
     exported = json.loads(next((tmp_path / "together" / "run" / "models").glob("*/genome.json")).read_text())
     assert exported["name"] == "best-mean"
     assert list((tmp_path / "cache" / "bases").glob("*/manifest.json"))
+
+
+def test_processes_end_when_the_run_is_finished_by_another_semantics_version(models: Models, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, models)
+    assert cycleqd_merge("evolve", recipe).code == 0
+    journal = tmp_path / "run" / JOURNAL_FILE
+    other = journal.read_text().replace('{"event":"session",', '{"event":"session","engine_semantics":1,')
+    journal.write_text(other)
+    outputs_of_two(["cycleqd_merge", "evolve", str(recipe)], tmp_path / "cache")
+    assert journal.read_text() == other

@@ -74,7 +74,7 @@ def test_a_plain_one(tmp_path: Path) -> None:
     ]
     assert recipe.evolution.groups == LayerGroupsConfig(layers=8)
     assert recipe.output == "runs/genome"
-    assert header.endswith("# Not carried over:\n#   the base among the models: it has no task vector.\n")
+    assert header.endswith("# Not carried over:\n#   the base in the list of models: it has no task vector.\n")
 
 
 def test_a_rich_one_says_what_is_left_out(tmp_path: Path) -> None:

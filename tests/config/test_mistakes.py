@@ -139,7 +139,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             f"{NAMED}engine: {{kind: vllm, per_gpu: 2}}\n",
-            "11: engine.per_gpu: a single worker has nothing to share a GPU with; set `workers: auto`",
+            "11: engine.per_gpu: more than one engine per GPU requires more than one worker; set `workers: auto`",
         ),
         # values out of range
         (in_evolution("bins: 0"), "12: evolution.bins: must be at least 1; found 0"),
@@ -159,7 +159,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (in_evolution("groups: {patterns: []}"), "12: evolution.groups.patterns: requires 1 or more entries; found []"),
         (
             f"{NAMED}models: {{vocabulary: bass}}\n",
-            "11: models.vocabulary: no such choice; did you mean 'base'?; allowed: strict, base; found 'bass'",
+            "11: models.vocabulary: not an allowed value; did you mean 'base'?; allowed: strict, base; found 'bass'",
         ),
         (in_task("bounds: [0, 1, 2]"), "9: tasks.1.bounds: allows 2 or fewer entries; found [0, 1, 2]"),
         (in_task("bounds: [0]"), "9: tasks.1.bounds: too few entries; found [0]"),
@@ -184,7 +184,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             in_evolution("race: {}\nstrategy: {kind: bayesian}"),
-            "12: evolution.race: bayesian requires every child's scores, and racing leaves children without",
+            "12: evolution.race: bayesian requires all scores of every child, which racing does not provide",
         ),
         *(
             (
@@ -204,11 +204,11 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             in_evolution("race: {}\nstrategy: {kind: cma-es}"),
-            "12: evolution.race: cma-es requires every child's scores, and racing leaves children without",
+            "12: evolution.race: cma-es requires all scores of every child, which racing does not provide",
         ),
         (
             in_evolution("race: {}\nstrategy: {kind: cma-me, bred: 0.5}"),
-            "12: evolution.race: cma-me requires every child's scores, and racing leaves children without",
+            "12: evolution.race: cma-me requires all scores of every child, which racing does not provide",
         ),
         *(
             (
@@ -289,7 +289,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         ),
         (
             in_evolution("groups: two"),
-            "12: evolution.groups: no such choice; allowed: one, the keys layers, blocks, modules, patterns; "
+            "12: evolution.groups: not an allowed value; allowed: one, the keys layers, blocks, modules, patterns; "
             "found 'two'",
         ),
         # kinds

@@ -118,7 +118,7 @@ def test_keys_that_are_damaged_are_left_to_validation(damaged: dict[str, Any]) -
 
 
 def test_a_version_that_this_program_does_not_know_is_an_error() -> None:
-    with pytest.raises(RecipeError, match="no such choice; did you mean 'recommended@1'"):
+    with pytest.raises(RecipeError, match="not an allowed value; did you mean 'recommended@1'"):
         fix_presets(recipe(evolution={"preset": "recommended"}), {"recommended": "recommended@3"})
 
 

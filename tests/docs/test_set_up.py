@@ -1,4 +1,4 @@
-"""The README's second command: CI runs the same one, and it runs the tests even if it cannot install packages."""
+"""The README's test command: CI runs the same one, and it runs the tests even if it cannot install packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ("bash", "dirname", "env", "grep", "mktemp", "python3", "rm", "tail")
 
 
-def test_ci_runs_the_second_command() -> None:
+def test_ci_runs_the_readmes_test_command() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     command = re.search(r"```bash\n(pip install .*run-tests)\n```", readme)
     assert command

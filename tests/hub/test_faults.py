@@ -141,7 +141,7 @@ def test_a_commit_made_during_a_push_is_not_overwritten(hub: LocalHub, run: Path
         (None, "hub: no token; sign in with `hf auth login`, or set HF_TOKEN"),
         ("hf_wrong", "hub: the token is not valid; sign in"),
         (READER.token, "hub: the token of reader is read-only"),
-        (BOB.token, "hub: bob may not write to ann/run-archive; write to one of bob"),
+        (BOB.token, "hub: bob may not write to ann/run-archive; push to a repository of bob"),
     ],
 )
 def test_missing_write_access_is_reported_before_a_run_starts(

@@ -178,7 +178,7 @@ def test_a_full_disk_is_reported_before_anything_is_downloaded(
     hub: LocalHub, parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_parents(hub, parents)
-    monkeypatch.setattr("cycleqd_merge.preflight.findings.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    monkeypatch.setattr("cycleqd_merge.preflight.plan_result.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     answer = cycleqd_merge("evolve", write_recipe(tmp_path, BASE, EXPERTS))
     assert answer.code == 2
     assert "disk: download of lab/base, download of lab/tuned, download of lab/first require" in answer.err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,25 +23,27 @@ dtype: bfloat16
 """
 
 
-@pytest.fixture
-def bare_root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
-    """The root logger as in a program that has not configured logging."""
+@contextmanager
+def bare_root() -> Iterator[logging.Logger]:
+    """The root logger as in a program that has not configured logging; pytest adds handlers before each test."""
     root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
-    return root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(root, "handlers", [])
+        yield root
 
 
-def test_opening_and_merging_add_no_handler(llama: Trio, bare_root: logging.Logger) -> None:
-    family = open_recipe_family(llama.recipe)
+def test_opening_and_merging_add_no_handler(llama: Trio) -> None:
     configuration = MergekitConfiguration(YAML.format(first=llama.experts[0], base=llama.base))
-    assert len(dict(merged_tensors(configuration, family))) == len(family.weights)
-    assert bare_root.handlers == []
-    logging.debug("mergekit calls this while it reads a tensor")
-    assert bare_root.handlers != [], "this is what reading would have done"
+    with bare_root() as root:
+        family = open_recipe_family(llama.recipe)
+        assert len(dict(merged_tensors(configuration, family))) == len(family.weights)
+        assert root.handlers == []
+        logging.debug("mergekit logs like this while it reads a tensor")
+        assert root.handlers != [], "this is what reading would have done"
 
 
-def test_several_threads_add_no_handler(llama: Trio, bare_root: logging.Logger) -> None:
+def test_several_threads_add_no_handler(llama: Trio) -> None:
     families = [open_recipe_family(llama.recipe) for _ in range(4)]
-    with ThreadPoolExecutor(4) as threads:
+    with bare_root() as root, ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda family: [family.base.read(name) for name in family.base.names * 50], families))
-    assert bare_root.handlers == []
+        assert root.handlers == []

@@ -169,7 +169,7 @@ def test_what_exists_is_never_overwritten(llama: Trio, llama_child: Tensors, tmp
     file = out / "precious.txt" if kind == "folder" else out
     file.parent.mkdir(exist_ok=True)
     file.write_text("precious")
-    with pytest.raises(UserError, match="out: already exists; choose another folder"):
+    with pytest.raises(UserError, match="out: already exists; choose a different folder"):
         write(llama_child.items(), llama.family, out)
     assert file.read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

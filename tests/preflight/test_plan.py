@@ -17,7 +17,7 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.sizes import basis_bytes
-from cycleqd_merge.preflight import estimate, findings
+from cycleqd_merge.preflight import estimate, plan_result
 from cycleqd_merge.preflight import plan as planning
 from cycleqd_merge.preflight.plan import plan
 from cycleqd_merge.preflight.plan_result import Plan
@@ -201,8 +201,8 @@ def test_prompt_and_answer_must_fit_the_model(family: Family, tmp_path: Path, le
     if fits:
         assert stated == []
     else:
-        assert "1 of 51 rows do not fit the model's 256 tokens: row " in only(stated)
-        assert ", the longest, has 253 and its answer up to 4; " in only(stated)
+        assert "1 of 51 rows do not fit the model's 256 tokens: the longest, row " in only(stated)
+        assert ", has 253 prompt tokens and up to 4 answer tokens; " in only(stated)
 
 
 def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_choices_are_counted_instead_of_new_tokens(family: Family, tmp_path: Pat
     assert checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors == []
     rows = [{"question": "y" * 247, "answer": "a"}, *rows_of("short")]
     error = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors)
-    assert "has 247 and its answer up to 10" in error
+    assert "has 247 prompt tokens and up to 10 answer tokens" in error
 
 
 def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
     heldout = [{**shared, "comment": "elsewhere"}, *rows_of("h", 9, answer="a" * 5)]
     notices = checked(recipe_of(tmp_path, family, generate(tmp_path, "three", search, heldout))).notices
     for part in (
-        "task three: 1 of 8 search rows are repeated, such as row ",
+        "task three: 1 of 8 search rows are duplicates, such as row ",
         "task three: 1 of 10 held-out rows are also search rows, such as ",
         "task three: 6 search rows; with fewer than 20, chance decides",
         "task three: 9 reference answers are longer than max_new_tokens, which is 3; that of row ",
@@ -360,7 +360,7 @@ def test_an_expert_that_is_less_alike_than_the_others_is_noticed(family: Family,
 
 def test_a_disk_that_is_too_small_is_an_error(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(plan_result.shutil, "disk_usage", lambda _: usage)
     error = only(checked(recipe_of(tmp_path, family, finish={"export": ["best-mean", "aggregate"]})).errors)
     assert "exported models require " in error
     assert "1.0 kB available on the disk of " in error

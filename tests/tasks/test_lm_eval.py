@@ -254,8 +254,8 @@ def test_a_group_is_one_set_of_samples(data: Any, tmp_path: Path) -> None:
         ({"task": "gms8k"}, r"^task: lm-evaluation-harness has no task 'gms8k', .*; did you mean 'gsm8k'\?"),
         ({"overrides": {"unsafe_code": True}}, "task: arc_easy runs model-written code .*; use a task of kind `code`"),
         ({"overrides": {"doc_to_image": "x"}}, "requires images or sound"),
-        ({"metric": "f1"}, "metric: arc_easy has no mean over samples called 'f1'; allowed are acc, acc_norm"),
-        ({"metric": "acc,strict"}, "metric: arc_easy has no filter 'strict'; allowed are none"),
+        ({"metric": "f1"}, "metric: arc_easy has no mean over samples called 'f1'; allowed: acc, acc_norm"),
+        ({"metric": "acc,strict"}, "metric: arc_easy has no filter 'strict'; allowed: none"),
         ({"overrides": {"dataset_kwargs": {"data_files": "/nowhere.jsonl"}}}, "task: arc_easy cannot be loaded: "),
         (
             {"overrides": {"metric_list": [{"metric": "perplexity"}]}},

@@ -62,7 +62,7 @@ class Prefetcher:
                     self._stream.synchronize()
             self._built = built
         except Exception as error:  # loading builds the child again and raises the error, where it is reported
-            log.warning("a child could not be built in advance: %s", error)
+            log.warning("a child could not be prefetched and is built when it is needed: %s", error)
 
     def _on_stream(self) -> Any:
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

@@ -166,7 +166,7 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise TaskError("database: MariaDB does not run as root; add a user named `mysql`")
+    raise TaskError("database: MariaDB cannot run as root; add a user named `mysql`")
 
 
 def _last_line(text: str) -> str:

@@ -56,7 +56,7 @@ def read_os_problem(row: Mapping[str, Any], scripts: Path) -> OsProblem:
     if (problem.answer, problem.pattern) == (None, None) and not problem.check:
         raise DataError("an OS problem requires a `match` or a `check`")
     if None in problem.check and problem.example is None:
-        raise DataError("an OS problem whose check calls the example requires an `example_script`")
+        raise DataError("an OS problem with null in its `check` requires an `example_script`")
     return problem
 
 
@@ -113,7 +113,7 @@ def _script(value: Any, scripts: Path | None = None) -> Script | None:
         if code is None and scripts is not None:
             code = _read(scripts / value["file"])
     if language not in LANGUAGES or not isinstance(code, str):
-        raise DataError(f"unknown script language {language!r}; allowed are {', '.join(LANGUAGES)}")
+        raise DataError(f"unknown script language {language!r}; allowed: {', '.join(LANGUAGES)}")
     return Script(language, code)
 
 

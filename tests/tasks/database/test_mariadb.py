@@ -279,6 +279,6 @@ def test_root_requires_an_unprivileged_user(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("pwd.getpwnam", nobody)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(TaskError, match="MariaDB does not run as root; add a user named `mysql`"):
+    with pytest.raises(TaskError, match="MariaDB cannot run as root; add a user named `mysql`"):
         PrivateServer()
     assert list(tmp_path.iterdir()) == []

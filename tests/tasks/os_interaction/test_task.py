@@ -168,11 +168,11 @@ def test_problems_are_read_in_all_formats(tmp_path: Path) -> None:
         ({"description": "d"}, "an OS problem requires a `match` or a `check`"),
         (
             {"description": "d", "check": [None]},
-            "an OS problem whose check calls the example requires an `example_script`",
+            "an OS problem with null in its `check` requires an `example_script`",
         ),
         (
             {"description": "d", "check": [["perl", "1"]]},
-            "unknown script language 'perl'; allowed are bash, python, c, c++",
+            "unknown script language 'perl'; allowed: bash, python, c, c++",
         ),
         ({"description": "d", "evaluation": {"check": {"file": "no.sh"}}}, "no.sh: cannot be read: No such file"),
     ],
