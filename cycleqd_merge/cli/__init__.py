@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -15,13 +17,19 @@ from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
 __all__ = ["app", "main"]
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+_UsageError: Any = typer.BadParameter.__bases__[0]  # click's, of which some versions of typer contain a copy
 
 
 def main() -> None:
     """Run the command line; errors become one line and an exit code, and with `--debug` a traceback."""
     arguments = sys.argv[1:]
     try:
-        app(args=common_options_first(arguments), prog_name="cycleqd-merge")
+        sys.exit(app(args=common_options_first(arguments), prog_name="cycleqd-merge", standalone_mode=False))
+    except _UsageError as error:
+        _explain_usage(error)
+        sys.exit(WRONG_INPUT)
+    except typer.Abort:
+        sys.exit(FAILED)
     except UserError as error:
         _fail(error, str(error), WRONG_INPUT)
     except RunFailed as error:
@@ -45,9 +53,18 @@ def _command_line(*arguments: str) -> str:
     return shlex.join(["cycleqd-merge", *arguments])
 
 
+def _explain_usage(error: Any) -> None:
+    """Print one line about a wrong option or argument; nothing after the help that a missing command prints."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return
+    command = error.ctx.command_path if error.ctx is not None else "cycleqd-merge"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    typer.echo(f"error: {message}; see `{command} --help`", err=True)
+
+
 def _fail(error: Exception, message: str, code: int) -> None:
     if "--debug" in sys.argv:
-        raise error
+        traceback.print_exception(error)
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)
     sys.exit(code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,9 +23,8 @@ from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, short_repr, suggestion
+from cycleqd_merge.deprecation import warn_deprecated
 from cycleqd_merge.errors import RecipeError, first_line
-
-log = logging.getLogger(__name__)
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _Parsed = TypeVar("_Parsed")
@@ -55,7 +53,7 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     recipe = parse(TypeAdapter(Recipe), _substitute(data, source), source)
     for old, new in DEPRECATED_KEYS.items():
         if old in data:
-            log.warning("%s: `%s` is deprecated and will be removed in 0.3; use `%s`", source.where((old,)), old, new)
+            warn_deprecated(old, new, "0.3", source.where((old,)))
     return anchored(recipe, path.parent)
 
 

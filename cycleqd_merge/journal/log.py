@@ -33,7 +33,7 @@ def _read(path: Path) -> tuple[list[Event], int]:
     """Events, and the number of bytes that they take up in the file."""
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RecipeError(f"{path.parent}: not a run directory (no {JOURNAL_FILE})") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
@@ -76,7 +76,10 @@ class Journal:
         except Timeout:
             raise RecipeError(f"{folder}: another process is using this run; wait until it ends") from None
         except OSError as error:
-            raise RecipeError(f"{folder}: cannot be written: {error.strerror}") from error
+            if folder.is_file():
+                raise RecipeError(f"{folder}: is a file; choose another directory") from error
+            hint = "make it writable or choose another directory"
+            raise RecipeError(f"{folder}: cannot be written: {error.strerror}; {hint}") from error
         try:
             self.events, size = _read(path)
         except RecipeError:

@@ -125,8 +125,11 @@ class Plan:
     time: TimeEstimate | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """As plain values, some also under the keys of version 0.1, which are deprecated until 0.3."""
         values = asdict(self)
+        values["faults"] = values["errors"]
+        for task in values["tasks"]:
+            task["surroundings"] = task["environment"]
         if self.time is not None:
             values["time"] |= {"total": self.time.total, "per_hour": self.time.per_hour}
         return values

@@ -12,7 +12,7 @@ from typing import Any
 from cycleqd_merge.config.loading import override_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError
-from cycleqd_merge.journal.log import Event
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event
 from cycleqd_merge.run.identity import task_identity
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
 from cycleqd_merge.run.state import Run, open_run
@@ -32,10 +32,11 @@ def fork(
     unchanged and have the same semantics version, and are scored on all others. rescore: score them on every task.
 
     Raises:
-        RecipeError: `out` exists, or the new recipe has other models or groups, which the genomes do not fit.
+        RecipeError: `out` exists and is not a fork interrupted before its first result, or the new recipe has other
+            models or groups, which the genomes do not fit.
     """
     run = open_run(source)
-    if Path(out).exists():
+    if Path(out).exists() and not _is_unstarted(Path(out)):
         raise RecipeError(f"{out}: already exists; choose a different folder")
     recipe = override_recipe(run.recipe, [*overrides, f"output={json.dumps(str(out))}"], f"fork of {source}")
     for key, old, new in (
@@ -47,6 +48,12 @@ def fork(
             raise RecipeError(f"{key}: a fork keeps the run's {key}, which its genomes need; start a new run instead")
     kept = [] if rescore else _kept_tasks(run, open_suite(recipe))
     return recipe, [_founder(run, number, kept) for number in run.inheritable()]
+
+
+def _is_unstarted(folder: Path) -> bool:
+    """Whether a run was interrupted here while it opened its models: its journal is still empty."""
+    journal = folder / JOURNAL_FILE
+    return journal.is_file() and journal.stat().st_size == 0
 
 
 def _kept_tasks(run: Run, suite: Suite) -> list[str]:

@@ -18,6 +18,7 @@ from cycleqd_merge.config.tasks import (
     OsInteractionTaskConfig,
     TaskDefinitionConfig,
 )
+from cycleqd_merge.deprecation import warn_deprecated
 from cycleqd_merge.errors import TaskError, UserError
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.tasks.protocol import Sample, Split, Task
@@ -132,7 +133,7 @@ def require_environments(suite: Suite) -> dict[str, str]:
     """
     reports, problems = {}, []
     for task in suite:
-        if (environment := _environment(task.task)) is not None:
+        if (environment := _environment(task)) is not None:
             try:
                 reports[task.name] = environment()
             except UserError as error:
@@ -142,8 +143,9 @@ def require_environments(suite: Suite) -> dict[str, str]:
     return reports
 
 
-def _environment(task: Task) -> Callable[[], str] | None:
-    """The method of `NeedsEnvironment`, if the task has it."""
-    # `surroundings` is the method's deprecated name
-    method: Callable[[], str] | None = getattr(task, "environment", None) or getattr(task, "surroundings", None)
+def _environment(task: SuiteTask) -> Callable[[], str] | None:
+    """The method of `NeedsEnvironment`, if the task has it, also under its deprecated name."""
+    method: Callable[[], str] | None = getattr(task.task, "environment", None)
+    if method is None and (method := getattr(task.task, "surroundings", None)) is not None:
+        warn_deprecated("surroundings", "environment", "0.3", f"task {task.name}")
     return method

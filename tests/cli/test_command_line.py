@@ -119,11 +119,43 @@ def test_an_internal_error_is_one_line_with_the_command_that_shows_its_traceback
 @pytest.mark.usefixtures("broken")
 @pytest.mark.parametrize("arguments", [("--debug", "show", "run"), ("show", "run", "--debug")])
 def test_debug_shows_the_traceback_before_and_after_the_command(
-    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    arguments: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["cycleqd-merge", *arguments])
-    with pytest.raises(ZeroDivisionError):
-        cli.main()
+    answer = cycleqd_merge(*arguments)
+    assert answer.code == 1
+    assert answer.err.startswith("Traceback ")
+    assert "\nZeroDivisionError: nothing to divide" in answer.err
+
+
+def test_debug_keeps_the_exit_code_of_a_user_error(tmp_path: Path) -> None:
+    answer = cycleqd_merge("show", tmp_path, "--debug")
+    assert answer.code == 2
+    assert answer.err.startswith("Traceback ")
+    assert answer.err.splitlines()[-1] == f"error: {tmp_path}: not a run directory (no journal.jsonl)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing",), "No such command 'nothing'; see `cycleqd-merge --help`"),
+        (("evolve",), "Missing argument 'RECIPE'; see `cycleqd-merge evolve --help`"),
+        (("show", "run", "--elit"), "No such option"),
+        (("evolve", "recipe.yaml", "--generations", "-1"), "Invalid value for '--generations'"),
+        (("show", "run", "--quiet", "--debug"), "--quiet cannot be combined with --verbose or --debug"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    answer = cycleqd_merge(*arguments)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert answer.err.startswith("error: ")
+    assert message in answer.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("task",)])
+def test_a_missing_command_prints_help_alone(arguments: tuple[str, ...]) -> None:
+    answer = cycleqd_merge(*arguments)
+    assert (answer.code, answer.err) == (2, "")
+    assert "Commands" in answer.out
 
 
 @pytest.mark.parametrize("arguments", [("evolve", "recipe.yaml", "--fresh"), ("fork", "run", "fork")])

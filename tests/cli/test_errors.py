@@ -10,7 +10,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from cycleqd_merge import cli
 from cycleqd_merge.journal.log import JOURNAL_FILE
 from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe
 
@@ -101,10 +100,10 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_debug(models:
     assert answer.code == 1
     assert "ZeroDivisionError: nothing to divide" in answer.err
     assert len(answer.err.splitlines()) == 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["cycleqd-merge", "--debug", "evolve", str(recipe)])
-        with pytest.raises(ZeroDivisionError):
-            cli.main()
+    answer = cycleqd_merge("--debug", "evolve", recipe)
+    assert answer.code == 1
+    assert "\nZeroDivisionError: nothing to divide" in answer.err
+    assert "Traceback " in answer.err
 
 
 def test_help_needs_no_heavy_library() -> None:

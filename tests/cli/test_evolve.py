@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,20 @@ def test_a_run_reports_each_evaluation_and_ends_well(finished: CliRun) -> None:
     results = of_kind(read_events(finished.folder), "result")
     for line, event in zip(done, results, strict=True):
         assert f"vowels {event['scores'][0]:.3f} letters {event['scores'][1]:.3f}" in line
+
+
+@pytest.mark.parametrize("method", ["started", "searched", "measured"])
+def test_ctrl_c_in_an_observer_is_an_interruption_at_any_time(finished: CliRun, tmp_path: Path, method: str) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    observer = Observer()
+    setattr(observer, method, interrupt)
+    shutil.copytree(finished.folder, tmp_path / "run")
+    overrides = [f"output={tmp_path / 'run'}", "finish.heldout=true"]
+    with pytest.raises(Interrupted):
+        evolve(finished.recipe, observer, overrides=overrides)
+    assert evolve(finished.recipe, overrides=overrides).schedule.done
 
 
 def test_scores_of_a_run_are_shares_of_its_samples_and_differ(finished: CliRun) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cycleqd_merge.journal.log import of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from tests.cli.conftest import CliRun, cycleqd_merge, write_task
 
 
@@ -66,3 +66,12 @@ def test_a_fork_keeps_models_and_groups(finished: CliRun, tmp_path: Path) -> Non
     (tmp_path / "fork").mkdir()
     answer = cycleqd_merge("fork", finished.folder, tmp_path / "fork")
     assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'fork'}: already exists; choose a different folder\n")
+
+
+def test_a_fork_that_was_interrupted_before_its_first_event_can_be_repeated(finished: CliRun, tmp_path: Path) -> None:
+    (tmp_path / "fork").mkdir()
+    for name in (JOURNAL_FILE, "lock", "run.log"):
+        (tmp_path / "fork" / name).touch()
+    command = ("fork", finished.folder, tmp_path / "fork", "--set", "evolution.generations=0")
+    assert cycleqd_merge(*command).code == 0
+    assert cycleqd_merge(*command).code == 2

@@ -52,6 +52,7 @@ def test_json_contains_the_errors_too(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--json", "--set", "tasks.0.task=gone.yaml")
     assert answer.code == 2
     assert "task 'gone.yaml'" in answer.json["errors"][0]
+    assert answer.json["faults"] == answer.json["errors"]  # the key of version 0.1
     assert answer.json["time"] is None
 
 

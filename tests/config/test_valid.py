@@ -106,7 +106,7 @@ def test_the_old_key_of_own_strategies_is_read_with_a_warning(tmp_path: Path, ca
     with caplog.at_level(logging.WARNING):
         new = load(tmp_path, f"{NAMED}strategies: {own}\n")
     assert caplog.messages == []
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), pytest.warns(DeprecationWarning, match=r":11: `searches` is deprecated"):
         old = load(tmp_path, f"{NAMED}searches: {own}\n")
     path = tmp_path / "recipe.yaml"
     (line,) = caplog.messages

@@ -100,11 +100,14 @@ def test_a_folder_without_a_journal_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         read_events(tmp_path)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: not a run directory"):
+        read_events(tmp_path / "file")
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match=r"run: cannot be written: "):
+    with pytest.raises(UserError, match=r"run: is a file; choose another directory$"):
         Journal(tmp_path / "run")
 
 

@@ -123,6 +123,9 @@ class Lacking(Mine):
 """
 
 
+DEPRECATED = "^task Deprecated: `surroundings` is deprecated and will be removed in 0.3; use `environment`$"
+
+
 def environments_of(folder: Path, *names: str) -> dict[str, str]:
     (folder / "mine.py").write_text(ENVIRONMENTS)
     uses = [{"name": name, "task": {"kind": "python", "target": f"mine.py:{name}"}} for name in names]
@@ -130,7 +133,8 @@ def environments_of(folder: Path, *names: str) -> dict[str, str]:
 
 
 def test_environments_are_reported_by_task_under_the_deprecated_name_too(tmp_path: Path) -> None:
-    found = environments_of(tmp_path, "Mine", "Needing", "Deprecated")
+    with pytest.warns(DeprecationWarning, match=DEPRECATED):
+        found = environments_of(tmp_path, "Mine", "Needing", "Deprecated")
     assert found == {"Needing": "paper and pencil", "Deprecated": "an abacus"}
 
 
