@@ -176,6 +176,17 @@ def test_an_interrupted_fork_or_fresh_run_is_resumed_by_its_directory(
     assert (answer.code, answer.err) == (130, "interrupted; resume with: cycleqd-merge evolve runs/new\n")
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_reader_that_ends_early_is_no_error(run: Path, options: tuple[str, ...]) -> None:
+    """As in `cycleqd-merge show RUN | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "cycleqd_merge", "show", str(run), *options]
+    with os.fdopen(write, "w") as closed:
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
 def test_json_goes_to_a_program_alone(run: Path) -> None:
     assert json.loads(cycleqd_merge("show", run, "--json", "--verbose").out)["tasks"]
 
