@@ -220,7 +220,8 @@ def test_what_a_recipe_wants_done_at_the_end_is_done_once(models: Models, tmp_pa
     again = cycleqd_merge("evolve", recipe)
     assert again.code == 0
     assert of_kind(read_events(tmp_path / "run"), "measured") == measured
-    assert again.out[again.out.index("Scores on heldout") :] == answer.out[answer.out.index("Scores on heldout") :]
+    table = "Scores on the held-out split"
+    assert again.out[again.out.index(table) :] == answer.out[answer.out.index(table) :]
     for name, before in written.items():
         assert (tmp_path / "run" / "models" / name / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
 

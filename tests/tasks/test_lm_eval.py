@@ -272,7 +272,7 @@ def test_unsupported_tasks_are_refused_when_opened(data: Any, keys: dict[str, An
 
 @pytest.mark.parametrize("key", ["chat_template", "fewshot_as_multiturn"])
 def test_chat_keys_require_a_chat(key: str) -> None:
-    with pytest.raises(ValueError, match="needs `chat: true`"):
+    with pytest.raises(ValueError, match="requires `chat: true`"):
         LmEvalTaskConfig.model_validate({"kind": "lm_eval", "task": "gsm8k", key: "yes"})
 
 

@@ -81,8 +81,8 @@ def test_a_file_does_not_replace_a_module_of_the_same_name(folder: Path) -> None
     [
         ("tasks/none.py:Mine", "no such file"),
         ("no_such_module_anywhere:Mine", "No module named 'no_such_module_anywhere'; is it on PYTHONPATH?"),
-        ("tasks/mine.py:Yours", "tasks/mine.py holds no Yours"),
-        ("tasks/mine.py:Unfinished", "it needs the method 'score'"),
+        ("tasks/mine.py:Yours", "tasks/mine.py has no Yours"),
+        ("tasks/mine.py:Unfinished", "it has no method 'score'"),
         ("tasks/mine.py:nothing", "'int' object is not callable"),
     ],
 )
