@@ -63,7 +63,7 @@ def test_a_correct_grader_passes_on_both_splits(tmp_path: Path) -> None:
 def test_a_wrong_grade_is_reported_with_its_sample(tmp_path: Path) -> None:
     answer = cycleqd_merge("task", "check", write(tmp_path, lenient=True))
     assert answer.code == 1
-    assert answer.err.endswith("1 of 10 known answers are graded wrongly\n")
+    assert answer.err.endswith("1 of 10 known answers are graded incorrectly\n")
     row = next(line for line in answer.out.splitlines() if "next number" in line)
     assert "1 of 5" in row
     assert row.rstrip(" │").endswith("4")
