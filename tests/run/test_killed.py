@@ -34,8 +34,7 @@ def processes() -> Iterator[ForkServerContext]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         context = multiprocessing.get_context("forkserver")
-        rivals = ("evolution.bayesian", "evolution.cma_es", "evolution.nsga2", "merging.merge_grid")
-        context.set_forkserver_preload(["tests.run.compiled", *(f"cycleqd_merge.{module}" for module in rivals)])
+        context.set_forkserver_preload(["tests.run.compiled"])
         first = context.Process(target=os.getpid)
         first.start()
         first.join()
