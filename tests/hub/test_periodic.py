@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import time
-import traceback
 from pathlib import Path
 
 import pytest
 
 from cycleqd_merge.config.loading import load_recipe
-from cycleqd_merge.errors import HubFailed
 from cycleqd_merge.hub import periodic_push
 from cycleqd_merge.journal.log import Event
 from cycleqd_merge.run.observer import Observer
@@ -139,12 +137,11 @@ def test_the_token_appears_nowhere(
         ended = [cycleqd_merge("evolve", recipe(tmp_path, parents, every=2))]
     hub.faults.add("commit", 500)
     ended.append(cycleqd_merge("evolve", tmp_path / "run", "--generations", 5))
-    with pytest.raises(HubFailed) as raised:
-        cycleqd_merge("--debug", "push", tmp_path / "run")
-    assert [each.code for each in ended] == [0, 1]
+    ended.append(cycleqd_merge("--debug", "push", tmp_path / "run"))
+    assert [each.code for each in ended] == [0, 1, 1]
+    assert "Traceback" in ended[-1].err
     assert seen
     said = "".join(each.out + each.err for each in ended) + "".join(capfd.readouterr()) + caplog.text
-    said += "".join(traceback.format_exception(raised.value))
     assert TOKEN not in said
     assert not [line for line in seen if TOKEN.encode() in line]
     for path in tmp_path.rglob("*"):
