@@ -55,7 +55,7 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
         }
     )
     stated = changed.model_dump(mode="json", exclude_unset=True, exclude=set(OWN_SETTINGS))
-    for part in ("engine", "strategy"):
+    for part in ("engine", "strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(_without_machine(stated[part]), names)
     whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")

@@ -148,8 +148,9 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     published = _recipe_of(session, str(out))
     recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
     stated = recipe.model_dump(mode="json", exclude_unset=True)
-    if "strategy" in stated:
-        stated["strategy"] = with_renamed_models(stated["strategy"], _moved(published, recipe))
+    for part in ("strategy", "strategies"):
+        if part in stated:
+            stated[part] = with_renamed_models(stated[part], _moved(published, recipe))
     kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
     (folder / JOURNAL_FILE).write_text(text, encoding="utf-8")

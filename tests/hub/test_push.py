@@ -9,7 +9,7 @@ from pathlib import Path
 from cycleqd_merge import open_run, pull, push
 from cycleqd_merge.hub.draft import Pushed
 from tests.cli.conftest import cycleqd_merge
-from tests.hub.conftest import pushed, table
+from tests.hub.conftest import Parents, pushed, table, write_recipe
 from tests.hub.server import LocalHub
 
 ARCHIVE, MODEL = "ann/run-archive", "ann/run"
@@ -52,6 +52,27 @@ def test_nothing_of_this_machine_is_published(hub: LocalHub, run: Path, original
             content = hub.read(repo, path, kind)
             assert str(original.parent).encode() not in content, path
             assert b"/parents" not in content, path
+
+
+def test_strategies_for_comparisons_are_published_without_paths(
+    hub: LocalHub, parents: Parents, tmp_path: Path
+) -> None:
+    own = {"mine": {"strategy": {"kind": "python", "target": "mine.py:Mine", "options": {"start": str(parents.base)}}}}
+    experts = {"tuned": str(parents.tuned), "adapted": f"{parents.base}+{parents.first}"}
+    recipe = write_recipe(tmp_path, str(parents.base), experts, strategies=own, evolution={"generations": 0})
+    assert cycleqd_merge("evolve", recipe).code == 0
+    assert str(tmp_path / "mine.py") in (tmp_path / "run" / "journal.jsonl").read_text()
+    pushed(tmp_path / "run", "--repo", MODEL, "--archive-only")
+    for path in hub.repo(ARCHIVE, "dataset").tree():
+        content = hub.read(ARCHIVE, path, "dataset")
+        assert str(tmp_path).encode() not in content, path
+        assert b"/parents" not in content, path
+    assert cycleqd_merge("pull", ARCHIVE, tmp_path / "there").code == 2
+    local = ["--set", f"base={parents.base}", "--set", f"experts.adapted={parents.base}+{parents.first}"]
+    assert cycleqd_merge("pull", ARCHIVE, tmp_path / "there", "--trust-remote-code", *local).code == 0
+    strategy = open_run(tmp_path / "there").recipe.strategies["mine"].strategy
+    assert strategy.model_dump()["target"] == f"{tmp_path / 'there' / 'mine.py'}:Mine"
+    assert strategy.model_dump()["options"] == {"start": str(parents.base)}
 
 
 def test_each_repository_gets_one_commit_and_none_when_nothing_has_changed(hub: LocalHub, run: Path) -> None:
