@@ -95,7 +95,7 @@ def load_task(use: TaskConfig) -> TaskDefinitionConfig:
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         shipped = sorted(file.stem for file in DEFINITIONS.glob("*.yaml"))
-        hint = suggestion(use.task, shipped)
+        hint = suggestion(Path(use.task).name.removesuffix(".yaml").removesuffix(".yml"), shipped)
         raise RecipeError(f"task {use.task!r}: no such file or shipped task; shipped: {', '.join(shipped)}{hint}")
     data, node = read_yaml(path)
     source = Source(str(path), node)
