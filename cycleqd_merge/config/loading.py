@@ -57,6 +57,19 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     return anchored(recipe, path.parent)
 
 
+def loaded_recipe(recipe: Recipe | str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe given as its file's path or as a `Recipe`, with overridden keys and absolute paths.
+
+    Relative paths in a `Recipe`, and in the overrides of one, start at the current directory.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    return override_recipe(recipe, overrides, "recipe") if overrides else anchored(recipe, Path())
+
+
 def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
     """A recipe with overridden keys; relative paths in `overrides` start at the current directory.
 
