@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
-from cycleqd_merge.config.presets import with_fixed_presets
+from cycleqd_merge.config.presets import with_fixed_presets, without_preset_keys
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, short_repr, suggestion
@@ -78,7 +78,7 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     Raises:
         RecipeError: the result is not a valid recipe.
     """
-    data = recipe.model_dump(mode="json", exclude_unset=True)
+    data = _for_new_presets(recipe.model_dump(mode="json", exclude_unset=True), overrides)
     source = Source(where, None, {_override(data, text): text for text in overrides})
     return anchored(parse(TypeAdapter(Recipe), data, source), Path())
 
@@ -175,6 +175,19 @@ def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Pa
         written = source if isinstance(source, Source) else Source(source)
         errors = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
         raise RecipeError("\n".join(errors)) from None
+
+
+def _for_new_presets(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recipe's keys without those of each preset that `overrides` replace, so that the new preset can set them."""
+    for text in overrides:
+        match text.partition("=")[0].split("."):
+            case ["evolution"] | ["evolution", "preset"]:
+                data = without_preset_keys(data)
+            case ["strategies", name, "evolution"] | ["strategies", name, "evolution", "preset"]:
+                strategies = data.get("strategies", {})
+                if name in strategies:
+                    data = {**data, "strategies": {**strategies, name: without_preset_keys(strategies[name])}}
+    return data
 
 
 def _override(data: dict[str, Any], override: str) -> Location:
