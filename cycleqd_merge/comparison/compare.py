@@ -31,8 +31,7 @@ from cycleqd_merge.comparison.strategy_runs import (
     open_shared_pool,
     plan_runs,
 )
-from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.loading import load_recipe
+from cycleqd_merge.config.loading import loaded_recipe
 from cycleqd_merge.config.presets import first_versions, newest_versions
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError, RunFailed
@@ -97,7 +96,7 @@ def compare(
         RunFailed: the comparison cannot continue.
     """
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
-    recipe = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe = loaded_recipe(recipe)
     folder = Path(output or f"{recipe.output}-compared")
     presets = _preset_versions(folder)
     plan_runs(recipe, strategies, budget, seeds, folder, rows, presets)  # checks names and groups before any download

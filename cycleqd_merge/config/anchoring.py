@@ -25,7 +25,8 @@ _Target = TypeVar("_Target", bound=PythonTargetConfig)
 def anchored(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every relative path resolved against `folder`.
 
-    A value that may also be a Hub id or the name of a shipped task counts as a path only if `folder` has such a file.
+    A value that may also be a Hub id counts as a path only if `folder` has such a file; a task's name also counts as
+    one if it has a slash or ends in .yaml or .yml.
     """
 
     def model(reference: str) -> str:
@@ -95,7 +96,8 @@ def _task_use(use: TaskConfig, folder: Path) -> TaskConfig:
     if not isinstance(use.task, str):
         definition = anchored_task(use.task, folder)
         return use if definition == use.task else use.model_copy(update={"task": definition})
-    return use.model_copy(update={"task": _absolute(use.task, folder)}) if (folder / use.task).is_file() else use
+    is_path = "/" in use.task or use.task.endswith((".yaml", ".yml")) or (folder / use.task).is_file()
+    return use.model_copy(update={"task": _absolute(use.task, folder)}) if is_path else use
 
 
 def _named_strategy(named: NamedStrategyConfig, folder: Path) -> NamedStrategyConfig:

@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
-from cycleqd_merge.config.presets import with_fixed_presets
+from cycleqd_merge.config.presets import with_fixed_presets, without_preset_keys
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, short_repr, suggestion
@@ -57,6 +57,19 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     return anchored(recipe, path.parent)
 
 
+def loaded_recipe(recipe: Recipe | str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe given as its file's path or as a `Recipe`, with overridden keys and absolute paths.
+
+    Relative paths in a `Recipe`, and in the overrides of one, start at the current directory.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    return override_recipe(recipe, overrides, "recipe") if overrides else anchored(recipe, Path())
+
+
 def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
     """A recipe with overridden keys; relative paths in `overrides` start at the current directory.
 
@@ -65,7 +78,7 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     Raises:
         RecipeError: the result is not a valid recipe.
     """
-    data = recipe.model_dump(mode="json", exclude_unset=True)
+    data = _for_new_presets(recipe.model_dump(mode="json", exclude_unset=True), overrides)
     source = Source(where, None, {_override(data, text): text for text in overrides})
     return anchored(parse(TypeAdapter(Recipe), data, source), Path())
 
@@ -95,7 +108,7 @@ def load_task(use: TaskConfig) -> TaskDefinitionConfig:
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         shipped = sorted(file.stem for file in DEFINITIONS.glob("*.yaml"))
-        hint = suggestion(use.task, shipped)
+        hint = suggestion(Path(use.task).name.removesuffix(".yaml").removesuffix(".yml"), shipped)
         raise RecipeError(f"task {use.task!r}: no such file or shipped task; shipped: {', '.join(shipped)}{hint}")
     data, node = read_yaml(path)
     source = Source(str(path), node)
@@ -162,6 +175,19 @@ def parse(adapter: TypeAdapter[_Parsed], data: Any, source: str | Source) -> _Pa
         written = source if isinstance(source, Source) else Source(source)
         errors = explain(error.errors(include_url=False), data, adapter.json_schema(), written)
         raise RecipeError("\n".join(errors)) from None
+
+
+def _for_new_presets(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recipe's keys without those of each preset that `overrides` replace, so that the new preset can set them."""
+    for text in overrides:
+        match text.partition("=")[0].split("."):
+            case ["evolution"] | ["evolution", "preset"]:
+                data = without_preset_keys(data)
+            case ["strategies", name, "evolution"] | ["strategies", name, "evolution", "preset"]:
+                strategies = data.get("strategies", {})
+                if name in strategies:
+                    data = {**data, "strategies": {**strategies, name: without_preset_keys(strategies[name])}}
+    return data
 
 
 def _override(data: dict[str, Any], override: str) -> Location:

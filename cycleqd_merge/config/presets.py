@@ -73,6 +73,22 @@ def _with_fixed_preset(stated: Mapping[str, Any], versions: Mapping[str, str]) -
     return {**stated, "evolution": {**preset_evolution(fixed), **fixed}, **strategy}
 
 
+def without_preset_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's keys without those that have the value of its preset in a fixed version, as `with_fixed_presets` adds.
+
+    A different preset can then set them.
+    """
+    evolution = recipe.get("evolution")
+    preset = evolution.get("preset") if isinstance(evolution, Mapping) else None
+    if not isinstance(evolution, Mapping) or not isinstance(preset, str):
+        return dict(recipe)
+    fixed = PRESETS.get(preset, {})  # a preset without a version has none: its keys were not added
+    kept = {key: value for key, value in recipe.items() if key != "strategy" or value != fixed.get("strategy")}
+    own = fixed.get("evolution", {})
+    kept["evolution"] = {key: value for key, value in evolution.items() if key not in own or value != own[key]}
+    return kept
+
+
 def first_versions() -> dict[str, str]:
     """The versions of presets without one in a journal, which was written when each preset had a single version."""
     return {preset_name(each): f"{preset_name(each)}@1" for each in PRESETS}

@@ -13,8 +13,7 @@ from pathlib import Path
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
-from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.loading import fix_presets, load_recipe
+from cycleqd_merge.config.loading import fix_presets, loaded_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.failures import single_cause
@@ -57,7 +56,7 @@ def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: floa
         RecipeError: the recipe file cannot be read or is not valid; all other errors are in the returned plan.
     """
     since = time.perf_counter() if since is None else since
-    recipe = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe = loaded_recipe(recipe)
     begun = _begun(Path(recipe.output))
     recipe = fix_presets(recipe, recorded_presets(begun))
     found = Plan(cells=cells(recipe))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.loading import load_recipe, load_task
+from cycleqd_merge.config.loading import load_task, loaded_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.run.observer import Observer
 
@@ -29,8 +27,8 @@ def evolve(
     """Evolve a recipe to its last generation, then export, measure and push what it asks for; returns the run.
 
     Resumes an existing run. recipe: a loaded one, or the path of its file. overrides: `key.path=value`
-    texts for a recipe file. founders: genomes that a new run starts from besides its experts, as `fork` returns them.
-    fresh: start a new run next to an existing one. max_hours: stop after this many hours; call again to resume.
+    texts whose values are YAML. founders: genomes that a new run starts from besides its experts, as `fork` returns
+    them. fresh: start a new run next to an existing one. max_hours: stop after this many hours; call again to resume.
 
     Raises:
         UserError: the recipe, its models, tasks or output cannot be used; nothing was evaluated.
@@ -38,7 +36,7 @@ def evolve(
         RunFailed: the run cannot continue.
         HubFailed: the run is complete, but not everything was pushed.
     """
-    loaded = anchored(recipe, Path()) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    loaded = loaded_recipe(recipe, overrides)
     for use in loaded.tasks:
         load_task(use)  # reports an error in a task file before the import below, which takes seconds
     from cycleqd_merge.session.job import run_job

@@ -113,3 +113,14 @@ def test_a_fork_keeps_what_the_run_had(begun: Path, tmp_path: Path) -> None:
     stated = json.loads((tmp_path / "fork" / JOURNAL_FILE).read_text().splitlines()[1])["recipe"]
     assert stated["evolution"]["warm_start"] == [0.3, 0.5, 0.7, 1.0]
     assert stated["strategy"] == {"kind": "bayesian"}
+
+
+@pytest.mark.usefixtures("second")
+def test_a_fork_with_a_different_preset_has_its_strategy_and_keys(begun: Path, tmp_path: Path) -> None:
+    settings = ("evolution.generations=1", "evolution.preset=paper", f"evolution.groups={json.dumps(GROUPS[0])}")
+    options = [option for setting in settings for option in ("--set", setting)]
+    assert cycleqd_merge("fork", begun, tmp_path / "fork", *options).code == 0
+    start, session, *_ = read_events(tmp_path / "fork")
+    assert start["strategy"]["kind"] == "cycleqd"
+    assert session["recipe"]["evolution"]["preset"] == "paper@1"
+    assert "warm_start" not in session["recipe"]["evolution"]

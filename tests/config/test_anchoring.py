@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task, without_folders
 from cycleqd_merge.config.loading import load_recipe, load_task, override_recipe
-from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.recipe import Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
+from cycleqd_merge.errors import RecipeError
 
 ROWS = {"search": {"path": "rows/a.jsonl"}, "heldout": {"path": "../b.jsonl"}}
 PROMPT = {"prompt": "{{ question }}", "data": ROWS}
@@ -108,3 +110,27 @@ def test_a_recipe_is_the_same_from_any_directory(tmp_path: Path, monkeypatch: py
     assert again == recipe
     assert [load_task(use).model_dump() for use in again.tasks] == rows
     assert all(Path(each["data"]["search"]["path"]).is_file() for each in rows)
+
+
+@pytest.mark.parametrize("named", ["mine.yaml", "mine.yml", "tasks/mine", "./mine"])
+def test_a_task_file_that_a_recipe_s_folder_lacks_is_not_looked_for_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    for folder in ("there/tasks", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "there" / named).write_text("kind: python\ntarget: a.py:A\n")
+    (tmp_path / "here" / "recipe.yaml").write_text(
+        f"base: b\nexperts: {{x: x, y: y}}\ntasks: [{{task: {named}}}, {{task: smollm2-sql}}]\noutput: run\n"
+    )
+    monkeypatch.chdir(tmp_path / "there")
+    recipe = anchored(load_recipe(tmp_path / "here" / "recipe.yaml"), Path())
+    missing = tmp_path / "here" / named
+    with pytest.raises(
+        RecipeError, match=f"^task '{re.escape(str(missing))}': no such file or shipped task; shipped: "
+    ):
+        load_task(recipe.tasks[0])
+
+
+def test_a_shipped_task_written_as_a_file_is_suggested() -> None:
+    with pytest.raises(RecipeError, match=r"did you mean 'smollm2-sql'\?$"):
+        load_task(TaskConfig(task="/nowhere/smollm2-sql.yaml"))
