@@ -29,8 +29,6 @@ def main() -> None:
     except _UsageError as error:
         _explain_usage(error)
         sys.exit(WRONG_INPUT)
-    except typer.Abort:
-        sys.exit(FAILED)
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit cannot fail
         sys.exit(FAILED)
@@ -41,7 +39,8 @@ def main() -> None:
     except Interrupted as error:
         typer.echo(f"{error}; resume with: {error.resume_command or _command_line(*arguments)}", err=True)
         sys.exit(INTERRUPTED)
-    except Exception as error:
+    except Exception as raised:
+        error = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
         hint = f"internal error; for a traceback run `{_command_line('--debug', *arguments)}`"
         _fail(error, f"{type(error).__name__}: {first_line(error)} ({hint})", FAILED)
 
@@ -66,7 +65,7 @@ def _explain_usage(error: Any) -> None:
     typer.echo(f"error: {message}; see `{command} --help`", err=True)
 
 
-def _fail(error: Exception, message: str, code: int) -> None:
+def _fail(error: BaseException, message: str, code: int) -> None:
     if "--debug" in sys.argv:
         traceback.print_exception(error)
     for line in message.splitlines():

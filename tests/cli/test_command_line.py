@@ -95,14 +95,19 @@ def test_quiet_prints_results_and_verbose_adds_debug_messages(models: Models, tm
     assert "DEBUG: models and tasks opened: 2 tasks, 1 coefficient groups" in verbose.stderr
 
 
+def raising(monkeypatch: pytest.MonkeyPatch, error: type[BaseException], *message: str) -> None:
+    """Let `show` raise an error."""
+
+    def fail(folder: Path) -> Run:
+        raise error(*message)
+
+    monkeypatch.setattr("cycleqd_merge.run.state.open_run", fail)
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A program with an internal error in `show`."""
-
-    def fail(folder: Path) -> Run:
-        raise ZeroDivisionError("nothing to divide\nby nothing")
-
-    monkeypatch.setattr("cycleqd_merge.run.state.open_run", fail)
+    raising(monkeypatch, ZeroDivisionError, "nothing to divide\nby nothing")
     return
 
 
@@ -114,6 +119,15 @@ def test_an_internal_error_is_one_line_with_the_command_that_shows_its_traceback
         "error: ZeroDivisionError: nothing to divide (internal error; for a traceback run "
         "`cycleqd-merge --debug show 'my run' --verbose`)\n"
     )
+
+
+def test_a_file_that_ends_early_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer turns an EOFError into its own Abort, which would end the command in silence."""
+    raising(monkeypatch, EOFError, "Ran out of input")
+    answer = cycleqd_merge("show", "run")
+    assert answer.code == 1
+    assert answer.err.strip().startswith("error: EOFError: Ran out of input (internal error; ")
+    assert "\nEOFError: Ran out of input" in cycleqd_merge("show", "run", "--debug").err
 
 
 @pytest.mark.usefixtures("broken")
