@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import traceback
@@ -29,9 +28,6 @@ def main() -> None:
     except _UsageError as error:
         _explain_usage(error)
         sys.exit(WRONG_INPUT)
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit cannot fail
-        sys.exit(FAILED)
     except UserError as error:
         _fail(error, str(error), WRONG_INPUT)
     except RunFailed as error:
