@@ -13,6 +13,7 @@ import typer
 from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.verbosity import OPTIONS
 from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
+from cycleqd_merge.run.interruption import terminable
 
 __all__ = ["app", "main"]
 
@@ -24,7 +25,11 @@ def main() -> None:
     """Run the command line; errors become one line and an exit code, and with `--debug` a traceback."""
     arguments = sys.argv[1:]
     try:
-        sys.exit(app(args=common_options_first(arguments), prog_name="cycleqd-merge", standalone_mode=False))
+        with terminable():  # SIGTERM too lets a command remove its temporary files
+            code = app(args=common_options_first(arguments), prog_name="cycleqd-merge", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's answer to Ctrl-C
+            typer.echo("interrupted", err=True)
+        sys.exit(code)
     except _UsageError as error:
         _explain_usage(error)
         sys.exit(WRONG_INPUT)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -18,7 +20,7 @@ from cycleqd_merge.cli.verbosity import set_verbosity
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
-from tests.cli.conftest import Models, cycleqd_merge, write_recipe
+from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
 from tests.report.runs import make_run
 
 ENTRY = [sys.executable, "-c", "from cycleqd_merge.cli import main; main()"]
@@ -128,6 +130,23 @@ def test_a_file_that_ends_early_is_an_internal_error(monkeypatch: pytest.MonkeyP
     assert answer.code == 1
     assert answer.err.strip().startswith("error: EOFError: Ran out of input (internal error; ")
     assert "\nEOFError: Ran out of input" in cycleqd_merge("show", "run", "--debug").err
+
+
+def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, KeyboardInterrupt)
+    assert cycleqd_merge("show", "run") == Answer(130, "", "interrupted\n")
+
+
+def test_sigterm_lets_a_command_remove_its_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def terminated(folder: Path) -> Run:
+        with TemporaryDirectory(dir=tmp_path):
+            signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("not terminated")
+
+    monkeypatch.setattr("cycleqd_merge.run.state.open_run", terminated)
+    assert cycleqd_merge("show", "run") == Answer(130, "", "interrupted\n")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.usefixtures("broken")
