@@ -42,8 +42,8 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except Exception as raised:
         error = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
-        hint = f"internal error; for a traceback run `{_command_line('--debug', *arguments)}`"
-        _fail(error, f"{type(error).__name__}: {first_line(error)} ({hint})", FAILED)
+        hint = "" if _debug() else f"; for a traceback run `{_command_line('--debug', *arguments)}`"
+        _fail(error, f"{type(error).__name__}: {first_line(error)} (internal error{hint})", FAILED)
 
 
 def common_options_first(arguments: Sequence[str]) -> list[str]:
@@ -51,6 +51,10 @@ def common_options_first(arguments: Sequence[str]) -> list[str]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     common = [argument for argument in arguments[:end] if argument in OPTIONS]
     return [*common, *(argument for argument in arguments[:end] if argument not in OPTIONS), *arguments[end:]]
+
+
+def _debug() -> bool:
+    return "--debug" in sys.argv
 
 
 def _command_line(*arguments: str) -> str:
@@ -67,7 +71,7 @@ def _explain_usage(error: Any) -> None:
 
 
 def _fail(error: BaseException, message: str, code: int) -> None:
-    if "--debug" in sys.argv:
+    if _debug():
         traceback.print_exception(error)
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)

@@ -158,6 +158,7 @@ def test_debug_shows_the_traceback_before_and_after_the_command(
     assert answer.code == 1
     assert answer.err.startswith("Traceback ")
     assert "\nZeroDivisionError: nothing to divide" in answer.err
+    assert answer.err.splitlines()[-1] == "error: ZeroDivisionError: nothing to divide (internal error)"
 
 
 def test_debug_keeps_the_exit_code_of_a_user_error(tmp_path: Path) -> None:
