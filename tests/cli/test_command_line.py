@@ -233,3 +233,20 @@ def test_quiet_silences_progress_on_either_stream(capsys: pytest.CaptureFixture[
         print_progress("progress")
         console().print("result")
         assert capsys.readouterr() == (f"{shown}result\n", 2 * shown)
+
+
+@pytest.mark.parametrize(("quiet", "printed"), [(True, ""), (False, "WARNING: a notice\n")])
+def test_quiet_keeps_warnings_in_the_log_of_a_run(tmp_path: Path, quiet: bool, printed: str) -> None:
+    code = f"""
+import logging
+from cycleqd_merge.cli.verbosity import set_verbosity
+from cycleqd_merge.session.run_log import logging_to
+from pathlib import Path
+
+set_verbosity({quiet}, verbose=False)
+with logging_to(Path("run.log")):
+    logging.getLogger("cycleqd_merge.session.search").warning("a notice")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stderr == printed
+    assert "WARNING cycleqd_merge.session.search: a notice" in (tmp_path / "run.log").read_text()
