@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cycleqd_merge import plugins as plugins
     from cycleqd_merge.comparison.compare import compare as compare
     from cycleqd_merge.config.loading import load_recipe as load_recipe
     from cycleqd_merge.config.recipe import Recipe as Recipe
@@ -95,6 +96,8 @@ if not TYPE_CHECKING:  # with it, type checkers would accept any name
             from importlib.metadata import version
 
             return version("cycleqd-merge")
+        if name == "plugins":
+            return import_module("cycleqd_merge.plugins")
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import traceback
@@ -14,6 +13,7 @@ import typer
 from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.verbosity import OPTIONS
 from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
+from cycleqd_merge.run.interruption import terminable
 
 __all__ = ["app", "main"]
 
@@ -25,15 +25,14 @@ def main() -> None:
     """Run the command line; errors become one line and an exit code, and with `--debug` a traceback."""
     arguments = sys.argv[1:]
     try:
-        sys.exit(app(args=common_options_first(arguments), prog_name="cycleqd-merge", standalone_mode=False))
+        with terminable():  # SIGTERM too lets a command remove its temporary files
+            code = app(args=common_options_first(arguments), prog_name="cycleqd-merge", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's answer to Ctrl-C
+            typer.echo("interrupted", err=True)
+        sys.exit(code)
     except _UsageError as error:
         _explain_usage(error)
         sys.exit(WRONG_INPUT)
-    except typer.Abort:
-        sys.exit(FAILED)
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit cannot fail
-        sys.exit(FAILED)
     except UserError as error:
         _fail(error, str(error), WRONG_INPUT)
     except RunFailed as error:
@@ -41,9 +40,10 @@ def main() -> None:
     except Interrupted as error:
         typer.echo(f"{error}; resume with: {error.resume_command or _command_line(*arguments)}", err=True)
         sys.exit(INTERRUPTED)
-    except Exception as error:
-        hint = f"internal error; for a traceback run `{_command_line('--debug', *arguments)}`"
-        _fail(error, f"{type(error).__name__}: {first_line(error)} ({hint})", FAILED)
+    except Exception as raised:
+        error = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
+        hint = "" if _debug() else f"; for a traceback run `{_command_line('--debug', *arguments)}`"
+        _fail(error, f"{type(error).__name__}: {first_line(error)} (internal error{hint})", FAILED)
 
 
 def common_options_first(arguments: Sequence[str]) -> list[str]:
@@ -51,6 +51,10 @@ def common_options_first(arguments: Sequence[str]) -> list[str]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     common = [argument for argument in arguments[:end] if argument in OPTIONS]
     return [*common, *(argument for argument in arguments[:end] if argument not in OPTIONS), *arguments[end:]]
+
+
+def _debug() -> bool:
+    return "--debug" in sys.argv
 
 
 def _command_line(*arguments: str) -> str:
@@ -66,8 +70,8 @@ def _explain_usage(error: Any) -> None:
     typer.echo(f"error: {message}; see `{command} --help`", err=True)
 
 
-def _fail(error: Exception, message: str, code: int) -> None:
-    if "--debug" in sys.argv:
+def _fail(error: BaseException, message: str, code: int) -> None:
+    if _debug():
         traceback.print_exception(error)
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)

@@ -1,4 +1,4 @@
-"""How much the command line prints: `--quiet`, `--verbose` and `--debug`, which are levels of the package's logger."""
+"""How much the command line prints: `--quiet`, `--verbose` and `--debug`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import logging
 OPTIONS = ("--quiet", "--verbose", "--debug")
 """Accepted before and after the command."""
 
-_PACKAGE = logging.getLogger("cycleqd_merge")
+_STDERR = logging.StreamHandler()
 
 
 def set_verbosity(quiet: bool, verbose: bool) -> None:
-    """Print errors only, or debug messages too; by default notices and warnings."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    _PACKAGE.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    """Print errors only, or debug messages too; by default notices and warnings.
+
+    `--quiet` is a level of what is printed, not of the package's logger: a run's log file keeps its warnings.
+    """
+    _STDERR.setLevel(logging.ERROR if quiet else logging.NOTSET)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_STDERR])
+    logging.getLogger("cycleqd_merge").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def is_quiet() -> bool:
     """Whether only results and errors are printed."""
-    return not _PACKAGE.isEnabledFor(logging.WARNING)
+    return _STDERR.level >= logging.ERROR

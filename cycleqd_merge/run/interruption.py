@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,8 +24,15 @@ def terminable() -> Iterator[None]:
     previous = {number: signal.signal(number, end) for number, end in ends.items()}
     try:
         yield
-    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter if a signal came just before a loop started
+    except _interruptions():
         raise Interrupted("interrupted") from None
     finally:
         for number, end in previous.items():
             signal.signal(number, end)
+
+
+def _interruptions() -> tuple[type[BaseException], ...]:
+    """What a signal raises: `CancelledError` if it came just before an event loop started."""
+    from asyncio import CancelledError  # only after an error: it would delay the help of the command line
+
+    return KeyboardInterrupt, CancelledError

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -18,7 +20,7 @@ from cycleqd_merge.cli.verbosity import set_verbosity
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
-from tests.cli.conftest import Models, cycleqd_merge, write_recipe
+from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
 from tests.report.runs import make_run
 
 ENTRY = [sys.executable, "-c", "from cycleqd_merge.cli import main; main()"]
@@ -95,14 +97,19 @@ def test_quiet_prints_results_and_verbose_adds_debug_messages(models: Models, tm
     assert "DEBUG: models and tasks opened: 2 tasks, 1 coefficient groups" in verbose.stderr
 
 
+def raising(monkeypatch: pytest.MonkeyPatch, error: type[BaseException], *message: str) -> None:
+    """Let `show` raise an error."""
+
+    def fail(folder: Path) -> Run:
+        raise error(*message)
+
+    monkeypatch.setattr("cycleqd_merge.run.state.open_run", fail)
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A program with an internal error in `show`."""
-
-    def fail(folder: Path) -> Run:
-        raise ZeroDivisionError("nothing to divide\nby nothing")
-
-    monkeypatch.setattr("cycleqd_merge.run.state.open_run", fail)
+    raising(monkeypatch, ZeroDivisionError, "nothing to divide\nby nothing")
     return
 
 
@@ -116,6 +123,32 @@ def test_an_internal_error_is_one_line_with_the_command_that_shows_its_traceback
     )
 
 
+def test_a_file_that_ends_early_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer turns an EOFError into its own Abort, which would end the command in silence."""
+    raising(monkeypatch, EOFError, "Ran out of input")
+    answer = cycleqd_merge("show", "run")
+    assert answer.code == 1
+    assert answer.err.strip().startswith("error: EOFError: Ran out of input (internal error; ")
+    assert "\nEOFError: Ran out of input" in cycleqd_merge("show", "run", "--debug").err
+
+
+def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, KeyboardInterrupt)
+    assert cycleqd_merge("show", "run") == Answer(130, "", "interrupted\n")
+
+
+def test_sigterm_lets_a_command_remove_its_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def terminated(folder: Path) -> Run:
+        with TemporaryDirectory(dir=tmp_path):
+            signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("not terminated")
+
+    monkeypatch.setattr("cycleqd_merge.run.state.open_run", terminated)
+    assert cycleqd_merge("show", "run") == Answer(130, "", "interrupted\n")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 @pytest.mark.usefixtures("broken")
 @pytest.mark.parametrize("arguments", [("--debug", "show", "run"), ("show", "run", "--debug")])
 def test_debug_shows_the_traceback_before_and_after_the_command(
@@ -125,6 +158,7 @@ def test_debug_shows_the_traceback_before_and_after_the_command(
     assert answer.code == 1
     assert answer.err.startswith("Traceback ")
     assert "\nZeroDivisionError: nothing to divide" in answer.err
+    assert answer.err.splitlines()[-1] == "error: ZeroDivisionError: nothing to divide (internal error)"
 
 
 def test_debug_keeps_the_exit_code_of_a_user_error(tmp_path: Path) -> None:
@@ -199,3 +233,20 @@ def test_quiet_silences_progress_on_either_stream(capsys: pytest.CaptureFixture[
         print_progress("progress")
         console().print("result")
         assert capsys.readouterr() == (f"{shown}result\n", 2 * shown)
+
+
+@pytest.mark.parametrize(("quiet", "printed"), [(True, ""), (False, "WARNING: a notice\n")])
+def test_quiet_keeps_warnings_in_the_log_of_a_run(tmp_path: Path, quiet: bool, printed: str) -> None:
+    code = f"""
+import logging
+from cycleqd_merge.cli.verbosity import set_verbosity
+from cycleqd_merge.session.run_log import logging_to
+from pathlib import Path
+
+set_verbosity({quiet}, verbose=False)
+with logging_to(Path("run.log")):
+    logging.getLogger("cycleqd_merge.session.search").warning("a notice")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stderr == printed
+    assert "WARNING cycleqd_merge.session.search: a notice" in (tmp_path / "run.log").read_text()

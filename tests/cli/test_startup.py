@@ -47,6 +47,11 @@ def test_the_package_imports_nothing_but_the_standard_library() -> None:
     assert imported("import cycleqd_merge") & (HEAVY | LIGHTER | {"pydantic", "rich", "typer"}) == set()
 
 
+def test_plugins_are_found_without_an_import_of_their_own() -> None:
+    code = "import cycleqd_merge; print(cycleqd_merge.plugins.Strategy.__name__, 'plugins' in dir(cycleqd_merge))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "Strategy True\n"
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("evolve", "--help"), ("--version",)])
 def test_help_imports_little(arguments: tuple[str, ...]) -> None:
     assert imported_by_command(*arguments) & (HEAVY | LIGHTER) == set()
