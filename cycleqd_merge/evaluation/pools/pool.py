@@ -77,23 +77,38 @@ def evaluate_proposal(
 ) -> Finished:
     """Let a worker score a proposal, with at most `attempts` attempts.
 
+    A failed sandbox, database or disk ends it at once. Memory that runs out may be free again at the next attempt.
+
     Raises:
         InfrastructureError: the evaluation failed for a reason unrelated to the candidate.
         UserError: the recipe cannot be evaluated at all. A mergekit configuration that cannot be built is only a
             failed proposal.
     """
-    error = ""
+    error, infrastructure = "", False
     for _ in range(attempts):
         try:
             evaluation = worker.evaluate(proposal.candidate, rows, known=known, race=proposal.race)
             return Finished(proposal.number, evaluation)
         except Exception as raised:
-            cause = single_cause(raised)
-            configuration = isinstance(proposal.candidate, MergekitConfiguration)  # it may itself be invalid
-            if isinstance(cause, InfrastructureError) or (isinstance(cause, UserError) and not configuration):
-                raise cause from raised
-            error = f"{type(cause).__name__}: {cause}"
-            if is_infrastructure(cause):
-                reason = str(cause) if isinstance(cause, OSError) else error
-                raise InfrastructureError(f"an evaluation failed: {reason}") from raised
+            error, infrastructure = _failure(raised, isinstance(proposal.candidate, MergekitConfiguration))
+    if infrastructure:
+        raise InfrastructureError(f"an evaluation failed: {error}")
     return Finished(proposal.number, None, error)
+
+
+def _failure(raised: Exception, configuration: bool) -> tuple[str, bool]:
+    """An error of an attempt as text, and whether the infrastructure caused it, if another attempt may succeed.
+
+    The error itself must not outlive the attempt: its frames hold tensors, and the next one needs the memory.
+    configuration: whether the candidate is a mergekit configuration, which may itself be invalid.
+
+    Raises:
+        InfrastructureError: a sandbox, database or disk failed.
+        UserError: the recipe cannot be evaluated at all.
+    """
+    cause = single_cause(raised)
+    if isinstance(cause, OSError):
+        raise InfrastructureError(f"an evaluation failed: {cause}") from raised
+    if isinstance(cause, InfrastructureError) or (isinstance(cause, UserError) and not configuration):
+        raise cause from raised
+    return f"{type(cause).__name__}: {cause}", is_infrastructure(cause)

@@ -1,7 +1,8 @@
 """A pool on Ray: one worker per GPU (or tensor-parallel group), on this host or a cluster.
 
 Each worker opens the models itself, once, and receives candidates as genomes. A worker that dies or hangs is replaced,
-and its candidate is scored again by another worker.
+and its candidate is scored again by another worker. A candidate whose workers crash or hang twice is recorded as
+failed; lost hosts, workers killed for memory and engines that cannot be started are not counted against it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from statistics import median
 from typing import Any
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import InfrastructureError, RecipeError, RunFailed, UserError, first_line
+from cycleqd_merge.errors import InfrastructureError, RecipeError, UserError, first_line
+from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evaluation.opened_recipe import open_worker
 from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, workers_per_host
 from cycleqd_merge.evaluation.pools.pool import Finished, evaluate_proposal
@@ -41,6 +43,8 @@ CHECK_SECONDS = 5.0
 """Time between two checks for hung workers."""
 CLOSE_SECONDS = 20.0
 """Time for idle workers to free their engines at the end, before they are killed."""
+_LOST_HOST = "its node has died"
+"""Part of Ray's message if an actor's host has left the cluster: the error says so nowhere else."""
 
 
 class RemoteWorker:
@@ -61,6 +65,20 @@ class RemoteWorker:
     def prepare(self, candidate: Candidate) -> None:
         """See `Engine`. Called while `evaluate` is running."""
         self._worker.prepare(candidate)
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether a worker died with its host or for lack of memory, by Ray's error: its candidate has not caused it."""
+    from ray import exceptions
+
+    lost = (
+        exceptions.OutOfMemoryError,
+        exceptions.OutOfDiskError,
+        exceptions.NodeDiedError,
+        exceptions.LocalRayletDiedError,
+    )
+    actor_lost = isinstance(error, exceptions.RayActorError) and (error.preempted or _LOST_HOST in str(error))
+    return isinstance(error, lost) or actor_lost
 
 
 class Deadlines:
@@ -105,6 +123,8 @@ class RayPool:
 
     It requests `workers` processes; those without a free GPU start once one joins the cluster. A waiting child is
     reserved for a busy worker, which builds its weights while it scores another; an idle worker takes any child.
+
+    `next` and `poll` also raise InfrastructureError if too many workers in a row have died.
 
     Raises:
         RecipeError: Ray is not installed, the cluster cannot be reached, or none of its hosts has room for a worker.
@@ -195,11 +215,13 @@ class RayPool:
             finished: Finished | None = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
+            if isinstance(cause, EngineLost):
+                return self._replace(busy, str(cause), counts=False)
             if isinstance(cause, UserError | InfrastructureError):
                 raise cause from error
             return self._replace(busy, f"{type(cause).__name__}: {cause}")
         except self._ray.exceptions.RayError as error:  # it died, or Ray killed it to free memory
-            return self._replace(busy, f"its worker died: {first_line(error)}")
+            return self._replace(busy, f"its worker died: {first_line(error)}", counts=not is_lost(error))
         if busy.job is not None:
             self._deaths = 0
             self._warm.add(busy.worker)
@@ -209,19 +231,27 @@ class RayPool:
         self._dispatch()
         return finished
 
-    def _replace(self, busy: _BusyWorker, reason: str) -> Finished | None:
-        """Replace a worker, and queue its job again unless that was its last attempt."""
+    def _replace(self, busy: _BusyWorker, reason: str, counts: bool = True) -> Finished | None:
+        """Replace a worker, and queue its job again unless that was its last attempt.
+
+        counts: whether this was an attempt; False if the worker would have died with any other job.
+
+        Raises:
+            InfrastructureError: too many workers have died with no evaluation finished in between.
+        """
         self._deaths += 1
         log.warning("replacing a worker: %s", reason)
         if self._deaths >= MAX_DEATHS * self._workers:
-            raise RunFailed(f"{self._deaths} workers died in a row; the last one: {reason}")
+            raise InfrastructureError(f"{self._deaths} workers died in a row; the last one: {reason}")
         self._ray.kill(busy.worker)
         if busy.worker in self._reserved:
             self._queue.appendleft(self._reserved.pop(busy.worker))
         self._start_worker()
         if busy.job is None:
             return None
-        if busy.job.attempts >= self._attempts:
+        if not counts:
+            busy.job.attempts -= 1
+        elif busy.job.attempts >= self._attempts:
             return Finished(busy.job.proposal.number, None, reason)
         self._queue.appendleft(busy.job)
         self._dispatch()

@@ -1,0 +1,104 @@
+"""The engine on vLLM, if it cannot be started: with a stand-in for vLLM, which this needs not to be installed."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cycleqd_merge.config.engines import VllmEngineConfig
+from cycleqd_merge.errors import InfrastructureError, RecipeError
+from cycleqd_merge.evaluation.engines import vllm_compat
+from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
+from cycleqd_merge.evaluation.failures import EngineLost
+from cycleqd_merge.evaluation.pools.pool import evaluate_proposal
+from cycleqd_merge.evaluation.worker import Worker
+from cycleqd_merge.strategies.protocol import Proposal
+from tests.evaluation.conftest import BASE, Models
+
+CONFIG = VllmEngineConfig(kind="vllm", place="host", options={"kv_cache_memory_bytes": 50_000_000})
+DEAD = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+
+
+class StubVllm:
+    """A stand-in for vLLM. start, rpc: the errors of the next starts and calls, in order; None for none."""
+
+    def __init__(self) -> None:
+        self.start: list[Exception | None] = []
+        self.rpc: dict[str, list[Exception | None]] = {}
+        self.running = 0
+
+    def llm(self, **_: Any) -> Any:
+        """As `vllm.LLM`."""
+        self._fail(self.start)
+        self.running += 1
+        config = SimpleNamespace(try_get_generation_config=lambda: {"eos_token_id": 2})
+        engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=self._stop), model_config=config)
+        return SimpleNamespace(llm_engine=engine, collective_rpc=self._call)
+
+    def _call(self, name: str, args: Any) -> list[None]:
+        self._fail(self.rpc.get(name, []))
+        return [None]
+
+    def _stop(self) -> None:
+        self.running -= 1
+
+    def _fail(self, errors: list[Exception | None]) -> None:
+        if errors and (error := errors.pop(0)) is not None:
+            raise error
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> StubVllm:
+    stub = StubVllm()
+    monkeypatch.setattr(vllm_compat, "gpu_memory", lambda: None)
+    modules = {"vllm": {"LLM": stub.llm}, "vllm.exceptions": {}}
+    for name, contents in modules.items():
+        module = ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+    sys.modules["vllm"].exceptions = sys.modules["vllm.exceptions"]  # type: ignore[attr-defined]
+    return stub
+
+
+def test_options_that_vllm_rejects_are_an_error_of_the_recipe(vllm: StubVllm, models: Models) -> None:
+    vllm.start = [ValueError("max_model_len is too large")]
+    with pytest.raises(RecipeError, match="engine vllm: max_model_len is too large"):
+        VllmEngine(CONFIG, models.materialiser)
+
+
+def test_an_engine_that_does_not_start_is_a_failure_of_the_infrastructure(vllm: StubVllm, models: Models) -> None:
+    vllm.start = [DEAD]
+    with pytest.raises(EngineLost, match="engine vllm: cannot be started: Engine core initialization failed"):
+        VllmEngine(CONFIG, models.materialiser)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no room"), ValueError("no room"), OSError("no room")])
+def test_an_engine_whose_models_cannot_be_opened_is_closed(vllm: StubVllm, models: Models, error: Exception) -> None:
+    vllm.rpc = {"cycleqd_open": [error]}
+    with pytest.raises(EngineLost, match="engine vllm: cannot be started: no room"):
+        VllmEngine(CONFIG, models.materialiser)
+    assert vllm.running == 0
+
+
+@pytest.mark.parametrize("restart", ["start", "open"])
+def test_an_engine_that_cannot_be_restarted_says_nothing_about_the_child(
+    vllm: StubVllm, models: Models, restart: str
+) -> None:
+    engine = VllmEngine(CONFIG, models.materialiser)
+    vllm.rpc = {"cycleqd_load": [RuntimeError("the engine died")]}
+    (vllm.start if restart == "start" else vllm.rpc.setdefault("cycleqd_open", [])).append(DEAD)
+    worker = Worker(engine, [])  # type: ignore[arg-type]
+    with pytest.raises(InfrastructureError, match="cannot be started"):
+        evaluate_proposal(worker, Proposal(7, BASE, {}), "search", None)
+    assert vllm.running == 0
+
+
+def test_a_child_that_kills_every_engine_is_recorded(vllm: StubVllm, models: Models) -> None:
+    engine = VllmEngine(CONFIG, models.materialiser)
+    vllm.rpc = {"cycleqd_load": [RuntimeError("the engine died")] * 2}
+    finished = evaluate_proposal(Worker(engine, []), Proposal(7, BASE, {}), "search", None)  # type: ignore[arg-type]
+    assert (finished.evaluation, finished.error) == (None, "RuntimeError: the engine died")
+    assert vllm.running == 0
