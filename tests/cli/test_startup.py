@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.imports import HEAVY, Ended, imported
 from tests.report.runs import make_run
 
-HEAVY = {
-    *("PIL", "accelerate", "cma", "datasets", "huggingface_hub", "lm_eval", "matplotlib", "mergekit", "moocore"),
-    *("pandas", "peft", "pyarrow", "pymoo", "pymysql", "ray", "ribs", "safetensors", "scipy", "sklearn", "sqlglot"),
-    *("torch", "transformers", "vllm"),
-}
 LIGHTER = {"jinja2", "numpy", "ruamel"}
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 TYPO = ("--set", "evolution.generation=3")
 
 
-def imported(code: str, *arguments: object) -> set[str]:
-    """Top-level modules of a new interpreter after it has run `code`."""
-    report = "import atexit, sys; atexit.register(lambda: print('modules:', *sys.modules))"
-    command = [sys.executable, "-c", f"{report}\n{code}", *map(str, arguments)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=False)
-    modules = printed.stdout.rpartition("modules: ")[2].split()
-    assert "cycleqd_merge" in modules, printed.stderr
-    return {name.split(".")[0] for name in modules}
+def imported_by_command(*arguments: object) -> Ended:
+    """What a command line imports, in a process of its own."""
+    ended = imported("from cycleqd_merge.cli import main; main()", *arguments)
+    assert "cycleqd_merge" in ended.packages, ended.stderr
+    return ended
 
 
-def imported_by_command(*arguments: object) -> set[str]:
-    """The same, after a command line."""
-    return imported("from cycleqd_merge.cli import main; main()", *arguments)
+def assert_succeeds(ended: Ended) -> None:
+    assert (ended.code, ended.stderr) == (0, "")
+
+
+def assert_refused(ended: Ended, message: str) -> None:
+    """One line with the message, and the exit code of wrong input."""
+    assert ended.code == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert message in ended.stderr
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_package_imports_nothing_but_the_standard_library() -> None:
-    assert imported("import cycleqd_merge") & (HEAVY | LIGHTER | {"pydantic", "rich", "typer"}) == set()
+    ended = imported("import cycleqd_merge")
+    assert_succeeds(ended)
+    assert ended.packages - sys.stdlib_module_names - imported("pass").packages == {"cycleqd_merge"}
 
 
 def test_plugins_are_found_without_an_import_of_their_own() -> None:
@@ -54,46 +54,71 @@ def test_plugins_are_found_without_an_import_of_their_own() -> None:
 
 @pytest.mark.parametrize("arguments", [("--help",), ("evolve", "--help"), ("--version",)])
 def test_help_imports_little(arguments: tuple[str, ...]) -> None:
-    assert imported_by_command(*arguments) & (HEAVY | LIGHTER) == set()
+    ended = imported_by_command(*arguments)
+    assert_succeeds(ended)
+    assert ended.packages & (HEAVY | LIGHTER) == set()
 
 
 @pytest.mark.parametrize("command", ["evolve", "plan", "compare"])
 def test_a_typo_in_a_recipe_is_reported_before_heavy_imports(command: str) -> None:
-    assert imported_by_command(command, RECIPE, *TYPO) & (HEAVY | {"numpy", "jinja2"}) == set()
+    ended = imported_by_command(command, RECIPE, *TYPO)
+    assert_refused(ended, "evolution.generation: unknown key; did you mean 'generations'?")
+    assert ended.packages & (HEAVY | {"numpy", "jinja2"}) == set()
 
 
 def test_a_typo_in_a_task_file_is_reported_before_heavy_imports(tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text("kind: generate\npromt: hello\n")
-    settings = ("--set", f"tasks.0.task={tmp_path}/task.yaml")
-    assert imported_by_command("evolve", RECIPE, *settings) & HEAVY == set()
+    ended = imported_by_command("evolve", RECIPE, "--set", f"tasks.0.task={tmp_path}/task.yaml")
+    assert ended.code == 2
+    assert "promt: unknown key; did you mean 'prompt'?" in ended.stderr
+    assert ended.packages & HEAVY == set()
 
 
 @pytest.mark.parametrize("command", ["evolve", "plan", "show", "evaluate", "plot"])
 def test_a_directory_without_a_run_is_reported_before_heavy_imports(command: str, tmp_path: Path) -> None:
-    assert imported_by_command(command, tmp_path) & HEAVY == set()
+    ended = imported_by_command(command, tmp_path)
+    assert_refused(ended, f"{tmp_path}: not a run directory")
+    assert ended.packages & HEAVY == set()
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--elite", "best-mean")])
 def test_showing_a_run_needs_no_heavy_library(run: Path, options: tuple[str, ...]) -> None:
-    assert imported_by_command("show", run, *options) & HEAVY == set()
+    ended = imported_by_command("show", run, *options)
+    assert_succeeds(ended)
+    assert ended.packages & HEAVY == set()
 
 
 def test_a_page_of_a_run_needs_no_heavy_library(run: Path, tmp_path: Path) -> None:
-    assert imported_by_command("report", run, "--output", tmp_path / "page.html") & HEAVY == set()
+    ended = imported_by_command("report", run, "--output", tmp_path / "page.html")
+    assert_succeeds(ended)
+    assert ended.packages & HEAVY == set()
     assert (tmp_path / "page.html").is_file()
 
 
 def test_a_wrong_name_of_a_model_is_reported_before_heavy_imports(run: Path, tmp_path: Path) -> None:
-    assert imported_by_command("export", run, "best-men", tmp_path / "out") & HEAVY == set()
+    ended = imported_by_command("export", run, "best-men", tmp_path / "out")
+    assert_refused(ended, "best-men")
+    assert ended.packages & HEAVY == set()
 
 
-@pytest.mark.parametrize(
-    "code", ["load_recipe('{recipe}')", "evolve('{recipe}', overrides=['evolution.generation=3'])"]
-)
-def test_the_python_interface_validates_before_heavy_imports(code: str) -> None:
-    statement = f"from cycleqd_merge import evolve, load_recipe; {code.format(recipe=RECIPE)}"
-    assert imported(statement) & HEAVY == set()
+@pytest.mark.parametrize("call", ["load_recipe", "evolve"])
+def test_the_python_interface_validates_before_heavy_imports(call: str) -> None:
+    statement = f"from cycleqd_merge import {call}; {call}('{RECIPE}', overrides=['evolution.generation=3'])"
+    ended = imported(statement)
+    last = ended.stderr.splitlines()[-1]
+    assert ended.code == 1
+    assert last.startswith("cycleqd_merge.errors.RecipeError: --set evolution.generation=3: ")
+    assert "did you mean 'generations'?" in last
+    assert ended.packages & HEAVY == set()
+
+
+def test_loading_a_recipe_needs_no_heavy_library() -> None:
+    ended = imported(f"from cycleqd_merge import load_recipe; load_recipe('{RECIPE}')")
+    assert_succeeds(ended)
+    assert ended.packages & HEAVY == set()
 
 
 def test_opening_a_run_in_python_needs_no_heavy_library(run: Path) -> None:
-    assert imported(f"from cycleqd_merge import open_run; open_run({str(run)!r}).elites()") & HEAVY == set()
+    ended = imported(f"from cycleqd_merge import open_run; open_run({str(run)!r}).elites()")
+    assert_succeeds(ended)
+    assert ended.packages & HEAVY == set()

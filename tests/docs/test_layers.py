@@ -1,11 +1,15 @@
-"""Imports go down the table of docs/design.md, and the algorithm knows no models, journals or files."""
+"""Imports go down the table of docs/design.md, the algorithm knows no models, journals or files, and a public name is
+defined once.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +38,7 @@ def test_the_page_lists_the_layers_that_are_checked() -> None:
 
 
 def test_every_room_is_in_a_layer() -> None:
+    """import-linter's `exhaustive` does not see a folder without `__init__.py`."""
     (layers,) = [contract["layers"] for contract in contracts() if contract["type"] == "layers"]
     assert isinstance(layers, list)
     checked = {name.strip() for layer in layers for name in layer.split(":")}
@@ -42,3 +47,13 @@ def test_every_room_is_in_a_layer() -> None:
         path.stem for path in package.iterdir() if (path.is_dir() and list(path.glob("*.py"))) or path.suffix == ".py"
     }
     assert rooms - {"__init__", "__pycache__"} == checked
+
+
+def test_a_public_name_is_defined_once() -> None:
+    places = defaultdict(list)
+    for path in sorted((ROOT / "cycleqd_merge").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(ROOT)))
+    assert len(places) > 500
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
