@@ -53,7 +53,9 @@ def test_a_public_name_is_defined_once() -> None:
     places = defaultdict(list)
     for path in sorted((ROOT / "cycleqd_merge").rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith(
+                "_"
+            ):
                 places[node.name].append(str(path.relative_to(ROOT)))
     assert len(places) > 500
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}

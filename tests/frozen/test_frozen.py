@@ -163,7 +163,8 @@ def events(lines: str) -> list[dict[str, Any]]:
 def assert_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
     """As many results, none failed; up to the first that differs, the same, and there by few rows at most.
 
-    The first step follows from recorded scores alone, so it is the same within rounding. What follows a score that differs may be anything: strategies choose by scores.
+    The first step follows from recorded scores alone, so it is the same within rounding. What follows a score that
+    differs may be anything: strategies choose by scores.
     """
     results = [[event for event in every if event["event"] == "result"] for every in (found, wanted)]
     assert [len(every) for every in results] == [MORE, MORE]
