@@ -128,6 +128,11 @@ class Checkpoint:
         return tuple(weights)
 
     @cached_property
+    def known_names(self) -> frozenset[str]:
+        """The names of its tensors, and those that mergekit's description has for them."""
+        return frozenset(name for weight in self.weights for name in (weight.name, *weight.aliases))
+
+    @cached_property
     def name_map(self) -> NameMap:
         """Where its tensors are in the transformers model, which is built without weights.
 

@@ -30,7 +30,10 @@ def check_family(family: ModelFamily) -> Problems:
             _check_architecture(family.base, expert.weights, expert.name, problems)
             _check_names(family, expert.weights, expert.name, problems)
         else:
-            _check_adapter_names(family, expert.weights, expert.name, problems)
+            try:
+                _check_adapter_names(family, expert.weights, expert.name, problems)
+            except ModelError as error:
+                problems.errors.append(f"expert {expert.name}: {error}")
         _check_tokenizer(family, expert, problems)
     if not problems.errors:
         _check_values(family, problems)

@@ -170,4 +170,4 @@ def open_expert(models: PinnedModels, name: str, base: Checkpoint) -> Expert:
         )
     label = f"adapter {reference.lora}"
     require_folder(reference.lora, label)
-    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label)))
+    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label), base))

@@ -67,12 +67,15 @@ class NameMap:
     """For each stored tensor of a checkpoint: where transformers puts it in the module.
 
     parts: by stored name, in the order of the stored tensor's stretches. ignored: stored tensors that transformers
-    leaves out. rename: the module's name of a tensor with any other name that transformers can load.
+    leaves out. shapes: of all tensors of the module, in its order. transposed: its modules whose stacked parameters
+    are input x output. rename: the module's name of a tensor with any other name that transformers can load.
     """
 
     parts: Mapping[str, tuple[Part, ...]]
-    ignored: frozenset[str] = frozenset()
-    rename: Callable[[str], str] = field(default=str, repr=False)
+    ignored: frozenset[str]
+    shapes: Mapping[str, tuple[int, ...]]
+    transposed: frozenset[str]
+    rename: Callable[[str], str] = field(repr=False)
 
     def copy_into(self, resident: Mapping[str, torch.Tensor], name: str, stored: torch.Tensor) -> None:
         """Replace a stored tensor in the module, in place. resident: the module's `state_dict()`."""
@@ -264,7 +267,9 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
         )
     _require_complete(model, resident, parts)
     places = {name: tuple(parts[name]) for name in tensors if name in parts}
-    return NameMap(places, frozenset(unknown), lambda name: renamed(name)[0])
+    sizes = {name: tuple(tensor.shape) for name, tensor in resident.items()}
+    transposed = frozenset(name for name, module in model.named_modules() if getattr(module, "is_transposed", False))
+    return NameMap(places, frozenset(unknown), sizes, transposed, lambda name: renamed(name)[0])
 
 
 def _convert(converter: Any, target: str, name: str, model: PreTrainedModel) -> Mapping[str, Any]:
