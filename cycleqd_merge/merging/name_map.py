@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
@@ -128,29 +128,17 @@ class _Traced:
     def ndim(self) -> int:
         return len(self.shape)
 
-    def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
-
     def contiguous(self) -> _Traced:
-        return self
-
-    def to(self, *_: Any, **__: Any) -> _Traced:
         return self
 
     def _inside(self, step: Step) -> tuple[Part, ...]:
         """The parts, seen from a tensor of which this one is the view that `step` returns."""
         return tuple(Part(part.parameter, (step, *part.steps), part.stretch) for part in self.parts)
 
-    def transpose(self, first: int, second: int) -> _Traced:
+    def transpose(self, dim0: int, dim1: int) -> _Traced:
         shape = list(self.shape)
-        shape[first], shape[second] = shape[second], shape[first]
-        return _Traced(shape, self._inside(("transpose", (first, second))))
-
-    def squeeze(self, dim: int) -> _Traced:
-        dim %= self.ndim
-        if self.shape[dim] != 1:
-            return self
-        return _Traced((*self.shape[:dim], *self.shape[dim + 1 :]), self._inside(("unsqueeze", (dim,))))
+        shape[dim0], shape[dim1] = shape[dim1], shape[dim0]
+        return _Traced(shape, self._inside(("transpose", (dim0, dim1))))
 
     def narrow(self, dim: int, start: int, length: int) -> _Traced:
         dim %= self.ndim
@@ -159,59 +147,42 @@ class _Traced:
         part = Part(self.parts[0].parameter, (), (dim, start, length))
         return _Traced((*self.shape[:dim], length, *self.shape[dim + 1 :]), (part,))
 
-    def split(self, sizes: int | Iterable[int], dim: int = 0) -> tuple[_Traced, ...]:
-        total = self.shape[dim]
-        if isinstance(sizes, int):
-            sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
-        pieces, start = [], 0
-        for length in sizes:
-            pieces.append(self.narrow(dim, start, length))
-            start += length
-        return tuple(pieces)
+    def split(self, sizes: Sequence[int], dim: int = 0) -> tuple[_Traced, ...]:
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        return tuple(self.narrow(dim, start, length) for start, length in zip(starts, sizes, strict=True))
 
     def chunk(self, chunks: int, dim: int = 0) -> tuple[_Traced, ...]:
-        return self.split(-(-self.shape[dim] // chunks), dim)
-
-    def unbind(self, dim: int = 0) -> tuple[_Traced, ...]:
-        return tuple(self.narrow(dim, place, 1).squeeze(dim) for place in range(self.shape[dim]))
+        size, total = -(-self.shape[dim] // chunks), self.shape[dim]
+        return self.split([min(size, total - start) for start in range(0, total, size)], dim)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """torch's functions of these names, which transformers' operations call."""
-        name = function.__name__
-        if name == "stack":
-            return _stack(*args, **(kwargs or {}))
-        if name in ("cat", "concat", "concatenate"):
-            return _concatenate(*args, **(kwargs or {}))
-        if name in ("transpose", "squeeze", "narrow", "split", "chunk", "unbind"):
-            if name == "transpose" and kwargs and "dim0" in kwargs:
-                return args[0].transpose(kwargs["dim0"], kwargs["dim1"])
-            return getattr(args[0], name)(*args[1:], **(kwargs or {}))
-        return NotImplemented
+        """`torch.stack` and the other functions that transformers' operations call."""
+        functions = {torch.stack: _stack, torch.cat: _concatenate}
+        methods = {torch.transpose: cls.transpose, torch.split: cls.split, torch.chunk: cls.chunk}
+        found = (functions | methods).get(function)
+        return NotImplemented if found is None else found(*args, **(kwargs or {}))
 
 
 def _stack(tensors: list[_Traced], dim: int = 0) -> _Traced:
-    shape = list(tensors[0].shape)
-    if any(tensor.shape != tensors[0].shape for tensor in tensors):
-        raise TypeError("tensors of different shapes")
-    dim %= len(shape) + 1
+    shape = _common_shape([tensor.shape for tensor in tensors])
     parts = [part for place, tensor in enumerate(tensors) for part in tensor._inside(("select", (dim, place)))]
     return _Traced((*shape[:dim], len(tensors), *shape[dim:]), tuple(parts))
 
 
 def _concatenate(tensors: list[_Traced], dim: int = 0) -> _Traced:
-    dim %= tensors[0].ndim
+    shape = _common_shape([(*tensor.shape[:dim], *tensor.shape[dim + 1 :]) for tensor in tensors])
     parts, start = list[Part](), 0
     for tensor in tensors:
-        if (*tensor.shape[:dim], *tensor.shape[dim + 1 :]) != (
-            *tensors[0].shape[:dim],
-            *tensors[0].shape[dim + 1 :],
-        ):
-            raise TypeError("tensors of different shapes")
         parts.extend(tensor._inside(("narrow", (dim, start, tensor.shape[dim]))))
         start += tensor.shape[dim]
-    shape = tensors[0].shape
-    return _Traced((*shape[:dim], start, *shape[dim + 1 :]), tuple(parts))
+    return _Traced((*shape[:dim], start, *shape[dim:]), tuple(parts))
+
+
+def _common_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    if len(set(shapes)) > 1:
+        raise TypeError(f"shapes {' and '.join(map(str, map(tuple, set(shapes))))}")
+    return shapes[0]
 
 
 def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> NameMap:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+import transformers.conversion_mapping as conversion_mapping
+import transformers.core_model_loading as loading
 from mergekit.common import ModelReference
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
@@ -28,7 +32,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.name_map import build_name_map
 from cycleqd_merge.outputs.verify import verify_checkpoint
 from tests.architectures import ARCHITECTURES, make_architecture
-from tests.models import make_adapter, make_expert, on_base, read_tensors
+from tests.models import make_adapter, make_expert, on_base, read_tensors, write_tensors
 
 TRUSTED = ModelsConfig(trust_remote_code=True)
 State = dict[str, torch.Tensor]
@@ -200,3 +204,193 @@ def test_an_adapter_on_stacks_that_the_checkpoint_stores_is_refused(tmp_path: Pa
     adapter = make_adapter(base, tmp_path / "adapter", seed=1, **STACKED)
     (error,) = check_family(family_of(base, adapter)).errors
     assert "in the base is not a matrix; merge the adapter into a full checkpoint" in error
+
+
+def change_stored(folder: Path, change: Callable[[State], State]) -> Path:
+    write_tensors(folder, change(read_tensors(folder)))
+    return folder
+
+
+def fused_attention(tensors: State) -> State:
+    """Queries, keys and values in one stored tensor."""
+    found = dict(tensors)
+    for layer in range(2):
+        prefix = f"model.layers.{layer}.self_attn."
+        parts = [found.pop(f"{prefix}{name}_proj.weight") for name in "qkv"]
+        found[f"{prefix}qkv_proj.weight"] = torch.cat(parts)
+    return found
+
+
+def renamed(
+    old: str, new: str, value: Callable[[torch.Tensor], torch.Tensor] = torch.clone
+) -> Callable[[State], State]:
+    return lambda tensors: {
+        name.replace(old, new): value(tensor) if old in name else tensor for name, tensor in tensors.items()
+    }
+
+
+def halves(tensors: State) -> State:
+    """The down projection in two stored tensors, concatenated along its inputs."""
+    found = dict(tensors)
+    for layer in range(2):
+        prefix = f"model.layers.{layer}.mlp."
+        for number, part in enumerate(found.pop(f"{prefix}down_proj.weight").chunk(2, dim=1)):
+            found[f"{prefix}part{number}.weight"] = part
+    return found
+
+
+QKV = [f"self_attn.{name}_proj.weight" for name in "qkv"]
+CONVERSIONS: dict[str, tuple[Callable[[State], State], list[Any]]] = {
+    "a norm renamed": (
+        renamed("input_layernorm", "ln_1"),
+        [WeightRenaming("ln_1.", "input_layernorm.")],
+    ),
+    "split": (fused_attention, [WeightConverter("self_attn.qkv_proj.weight", QKV, [loading.Split(dim=0)])]),
+    "chunked": (
+        lambda tensors: {
+            **{name: tensor for name, tensor in tensors.items() if "gate_proj" not in name and "up_proj" not in name},
+            **{
+                f"model.layers.{n}.mlp.both.weight": torch.cat(
+                    [tensors[f"model.layers.{n}.mlp.{name}_proj.weight"] for name in ("gate", "up")]
+                )
+                for n in range(2)
+            },
+        },
+        [WeightConverter("mlp.both.weight", ["mlp.gate_proj.weight", "mlp.up_proj.weight"], [loading.Chunk(dim=0)])],
+    ),
+    "concatenated": (
+        halves,
+        [
+            WeightConverter(
+                ["mlp.part0.weight", "mlp.part1.weight"], "mlp.down_proj.weight", [loading.Concatenate(dim=1)]
+            )
+        ],
+    ),
+    "transposed": (
+        renamed("o_proj.weight", "o_proj_t.weight", lambda tensor: tensor.T.contiguous()),
+        [WeightConverter("o_proj_t.weight", "o_proj.weight", [loading.Transpose(0, 1)])],
+    ),
+    "transposed where needed": (
+        renamed("down_proj.weight", "down_t.weight", lambda tensor: tensor.T.contiguous()),
+        [WeightConverter("down_t.weight", "down_proj.weight", [loading.Transpose(0, 1, check_dims=True)])],
+    ),
+}
+
+
+@pytest.fixture
+def convert(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Any]], None]:
+    """Lets transformers convert tensors of Llama on load, in both of its ways to ask for conversions."""
+
+    def register(conversions: list[Any]) -> None:
+        conversion_mapping.get_checkpoint_conversion_mapping("llama")  # fills the cache
+        cache = conversion_mapping._checkpoint_conversion_mapping_cache
+        monkeypatch.setitem(cache, "llama", conversions)
+
+    return register
+
+
+@pytest.mark.parametrize("case", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_each_kind_of_conversion_is_followed(
+    case: tuple[Callable[[State], State], list[Any]], convert: Callable[[list[Any]], None], tmp_path: Path
+) -> None:
+    change, conversions = case
+    base = make_architecture("llama", tmp_path / "base")
+    other = make_expert(base, tmp_path / "other", seed=1)
+    plain = loaded(other).state_dict()
+    convert(conversions)
+    change_stored(base, change)
+    change_stored(other, change)
+    state = exchanged(base, other)
+    assert_equal(state, loaded(other).state_dict())
+    assert_equal(state, plain)
+
+
+REFUSED: dict[str, tuple[Callable[[State], State], list[Any], str]] = {
+    "values are permuted": (
+        lambda tensors: tensors,
+        [WeightConverter("q_proj.weight", "q_proj.weight", [loading.PermuteForRope()])],
+        r"tensor model.layers.0.self_attn.q_proj.weight: transformers converts it on load \(PermuteForRope: .*\), "
+        "which cannot be done in place; this checkpoint cannot be merged",
+    ),
+    "a matrix without a place": (
+        lambda tensors: {**tensors, "extra.weight": torch.ones(3, 3)},
+        [],
+        "tensor extra.weight is not in transformers' LlamaForCausalLM; remove it",
+    ),
+    "vectors without a place": (
+        renamed("input_layernorm", "ln_1"),
+        [],
+        r"tensor model.layers.0.ln_1.weight is not in transformers' LlamaForCausalLM \(and 1 more\); remove it",
+    ),
+    "a tensor missing": (
+        lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "model.norm.weight"},
+        [],
+        "tensor model.norm.weight is missing: transformers' LlamaForCausalLM would fill it with random values",
+    ),
+    "a tensor of a fused one missing": (
+        lambda tensors: {name: value for name, value in halves(tensors).items() if "1.mlp.part0" not in name},
+        [WeightConverter(["mlp.part0.weight", "mlp.part1.weight"], "mlp.down_proj.weight", [loading.Concatenate(1)])],
+        r"tensor model.layers.1.mlp.part1.weight makes model.layers.1.mlp.down_proj.weight of shape \(32, 24\); its "
+        r"config.json requires \(32, 48\)",
+    ),
+    "other shapes than its configuration": (
+        lambda tensors: {**tensors, "lm_head.weight": torch.ones(7, 32)},
+        [],
+        r"tensor lm_head.weight makes lm_head.weight of shape \(7, 32\); its config.json requires \(\d+, 32\)",
+    ),
+    "two names for one tensor": (
+        lambda tensors: {**tensors, "model.layers.0.ln_1.weight": torch.ones(32)},
+        [WeightRenaming("ln_1.", "input_layernorm.")],
+        "tensors model.layers.0.input_layernorm.weight and model.layers.0.ln_1.weight are the same parameter",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_exchanged_is_refused_in_one_line(
+    case: tuple[Callable[[State], State], list[Any], str], convert: Callable[[list[Any]], None], tmp_path: Path
+) -> None:
+    change, conversions, line = case
+    base = change_stored(make_architecture("llama", tmp_path / "base"), change)
+    experts = [make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2)]
+    convert(conversions)
+    errors = [error for error in check_family(family_of(base, *experts)).errors if error.startswith("base: ")]
+    assert len(errors) == 1
+    assert re.match("base: " + line, errors[0])
+    assert "\n" not in errors[0]
+
+
+BUFFERS = {
+    "llama": {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)},
+    "gpt2": {
+        "transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8),
+        "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
+    },
+    "gpt_neox": {
+        "gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool),
+        "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
+        "gpt_neox.layers.0.attention.rotary_emb.inv_freq": torch.ones(4),
+    },
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_buffers_that_transformers_computes_have_no_place(name: str, tmp_path: Path) -> None:
+    base = make_architecture(name, tmp_path / "base")
+    other = make_expert(base, tmp_path / "other", seed=1)
+    for folder in (base, other):
+        change_stored(folder, lambda tensors: tensors | BUFFERS[name])
+    checkpoint = opened(base)
+    assert checkpoint.name_map.ignored == BUFFERS[name].keys()
+    model = loaded(base)
+    name_map, state = build_name_map(model, stored_tensors(checkpoint)), model.state_dict()
+    for stored, tensor in read_tensors(other).items():
+        name_map.copy_into(state, stored, tensor)
+    assert_equal(state, loaded(other).state_dict())
+
+
+def test_deepseek_s_prediction_layers_are_ignored_as_transformers_does(tmp_path: Path) -> None:
+    base = make_architecture("deepseek_v3", tmp_path / "base")
+    extra = {"model.layers.61.eh_proj.weight": torch.ones(4, 4)}
+    change_stored(base, lambda tensors: tensors | extra)
+    assert opened(base).name_map.ignored == extra.keys()
