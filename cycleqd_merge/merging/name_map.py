@@ -35,7 +35,7 @@ class Stored(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-_LEFTOVER = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attention\.bias|masked_bias|position_ids)$")
+_COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attention\.bias|masked_bias|position_ids)$")
 """Buffers that older versions of transformers saved; the models compute them."""
 
 
@@ -243,6 +243,11 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
     return NameMap(places, frozenset(unknown), sizes, transposed, lambda name: renamed(name)[0])
 
 
+def is_computed(name: str) -> bool:
+    """Whether a tensor without a place is a buffer that models compute, and older versions of transformers saved."""
+    return _COMPUTED.search(name) is not None
+
+
 def _convert(converter: Any, target: str, name: str, model: PreTrainedModel) -> Mapping[str, Any]:
     """The parameters that a converter makes of the traced tensors that it collected."""
     operations = ", ".join(type(operation).__name__ for operation in converter.operations)
@@ -280,7 +285,7 @@ def _ignored(model: PreTrainedModel, unknown: Mapping[str, str]) -> frozenset[st
     info = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
     model._adjust_missing_and_unexpected_keys(info)
     return frozenset(
-        name for name, target in unknown.items() if target not in info.unexpected_keys or _LEFTOVER.search(name)
+        name for name, target in unknown.items() if target not in info.unexpected_keys or is_computed(name)
     )
 
 

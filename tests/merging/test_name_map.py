@@ -21,6 +21,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.evolution.genome import expert_genome
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.candidates import write_candidate
@@ -29,6 +30,7 @@ from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_run import merged_tensors
 from cycleqd_merge.merging.name_map import build_name_map
 from cycleqd_merge.outputs.verify import verify_checkpoint
 from tests.architectures import ARCHITECTURES, make_architecture
@@ -394,3 +396,30 @@ def test_deepseek_s_prediction_layers_are_ignored_as_transformers_does(tmp_path:
     extra = {"model.layers.61.eh_proj.weight": torch.ones(4, 4)}
     change_stored(base, lambda tensors: tensors | extra)
     assert opened(base).name_map.ignored == extra.keys()
+
+
+LINEAR = """merge_method: linear
+models:
+  - {{model: {first}, parameters: {{weight: 0.25}}}}
+  - {{model: {second}, parameters: {{weight: 0.75}}}}
+dtype: float32
+out_dtype: bfloat16
+"""
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe", "gpt_neox", "mamba2"])
+def test_a_mergekit_configuration_gives_the_tensors_that_the_checkpoint_stores(name: str, tmp_path: Path) -> None:
+    base = make_architecture(name, tmp_path / "base")
+    first, second = (make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2))
+    family = family_of(base, first, second)
+    candidate = MergekitConfiguration(LINEAR.format(first=first, second=second))
+    found = dict(merged_tensors(candidate, family))
+    one, other = read_tensors(first), read_tensors(second)
+    assert found.keys() == one.keys()
+    for stored, tensor in found.items():
+        wanted = (0.25 * one[stored].float() + 0.75 * other[stored].float()).to(torch.bfloat16)
+        torch.testing.assert_close(tensor, wanted, msg=stored)
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    write_candidate(candidate, materialiser, tmp_path / "out")
+    assert_equal(read_tensors(tmp_path / "out"), found)
+    verify_checkpoint(candidate, materialiser, tmp_path / "out")
