@@ -9,6 +9,7 @@ import torch
 from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
+from cycleqd_merge.merging.config_differences import config_differences
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
 from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
 
@@ -26,7 +27,7 @@ def check_family(family: ModelFamily) -> Problems:
     problems = Problems()
     for expert in family.experts:
         if isinstance(expert.weights, Checkpoint):
-            _check_architecture(family.base, expert.weights, expert.name, problems)
+            _check_configuration(family.base, expert.weights, expert.name, problems)
             _check_names(family, expert.weights, expert.name, problems)
         else:
             _check_adapter_names(family, expert.weights, expert.name, problems)
@@ -48,10 +49,18 @@ def require_mergeable(family: ModelFamily) -> list[str]:
     return problems.notices
 
 
-def _check_architecture(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:
+def _check_configuration(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:
+    """Check that both are models of one class, and compare their configurations."""
     ours, theirs = base.config.architectures, expert.config.architectures
     if ours != theirs:
         problems.errors.append(f"expert {name}: architecture {theirs}, the base has {ours}")
+        return
+    if base.config.model_type != expert.config.model_type:
+        kinds = f"model type {expert.config.model_type!r}, the base has {base.config.model_type!r}"
+        problems.errors.append(f"expert {name}: {kinds}")
+        return
+    for difference in config_differences(base.config, expert.config):
+        (problems.errors if difference.error else problems.notices).append(difference.line(name))
 
 
 def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: Problems) -> None:
