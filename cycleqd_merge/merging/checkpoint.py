@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -27,7 +27,7 @@ from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.left_out import empty_model, left_out
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
-from cycleqd_merge.merging.weight_files import weight_files
+from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,14 @@ class Checkpoint:
         self._loader = LazyTensorLoader(index)
 
     @property
+    def stock_reads(self) -> bool:
+        """Whether stock mergekit, which prefers an index and requires `architectures`, reads the same model."""
+        stated = read_json(self.path / "config.json") or {}
+        names = {path.name for path in self.path.iterdir()}
+        chosen = chosen_weights(names)
+        return stated.get("architectures") == self.config.architectures and index_file(chosen or "") not in names
+
+    @property
     def names(self) -> list[str]:
         """Names of the stored tensors, shard by shard."""
         return list(self._loader.index.tensor_paths)
@@ -87,7 +95,22 @@ class Checkpoint:
         """The name of `weight` in this checkpoint, or None if it is absent."""
         paths = self._loader.index.tensor_paths
         ties = weight.ties if self.config.get_text_config().tie_word_embeddings else ()
-        return next((name for name in (weight.name, *weight.aliases, *ties) if name in paths), None)
+        names = (weight.name, *weight.aliases, *ties)
+        return next((name for name in names if name in paths), None) or self._other_name(names)
+
+    def _other_name(self, names: Sequence[str]) -> str | None:
+        """A name under which transformers loads a tensor as well: of a tied one, or with the body's prefix or without.
+
+        None if this checkpoint has no such tensor.
+        """
+        model = self.empty_model
+        if model is None:
+            return None
+        pairs = [*model.all_tied_weights_keys.items()]
+        tied = [other for pair in pairs for name, other in (pair, pair[::-1]) if name in names]
+        prefix = f"{model.base_model_prefix}."
+        others = (form for name in (*names, *tied) for form in (name, prefix + name, name.removeprefix(prefix)))
+        return next((name for name in others if name in self._loader.index.tensor_paths), None)
 
     @cached_property
     def empty_model(self) -> PreTrainedModel | None:

@@ -1,4 +1,4 @@
-"""Stored tensors that transformers neither loads nor saves: buffers of older versions, and parts of no language model."""
+"""Stored tensors that transformers neither loads nor saves: buffers of older versions, parts of no language model."""
 
 from __future__ import annotations
 
