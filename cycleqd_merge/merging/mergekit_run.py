@@ -24,11 +24,12 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
 from cycleqd_merge.merging.mergekit_experts import expert_loaders
@@ -73,22 +74,26 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
+    family = _recorded_family(config)
+    truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
-            _merge_options(config, random_seed=seed, **_truncation(config)) as options,
+            _merge_options(config, family=family, random_seed=seed, **truncation) as options,
         ):
             run_merge(config, str(scratch / out.name), options, config_source=text)
         (scratch / out.name).replace(out)
 
 
-def _truncation(config: MergeConfiguration) -> dict[str, bool]:
-    """The option for models with `models.vocabulary: base`, which only the method `cycleqd` records."""
+def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
+    """The models of a configuration for the method `cycleqd`, with their settings, which only this method records."""
     text = (config.parameters or {}).get("mutations")
-    if config.merge_method != MERGE_METHOD or not isinstance(text, str):
-        return {}
-    parameter = MutationsParameter.parse(text, len(config.models or []))
-    return {"unsafe_truncate_embeddings": parameter.vocabulary == "base"}
+    if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
+        return None
+    experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
+    settings = ModelsConfig.model_validate({"vocabulary": MutationsParameter.parse(text, len(experts)).vocabulary})
+    named = {str(number): reference for number, reference in enumerate(experts, start=1)}
+    return open_family(PinnedModels(str(config.base_model), named, settings))
 
 
 def merged_tensors(
