@@ -24,13 +24,15 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter
 from cycleqd_merge.merging.name_map import Part, is_computed
@@ -73,22 +75,26 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
+    family = _recorded_family(config)
+    truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
-            _merge_options(config, random_seed=seed, **_truncation(config)) as options,
+            _merge_options(config, family=family, random_seed=seed, **truncation) as options,
         ):
             run_merge(config, str(scratch / out.name), options, config_source=text)
         (scratch / out.name).replace(out)
 
 
-def _truncation(config: MergeConfiguration) -> dict[str, bool]:
-    """The option for models with `models.vocabulary: base`, which only the method `cycleqd` records."""
+def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
+    """The models of a configuration for the method `cycleqd`, with their settings, which only this method records."""
     text = (config.parameters or {}).get("mutations")
-    if config.merge_method != MERGE_METHOD or not isinstance(text, str):
-        return {}
-    parameter = MutationsParameter.parse(text, len(config.models or []))
-    return {"unsafe_truncate_embeddings": parameter.vocabulary == "base"}
+    if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
+        return None
+    experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
+    settings = ModelsConfig.model_validate({"vocabulary": MutationsParameter.parse(text, len(experts)).vocabulary})
+    named = {str(number): reference for number, reference in enumerate(experts, start=1)}
+    return open_family(PinnedModels(str(config.base_model), named, settings))
 
 
 def merged_tensors(
@@ -107,7 +113,8 @@ def merged_tensors(
         raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
     device = torch.device(device)
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
-    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, **truncation) as options:
+    trust = family.models.trust_remote_code
+    with _merge_errors("candidate"), _merge_options(config, trust, family, **truncation) as options:
         saves = _planned(config, options, family)
         pieces = _pieces(saves, family)
         names = {save.tensor_task: name for name, save in saves.items() if pieces[name]}
@@ -138,7 +145,7 @@ def write_merge(
     with (
         torch.random.fork_rng(devices),
         _merge_errors("candidate"),
-        _merge_options(config, trust, write_model_card=False, **own, **truncation) as options,
+        _merge_options(config, trust, family, write_model_card=False, **own, **truncation) as options,
     ):
         run_merge(config, str(folder), options)
 
@@ -201,20 +208,23 @@ def _pieces(saves: Mapping[str, SaveTensor], family: ModelFamily) -> dict[str, l
     missing -= {weight.name for found in pieces.values() for weight, _ in found}
     if missing:
         raise ModelError(f"candidate: tensor {min(missing)} is missing; the base has it")
-    more = sorted(name for name, found in pieces.items() if not found and _required(saves[name]))
+    model = family.base.empty_model
+    more = sorted(
+        name for name, found in pieces.items() if not (found or saves[name].optional or is_computed(model, name))
+    )
     if more:
         raise ModelError(f"candidate: tensor {more[0]} is not in the base")
     return pieces
 
 
-def _required(save: SaveTensor) -> bool:
-    """Whether mergekit needs a tensor in every model; some of its architectures list buffers that models compute."""
-    return not (save.optional or is_computed(save.tensor_name))
-
-
 @contextmanager
-def _merge_options(config: MergeConfiguration, trust_remote_code: bool = False, **more: Any) -> Iterator[MergeOptions]:
-    """mergekit's options, with adapters merged, no files open from earlier merges, and fewer warnings."""
+def _merge_options(
+    config: MergeConfiguration, trust_remote_code: bool = False, family: ModelFamily | None = None, **more: Any
+) -> Iterator[MergeOptions]:
+    """mergekit's options, with adapters merged, no files open from earlier merges, and fewer warnings.
+
+    family: whose experts are read as here, whatever their names and vocabularies are.
+    """
     with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
@@ -224,7 +234,8 @@ def _merge_options(config: MergeConfiguration, trust_remote_code: bool = False, 
             **more,
         )
         cache = LoaderCache()
-        cache.loaders = {}  # mergekit keeps them open for all threads, by name, even if files have changed since
+        # mergekit keeps them open for all threads, by name, even if files have changed since
+        cache.loaders = {} if family is None else expert_loaders(family)
         cache.setup(settings)
         try:
             yield settings
