@@ -99,6 +99,11 @@ class NameMap:
                 found.setdefault(part.parameter, []).append(name)
         return {parameter: tuple(names) for parameter, names in found.items()}
 
+    def parameter(self, stored: str) -> str | None:
+        """The name of the parameter that a stored tensor is; None if it is several, or a part of one."""
+        parts = self.parts.get(stored, ())
+        return parts[0].parameter if len(parts) == 1 and parts[0] == Part(parts[0].parameter) else None
+
     def stored_name(self, name: str) -> str | None:
         """The stored name of a parameter of the module, by any name that transformers can load; None if it has none.
 
@@ -108,7 +113,7 @@ class NameMap:
             return name
         for parameter in (name, self.rename(name)):
             for stored in self.stored.get(parameter, ()):
-                if self.parts[stored] == (Part(parameter),):
+                if self.parameter(stored) == parameter:
                     return stored
         return None
 
@@ -158,9 +163,14 @@ class _Traced:
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """`torch.stack` and the other functions that transformers' operations call."""
-        functions = {torch.stack: _stack, torch.cat: _concatenate}
-        methods = {torch.transpose: cls.transpose, torch.split: cls.split, torch.chunk: cls.chunk}
-        found = (functions | methods).get(function)
+        known: dict[Any, Callable[..., Any]] = {
+            torch.stack: _stack,
+            torch.cat: _concatenate,
+            torch.transpose: cls.transpose,
+            torch.split: cls.split,
+            torch.chunk: cls.chunk,
+        }
+        found = known.get(function)
         return NotImplemented if found is None else found(*args, **(kwargs or {}))
 
 
@@ -282,7 +292,7 @@ def _ignored(model: PreTrainedModel, unknown: Mapping[str, str]) -> frozenset[st
 
     unknown: the module's names by stored name.
     """
-    info = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
+    info: Any = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
     model._adjust_missing_and_unexpected_keys(info)
     return frozenset(
         name for name, target in unknown.items() if target not in info.unexpected_keys or is_computed(name)
@@ -297,7 +307,7 @@ def _require_complete(
     same = {id(resident[name]) for name in stored}
     missing = {name for name, tensor in resident.items() if name not in stored and id(tensor) not in same}
     missing -= set(getattr(model, "all_tied_weights_keys", None) or ())
-    info = SimpleNamespace(missing_keys=missing, unexpected_keys=set())
+    info: Any = SimpleNamespace(missing_keys=missing, unexpected_keys=set())
     model._adjust_missing_and_unexpected_keys(info)
     left = sorted(info.missing_keys, key=dot_natural_key)
     if left:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.evolution.genome import expert_genome
+from cycleqd_merge.evolution.genome import expert_genome, level_genome
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.candidates import write_candidate
 from cycleqd_merge.merging.checkpoint import Checkpoint
@@ -32,7 +34,8 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_run import merged_tensors
 from cycleqd_merge.merging.name_map import build_name_map
-from cycleqd_merge.outputs.verify import verify_checkpoint
+from cycleqd_merge.outputs.adapter import write_adapter
+from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
 from tests.architectures import ARCHITECTURES, make_architecture
 from tests.models import make_adapter, make_expert, on_base, read_tensors, write_tensors
 
@@ -423,3 +426,25 @@ def test_a_mergekit_configuration_gives_the_tensors_that_the_checkpoint_stores(n
     write_candidate(candidate, materialiser, tmp_path / "out")
     assert_equal(read_tensors(tmp_path / "out"), found)
     verify_checkpoint(candidate, materialiser, tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", ["attention", "router", "output head"])
+def test_a_merge_of_adapters_is_written_with_the_module_s_names(case: str, tmp_path: Path) -> None:
+    architecture, options = ADAPTERS[case]
+    base = make_architecture(architecture, tmp_path / "base", torch.float32)
+    adapters = [make_adapter(base, tmp_path / f"adapter-{seed}", seed, **options) for seed in (1, 2)]
+    family = family_of(base, *adapters)
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    genome = level_genome(0.5, 2, 1)
+    write_adapter(genome, materialiser, tmp_path / "out", {}, partial(verify_adapter, genome, materialiser))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_merge_of_adapters_on_stacked_experts_cannot_be_an_adapter(tmp_path: Path) -> None:
+    base = make_architecture("mixtral", tmp_path / "base", torch.float32)
+    adapters = [make_adapter(base, tmp_path / f"adapter-{seed}", seed, **STACKED) for seed in (1, 2)]
+    family = family_of(base, *adapters)
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    with pytest.raises(ModelError, match="is not a layer of its own in transformers; export it as a checkpoint"):
+        write_adapter(level_genome(0.5, 2, 1), materialiser, tmp_path / "out", {}, print)
