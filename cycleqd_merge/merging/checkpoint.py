@@ -18,7 +18,7 @@ from mergekit.common import ModelPath, ModelReference
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
 from mergekit.options import MergeOptions
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
@@ -76,6 +76,11 @@ class Checkpoint:
         self._loader = LazyTensorLoader(index)
 
     @property
+    def ties_embeddings(self) -> bool:
+        """Whether input and output embedding are one tensor."""
+        return bool(getattr(self.config.get_text_config(), "tie_word_embeddings", self.config.tie_word_embeddings))
+
+    @property
     def names(self) -> list[str]:
         """Names of the stored tensors, shard by shard."""
         return list(self._loader.index.tensor_paths)
@@ -108,8 +113,13 @@ class Checkpoint:
         for info in _architecture(self.path, self.config, self._trust_remote_code):
             for name in (info.name, *(info.aliases or ())):
                 described[name] = info
+        if all(info.vocabulary_axis is None for info in described.values()):  # mergekit cannot build the model
+            places = self.name_map
+            for name in self.names:
+                if places.parameter(name) in places.vocabulary:
+                    described[name] = WeightInfo(name=name, vocabulary_axis=0)
         weights = []
-        separate = set() if self.config.get_text_config().tie_word_embeddings else set(self.names)
+        separate = set() if self.ties_embeddings else set(self.names)
         for name in self.names:
             tensor = self.read(name)
             info = described.get(name) or WeightInfo(name=name)
@@ -133,6 +143,16 @@ class Checkpoint:
         return frozenset(name for weight in self.weights for name in (weight.name, *weight.aliases))
 
     @cached_property
+    def auto_class(self) -> Any:
+        """transformers' class that loads it: of the architecture that it names, else of causal language models."""
+        named = (self.config.architectures or [""])[0]
+        for known in (AutoModelForCausalLM, AutoModelForImageTextToText):
+            loads = known._model_mapping.get(type(self.config), None)
+            if loads is not None and named == loads.__name__:
+                return known
+        return AutoModelForCausalLM
+
+    @cached_property
     def name_map(self) -> NameMap:
         """Where its tensors are in the transformers model, which is built without weights.
 
@@ -142,14 +162,14 @@ class Checkpoint:
         """
         try:
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(
+                model = self.auto_class.from_config(
                     copy.deepcopy(self.config), trust_remote_code=self._trust_remote_code
                 )
         except Exception as error:  # custom code may raise anything
             raise ModelError(
                 f"model {self.reference.model}: transformers cannot build it: {first_line(error)}"
             ) from error
-        return build_name_map(model, dict(zip(self.names, self.weights, strict=True)))
+        return build_name_map(model, {name: self.read(name) for name in self.names})
 
     @cached_property
     def digest(self) -> str:
@@ -179,7 +199,10 @@ def _architecture(folder: Path, config: PretrainedConfig, trust_remote_code: boo
     )
     with root_logger_kept():
         architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, options)
-        return architecture.all_weights(config)
+        try:
+            return architecture.all_weights(config)
+        except (RuntimeError, AttributeError):  # its description is of a different layout of the configuration
+            return []
 
 
 def digest_files(paths: list[Path]) -> str:

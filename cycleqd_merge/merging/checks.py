@@ -73,7 +73,7 @@ def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: P
             problems.errors.append(f"expert {name}: tensor {weight.name} is missing; the base has it")
     for stored in expert.names:
         if stored not in known:
-            tied = family.base.config.get_text_config().tie_word_embeddings
+            tied = family.base.ties_embeddings
             if tied and any(stored in (w.name, *w.aliases) for w in expert.weights if w.vocabulary_axis is not None):
                 problems.notices.append(
                     f"expert {name}: {stored} is ignored: in the base, it is tied to the input embedding"

@@ -68,13 +68,15 @@ class NameMap:
 
     parts: by stored name, in the order of the stored tensor's stretches. ignored: stored tensors that transformers
     leaves out. shapes: of all tensors of the module, in its order. transposed: its modules whose stacked parameters
-    are input x output. rename: the module's name of a tensor with any other name that transformers can load.
+    are input x output. vocabulary: the parameters with one row per token. rename: the module's name of a tensor with
+    any other name that transformers can load.
     """
 
     parts: Mapping[str, tuple[Part, ...]]
     ignored: frozenset[str]
     shapes: Mapping[str, tuple[int, ...]]
     transposed: frozenset[str]
+    vocabulary: frozenset[str]
     rename: Callable[[str], str] = field(repr=False)
 
     def copy_into(self, resident: Mapping[str, torch.Tensor], name: str, stored: torch.Tensor) -> None:
@@ -250,7 +252,8 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
     places = {name: tuple(parts[name]) for name in tensors if name in parts}
     sizes = {name: tuple(tensor.shape) for name, tensor in resident.items()}
     transposed = frozenset(name for name, module in model.named_modules() if getattr(module, "is_transposed", False))
-    return NameMap(places, frozenset(unknown), sizes, transposed, lambda name: renamed(name)[0])
+    vocabulary = _vocabulary(model, resident)
+    return NameMap(places, frozenset(unknown), sizes, transposed, vocabulary, lambda name: renamed(name)[0])
 
 
 def is_computed(name: str) -> bool:
@@ -297,6 +300,13 @@ def _ignored(model: PreTrainedModel, unknown: Mapping[str, str]) -> frozenset[st
     return frozenset(
         name for name, target in unknown.items() if target not in info.unexpected_keys or is_computed(name)
     )
+
+
+def _vocabulary(model: PreTrainedModel, resident: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """The names of the parameters of input and output embeddings."""
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    rows = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    return frozenset(name for name, tensor in resident.items() if id(tensor) in rows)
 
 
 def _require_complete(

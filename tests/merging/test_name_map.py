@@ -16,7 +16,6 @@ import transformers.conversion_mapping as conversion_mapping
 import transformers.core_model_loading as loading
 from mergekit.common import ModelReference
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
@@ -36,7 +35,7 @@ from cycleqd_merge.merging.mergekit_run import merged_tensors
 from cycleqd_merge.merging.name_map import build_name_map
 from cycleqd_merge.outputs.adapter import write_adapter
 from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
-from tests.architectures import ARCHITECTURES, make_architecture
+from tests.architectures import ARCHITECTURES, VISION_ARCHITECTURES, make_architecture
 from tests.models import make_adapter, make_expert, on_base, read_tensors, write_tensors
 
 TRUSTED = ModelsConfig(trust_remote_code=True)
@@ -48,7 +47,7 @@ def opened(folder: Path) -> Checkpoint:
 
 
 def loaded(folder: Path, **options: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, **{"trust_remote_code": True, "dtype": "auto", **options})
+    return opened(folder).auto_class.from_pretrained(folder, **{"trust_remote_code": True, "dtype": "auto", **options})
 
 
 def stored_tensors(base: Checkpoint) -> Mapping[str, Any]:
@@ -83,14 +82,14 @@ def exchanged(base: Path, other: Path) -> State:
     return state
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *VISION_ARCHITECTURES])
 def test_an_exchange_in_place_equals_a_load_and_the_inverse_gives_the_stored_tensors(name: str, tmp_path: Path) -> None:
     base = make_architecture(name, tmp_path / "base")
     other = make_expert(base, tmp_path / "other", seed=1)
     assert_equal(exchanged(base, other), loaded(other).state_dict())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *VISION_ARCHITECTURES])
 def test_an_export_loads_as_the_engine_s_model_with_the_base_s_names(name: str, tmp_path: Path) -> None:
     base = make_architecture(name, tmp_path / "base")
     experts = [make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2)]
