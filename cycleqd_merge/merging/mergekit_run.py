@@ -35,7 +35,7 @@ from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STO
 from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter
-from cycleqd_merge.merging.name_map import Part, is_computed
+from cycleqd_merge.merging.name_map import Part
 
 _Step = TypeVar("_Step")
 
@@ -208,9 +208,11 @@ def _pieces(saves: Mapping[str, SaveTensor], family: ModelFamily) -> dict[str, l
     missing -= {weight.name for found in pieces.values() for weight, _ in found}
     if missing:
         raise ModelError(f"candidate: tensor {min(missing)} is missing; the base has it")
-    model = family.base.empty_model
+    places = family.base.name_map  # some of mergekit's architectures list buffers that models compute
     more = sorted(
-        name for name, found in pieces.items() if not (found or saves[name].optional or is_computed(model, name))
+        name
+        for name, found in pieces.items()
+        if not (found or saves[name].optional) and places.rename(name) in places.shapes
     )
     if more:
         raise ModelError(f"candidate: tensor {more[0]} is not in the base")
