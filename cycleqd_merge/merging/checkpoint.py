@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -47,16 +48,21 @@ class Weight:
 class Checkpoint:
     """A full checkpoint: its folder, configuration and tensors.
 
+    folder: of its copy in a different vocabulary, which is read instead of the reference's own files (see
+    `union_models`). digest: that copy's.
+
     Raises:
         ModelError: it cannot be found, holds no safetensors, is quantised, or a shard is missing.
         HubRefused: it cannot be downloaded.
     """
 
-    def __init__(self, reference: ModelReference, models: ModelsConfig) -> None:
-        self.reference = reference
+    def __init__(
+        self, reference: ModelReference, models: ModelsConfig, folder: Path | None = None, digest: str | None = None
+    ) -> None:
+        self.reference, self._digest = reference, digest
         require_folder(reference.model, f"model {reference.model}")
         try:
-            self.path = model_folder(reference.model, models, f"model {reference.model}")
+            self.path = folder or model_folder(reference.model, models, f"model {reference.model}")
             here = ModelReference(model=ModelPath(path=str(self.path)))
             self.config: PretrainedConfig = here.config(trust_remote_code=models.trust_remote_code)
             index = ShardedTensorIndex.from_disk(str(self.path))
@@ -77,6 +83,11 @@ class Checkpoint:
     def names(self) -> list[str]:
         """Names of the stored tensors, shard by shard."""
         return list(self._loader.index.tensor_paths)
+
+    @property
+    def shards(self) -> Mapping[str, str]:
+        """The file of each stored tensor."""
+        return dict(self._loader.index.tensor_paths)
 
     def stored_name(self, weight: Weight) -> str | None:
         """The name of `weight` in this checkpoint, or None if it is absent."""
@@ -128,7 +139,7 @@ class Checkpoint:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the safetensors files, in the order of their names."""
-        return digest_files(self.files)
+        return self._digest or digest_files(self.files)
 
     @property
     def files(self) -> list[Path]:
