@@ -85,6 +85,9 @@ class ModelsConfig(StrictConfig):
     """`base` drops embedding rows that an expert added beyond the base model's vocabulary."""
     chat_template: str | None = None
     """The chat template to use if those of the models differ: `base`, the name of an expert, or a file."""
+    end_tokens: list[int | str] | None = Field(None, min_length=1)
+    """The tokens that end an answer, or their ids; by default those of the base, of the model whose chat template is
+    used, and of that template."""
     trust_remote_code: bool = False
     """Run the code that model repositories contain."""
     pickles: bool = False

@@ -9,6 +9,7 @@ import torch
 from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
+from cycleqd_merge.merging.end_tokens import end_token_differences, end_tokens
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
 from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
 
@@ -31,6 +32,7 @@ def check_family(family: ModelFamily) -> Problems:
         else:
             _check_adapter_names(family, expert.weights, expert.name, problems)
         _check_tokenizer(family, expert, problems)
+    _check_end_tokens(family, problems)
     if not problems.errors:
         _check_values(family, problems)
     return problems
@@ -138,6 +140,17 @@ def _same_form(family: ModelFamily, weight: Weight, tensor: torch.Tensor, name: 
             f"expert {name}: tensor {weight.name}: shape {tuple(tensor.shape)}, the base has {weight.shape}"
         )
     return False
+
+
+def _check_end_tokens(family: ModelFamily, problems: Problems) -> None:
+    """What ends an answer, where base, experts and children differ in it."""
+    if not has_tokenizer(family.base.path):
+        return
+    try:
+        problems.notices.extend([*end_tokens(family).notices, *end_token_differences(family)])
+    except UserError as error:
+        if not problems.errors:  # a tokenizer that cannot be loaded has been reported
+            problems.errors.append(str(error))
 
 
 def _finite(tensor: torch.Tensor) -> bool:

@@ -11,7 +11,7 @@ from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, RecipeError, first_line
 
 if TYPE_CHECKING:
-    from cycleqd_merge.merging.family import ModelFamily  # which opens tokenizers for `vocabulary: union`
+    from cycleqd_merge.merging.family import Expert, ModelFamily  # which opens tokenizers for `vocabulary: union`
 
 _UNLIMITED = 10**9  # a tokenizer without a limit reports 10^30
 
@@ -56,7 +56,7 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
     choice = family.models.chat_template
     if choice is None or choice == "base":
         return tokenizer
-    expert = next((expert for expert in family.experts if expert.name == choice), None)
+    expert = chat_expert(family)
     if expert is not None:
         tokenizer.chat_template = load_tokenizer(expert.folder, family).chat_template
         return tokenizer
@@ -64,6 +64,12 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
         raise RecipeError(f"models.chat_template: {choice!r} is neither `base`, nor an expert, nor a file")
     tokenizer.chat_template = Path(choice).read_text(encoding="utf-8")
     return tokenizer
+
+
+def chat_expert(family: ModelFamily) -> Expert | None:
+    """The expert whose chat template the recipe chose; None if it chose none, the base's, or a file."""
+    choice = family.models.chat_template
+    return None if choice == "base" else next((each for each in family.experts if each.name == choice), None)
 
 
 def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> int | None:

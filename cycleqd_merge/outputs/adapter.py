@@ -18,7 +18,7 @@ from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.model_files import tokenizer_files, write_files
 
 
 def require_adapters(family: ModelFamily) -> None:
@@ -75,7 +75,7 @@ def write_adapter(
         save_file(tensors, unfinished / "adapter_model.safetensors", {"format": "pt"})
         config.save_pretrained(str(unfinished))
         _sort_modules(unfinished / "adapter_config.json")
-        family_tokenizer(family).save_pretrained(unfinished)
+        write_files(tokenizer_files(family), unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         verify(unfinished)
 
