@@ -33,7 +33,9 @@ def check_family(family: ModelFamily) -> Problems:
             _check_adapter_names(family, expert.weights, expert.name, problems)
         _check_tokenizer(family, expert, problems)
     _check_end_tokens(family, problems)
-    if not problems.errors:
+    if family.union is not None:
+        problems.notices.extend(family.union.notices)
+    if not problems.errors and (family.union is not None or family.models.vocabulary != "union"):
         _check_values(family, problems)
     return problems
 
@@ -177,6 +179,8 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
             f"expert {expert.name}: its chat template differs from the base's; choose one with `models.chat_template` "
             f"(`base`, `{expert.name}` or a file)"
         )
+    if family.models.vocabulary == "union":  # `united` has compared them
+        return
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     if family.models.vocabulary == "base":
         other = {token: number for token, number in other.items() if number < len(vocabulary)}
