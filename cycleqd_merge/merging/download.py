@@ -18,9 +18,10 @@ from mergekit.common import ModelPath, ModelReference
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.values import hub_id
-from cycleqd_merge.errors import HubRefused, ModelError
+from cycleqd_merge.errors import HubRefused, ModelError, first_line
 from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.hub_errors import hub_errors, hub_reason
+from cycleqd_merge.merging.weight_files import PICKLE, SAFETENSORS, chosen_weights, weight_files
 
 DownloadProgress = Callable[[str, int, int], None]
 """Called with a repository's id, the bytes downloaded so far, and the total."""
@@ -53,7 +54,8 @@ def model_folder(path: ModelPath, models: ModelsConfig, label: str, progress: Do
         HubRefused: there is no such repository, or it cannot be downloaded.
     """
     folder = Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, False, progress)
-    if any(folder.glob("*.safetensors*")) or not any(folder.glob("pytorch_model*.bin*")):
+    chosen = chosen_weights({file.name for file in folder.iterdir()})
+    if chosen is None or not chosen.startswith(PICKLE):
         return folder
     if not models.pickles:
         raise ModelError(_only_pickles(label))
@@ -103,13 +105,16 @@ def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter
         ModelError: it contains only pickles and the recipe does not allow them.
     """
     root = [name for name in names if "/" not in name]
+    chosen = chosen_weights(root)
     weights = [name for name in root if name.endswith(".safetensors")]
     start = "adapter_model" if adapter else "model"
     weights = [name for name in weights if name.startswith(start)] or weights
-    if not weights:
+    if not weights or (not adapter and chosen is not None and chosen.startswith(PICKLE)):
         weights = [name for name in root if name.startswith(("pytorch_model", "adapter_model")) and ".bin" in name]
         if weights and (adapter or not models.pickles):
             raise ModelError(_only_pickles(label))
+    if not adapter and chosen in (SAFETENSORS, PICKLE):
+        weights = [chosen]
     endings = (*_SMALL, ".py") if models.trust_remote_code else _SMALL
     return [*weights, *(name for name in root if name.endswith(endings) and name not in weights)]
 
@@ -188,7 +193,13 @@ def _converted(folder: Path) -> Path:
     Raises:
         ModelError: they contain more than weights, or are damaged.
     """
-    shards = sorted(folder.glob("pytorch_model*.bin"))
+    try:
+        shards = [folder / name for name in weight_files(folder)]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ModelError(f"{folder}: its index of pickles is broken: {first_line(error)}") from error
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise ModelError(f"{folder}: {', '.join(missing)} is in its index but not in the folder")
     key = hashlib.sha256("|".join(f"{path.resolve()}:{path.stat().st_size}" for path in shards).encode())
     target = cache_folder("converted") / key.hexdigest()[:32]
     with FileLock(f"{target}.lock"):
@@ -209,5 +220,5 @@ def _convert(folder: Path, shards: Sequence[Path], target: Path) -> None:
             what = "its pickles contain more than weights, or are damaged"
             raise ModelError(f"{folder}: {what}: {type(error).__name__}") from error
         for path in folder.iterdir():
-            if path.is_file() and ".bin" not in path.name:
+            if path.is_file() and not path.name.endswith((".bin", ".bin.index.json", ".safetensors")):
                 shutil.copy(path, unfinished)

@@ -84,6 +84,13 @@ class ModelFamily:
         return self.base.weights
 
     @cached_property
+    def token_bound(self) -> int | None:
+        """One more than the largest id of a token of the base; None without a tokenizer. Ids may have gaps."""
+        from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer  # they are a family's
+
+        return id_bound(load_tokenizer(self.base.path, self)) if has_tokenizer(self.base.path) else None
+
+    @cached_property
     def _stored(self) -> Mapping[str, str]:
         return {weight.name: name for weight in self.weights if (name := self.base.stored_name(weight))}
 
@@ -113,16 +120,28 @@ class ModelFamily:
         stored = weights.stored_name(weight)
         if stored is None:
             return None
-        tensor = fit_vocabulary(weights.read(stored), weight, self.models)
+        tensor = fit_vocabulary(weights.read(stored), weight, base, self)
         same = torch.equal(tensor.float(), base.float()) if tensor.dtype != base.dtype else torch.equal(tensor, base)
         return None if same else Whole(tensor)
 
 
-def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: ModelsConfig) -> torch.Tensor:
-    """Under `vocabulary: base`, the tensor without the rows that an expert appended to the base's vocabulary."""
+def fit_vocabulary(tensor: torch.Tensor, weight: Weight, base: torch.Tensor, family: ModelFamily) -> torch.Tensor:
+    """An expert's tensor with as many rows as the base's, where the rows that differ do not matter.
+
+    Rows that an expert has more are dropped under `vocabulary: base`, and if they belong to no token of the base.
+    Rows that it has less are the base's if they belong to no token: some tools cut off the padding of a vocabulary.
+    Otherwise the tensor is returned as it is.
+    """
     axis = weight.vocabulary_axis
-    if models.vocabulary == "base" and axis is not None and tensor.shape[axis] > weight.shape[axis]:
-        return tensor.narrow(axis, 0, weight.shape[axis])
+    if axis is None or tensor.ndim != base.ndim or tensor.shape[axis] == base.shape[axis]:
+        return tensor
+    rows, wanted = tensor.shape[axis], base.shape[axis]
+    unused = family.token_bound is not None and min(rows, wanted) >= family.token_bound
+    if rows > wanted and (unused or family.models.vocabulary == "base"):
+        return tensor.narrow(axis, 0, wanted)
+    if rows < wanted and unused and tensor.select(axis, 0).shape == base.select(axis, 0).shape:
+        dtype = torch.promote_types(tensor.dtype, base.dtype)
+        return torch.cat([tensor.to(dtype), base.narrow(axis, rows, wanted - rows).to(dtype)], axis)
     return tensor
 
 
