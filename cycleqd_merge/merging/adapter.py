@@ -43,6 +43,8 @@ class Adapter:
         ModelError: it cannot be opened, or is of a kind without low-rank factors (DoRA, other PEFT methods).
     """
 
+    is_copy = False
+
     def __init__(self, label: str, path: Path) -> None:
         self.label, self.path = label, path
         file = path / "adapter_model.safetensors"

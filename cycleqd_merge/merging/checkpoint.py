@@ -97,6 +97,11 @@ class Checkpoint:
         return list(self._loader.index.tensor_paths)
 
     @property
+    def is_copy(self) -> bool:
+        """Whether it is the reference's copy in a different vocabulary."""
+        return self._digest is not None
+
+    @property
     def shards(self) -> Mapping[str, str]:
         """The file of each stored tensor."""
         return dict(self._loader.index.tensor_paths)

@@ -91,6 +91,26 @@ class ModelFamily:
         return id_bound(load_tokenizer(self.base.path, self)) if has_tokenizer(self.base.path) else None
 
     @cached_property
+    def _copies(self) -> Mapping[str, str]:
+        """The copies that are read instead of models and adapters, by the paths in their references."""
+        models = [
+            (self.base.reference.model, self.base),
+            *((e.reference.lora or e.reference.model, e.weights) for e in self.experts),
+        ]
+        return {str(path): str(weights.path) for path, weights in models if weights.is_copy}
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether it reads copies of its models, in the vocabulary of `vocabulary: union`."""
+        return bool(self._copies)
+
+    def copy_of(self, text: str) -> str:
+        """A reference in which each path of the family's that has a copy is the copy's."""
+        reference = ModelReference.parse(text)
+        parts = [str(part) for part in (reference.model, reference.lora) if part is not None]
+        return "+".join(self._copies.get(part, part) for part in parts)
+
+    @cached_property
     def _stored(self) -> Mapping[str, str]:
         return {weight.name: name for weight in self.weights if (name := self.base.stored_name(weight))}
 
