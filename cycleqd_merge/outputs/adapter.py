@@ -29,7 +29,7 @@ def require_adapters(family: ModelFamily) -> None:
     """
     if family.union is not None and family.union.extends:
         raise ModelError(
-            "models.vocabulary: union adds tokens to the base, which an adapter on it cannot; export a full model instead"
+            "models.vocabulary: union adds tokens to the base, which an adapter on it cannot; export a full model"
         )
     for expert in family.experts:
         if not isinstance(expert.weights, Adapter):
