@@ -202,7 +202,8 @@ def _check_end_tokens(family: ModelFamily, problems: Problems) -> None:
     if not has_tokenizer(family.base.path):
         return
     try:
-        problems.notices.extend([*end_tokens(family).notices, *end_token_differences(family)])
+        found = end_tokens(family)
+        problems.notices += [*found.notices, *end_token_differences(family, found)]
     except UserError as error:
         if not problems.errors:  # a tokenizer that cannot be loaded has been reported
             problems.errors.append(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.tokenizers import chat_expert, family_tokenizer, has_tokenizer, load_tokenizer
 
 _ANSWER = "Aanswerz"
+_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|<(?:start|end)_of_turn>")  # noqa: RUF001
+"""The usual spellings of the tokens in chat templates."""
 _USER, _ASSISTANT = "user", "assistant"
 _TEXT_CONFIGS = ("decoder", "generator", "text_config")  # as GenerationConfig.from_model_config looks for them
 
@@ -40,43 +43,50 @@ def end_tokens(family: ModelFamily) -> EndTokens:
         RecipeError: `models.end_tokens` names an unknown token.
         ModelError: a tokenizer cannot be loaded.
     """
-    child = family_tokenizer(family)
+    child, expert = family_tokenizer(family), chat_expert(family)
     if family.models.end_tokens is not None:
         return EndTokens(tuple(dict.fromkeys(_token_id(each, child) for each in family.models.end_tokens)))
-    base = load_tokenizer(family.base.path, family)
-    counted = [("base", token) for token in _own_tokens(family.base.path, base)]
-    expert = chat_expert(family)
+    counted = [("base", token) for token in _own_tokens(family.base.path, child)]
+    theirs = child
     if expert is not None:
-        theirs = load_tokenizer(expert.folder, family) if has_tokenizer(expert.folder) else base
-        name = f"expert {expert.name}"
-        counted += [(name, token) for token in _own_tokens(expert.folder, theirs)]
-        counted += [(name, token) for token in _turn_end(theirs)]
+        theirs = _tokenizer_of(expert.folder, family, child)
+        own = (*_own_tokens(expert.folder, theirs), *_turn_end(theirs))
+        counted += [(f"expert {expert.name}", token) for token in own]
     counted += [("models.chat_template", token) for token in _turn_end(child)]
-    known = _ending(child)
+    known, unwritable = _ending(child), _unknown_template_tokens(family, child, theirs)
     left_out: dict[str | int, str] = {}
     for owner, token in counted:
         if token not in known:
             left_out.setdefault(token, owner)
-    notices = (
+    notices = [
         f"{owner}: end token {_shown(token, child)} is neither a special nor an added token of the children's "
-        "tokenizer; it is left out (`models.end_tokens` can state it)"
+        "tokenizer and is left out; `models.end_tokens` can state the end tokens"
         for token, owner in left_out.items()
-    )
+        if token not in unwritable
+    ]
+    if unwritable:
+        notices.append(
+            f"models.chat_template: the template's {', '.join(map(repr, unwritable))} are not tokens of the children's "
+            "tokenizer: prompts split them, and no answer ends at them; choose a template whose tokens the base knows"
+        )
     ids = dict.fromkeys(known[token] for _, token in counted if token in known)
     return EndTokens(tuple(ids), tuple(notices), frozenset(left_out))
 
 
-def end_token_differences(family: ModelFamily) -> list[str]:
-    """A notice for the base and each expert that ends its own answers with tokens other than the children's."""
+def end_token_differences(family: ModelFamily, found: EndTokens) -> list[str]:
+    """A notice for the base and each expert that ends its own answers with tokens other than the children's, `found`.
+
+    Raises:
+        ModelError: a tokenizer cannot be loaded.
+    """
     child = family_tokenizer(family)
-    found = end_tokens(family)
-    ours = [str(child.convert_ids_to_tokens(number)) for number in found.ids]
+    ours = [_token(number, child) for number in found.ids]
     shown = ", ".join(_shown(token, child) for token in ours) or "no token"
     notices = []
     for name, folder in (("base", family.base.path), *((f"expert {e.name}", e.folder) for e in family.experts)):
         if not (has_tokenizer(folder) or (folder / "config.json").is_file()):
             continue  # an adapter that states nothing
-        tokenizer = load_tokenizer(folder, family) if has_tokenizer(folder) else child
+        tokenizer = _tokenizer_of(folder, family, child)
         own = list(_own_tokens(folder, tokenizer))
         if set(own) - found.left_out != set(ours):
             theirs = ", ".join(_shown(token, tokenizer) for token in own) or "no token"
@@ -84,15 +94,34 @@ def end_token_differences(family: ModelFamily) -> list[str]:
     return notices
 
 
+def _tokenizer_of(folder: Path, family: ModelFamily, child: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A model's own tokenizer, or the children's if it has none."""
+    return load_tokenizer(folder, family) if has_tokenizer(folder) else child
+
+
+def _unknown_template_tokens(
+    family: ModelFamily, child: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase
+) -> list[str]:
+    """The tokens that the chosen chat template writes and the children's tokenizer does not know.
+
+    theirs: the tokenizer of the expert with the template.
+    """
+    if family.models.chat_template in (None, "base"):
+        return []
+    text = render_turns(child, [(_USER, "Hello"), (_ASSISTANT, _ANSWER)])
+    written = _TOKEN.findall(text) if theirs is child else [token for token in _ending(theirs) if token in text]
+    return sorted(set(written) - child.get_vocab().keys())
+
+
 def stated_end_tokens(folder: Path) -> tuple[Any, ...]:
     """The ids in a model folder that transformers ends answers with: generation_config.json's, else config.json's."""
     generation = read_json(folder / "generation_config.json") or {}
     config = read_json(folder / "config.json") or {}
     places = (generation, config, *(config.get(name) or {} for name in _TEXT_CONFIGS))
-    return next((found for place in places if (found := _listed(place.get("eos_token_id")))), ())
+    return next((found for place in places if (found := listed_ids(place.get("eos_token_id")))), ())
 
 
-def _listed(value: Any) -> tuple[Any, ...]:
+def listed_ids(value: Any) -> tuple[Any, ...]:
     """An `eos_token_id`, which may be a number, several, or null."""
     return () if value is None else tuple(value) if isinstance(value, list) else (value,)
 
@@ -114,9 +143,10 @@ def _token(number: Any, tokenizer: PreTrainedTokenizerBase) -> str | int:
         return number if isinstance(number, int) else str(number)
     try:
         token = tokenizer.convert_ids_to_tokens(number)
+        known = token is not None and tokenizer.convert_tokens_to_ids(token) == number  # unknown ids may give `<unk>`
     except (IndexError, KeyError, ValueError):
         return number
-    return number if token is None or token not in tokenizer.get_vocab() else str(token)
+    return str(token) if known else number
 
 
 def _ending(tokenizer: PreTrainedTokenizerBase) -> dict[Any, int]:

@@ -75,7 +75,8 @@ def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evo
     if len(dtypes) == 1:  # mergekit writes one dtype; tensors of a mixed checkpoint stay float32
         record["out_dtype"] = str(dtypes.pop()).removeprefix("torch.")
     if family.models.chat_template not in (None, "base"):
-        record["chat_template"] = family_tokenizer(family).chat_template
+        template = family_tokenizer(family).chat_template
+        record["chat_template"] = template.get("default") if isinstance(template, dict) else template
     if own:
         mutations = _mutations_parameter(genome, materialiser, setting)
         record["parameters"] = {"mutations": json.dumps(mutations, separators=(",", ":"))}

@@ -15,7 +15,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from cycleqd_merge.merging.checkpoint import read_json
 from cycleqd_merge.merging.end_tokens import end_tokens, stated_end_tokens
 from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import family_tokenizer, load_tokenizer
 
 ChildFiles = dict[str, Path | bytes]
 """By path relative to the child's folder: the base's file to copy, or new contents."""
@@ -30,6 +30,7 @@ _PROCESSORS = (
     "image_processor_config.json",
     "feature_extractor_config.json",
 )
+_OWN_GENERATE = ("custom_generate/*.py", "custom_generate/requirements.txt")
 _TEMPLATE, _TEMPLATES, _PROCESSOR_TEMPLATE = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
 _TOKENIZER_FILES = (
     TOKENIZER,
@@ -59,7 +60,7 @@ def child_files(family: ModelFamily) -> ChildFiles:
         RecipeError: the chosen chat template or end tokens do not exist.
         ModelError: a tokenizer cannot be loaded.
     """
-    files = _matching(family.base.path, (*_CONFIGURATIONS, *_PROCESSORS)) | tokenizer_files(family)
+    files = _matching(family.base.path, (*_CONFIGURATIONS, *_PROCESSORS, *_OWN_GENERATE)) | tokenizer_files(family)
     _set_end_tokens(files, family)
     return files | {name: family.base.path / name for name in _code(family.base.path, files)}
 
@@ -74,9 +75,22 @@ def tokenizer_files(family: ModelFamily) -> ChildFiles:
     tokenizer = family_tokenizer(family)
     own = getattr(type(tokenizer), "vocab_files_names", {}).values()
     files = _matching(family.base.path, (*_TOKENIZER_FILES, *own))
-    if family.models.chat_template not in (None, "base"):
+    if tokenizer.chat_template != load_tokenizer(family.base.path, family).chat_template:
         _set_chat_template(files, tokenizer.chat_template)
     return files | {name: family.base.path / name for name in _code(family.base.path, files)}
+
+
+def adapter_files(family: ModelFamily) -> ChildFiles:
+    """The files of a child that is an adapter on the base: its tokenizer, and end tokens unless they are the base's.
+
+    Raises:
+        RecipeError: the chosen chat template or end tokens do not exist.
+        ModelError: a tokenizer cannot be loaded.
+    """
+    generation = _matching(family.base.path, (GENERATION,))
+    _set_end_tokens(generation, family)
+    changed = {name: contents for name, contents in generation.items() if isinstance(contents, bytes)}
+    return tokenizer_files(family) | changed
 
 
 def write_files(files: Mapping[str, Path | bytes], folder: Path) -> None:
@@ -147,8 +161,8 @@ def _set_chat_template(files: ChildFiles, template: str | dict[str, str] | None)
     default = template.get("default") if isinstance(template, dict) else template
     if _PROCESSOR_TEMPLATE in files:
         files[_PROCESSOR_TEMPLATE] = edited(files[_PROCESSOR_TEMPLATE], {"chat_template": default})
-    if template is None:
-        files[TOKENIZER] = edited(files.get(TOKENIZER, b"{}"), {}, removed=("chat_template",))
+    if template is None and TOKENIZER in files:
+        files[TOKENIZER] = edited(files[TOKENIZER], {}, removed=("chat_template",))
     elif TOKENIZER in files:
         named = template if isinstance(template, dict) else {}
         listed = [{"name": name, "template": text} for name, text in named.items()]
