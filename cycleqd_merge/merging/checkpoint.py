@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,15 @@ from mergekit.common import ModelPath, ModelReference
 from mergekit.io import LazyTensorLoader
 from mergekit.options import MergeOptions
 from safetensors import SafetensorError
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
-from cycleqd_merge.merging.left_out import empty_model, left_out
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
+from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out
 from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
 
 
@@ -62,7 +63,7 @@ class Checkpoint:
     def __init__(
         self, reference: ModelReference, models: ModelsConfig, folder: Path | None = None, digest: str | None = None
     ) -> None:
-        self.reference, self._digest = reference, digest
+        self.reference, self._digest, self._trust_remote_code = reference, digest, models.trust_remote_code
         require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = folder or model_folder(reference.model, models, f"model {reference.model}")
@@ -80,7 +81,6 @@ class Checkpoint:
             )
         if index is None:
             raise ModelError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
-        self._trusted = models.trust_remote_code
         self._loader = LazyTensorLoader(index)
 
     @property
@@ -118,8 +118,9 @@ class Checkpoint:
 
         None if this checkpoint has no such tensor.
         """
-        model = self.empty_model
-        if model is None:
+        try:
+            model = self.empty_model
+        except ModelError:
             return None
         pairs = [*model.all_tied_weights_keys.items()]
         tied = [other for pair in pairs for name, other in (pair, pair[::-1]) if name in names]
@@ -128,13 +129,30 @@ class Checkpoint:
         return next((name for name in others if name in self._loader.index.tensor_paths), None)
 
     @cached_property
-    def empty_model(self) -> PreTrainedModel | None:
-        """The transformers model without its tensors; None if it cannot be built."""
-        return empty_model(self.config, self._trusted)
+    def empty_model(self) -> PreTrainedModel:
+        """The transformers model, built without weights.
+
+        Raises:
+            ModelError: transformers cannot build it.
+        """
+        config = copy.deepcopy(self.config)
+        try:
+            with torch.device("meta"):
+                model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=self._trust_remote_code
+                )
+                return model
+        except Exception as error:  # custom code may raise anything
+            raise ModelError(
+                f"model {self.reference.model}: transformers cannot build it: {first_line(error)}"
+            ) from error
 
     def left_out(self, tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
-        """The names of those stored tensors that are no part of this model, see `left_out`."""
-        return frozenset() if self.empty_model is None or not tensors else left_out(self.empty_model, tensors)
+        """The names of those tensors that are no part of this model, see `left_out`; none if it cannot be built."""
+        try:
+            return left_out(self.empty_model, tensors) if tensors else frozenset()
+        except ModelError:  # `name_map` reports it
+            return frozenset()
 
     def read(self, name: str) -> torch.Tensor:
         """A stored tensor, memory-mapped, in its own dtype.
@@ -157,7 +175,7 @@ class Checkpoint:
         tensors that transformers neither loads nor saves are left out, and so are not in a child.
         """
         described: dict[str, WeightInfo] = {}
-        for info in _architecture(self.path, self.config):
+        for info in _architecture(self.path, self.config, self._trust_remote_code):
             for name in (info.name, *(info.aliases or ())):
                 described[name] = info
         weights = []
@@ -183,6 +201,22 @@ class Checkpoint:
         return tuple(weights)
 
     @cached_property
+    def known_names(self) -> frozenset[str]:
+        """The names of its tensors, and those that mergekit's description has for them."""
+        return frozenset(name for weight in self.weights for name in (weight.name, *weight.aliases))
+
+    @cached_property
+    def name_map(self) -> NameMap:
+        """Where its tensors are in the transformers model, which is built without weights.
+
+        Raises:
+            ModelError: transformers cannot build the model, or loads a tensor in a way that no exchange in place can
+                follow; see `build_name_map`.
+        """
+        stored = {self.stored_name(weight) or weight.name: weight for weight in self.weights}
+        return build_name_map(self.empty_model, stored)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the safetensors files, in the order of their names."""
         return self._digest or digest_files(self.files)
@@ -203,10 +237,13 @@ def require_folder(reference: ModelPath, label: str) -> None:
         raise ModelError(f"{label}: no such folder")
 
 
-def _architecture(folder: Path, config: PretrainedConfig) -> list[WeightInfo]:
-    model = ModelReference(model=ModelPath(path=str(folder)))
+def _architecture(folder: Path, config: PretrainedConfig, trust_remote_code: bool) -> list[WeightInfo]:
+    model, options = (
+        ModelReference(model=ModelPath(path=str(folder))),
+        MergeOptions(trust_remote_code=trust_remote_code),
+    )
     with root_logger_kept():
-        architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, MergeOptions())
+        architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, options)
         return architecture.all_weights(config)
 
 

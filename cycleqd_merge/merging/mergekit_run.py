@@ -75,35 +75,32 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
-    parameter = _parameter(config)
-    if parameter is not None and parameter.vocabulary == "union":
-        config = _with_copies(config, parameter)
+    family = _recorded_family(config)
+    truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
+    if family is not None and family.has_copies:
+        config = _with_copies(config, family)
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
-            _merge_options(config, random_seed=seed, **_truncation(parameter)) as options,
+            _merge_options(config, family=family, random_seed=seed, **truncation) as options,
         ):
             run_merge(config, str(scratch / out.name), options, config_source=text)
         (scratch / out.name).replace(out)
 
 
-def _parameter(config: MergeConfiguration) -> MutationsParameter | None:
-    """The parameter of the method `cycleqd`; None for another method, or without one, which mergekit reports."""
+def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
+    """The models of a configuration for the method `cycleqd`, with their settings, which only this method records."""
     text = (config.parameters or {}).get("mutations")
-    if config.merge_method != MERGE_METHOD or not isinstance(text, str):
+    if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
         return None
-    return MutationsParameter.parse(text, len(config.models or []))
+    experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
+    parameter = MutationsParameter.parse(text, len(experts))
+    return open_family(models_of(parameter, [str(config.base_model), *experts]))
 
 
-def _truncation(parameter: MutationsParameter | None) -> dict[str, bool]:
-    """The option for models with `models.vocabulary: base`, which only the method `cycleqd` records."""
-    return {} if parameter is None else {"unsafe_truncate_embeddings": parameter.vocabulary == "base"}
-
-
-def _with_copies(config: MergeConfiguration, parameter: MutationsParameter) -> MergeConfiguration:
+def _with_copies(config: MergeConfiguration, family: ModelFamily) -> MergeConfiguration:
     """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`."""
-    references = [str(config.base_model), *(str(each.model) for each in config.models or [])]
-    family = open_family(models_of(parameter, references))
+    references = [str(reference) for reference in config.referenced_models()]
     record = renamed(config.model_dump(mode="json", exclude_none=True), family.copy_of)
     mutations = json.loads(record["parameters"]["mutations"])
     mutations["originals"] = {family.copy_of(reference): reference for reference in references}
