@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -103,7 +104,7 @@ class Checkpoint:
         No architecture is hard-coded here: mergekit defines it or infers it from the checkpoint.
         """
         described: dict[str, WeightInfo] = {}
-        for info in _architecture(self.path, self.config):
+        for info in self._described:
             for name in (info.name, *(info.aliases or ())):
                 described[name] = info
         weights = []
@@ -124,6 +125,24 @@ class Checkpoint:
                 )
             )
         return tuple(weights)
+
+    @cached_property
+    def _described(self) -> list[WeightInfo]:
+        return _architecture(self.path, self.config)
+
+    @cached_property
+    def tied(self) -> Mapping[str, str]:
+        """By the name of each tensor that the model ties to another (`tie_word_embeddings`): the other's name."""
+        if not self.config.get_text_config().tie_word_embeddings:
+            return {}
+        embeddings = {weight.name for weight in self.weights if weight.vocabulary_axis is not None}
+        described = {
+            name: tied
+            for info in self._described
+            for tied in info.tied_names or ()
+            for name in (info.name, *(info.aliases or ()))
+        }
+        return described or dict.fromkeys({"lm_head.weight"} - embeddings, next(iter(embeddings), ""))
 
     @cached_property
     def digest(self) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 
 from cycleqd_merge.errors import ModelError, UserError
-from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.adapter import LowRank
+from cycleqd_merge.merging.adapter_checks import check_adapter
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
 from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
@@ -29,7 +30,9 @@ def check_family(family: ModelFamily) -> Problems:
             _check_architecture(family.base, expert.weights, expert.name, problems)
             _check_names(family, expert.weights, expert.name, problems)
         else:
-            _check_adapter_names(family, expert.weights, expert.name, problems)
+            errors, notices = check_adapter(family, expert.weights)
+            problems.errors.extend(f"expert {expert.name}: {error}" for error in errors)
+            problems.notices.extend(f"expert {expert.name}: {notice}" for notice in notices)
         _check_tokenizer(family, expert, problems)
     if not problems.errors:
         _check_values(family, problems)
@@ -68,15 +71,6 @@ def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: P
                 )
             else:
                 problems.errors.append(f"expert {name}: tensor {stored} is not in the base")
-
-
-def _check_adapter_names(family: ModelFamily, adapter: Adapter, name: str, problems: Problems) -> None:
-    known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
-    problems.errors.extend(
-        f"expert {name}: its adapter changes {tensor}, which the base lacks"
-        for tensor in adapter.names
-        if tensor not in known
-    )
 
 
 def _check_values(family: ModelFamily, problems: Problems) -> None:

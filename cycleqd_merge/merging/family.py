@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -102,7 +102,8 @@ class ModelFamily:
             return None
         weights = self.experts[expert].weights
         if isinstance(weights, Adapter):
-            vectors = (weights.task_vector(name, base) for name in (weight.name, *weight.aliases))
+            fit = partial(fit_vocabulary, weight=weight, models=self.models)
+            vectors = (weights.task_vector(name, base, fit) for name in (weight.name, *weight.aliases))
             return next((vector for vector in vectors if vector is not None), None)
         stored = weights.stored_name(weight)
         if stored is None:
