@@ -68,7 +68,7 @@ def _untied(family: ModelFamily, adapter: Adapter) -> list[str]:
         if weight is None:
             continue
         own = {weight.name, *weight.aliases, other} - {head}
-        embedding = next((name for name in adapter.names if name in own), other)
+        embedding = next((name for name in adapter.names if name in own), weight.name)
         if head not in adapter.names and embedding not in adapter.names:
             continue
         if head not in adapter.names and adapter.trains_tokens(embedding):
