@@ -22,7 +22,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.errors import ModelError, first_line
-from cycleqd_merge.merging.checkpoint import digest_files
+from cycleqd_merge.merging.adapter_names import AdapterTensors
+from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 
 _PREFIX = "base_model.model."
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # initialisations that subtract from the base weights
@@ -41,8 +42,13 @@ _ROLES = {
 }
 _SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(\.(?P<adapter>[^.]+))?\.(?P<end>[^.]+)")
 
-Fit = Callable[[torch.Tensor], torch.Tensor]
-"""Cuts a tensor (rows x anything, or rows) to the rows of the base's vocabulary, where the recipe says so."""
+Fit = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Gives a tensor of one row per token the rows of the base's vocabulary. Called with it and with the base's rows."""
+
+
+def _as_stored(tensor: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """The tensor with its own rows."""
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,13 @@ class LowRank:
 class Adapter:
     """A LoRA adapter: which base tensors it changes, and how.
 
+    base: the checkpoint whose tensors it changes, for their names; without it, the adapter's own names are used.
+
     Raises:
         ModelError: it cannot be opened, or is of a kind that is not a change of weights (other PEFT methods).
     """
 
-    def __init__(self, label: str, path: Path) -> None:
+    def __init__(self, label: str, path: Path, base: Checkpoint | None = None) -> None:
         self.label, self.path = label, path
         file = path / "adapter_model.safetensors"
         if not file.is_file():
@@ -76,7 +84,7 @@ class Adapter:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # unknown keys are reported by `unknown_options`
                 self._config = PeftConfig.from_pretrained(str(path))
-            self._file = safe_open(file, framework="pt")
+            self._file = AdapterTensors(safe_open(file, framework="pt"), label, base)
         except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         kind = _other_kind(self._config)
@@ -165,7 +173,9 @@ class Adapter:
             return self._stored_shape(next(iter(roles.values())))
         up, down = self._stored_shape(roles["up"]), self._stored_shape(roles["down"])
         straight, transposed = (up[0], down[-1]), (down[-1], up[0])
-        if "lora_embedding_A" in roles["down"] or (straight[1:] != transposed[1:] == tuple(like[1:]) and self.transposed):
+        if "lora_embedding_A" in roles["down"] or (
+            straight[1:] != transposed[1:] == tuple(like[1:]) and self.transposed
+        ):
             return transposed
         return straight
 
@@ -209,12 +219,10 @@ class Adapter:
         leaves = EMBEDDING_LAYER_NAMES if isinstance(targets, str) else {each.split(".")[-1] for each in targets or ()}
         return self._config.ensure_weight_tying and not set(EMBEDDING_LAYER_NAMES).isdisjoint(leaves)
 
-    def task_vector(
-        self, name: str, base: torch.Tensor, fit: Fit = lambda tensor: tensor
-    ) -> torch.Tensor | LowRank | None:
+    def task_vector(self, name: str, base: torch.Tensor, fit: Fit = _as_stored) -> torch.Tensor | LowRank | None:
         """The adapter's task vector at the base tensor `name`, float32: factors, a dense difference, or None.
 
-        base: the base tensor, shape (m, n). fit: cuts stored tensors to the base's vocabulary.
+        base: the base tensor, shape (m, n). fit: gives them the rows of the base's vocabulary.
 
         Raises:
             ModelError: the adapter's tensors do not have the base tensor's shape.
@@ -230,8 +238,8 @@ class Adapter:
         factors, transposed = self._factors(name, roles, base, fit)
         if "magnitude" in roles:
             start = base.float() if difference is None else base.float() + difference
-            magnitude = fit(self._file.get_tensor(roles["magnitude"]).float())
-            return self._dora(name, start + factors.dense(), magnitude, transposed) - base.float()
+            magnitude = self._file.get_tensor(roles["magnitude"]).float()
+            return self._dora(name, start + factors.dense(), magnitude, transposed, fit) - base.float()
         return factors if difference is None else difference + factors.dense()
 
     def _difference(self, name: str, roles: dict[str, str], base: torch.Tensor, fit: Fit) -> torch.Tensor | None:
@@ -239,7 +247,7 @@ class Adapter:
         the rows of trained tokens.
         """
         if "tokens" in roles:
-            whole = fit(self._file.get_tensor(roles["whole"]).float()) if "whole" in roles else base.float()
+            whole = fit(self._file.get_tensor(roles["whole"]).float(), base) if "whole" in roles else base.float()
             difference = self._fitted(name, self._with_tokens(name, roles["tokens"], whole), base, fit) - base.float()
             return difference if torch.count_nonzero(difference) else None
         keys = [roles[role] for role in ("whole", "bias") if role in roles]
@@ -253,7 +261,7 @@ class Adapter:
 
     def _fitted(self, name: str, tensor: torch.Tensor, base: torch.Tensor, fit: Fit) -> torch.Tensor:
         """The tensor cut to the base's vocabulary; it must have the base's shape then."""
-        fitted = fit(tensor)
+        fitted = fit(tensor, base.float())
         if fitted.shape != base.shape:
             raise self._misshapen(name, tuple(tensor.shape), tuple(base.shape))
         return fitted
@@ -297,21 +305,26 @@ class Adapter:
         preferred = self.transposed or embedding
         for transposed in (preferred, not preferred):
             left, right = (down.T.contiguous(), up.T.contiguous()) if transposed else (up, down)
-            if (fit(left).shape[0], right.shape[1]) == tuple(base.shape):
+            left = fit(left, left.new_zeros(base.shape[0], left.shape[1]))
+            if (left.shape[0], right.shape[1]) == tuple(base.shape):
                 if left.shape[1] != right.shape[0]:
                     raise ModelError(
                         f"adapter {self.label}: {name}: factors of shape {tuple(up.shape)} and {tuple(down.shape)} "
                         "have no product; save the adapter again"
                     )
-                return LowRank(fit(left), right, scale), transposed
+                return LowRank(left, right, scale), transposed
         raise self._misshapen(name, self.shape(name, base.shape), tuple(base.shape))
 
-    def _dora(self, name: str, weight: torch.Tensor, magnitude: torch.Tensor, transposed: bool) -> torch.Tensor:
+    def _dora(
+        self, name: str, weight: torch.Tensor, magnitude: torch.Tensor, transposed: bool, fit: Fit
+    ) -> torch.Tensor:
         """The weight with the norm of each output's row (column, if transposed) set to its magnitude."""
         axis = 0 if transposed else 1
-        if magnitude.shape != (weight.shape[1 - axis],):
-            raise self._misshapen(f"{name} (magnitude)", tuple(magnitude.shape), (weight.shape[1 - axis],))
-        return weight * (magnitude / torch.linalg.norm(weight, dim=axis)).unsqueeze(axis)
+        norms = torch.linalg.norm(weight, dim=axis)
+        magnitude = fit(magnitude, norms)
+        if magnitude.shape != norms.shape:
+            raise self._misshapen(f"{name} (magnitude)", tuple(magnitude.shape), tuple(norms.shape))
+        return weight * (magnitude / norms).unsqueeze(axis)
 
     def _bias_scale(self, name: str) -> float:
         """The scale of the factors that the bias `name` belongs to."""
@@ -320,7 +333,7 @@ class Adapter:
 
     def _scale(self, name: str, rank: int) -> float:
         """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, with alpha and r by the adapter's patterns."""
-        module = name.rsplit(".", 1)[0]
+        module = self._file.module(name)
         alpha, stated = (
             (patterns or {}).get(get_pattern_key(list(patterns or {}), module), default)
             for patterns, default in (

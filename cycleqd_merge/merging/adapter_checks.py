@@ -7,6 +7,7 @@ import torch
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, TaskVector, fit_vocabulary
+from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
 
 
 def check_adapter(family: ModelFamily, adapter: Adapter) -> tuple[list[str], list[str]]:
@@ -38,26 +39,33 @@ def _added_biases(family: ModelFamily, adapter: Adapter) -> list[str]:
     """Biases of factors (`lora_bias`) whose layer has no bias in the base. Zeros change nothing."""
     known = _by_name(family)
     added = [name for name in adapter.names if name not in known and adapter.is_bias(name) and adapter.adds(name)]
-    return [f"its adapter (`lora_bias`) adds {_first(added)}, which the base lacks; train it without"] if added else []
+    return [f"its adapter adds {_first(added)}, which the base lacks; train it without `lora_bias`"] if added else []
 
 
 def _vocabulary(family: ModelFamily, adapter: Adapter) -> tuple[list[str], list[str]]:
-    """Errors and notices for embeddings with more rows than the base's."""
+    """Errors and notices for embeddings with another number of rows than the base's."""
     errors, notices = [], []
     for name, weight in _by_name(family).items():
         axis = weight.vocabulary_axis
         if axis is None or name not in adapter.names:
             continue
         shape = adapter.shape(name, weight.shape)
-        if len(shape) != len(weight.shape) or shape[axis] <= weight.shape[axis]:
+        if len(shape) != len(weight.shape) or shape[axis] == weight.shape[axis]:
             continue
-        if family.models.vocabulary == "base":
-            notices.append(f"{name}: {shape[axis] - weight.shape[axis]} rows beyond the base's vocabulary dropped")
+        rows = shape[axis] - weight.shape[axis]
+        if rows < 0 and shape[axis] >= (family.token_bound or weight.shape[axis]):
+            notices.append(f"{name}: {-rows} rows that belong to no token are missing; the base's are used")
+        elif rows > 0 and (family.models.vocabulary == "base" or not _has_token(family, adapter, weight.shape[axis])):
+            notices.append(f"{name}: {rows} rows beyond the base's vocabulary dropped")
         else:
-            errors.append(
-                f"tensor {name}: shape {shape}, the base has {weight.shape}; `models.vocabulary: base` drops added rows"
-            )
+            hint = "; `models.vocabulary: base` drops added rows" if rows > 0 else ""
+            errors.append(f"tensor {name}: shape {shape}, the base has {weight.shape}{hint}")
     return errors, notices
+
+
+def _has_token(family: ModelFamily, adapter: Adapter, number: int) -> bool:
+    """Whether the adapter's tokenizer has tokens from this id on; so does one that it lacks."""
+    return not has_tokenizer(adapter.path) or id_bound(load_tokenizer(adapter.path, family)) > number
 
 
 def _untied(family: ModelFamily, adapter: Adapter) -> list[str]:
@@ -83,8 +91,8 @@ def _untied(family: ModelFamily, adapter: Adapter) -> list[str]:
 
 
 def _vector(family: ModelFamily, adapter: Adapter, weight: Weight, name: str) -> TaskVector | None:
-    def fit(tensor: torch.Tensor) -> torch.Tensor:
-        return fit_vocabulary(tensor, weight, family.models)
+    def fit(tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return fit_vocabulary(tensor, weight, wanted, family)
 
     return adapter.task_vector(name, family.base_tensor(weight), fit)
 

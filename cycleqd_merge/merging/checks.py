@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,8 +11,11 @@ from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.adapter_checks import check_adapter
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
+from cycleqd_merge.merging.config_differences import config_differences
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
-from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
+from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
+
+_LISTED = 4  # tensors that are reported one by one
 
 
 @dataclass
@@ -25,12 +29,16 @@ class Problems:
 def check_family(family: ModelFamily) -> Problems:
     """Run all checks on a family; every error names the model, the tensor and both values."""
     problems = Problems()
+    _check_module(family.base, problems)
     for expert in family.experts:
         if isinstance(expert.weights, Checkpoint):
-            _check_architecture(family.base, expert.weights, expert.name, problems)
+            _check_configuration(family.base, expert.weights, expert.name, problems)
             _check_names(family, expert.weights, expert.name, problems)
         else:
-            errors, notices = check_adapter(family, expert.weights)
+            try:
+                errors, notices = check_adapter(family, expert.weights)
+            except ModelError as error:
+                errors, notices = [str(error)], []
             problems.errors.extend(f"expert {expert.name}: {error}" for error in errors)
             problems.notices.extend(f"expert {expert.name}: {notice}" for notice in notices)
         _check_tokenizer(family, expert, problems)
@@ -51,26 +59,76 @@ def require_mergeable(family: ModelFamily) -> list[str]:
     return problems.notices
 
 
-def _check_architecture(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:
+def _check_module(base: Checkpoint, problems: Problems) -> None:
+    """Check that a model can be exchanged in place and exported: every tensor has its place in transformers' model."""
+    try:
+        _ = base.name_map
+    except ModelError as error:
+        problems.errors.append(str(error))
+
+
+def _check_configuration(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:
+    """Check that both are models of one class, and compare their configurations."""
     ours, theirs = base.config.architectures, expert.config.architectures
     if ours != theirs:
         problems.errors.append(f"expert {name}: architecture {theirs}, the base has {ours}")
+        return
+    if base.config.model_type != expert.config.model_type:
+        kinds = f"model type {expert.config.model_type!r}, the base has {base.config.model_type!r}"
+        problems.errors.append(f"expert {name}: {kinds}")
+        return
+    for difference in config_differences(base.config, expert.config):
+        (problems.errors if difference.error else problems.notices).append(difference.line(name))
 
 
 def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: Problems) -> None:
+    """Check that the expert has the base's tensors and no others, except for those that transformers does not load."""
+    places = {weight.name: expert.stored_name(weight) for weight in family.weights}
+    missing = [weight for weight, place in places.items() if place is None]
     known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
-    for weight in family.weights:
-        if expert.stored_name(weight) is None:
-            problems.errors.append(f"expert {name}: tensor {weight.name} is missing; the base has it")
-    for stored in expert.names:
-        if stored not in known:
-            tied = family.base.config.get_text_config().tie_word_embeddings
-            if tied and any(stored in (w.name, *w.aliases) for w in expert.weights if w.vocabulary_axis is not None):
-                problems.notices.append(
-                    f"expert {name}: {stored} is ignored: in the base, it is tied to the input embedding"
-                )
-            else:
-                problems.errors.append(f"expert {name}: tensor {stored} is not in the base")
+    extra = [stored for stored in expert.names if stored not in known and stored not in places.values()]
+    prefix = _wrong_prefix(missing, extra)
+    if prefix is not None:
+        problems.errors.append(
+            f"expert {name}: its tensor names begin with {prefix!r}, so transformers does not load them; "
+            "rename the tensors without it"
+        )
+        return
+    _report_tensors(name, missing, "missing; the base has {}", problems)
+    left_out = family.base.left_out({stored: expert.read(stored) for stored in extra})
+    extra = [stored for stored in extra if stored not in left_out]
+    heads = _vocabulary_tensors(expert) if family.base.config.get_text_config().tie_word_embeddings else []
+    for stored in extra:
+        if stored in heads and not any(torch.equal(expert.read(stored), expert.read(e)) for e in heads if e != stored):
+            problems.notices.append(
+                f"expert {name}: {stored} is ignored: in the base, it is tied to the input embedding"
+            )
+    _report_tensors(name, [stored for stored in extra if stored not in heads], "not in the base", problems)
+
+
+def _vocabulary_tensors(model: Checkpoint) -> list[str]:
+    """Stored names of the input and output embeddings."""
+    stored = [model.stored_name(weight) for weight in model.weights if weight.vocabulary_axis is not None]
+    return [name for name in stored if name is not None]
+
+
+def _wrong_prefix(missing: Sequence[str], extra: Sequence[str]) -> str | None:
+    """What the extra names have in front of the missing ones, such as `module.`; None unless that explains them all."""
+    if not missing:
+        return None
+    first = missing[0]
+    prefixes = {stored.removesuffix(first) for stored in extra if stored.endswith(f".{first}")}
+    return next((prefix for prefix in prefixes if all(prefix + each in extra for each in missing)), None)
+
+
+def _report_tensors(expert: str, tensors: Sequence[str], what: str, problems: Problems) -> None:
+    """One error for each of a few tensors, or one for all of them."""
+    if len(tensors) <= _LISTED:
+        problems.errors.extend(f"expert {expert}: tensor {each} is {what.format('it')}" for each in tensors)
+    else:
+        problems.errors.append(
+            f"expert {expert}: {len(tensors)} tensors are {what.format('them')}; the first is {tensors[0]}"
+        )
 
 
 def _check_values(family: ModelFamily, problems: Problems) -> None:
@@ -85,7 +143,7 @@ def _check_values(family: ModelFamily, problems: Problems) -> None:
         for number, expert in enumerate(family.experts):
             if isinstance(expert.weights, Checkpoint):
                 tensor = expert.weights.read(expert.weights.stored_name(weight) or weight.name)
-                if not _same_form(family, weight, tensor, expert.name, problems):
+                if not _same_form(family, weight, base, tensor, expert, problems):
                     continue
                 if tensor.dtype != weight.dtype:
                     key = (expert.name, _short(tensor.dtype), _short(weight.dtype))
@@ -112,16 +170,23 @@ def _check_values(family: ModelFamily, problems: Problems) -> None:
     )
 
 
-def _same_form(family: ModelFamily, weight: Weight, tensor: torch.Tensor, name: str, problems: Problems) -> bool:
-    """Whether an expert's tensor can be merged into the base's; reports why not, or which rows are dropped."""
-    axis = weight.vocabulary_axis
-    fitted = fit_vocabulary(tensor, weight, family.models)
+def _same_form(
+    family: ModelFamily, weight: Weight, base: torch.Tensor, tensor: torch.Tensor, expert: Expert, problems: Problems
+) -> bool:
+    """Whether an expert's tensor can be merged into the base's; reports why not, or which rows are not merged."""
+    axis, name = weight.vocabulary_axis, expert.name
+    fitted = fit_vocabulary(tensor, weight, base, family)
+    if fitted.numel() < tensor.numel() and family.models.vocabulary == "strict" and not has_tokenizer(expert.folder):
+        fitted = tensor  # nothing says that the added rows belong to no token
     if tuple(fitted.shape) == weight.shape:
-        if fitted.shape != tensor.shape and axis is not None:
-            added = tensor.shape[axis] - weight.shape[axis]
+        added = 0 if axis is None else tensor.shape[axis] - weight.shape[axis]
+        if added > 0:
             problems.notices.append(f"expert {name}: {weight.name}: {added} rows beyond the base's vocabulary dropped")
+        elif added < 0:
+            rows = f"{-added} rows that belong to no token are missing"
+            problems.notices.append(f"expert {name}: {weight.name}: {rows}; the base's are used")
         return True
-    if axis is not None and tensor.shape[axis] != weight.shape[axis]:
+    if axis is not None and tensor.ndim == len(weight.shape) and tensor.shape[axis] != weight.shape[axis]:
         hint = "; `models.vocabulary: base` drops added rows" if tensor.shape[axis] > weight.shape[axis] else ""
         problems.errors.append(
             f"expert {name}: tensor {weight.name}: vocabulary of {tensor.shape[axis]}, "
@@ -160,7 +225,7 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
         )
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     if family.models.vocabulary == "base":
-        other = {token: number for token, number in other.items() if number < len(vocabulary)}
+        other = {token: number for token, number in other.items() if number < id_bound(ours)}
     if vocabulary != other:
         different = sorted(vocabulary.items() ^ other.items(), key=lambda item: (item[1], item[0]))
         token = different[0][0]

@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.values import hub_id
-from cycleqd_merge.errors import HubRefused, ModelError
+from cycleqd_merge.errors import HubRefused, ModelError, first_line
 from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.hub_errors import hub_errors, hub_reason
+from cycleqd_merge.merging.weight_files import PICKLE, SAFETENSORS, chosen_weights, weight_files
 
 Save = Callable[[dict[str, torch.Tensor], Path], None]
 DownloadProgress = Callable[[str, int, int], None]
@@ -57,11 +58,12 @@ def model_folder(path: ModelPath, models: ModelsConfig, label: str, progress: Do
         HubRefused: there is no such repository, or it cannot be downloaded.
     """
     folder = Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, False, progress)
-    if any(folder.glob("*.safetensors*")) or not any(folder.glob("pytorch_model*.bin*")):
+    chosen = chosen_weights({file.name for file in folder.iterdir()})
+    if chosen is None or not chosen.startswith(PICKLE):
         return folder
     if not models.pickles:
         raise ModelError(_only_pickles(label))
-    return _converted(folder, "pytorch_model*.bin", huggingface_hub.save_torch_state_dict)
+    return _converted(folder, _pickles(folder), huggingface_hub.save_torch_state_dict)
 
 
 def adapter_folder(path: ModelPath, models: ModelsConfig, label: str, progress: DownloadProgress | None = None) -> Path:
@@ -76,7 +78,7 @@ def adapter_folder(path: ModelPath, models: ModelsConfig, label: str, progress: 
         return folder
     if not models.pickles:
         raise ModelError(_only_pickles(label))
-    return _converted(folder, f"{_ADAPTER}.bin", _save_adapter)
+    return _converted(folder, [folder / f"{_ADAPTER}.bin"], _save_adapter)
 
 
 def pending_download(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = False) -> Download | None:
@@ -112,13 +114,16 @@ def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter
         ModelError: it contains only pickles and the recipe does not allow them.
     """
     root = [name for name in names if "/" not in name]
+    chosen = chosen_weights(root)
     weights = [name for name in root if name.endswith(".safetensors")]
     start = "adapter_model" if adapter else "model"
     weights = [name for name in weights if name.startswith(start)] or weights
-    if not weights:
+    if not weights or (not adapter and chosen is not None and chosen.startswith(PICKLE)):
         weights = [name for name in root if name.startswith(("pytorch_model", "adapter_model")) and ".bin" in name]
         if weights and not models.pickles:
             raise ModelError(_only_pickles(label))
+    if not adapter and chosen in (SAFETENSORS, PICKLE):
+        weights = [chosen]
     endings = (*_SMALL, ".py") if models.trust_remote_code else _SMALL
     return [*weights, *(name for name in root if name.endswith(endings) and name not in weights)]
 
@@ -191,10 +196,26 @@ def _only_pickles(label: str) -> str:
     return f"{label}: contains only pickles; convert it to safetensors first, or allow them with `models.pickles: true`"
 
 
-def _converted(folder: Path, pattern: str, save: Save) -> Path:
+def _pickles(folder: Path) -> list[Path]:
+    """A full model's pickles, in the order in which transformers loads them.
+
+    Raises:
+        ModelError: its index is broken, or names a file that does not exist.
+    """
+    try:
+        shards = [folder / name for name in weight_files(folder)]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ModelError(f"{folder}: its index of pickles is broken: {first_line(error)}") from error
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise ModelError(f"{folder}: {', '.join(missing)} is in its index but not in the folder")
+    return shards
+
+
+def _converted(folder: Path, shards: Sequence[Path], save: Save) -> Path:
     """A copy of a model with its pickles converted to safetensors. They are read as weights only: no code in them runs.
 
-    pattern: the names of the pickles. save: writes their tensors to a folder.
+    save: writes their tensors to a folder.
 
     Raises:
         ModelError: they contain more than weights, or are damaged.
@@ -204,7 +225,7 @@ def _converted(folder: Path, pattern: str, save: Save) -> Path:
     target = cache_folder("converted") / key.hexdigest()[:32]
     with FileLock(f"{target}.lock"):
         if not target.is_dir():
-            _convert(folder, sorted(folder.glob(pattern)), target, save)
+            _convert(folder, shards, target, save)
     return target
 
 
@@ -226,7 +247,7 @@ def _convert(folder: Path, shards: Sequence[Path], target: Path, save: Save) -> 
             what = "its pickles contain more than weights, or are damaged"
             raise ModelError(f"{folder}: {what}: {type(error).__name__}") from error
         for path in folder.iterdir():
-            if path.is_file() and ".bin" not in path.name:
+            if path.is_file() and not path.name.endswith((".bin", ".bin.index.json", ".safetensors")):
                 shutil.copy(path, unfinished)
 
 

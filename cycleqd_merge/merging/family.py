@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from mergekit.common import ModelReference
+from transformers import PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.merging.download import adapter_folder
+from cycleqd_merge.merging.name_map import NameMap, build_name_map
 
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
@@ -78,12 +80,28 @@ class ModelFamily:
         return self.base.weights
 
     @cached_property
-    def _stored(self) -> Mapping[str, str]:
+    def token_bound(self) -> int | None:
+        """One more than the largest id of a token of the base; None without a tokenizer. Ids may have gaps."""
+        from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer  # they are a family's
+
+        return id_bound(load_tokenizer(self.base.path, self)) if has_tokenizer(self.base.path) else None
+
+    @cached_property
+    def stored_names(self) -> Mapping[str, str]:
+        """The name of each weight in the base checkpoint, which a merged model keeps."""
         return {weight.name: name for weight in self.weights if (name := self.base.stored_name(weight))}
+
+    def name_map(self, model: PreTrainedModel) -> NameMap:
+        """Where the tensors of a merged model are in `model`, by their stored names.
+
+        Raises:
+            ModelError: see `build_name_map`.
+        """
+        return build_name_map(model, {self.stored_names[weight.name]: weight for weight in self.weights})
 
     def base_tensor(self, weight: Weight) -> torch.Tensor:
         """The base's tensor in its own dtype, shape `weight.shape`."""
-        return self.base.read(self._stored[weight.name])
+        return self.base.read(self.stored_names[weight.name])
 
     def task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
         """tau = expert - base in float32 for one tensor, or None where the expert equals the base.
@@ -102,22 +120,37 @@ class ModelFamily:
             return None
         weights = self.experts[expert].weights
         if isinstance(weights, Adapter):
-            fit = partial(fit_vocabulary, weight=weight, models=self.models)
+
+            def fit(tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+                return fit_vocabulary(tensor, weight, wanted, self)
+
             vectors = (weights.task_vector(name, base, fit) for name in (weight.name, *weight.aliases))
             return next((vector for vector in vectors if vector is not None), None)
         stored = weights.stored_name(weight)
         if stored is None:
             return None
-        tensor = fit_vocabulary(weights.read(stored), weight, self.models)
+        tensor = fit_vocabulary(weights.read(stored), weight, base, self)
         same = torch.equal(tensor.float(), base.float()) if tensor.dtype != base.dtype else torch.equal(tensor, base)
         return None if same else Whole(tensor)
 
 
-def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: ModelsConfig) -> torch.Tensor:
-    """Under `vocabulary: base`, the tensor without the rows that an expert appended to the base's vocabulary."""
+def fit_vocabulary(tensor: torch.Tensor, weight: Weight, base: torch.Tensor, family: ModelFamily) -> torch.Tensor:
+    """An expert's tensor with as many rows as the base's, where the rows that differ do not matter.
+
+    Rows that an expert has more are dropped under `vocabulary: base`, and if they belong to no token of the base.
+    Rows that it has less are the base's if they belong to no token: some tools cut off the padding of a vocabulary.
+    Otherwise the tensor is returned as it is.
+    """
     axis = weight.vocabulary_axis
-    if models.vocabulary == "base" and axis is not None and tensor.shape[axis] > weight.shape[axis]:
-        return tensor.narrow(axis, 0, weight.shape[axis])
+    if axis is None or tensor.ndim != base.ndim or tensor.shape[axis] == base.shape[axis]:
+        return tensor
+    rows, wanted = tensor.shape[axis], base.shape[axis]
+    unused = family.token_bound is not None and min(rows, wanted) >= family.token_bound
+    if rows > wanted and (unused or family.models.vocabulary == "base"):
+        return tensor.narrow(axis, 0, wanted)
+    if rows < wanted and unused and tensor.select(axis, 0).shape == base.select(axis, 0).shape:
+        dtype = torch.promote_types(tensor.dtype, base.dtype)
+        return torch.cat([tensor.to(dtype), base.narrow(axis, rows, wanted - rows).to(dtype)], axis)
     return tensor
 
 
@@ -160,4 +193,4 @@ def open_expert(models: PinnedModels, name: str, base: Checkpoint) -> Expert:
         )
     label = f"adapter {reference.lora}"
     require_folder(reference.lora, label)
-    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label)))
+    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label), base))

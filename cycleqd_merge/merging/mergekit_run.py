@@ -31,6 +31,7 @@ from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter
 
@@ -106,7 +107,8 @@ def merged_tensors(
         raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
     device, weights = torch.device(device), {weight.name: weight for weight in family.weights}
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
-    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, **truncation) as options:
+    trust = family.models.trust_remote_code
+    with _merge_errors("candidate"), _merge_options(config, trust, family, **truncation) as options:
         saves = _planned(config, options, family)
         _require_tensors_of_base(saves, weights)
         tasks = [save.tensor_task for save in saves.values()]
@@ -136,7 +138,7 @@ def write_merge(
     with (
         torch.random.fork_rng(devices),
         _merge_errors("candidate"),
-        _merge_options(config, trust, write_model_card=False, **own, **truncation) as options,
+        _merge_options(config, trust, family, write_model_card=False, **own, **truncation) as options,
     ):
         run_merge(config, str(folder), options)
 
@@ -176,8 +178,13 @@ def _require_tensors_of_base(saves: Mapping[str, SaveTensor], weights: Mapping[s
 
 
 @contextmanager
-def _merge_options(config: MergeConfiguration, trust_remote_code: bool = False, **more: Any) -> Iterator[MergeOptions]:
-    """mergekit's options, with adapters merged, no files open from earlier merges, and fewer warnings."""
+def _merge_options(
+    config: MergeConfiguration, trust_remote_code: bool = False, family: ModelFamily | None = None, **more: Any
+) -> Iterator[MergeOptions]:
+    """mergekit's options, with adapters merged, no files open from earlier merges, and fewer warnings.
+
+    family: whose experts are read as here, whatever their names and vocabularies are.
+    """
     with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
@@ -187,7 +194,8 @@ def _merge_options(config: MergeConfiguration, trust_remote_code: bool = False, 
             **more,
         )
         cache = LoaderCache()
-        cache.loaders = {}  # mergekit keeps them open for all threads, by name, even if files have changed since
+        # mergekit keeps them open for all threads, by name, even if files have changed since
+        cache.loaders = {} if family is None else expert_loaders(family)
         cache.setup(settings)
         try:
             yield settings

@@ -33,6 +33,11 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase
     return tokenizer
 
 
+def id_bound(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id of a token, added ones included; ids may have gaps."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
 def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
     """The base's tokenizer with the chat template that the recipe chose.
 

@@ -29,6 +29,7 @@ from tests.models import (
     make_adapter,
     make_base,
     make_recipe,
+    make_tokenizer,
     on_base,
     open_recipe_family,
     write_tensors,
@@ -348,6 +349,42 @@ def test_a_resized_embedding_that_unties_a_tied_base_is_refused(tmp_path: Path) 
     assert "different values, but the base ties them" in error
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_cut_padding_rows_are_the_bases(tied: bool, tmp_path: Path) -> None:
+    """Trainers resize the vocabulary to the tokenizer's, which cuts off the padding of many models."""
+    plain = make_base(tmp_path / "plain", dtype=torch.float32, tied=tied)
+    base: Any = AutoModelForCausalLM.from_pretrained(plain)
+    base.resize_token_embeddings(VOCABULARY + 4)
+    base.save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    options = {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": tied}
+    adapter = make_resized(tmp_path / "base", tmp_path / "adapter", VOCABULARY, **options)
+    family = family_of(tmp_path, tmp_path / "base", adapter)
+    problems = check_family(family)
+    assert problems.errors == []
+    assert any("4 rows that belong to no token are missing; the base's are used" in each for each in problems.notices)
+    wanted = run_by_peft(tmp_path / "base", adapter, VOCABULARY)
+    answered = exported_logits(family, tmp_path / "out")[..., :VOCABULARY]
+    torch.testing.assert_close(answered, wanted, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("with_tokenizer", [False, True])
+def test_added_padding_rows_are_dropped(with_tokenizer: bool, tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.float32)
+    options = {"target_modules": ["q_proj", "lm_head", "embed_tokens"], "use_rslora": True}
+    adapter = make_resized(base, tmp_path / "adapter", VOCABULARY + 28, **options)
+    if with_tokenizer:
+        make_tokenizer().save_pretrained(adapter)
+    family = family_of(tmp_path, base, adapter)
+    errors = check_family(family).errors
+    if not with_tokenizer:  # nothing says that the rows belong to no token
+        assert "expert tuned: tensor lm_head.weight: shape (128, 32), the base has (100, 32)" in errors[0]
+        return
+    assert errors == []
+    wanted = run_by_peft(base, adapter, VOCABULARY + 28)[..., :VOCABULARY]
+    torch.testing.assert_close(exported_logits(family, tmp_path / "out"), wanted, rtol=1e-5, atol=3e-5)
+
+
 # --- biases ----------------------------------------------------------------------------------------------------------
 
 
@@ -355,8 +392,8 @@ def test_a_bias_that_the_base_has_no_place_for_is_refused(tmp_path: Path) -> Non
     base = make_base(tmp_path / "base", dtype=torch.float32)
     adapter = make_adapter(base, tmp_path / "adapter", seed=1, lora_bias=True, target_modules=["q_proj"])
     assert check_family(family_of(tmp_path, base, adapter)).errors == [
-        "expert tuned: its adapter (`lora_bias`) adds model.layers.0.self_attn.q_proj.bias and 1 other tensor, "
-        "which the base lacks; train it without"
+        "expert tuned: its adapter adds model.layers.0.self_attn.q_proj.bias and 1 other tensor, which the base lacks; "
+        "train it without `lora_bias`"
     ]
 
 
