@@ -201,6 +201,17 @@ class Checkpoint:
         return tuple(weights)
 
     @cached_property
+    def tied(self) -> Mapping[str, str]:
+        """By the name of each tensor that the model ties to another (`tie_word_embeddings`): the name of that."""
+        if not self.config.get_text_config().tie_word_embeddings:
+            return {}
+        try:
+            ties = self.empty_model.all_tied_weights_keys
+            return {name: self.name_map.stored_name(other) or other for name, other in ties.items()}
+        except ModelError:  # `name_map` reports it
+            return {}
+
+    @cached_property
     def known_names(self) -> frozenset[str]:
         """The names of its tensors, and those that mergekit's description has for them."""
         return frozenset(name for weight in self.weights for name in (weight.name, *weight.aliases))

@@ -146,7 +146,11 @@ class ModelFamily:
             return None
         weights = self.experts[expert].weights
         if isinstance(weights, Adapter):
-            vectors = (weights.task_vector(name, base) for name in (weight.name, *weight.aliases))
+
+            def fit(tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+                return fit_vocabulary(tensor, weight, wanted, self)
+
+            vectors = (weights.task_vector(name, base, fit) for name in (weight.name, *weight.aliases))
             return next((vector for vector in vectors if vector is not None), None)
         stored = weights.stored_name(weight)
         if stored is None:
