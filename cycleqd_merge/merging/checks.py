@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from cycleqd_merge.errors import ModelError, UserError
-from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.adapter import LowRank
+from cycleqd_merge.merging.adapter_checks import check_adapter
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.config_differences import config_differences
 from cycleqd_merge.merging.end_tokens import end_token_differences, end_tokens
@@ -36,12 +37,16 @@ def check_family(family: ModelFamily) -> Problems:
             _check_names(family, expert.weights, expert.name, problems)
         else:
             try:
-                _check_adapter_names(family, expert.weights, expert.name, problems)
+                errors, notices = check_adapter(family, expert.weights)
             except ModelError as error:
-                problems.errors.append(f"expert {expert.name}: {error}")
+                errors, notices = [str(error)], []
+            problems.errors.extend(f"expert {expert.name}: {error}" for error in errors)
+            problems.notices.extend(f"expert {expert.name}: {notice}" for notice in notices)
         _check_tokenizer(family, expert, problems)
     _check_end_tokens(family, problems)
-    if not problems.errors:
+    if family.union is not None:
+        problems.notices.extend(family.union.notices)
+    if not problems.errors and (family.union is not None or family.models.vocabulary != "union"):
         _check_values(family, problems)
     return problems
 
@@ -135,15 +140,6 @@ def _report_tensors(expert: str, tensors: Sequence[str], what: str, problems: Pr
         problems.errors.append(
             f"expert {expert}: {len(tensors)} tensors are {what.format('them')}; the first is {tensors[0]}"
         )
-
-
-def _check_adapter_names(family: ModelFamily, adapter: Adapter, name: str, problems: Problems) -> None:
-    known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
-    problems.errors.extend(
-        f"expert {name}: its adapter changes {tensor}, which the base lacks"
-        for tensor in adapter.names
-        if tensor not in known
-    )
 
 
 def _check_values(family: ModelFamily, problems: Problems) -> None:
@@ -250,6 +246,8 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
             f"expert {expert.name}: its chat template differs from the base's; choose one with `models.chat_template` "
             f"(`base`, `{expert.name}` or a file)"
         )
+    if family.models.vocabulary == "union":  # `united` has compared them
+        return
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     if family.models.vocabulary == "base":
         other = {token: number for token, number in other.items() if number < id_bound(ours)}

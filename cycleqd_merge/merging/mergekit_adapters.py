@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +26,12 @@ MERGE_DTYPE = "float32"
 
 
 @contextmanager
-def merged_adapters(config: MergeConfiguration, trust_remote_code: bool = False) -> Iterator[str]:
+def merged_adapters(
+    config: MergeConfiguration, trust_remote_code: bool = False, others: Collection[ModelReference] = ()
+) -> Iterator[str]:
     """A folder for mergekit's `lora_merge_cache`, with every adapter of `config` merged into its base.
+
+    others: adapters that mergekit does not read from there.
 
     Raises:
         ModelError: a base or an adapter cannot be opened.
@@ -35,7 +39,7 @@ def merged_adapters(config: MergeConfiguration, trust_remote_code: bool = False)
     """
     with tempfile.TemporaryDirectory() as links:
         for reference in config.referenced_models():
-            if reference.lora is not None:
+            if reference.lora is not None and reference not in others:
                 merged = _merged(reference, trust_remote_code)
                 (Path(links) / merged.name).symlink_to(merged)
         yield links

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import re
 import warnings
@@ -24,17 +25,17 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
-from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, NO_COMMAND, OWN_COMMAND, STOCK_COMMAND, stock_options
 from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
-from cycleqd_merge.merging.mergekit_method import MutationsParameter
+from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
+from cycleqd_merge.merging.model_references import renamed
 from cycleqd_merge.merging.name_map import Part
 
 _Step = TypeVar("_Step")
@@ -77,6 +78,8 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
         raise RecipeError(f"{out}: already exists; choose a different folder")
     family = _recorded_family(config)
     truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
+    if family is not None and family.has_copies:
+        config = _with_copies(config, family)
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
@@ -92,9 +95,30 @@ def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
     if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
         return None
     experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
-    settings = ModelsConfig.model_validate({"vocabulary": MutationsParameter.parse(text, len(experts)).vocabulary})
-    named = {str(number): reference for number, reference in enumerate(experts, start=1)}
-    return open_family(PinnedModels(str(config.base_model), named, settings))
+    parameter = MutationsParameter.parse(text, len(experts))
+    return open_family(models_of(parameter, [str(config.base_model), *experts]))
+
+
+def _with_copies(config: MergeConfiguration, family: ModelFamily) -> MergeConfiguration:
+    """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`."""
+    references = [str(reference) for reference in config.referenced_models()]
+    record = renamed(config.model_dump(mode="json", exclude_none=True), family.copy_of)
+    mutations = json.loads(record["parameters"]["mutations"])
+    mutations["originals"] = {family.copy_of(reference): reference for reference in references}
+    record["parameters"]["mutations"] = json.dumps(mutations)
+    return MergeConfiguration.model_validate(record)
+
+
+def _configuration(candidate: MergekitConfiguration, family: ModelFamily) -> MergeConfiguration:
+    """A candidate's configuration, over the copies of the family's models if it has some.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    config = parse_configuration(candidate.yaml, "candidate")
+    if not family.has_copies:
+        return config
+    return MergeConfiguration.model_validate(renamed(yaml.safe_load(candidate.yaml), family.copy_of))
 
 
 def merged_tensors(
@@ -108,7 +132,7 @@ def merged_tensors(
         ModelError: the configuration cannot be read or run, or its model's tensors differ in name or shape from the
             base's.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
+    config = _configuration(candidate, family)
     if config.tokenizer_source not in (None, "base") or config.tokenizer is not None:
         raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
     device = torch.device(device)
@@ -138,7 +162,7 @@ def write_merge(
     Raises:
         ModelError: the configuration cannot be read or run.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
+    config = _configuration(candidate, family)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     trust, own = family.models.trust_remote_code, {"random_seed": candidate.seed, "device": str(device)}
@@ -156,8 +180,8 @@ def keeps_names(candidate: MergekitConfiguration, family: ModelFamily) -> bool:
     Raises:
         ModelError: the configuration cannot be read or run.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
-    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code) as options:
+    config = _configuration(candidate, family)
+    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, family) as options:
         saves = _planned(config, options, family)
     saved = {name for name, save in saves.items() if name in family.stored_names or not save.optional}
     return saved == set(family.stored_names.values())
@@ -170,6 +194,8 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
         ModelError: the configuration cannot be read.
     """
     config = parse_configuration(candidate.yaml, "candidate")
+    if family.has_copies:
+        return NO_COMMAND
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
     adapters = any(reference.lora is not None for reference in config.referenced_models())
@@ -227,7 +253,8 @@ def _merge_options(
 
     family: whose experts are read as here, whatever their names and vocabularies are.
     """
-    with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
+    loaders = {} if family is None else expert_loaders(family)
+    with _quiet(), merged_adapters(config, trust_remote_code, loaders) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
@@ -237,7 +264,7 @@ def _merge_options(
         )
         cache = LoaderCache()
         # mergekit keeps them open for all threads, by name, even if files have changed since
-        cache.loaders = {} if family is None else expert_loaders(family)
+        cache.loaders = loaders
         cache.setup(settings)
         try:
             yield settings

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, RecipeError, first_line
-from cycleqd_merge.merging.family import Expert, ModelFamily
+
+if TYPE_CHECKING:
+    from cycleqd_merge.merging.family import Expert, ModelFamily  # which opens tokenizers for `vocabulary: union`
 
 _UNLIMITED = 10**9  # a tokenizer without a limit reports 10^30
 
@@ -26,8 +29,17 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase
     Raises:
         ModelError: it cannot be loaded.
     """
+    return open_tokenizer(folder, family.models)
+
+
+def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBase:
+    """As `load_tokenizer`, before there is a family.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=family.models.trust_remote_code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more specific
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer

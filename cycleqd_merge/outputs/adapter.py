@@ -22,11 +22,15 @@ from cycleqd_merge.merging.model_files import adapter_files, write_files
 
 
 def require_adapters(family: ModelFamily) -> None:
-    """Check that every expert is an adapter.
+    """Check that every expert is an adapter, on the base as it is.
 
     Raises:
-        ModelError: one is a full model.
+        ModelError: one is a full model, or `vocabulary: union` adds tokens to the base.
     """
+    if family.union is not None and family.union.extends:
+        raise ModelError(
+            "models.vocabulary: union adds tokens to the base, which an adapter on it cannot; export a full model"
+        )
     for expert in family.experts:
         if not isinstance(expert.weights, Adapter):
             raise ModelError(
