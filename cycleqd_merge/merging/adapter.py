@@ -73,6 +73,8 @@ class Adapter:
         ModelError: it cannot be opened, or is of a kind that is not a change of weights (other PEFT methods).
     """
 
+    is_copy = False
+
     def __init__(self, label: str, path: Path, base: Checkpoint | None = None) -> None:
         self.label, self.path = label, path
         file = path / "adapter_model.safetensors"

@@ -52,16 +52,21 @@ class Weight:
 class Checkpoint:
     """A full checkpoint: its folder, configuration and tensors.
 
+    folder: of its copy in a different vocabulary, which is read instead of the reference's own files (see
+    `union_models`). digest: that copy's.
+
     Raises:
         ModelError: it cannot be found, holds no safetensors, is quantised, or a shard is missing.
         HubRefused: it cannot be downloaded.
     """
 
-    def __init__(self, reference: ModelReference, models: ModelsConfig) -> None:
-        self.reference, self._trust_remote_code = reference, models.trust_remote_code
+    def __init__(
+        self, reference: ModelReference, models: ModelsConfig, folder: Path | None = None, digest: str | None = None
+    ) -> None:
+        self.reference, self._digest, self._trust_remote_code = reference, digest, models.trust_remote_code
         require_folder(reference.model, f"model {reference.model}")
         try:
-            self.path = model_folder(reference.model, models, f"model {reference.model}")
+            self.path = folder or model_folder(reference.model, models, f"model {reference.model}")
             here = ModelReference(model=ModelPath(path=str(self.path)))
             self.config: PretrainedConfig = model_config(here, models.trust_remote_code)
             missing = [name for name in weight_files(self.path) if not (self.path / name).is_file()]
@@ -90,6 +95,16 @@ class Checkpoint:
     def names(self) -> list[str]:
         """Names of the stored tensors, shard by shard."""
         return list(self._loader.index.tensor_paths)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is the reference's copy in a different vocabulary."""
+        return self._digest is not None
+
+    @property
+    def shards(self) -> Mapping[str, str]:
+        """The file of each stored tensor."""
+        return dict(self._loader.index.tensor_paths)
 
     def stored_name(self, weight: Weight) -> str | None:
         """The name of `weight` in this checkpoint, or None if it is absent."""
@@ -215,7 +230,7 @@ class Checkpoint:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the safetensors files, in the order of their names."""
-        return digest_files(self.files)
+        return self._digest or digest_files(self.files)
 
     @property
     def files(self) -> list[Path]:

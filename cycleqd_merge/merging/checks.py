@@ -12,6 +12,7 @@ from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.adapter_checks import check_adapter
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.config_differences import config_differences
+from cycleqd_merge.merging.end_tokens import end_token_differences, end_tokens
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
 from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
 
@@ -42,7 +43,10 @@ def check_family(family: ModelFamily) -> Problems:
             problems.errors.extend(f"expert {expert.name}: {error}" for error in errors)
             problems.notices.extend(f"expert {expert.name}: {notice}" for notice in notices)
         _check_tokenizer(family, expert, problems)
-    if not problems.errors:
+    _check_end_tokens(family, problems)
+    if family.union is not None:
+        problems.notices.extend(family.union.notices)
+    if not problems.errors and (family.union is not None or family.models.vocabulary != "union"):
         _check_values(family, problems)
     return problems
 
@@ -65,6 +69,13 @@ def _check_module(base: Checkpoint, problems: Problems) -> None:
         _ = base.name_map
     except ModelError as error:
         problems.errors.append(str(error))
+        return
+    prefix, shapes = f"{base.empty_model.base_model_prefix}.", base.name_map.shapes
+    if any(each.name not in shapes and prefix + each.name in shapes for each in base.weights):
+        problems.errors.append(
+            f"base: its tensor names lack {prefix!r}, as if it was saved without its head; load it with "
+            "AutoModelForCausalLM and save it again"
+        )
 
 
 def _check_configuration(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:
@@ -199,6 +210,18 @@ def _same_form(
     return False
 
 
+def _check_end_tokens(family: ModelFamily, problems: Problems) -> None:
+    """What ends an answer, where base, experts and children differ in it."""
+    if not has_tokenizer(family.base.path):
+        return
+    try:
+        found = end_tokens(family)
+        problems.notices += [*found.notices, *end_token_differences(family, found)]
+    except UserError as error:
+        if not problems.errors:  # a tokenizer that cannot be loaded has been reported
+            problems.errors.append(str(error))
+
+
 def _finite(tensor: torch.Tensor) -> bool:
     return not tensor.dtype.is_floating_point or bool(torch.isfinite(tensor).all())
 
@@ -223,6 +246,8 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
             f"expert {expert.name}: its chat template differs from the base's; choose one with `models.chat_template` "
             f"(`base`, `{expert.name}` or a file)"
         )
+    if family.models.vocabulary == "union":  # `united` has compared them
+        return
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     if family.models.vocabulary == "base":
         other = {token: number for token, number in other.items() if number < id_bound(ours)}

@@ -30,6 +30,9 @@ DownloadProgress = Callable[[str, int, int], None]
 """Called with a repository's id, the bytes downloaded so far, and the total."""
 
 _SMALL = (".json", ".txt", ".jinja", ".model", ".tiktoken", ".spm")
+_MODEL_CODE = ("configuration_", "modeling_", "tokenization_", "processing_", "image_processing_")
+"""Beginnings of the usual names of a model's own modules: they belong to its copies even where they are not run."""
+_FOLDERS = ("additional_chat_templates/", "custom_generate/")
 _PARALLEL = 8
 _ADAPTER = "adapter_model"
 
@@ -124,8 +127,15 @@ def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter
             raise ModelError(_only_pickles(label))
     if not adapter and chosen in (SAFETENSORS, PICKLE):
         weights = [chosen]
-    endings = (*_SMALL, ".py") if models.trust_remote_code else _SMALL
-    return [*weights, *(name for name in root if name.endswith(endings) and name not in weights)]
+    small = [name for name in names if name.startswith(_FOLDERS)] + [name for name in root if name not in weights]
+    return [*weights, *(name for name in small if _is_small(name, models))]
+
+
+def _is_small(name: str, models: ModelsConfig) -> bool:
+    """Whether a file is one of those besides the weights that a model, or a copy of it, may need."""
+    if name.endswith(".py"):
+        return models.trust_remote_code or name.startswith(_MODEL_CODE)
+    return name.endswith(_SMALL) or ".model.v" in name  # such as tokenizer.model.v3
 
 
 def _fetched(
@@ -249,6 +259,9 @@ def _convert(folder: Path, shards: Sequence[Path], target: Path, save: Save) -> 
         for path in folder.iterdir():
             if path.is_file() and not path.name.endswith((".bin", ".bin.index.json", ".safetensors")):
                 shutil.copy(path, unfinished)
+        for name in _FOLDERS:
+            if (folder / name).is_dir():
+                shutil.copytree(folder / name, unfinished / name)
 
 
 def _save_adapter(tensors: dict[str, torch.Tensor], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.merging.download import adapter_folder
 from cycleqd_merge.merging.name_map import NameMap, build_name_map
+from cycleqd_merge.merging.vocabulary import Union
 
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
@@ -53,10 +54,15 @@ class Expert:
 
 
 class ModelFamily:
-    """Base and experts. Tensors are read on demand; none is kept in memory."""
+    """Base and experts. Tensors are read on demand; none is kept in memory.
 
-    def __init__(self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig) -> None:
-        self.base, self.experts, self.models = base, experts, models
+    union: the vocabulary that they have been given (see `united`); None if they are as stored.
+    """
+
+    def __init__(
+        self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig, union: Union | None = None
+    ) -> None:
+        self.base, self.experts, self.models, self.union = base, experts, models, union
 
     def require_digests(self, base: str, experts: Mapping[str, str]) -> None:
         """Check that these are the models with the recorded digests.
@@ -85,6 +91,26 @@ class ModelFamily:
         from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer  # they are a family's
 
         return id_bound(load_tokenizer(self.base.path, self)) if has_tokenizer(self.base.path) else None
+
+    @cached_property
+    def _copies(self) -> Mapping[str, str]:
+        """The copies that are read instead of models and adapters, by the paths in their references."""
+        models = [
+            (self.base.reference.model, self.base),
+            *((e.reference.lora or e.reference.model, e.weights) for e in self.experts),
+        ]
+        return {str(path): str(weights.path) for path, weights in models if weights.is_copy}
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether it reads copies of its models, in the vocabulary of `vocabulary: union`."""
+        return bool(self._copies)
+
+    def copy_of(self, text: str) -> str:
+        """A reference in which each path of the family's that has a copy is the copy's."""
+        reference = ModelReference.parse(text)
+        parts = [str(part) for part in (reference.model, reference.lora) if part is not None]
+        return "+".join(self._copies.get(part, part) for part in parts)
 
     @cached_property
     def stored_names(self) -> Mapping[str, str]:
@@ -161,7 +187,23 @@ def open_family(models: PinnedModels) -> ModelFamily:
         UserError: a model cannot be opened, see `open_base` and `open_expert`.
     """
     base = open_base(models)
-    return ModelFamily(base, tuple(open_expert(models, name, base) for name in models.experts), models.settings)
+    experts = tuple(open_expert(models, name, base) for name in models.experts)
+    return united(ModelFamily(base, experts, models.settings))
+
+
+def united(family: ModelFamily) -> ModelFamily:
+    """The family with its models in one vocabulary, under `vocabulary: union`; else the family itself.
+
+    Raises:
+        ModelError: see `unite`.
+    """
+    if family.models.vocabulary != "union":
+        return family
+    from cycleqd_merge.merging.union_models import unite  # tokenizers are slow to import
+
+    models = unite(family.base, {expert.name: expert.weights for expert in family.experts}, family.models)
+    experts = tuple(replace(expert, weights=models.experts[expert.name]) for expert in family.experts)
+    return ModelFamily(models.base, experts, family.models, models.union)
 
 
 def open_base(models: PinnedModels) -> Checkpoint:

@@ -35,7 +35,7 @@ class ExpertLoader(LazyTensorLoader):
 def expert_loaders(family: ModelFamily) -> dict[ModelReference, LazyTensorLoader]:
     """Loaders for the experts that mergekit's own loader would read wrongly."""
     return {
-        expert.reference: ExpertLoader(family, expert.weights)
+        ModelReference.parse(family.copy_of(str(expert.reference))): ExpertLoader(family, expert.weights)
         for expert in family.experts
         if isinstance(expert.weights, Checkpoint) and not _plain(family, expert.weights)
     }

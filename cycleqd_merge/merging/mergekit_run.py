@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import re
 import warnings
@@ -28,12 +29,13 @@ from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
-from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, NO_COMMAND, OWN_COMMAND, STOCK_COMMAND, stock_options
 from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
-from cycleqd_merge.merging.mergekit_method import MutationsParameter
+from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
+from cycleqd_merge.merging.model_references import renamed
 
 _Step = TypeVar("_Step")
 
@@ -73,22 +75,49 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
+    family = _recorded_family(config)
+    truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
+    if family is not None and family.has_copies:
+        config = _with_copies(config, family)
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
-            _merge_options(config, random_seed=seed, **_truncation(config)) as options,
+            _merge_options(config, family=family, random_seed=seed, **truncation) as options,
         ):
             run_merge(config, str(scratch / out.name), options, config_source=text)
         (scratch / out.name).replace(out)
 
 
-def _truncation(config: MergeConfiguration) -> dict[str, bool]:
-    """The option for models with `models.vocabulary: base`, which only the method `cycleqd` records."""
+def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
+    """The models of a configuration for the method `cycleqd`, with their settings, which only this method records."""
     text = (config.parameters or {}).get("mutations")
-    if config.merge_method != MERGE_METHOD or not isinstance(text, str):
-        return {}
-    parameter = MutationsParameter.parse(text, len(config.models or []))
-    return {"unsafe_truncate_embeddings": parameter.vocabulary == "base"}
+    if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
+        return None
+    experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
+    parameter = MutationsParameter.parse(text, len(experts))
+    return open_family(models_of(parameter, [str(config.base_model), *experts]))
+
+
+def _with_copies(config: MergeConfiguration, family: ModelFamily) -> MergeConfiguration:
+    """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`."""
+    references = [str(reference) for reference in config.referenced_models()]
+    record = renamed(config.model_dump(mode="json", exclude_none=True), family.copy_of)
+    mutations = json.loads(record["parameters"]["mutations"])
+    mutations["originals"] = {family.copy_of(reference): reference for reference in references}
+    record["parameters"]["mutations"] = json.dumps(mutations)
+    return MergeConfiguration.model_validate(record)
+
+
+def _configuration(candidate: MergekitConfiguration, family: ModelFamily) -> MergeConfiguration:
+    """A candidate's configuration, over the copies of the family's models if it has some.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    config = parse_configuration(candidate.yaml, "candidate")
+    if not family.has_copies:
+        return config
+    return MergeConfiguration.model_validate(renamed(yaml.safe_load(candidate.yaml), family.copy_of))
 
 
 def merged_tensors(
@@ -102,7 +131,7 @@ def merged_tensors(
         ModelError: the configuration cannot be read or run, or its model's tensors differ in name or shape from the
             base's.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
+    config = _configuration(candidate, family)
     if config.tokenizer_source not in (None, "base") or config.tokenizer is not None:
         raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
     device, weights = torch.device(device), {weight.name: weight for weight in family.weights}
@@ -131,7 +160,7 @@ def write_merge(
     Raises:
         ModelError: the configuration cannot be read or run.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
+    config = _configuration(candidate, family)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     trust, own = family.models.trust_remote_code, {"random_seed": candidate.seed, "device": str(device)}
@@ -150,6 +179,8 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
         ModelError: the configuration cannot be read.
     """
     config = parse_configuration(candidate.yaml, "candidate")
+    if family.has_copies:
+        return NO_COMMAND
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
     adapters = any(reference.lora is not None for reference in config.referenced_models())
