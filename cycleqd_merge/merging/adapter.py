@@ -156,6 +156,15 @@ class Adapter:
         return list(self._roles)
 
     @property
+    def has_plain_keys(self) -> bool:
+        """Whether its tensors have the names that peft gives them, without the adapter's or a wrapper's name."""
+        keys = [key for roles in self._roles.values() for key in roles.values()]
+        named = (_TRAINED.fullmatch(key) for key in keys)
+        return not any(match is not None and match["adapter"] for match in named) and all(
+            key.startswith(_PREFIX) and ".modules_to_save." not in key for key in keys
+        )
+
+    @property
     def unknown_options(self) -> list[str]:
         """Keys set in its configuration that the installed peft does not know."""
         stated = json.loads((self.path / "adapter_config.json").read_text(encoding="utf-8"))

@@ -25,6 +25,7 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
@@ -216,7 +217,7 @@ def _merge_options(
 
     family: whose experts are read as here, whatever their names and vocabularies are.
     """
-    with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
+    with _quiet(), merged_adapters(config, _adapter_models(family, trust_remote_code, more)) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
@@ -232,6 +233,13 @@ def _merge_options(
             yield settings
         finally:
             cache.loaders = {}
+
+
+def _adapter_models(family: ModelFamily | None, trust_remote_code: bool, more: Mapping[str, Any]) -> ModelsConfig:
+    """How the models of a configuration are opened; copies for `vocabulary: union` have one vocabulary already."""
+    vocabulary = "base" if more.get("unsafe_truncate_embeddings") else "strict"
+    settings = {"pickles": family is not None and family.models.pickles, "trust_remote_code": trust_remote_code}
+    return ModelsConfig.model_validate({**settings, "vocabulary": vocabulary})
 
 
 @contextmanager
