@@ -25,6 +25,7 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
@@ -254,7 +255,8 @@ def _merge_options(
     family: whose experts are read as here, whatever their names and vocabularies are.
     """
     loaders = {} if family is None else expert_loaders(family)
-    with _quiet(), merged_adapters(config, trust_remote_code, loaders) as adapters:
+    models = _adapter_models(family, trust_remote_code, more)
+    with _quiet(), merged_adapters(config, models, loaders) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
@@ -270,6 +272,13 @@ def _merge_options(
             yield settings
         finally:
             cache.loaders = {}
+
+
+def _adapter_models(family: ModelFamily | None, trust_remote_code: bool, more: Mapping[str, Any]) -> ModelsConfig:
+    """How the models of a configuration are opened; copies for `vocabulary: union` have one vocabulary already."""
+    vocabulary = "base" if more.get("unsafe_truncate_embeddings") else "strict"
+    settings = {"pickles": family is not None and family.models.pickles, "trust_remote_code": trust_remote_code}
+    return ModelsConfig.model_validate({**settings, "vocabulary": vocabulary})
 
 
 @contextmanager
