@@ -7,7 +7,7 @@ import torch
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import Expert, ModelFamily, TaskVector, fit_vocabulary
+from cycleqd_merge.merging.family import Expert, ModelFamily, TaskVector
 from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
 
 
