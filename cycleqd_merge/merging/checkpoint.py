@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -177,13 +177,6 @@ class Checkpoint:
         No architecture is hard-coded here: mergekit defines it or infers it from the checkpoint. Buffers and other
         tensors that transformers neither loads nor saves are left out, and so are not in a child.
         """
-        described: dict[str, WeightInfo] = {}
-        for info in _architecture(self.path, self.config, self._trust_remote_code):
-            for name in (info.name, *(info.aliases or ())):
-                described[name] = info
-        if all(info.vocabulary_axis is None for info in described.values()):  # mergekit cannot build the model
-            for name in vocabulary_tensors(self.empty_model, self.names):
-                described[name] = WeightInfo(name=name, vocabulary_axis=0)
         weights = []
         tensors = {name: self.read(name) for name in self.names}
         extra = self.left_out(tensors)
@@ -191,7 +184,7 @@ class Checkpoint:
         for name, tensor in tensors.items():
             if name in extra:
                 continue
-            info = described.get(name) or WeightInfo(name=name)
+            info = self._described.get(name) or WeightInfo(name=name)
             ties = separate.intersection(info.tied_names or ()) - {name}
             aliases = {name, *(info.aliases or ()), *(info.tied_names or ())} - {info.name} - ties
             weights.append(
@@ -207,9 +200,25 @@ class Checkpoint:
         return tuple(weights)
 
     @cached_property
+    def _described(self) -> Mapping[str, WeightInfo]:
+        """mergekit's description of each tensor, by all of its names; some of its architectures list buffers too."""
+        found: dict[str, WeightInfo] = {}
+        for info in _architecture(self.path, self.config, self._trust_remote_code):
+            found |= dict.fromkeys((info.name, *(info.aliases or ())), info)
+        if all(info.vocabulary_axis is None for info in found.values()):  # mergekit cannot build the model
+            for name in vocabulary_tensors(self.empty_model, self.names):
+                found[name] = WeightInfo(name=name, vocabulary_axis=0)
+        return found
+
+    @property
+    def described_names(self) -> Collection[str]:
+        """The names of all tensors that mergekit expects of its architecture, whether they exist or not."""
+        return self._described.keys()
+
+    @cached_property
     def tied(self) -> Mapping[str, str]:
         """By the name of each tensor that the model ties to another (`tie_word_embeddings`): the name of that."""
-        if not self.config.get_text_config().tie_word_embeddings:
+        if not self.ties_embeddings:
             return {}
         try:
             ties = self.empty_model.all_tied_weights_keys
@@ -227,7 +236,7 @@ class Checkpoint:
         """transformers' class that loads it: of the architecture that it names, else of causal language models."""
         named = (self.config.architectures or [""])[0]
         for known in (AutoModelForCausalLM, AutoModelForImageTextToText):
-            loads = known._model_mapping.get(type(self.config), None)
+            loads: Any = known._model_mapping.get(type(self.config), None)
             if loads is not None and named == loads.__name__:
                 return known
         return AutoModelForCausalLM

@@ -69,13 +69,6 @@ def _check_module(base: Checkpoint, problems: Problems) -> None:
         _ = base.name_map
     except ModelError as error:
         problems.errors.append(str(error))
-        return
-    prefix, shapes = f"{base.empty_model.base_model_prefix}.", base.name_map.shapes
-    if any(each.name not in shapes and prefix + each.name in shapes for each in base.weights):
-        problems.errors.append(
-            f"base: its tensor names lack {prefix!r}, as if it was saved without its head; load it with "
-            "AutoModelForCausalLM and save it again"
-        )
 
 
 def _check_configuration(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:

@@ -91,8 +91,8 @@ def config_differences(base: PretrainedConfig, expert: PretrainedConfig) -> list
         mine, other = ours.get(key, absent), theirs.get(key, absent)
         if not _same(mine.value, other.value) and not _same_activation(key, mine.value, other.value, _SAME_ACTIVATION):
             error = (mine.declared or other.declared) and not _harmless(key, mine.value, other.value)
-            entry, values = _first_difference(mine.value, other.value)
-            found.append(ConfigDifference(f"{key}{entry}", *map(_shown, values), error))
+            entry, (first, second) = _first_difference(mine.value, other.value)
+            found.append(ConfigDifference(f"{key}{entry}", _shown(first), _shown(second), error))
     return found
 
 

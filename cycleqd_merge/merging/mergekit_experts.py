@@ -12,7 +12,7 @@ from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.family import ModelFamily, fit_vocabulary
 
 
-class ExpertLoader(LazyTensorLoader):
+class ExpertLoader(LazyTensorLoader):  # type: ignore[misc]
     """mergekit's loader for an expert, with the base's tensor names and shapes."""
 
     def __init__(self, family: ModelFamily, expert: Checkpoint) -> None:
@@ -34,7 +34,7 @@ class ExpertLoader(LazyTensorLoader):
         return fit_vocabulary(tensor, weight, self._family.base_tensor(weight), self._family).to(device)
 
 
-class AdapterLoader(LazyTensorLoader):
+class AdapterLoader(LazyTensorLoader):  # type: ignore[misc]
     """mergekit's loader for an adapter, merged into the base in float32 one tensor at a time."""
 
     def __init__(self, family: ModelFamily, number: int) -> None:

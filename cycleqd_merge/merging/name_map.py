@@ -262,7 +262,7 @@ def left_out(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> frozenset
     renamed, _ = _renaming(model)
     resident = model.state_dict()
     unknown = {name: place for name in tensors if (place := renamed(name)[0]) not in resident}
-    info = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
+    info: Any = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
     model._adjust_missing_and_unexpected_keys(info)
     buffers = _computed_buffers(model)
     return frozenset(
