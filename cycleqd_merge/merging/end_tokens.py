@@ -152,7 +152,8 @@ def _token(number: Any, tokenizer: PreTrainedTokenizerBase) -> str | int:
 def _ending(tokenizer: PreTrainedTokenizerBase) -> dict[Any, int]:
     """The special and added tokens of a tokenizer, with their ids."""
     added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
-    special = {str(token): tokenizer.convert_tokens_to_ids(str(token)) for token in tokenizer.all_special_tokens}
+    convert: Any = tokenizer.convert_tokens_to_ids
+    special: dict[str, int | None] = {str(token): convert(str(token)) for token in tokenizer.all_special_tokens}
     return {token: number for token, number in (added | special).items() if number is not None and token.strip()}
 
 
