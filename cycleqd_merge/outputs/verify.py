@@ -45,7 +45,10 @@ def verify_adapter(candidate: Candidate, materialiser: Materialiser, folder: Pat
     Raises:
         RunFailed: the logits differ.
     """
-    base = AutoModelForCausalLM.from_pretrained(materialiser.family.base.path, dtype="auto")
+    family = materialiser.family
+    base = AutoModelForCausalLM.from_pretrained(
+        family.base.path, dtype="auto", trust_remote_code=family.models.trust_remote_code
+    )
     _compare(PeftModel.from_pretrained(base, folder), candidate, materialiser, _ADAPTED)
 
 
