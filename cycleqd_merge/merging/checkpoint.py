@@ -72,6 +72,11 @@ class Checkpoint:
             missing = [name for name in weight_files(self.path) if not (self.path / name).is_file()]
             index = None if missing else tensor_index(str(self.path))
         except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            if "trust_remote_code" in str(error) and not models.trust_remote_code:
+                raise ModelError(
+                    f"model {reference.model}: requires Python code that its repository contains; read that code, then "
+                    "allow it with `models.trust_remote_code: true`"
+                ) from error
             raise ModelError(f"model {reference.model}: cannot be opened: {first_line(error)}") from error
         quantised = getattr(self.config, "quantization_config", None)
         if quantised is not None:
