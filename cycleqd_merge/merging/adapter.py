@@ -214,6 +214,10 @@ class Adapter:
         """Whether anything stored for the tensor `name` is not zero."""
         return any(bool(torch.count_nonzero(self._file.get_tensor(key))) for key in self._roles[name].values())
 
+    def replaces(self, name: str) -> bool:
+        """Whether it stores the tensor `name` itself, and not only a change of the base's."""
+        return "whole" in self._roles.get(name, {})
+
     def trains_tokens(self, name: str) -> bool:
         """Whether it replaces the rows of some tokens in the base tensor `name`."""
         return "tokens" in self._roles.get(name, {})

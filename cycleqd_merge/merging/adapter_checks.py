@@ -7,7 +7,7 @@ import torch
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import Expert, ModelFamily, TaskVector, fit_vocabulary
+from cycleqd_merge.merging.family import Expert, ModelFamily, TaskVector
 from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
 
 
@@ -70,6 +70,8 @@ def _added_biases(family: ModelFamily, adapter: Adapter) -> list[str]:
 
 def _vocabulary(family: ModelFamily, adapter: Adapter) -> tuple[list[str], list[str]]:
     """Errors and notices for embeddings with another number of rows than the base's."""
+    if family.union is not None:  # it has the rows of the union
+        return [], []
     errors, notices = [], []
     for name, weight in _by_name(family).items():
         axis = weight.vocabulary_axis
@@ -117,10 +119,7 @@ def _untied(family: ModelFamily, adapter: Adapter) -> list[str]:
 
 
 def _vector(family: ModelFamily, adapter: Adapter, weight: Weight, name: str) -> TaskVector | None:
-    def fit(tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return fit_vocabulary(tensor, weight, wanted, family)
-
-    return adapter.task_vector(name, family.base_tensor(weight), fit)
+    return adapter.task_vector(name, family.base_tensor(weight), family.fit(adapter, weight))
 
 
 def _equal(one: TaskVector | None, other: TaskVector | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
-from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.adapter import Adapter, Fit, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.merging.download import adapter_folder
 from cycleqd_merge.merging.name_map import NameMap, build_name_map
-from cycleqd_merge.merging.vocabulary import Union
+from cycleqd_merge.merging.vocabulary import Union, expert_rows
 
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
@@ -137,6 +137,13 @@ class ModelFamily:
         difference = self.difference(expert, weight, base)
         return difference.task_vector(base.float()) if isinstance(difference, Whole) else difference
 
+    def fit(self, adapter: Adapter, weight: Weight) -> Fit:
+        """What gives an adapter's tensors the rows of the base's vocabulary."""
+        if self.union is not None and weight.vocabulary_axis == 0:
+            number = next(number for number, expert in enumerate(self.experts) if expert.weights is adapter)
+            return partial(_fit_union, number, self.union)
+        return lambda tensor, wanted: fit_vocabulary(tensor, weight, wanted, self)
+
     def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole | TaskVector | None:
         """An expert's contribution to one tensor, as stored: its own tensor, or an adapter's task vector.
 
@@ -146,10 +153,7 @@ class ModelFamily:
             return None
         weights = self.experts[expert].weights
         if isinstance(weights, Adapter):
-
-            def fit(tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-                return fit_vocabulary(tensor, weight, wanted, self)
-
+            fit = self.fit(weights, weight)
             vectors = (weights.task_vector(name, base, fit) for name in (weight.name, *weight.aliases))
             return next((vector for vector in vectors if vector is not None), None)
         stored = weights.stored_name(weight)
@@ -158,6 +162,13 @@ class ModelFamily:
         tensor = fit_vocabulary(weights.read(stored), weight, base, self)
         same = torch.equal(tensor.float(), base.float()) if tensor.dtype != base.dtype else torch.equal(tensor, base)
         return None if same else Whole(tensor)
+
+
+def _fit_union(number: int, union: Union, tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """A tensor of an adapter with the union's rows; one of other dimensions as it is, which is reported."""
+    if tensor.ndim != wanted.ndim or tensor.shape[1:] != wanted.shape[1:]:
+        return tensor
+    return expert_rows(tensor, number, wanted, 0, union)
 
 
 def fit_vocabulary(tensor: torch.Tensor, weight: Weight, base: torch.Tensor, family: ModelFamily) -> torch.Tensor:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,10 +36,12 @@ _CONFIGURATIONS = ("config.json", "generation_config.json")
 
 
 @contextmanager
-def merged_adapters(config: MergeConfiguration, models: ModelsConfig) -> Iterator[str]:
+def merged_adapters(
+    config: MergeConfiguration, models: ModelsConfig, others: Collection[ModelReference] = ()
+) -> Iterator[str]:
     """A folder for mergekit's `lora_merge_cache`, with every adapter of `config` merged into its base.
 
-    models: how they are opened.
+    models: how they are opened. others: adapters that mergekit does not read from there.
 
     Raises:
         ModelError: a base or an adapter cannot be opened, or cannot be merged as peft runs it.
@@ -47,7 +49,7 @@ def merged_adapters(config: MergeConfiguration, models: ModelsConfig) -> Iterato
     """
     with tempfile.TemporaryDirectory() as links:
         for reference in config.referenced_models():
-            if reference.lora is not None:
+            if reference.lora is not None and reference not in others:
                 merged = _merged(reference, models)
                 (Path(links) / merged.name).symlink_to(merged)
         yield links

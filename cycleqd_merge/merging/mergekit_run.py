@@ -217,7 +217,8 @@ def _merge_options(
 
     family: whose experts are read as here, whatever their names and vocabularies are.
     """
-    with _quiet(), merged_adapters(config, _adapter_models(family, trust_remote_code, more)) as adapters:
+    loaders = {} if family is None else expert_loaders(family)
+    with _quiet(), merged_adapters(config, _adapter_models(family, trust_remote_code, more), loaders) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
@@ -227,7 +228,7 @@ def _merge_options(
         )
         cache = LoaderCache()
         # mergekit keeps them open for all threads, by name, even if files have changed since
-        cache.loaders = {} if family is None else expert_loaders(family)
+        cache.loaders = loaders
         cache.setup(settings)
         try:
             yield settings

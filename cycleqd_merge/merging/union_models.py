@@ -27,7 +27,7 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.files import new_folder, remove_leftovers
-from cycleqd_merge.merging.adapter import Adapter
+from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, read_json
 from cycleqd_merge.merging.model_files import edited
 from cycleqd_merge.merging.tokenizers import has_tokenizer, open_tokenizer
@@ -86,7 +86,18 @@ def _union(base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter], models
             "`models.vocabulary: base`"
         )
     ours = _vocabulary("base", base.path, _rows(base), models)
-    return union_of(ours, [_expert_vocabulary(name, each, ours, models) for name, each in experts.items()])
+    rows = {name: _rows(e) if isinstance(e, Checkpoint) else _adapter_rows(e, base) for name, e in experts.items()}
+    theirs = [_expert_vocabulary(name, each, rows[name], ours, models) for name, each in experts.items()]
+    union = union_of(ours, theirs)
+    for number, (name, expert) in enumerate(experts.items()):
+        moved = any(source not in (-1, to) for to, source in enumerate(union.sources[number]))
+        trained = [w.name for w in vocabulary_weights(base) for n in _names(w) if _trains_tokens(expert, n)]
+        if moved and trained:
+            raise ModelError(
+                f"expert {name}: its adapter trains single tokens of {trained[0]}, which have other ids in the union; "
+                "merge the adapter into a full checkpoint"
+            )
+    return union
 
 
 def vocabulary_weights(model: Checkpoint) -> list[Weight]:
@@ -98,19 +109,52 @@ def _rows(model: Checkpoint) -> int:
     return max(weight.shape[weight.vocabulary_axis or 0] for weight in vocabulary_weights(model))
 
 
+def _names(weight: Weight) -> tuple[str, ...]:
+    return (weight.name, *weight.aliases)
+
+
+def _trains_tokens(expert: Checkpoint | Adapter, name: str) -> bool:
+    return isinstance(expert, Adapter) and expert.trains_tokens(name)
+
+
+def _adapter_rows(adapter: Adapter, base: Checkpoint) -> int:
+    """The rows of the base as the adapter was trained on it: after a resize, those that it stores."""
+    found = [
+        adapter.shape(name, weight.shape)[weight.vocabulary_axis or 0]
+        for weight in vocabulary_weights(base)
+        for name in _names(weight)
+        if name in adapter.names
+    ]
+    return max(found, default=_rows(base))
+
+
+def _adapted(adapter: Adapter, base: Checkpoint, weight: Weight, new: Sequence[int]) -> torch.Tensor:
+    """A tensor as peft runs it, float32, with the adapter's own rows. new: those of tokens that the base lacks."""
+    rows, tensor = _adapter_rows(adapter, base), base.read(base.stored_name(weight) or weight.name)
+    name = next((name for name in _names(weight) if name in adapter.names), weight.name)
+    own = tensor.new_zeros((rows, *tensor.shape[1:]), dtype=torch.float32)
+    own[: len(tensor)] = tensor[:rows]
+    if adapter.replaces(name):
+        own[list(new)] = 0  # so that the difference there is exactly what it stores
+    vector = adapter.task_vector(name, own)
+    dense = vector.dense() if isinstance(vector, LowRank) else vector
+    return own if dense is None else own + dense
+
+
 def _vocabulary(name: str, folder: Path, rows: int, models: ModelsConfig) -> Vocabulary:
     tokenizer = open_tokenizer(folder, models)
     added = {str(token): _flags(token) for token in tokenizer.added_tokens_decoder.values()}
     return Vocabulary(name, tokenizer.get_vocab(), added, rows)
 
 
-def _expert_vocabulary(name: str, weights: Checkpoint | Adapter, base: Vocabulary, models: ModelsConfig) -> Vocabulary:
+def _expert_vocabulary(
+    name: str, weights: Checkpoint | Adapter, rows: int, base: Vocabulary, models: ModelsConfig
+) -> Vocabulary:
     """An expert's vocabulary. Without a tokenizer, it is the base's.
 
     Raises:
         ModelError: it has no tokenizer, but more rows than the base.
     """
-    rows = _rows(weights) if isinstance(weights, Checkpoint) else base.rows
     if has_tokenizer(weights.path):
         return _vocabulary(name, weights.path, rows, models)
     if rows > base.rows:
@@ -133,7 +177,13 @@ def _write(
     for weight in vocabulary_weights(base):
         name, axis = base.stored_name(weight) or weight.name, weight.vocabulary_axis or 0
         own = {number: _stored(expert, label, weight) for number, (label, expert) in checkpoints.items()}
-        tensors = [own[number][1] if number in own else None for number in range(len(experts))]
+        tensors: list[torch.Tensor | None] = []
+        for number, expert in enumerate(experts.values()):
+            new = [union.sources[number][row] for row in union.new_rows if union.sources[number][row] >= 0]
+            if isinstance(expert, Adapter):
+                tensors.append(_adapted(expert, base, weight, new) if new else None)
+            else:
+                tensors.append(own[number][1])
         joined = base_rows(base.read(name), tensors, axis, union)
         extended[name] = {name: joined}
         for number in changed:

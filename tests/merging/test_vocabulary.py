@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -493,3 +495,93 @@ def test_adapters_of_the_base_join_a_union(tmp_path: Path) -> None:
     built = dict(materialiser_of(family).tensors(expert_genome(1, 2, 1)))
     own = load_file(grown / "model.safetensors")
     assert all(torch.allclose(built[name], own[name]) for name in own)
+
+
+def resized_adapter(base: Path, folder: Path, tokens: Mapping[int, str], **options: Any) -> tuple[str, dict[str, Any]]:
+    """An adapter on a resized base as peft saves it, with its tokenizer; and the model as peft merges it."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(3)
+        model.resize_token_embeddings(VOCABULARY + len(tokens), mean_resizing=False)
+        adapted: Any = peft.get_peft_model(model, peft.LoraConfig(r=4, task_type="CAUSAL_LM", **options))
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        adapted.save_pretrained(str(folder))
+        merged = {name: each.detach().clone() for name, each in adapted.merge_and_unload().state_dict().items()}
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, folder)
+    add_tokens(folder, tokens)
+    return on_base(base, folder), merged
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "saved whole": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    "saved after a resize": {"target_modules": ["q_proj", "v_proj"]},
+    "factors of the embeddings": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+}
+
+
+@pytest.mark.parametrize("mutated", [False, True])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_on_a_resized_base_bring_their_tokens(tmp_path: Path, name: str, mutated: bool) -> None:
+    case = CASES["the same token at other ids"]
+    base = make_base(tmp_path / "base", dtype=torch.float32)
+    full = make_grown(tmp_path / "full", case.first, 1, base)
+    adapter, merged = resized_adapter(base, tmp_path / "adapter", case.second.tokens, **ADAPTERS[name])
+    family = union_family(tmp_path, base, full, adapter)
+    assert [notice for notice in require_mergeable(family) if "rows" in notice] == [
+        "vocabulary: 103 rows; the base has 100"
+    ]
+    own = [load_file(base / "model.safetensors"), load_file(full / "model.safetensors"), merged]
+    built = tensors_of(family, *COEFFICIENTS)
+    for weight in family.weights:
+        parts = [each[weight.name].numpy() for each in own]
+        if weight.vocabulary_axis is not None:
+            wanted = expected_rows(case, parts)
+        else:
+            wanted = parts[0] + sum(
+                np.float32(c) * (p - parts[0]) for c, p in zip(COEFFICIENTS, parts[1:], strict=True)
+            )
+        np.testing.assert_allclose(built[weight.name].numpy(), wanted, rtol=1e-5, atol=1e-5)
+    if mutated:
+        genome = Genome(np.array([[0.5], [0.75]]), (Mutation("svd", 1, 7, 0.3, False),), np.ones((1, 1)))
+        assert all(torch.isfinite(each).all() for _, each in materialiser_of(family, (1,)).tensors(genome))
+    text = (
+        f"merge_method: task_arithmetic\nbase_model: {base}\ndtype: float32\nmodels:\n"
+        f"- {{model: {full}, parameters: {{weight: 0.5}}}}\n- {{model: {adapter}, parameters: {{weight: 0.75}}}}\n"
+    )
+    by_mergekit = dict(candidate_tensors(MergekitConfiguration(text, 0), materialiser_of(family)))
+    for tensor, values in by_mergekit.items():
+        torch.testing.assert_close(values, built[tensor], rtol=1e-5, atol=1e-6)
+
+
+def test_factors_of_embeddings_that_were_not_resized_join_a_union(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.float32)
+    adapter = make_adapter(base, tmp_path / "adapter", 1, target_modules=["embed_tokens", "lm_head"])
+    grown = make_grown(tmp_path / "grown", Grown({100: TOOL}, 101), 2, base)
+    family = union_family(tmp_path, base, on_base(base, adapter), grown)
+    require_mergeable(family)
+    alone = open_recipe_family(make_recipe(tmp_path, base, {"first": on_base(base, adapter), "second": base}))
+    wanted, built = tensors_of(alone, 0.5, 0), tensors_of(family, 0.5, 0)
+    own = load_file(grown / "model.safetensors")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        torch.testing.assert_close(built[name][:VOCABULARY], wanted[name])
+        assert torch.equal(built[name][VOCABULARY:], own[name][VOCABULARY:])
+
+
+def test_single_trained_tokens_that_would_move_are_refused(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.float32)
+    tokens = {100: TOOL, 101: IM_END}
+    options = {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [100, 101]}}
+    adapter, _ = resized_adapter(base, tmp_path / "adapter", tokens, **options)
+    full = make_grown(tmp_path / "full", Grown({100: IM_START}, 101), 1, base)
+    with pytest.raises(ModelError) as raised:
+        union_family(tmp_path, base, full, adapter)
+    assert str(raised.value) == (
+        "expert second: its adapter trains single tokens of model.embed_tokens.weight, which have other ids in the "
+        "union; merge the adapter into a full checkpoint"
+    )
+    require_mergeable(union_family(tmp_path, base, adapter, full))
