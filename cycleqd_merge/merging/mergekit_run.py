@@ -255,12 +255,8 @@ def _merge_options(
     family: whose experts are read as here, whatever their names and vocabularies are.
     """
     loaders = {} if family is None else expert_loaders(family)
-<<<<<<< HEAD
-    with _quiet(), merged_adapters(config, _adapter_models(family, trust_remote_code, more), loaders) as adapters:
-=======
     models = _adapter_models(family, trust_remote_code, more)
     with _quiet(), merged_adapters(config, models, loaders) as adapters:
->>>>>>> main
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
