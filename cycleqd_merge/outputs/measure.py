@@ -20,6 +20,7 @@ from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
 from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_scores
+from cycleqd_merge.merging.adapter_checks import require_adapter
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -138,4 +139,6 @@ def _other_model(text: str, opened: OpenedRecipe) -> tuple[ModelFamily, Genome |
         raise ModelError(f"{OTHER}{text}: not a model reference: {error}") from error
     experts = {} if reference.lora is None else {"adapter": text}
     family = open_family(PinnedModels(str(reference.model), experts, opened.recipe.models))
+    for expert in family.experts:
+        require_adapter(family, expert)
     return family, expert_genome(0, 1, 1) if experts else None
