@@ -227,7 +227,7 @@ class Checkpoint:
         """transformers' class that loads it: of the architecture that it names, else of causal language models."""
         named = (self.config.architectures or [""])[0]
         for known in (AutoModelForCausalLM, AutoModelForImageTextToText):
-            loads = known._model_mapping.get(type(self.config), None)
+            loads: Any = known._model_mapping.get(type(self.config), None)
             if loads is not None and named == loads.__name__:
                 return known
         return AutoModelForCausalLM

@@ -139,6 +139,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "a norm saved": ("mixtral", {"target_modules": ["q_proj"], "modules_to_save": ["norm"]}),
     "output head": ("gpt_neox", {"target_modules": ["lm_head", "query_key_value"]}),
     "output head saved": ("gpt_neox", {"target_modules": ["query_key_value"], "modules_to_save": ["lm_head"]}),
+    "language and vision": ("gemma3_vision", {"target_modules": ["q_proj", "fc1"], "alpha_pattern": {"fc1": 3}}),
     "output head, pattern": ("gpt_neox", {"target_modules": ["lm_head"], "alpha_pattern": {"lm_head": 3}}),
 }
 
