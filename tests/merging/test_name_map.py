@@ -19,19 +19,20 @@ from safetensors.torch import save_file
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
+from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.evolution.genome import expert_genome, level_genome
+from cycleqd_merge.evolution.genome import Mutation, expert_genome, level_genome, mutate
 from cycleqd_merge.merging.adapter import LowRank
-from cycleqd_merge.merging.candidates import write_candidate
+from cycleqd_merge.merging.candidates import candidate_configuration, write_candidate
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.mergekit_run import merged_tensors
+from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors
 from cycleqd_merge.merging.name_map import build_name_map
 from cycleqd_merge.outputs.adapter import write_adapter
 from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
@@ -449,3 +450,16 @@ def test_a_merge_of_adapters_on_stacked_experts_cannot_be_an_adapter(tmp_path: P
     materialiser = Materialiser(family, Groups(family.weights, "one"), {})
     with pytest.raises(ModelError, match="is not a layer of its own in transformers; export it as a checkpoint"):
         write_adapter(level_genome(0.5, 2, 1), materialiser, tmp_path / "out", {}, print)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])
+def test_a_mutated_child_is_rebuilt_from_its_configuration(name: str, tmp_path: Path) -> None:
+    base = make_architecture(name, tmp_path / "base")
+    family = family_of(base, *(make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2)))
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    child = mutate(level_genome(0.5, 2, 1), Mutation("gaussian", None, seed=7, scale=0.01))
+    write_candidate(child, materialiser, tmp_path / "out")
+    text = candidate_configuration(child, materialiser, EvolutionConfig())
+    (tmp_path / "merge.yml").write_text(text)
+    merge_to_disk(tmp_path / "merge.yml", tmp_path / "rebuilt")
+    assert_equal(loaded(tmp_path / "rebuilt").state_dict(), loaded(tmp_path / "out").state_dict())
