@@ -209,7 +209,7 @@ class Checkpoint:
     @cached_property
     def tied(self) -> Mapping[str, str]:
         """By the name of each tensor that the model ties to another (`tie_word_embeddings`): the name of that."""
-        if not self.config.get_text_config().tie_word_embeddings:
+        if not self.ties_embeddings:
             return {}
         try:
             ties = self.empty_model.all_tied_weights_keys

@@ -70,6 +70,8 @@ def _check_module(base: Checkpoint, problems: Problems) -> None:
     except ModelError as error:
         problems.errors.append(str(error))
         return
+    if base.config.get_text_config() is not base.config:  # transformers renames the parts of such models in its own way
+        return
     prefix, shapes = f"{base.empty_model.base_model_prefix}.", base.name_map.shapes
     if any(each.name not in shapes and prefix + each.name in shapes for each in base.weights):
         problems.errors.append(
