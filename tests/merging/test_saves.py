@@ -174,6 +174,12 @@ def with_head_only(folder: Path) -> None:
     write_tensors(folder, tensors | {HEAD: tensors.pop(EMBEDDING)})
 
 
+def with_the_module_s_names(folder: Path) -> None:
+    """As a tool saves it that does not undo transformers' renaming."""
+    tensors = read_tensors(folder)
+    write_tensors(folder, tensors | {HEAD: tensors.pop("embed_out.weight")})
+
+
 def tied(folder: Path) -> None:
     """An untied model becomes a tied one, without a head."""
     tensors = read_tensors(folder)
@@ -247,7 +253,8 @@ SAVES = {
     "pickle next to safetensors": Save(pickled_next_to_safetensors),
     "without its head": Save(without_head, "llama_tied", stock=False),
     "without its head, gpt2": Save(without_head, "gpt2", stock=False),
-    "without its head, olmo2": Save(without_head, "smollm3", stock=False),
+    "without its head, smollm3": Save(without_head, "smollm3", stock=False),
+    "with the module's names": Save(with_the_module_s_names, "gpt_neox", stock=False),
     "tied, with the head": Save(with_head, "llama_tied"),
     "tied, under the head's name": Save(with_head_only, "llama_tied", stock=False),
     "no architectures": Save(lambda folder: edit_json(folder / "config.json", architectures=None), stock=False),
