@@ -90,8 +90,8 @@ def config_differences(base: PretrainedConfig, expert: PretrainedConfig) -> list
         mine, other = _value(ours, key), _value(theirs, key)
         if not _same(mine.value, other.value) and not _same_activation(key, mine.value, other.value, _SAME_ACTIVATION):
             error = mine.declared and other.declared and not _harmless(key, mine.value, other.value)
-            entry, values = _first_difference(mine.value, other.value)
-            found.append(ConfigDifference(f"{key}{entry}", *map(_shown, values), error))
+            entry, (one, two) = _first_difference(mine.value, other.value)
+            found.append(ConfigDifference(f"{key}{entry}", _shown(one), _shown(two), error))
     return found
 
 

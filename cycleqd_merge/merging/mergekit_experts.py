@@ -10,7 +10,7 @@ from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.family import ModelFamily, fit_vocabulary
 
 
-class ExpertLoader(LazyTensorLoader):
+class ExpertLoader(LazyTensorLoader):  # type: ignore[misc] # mergekit has no type hints
     """mergekit's loader for an expert, with the base's tensor names and shapes."""
 
     def __init__(self, family: ModelFamily, expert: Checkpoint) -> None:

@@ -6,7 +6,7 @@ import errno
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,7 +115,7 @@ def merged_tensors(
     trust = family.models.trust_remote_code
     with _merge_errors("candidate"), _merge_options(config, trust, family, **truncation) as options:
         saves = _planned(config, options, family)
-        _require_tensors_of_base(saves, weights)
+        _require_tensors_of_base(saves, weights, family.base.names)
         tasks = [save.tensor_task for save in saves.values()]
         names = {save.tensor_task: name for name, save in saves.items()}
         for task, tensor in _seeded(Executor(tasks, math_device=device).run(quiet=True), candidate.seed, device):
@@ -172,12 +172,17 @@ def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFam
     return {task.tensor_name: task for task in planner.plan_to_disk("") if isinstance(task, SaveTensor)}
 
 
-def _require_tensors_of_base(saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight]) -> None:
-    """Check the names: an engine would keep the last candidate's tensor for a missing one, and cannot load others."""
+def _require_tensors_of_base(
+    saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight], stored: Sequence[str]
+) -> None:
+    """Check the names: an engine would keep the last candidate's tensor for a missing one, and cannot load others.
+
+    stored: the base's names, which include buffers that are no weights.
+    """
     missing = sorted(weights.keys() - saves.keys())
     if missing:
         raise ModelError(f"candidate: tensor {missing[0]} is missing; the base has it")
-    more = sorted(name for name in saves.keys() - weights.keys() if not saves[name].optional)
+    more = sorted(name for name in saves.keys() - weights.keys() - set(stored) if not saves[name].optional)
     if more:
         raise ModelError(f"candidate: tensor {more[0]} is not in the base")
 

@@ -252,7 +252,7 @@ def left_out(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> frozenset
     renamed, _ = renaming(model)
     resident = model.state_dict()
     unknown = {name: place for name in tensors if (place := renamed(name)[0]) not in resident}
-    info = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
+    info: Any = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
     model._adjust_missing_and_unexpected_keys(info)
     buffers = _computed_buffers(model)
     return frozenset(
@@ -314,7 +314,7 @@ def _require_complete(
     same = {id(resident[name]) for name in stored}
     missing = {name for name, tensor in resident.items() if name not in stored and id(tensor) not in same}
     missing -= set(getattr(model, "all_tied_weights_keys", None) or ())
-    info = SimpleNamespace(missing_keys=missing, unexpected_keys=set())
+    info: Any = SimpleNamespace(missing_keys=missing, unexpected_keys=set())
     model._adjust_missing_and_unexpected_keys(info)
     left = sorted(info.missing_keys, key=dot_natural_key)
     if left:
