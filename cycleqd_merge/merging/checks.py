@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from cycleqd_merge.errors import ModelError, UserError
-from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.adapter import LowRank
+from cycleqd_merge.merging.adapter_checks import check_adapter
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.config_differences import config_differences
+from cycleqd_merge.merging.end_tokens import end_token_differences, end_tokens
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
 from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
 
@@ -35,11 +37,16 @@ def check_family(family: ModelFamily) -> Problems:
             _check_names(family, expert.weights, expert.name, problems)
         else:
             try:
-                _check_adapter_names(family, expert.weights, expert.name, problems)
+                errors, notices = check_adapter(family, expert.weights)
             except ModelError as error:
-                problems.errors.append(f"expert {expert.name}: {error}")
+                errors, notices = [str(error)], []
+            problems.errors.extend(f"expert {expert.name}: {error}" for error in errors)
+            problems.notices.extend(f"expert {expert.name}: {notice}" for notice in notices)
         _check_tokenizer(family, expert, problems)
-    if not problems.errors:
+    _check_end_tokens(family, problems)
+    if family.union is not None:
+        problems.notices.extend(family.union.notices)
+    if not problems.errors and (family.union is not None or family.models.vocabulary != "union"):
         _check_values(family, problems)
     return problems
 
@@ -101,7 +108,7 @@ def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: P
     _report_tensors(name, missing, "missing; the base has {}", problems)
     left_out = family.base.left_out({stored: expert.read(stored) for stored in extra})
     extra = [stored for stored in extra if stored not in left_out]
-    heads = _vocabulary_tensors(expert) if family.base.config.get_text_config().tie_word_embeddings else []
+    heads = _vocabulary_tensors(expert) if family.base.ties_embeddings else []
     for stored in extra:
         if stored in heads and not any(torch.equal(expert.read(stored), expert.read(e)) for e in heads if e != stored):
             problems.notices.append(
@@ -133,15 +140,6 @@ def _report_tensors(expert: str, tensors: Sequence[str], what: str, problems: Pr
         problems.errors.append(
             f"expert {expert}: {len(tensors)} tensors are {what.format('them')}; the first is {tensors[0]}"
         )
-
-
-def _check_adapter_names(family: ModelFamily, adapter: Adapter, name: str, problems: Problems) -> None:
-    known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
-    problems.errors.extend(
-        f"expert {name}: its adapter changes {tensor}, which the base lacks"
-        for tensor in adapter.names
-        if tensor not in known
-    )
 
 
 def _check_values(family: ModelFamily, problems: Problems) -> None:
@@ -212,6 +210,18 @@ def _same_form(
     return False
 
 
+def _check_end_tokens(family: ModelFamily, problems: Problems) -> None:
+    """What ends an answer, where base, experts and children differ in it."""
+    if not has_tokenizer(family.base.path):
+        return
+    try:
+        found = end_tokens(family)
+        problems.notices += [*found.notices, *end_token_differences(family, found)]
+    except UserError as error:
+        if not problems.errors:  # a tokenizer that cannot be loaded has been reported
+            problems.errors.append(str(error))
+
+
 def _finite(tensor: torch.Tensor) -> bool:
     return not tensor.dtype.is_floating_point or bool(torch.isfinite(tensor).all())
 
@@ -236,6 +246,8 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
             f"expert {expert.name}: its chat template differs from the base's; choose one with `models.chat_template` "
             f"(`base`, `{expert.name}` or a file)"
         )
+    if family.models.vocabulary == "union":  # `united` has compared them
+        return
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     if family.models.vocabulary == "base":
         other = {token: number for token, number in other.items() if number < id_bound(ours)}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,17 +25,19 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
-from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, NO_COMMAND, OWN_COMMAND, STOCK_COMMAND, stock_options
 from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
-from cycleqd_merge.merging.mergekit_method import MutationsParameter
+from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
+from cycleqd_merge.merging.model_references import renamed
+from cycleqd_merge.merging.name_map import Part
 
 _Step = TypeVar("_Step")
 
@@ -76,6 +79,8 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
         raise RecipeError(f"{out}: already exists; choose a different folder")
     family = _recorded_family(config)
     truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
+    if family is not None and family.has_copies:
+        config = _with_copies(config, family)
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
@@ -91,9 +96,30 @@ def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
     if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
         return None
     experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
-    settings = ModelsConfig.model_validate({"vocabulary": MutationsParameter.parse(text, len(experts)).vocabulary})
-    named = {str(number): reference for number, reference in enumerate(experts, start=1)}
-    return open_family(PinnedModels(str(config.base_model), named, settings))
+    parameter = MutationsParameter.parse(text, len(experts))
+    return open_family(models_of(parameter, [str(config.base_model), *experts]))
+
+
+def _with_copies(config: MergeConfiguration, family: ModelFamily) -> MergeConfiguration:
+    """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`."""
+    references = [str(reference) for reference in config.referenced_models()]
+    record = renamed(config.model_dump(mode="json", exclude_none=True), family.copy_of)
+    mutations = json.loads(record["parameters"]["mutations"])
+    mutations["originals"] = {family.copy_of(reference): reference for reference in references}
+    record["parameters"]["mutations"] = json.dumps(mutations)
+    return MergeConfiguration.model_validate(record)
+
+
+def _configuration(candidate: MergekitConfiguration, family: ModelFamily) -> MergeConfiguration:
+    """A candidate's configuration, over the copies of the family's models if it has some.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    config = parse_configuration(candidate.yaml, "candidate")
+    if not family.has_copies:
+        return config
+    return MergeConfiguration.model_validate(renamed(yaml.safe_load(candidate.yaml), family.copy_of))
 
 
 def merged_tensors(
@@ -107,25 +133,26 @@ def merged_tensors(
         ModelError: the configuration cannot be read or run, or its model's tensors differ in name or shape from the
             base's.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
+    config = _configuration(candidate, family)
     if config.tokenizer_source not in (None, "base") or config.tokenizer is not None:
         raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
-    device, weights = torch.device(device), {weight.name: weight for weight in family.weights}
+    device = torch.device(device)
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     trust = family.models.trust_remote_code
     with _merge_errors("candidate"), _merge_options(config, trust, family, **truncation) as options:
         saves = _planned(config, options, family)
-        _require_tensors_of_base(saves, weights, family.base.names)
-        tasks = [save.tensor_task for save in saves.values()]
-        names = {save.tensor_task: name for name, save in saves.items()}
-        for task, tensor in _seeded(Executor(tasks, math_device=device).run(quiet=True), candidate.seed, device):
-            name = names[task]
-            if tensor is None or name not in weights:
+        pieces = _pieces(saves, family)
+        names = {save.tensor_task: name for name, save in saves.items() if pieces[name]}
+        for task, tensor in _seeded(Executor(list(names), math_device=device).run(quiet=True), candidate.seed, device):
+            if tensor is None:
                 continue
-            if tuple(tensor.shape) != weights[name].shape:
-                shapes = f"shape {tuple(tensor.shape)}; the base has {weights[name].shape}"
-                raise ModelError(f"candidate: {name} has {shapes}")
-            yield name, tensor.to(dtype_from_name(saves[name].dtype) or tensor.dtype).to(weights[name].dtype)
+            saved = tensor.to(dtype_from_name(saves[names[task]].dtype) or tensor.dtype)
+            for weight, part in pieces[names[task]]:
+                own = saved if part is None else part.view(saved)
+                if tuple(own.shape) != weight.shape:
+                    shapes = f"shape {tuple(own.shape)}; the base has {weight.shape}"
+                    raise ModelError(f"candidate: {weight.name} has {shapes}")
+                yield weight.name, own.to(weight.dtype)
 
 
 def write_merge(
@@ -136,7 +163,7 @@ def write_merge(
     Raises:
         ModelError: the configuration cannot be read or run.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
+    config = _configuration(candidate, family)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     trust, own = family.models.trust_remote_code, {"random_seed": candidate.seed, "device": str(device)}
@@ -148,6 +175,19 @@ def write_merge(
         run_merge(config, str(folder), options)
 
 
+def keeps_names(candidate: MergekitConfiguration, family: ModelFamily) -> bool:
+    """Whether mergekit saves a configuration's tensors under the names of the base checkpoint.
+
+    Raises:
+        ModelError: the configuration cannot be read or run.
+    """
+    config = _configuration(candidate, family)
+    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, family) as options:
+        saves = _planned(config, options, family)
+    saved = {name for name, save in saves.items() if name in family.stored_names or not save.optional}
+    return saved == set(family.stored_names.values())
+
+
 def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device: torch.device | str = "cpu") -> str:
     """The command that writes the same model from `mergekit_config.yml`.
 
@@ -155,6 +195,8 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
         ModelError: the configuration cannot be read.
     """
     config = parse_configuration(candidate.yaml, "candidate")
+    if family.has_copies:
+        return NO_COMMAND
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
     adapters = any(reference.lora is not None for reference in config.referenced_models())
@@ -172,19 +214,36 @@ def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFam
     return {task.tensor_name: task for task in planner.plan_to_disk("") if isinstance(task, SaveTensor)}
 
 
-def _require_tensors_of_base(
-    saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight], stored: Sequence[str]
-) -> None:
-    """Check the names: an engine would keep the last candidate's tensor for a missing one, and cannot load others.
+def _pieces(saves: Mapping[str, SaveTensor], family: ModelFamily) -> dict[str, list[tuple[Weight, Part | None]]]:
+    """The weights in each tensor that mergekit would save: one, or for a stacked or fused one, several parts of it.
 
-    stored: the base's names, which include buffers that are no weights.
+    Raises:
+        ModelError: a weight is missing, or a tensor is not in the base. An engine would keep the last candidate's
+            tensor for a missing one, and cannot load others.
     """
-    missing = sorted(weights.keys() - saves.keys())
+    weights = {weight.name: weight for weight in family.weights}
+    pieces: dict[str, list[tuple[Weight, Part | None]]] = {
+        name: [(weights[name], None)] if name in weights else [] for name in saves
+    }
+    missing = weights.keys() - saves.keys()
+    if missing:  # mergekit infers some architectures from the transformers model, with the names of its parameters
+        parts = family.base.name_map.parts
+        for name in sorted(missing):
+            for part in parts.get(family.stored_names[name], ()):
+                if part.parameter in pieces and part.parameter not in weights and part.stretch is None:
+                    pieces[part.parameter].append((weights[name], part))
+    missing -= {weight.name for found in pieces.values() for weight, _ in found}
     if missing:
-        raise ModelError(f"candidate: tensor {missing[0]} is missing; the base has it")
-    more = sorted(name for name in saves.keys() - weights.keys() - set(stored) if not saves[name].optional)
+        raise ModelError(f"candidate: tensor {min(missing)} is missing; the base has it")
+    places = family.base.name_map  # some of mergekit's architectures list buffers that models compute
+    more = sorted(
+        name
+        for name, found in pieces.items()
+        if not (found or saves[name].optional) and places.rename(name) in places.shapes
+    )
     if more:
         raise ModelError(f"candidate: tensor {more[0]} is not in the base")
+    return pieces
 
 
 @contextmanager
@@ -195,7 +254,9 @@ def _merge_options(
 
     family: whose experts are read as here, whatever their names and vocabularies are.
     """
-    with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
+    loaders = {} if family is None else expert_loaders(family)
+    models = _adapter_models(family, trust_remote_code, more)
+    with _quiet(), merged_adapters(config, models, loaders) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
@@ -205,12 +266,19 @@ def _merge_options(
         )
         cache = LoaderCache()
         # mergekit keeps them open for all threads, by name, even if files have changed since
-        cache.loaders = {} if family is None else expert_loaders(family)
+        cache.loaders = loaders
         cache.setup(settings)
         try:
             yield settings
         finally:
             cache.loaders = {}
+
+
+def _adapter_models(family: ModelFamily | None, trust_remote_code: bool, more: Mapping[str, Any]) -> ModelsConfig:
+    """How the models of a configuration are opened; copies for `vocabulary: union` have one vocabulary already."""
+    vocabulary = "base" if more.get("unsafe_truncate_embeddings") else "strict"
+    settings = {"pickles": family is not None and family.models.pickles, "trust_remote_code": trust_remote_code}
+    return ModelsConfig.model_validate({**settings, "vocabulary": vocabulary})
 
 
 @contextmanager
