@@ -227,7 +227,7 @@ def test_buffers_are_ignored(architecture: str, who: str, tmp_path: Path) -> Non
     state, report = loaded(tmp_path / "child")
     assert report == {"missing_keys": set(), "unexpected_keys": set()}
     assert_equal(state, loaded(expert)[0])
-    if architecture in ("llama", "llama_tied", "mistral", "gpt2"):
+    if architecture not in ("falcon", "deepseek_v3"):  # mergekit lacks some of their tensors
         assert_merged_alike(family)
 
 
@@ -276,8 +276,7 @@ def test_the_child_of_one_expert_is_the_model_that_transformers_loads(save: Save
     write_candidate(FIRST, materialiser_of(family), tmp_path / "child")
     assert_equal(loaded(tmp_path / "child")[0], wanted)
     assert stock_reads(family) == save.stock
-    if save.architecture != "gpt_neox":  # mergekit requires its buffers
-        assert_merged_alike(family)
+    assert_merged_alike(family)
 
 
 def assert_merged_alike(family: ModelFamily) -> None:
