@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -27,7 +27,7 @@ from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
-from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, vocabulary_tensors
+from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, renaming, vocabulary_tensors
 from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
 
 
@@ -124,19 +124,24 @@ class Checkpoint:
         return next((name for name in names if name in paths), None) or self._other_name(names)
 
     def _other_name(self, names: Sequence[str]) -> str | None:
-        """A name under which transformers loads a tensor as well: of a tied one, or with the body's prefix or without.
-
-        None if this checkpoint has no such tensor.
-        """
+        """A stored tensor that transformers loads to the same place as one of `names`, or ties to it; None if none."""
         try:
-            model = self.empty_model
+            pairs = [*self.empty_model.all_tied_weights_keys.items()]
         except ModelError:
             return None
-        pairs = [*model.all_tied_weights_keys.items()]
         tied = [other for pair in pairs for name, other in (pair, pair[::-1]) if name in names]
-        prefix = f"{model.base_model_prefix}."
-        others = (form for name in (*names, *tied) for form in (name, prefix + name, name.removeprefix(prefix)))
-        return next((name for name in others if name in self._loader.index.tensor_paths), None)
+        places = (self._renamed(name) for name in (*names, *tied))
+        return next((self._places[place] for place, rule in places if rule is None and place in self._places), None)
+
+    @cached_property
+    def _renamed(self) -> Callable[[str], tuple[str, str | None]]:
+        return renaming(self.empty_model)[0]
+
+    @cached_property
+    def _places(self) -> Mapping[str, str]:
+        """The names of the stored tensors by their places in transformers' model, without those that it converts."""
+        places = ((name, *self._renamed(name)) for name in self.names)
+        return {place: name for name, place, rule in places if rule is None}
 
     @cached_property
     def empty_model(self) -> PreTrainedModel:

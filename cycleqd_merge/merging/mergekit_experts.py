@@ -12,7 +12,7 @@ from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.family import ModelFamily, fit_vocabulary
 
 
-class ExpertLoader(LazyTensorLoader):  # type: ignore[misc]
+class ExpertLoader(LazyTensorLoader):  # type: ignore[misc] # mergekit has no type hints
     """mergekit's loader for an expert, with the base's tensor names and shapes."""
 
     def __init__(self, family: ModelFamily, expert: Checkpoint) -> None:
