@@ -253,7 +253,12 @@ def task_name(use: TaskConfig) -> str:
     if use.name is not None:
         return use.name
     assert isinstance(use.task, str)
-    return use.task.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+    return reference_name(use.task)
+
+
+def reference_name(task: str) -> str:
+    """The name of a task that a recipe refers to by a shipped name or a path."""
+    return task.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
 
 
 def json_schema(of: Literal["recipe", "task"]) -> dict[str, Any]:

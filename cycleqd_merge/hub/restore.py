@@ -23,6 +23,7 @@ from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, OWN_SETTINGS, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
+from cycleqd_merge.run.order import order_differences
 
 _FILES = (JOURNAL_FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
 """The files of a published run that are downloaded."""
@@ -147,6 +148,8 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     here = out.resolve()
     published = _recipe_of(session, str(out))
     recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
+    if reordered := order_differences(start, recipe):
+        raise RecipeError(f"{out}: {'; '.join(reordered)}: genomes and scores go by the order; keep the published one")
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     for part in ("strategy", "strategies"):
         if part in stated:
