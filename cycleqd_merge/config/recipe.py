@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
 from cycleqd_merge.config.engines import EngineConfig, TransformersEngineConfig, VllmEngineConfig
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.hub import HubConfig
+from cycleqd_merge.config.model_names import model_names
 from cycleqd_merge.config.strategies import (
     CmaEsConfig,
     CycleQDConfig,
@@ -235,8 +236,8 @@ class Recipe(PresetStrategyConfig):
 
     def pinned(self, reference: str) -> str:
         """A model reference with its Hub ids at their commits, as far as `revisions` states them."""
-        commits = {part: self.revisions.get(part) for part in reference.split("+")}
-        return "+".join(part if sha is None else f"{part.partition('@')[0]}@{sha}" for part, sha in commits.items())
+        names = model_names(reference)
+        return "+".join(str(replace(each, revision=self.revisions.get(str(each), each.revision))) for each in names)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
+from cycleqd_merge.merging.missing_files import require_folder, require_full_model
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Checkpoint:
         require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = model_folder(reference.model, models, f"model {reference.model}")
+            require_full_model(self.path, f"model {reference.model}")
             here = ModelReference(model=ModelPath(path=str(self.path)))
             self.config: PretrainedConfig = here.config(trust_remote_code=models.trust_remote_code)
             index = ShardedTensorIndex.from_disk(str(self.path))
@@ -134,16 +136,6 @@ class Checkpoint:
     def files(self) -> list[Path]:
         """Its safetensors files, in the order of their names."""
         return sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()})
-
-
-def require_folder(reference: ModelPath, label: str) -> None:
-    """Check that the folder of a reference exists, unless it may be an id on the Hub.
-
-    Raises:
-        ModelError: there is no such folder.
-    """
-    if reference.path.startswith(("/", "./", "../", "~")) and not Path(reference.path).is_dir():
-        raise ModelError(f"{label}: no such folder")
 
 
 def _architecture(folder: Path, config: PretrainedConfig) -> list[WeightInfo]:

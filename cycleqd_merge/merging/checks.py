@@ -10,6 +10,7 @@ from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
+from cycleqd_merge.merging.recorded_base import other_base
 from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
 
 
@@ -30,6 +31,9 @@ def check_family(family: ModelFamily) -> Problems:
             _check_names(family, expert.weights, expert.name, problems)
         else:
             _check_adapter_names(family, expert.weights, expert.name, problems)
+            if (recorded := other_base(expert.weights, family.base)) is not None:
+                what = f"its adapter was trained on {recorded}, the recipe's base is {family.base.reference}"
+                problems.notices.append(f"expert {expert.name}: {what}; check that they are the same model")
         _check_tokenizer(family, expert, problems)
     if not problems.errors:
         _check_values(family, problems)

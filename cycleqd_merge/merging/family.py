@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from mergekit.common import ModelReference
+from mergekit.common import ModelPath, ModelReference
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
-from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
+from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.download import adapter_folder
+from cycleqd_merge.merging.mergekit_references import model_reference
+from cycleqd_merge.merging.missing_files import require_folder
 
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
@@ -137,7 +139,7 @@ def open_base(models: PinnedModels) -> Checkpoint:
         ModelError: it cannot be opened, or is an adapter.
         HubRefused: it cannot be downloaded.
     """
-    reference = ModelReference.parse(models.base)
+    reference = model_reference(models.base)
     if reference.lora is not None:
         raise ModelError(f"base: {reference}: the base must be a full model, not an adapter")
     return Checkpoint(reference, models.settings)
@@ -150,13 +152,19 @@ def open_expert(models: PinnedModels, name: str, base: Checkpoint) -> Expert:
         ModelError: it cannot be opened, or is an adapter on a different base model.
         HubRefused: it cannot be downloaded.
     """
-    reference, settings = ModelReference.parse(models.experts[name]), models.settings
+    reference, settings = model_reference(models.experts[name]), models.settings
     if reference.lora is None:
         return Expert(name, reference, Checkpoint(reference, settings))
-    if reference.model != base.reference.model:
+    if not _same_model(reference.model, base.reference.model):
         raise ModelError(
             f"expert {reference}: its adapter is for {reference.model}, not for the recipe's base {base.reference}"
         )
     label = f"adapter {reference.lora}"
     require_folder(reference.lora, label)
     return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label)))
+
+
+def _same_model(one: ModelPath, other: ModelPath) -> bool:
+    """Whether two references are equal, or name the same folder."""
+    folders = Path(one.path), Path(other.path)
+    return one == other or (all(folder.is_dir() for folder in folders) and folders[0].samefile(folders[1]))
