@@ -89,14 +89,21 @@ class Checkpoint:
         """A stored tensor, memory-mapped, in its own dtype.
 
         Raises:
-            ModelError: the file is truncated or damaged.
+            ModelError: the file is truncated or damaged, or the tensor is a quantised weight.
         """
         try:
             with root_logger_kept():
-                return self._loader.get_tensor(name)
+                tensor = self._loader.get_tensor(name)
         except (SafetensorError, OSError) as error:
             shard = self.path / self._loader.index.tensor_paths[name]
             raise ModelError(f"{shard}: damaged or truncated: {first_line(error)}") from error
+        if _is_packed(name, tensor):
+            stored = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"model {self.reference.model}: {name} is stored as {stored}, though its configuration states no "
+                "quantisation; merging needs 16-bit or 32-bit weights"
+            )
+        return tensor
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
@@ -136,6 +143,13 @@ class Checkpoint:
     def files(self) -> list[Path]:
         """Its safetensors files, in the order of their names."""
         return sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()})
+
+
+def _is_packed(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a quantised weight: a float below 16 bits, or a matrix of integers named as a weight."""
+    if tensor.dtype.is_floating_point:
+        return tensor.element_size() < 2
+    return tensor.dtype != torch.bool and tensor.ndim >= 2 and name.endswith(("weight", "weight_packed"))
 
 
 def _architecture(folder: Path, config: PretrainedConfig) -> list[WeightInfo]:
