@@ -27,6 +27,7 @@ from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
+from cycleqd_merge.merging.missing_files import require_folder, require_full_model
 from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, renaming, vocabulary_tensors
 from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
 
@@ -67,6 +68,7 @@ class Checkpoint:
         require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = folder or model_folder(reference.model, models, f"model {reference.model}")
+            require_full_model(self.path, f"model {reference.model}")
             here = ModelReference(model=ModelPath(path=str(self.path)))
             self.config: PretrainedConfig = model_config(here, models.trust_remote_code)
             missing = [name for name in weight_files(self.path) if not (self.path / name).is_file()]
@@ -171,14 +173,21 @@ class Checkpoint:
         """A stored tensor, memory-mapped, in its own dtype.
 
         Raises:
-            ModelError: the file is truncated or damaged.
+            ModelError: the file is truncated or damaged, or the tensor is a quantised weight.
         """
         try:
             with root_logger_kept():
-                return self._loader.get_tensor(name)
+                tensor = self._loader.get_tensor(name)
         except (SafetensorError, OSError) as error:
             shard = self.path / self._loader.index.tensor_paths[name]
             raise ModelError(f"{shard}: damaged or truncated: {first_line(error)}") from error
+        if _is_packed(name, tensor):
+            stored = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"model {self.reference.model}: {name} is stored as {stored}, though its configuration states no "
+                "quantisation; merging needs 16-bit or 32-bit weights"
+            )
+        return tensor
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
@@ -273,14 +282,11 @@ class Checkpoint:
         return sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()})
 
 
-def require_folder(reference: ModelPath, label: str) -> None:
-    """Check that the folder of a reference exists, unless it may be an id on the Hub.
-
-    Raises:
-        ModelError: there is no such folder.
-    """
-    if reference.path.startswith(("/", "./", "../", "~")) and not Path(reference.path).is_dir():
-        raise ModelError(f"{label}: no such folder")
+def _is_packed(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a quantised weight: a float below 16 bits, or a matrix of integers named as a weight."""
+    if tensor.dtype.is_floating_point:
+        return tensor.element_size() < 2
+    return tensor.dtype != torch.bool and tensor.ndim >= 2 and name.endswith(("weight", "weight_packed"))
 
 
 def _architecture(folder: Path, config: PretrainedConfig, trust_remote_code: bool) -> list[WeightInfo]:

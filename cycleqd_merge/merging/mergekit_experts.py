@@ -10,6 +10,7 @@ from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.adapter_checks import stock_merges
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.family import ModelFamily, fit_vocabulary
+from cycleqd_merge.merging.mergekit_references import model_reference
 
 
 class ExpertLoader(LazyTensorLoader):  # type: ignore[misc] # mergekit has no type hints
@@ -60,12 +61,12 @@ class AdapterLoader(LazyTensorLoader):  # type: ignore[misc]
 def expert_loaders(family: ModelFamily) -> dict[ModelReference, LazyTensorLoader]:
     """Loaders for the experts that mergekit's own loader would read wrongly."""
     adapters: dict[ModelReference, LazyTensorLoader] = {
-        ModelReference.parse(family.copy_of(str(expert.reference))): AdapterLoader(family, number)
+        model_reference(family.copy_of(str(expert.reference))): AdapterLoader(family, number)
         for number, expert in enumerate(family.experts)
         if family.has_copies and isinstance(expert.weights, Adapter)
     }
     return adapters | {
-        ModelReference.parse(family.copy_of(str(expert.reference))): ExpertLoader(family, expert.weights)
+        model_reference(family.copy_of(str(expert.reference))): ExpertLoader(family, expert.weights)
         for expert in family.experts
         if isinstance(expert.weights, Checkpoint) and not _plain(family, expert.weights)
     }
