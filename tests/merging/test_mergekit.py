@@ -29,6 +29,7 @@ from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEng
 from cycleqd_merge.evolution.candidate import MergekitConfiguration, candidate_from_json
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
+from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging import mergekit_adapters
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checkpoint import Weight
