@@ -30,8 +30,8 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase
     except Exception as error:  # tokenizers raises nothing more specific
         if "trust_remote_code" in str(error) and not family.models.trust_remote_code:
             raise ModelError(
-                f"{folder}: the tokenizer requires Python code that its repository contains; read that code, then allow "
-                "it with `models.trust_remote_code: true`"
+                f"{folder}: the tokenizer requires Python code that its repository contains; read that code, then "
+                "allow it with `models.trust_remote_code: true`"
             ) from error
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
