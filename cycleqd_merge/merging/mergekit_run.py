@@ -157,6 +157,20 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
     return " ".join([STOCK_COMMAND, *options])
 
 
+def planned_names(record: Mapping[str, Any], family: ModelFamily) -> tuple[set[str], set[str]]:
+    """Names of the tensors that mergekit would write for a configuration without adapters: required, and optional ones.
+
+    Raises:
+        ModelError: mergekit cannot plan it.
+    """
+    trust = family.models.trust_remote_code
+    with _quiet(), _merge_errors("configuration"):
+        config = MergeConfiguration.model_validate(record)
+        saves = _planned(config, MergeOptions(trust_remote_code=trust, quiet=True), family)
+    optional = {name for name, save in saves.items() if save.optional}
+    return saves.keys() - optional, optional
+
+
 def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFamily) -> dict[str, SaveTensor]:
     """mergekit's tasks, by the name of the tensor that each would save."""
     architecture = get_architecture_info(config, options)
