@@ -32,12 +32,19 @@ from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
-from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, NO_COMMAND, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_config import (
+    MERGE_METHOD,
+    OWN_COMMAND,
+    STOCK_COMMAND,
+    stock_options,
+    why_not_rebuilt,
+)
 from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
 from cycleqd_merge.merging.model_references import renamed
 from cycleqd_merge.merging.name_map import Part
+from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 
 _Step = TypeVar("_Step")
 
@@ -189,14 +196,15 @@ def keeps_names(candidate: MergekitConfiguration, family: ModelFamily) -> bool:
 
 
 def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device: torch.device | str = "cpu") -> str:
-    """The command that writes the same model from `mergekit_config.yml`.
+    """The command that writes the same model from `mergekit_config.yml`, or the reason why there is none.
 
     Raises:
         ModelError: the configuration cannot be read.
     """
     config = parse_configuration(candidate.yaml, "candidate")
-    if family.has_copies:
-        return NO_COMMAND
+    reason = "its vocabulary joins those of its models" if family.has_copies else why_not_rebuilt(family)
+    if reason is not None:
+        return f"{NO_COMMAND}{reason}"
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
     adapters = any(reference.lora is not None for reference in config.referenced_models())
@@ -204,6 +212,20 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
     if torch.device(device).type != "cpu":
         options.append(f"--device {torch.device(device).type}")
     return " ".join([STOCK_COMMAND, *options])
+
+
+def planned_names(record: Mapping[str, Any], family: ModelFamily) -> tuple[set[str], set[str]]:
+    """Names of the tensors that mergekit would write for a configuration without adapters: required, and optional ones.
+
+    Raises:
+        ModelError: mergekit cannot plan it.
+    """
+    trust = family.models.trust_remote_code
+    with _quiet(), _merge_errors("configuration"):
+        config = MergeConfiguration.model_validate(record)
+        saves = _planned(config, MergeOptions(trust_remote_code=trust, quiet=True), family)
+    optional = {name for name, save in saves.items() if save.optional}
+    return saves.keys() - optional, optional
 
 
 def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFamily) -> dict[str, SaveTensor]:

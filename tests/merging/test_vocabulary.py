@@ -453,7 +453,7 @@ def test_mergekit_configurations_are_built_on_the_same_vocabulary(tmp_path: Path
     verify_checkpoint(candidate, materialiser, tmp_path / "out")
     assert AutoTokenizer.from_pretrained(tmp_path / "out")(TOOL).input_ids == [102]
     assert candidate_configuration(candidate, materialiser, EvolutionConfig()).splitlines()[0] == (
-        "# mergekit alone cannot build this model: its vocabulary joins those of its models"
+        "# mergekit cannot rebuild this model: its vocabulary joins those of its models"
     )
 
 
