@@ -10,9 +10,10 @@ from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.adapter_checks import stock_merges
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.family import ModelFamily, fit_vocabulary
+from cycleqd_merge.merging.mergekit_references import model_reference
 
 
-class ExpertLoader(LazyTensorLoader):
+class ExpertLoader(LazyTensorLoader):  # type: ignore[misc] # mergekit has no type hints
     """mergekit's loader for an expert, with the base's tensor names and shapes."""
 
     def __init__(self, family: ModelFamily, expert: Checkpoint) -> None:
@@ -34,7 +35,7 @@ class ExpertLoader(LazyTensorLoader):
         return fit_vocabulary(tensor, weight, self._family.base_tensor(weight), self._family).to(device)
 
 
-class AdapterLoader(LazyTensorLoader):
+class AdapterLoader(LazyTensorLoader):  # type: ignore[misc]
     """mergekit's loader for an adapter, merged into the base in float32 one tensor at a time."""
 
     def __init__(self, family: ModelFamily, number: int) -> None:
@@ -60,12 +61,12 @@ class AdapterLoader(LazyTensorLoader):
 def expert_loaders(family: ModelFamily) -> dict[ModelReference, LazyTensorLoader]:
     """Loaders for the experts that mergekit's own loader would read wrongly."""
     adapters: dict[ModelReference, LazyTensorLoader] = {
-        ModelReference.parse(family.copy_of(str(expert.reference))): AdapterLoader(family, number)
+        model_reference(family.copy_of(str(expert.reference))): AdapterLoader(family, number)
         for number, expert in enumerate(family.experts)
         if family.has_copies and isinstance(expert.weights, Adapter)
     }
     return adapters | {
-        ModelReference.parse(family.copy_of(str(expert.reference))): ExpertLoader(family, expert.weights)
+        model_reference(family.copy_of(str(expert.reference))): ExpertLoader(family, expert.weights)
         for expert in family.experts
         if isinstance(expert.weights, Checkpoint) and not _plain(family, expert.weights)
     }
