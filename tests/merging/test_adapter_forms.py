@@ -537,7 +537,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Change, str]] = {
     "activated LoRA": ({}, configured(alora_invocation_tokens=[5]), "LoRA with `alora_invocation_tokens`"),
     "replicated layers": ({}, configured(layer_replication=[[0, 2], [0, 2]]), "LoRA with `layer_replication`"),
     "QA-LoRA": ({}, configured(use_qalora=True), "LoRA with `use_qalora`"),
-    "no method": ({}, without_method, "adapter_config.json states no `peft_type`"),
+    "no method": ({}, without_method, "missing required keys"),
     "an unknown method": (
         {},
         configured(peft_type="FUTURE"),
