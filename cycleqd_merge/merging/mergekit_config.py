@@ -19,6 +19,7 @@ from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_experts import stock_problem
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 MERGE_METHOD = "cycleqd"
@@ -42,10 +43,15 @@ def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evol
 
 def _command(genome: Genome, family: ModelFamily) -> str:
     """The command that rebuilds the model from its configuration."""
-    if genome.mutations or family.has_copies:
+    if _needs_own_method(genome, family):
         return OWN_COMMAND
     adapters = any(expert.reference.lora is not None for expert in family.experts)
     return " ".join([STOCK_COMMAND, *stock_options(family, adapters)])
+
+
+def _needs_own_method(genome: Genome, family: ModelFamily) -> bool:
+    """Whether stock mergekit cannot build a genome, or reads its models in another way than transformers."""
+    return bool(genome.mutations) or family.has_copies or stock_problem(family) is not None
 
 
 def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
@@ -61,7 +67,7 @@ def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
 def merge_configuration(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> MergeConfiguration:
     """The configuration that builds the genome's model. setting: the recipe's `evolution`."""
     family, filters = materialiser.family, tensor_filters(materialiser.groups)
-    own = bool(genome.mutations) or family.has_copies
+    own = _needs_own_method(genome, family)
     dtypes = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
     record: dict[str, Any] = {
         "merge_method": MERGE_METHOD if own else "task_arithmetic",

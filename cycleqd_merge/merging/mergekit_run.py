@@ -33,7 +33,7 @@ from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, NO_COMMAND, OWN_COMMAND, STOCK_COMMAND, stock_options
-from cycleqd_merge.merging.mergekit_experts import expert_loaders
+from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
 from cycleqd_merge.merging.model_references import renamed
@@ -199,6 +199,9 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
         return NO_COMMAND
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
+    problem = stock_problem(family)
+    if problem is not None:
+        return f"mergekit alone cannot build this model: {problem}"
     adapters = any(reference.lora is not None for reference in config.referenced_models())
     options = [f"--random-seed {candidate.seed}", *stock_options(family, adapters)]
     if torch.device(device).type != "cpu":
