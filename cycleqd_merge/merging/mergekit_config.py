@@ -21,6 +21,7 @@ from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_experts import stock_problem
 from cycleqd_merge.merging.mergekit_references import reference_value
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -49,7 +50,7 @@ def _command(genome: Genome, family: ModelFamily) -> str:
     reason = why_not_rebuilt(family)
     if reason is not None:
         return f"{NO_COMMAND}{reason}"
-    if genome.mutations or family.has_copies:
+    if _needs_own_method(genome, family):
         return OWN_COMMAND
     adapters = any(expert.reference.lora is not None for expert in family.experts)
     return " ".join([STOCK_COMMAND, *stock_options(family, adapters)])
@@ -82,6 +83,11 @@ def why_not_rebuilt(family: ModelFamily) -> str | None:
     return None
 
 
+def _needs_own_method(genome: Genome, family: ModelFamily) -> bool:
+    """Whether stock mergekit cannot build a genome, or reads its models in another way than transformers."""
+    return bool(genome.mutations) or family.has_copies or stock_problem(family) is not None
+
+
 def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
     """The options that mergekit needs besides the configuration. adapters: whether some of its models are adapters."""
     options = ["--lora-merge-cache CACHE --lora-merge-dtype float32"] if adapters else []
@@ -95,7 +101,7 @@ def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
 def merge_configuration(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> dict[str, Any]:
     """The configuration that builds the genome's model, as plain values. setting: the recipe's `evolution`."""
     family, filters = materialiser.family, tensor_filters(materialiser.groups)
-    own = bool(genome.mutations) or family.has_copies
+    own = _needs_own_method(genome, family)
     dtypes = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
     record: dict[str, Any] = {
         "merge_method": MERGE_METHOD if own else "task_arithmetic",

@@ -72,11 +72,18 @@ def expert_loaders(family: ModelFamily) -> dict[ModelReference, LazyTensorLoader
     }
 
 
-def stock_reads(family: ModelFamily) -> bool:
-    """Whether stock mergekit, in a process of its own, reads the same models as transformers does."""
-    models = [family.base, *(each.weights for each in family.experts if isinstance(each.weights, Checkpoint))]
-    merged = all(stock_merges(family, each.weights) for each in family.experts if isinstance(each.weights, Adapter))
-    return all(model.stock_reads for model in models) and not expert_loaders(family) and merged
+def stock_problem(family: ModelFamily) -> str | None:
+    """Why stock mergekit, in a process of its own, reads other models than transformers does; None if it does not."""
+    named = [("base", family.base), *((f"expert {each.name}", each.weights) for each in family.experts)]
+    for label, model in named:
+        if isinstance(model, Checkpoint) and model.stock_problem is not None:
+            return f"{label}: {model.stock_problem}"
+    for expert in family.experts:
+        if isinstance(expert.weights, Checkpoint) and not _plain(family, expert.weights):
+            return f"expert {expert.name}: its tensors have other names than the base's, or another number of rows"
+        if isinstance(expert.weights, Adapter) and not stock_merges(family, expert.weights):
+            return f"expert {expert.name}: peft merges the adapter into something else than it runs"
+    return None
 
 
 def _plain(family: ModelFamily, expert: Checkpoint) -> bool:

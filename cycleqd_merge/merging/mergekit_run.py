@@ -39,7 +39,7 @@ from cycleqd_merge.merging.mergekit_config import (
     stock_options,
     why_not_rebuilt,
 )
-from cycleqd_merge.merging.mergekit_experts import expert_loaders
+from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
 from cycleqd_merge.merging.model_references import renamed
@@ -207,6 +207,9 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
         return f"{NO_COMMAND}{reason}"
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
+    problem = stock_problem(family)
+    if problem is not None:
+        return f"{NO_COMMAND}{problem}"
     adapters = any(reference.lora is not None for reference in config.referenced_models())
     options = [f"--random-seed {candidate.seed}", *stock_options(family, adapters)]
     if torch.device(device).type != "cpu":
