@@ -206,13 +206,13 @@ def united(family: ModelFamily) -> ModelFamily:
     """The family with its models in one vocabulary, under `vocabulary: union`; else the family itself.
 
     Raises:
-        ModelError: see `unite`.
+        ModelError: see `unite_models`.
     """
     if family.models.vocabulary != "union":
         return family
     from cycleqd_merge.merging.union_models import unite  # tokenizers are slow to import
 
-    models = unite(family.base, {expert.name: expert.weights for expert in family.experts}, family.models)
+    models = unite_models(family.base, {expert.name: expert.weights for expert in family.experts}, family.models)
     experts = tuple(replace(expert, weights=models.experts[expert.name]) for expert in family.experts)
     return ModelFamily(models.base, experts, family.models, models.union)
 

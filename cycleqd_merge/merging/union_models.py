@@ -48,7 +48,7 @@ class UnitedModels:
     experts: dict[str, Checkpoint | Adapter]
 
 
-def unite(base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter], models: ModelsConfig) -> UnitedModels:
+def unite_models(base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter], models: ModelsConfig) -> UnitedModels:
     """Base and experts with one vocabulary: themselves, or copies from the cache, which are written if missing.
 
     Raises:
