@@ -86,14 +86,15 @@ class Adapter:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # unknown keys are reported by `unknown_options`
                 self._config = PeftConfig.from_pretrained(str(path))
-            self._file = AdapterTensors(safe_open(file, framework="pt"), label, base)
+            stored = safe_open(file, framework="pt")
         except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         kind = _other_kind(self._config)
         if kind is not None:
             raise ModelError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")
-        if not self._file.keys():
+        if not stored.keys():
             raise ModelError(f"adapter {label}: adapter_model.safetensors has no tensors; save the adapter again")
+        self._file = AdapterTensors(stored, label, base)
 
     @cached_property
     def _roles(self) -> dict[str, dict[str, str]]:
@@ -153,6 +154,15 @@ class Adapter:
     def names(self) -> list[str]:
         """Names of the base tensors that the adapter changes."""
         return list(self._roles)
+
+    @property
+    def has_plain_keys(self) -> bool:
+        """Whether its tensors have the names that peft gives them, without the adapter's or a wrapper's name."""
+        keys = [key for roles in self._roles.values() for key in roles.values()]
+        named = (_TRAINED.fullmatch(key) for key in keys)
+        return not any(match is not None and match["adapter"] for match in named) and all(
+            key.startswith(_PREFIX) and ".modules_to_save." not in key for key in keys
+        )
 
     @property
     def unknown_options(self) -> list[str]:

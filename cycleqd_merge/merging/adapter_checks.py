@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily, TaskVector
+from cycleqd_merge.merging.family import Expert, ModelFamily, TaskVector
 from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
 
 
@@ -27,6 +28,31 @@ def check_adapter(family: ModelFamily, adapter: Adapter) -> tuple[list[str], lis
             "update peft if they change the model"
         )
     return errors, notices
+
+
+def require_adapter(family: ModelFamily, expert: Expert) -> None:
+    """Check that an expert that is an adapter can be merged as peft runs it.
+
+    Raises:
+        ModelError: it cannot; one line for each reason.
+    """
+    if isinstance(expert.weights, Adapter):
+        errors, _ = check_adapter(family, expert.weights)
+        if errors:
+            raise ModelError("\n".join(f"{expert.reference}: {error}" for error in errors))
+
+
+def stock_merges(family: ModelFamily, adapter: Adapter) -> bool:
+    """Whether peft, with which stock mergekit merges adapters, merges this one as it runs it."""
+    if not adapter.has_plain_keys:
+        return False
+    tied = {name for pair in family.base.tied.items() for name in pair}
+    for name, weight in _by_name(family).items():
+        if name not in adapter.names:
+            continue
+        if adapter.shape(name, weight.shape) != weight.shape or (name in tied and adapter.rank_of(name) is not None):
+            return False
+    return True
 
 
 def _unknown_tensors(family: ModelFamily, adapter: Adapter) -> list[str]:

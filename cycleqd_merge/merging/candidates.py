@@ -57,7 +57,7 @@ def candidate_configuration(candidate: Candidate, materialiser: Materialiser, ev
 
 
 def write_candidate(candidate: Candidate, materialiser: Materialiser, folder: Path) -> None:
-    """Write a candidate's model into a folder, with the chat template that it was scored with.
+    """Write a candidate's model into a folder, with the base's names and the chat template it was scored with.
 
     Raises:
         ModelError: see `candidate_tensors`.
@@ -66,8 +66,11 @@ def write_candidate(candidate: Candidate, materialiser: Materialiser, folder: Pa
     if isinstance(candidate, Genome):
         write_checkpoint(candidate_tensors(candidate, materialiser), family, folder)
         return
-    from cycleqd_merge.merging.mergekit_run import write_merge
+    from cycleqd_merge.merging.mergekit_run import keeps_names, write_merge
 
+    if not keeps_names(candidate, family):
+        write_checkpoint(candidate_tensors(candidate, materialiser), family, folder)
+        return
     files = child_files(family)
     write_merge(candidate, family, folder, materialiser.device)
     for path in folder.iterdir():  # mergekit's own version of the other files

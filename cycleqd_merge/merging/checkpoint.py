@@ -19,7 +19,7 @@ from mergekit.common import ModelPath, ModelReference
 from mergekit.io import LazyTensorLoader
 from mergekit.options import MergeOptions
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
@@ -27,7 +27,7 @@ from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
-from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out
+from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, vocabulary_tensors
 from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
 
 
@@ -92,6 +92,11 @@ class Checkpoint:
         return stated.get("architectures") == self.config.architectures and index_file(chosen or "") not in names
 
     @property
+    def ties_embeddings(self) -> bool:
+        """Whether input and output embedding are one tensor."""
+        return bool(getattr(self.config.get_text_config(), "tie_word_embeddings", self.config.tie_word_embeddings))
+
+    @property
     def names(self) -> list[str]:
         """Names of the stored tensors, shard by shard."""
         return list(self._loader.index.tensor_paths)
@@ -109,7 +114,7 @@ class Checkpoint:
     def stored_name(self, weight: Weight) -> str | None:
         """The name of `weight` in this checkpoint, or None if it is absent."""
         paths = self._loader.index.tensor_paths
-        ties = weight.ties if self.config.get_text_config().tie_word_embeddings else ()
+        ties = weight.ties if self.ties_embeddings else ()
         names = (weight.name, *weight.aliases, *ties)
         return next((name for name in names if name in paths), None) or self._other_name(names)
 
@@ -138,9 +143,7 @@ class Checkpoint:
         config = copy.deepcopy(self.config)
         try:
             with torch.device("meta"):
-                model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                    config, trust_remote_code=self._trust_remote_code
-                )
+                model: PreTrainedModel = self.auto_class.from_config(config, trust_remote_code=self._trust_remote_code)
                 return model
         except Exception as error:  # custom code may raise anything
             raise ModelError(
@@ -178,10 +181,13 @@ class Checkpoint:
         for info in _architecture(self.path, self.config, self._trust_remote_code):
             for name in (info.name, *(info.aliases or ())):
                 described[name] = info
+        if all(info.vocabulary_axis is None for info in described.values()):  # mergekit cannot build the model
+            for name in vocabulary_tensors(self.empty_model, self.names):
+                described[name] = WeightInfo(name=name, vocabulary_axis=0)
         weights = []
         tensors = {name: self.read(name) for name in self.names}
         extra = self.left_out(tensors)
-        separate = set() if self.config.get_text_config().tie_word_embeddings else set(self.names)
+        separate = set() if self.ties_embeddings else set(self.names)
         for name, tensor in tensors.items():
             if name in extra:
                 continue
@@ -215,6 +221,16 @@ class Checkpoint:
     def known_names(self) -> frozenset[str]:
         """The names of its tensors, and those that mergekit's description has for them."""
         return frozenset(name for weight in self.weights for name in (weight.name, *weight.aliases))
+
+    @cached_property
+    def auto_class(self) -> Any:
+        """transformers' class that loads it: of the architecture that it names, else of causal language models."""
+        named = (self.config.architectures or [""])[0]
+        for known in (AutoModelForCausalLM, AutoModelForImageTextToText):
+            loads = known._model_mapping.get(type(self.config), None)
+            if loads is not None and named == loads.__name__:
+                return known
+        return AutoModelForCausalLM
 
     @cached_property
     def name_map(self) -> NameMap:
@@ -255,7 +271,10 @@ def _architecture(folder: Path, config: PretrainedConfig, trust_remote_code: boo
     )
     with root_logger_kept():
         architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, options)
-        return architecture.all_weights(config)
+        try:
+            return architecture.all_weights(config)
+        except (RuntimeError, AttributeError):  # its description is of a different layout of the configuration
+            return []
 
 
 def digest_files(paths: list[Path]) -> str:

@@ -108,7 +108,7 @@ def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: P
     _report_tensors(name, missing, "missing; the base has {}", problems)
     left_out = family.base.left_out({stored: expert.read(stored) for stored in extra})
     extra = [stored for stored in extra if stored not in left_out]
-    heads = _vocabulary_tensors(expert) if family.base.config.get_text_config().tie_word_embeddings else []
+    heads = _vocabulary_tensors(expert) if family.base.ties_embeddings else []
     for stored in extra:
         if stored in heads and not any(torch.equal(expert.read(stored), expert.read(e)) for e in heads if e != stored):
             problems.notices.append(

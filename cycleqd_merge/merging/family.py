@@ -210,7 +210,7 @@ def united(family: ModelFamily) -> ModelFamily:
     """
     if family.models.vocabulary != "union":
         return family
-    from cycleqd_merge.merging.union_models import unite  # tokenizers are slow to import
+    from cycleqd_merge.merging.union_models import unite_models  # tokenizers are slow to import
 
     models = unite_models(family.base, {expert.name: expert.weights for expert in family.experts}, family.models)
     experts = tuple(replace(expert, weights=models.experts[expert.name]) for expert in family.experts)

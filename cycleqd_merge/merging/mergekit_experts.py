@@ -7,6 +7,7 @@ from mergekit.common import ModelReference
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
 
 from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.adapter_checks import stock_merges
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import ModelFamily, fit_vocabulary
 
@@ -52,7 +53,9 @@ def expert_loaders(family: ModelFamily) -> dict[ModelReference, LazyTensorLoader
 def stock_reads(family: ModelFamily) -> bool:
     """Whether stock mergekit, in a process of its own, reads the same models as transformers does."""
     models = [family.base, *(each.weights for each in family.experts if isinstance(each.weights, Checkpoint))]
-    return all(model.stock_reads for model in models) and not expert_loaders(family)
+    merged = all(stock_merges(family, each.weights) for each in family.experts if isinstance(each.weights, Adapter))
+    own = all(model.stock_reads for model in models) and not family.has_copies
+    return own and not expert_loaders(family) and merged
 
 
 def _plain(family: ModelFamily, expert: Checkpoint) -> bool:

@@ -25,6 +25,7 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
@@ -36,6 +37,7 @@ from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
 from cycleqd_merge.merging.model_references import renamed
+from cycleqd_merge.merging.name_map import Part
 
 _Step = TypeVar("_Step")
 
@@ -134,22 +136,23 @@ def merged_tensors(
     config = _configuration(candidate, family)
     if config.tokenizer_source not in (None, "base") or config.tokenizer is not None:
         raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
-    device, weights = torch.device(device), {weight.name: weight for weight in family.weights}
+    device = torch.device(device)
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     trust = family.models.trust_remote_code
     with _merge_errors("candidate"), _merge_options(config, trust, family, **truncation) as options:
         saves = _planned(config, options, family)
-        _require_tensors_of_base(saves, weights)
-        tasks = [save.tensor_task for save in saves.values()]
-        names = {save.tensor_task: name for name, save in saves.items()}
-        for task, tensor in _seeded(Executor(tasks, math_device=device).run(quiet=True), candidate.seed, device):
-            name = names[task]
-            if tensor is None or name not in weights:
+        pieces = _pieces(saves, family)
+        names = {save.tensor_task: name for name, save in saves.items() if pieces[name]}
+        for task, tensor in _seeded(Executor(list(names), math_device=device).run(quiet=True), candidate.seed, device):
+            if tensor is None:
                 continue
-            if tuple(tensor.shape) != weights[name].shape:
-                shapes = f"shape {tuple(tensor.shape)}; the base has {weights[name].shape}"
-                raise ModelError(f"candidate: {name} has {shapes}")
-            yield name, tensor.to(dtype_from_name(saves[name].dtype) or tensor.dtype).to(weights[name].dtype)
+            saved = tensor.to(dtype_from_name(saves[names[task]].dtype) or tensor.dtype)
+            for weight, part in pieces[names[task]]:
+                own = saved if part is None else part.view(saved)
+                if tuple(own.shape) != weight.shape:
+                    shapes = f"shape {tuple(own.shape)}; the base has {weight.shape}"
+                    raise ModelError(f"candidate: {weight.name} has {shapes}")
+                yield weight.name, own.to(weight.dtype)
 
 
 def write_merge(
@@ -170,6 +173,19 @@ def write_merge(
         _merge_options(config, trust, family, write_model_card=False, **own, **truncation) as options,
     ):
         run_merge(config, str(folder), options)
+
+
+def keeps_names(candidate: MergekitConfiguration, family: ModelFamily) -> bool:
+    """Whether mergekit saves a configuration's tensors under the names of the base checkpoint.
+
+    Raises:
+        ModelError: the configuration cannot be read or run.
+    """
+    config = _configuration(candidate, family)
+    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, family) as options:
+        saves = _planned(config, options, family)
+    saved = {name for name, save in saves.items() if name in family.stored_names or not save.optional}
+    return saved == set(family.stored_names.values())
 
 
 def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device: torch.device | str = "cpu") -> str:
@@ -198,14 +214,36 @@ def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFam
     return {task.tensor_name: task for task in planner.plan_to_disk("") if isinstance(task, SaveTensor)}
 
 
-def _require_tensors_of_base(saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight]) -> None:
-    """Check the names: an engine would keep the last candidate's tensor for a missing one, and cannot load others."""
-    missing = sorted(weights.keys() - saves.keys())
+def _pieces(saves: Mapping[str, SaveTensor], family: ModelFamily) -> dict[str, list[tuple[Weight, Part | None]]]:
+    """The weights in each tensor that mergekit would save: one, or for a stacked or fused one, several parts of it.
+
+    Raises:
+        ModelError: a weight is missing, or a tensor is not in the base. An engine would keep the last candidate's
+            tensor for a missing one, and cannot load others.
+    """
+    weights = {weight.name: weight for weight in family.weights}
+    pieces: dict[str, list[tuple[Weight, Part | None]]] = {
+        name: [(weights[name], None)] if name in weights else [] for name in saves
+    }
+    missing = weights.keys() - saves.keys()
+    if missing:  # mergekit infers some architectures from the transformers model, with the names of its parameters
+        parts = family.base.name_map.parts
+        for name in sorted(missing):
+            for part in parts.get(family.stored_names[name], ()):
+                if part.parameter in pieces and part.parameter not in weights and part.stretch is None:
+                    pieces[part.parameter].append((weights[name], part))
+    missing -= {weight.name for found in pieces.values() for weight, _ in found}
     if missing:
-        raise ModelError(f"candidate: tensor {missing[0]} is missing; the base has it")
-    more = sorted(name for name in saves.keys() - weights.keys() if not saves[name].optional)
+        raise ModelError(f"candidate: tensor {min(missing)} is missing; the base has it")
+    places = family.base.name_map  # some of mergekit's architectures list buffers that models compute
+    more = sorted(
+        name
+        for name, found in pieces.items()
+        if not (found or saves[name].optional) and places.rename(name) in places.shapes
+    )
     if more:
         raise ModelError(f"candidate: tensor {more[0]} is not in the base")
+    return pieces
 
 
 @contextmanager
@@ -217,7 +255,8 @@ def _merge_options(
     family: whose experts are read as here, whatever their names and vocabularies are.
     """
     loaders = {} if family is None else expert_loaders(family)
-    with _quiet(), merged_adapters(config, trust_remote_code, loaders) as adapters:
+    models = _adapter_models(family, trust_remote_code, more)
+    with _quiet(), merged_adapters(config, models, loaders) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
@@ -233,6 +272,13 @@ def _merge_options(
             yield settings
         finally:
             cache.loaders = {}
+
+
+def _adapter_models(family: ModelFamily | None, trust_remote_code: bool, more: Mapping[str, Any]) -> ModelsConfig:
+    """How the models of a configuration are opened; copies for `vocabulary: union` have one vocabulary already."""
+    vocabulary = "base" if more.get("unsafe_truncate_embeddings") else "strict"
+    settings = {"pickles": family is not None and family.models.pickles, "trust_remote_code": trust_remote_code}
+    return ModelsConfig.model_validate({**settings, "vocabulary": vocabulary})
 
 
 @contextmanager

@@ -93,6 +93,11 @@ class NameMap:
                 found.setdefault(part.parameter, []).append(name)
         return {parameter: tuple(names) for parameter, names in found.items()}
 
+    def parameter(self, stored: str) -> str | None:
+        """The name of the parameter that a stored tensor is; None if it is several, or a part of one."""
+        parts = self.parts.get(stored, ())
+        return parts[0].parameter if len(parts) == 1 and parts[0] == Part(parts[0].parameter) else None
+
     def stored_name(self, name: str) -> str | None:
         """The stored name of a parameter of the module, by any name that transformers can load; None if it has none.
 
@@ -102,7 +107,7 @@ class NameMap:
             return name
         for parameter in (name, self.rename(name)):
             for stored in self.stored.get(parameter, ()):
-                if self.parts[stored] == (Part(parameter),):
+                if self.parameter(stored) == parameter:
                     return stored
         return None
 
@@ -152,9 +157,14 @@ class _Traced:
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """`torch.stack` and the other functions that transformers' operations call."""
-        functions = {torch.stack: _stack, torch.cat: _concatenate}
-        methods = {torch.transpose: cls.transpose, torch.split: cls.split, torch.chunk: cls.chunk}
-        found = (functions | methods).get(function)
+        known: dict[Any, Callable[..., Any]] = {
+            torch.stack: _stack,
+            torch.cat: _concatenate,
+            torch.transpose: cls.transpose,
+            torch.split: cls.split,
+            torch.chunk: cls.chunk,
+        }
+        found = known.get(function)
         return NotImplemented if found is None else found(*args, **(kwargs or {}))
 
 
@@ -259,8 +269,7 @@ def left_out(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> frozenset
         name
         for name, place in unknown.items()
         if place not in info.unexpected_keys
-        or place in buffers
-        or place.rpartition(".")[2] in buffers
+        or not buffers.isdisjoint((place, place.rpartition(".")[2]))
         or not tensors[name].dtype.is_floating_point
         or len(tensors[name].shape) == 0
     )
@@ -306,6 +315,14 @@ def _place(
         parts.setdefault(part.parameter, []).append(Part(parameter, part.steps, part.stretch))
 
 
+def vocabulary_tensors(model: PreTrainedModel, names: Iterable[str]) -> frozenset[str]:
+    """Those of a checkpoint's tensors, by their stored names, that are an input or output embedding."""
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    rows = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    resident, renamed = model.state_dict(keep_vars=True), _renaming(model)[0]
+    return frozenset(name for name in names if id(resident.get(renamed(name)[0])) in rows)
+
+
 def _require_complete(
     model: PreTrainedModel, resident: Mapping[str, torch.Tensor], parts: Mapping[str, list[Part]]
 ) -> None:
@@ -314,7 +331,7 @@ def _require_complete(
     same = {id(resident[name]) for name in stored}
     missing = {name for name, tensor in resident.items() if name not in stored and id(tensor) not in same}
     missing -= set(getattr(model, "all_tied_weights_keys", None) or ())
-    info = SimpleNamespace(missing_keys=missing, unexpected_keys=set())
+    info: Any = SimpleNamespace(missing_keys=missing, unexpected_keys=set())
     model._adjust_missing_and_unexpected_keys(info)
     left = sorted(info.missing_keys, key=dot_natural_key)
     if left:

@@ -85,7 +85,7 @@ def write_adapter(
 
 
 def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:
-    """Low-rank factors by tensor name, as the adapters name it."""
+    """Low-rank factors by the names of the transformers model's parameters, which peft uses."""
     adapters = [expert.weights for expert in materialiser.family.experts if isinstance(expert.weights, Adapter)]
     found = {}
     for weight in materialiser.family.weights:
@@ -95,7 +95,13 @@ def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:
         owners = [(each, name) for each in adapters for name in (weight.name, *weight.aliases) if name in each.names]
         if not all(each.is_linear(name) for each, name in owners):
             raise ModelError(f"this model cannot be an adapter: {weight.name} is not adapted as a linear layer")
-        found[owners[0][1]] = factors
+        parameter = materialiser.family.base.name_map.parameter(materialiser.family.stored_names[weight.name])
+        if parameter is None:
+            raise ModelError(
+                f"this model cannot be an adapter: {weight.name} is not a layer of its own in transformers; export it "
+                "as a checkpoint"
+            )
+        found[parameter] = factors
     return found
 
 

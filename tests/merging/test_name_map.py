@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import transformers.conversion_mapping as conversion_mapping
 import transformers.core_model_loading as loading
 from mergekit.common import ModelReference
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
-from cycleqd_merge.evolution.genome import expert_genome
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.evolution.genome import expert_genome, level_genome
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.candidates import write_candidate
 from cycleqd_merge.merging.checkpoint import Checkpoint
@@ -29,9 +31,11 @@ from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_run import merged_tensors
 from cycleqd_merge.merging.name_map import build_name_map
-from cycleqd_merge.outputs.verify import verify_checkpoint
-from tests.architectures import ARCHITECTURES, make_architecture
+from cycleqd_merge.outputs.adapter import write_adapter
+from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
+from tests.architectures import ARCHITECTURES, VISION_ARCHITECTURES, make_architecture
 from tests.models import make_adapter, make_expert, on_base, read_tensors, write_tensors
 
 TRUSTED = ModelsConfig(trust_remote_code=True)
@@ -43,7 +47,7 @@ def opened(folder: Path) -> Checkpoint:
 
 
 def loaded(folder: Path, **options: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, **{"trust_remote_code": True, "dtype": "auto", **options})
+    return opened(folder).auto_class.from_pretrained(folder, **{"trust_remote_code": True, "dtype": "auto", **options})
 
 
 def stored_tensors(base: Checkpoint) -> Mapping[str, Any]:
@@ -78,14 +82,14 @@ def exchanged(base: Path, other: Path) -> State:
     return state
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *VISION_ARCHITECTURES])
 def test_an_exchange_in_place_equals_a_load_and_the_inverse_gives_the_stored_tensors(name: str, tmp_path: Path) -> None:
     base = make_architecture(name, tmp_path / "base")
     other = make_expert(base, tmp_path / "other", seed=1)
     assert_equal(exchanged(base, other), loaded(other).state_dict())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *VISION_ARCHITECTURES])
 def test_an_export_loads_as_the_engine_s_model_with_the_base_s_names(name: str, tmp_path: Path) -> None:
     base = make_architecture(name, tmp_path / "base")
     experts = [make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2)]
@@ -395,3 +399,52 @@ def test_deepseek_s_prediction_layers_are_ignored_as_transformers_does(tmp_path:
     change_stored(base, lambda tensors: tensors | extra)
     checkpoint = opened(base)
     assert set(checkpoint.names) - set(checkpoint.name_map.parts) == extra.keys()
+
+
+LINEAR = """merge_method: linear
+models:
+  - {{model: {first}, parameters: {{weight: 0.25}}}}
+  - {{model: {second}, parameters: {{weight: 0.75}}}}
+dtype: float32
+out_dtype: bfloat16
+"""
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe", "gpt_neox", "mamba2"])
+def test_a_mergekit_configuration_gives_the_tensors_that_the_checkpoint_stores(name: str, tmp_path: Path) -> None:
+    base = make_architecture(name, tmp_path / "base")
+    first, second = (make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2))
+    family = family_of(base, first, second)
+    candidate = MergekitConfiguration(LINEAR.format(first=first, second=second))
+    found = dict(merged_tensors(candidate, family))
+    one, other = read_tensors(first), read_tensors(second)
+    assert found.keys() == one.keys()
+    for stored, tensor in found.items():
+        wanted = (0.25 * one[stored].float() + 0.75 * other[stored].float()).to(torch.bfloat16)
+        torch.testing.assert_close(tensor, wanted, msg=stored)
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    write_candidate(candidate, materialiser, tmp_path / "out")
+    assert_equal(read_tensors(tmp_path / "out"), found)
+    verify_checkpoint(candidate, materialiser, tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", ["attention", "router", "output head"])
+def test_a_merge_of_adapters_is_written_with_the_module_s_names(case: str, tmp_path: Path) -> None:
+    architecture, options = ADAPTERS[case]
+    base = make_architecture(architecture, tmp_path / "base", torch.float32)
+    adapters = [make_adapter(base, tmp_path / f"adapter-{seed}", seed, **options) for seed in (1, 2)]
+    family = family_of(base, *adapters)
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    genome = level_genome(0.5, 2, 1)
+    write_adapter(genome, materialiser, tmp_path / "out", {}, partial(verify_adapter, genome, materialiser))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_merge_of_adapters_on_stacked_experts_cannot_be_an_adapter(tmp_path: Path) -> None:
+    base = make_architecture("mixtral", tmp_path / "base", torch.float32)
+    adapters = [make_adapter(base, tmp_path / f"adapter-{seed}", seed, **STACKED) for seed in (1, 2)]
+    family = family_of(base, *adapters)
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    with pytest.raises(ModelError, match="is not a layer of its own in transformers; export it as a checkpoint"):
+        write_adapter(level_genome(0.5, 2, 1), materialiser, tmp_path / "out", {}, print)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.errors import ModelError
@@ -50,7 +50,7 @@ class TransformersEngine:
         self.device = torch.device(config.device or this_process().device)
         self._tokenizer: Any = family_tokenizer(family)
         try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
+            self.model: Any = family.base.auto_class.from_pretrained(
                 family.base.path, dtype=config.dtype, trust_remote_code=family.models.trust_remote_code
             )
         except (OSError, ValueError) as error:
