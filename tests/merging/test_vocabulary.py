@@ -14,9 +14,10 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.evolution import EvolutionConfig
@@ -33,6 +34,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_run import merge_to_disk
 from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.union_models import with_rows
 from cycleqd_merge.outputs.adapter import require_adapters
 from cycleqd_merge.outputs.verify import verify_checkpoint
 from cycleqd_merge.preflight.plan import plan
@@ -585,3 +587,75 @@ def test_single_trained_tokens_that_would_move_are_refused(tmp_path: Path) -> No
         "union; merge the adapter into a full checkpoint"
     )
     require_mergeable(union_family(tmp_path, base, adapter, full))
+
+
+def tiny(config: type[PretrainedConfig], **more: Any) -> PretrainedConfig:
+    shared = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3}
+    return config(**{**shared, "intermediate_size": 48, **ids, **more})
+
+
+OTHER_CONFIGS = {
+    "phi, whose head has a bias": tiny(transformers.PhiConfig),
+    "gpt-neox": tiny(transformers.GPTNeoXConfig),
+    "falcon": tiny(transformers.FalconConfig),
+    "gemma2": tiny(transformers.Gemma2Config, head_dim=8, num_key_value_heads=2),
+    "mixtral": tiny(transformers.MixtralConfig, num_key_value_heads=2, num_local_experts=2),
+    "qwen3-moe": tiny(
+        transformers.Qwen3MoeConfig,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=16,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CONFIGS)
+def test_a_child_that_is_one_expert_answers_as_the_expert(tmp_path: Path, name: str) -> None:
+    """The logits of the expert's own tokens, whose ids in the union are others."""
+    folders, models = [], []
+    for seed, (label, added) in enumerate({"base": (), "first": (IM_START,), "second": (TOOL, IM_START)}.items()):
+        torch.manual_seed(seed)
+        model: Any = AutoModelForCausalLM.from_config(OTHER_CONFIGS[name]).float()
+        model.resize_token_embeddings(VOCABULARY + len(added), mean_resizing=False)
+        head = model.get_output_embeddings()
+        if head.bias is not None:
+            torch.nn.init.normal_(head.bias)
+        model.save_pretrained(tmp_path / label)
+        make_tokenizer().save_pretrained(tmp_path / label)
+        add_tokens(tmp_path / label, dict(enumerate(added, start=VOCABULARY)))
+        folders.append(tmp_path / label)
+        models.append(AutoModelForCausalLM.from_pretrained(tmp_path / label, dtype=torch.float32))
+    family = union_family(tmp_path, *folders)
+    require_mergeable(family)
+    engine = TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser_of(family))
+    engine.load(genome_of(0, 1))
+    own: Any = AutoTokenizer.from_pretrained(folders[2])
+    text = f"{TOOL}ab{IM_START}c"
+    ids = [*range(VOCABULARY), 101, 100]  # of the union, in the order of the expert's
+    assert (own(text).input_ids[0], engine.encode(text)[0]) == (100, 101)
+    with torch.inference_mode():
+        found = engine.model(torch.tensor([engine.encode(text)])).logits[..., ids]
+        wanted = models[2](own(text, return_tensors="pt").input_ids).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    engine.close()
+    write_candidate(genome_of(0, 1), materialiser_of(family), tmp_path / "out")
+    verify_checkpoint(genome_of(0, 1), materialiser_of(family), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [
+        ({"vocab_size": 100}, {"vocab_size": 103}),
+        ({"model_type": "a"}, {"model_type": "a", "vocab_size": 103}),
+        ({"text_config": {"vocab_size": 100}}, {"text_config": {"vocab_size": 103}}),
+        (
+            {"vocab_size": 100, "text_config": {"vocab_size": 100}, "vision_config": {"vocab_size": 100}},
+            {"vocab_size": 103, "text_config": {"vocab_size": 103}, "vision_config": {"vocab_size": 100}},
+        ),
+    ],
+)
+def test_the_configuration_states_the_rows_where_it_states_the_vocabulary(stated: Any, wanted: Any) -> None:
+    assert with_rows(stated, 103) == wanted
