@@ -38,11 +38,12 @@ from cycleqd_merge.merging.union_models import with_rows
 from cycleqd_merge.outputs.adapter import require_adapters
 from cycleqd_merge.outputs.verify import verify_checkpoint
 from cycleqd_merge.preflight.plan import plan
-from tests.grown_models import IM_END, IM_START, TOOL, Grown, add_tokens, make_grown, set_rows
+from tests.grown_models import FLAGS, IM_END, IM_START, TOOL, Grown, add_tokens, make_grown, set_rows
 from tests.models import (
     CHAT_TEMPLATE,
     VOCABULARY,
     Architecture,
+    edit_json,
     make_adapter,
     make_base,
     make_expert,
@@ -659,3 +660,69 @@ def test_a_child_that_is_one_expert_answers_as_the_expert(tmp_path: Path, name: 
 )
 def test_the_configuration_states_the_rows_where_it_states_the_vocabulary(stated: Any, wanted: Any) -> None:
     assert with_rows(stated, 103) == wanted
+
+
+def old_style(folder: Path) -> None:
+    """As transformers 4 saves it: added tokens in three files."""
+    tokens = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
+    decoder = {str(number): {"content": token, **FLAGS} for token, number in tokens.items()}
+    edit_json(folder / "tokenizer_config.json", added_tokens_decoder=decoder)
+    (folder / "added_tokens.json").write_text(json.dumps(tokens))
+
+
+def pad_only_in_the_configuration(folder: Path) -> None:
+    """A token that transformers adds as it opens the tokenizer; its id is that of the expert's first added token."""
+    edit_json(folder / "tokenizer_config.json", pad_token="[PAD]")
+
+
+def vocabulary_and_merges(folder: Path) -> None:
+    """Without tokenizer.json, as old GPT-2 models are."""
+    stated = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps(stated["model"]["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer.json").unlink()
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("change", "number"), [(old_style, 100), (pad_only_in_the_configuration, 101), (vocabulary_and_merges, 100)]
+)
+def test_the_tokenizers_that_people_have(tmp_path: Path, change: Any, number: int) -> None:
+    base = make_base(tmp_path / "base")
+    change(base)
+    first = make_expert(base, tmp_path / "first", 1)
+    second = make_expert(base, tmp_path / "second", 2)
+    tokenizer: Any = AutoTokenizer.from_pretrained(second)
+    assert tokenizer.add_tokens([IM_START], special_tokens=True) == 1
+    tokenizer.save_pretrained(second)
+    set_rows(second, 102, seed=2)
+    files = {path: path.read_bytes() for folder in (base, first, second) for path in folder.iterdir()}
+    family = union_family(tmp_path, base, first, second)
+    require_mergeable(family)
+    ours = AutoTokenizer.from_pretrained(base).get_vocab()
+    write_candidate(genome_of(1, 1), materialiser_of(family), tmp_path / "out")
+    for folder in (family.base.path, tmp_path / "out"):
+        found: Any = AutoTokenizer.from_pretrained(folder)
+        assert found.get_vocab() == {**ours, IM_START: number}
+        assert found(f"a{IM_START}b").input_ids == [ours["a"], number, ours["b"]]
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    if change is old_style:
+        assert config["added_tokens_decoder"][str(number)] == {"content": IM_START, **FLAGS}
+        assert json.loads((tmp_path / "out" / "added_tokens.json").read_text())[IM_START] == number
+    assert all(path.read_bytes() == contents for path, contents in files.items())  # no link was written through
+
+
+def test_an_untied_base_takes_both_tensors_of_a_tied_expert_from_its_one(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.float32)
+    first = make_grown(tmp_path / "first", Grown({100: IM_START}, 101), 1, base)
+    second = make_grown(tmp_path / "second", Grown({100: TOOL}, 101), 2, base)
+    tensors = load_file(second / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, second / "model.safetensors", {"format": "pt"})
+    edit_json(second / "config.json", tie_word_embeddings=True)
+    family = union_family(tmp_path, base, first, second)
+    built, embedding = tensors_of(family, 0, 1), tensors["model.embed_tokens.weight"]
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        torch.testing.assert_close(built[name][:VOCABULARY], embedding[:VOCABULARY])
+        assert torch.equal(built[name][101], embedding[100])
+        assert torch.equal(built[name][100], load_file(first / "model.safetensors")[name][100])
