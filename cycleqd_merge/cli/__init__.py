@@ -41,9 +41,9 @@ def main() -> None:
         typer.echo(f"{error}; resume with: {error.resume_command or _command_line(*arguments)}", err=True)
         sys.exit(INTERRUPTED)
     except Exception as raised:
-        error = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
+        cause = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
         hint = "" if _debug() else f"; for a traceback run `{_command_line('--debug', *arguments)}`"
-        _fail(error, f"{type(error).__name__}: {first_line(error)} (internal error{hint})", FAILED)
+        _fail(cause, f"{type(cause).__name__}: {first_line(cause)} (internal error{hint})", FAILED)
 
 
 def common_options_first(arguments: Sequence[str]) -> list[str]:

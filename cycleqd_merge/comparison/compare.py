@@ -35,17 +35,18 @@ from cycleqd_merge.comparison.strategy_runs import (
 from cycleqd_merge.comparison.tables import ComparisonReport, comparison_report
 from cycleqd_merge.config.loading import loaded_recipe
 from cycleqd_merge.config.presets import first_versions, newest_versions
-from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.log import FORMAT, JOURNAL_FILE, Event, Journal, failed, opened_journal, read_events
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.revisions import pin
-from cycleqd_merge.run.differences import differences
+from cycleqd_merge.run.differences import differences, order_difference
 from cycleqd_merge.run.interruption import terminable
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
+from cycleqd_merge.strategies.factory import ordered_tasks
 from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
@@ -151,14 +152,20 @@ def _start(journal: Journal, recipe: Recipe, settings: Mapping[str, Any], preset
     Raises:
         RecipeError: the journal is that of a different comparison.
     """
+    names = {"experts": list(recipe.experts), "tasks": [task_name(use) for use in ordered_tasks(recipe)]}
     if not journal.events:
         recipe = pin(recipe)
         newer = dict(presets.items() - first_versions().items())
-        start: Event = {"event": "comparison", "format": FORMAT, **settings, "revisions": recipe.revisions}
+        start: Event = {"event": "comparison", "format": FORMAT, **settings, **names, "revisions": recipe.revisions}
         journal.append({**start, "presets": newer} if newer else start)
         return recipe
     recorded = {name: journal.events[0].get(key) for key, name in _SETTINGS.items()}
     changed = differences(recorded, {name: settings[key] for key, name in _SETTINGS.items()})
+    for (
+        key,
+        now,
+    ) in names.items():  # digests of genomes do not name the experts; the rest of them is checked by each run
+        changed += order_difference(key, journal.events[0].get(key, now), now)
     if changed:
         raise RecipeError(
             f"{journal.folder}: holds a different comparison ({'; '.join(changed)}); use a different folder (--output)"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
+from cycleqd_merge.config.model_names import anchored_reference
 from cycleqd_merge.config.recipe import Recipe, TaskConfig
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
 from cycleqd_merge.config.scorers import PythonScorerConfig
@@ -25,17 +26,13 @@ _Target = TypeVar("_Target", bound=PythonTargetConfig)
 def anchored(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every relative path resolved against `folder`.
 
-    A value that may also be a Hub id counts as a path only if `folder` has such a file; a task's name also counts as
-    one if it has a slash or ends in .yaml or .yml.
+    A value that may also be a Hub id counts as a path only if `folder` has such a file or folder; a task's name also
+    counts as one if it has a slash or ends in .yaml or .yml.
     """
 
-    def model(reference: str) -> str:
-        parts = (part.partition("@") for part in reference.split("+"))
-        return "+".join(f"{_existing(path, folder)}{at}{revision}" for path, at, revision in parts)
-
     changes: dict[str, Any] = {
-        "base": model(recipe.base),
-        "experts": {name: model(reference) for name, reference in recipe.experts.items()},
+        "base": anchored_reference(recipe.base, folder),
+        "experts": {name: anchored_reference(reference, folder) for name, reference in recipe.experts.items()},
         "tasks": [_task_use(use, folder) for use in recipe.tasks],
     }
     template = recipe.models.chat_template

@@ -14,7 +14,9 @@ from cycleqd_merge.errors import RecipeError
 HEADER = """\
 # yaml-language-server: $schema=recipe.schema.json
 # Converted from a mergekit-evolve configuration. Its tasks need `pip install 'cycleqd-merge[lm-eval]'`; half of each is
-# held out. Before you run it, give each task its `expert`, so that mutation follows the task's own skill.
+# held out. Before you run it, give each task its `expert`, so that mutation follows the task's own skill. Options of
+# mergekit-evolve's command line are not part of its file: `--task-search-path` is a task's `include`, `--vllm` is
+# `engine: {kind: vllm}`, `--max-fevals` is `evolution.generations`.
 """
 _INSTEAD = {  # what replaces a merge method
     "task_arithmetic": "",
@@ -24,10 +26,25 @@ _INSTEAD = {  # what replaces a merge method
     "dare_linear": "task vectors are added whole, without dropping values",
     "slerp": "task vectors are added, not interpolated on a sphere",
 }
-_LEFT_OUT: dict[str, dict[str, Any]] = {  # defaults of settings that have no counterpart
-    "genome": {"normalize": None, "allow_negative_weights": False, "smooth": False, "tokenizer_source": None},
-    "": {"shuffle": False, "random_init": False},
+_LEFT_OUT: dict[str, dict[str, tuple[Any, str]]] = {  # settings without a counterpart: default, what replaces it
+    "genome": {
+        "normalize": (None, "coefficients are used as they are"),
+        "allow_negative_weights": (False, "coefficients may be negative"),
+        "smooth": (False, "each block of layers has its own coefficients, without a gradient between them"),
+        "tokenizer_source": (None, "children have the base's tokenizer; see `models.vocabulary`"),
+    },
+    "": {
+        "shuffle": (False, "rows are divided into splits by each task's `seed`"),
+        "random_init": (False, "the search starts from the experts"),
+    },
 }
+_LEAST_LIMIT = 2  # half of the documents are held out
+_KEYS = {
+    "": {"genome", "tasks", "limit", "num_fewshot", "apply_chat_template", "fewshot_as_multiturn", *_LEFT_OUT[""]},
+    "genome": {"models", "merge_method", "base_model", "layer_granularity", "filters", *_LEFT_OUT["genome"]},
+    "tasks": {"name", "weight", "metric"},
+}
+"""The keys of a mergekit-evolve configuration, by section."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,10 @@ def _tasks(data: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     if len(names) < 2:
         raise RecipeError(f"{path}: tasks: at least 2 are required, one archive each; found {len(names)}")
     shared = {key: data[key] for key in ("num_fewshot", "limit") if data.get(key) is not None}
+    if "limit" in shared and shared["limit"] < _LEAST_LIMIT:
+        del shared["limit"]
+    if data.get("apply_chat_template", True):
+        shared |= {"chat": True, "fewshot_as_multiturn": bool(data.get("fewshot_as_multiturn", True))}
     return [
         {
             "task": {"kind": "lm_eval", "task": name, **_metric(first[name]), **shared},
@@ -142,8 +163,16 @@ def _notes(data: Mapping[str, Any], genome: Mapping[str, Any], base_listed: bool
     repeated = [name for place, name in enumerate(names) if name in names[:place]]
     if repeated:
         notes.append(f"other metrics of {', '.join(repeated)}: a task is scored by its first metric.")
-    for place, settings in ((genome, _LEFT_OUT["genome"]), (data, _LEFT_OUT[""])):
-        notes += [f"{key}." for key, default in settings.items() if place.get(key, default) != default]
+    if data.get("limit") is not None and data["limit"] < _LEAST_LIMIT:
+        notes.append(f"limit {data['limit']}: at least {_LEAST_LIMIT} documents are required; all are used.")
+    for section, place in (("genome", genome), ("", data)):
+        settings = _LEFT_OUT[section].items()
+        notes += [f"{key}: {instead}." for key, (default, instead) in settings if place.get(key, default) != default]
+    sections = [("", data), ("genome", genome), *(("tasks", task) for task in data["tasks"] if isinstance(task, dict))]
+    unknown = [
+        f"{section}.{key}".strip(".") for section, place in sections for key in place if key not in _KEYS[section]
+    ]
+    notes += [f"{key}: not a key of mergekit-evolve, which ignores it." for key in dict.fromkeys(unknown)]
     return notes
 
 

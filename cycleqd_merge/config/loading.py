@@ -19,10 +19,12 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
+from cycleqd_merge.config.model_names import is_malformed, model_names
 from cycleqd_merge.config.presets import with_fixed_presets, without_preset_keys
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import Location, Source, explain, short_repr, suggestion
+from cycleqd_merge.config.values import REFERENCE_FORM
 from cycleqd_merge.deprecation import warn_deprecated
 from cycleqd_merge.errors import RecipeError, first_line
 
@@ -54,7 +56,7 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     for old, new in DEPRECATED_KEYS.items():
         if old in data:
             warn_deprecated(old, new, "0.3", source.where((old,)))
-    return anchored(recipe, path.parent)
+    return _with_references(anchored(recipe, path.parent), source)
 
 
 def loaded_recipe(recipe: Recipe | str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -80,7 +82,25 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     """
     data = _for_new_presets(recipe.model_dump(mode="json", exclude_unset=True), overrides)
     source = Source(where, None, {_override(data, text): text for text in overrides})
-    return anchored(parse(TypeAdapter(Recipe), data, source), Path())
+    return _with_references(anchored(parse(TypeAdapter(Recipe), data, source), Path()), source)
+
+
+def _with_references(recipe: Recipe, source: Source) -> Recipe:
+    """The recipe, whose model references must have the form of one unless they are folders that exist.
+
+    Raises:
+        RecipeError: a reference has more `+` or `@` than its form allows; one line for each.
+    """
+    stated: dict[Location, str] = {("base",): recipe.base}
+    stated |= {("experts", name): reference for name, reference in recipe.experts.items()}
+    errors = [
+        f"{source.where(location)}: {'.'.join(map(str, location))}: {REFERENCE_FORM}; found {short_repr(reference)}"
+        for location, reference in stated.items()
+        if any(map(is_malformed, model_names(reference)))
+    ]
+    if errors:
+        raise RecipeError("\n".join(errors))
+    return recipe
 
 
 def fix_presets(recipe: Recipe, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:

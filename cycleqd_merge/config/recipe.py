@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
 from cycleqd_merge.config.engines import EngineConfig, TransformersEngineConfig, VllmEngineConfig
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.hub import HubConfig
+from cycleqd_merge.config.model_names import model_names
 from cycleqd_merge.config.strategies import (
     CmaEsConfig,
     CycleQDConfig,
@@ -239,8 +240,8 @@ class Recipe(PresetStrategyConfig):
 
     def pinned(self, reference: str) -> str:
         """A model reference with its Hub ids at their commits, as far as `revisions` states them."""
-        commits = {part: self.revisions.get(part) for part in reference.split("+")}
-        return "+".join(part if sha is None else f"{part.partition('@')[0]}@{sha}" for part, sha in commits.items())
+        names = model_names(reference)
+        return "+".join(str(replace(each, revision=self.revisions.get(str(each), each.revision))) for each in names)
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,12 @@ def task_name(use: TaskConfig) -> str:
     if use.name is not None:
         return use.name
     assert isinstance(use.task, str)
-    return use.task.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+    return reference_name(use.task)
+
+
+def reference_name(task: str) -> str:
+    """The name of a task that a recipe refers to by a shipped name or a path."""
+    return task.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
 
 
 def json_schema(of: Literal["recipe", "task"]) -> dict[str, Any]:

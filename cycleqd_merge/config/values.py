@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -14,17 +13,6 @@ from pydantic import (
     WithJsonSchema,
 )
 
-
-def _model_reference(value: str) -> str:
-    parts = value.split("+")
-    if len(parts) > 2 or any(part.count("@") > 1 or not part for part in parts):
-        raise ValueError("write a model as a Hub id or a path, with `@revision` and `+adapter` where needed")
-    return value
-
-
-_HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
-
-
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -34,13 +22,16 @@ def require_name(value: str) -> str:
     return value
 
 
+def _model_reference(value: str) -> str:
+    if not value.strip():
+        raise ValueError(REFERENCE_FORM)
+    return value
+
+
+REFERENCE_FORM = "write a model as a Hub id or a path, with `@revision` and `+adapter` where needed"
+
 ModelReference = Annotated[str, AfterValidator(_model_reference)]
-"""A model in mergekit's syntax: Hub id or local path, `@revision`, `base+adapter`."""
-
-
-def hub_id(path: str) -> str | None:
-    """A model's path (without `@revision`) if it is a Hub id; None if it is a local folder or has the form of one."""
-    return path if re.fullmatch(_HUB_ID, path) and not Path(path).exists() else None
+"""A model in mergekit's syntax: Hub id or local path, `@revision`, `base+adapter`; see `model_names`."""
 
 
 Name = Annotated[str, AfterValidator(require_name), WithJsonSchema({"type": "string", "pattern": _NAME})]

@@ -16,6 +16,7 @@ from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecip
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
+from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.run.tables import generation_of, scores_of
 
@@ -75,7 +76,8 @@ def continues(events: Sequence[Event], published: bytes | None) -> bool:
         results = [[event["step"] for event in each if event["event"] == "result"] for each in (earlier, events)]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(earlier) and earlier[0] == events[0] and results[1][: len(results[0])] == results[0]
+    same = bool(earlier) and earlier[0] == events[0] and not differences(earlier[0], events[0])  # order counts
+    return same and results[1][: len(results[0])] == results[0]
 
 
 def _without_details(event: Event) -> Event:

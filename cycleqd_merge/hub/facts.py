@@ -8,10 +8,10 @@ from importlib.metadata import version
 from typing import Any
 
 from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.model_names import hub_id
 from cycleqd_merge.config.recipe import task_name
 from cycleqd_merge.config.references import without_paths
 from cycleqd_merge.config.rows import row_sources
-from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.hub.parents import License, Parent, derived_license, parents_of

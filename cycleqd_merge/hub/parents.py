@@ -10,8 +10,8 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import ModelCard, constants, errors
 
+from cycleqd_merge.config.model_names import hub_id, model_names
 from cycleqd_merge.config.references import without_paths
-from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import HubFailed, RecipeError
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.run.state import Run
@@ -60,10 +60,9 @@ def parents_of(run: Run) -> tuple[Parent, ...]:
 
 
 def _parent(name: str, reference: str, run: Run, digest: str) -> Parent:
-    parts = [part.partition("@") for part in reference.split("+")]
-    ids = tuple(path for path, _, _ in parts if hub_id(path) is not None)
-    path, _, revision = parts[-1]  # an adapter has its own card
-    data = _card_data(path, revision or None)
+    names = model_names(reference)
+    ids = tuple(each.path for each in names if hub_id(each.path) is not None)
+    data = _card_data(names[-1].path, names[-1].revision)  # an adapter has its own card
     return Parent(name, without_paths(reference, run.recipe), ids, digest, _license(data), _languages(data))
 
 

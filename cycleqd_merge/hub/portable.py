@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import without_folders
 from cycleqd_merge.config.loading import load_task, parse
+from cycleqd_merge.config.model_names import model_names
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
 from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
@@ -63,8 +64,8 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
 
 
 def _renamed(reference: str, names: Mapping[str, str]) -> str:
-    parts = (part.partition("@") for part in reference.split("+"))
-    return "+".join(f"{names.get(path, path)}{at}{revision}" for path, at, revision in parts)
+    parts = (replace(each, path=names.get(each.path, each.path)) for each in model_names(reference))
+    return "+".join(map(str, parts))
 
 
 def _use(use: TaskConfig, rows: dict[str, Path]) -> TaskConfig:

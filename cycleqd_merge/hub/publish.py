@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.loading import parse
+from cycleqd_merge.config.model_names import hub_id, model_names
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import HubFailed, ModelError, RecipeError
 from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues, portable_events
 from cycleqd_merge.hub.card import archive_card
@@ -87,12 +87,12 @@ def _require_adapters(recipe: Recipe) -> None:
     Raises:
         ModelError: the base is not on the Hub, or an expert is a full model.
     """
-    if hub_id(recipe.base.partition("@")[0]) is None:
+    if hub_id(model_names(recipe.base)[0].path) is None:
         raise ModelError(
             "hub.adapters: the base is a local model; others can use an adapter only if its base is on the Hub"
         )
     for name, reference in recipe.experts.items():
-        if "+" not in reference:
+        if len(model_names(reference)) == 1:
             raise ModelError(f"hub.adapters: expert {name} is a full model; only merges of adapters can be adapters")
 
 

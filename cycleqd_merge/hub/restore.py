@@ -4,6 +4,7 @@ unless the user allows it, and their recipes read no files of this machine."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.loading import DEFINITIONS, load_task, override_recipe, parse
+from cycleqd_merge.config.model_names import model_names
 from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.config.references import with_renamed_models
@@ -23,6 +25,7 @@ from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, OWN_SETTINGS, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
+from cycleqd_merge.run.order import order_differences
 
 _FILES = (JOURNAL_FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
 """The files of a published run that are downloaded."""
@@ -86,7 +89,7 @@ def _paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Everything in a recipe that may be a path of models or data, each with its place; Hub ids count as relative."""
     models = {"base": recipe.base, **{f"expert {name}": text for name, text in recipe.experts.items()}}
     for place, reference in models.items():
-        yield from ((place, part.partition("@")[0]) for part in reference.split("+"))
+        yield from ((place, text) for text in (*re.split(r"[+@]", reference), reference))
     for use in recipe.tasks:
         definition, place = load_task(use), f"task {task_name(use)}"
         for source in row_sources(definition):
@@ -132,7 +135,7 @@ def _row_files(recipe: Recipe) -> list[str]:
 
 def _is_inside(path: str) -> bool:
     pure = PurePosixPath(path)
-    return not pure.is_absolute() and ".." not in pure.parts
+    return not pure.is_absolute() and ".." not in pure.parts and not path.startswith("~")
 
 
 def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, overrides: Sequence[str]) -> list[str]:
@@ -147,6 +150,8 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     here = out.resolve()
     published = _recipe_of(session, str(out))
     recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
+    if reordered := order_differences(start, recipe):
+        raise RecipeError(f"{out}: {'; '.join(reordered)}: genomes and scores go by the order; keep the published one")
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     for part in ("strategy", "strategies"):
         if part in stated:
@@ -166,7 +171,7 @@ def _moved(published: Recipe, recipe: Recipe) -> dict[str, str]:
     """Paths of the publisher's local models on this machine, by their names in the published recipe."""
     pairs = [(published.base, recipe.base)]
     pairs += [(text, recipe.experts[name]) for name, text in published.experts.items() if name in recipe.experts]
-    parts = (part for before, now in pairs for part in zip(before.split("+"), now.split("+"), strict=False))
+    parts = (part for before, now in pairs for part in zip(before.split("+"), map(str, model_names(now)), strict=False))
     return {before: now for before, now in parts if before.startswith("./")}
 
 

@@ -78,7 +78,8 @@ def _results(start: Event, session: Event, first: Run, founders: Sequence[dict[s
     events: list[Event] = []
     for number in range(united.search.first):
         place = number - len(united.experts)
-        scores = first.results[number]["scores"] if place < 0 else list(founders[place]["scores"].values())
+        known = {} if place < 0 else founders[place]["scores"]
+        scores = first.results[number]["scores"] if place < 0 else [known[task] for task in united.tasks]
         event = {"event": "result", "number": number, "step": united.steps[number], "scores": scores}
         events.append(event)
         united.tell(event)

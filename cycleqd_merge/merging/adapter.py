@@ -365,6 +365,11 @@ class Adapter:
         return float(alpha) / (rank**0.5 if self._config.use_rslora else rank)
 
     @property
+    def recorded_base(self) -> str | None:
+        """The base model in its configuration: a Hub id, or a path on the machine that trained it."""
+        return self._config.base_model_name_or_path
+
+    @property
     def files(self) -> list[Path]:
         """Its safetensors files."""
         return [self.path / "adapter_model.safetensors"]

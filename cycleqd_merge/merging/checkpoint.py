@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -27,7 +27,8 @@ from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
-from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, vocabulary_tensors
+from cycleqd_merge.merging.missing_files import require_folder, require_full_model
+from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, renaming, vocabulary_tensors
 from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
 
 
@@ -67,11 +68,17 @@ class Checkpoint:
         require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = folder or model_folder(reference.model, models, f"model {reference.model}")
+            require_full_model(self.path, f"model {reference.model}")
             here = ModelReference(model=ModelPath(path=str(self.path)))
             self.config: PretrainedConfig = model_config(here, models.trust_remote_code)
             missing = [name for name in weight_files(self.path) if not (self.path / name).is_file()]
             index = None if missing else tensor_index(str(self.path))
         except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            if "trust_remote_code" in str(error) and not models.trust_remote_code:
+                raise ModelError(
+                    f"model {reference.model}: requires Python code that its repository contains; read that code, then "
+                    "allow it with `models.trust_remote_code: true`"
+                ) from error
             raise ModelError(f"model {reference.model}: cannot be opened: {first_line(error)}") from error
         quantised = getattr(self.config, "quantization_config", None)
         if quantised is not None:
@@ -119,19 +126,24 @@ class Checkpoint:
         return next((name for name in names if name in paths), None) or self._other_name(names)
 
     def _other_name(self, names: Sequence[str]) -> str | None:
-        """A name under which transformers loads a tensor as well: of a tied one, or with the body's prefix or without.
-
-        None if this checkpoint has no such tensor.
-        """
+        """A stored tensor that transformers loads to the same place as one of `names`, or ties to it; None if none."""
         try:
-            model = self.empty_model
+            pairs = [*self.empty_model.all_tied_weights_keys.items()]
         except ModelError:
             return None
-        pairs = [*model.all_tied_weights_keys.items()]
         tied = [other for pair in pairs for name, other in (pair, pair[::-1]) if name in names]
-        prefix = f"{model.base_model_prefix}."
-        others = (form for name in (*names, *tied) for form in (name, prefix + name, name.removeprefix(prefix)))
-        return next((name for name in others if name in self._loader.index.tensor_paths), None)
+        places = (self._renamed(name) for name in (*names, *tied))
+        return next((self._places[place] for place, rule in places if rule is None and place in self._places), None)
+
+    @cached_property
+    def _renamed(self) -> Callable[[str], tuple[str, str | None]]:
+        return renaming(self.empty_model)[0]
+
+    @cached_property
+    def _places(self) -> Mapping[str, str]:
+        """The names of the stored tensors by their places in transformers' model, without those that it converts."""
+        places = ((name, *self._renamed(name)) for name in self.names)
+        return {place: name for name, place, rule in places if rule is None}
 
     @cached_property
     def empty_model(self) -> PreTrainedModel:
@@ -161,14 +173,21 @@ class Checkpoint:
         """A stored tensor, memory-mapped, in its own dtype.
 
         Raises:
-            ModelError: the file is truncated or damaged.
+            ModelError: the file is truncated or damaged, or the tensor is a quantised weight.
         """
         try:
             with root_logger_kept():
-                return self._loader.get_tensor(name)
+                tensor = self._loader.get_tensor(name)
         except (SafetensorError, OSError) as error:
             shard = self.path / self._loader.index.tensor_paths[name]
             raise ModelError(f"{shard}: damaged or truncated: {first_line(error)}") from error
+        if _is_packed(name, tensor):
+            stored = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"model {self.reference.model}: {name} is stored as {stored}, though its configuration states no "
+                "quantisation; merging needs 16-bit or 32-bit weights"
+            )
+        return tensor
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
@@ -177,13 +196,6 @@ class Checkpoint:
         No architecture is hard-coded here: mergekit defines it or infers it from the checkpoint. Buffers and other
         tensors that transformers neither loads nor saves are left out, and so are not in a child.
         """
-        described: dict[str, WeightInfo] = {}
-        for info in _architecture(self.path, self.config, self._trust_remote_code):
-            for name in (info.name, *(info.aliases or ())):
-                described[name] = info
-        if all(info.vocabulary_axis is None for info in described.values()):  # mergekit cannot build the model
-            for name in vocabulary_tensors(self.empty_model, self.names):
-                described[name] = WeightInfo(name=name, vocabulary_axis=0)
         weights = []
         tensors = {name: self.read(name) for name in self.names}
         extra = self.left_out(tensors)
@@ -191,7 +203,7 @@ class Checkpoint:
         for name, tensor in tensors.items():
             if name in extra:
                 continue
-            info = described.get(name) or WeightInfo(name=name)
+            info = self._described.get(name) or WeightInfo(name=name)
             ties = separate.intersection(info.tied_names or ()) - {name}
             aliases = {name, *(info.aliases or ()), *(info.tied_names or ())} - {info.name} - ties
             weights.append(
@@ -207,9 +219,25 @@ class Checkpoint:
         return tuple(weights)
 
     @cached_property
+    def _described(self) -> Mapping[str, WeightInfo]:
+        """mergekit's description of each tensor, by all of its names; some of its architectures list buffers too."""
+        found: dict[str, WeightInfo] = {}
+        for info in _architecture(self.path, self.config, self._trust_remote_code):
+            found |= dict.fromkeys((info.name, *(info.aliases or ())), info)
+        if all(info.vocabulary_axis is None for info in found.values()):  # mergekit cannot build the model
+            for name in vocabulary_tensors(self.empty_model, self.names):
+                found[name] = WeightInfo(name=name, vocabulary_axis=0)
+        return found
+
+    @property
+    def described_names(self) -> Collection[str]:
+        """The names of all tensors that mergekit expects of its architecture, whether they exist or not."""
+        return self._described.keys()
+
+    @cached_property
     def tied(self) -> Mapping[str, str]:
         """By the name of each tensor that the model ties to another (`tie_word_embeddings`): the name of that."""
-        if not self.config.get_text_config().tie_word_embeddings:
+        if not self.ties_embeddings:
             return {}
         try:
             ties = self.empty_model.all_tied_weights_keys
@@ -227,7 +255,7 @@ class Checkpoint:
         """transformers' class that loads it: of the architecture that it names, else of causal language models."""
         named = (self.config.architectures or [""])[0]
         for known in (AutoModelForCausalLM, AutoModelForImageTextToText):
-            loads = known._model_mapping.get(type(self.config), None)
+            loads: Any = known._model_mapping.get(type(self.config), None)
             if loads is not None and named == loads.__name__:
                 return known
         return AutoModelForCausalLM
@@ -254,14 +282,11 @@ class Checkpoint:
         return sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()})
 
 
-def require_folder(reference: ModelPath, label: str) -> None:
-    """Check that the folder of a reference exists, unless it may be an id on the Hub.
-
-    Raises:
-        ModelError: there is no such folder.
-    """
-    if reference.path.startswith(("/", "./", "../", "~")) and not Path(reference.path).is_dir():
-        raise ModelError(f"{label}: no such folder")
+def _is_packed(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a quantised weight: a float below 16 bits, or a matrix of integers named as a weight."""
+    if tensor.dtype.is_floating_point:
+        return tensor.element_size() < 2
+    return tensor.dtype != torch.bool and tensor.ndim >= 2 and name.endswith(("weight", "weight_packed"))
 
 
 def _architecture(folder: Path, config: PretrainedConfig, trust_remote_code: bool) -> list[WeightInfo]:

@@ -14,6 +14,7 @@ from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.config_differences import config_differences
 from cycleqd_merge.merging.end_tokens import end_token_differences, end_tokens
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
+from cycleqd_merge.merging.recorded_base import other_base
 from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
 
 _LISTED = 4  # tensors that are reported one by one
@@ -40,6 +41,9 @@ def check_family(family: ModelFamily) -> Problems:
                 errors, notices = check_adapter(family, expert.weights)
             except ModelError as error:
                 errors, notices = [str(error)], []
+            if (recorded := other_base(expert.weights, family.base)) is not None:
+                what = f"its adapter was trained on {recorded}, the recipe's base is {family.base.reference}"
+                notices.append(f"{what}; check that they are the same model")
             problems.errors.extend(f"expert {expert.name}: {error}" for error in errors)
             problems.notices.extend(f"expert {expert.name}: {notice}" for notice in notices)
         _check_tokenizer(family, expert, problems)
@@ -69,13 +73,6 @@ def _check_module(base: Checkpoint, problems: Problems) -> None:
         _ = base.name_map
     except ModelError as error:
         problems.errors.append(str(error))
-        return
-    prefix, shapes = f"{base.empty_model.base_model_prefix}.", base.name_map.shapes
-    if any(each.name not in shapes and prefix + each.name in shapes for each in base.weights):
-        problems.errors.append(
-            f"base: its tensor names lack {prefix!r}, as if it was saved without its head; load it with "
-            "AutoModelForCausalLM and save it again"
-        )
 
 
 def _check_configuration(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:

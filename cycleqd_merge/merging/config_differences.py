@@ -85,15 +85,21 @@ class _Value:
 def config_differences(base: PretrainedConfig, expert: PretrainedConfig) -> list[ConfigDifference]:
     """The keys that can change a forward pass and differ, in the order of the base's."""
     ours, theirs = dict(_values(base)), dict(_values(expert))
-    absent = _Value(_ABSENT, declared=False)
     found = []
     for key in dict.fromkeys((*ours, *theirs)):
-        mine, other = ours.get(key, absent), theirs.get(key, absent)
+        mine, other = _value(ours, key), _value(theirs, key)
         if not _same(mine.value, other.value) and not _same_activation(key, mine.value, other.value, _SAME_ACTIVATION):
-            error = (mine.declared or other.declared) and not _harmless(key, mine.value, other.value)
-            entry, values = _first_difference(mine.value, other.value)
-            found.append(ConfigDifference(f"{key}{entry}", *map(_shown, values), error))
+            error = mine.declared and other.declared and not _harmless(key, mine.value, other.value)
+            entry, (one, two) = _first_difference(mine.value, other.value)
+            found.append(ConfigDifference(f"{key}{entry}", _shown(one), _shown(two), error))
     return found
+
+
+def _value(values: Mapping[str, _Value], key: str) -> _Value:
+    """A key's value; an absent one belongs to the architecture if the dict around it does."""
+    around = key.rpartition(".")[0]
+    inside = bool(around) and any(other.startswith(f"{around}.") and values[other].declared for other in values)
+    return values.get(key, _Value(_ABSENT, declared=inside))
 
 
 def _values(config: PretrainedConfig, prefix: str = "") -> Iterator[tuple[str, _Value]]:

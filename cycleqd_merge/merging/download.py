@@ -14,15 +14,16 @@ import huggingface_hub
 import torch
 from filelock import FileLock
 from huggingface_hub import constants
-from mergekit.common import ModelPath, ModelReference
+from mergekit.common import ModelPath
 from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.config.model_names import hub_id
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
-from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import HubRefused, ModelError, first_line
 from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.hub_errors import hub_errors, hub_reason
+from cycleqd_merge.merging.mergekit_references import model_reference
 from cycleqd_merge.merging.weight_files import PICKLE, SAFETENSORS, chosen_weights, weight_files
 
 Save = Callable[[dict[str, torch.Tensor], Path], None]
@@ -179,7 +180,7 @@ def hub_models(models: PinnedModels) -> list[tuple[ModelPath, str, bool]]:
     """The base, experts and adapters that are Hub ids, each once: its path, its label, whether it is an adapter."""
     found: dict[ModelPath, tuple[ModelPath, str, bool]] = {}
     for text in (models.base, *models.experts.values()):
-        reference = ModelReference.parse(text)
+        reference = model_reference(text)
         for path, kind in ((reference.model, "model"), (reference.lora, "adapter")):
             if path is not None and hub_id(path.path) is not None:
                 found.setdefault(path, (path, f"{kind} {path}", kind == "adapter"))

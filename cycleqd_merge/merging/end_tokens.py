@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import ModelError, RecipeError, first_line
 from cycleqd_merge.merging.checkpoint import read_json
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.tokenizers import chat_expert, family_tokenizer, has_tokenizer, load_tokenizer
@@ -114,11 +114,25 @@ def _unknown_template_tokens(
 
 
 def stated_end_tokens(folder: Path) -> tuple[Any, ...]:
-    """The ids in a model folder that transformers ends answers with: generation_config.json's, else config.json's."""
-    generation = read_json(folder / "generation_config.json") or {}
-    config = read_json(folder / "config.json") or {}
+    """The ids in a model folder that transformers ends answers with: generation_config.json's, else config.json's.
+
+    Raises:
+        ModelError: one of these is not a JSON object.
+    """
+    generation, config = (_object(folder / name) for name in ("generation_config.json", "config.json"))
     places = (generation, config, *(config.get(name) or {} for name in _TEXT_CONFIGS))
     return next((found for place in places if (found := listed_ids(place.get("eos_token_id")))), ())
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file."""
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON: {first_line(error)}") from error
+    if value is not None and not isinstance(value, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return value or {}
 
 
 def listed_ids(value: Any) -> tuple[Any, ...]:
@@ -152,7 +166,8 @@ def _token(number: Any, tokenizer: PreTrainedTokenizerBase) -> str | int:
 def _ending(tokenizer: PreTrainedTokenizerBase) -> dict[Any, int]:
     """The special and added tokens of a tokenizer, with their ids."""
     added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
-    special = {str(token): tokenizer.convert_tokens_to_ids(str(token)) for token in tokenizer.all_special_tokens}
+    convert: Any = tokenizer.convert_tokens_to_ids
+    special: dict[str, int | None] = {str(token): convert(str(token)) for token in tokenizer.all_special_tokens}
     return {token: number for token, number in (added | special).items() if number is not None and token.strip()}
 
 

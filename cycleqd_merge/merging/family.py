@@ -8,14 +8,16 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from mergekit.common import ModelReference
+from mergekit.common import ModelPath, ModelReference
 from transformers import PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, Fit, LowRank
-from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
+from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.download import adapter_folder
+from cycleqd_merge.merging.mergekit_references import model_reference
+from cycleqd_merge.merging.missing_files import require_folder
 from cycleqd_merge.merging.name_map import NameMap, build_name_map
 from cycleqd_merge.merging.vocabulary import Union, expert_rows
 
@@ -108,7 +110,7 @@ class ModelFamily:
 
     def copy_of(self, text: str) -> str:
         """A reference in which each path of the family's that has a copy is the copy's."""
-        reference = ModelReference.parse(text)
+        reference = model_reference(text)
         parts = [str(part) for part in (reference.model, reference.lora) if part is not None]
         return "+".join(self._copies.get(part, part) for part in parts)
 
@@ -224,7 +226,7 @@ def open_base(models: PinnedModels) -> Checkpoint:
         ModelError: it cannot be opened, or is an adapter.
         HubRefused: it cannot be downloaded.
     """
-    reference = ModelReference.parse(models.base)
+    reference = model_reference(models.base)
     if reference.lora is not None:
         raise ModelError(f"base: {reference}: the base must be a full model, not an adapter")
     return Checkpoint(reference, models.settings)
@@ -237,13 +239,19 @@ def open_expert(models: PinnedModels, name: str, base: Checkpoint) -> Expert:
         ModelError: it cannot be opened, or is an adapter on a different base model.
         HubRefused: it cannot be downloaded.
     """
-    reference, settings = ModelReference.parse(models.experts[name]), models.settings
+    reference, settings = model_reference(models.experts[name]), models.settings
     if reference.lora is None:
         return Expert(name, reference, Checkpoint(reference, settings))
-    if reference.model != base.reference.model:
+    if not _same_model(reference.model, base.reference.model):
         raise ModelError(
             f"expert {reference}: its adapter is for {reference.model}, not for the recipe's base {base.reference}"
         )
     label = f"adapter {reference.lora}"
     require_folder(reference.lora, label)
     return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label), base))
+
+
+def _same_model(one: ModelPath, other: ModelPath) -> bool:
+    """Whether two references are equal, or name the same folder."""
+    folders = Path(one.path), Path(other.path)
+    return one == other or (all(folder.is_dir() for folder in folders) and folders[0].samefile(folders[1]))

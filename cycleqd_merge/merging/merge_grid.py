@@ -99,7 +99,9 @@ def _models(spec: Any, experts: list[str]) -> list[list[str]]:
 
 def _configuration(recipe: Recipe, spec: Any, step: Mapping[str, Any]) -> MergekitConfiguration:
     """The configuration of a step; its models are pinned to commits when the run is opened."""
-    references = [recipe.experts[name] for name in step["models"]]
+    from cycleqd_merge.merging.mergekit_references import model_reference, reference_value  # late, as above
+
+    references = [reference_value(model_reference(recipe.experts[name])) for name in step["models"]]
     scopes = {parameter.name: parameter.scope.value for parameter in spec.parameters}
     own = {name: value for name, value in step["parameters"].items() if scopes[name] != "shared"}
     shared = {name: value for name, value in step["parameters"].items() if scopes[name] == "shared"}
@@ -108,8 +110,8 @@ def _configuration(recipe: Recipe, spec: Any, step: Mapping[str, Any]) -> Mergek
     if spec.contract.max_inputs == 2 and spec.contract.base.value == "required":
         record["base_model"] = references[0]
     elif spec.contract.base.value != "ignored":
-        record["base_model"] = recipe.base
+        record["base_model"] = reference_value(model_reference(recipe.base))
     if shared:
         record["parameters"] = shared
     seed = new_seed(recipe.evolution.seed, spec.name, repr(sorted(step["parameters"].items()))) % 2**32
-    return MergekitConfiguration(yaml.safe_dump(record, sort_keys=False), seed)
+    return MergekitConfiguration(yaml.safe_dump(record, sort_keys=False, width=math.inf), seed)

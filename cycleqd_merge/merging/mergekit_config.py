@@ -7,18 +7,20 @@ Without mutations it is plain `task_arithmetic`, which stock mergekit can run. W
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
-from mergekit.config import MergeConfiguration
+from mergekit.config import ConfigYamlDumper
 
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_references import reference_value
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 MERGE_METHOD = "cycleqd"
@@ -33,11 +35,10 @@ def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evol
     setting: the recipe's `evolution`, which defines the materialiser's groups.
     """
     family = materialiser.family
-    configuration = merge_configuration(genome, materialiser, setting)
-    text = configuration.to_yaml() + "\n"
-    if MergeConfiguration.model_validate(yaml.safe_load(text)) != configuration:
-        raise AssertionError("mergekit does not read the configuration back as it was written")
-    return f"# {_command(genome, family)}\n{text}"
+    record = merge_configuration(genome, materialiser, setting)
+    models = (record["base_model"], *(each["model"] for each in record["models"]))
+    width = None if all(isinstance(each, str) for each in models) else math.inf  # a path stays on one line
+    return f"# {_command(genome, family)}\n{yaml.dump(record, Dumper=ConfigYamlDumper, width=width)}"
 
 
 def _command(genome: Genome, family: ModelFamily) -> str:
@@ -58,16 +59,16 @@ def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
     return options
 
 
-def merge_configuration(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> MergeConfiguration:
-    """The configuration that builds the genome's model. setting: the recipe's `evolution`."""
+def merge_configuration(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> dict[str, Any]:
+    """The configuration that builds the genome's model, as plain values. setting: the recipe's `evolution`."""
     family, filters = materialiser.family, tensor_filters(materialiser.groups)
     own = bool(genome.mutations) or family.has_copies
     dtypes = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
     record: dict[str, Any] = {
         "merge_method": MERGE_METHOD if own else "task_arithmetic",
-        "base_model": family.base.reference,
+        "base_model": reference_value(family.base.reference),
         "models": [
-            {"model": expert.reference, "parameters": {"weight": _weight(coefficients, filters)}}
+            {"model": reference_value(expert.reference), "parameters": {"weight": _weight(coefficients, filters)}}
             for expert, coefficients in zip(family.experts, genome.coefficients.tolist(), strict=True)
         ],
         "dtype": "float32",
@@ -80,7 +81,7 @@ def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evo
     if own:
         mutations = _mutations_parameter(genome, materialiser, setting)
         record["parameters"] = {"mutations": json.dumps(mutations, separators=(",", ":"))}
-    return MergeConfiguration.model_validate(record)
+    return record
 
 
 def _mutations_parameter(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> dict[str, Any]:

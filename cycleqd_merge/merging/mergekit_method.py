@@ -79,10 +79,31 @@ def cycleqd(group: TensorGroup, weight: PerNonBase[float], mutations: str) -> to
     if not all(isinstance(reference, ModelReference) for reference in (group.base.id, *references)):
         raise ValueError(f"method {MERGE_METHOD} merges models given by reference, not state dicts")
     materialiser, genome, weights = _open(group.base.id, references, mutations)
-    change = materialiser.change(genome, weights[group.metadata.name])
+    name = group.metadata.name
+    change = (
+        materialiser.change(genome, weights[name])
+        if name in weights
+        else _fused_change(materialiser, genome, name, base.shape)
+    )
     if change is not None:
         total = change if total is None else total.add_(change.to(base.device))
     return base if total is None else base + total
+
+
+def _fused_change(materialiser: Materialiser, genome: Genome, parameter: str, shape: torch.Size) -> torch.Tensor | None:
+    """The change of a parameter that mergekit stacks or fuses from several tensors of the checkpoint; None if none.
+
+    shape: of the parameter.
+    """
+    family = materialiser.family
+    total = None
+    for weight in family.weights:
+        for part in family.base.name_map.parts.get(family.stored_names[weight.name], ()):
+            change = materialiser.change(genome, weight) if part.parameter == parameter else None
+            if change is not None:
+                total = torch.zeros(shape, device=change.device) if total is None else total
+                part.view(total).copy_(part.cut(change))
+    return total
 
 
 @lru_cache(maxsize=1)

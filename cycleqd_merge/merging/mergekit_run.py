@@ -235,12 +235,8 @@ def _pieces(saves: Mapping[str, SaveTensor], family: ModelFamily) -> dict[str, l
     missing -= {weight.name for found in pieces.values() for weight, _ in found}
     if missing:
         raise ModelError(f"candidate: tensor {min(missing)} is missing; the base has it")
-    places = family.base.name_map  # some of mergekit's architectures list buffers that models compute
-    more = sorted(
-        name
-        for name, found in pieces.items()
-        if not (found or saves[name].optional) and places.rename(name) in places.shapes
-    )
+    expected = family.base.described_names  # also of buffers that models compute
+    more = sorted(name for name, found in pieces.items() if not (found or saves[name].optional or name in expected))
     if more:
         raise ModelError(f"candidate: tensor {more[0]} is not in the base")
     return pieces

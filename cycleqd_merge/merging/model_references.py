@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,8 @@ def pinned_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
     pinned = renamed(stated, recipe.pinned)
     if pinned == stated:
         return candidate
-    return MergekitConfiguration(yaml.safe_dump(pinned, sort_keys=False, allow_unicode=True), candidate.seed)
+    text = yaml.safe_dump(pinned, sort_keys=False, allow_unicode=True, width=math.inf)
+    return MergekitConfiguration(text, candidate.seed)
 
 
 def portable_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:

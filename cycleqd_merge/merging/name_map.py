@@ -198,7 +198,7 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
     """
     kind = type(model).__name__
     resident = model.state_dict(keep_vars=True)
-    renamed, converters = _renaming(model)
+    renamed, converters = renaming(model)
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     parts: dict[str, list[Part]] = {}
     owners: dict[str, str] = {}  # by parameter that one stored tensor fills
@@ -236,7 +236,7 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
     return NameMap(places, sizes, transposed, lambda name: renamed(name)[0])
 
 
-def _renaming(model: PreTrainedModel) -> tuple[Callable[[str], tuple[str, str | None]], list[WeightConverter]]:
+def renaming(model: PreTrainedModel) -> tuple[Callable[[str], tuple[str, str | None]], list[WeightConverter]]:
     """What transformers does with names on load: the module's name and a converter's pattern by stored name."""
     transforms = get_model_conversion_mapping(model)
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
@@ -259,10 +259,10 @@ def left_out(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> frozenset
     These are the ones that transformers skips silently, the module's own buffers, which it computes, and tensors that
     cannot be trained (integers, single numbers). Any other tensor without a place in `model` is not among them.
     """
-    renamed, _ = _renaming(model)
+    renamed, _ = renaming(model)
     resident = model.state_dict()
     unknown = {name: place for name in tensors if (place := renamed(name)[0]) not in resident}
-    info = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
+    info: Any = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
     model._adjust_missing_and_unexpected_keys(info)
     buffers = _computed_buffers(model)
     return frozenset(
@@ -319,7 +319,7 @@ def vocabulary_tensors(model: PreTrainedModel, names: Iterable[str]) -> frozense
     """Those of a checkpoint's tensors, by their stored names, that are an input or output embedding."""
     layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
     rows = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
-    resident, renamed = model.state_dict(keep_vars=True), _renaming(model)[0]
+    resident, renamed = model.state_dict(keep_vars=True), renaming(model)[0]
     return frozenset(name for name in names if id(resident.get(renamed(name)[0])) in rows)
 
 

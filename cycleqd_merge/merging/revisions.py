@@ -14,12 +14,13 @@ from huggingface_hub import constants
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.loading import load_task
+from cycleqd_merge.config.model_names import hub_id, model_names
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.config.rows import dataset_key, row_sources
-from cycleqd_merge.config.values import hub_id
 from cycleqd_merge.errors import HubRefused
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.merging.missing_files import nearest
 
 _PARALLEL = 8
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -43,7 +44,7 @@ def pin(recipe: Recipe, recorded: Mapping[str, str] = MappingProxyType({})) -> R
         try:
             return _resolve(name, names[name])
         except HubRefused as error:
-            errors.append(str(error))
+            errors.append(f"{error}{_local(name)}")
             return None
 
     with ThreadPoolExecutor(_PARALLEL) as pool:
@@ -58,14 +59,20 @@ def _names(recipe: Recipe) -> dict[str, str]:
     """The Hub ids of a recipe, as they are written in `revisions`, each with its label in error messages."""
     names: dict[str, str] = {}
     for place, reference in (("base", recipe.base), *((f"expert {n}", text) for n, text in recipe.experts.items())):
-        for part in reference.split("+"):
-            if hub_id(part.partition("@")[0]) is not None:
-                names.setdefault(part, f"{place}: {part}")
+        for each in model_names(reference):
+            if hub_id(each.path) is not None:
+                names.setdefault(str(each), f"{place}: {each}")
     for use in recipe.tasks:
         for source in row_sources(load_task(use)):
             if source.dataset is not None and not Path(source.dataset).exists():
                 names.setdefault(dataset_key(source), f"task {task_name(use)}: dataset {source.dataset}")
     return names
+
+
+def _local(name: str) -> str:
+    """A hint at a local folder that was meant instead of a Hub id; empty if there is no folder that may contain it."""
+    path = Path(name.partition("@")[0])
+    return f"; nor is it a local folder{nearest(path)}" if path.parent.name and path.parent.is_dir() else ""
 
 
 def _resolve(name: str, label: str) -> str:

@@ -13,14 +13,13 @@ from cycleqd_merge.errors import ModelError, RecipeError, first_line
 if TYPE_CHECKING:
     from cycleqd_merge.merging.family import Expert, ModelFamily  # which opens tokenizers for `vocabulary: union`
 
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken", "*.spm")
 _UNLIMITED = 10**9  # a tokenizer without a limit reports 10^30
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model folder contains a tokenizer."""
-    return any(
-        (folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-    )
+    return any(path.is_file() for pattern in _VOCABULARIES for path in folder.glob(pattern))
 
 
 def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase:
@@ -41,6 +40,11 @@ def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBas
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more specific
+        if "trust_remote_code" in str(error) and not models.trust_remote_code:
+            raise ModelError(
+                f"{folder}: the tokenizer requires Python code that its repository contains; read that code, then "
+                "allow it with `models.trust_remote_code: true`"
+            ) from error
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
 

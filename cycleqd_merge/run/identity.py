@@ -17,7 +17,7 @@ from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import Event, Journal, of_kind
-from cycleqd_merge.run.differences import differences
+from cycleqd_merge.run.differences import ORDER, differences
 from cycleqd_merge.tasks.protocol import Split
 
 _COUNTED_SPLITS: tuple[Split, ...] = ("search", "confirm")
@@ -129,8 +129,11 @@ def require_same(journal: Journal, start: Event) -> None:
     found = differences(*map(without_semantics, (as_of_today(journal.events[0]), start)))
     if found:
         listed = "\n".join(f"  {line}" for line in found)
+        only_order = all(line.startswith(ORDER) for line in found)
+        restore = "; restore the recorded order to resume this one" if only_order else ""
         raise RecipeError(
-            f"{journal.folder}: contains a different run; --fresh starts a new one next to it. Differences:\n{listed}"
+            f"{journal.folder}: contains a different run; --fresh starts a new one next to it{restore}. "
+            f"Differences:\n{listed}"
         )
 
 

@@ -24,6 +24,7 @@ from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
 from cycleqd_merge.journal.measured import Measured, measured_scores
 from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
+from cycleqd_merge.run.order import events_in_order, in_recorded_order, require_founders
 from cycleqd_merge.run.tables import html, one_line, to_pandas
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
 from cycleqd_merge.strategies.protocol import Proposal, Result
@@ -275,19 +276,22 @@ def session_recipe(session: Event, where: str) -> Recipe:
 
 
 def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
-    """Rebuild a run from its events, with the recipe of its last session.
+    """Rebuild a run from its events, with the recipe of its last session, in the order of the run's start.
 
     Raises:
-        RecipeError: the strategy now proposes something other than the journal recorded, or results are out of order.
+        RecipeError: the strategy now proposes something other than the journal recorded, results are out of order, or
+            values by position do not fit the run's experts and tasks.
     """
     start, session = events[0], of_kind(events, "session")[-1]
-    recipe = session_recipe(session, where)
+    recipe = in_recorded_order(session_recipe(session, where), start, where)
     steps = [event.get("step") for event in of_kind(events, "result")]
     recorded = [step if isinstance(step, dict) else {} for step in steps]
+    require_founders(start, list(recipe.experts), [task_name(use) for use in recipe.tasks], where)
     run = Run.begin(recipe, start, recorded)
-    run.measured = measured_scores(events)
+    run.measured = measured_scores(events_in_order(events, where))
     run.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):
+        _require_columns(run, event, f"{where}:{line}")
         if event["event"] == "confirm":
             run.tell_confirmed(event)
         if event["event"] != "result":
@@ -297,10 +301,23 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
             raise RecipeError(f"{where}:{line}: damaged: result {number} instead of {run.schedule.received}")
         if number >= len(run.steps) or run.steps[number] != event.get("step"):
             raise RecipeError(f"{where}:{line}: replay mismatch: this version proposes a different child")
-        if event.get("scores") is not None and len(event["scores"]) != len(run.tasks):
-            raise RecipeError(f"{where}:{line}: damaged: {len(event['scores'])} scores for {len(run.tasks)} tasks")
         run.tell(event)
     return run
+
+
+def _require_columns(run: Run, event: Event, where: str) -> None:
+    """Check that an event has a value for every task of the run, where it has one per task.
+
+    Raises:
+        RecipeError: it has values of other tasks; `where` names its line.
+    """
+    kind, columns = event["event"], {"scores": len(run.tasks), "partial": len(run.tasks), "bounds": len(run.objectives)}
+    for key, wanted in columns.items() if kind in ("result", "confirm", "bounds") else ():
+        values = event.get(key)
+        if values is not None and len(values) != wanted:
+            raise RecipeError(f"{where}: damaged: {len(values)} {key} for {wanted} tasks")
+    if kind == "measured" and set(event["tasks"]) != set(run.tasks):
+        raise RecipeError(f"{where}: damaged: scores of {', '.join(event['tasks'])} for tasks {', '.join(run.tasks)}")
 
 
 def open_run(folder: str | PathLike[str]) -> Run:

@@ -13,6 +13,7 @@ from cycleqd_merge.config.loading import override_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event
+from cycleqd_merge.run.differences import order_difference
 from cycleqd_merge.run.identity import task_identity
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
 from cycleqd_merge.run.state import Run, open_run
@@ -46,6 +47,8 @@ def fork(
     ):
         if old != new:
             raise RecipeError(f"{key}: a fork keeps the run's {key}, which its genomes need; start a new run instead")
+    for line in order_difference("experts", list(run.recipe.experts), list(recipe.experts)):
+        raise RecipeError(f"{line}: a fork keeps the run's order, which its genomes go by; list the experts in it")
     kept = [] if rescore else _kept_tasks(run, open_suite(recipe))
     return recipe, [_founder(run, number, kept) for number in run.inheritable()]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cycleqd_merge.journal.log import of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from cycleqd_merge.outputs.measure import measure
 from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
@@ -155,6 +155,28 @@ def test_the_held_out_split_is_opened_once_for_the_models_chosen_before(compared
     assert refused.code != 0
     assert "holds a different comparison" in refused.err
     assert read_events(compared / "compared") == events
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("key", ["experts", "tasks"])
+def test_a_reordered_recipe_is_another_comparison(copied: Path, key: str, recorded: bool) -> None:
+    """recorded: whether the comparison's journal has the names, which versions before 0.2 did not write."""
+    path = copied / "recipe.yaml"
+    recipe = json.loads(path.read_text())
+    value = recipe[key]
+    path.write_text(json.dumps({**recipe, key: value[::-1] if key == "tasks" else dict(reversed(value.items()))}))
+    journal = copied / "compared" / JOURNAL_FILE
+    if not recorded:
+        first, *rest = journal.read_text().splitlines(keepends=True)
+        start = {name: value for name, value in json.loads(first).items() if name not in ("experts", "tasks")}
+        journal.write_text(json.dumps(start) + "\n" + "".join(rest))
+    before = journal.read_bytes()
+    answer = compare(copied)
+    assert answer.code == 2
+    names = {"experts": "first, second -> second, first", "tasks": "vowels, letters -> letters, vowels"}
+    assert f"order of {key}: {names[key]}" in answer.err
+    assert ("holds a different comparison" in answer.err) == recorded
+    assert journal.read_bytes() == before
 
 
 def test_a_comparison_of_version_0_1_resumes_without_new_evaluations(tmp_path: Path) -> None:

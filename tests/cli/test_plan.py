@@ -33,7 +33,7 @@ def test_every_error_is_reported_in_a_line_of_its_own(models: Models, tmp_path: 
     lines = answer.err.splitlines()
     assert [line.split(":")[1].strip() for line in lines] == [
         "evolution.bins",
-        "task 'gone.yaml'",
+        f"task '{tmp_path / 'gone.yaml'}'",
         f"model {tmp_path / 'absent'}",
     ]
     assert all(line.startswith("error: ") for line in lines)
@@ -51,7 +51,7 @@ def test_json_contains_the_estimates(models: Models, tmp_path: Path) -> None:
 def test_json_contains_the_errors_too(models: Models, tmp_path: Path) -> None:
     answer = cycleqd_merge("plan", write_recipe(tmp_path, models), "--json", "--set", "tasks.0.task=gone.yaml")
     assert answer.code == 2
-    assert "task 'gone.yaml'" in answer.json["errors"][0]
+    assert f"task '{tmp_path / 'gone.yaml'}'" in answer.json["errors"][0]
     assert answer.json["faults"] == answer.json["errors"]  # the key of version 0.1
     assert answer.json["time"] is None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from mergekit.evo.config import EvolMergeConfiguration
+from mergekit.evo.genome import ModelGenomeDefinition
 from typer.testing import CliRunner
 
 from cycleqd_merge.cli import app
@@ -43,6 +46,8 @@ tasks:
   - group/beta
 num_fewshot: 3
 """
+CHAT: dict[str, Any] = {"chat": True, "fewshot_as_multiturn": True}
+"""Mergekit-evolve's defaults."""
 FILTERED = """
 genome:
   models: [a/one, b/two]
@@ -69,8 +74,8 @@ def test_a_plain_one(tmp_path: Path) -> None:
     assert recipe.base == "some/base"
     assert recipe.experts == {"coder": "some/coder", "mathematician": "some/mathematician@main"}
     assert [(use.task, use.name) for use in recipe.tasks] == [
-        (LmEvalTaskConfig(kind="lm_eval", task="coding", limit=100), "coding"),
-        (LmEvalTaskConfig(kind="lm_eval", task="mathematics", limit=100), "mathematics"),
+        (LmEvalTaskConfig(kind="lm_eval", task="coding", limit=100, **CHAT), "coding"),
+        (LmEvalTaskConfig(kind="lm_eval", task="mathematics", limit=100, **CHAT), "mathematics"),
     ]
     assert recipe.evolution.groups == LayerGroupsConfig(layers=8)
     assert recipe.output == "runs/genome"
@@ -82,11 +87,11 @@ def test_a_rich_one_says_what_is_left_out(tmp_path: Path) -> None:
     assert recipe.experts == {
         "expert-1": "some/coder@v2",
         "expert-2": "some/base+some/adapter",
-        "expert-3": "some/other/coder",
+        "expert-3": str(tmp_path / "some/other/coder"),  # no Hub id has two slashes
     }
     assert [(use.task, use.name) for use in recipe.tasks] == [
-        (LmEvalTaskConfig(kind="lm_eval", task="alpha", metric="exact_match,none", num_fewshot=3), "alpha"),
-        (LmEvalTaskConfig(kind="lm_eval", task="group/beta", num_fewshot=3), "group-beta"),
+        (LmEvalTaskConfig(kind="lm_eval", task="alpha", metric="exact_match,none", num_fewshot=3, **CHAT), "alpha"),
+        (LmEvalTaskConfig(kind="lm_eval", task="group/beta", num_fewshot=3, **CHAT), "group-beta"),
     ]
     assert recipe.evolution.groups == LayerGroupsConfig(layers=4, modules=True)
     further = "other metrics of alpha"
@@ -123,3 +128,60 @@ def test_refused(text: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=reason) as caught:
         convert_genome(tmp_path / "genome.yml")
     assert str(caught.value).startswith(f"{tmp_path / 'genome.yml'}: ")
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [
+        ({}, CHAT),
+        ({"apply_chat_template": True, "fewshot_as_multiturn": False}, {"chat": True}),
+        ({"fewshot_as_multiturn": False}, {"chat": True}),
+        ({"apply_chat_template": False}, {}),
+        ({"apply_chat_template": False, "fewshot_as_multiturn": True}, {}),
+        ({"apply_chat_template": False, "fewshot_as_multiturn": False, "num_fewshot": 0}, {"num_fewshot": 0}),
+    ],
+)
+def test_chat_templates_are_applied_as_by_mergekit_evolve(
+    tmp_path: Path, stated: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    recipe, header = converted(yaml.safe_dump({**yaml.safe_load(PLAIN), **stated}), tmp_path)
+    for use in recipe.tasks:
+        assert use.task == LmEvalTaskConfig(kind="lm_eval", task=use.name or "", limit=100, **wanted)
+    assert "chat" not in header.partition("Not carried over")[2]
+
+
+NOT_DEFAULT: dict[str, dict[str, Any]] = {
+    "genome": {
+        "normalize": True,
+        "allow_negative_weights": True,
+        "smooth": True,
+        "tokenizer_source": "union",
+        "merge_method": "ties",
+        "own_key": 1,
+    },
+    "": {"shuffle": True, "random_init": True, "limit": 1, "vllm": True},
+}
+CARRIED = {"models", "base_model", "layer_granularity", "filters", "genome", "tasks", "num_fewshot"}
+CARRIED |= {"apply_chat_template", "fewshot_as_multiturn"}
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [(section, key) for section in NOT_DEFAULT for key in NOT_DEFAULT[section]]
+)
+def test_each_setting_that_cannot_be_carried_has_one_line(tmp_path: Path, section: str, key: str) -> None:
+    stated = yaml.safe_load(PLAIN)
+    _, before = converted(PLAIN, tmp_path)
+    (stated if section == "" else stated[section])[key] = NOT_DEFAULT[section][key]
+    _, header = converted(yaml.safe_dump(stated), tmp_path)
+    (line,) = set(header.splitlines()) - set(before.splitlines())
+    assert re.match(rf"#   ([a-z]+\.)?{key}\b.*: \S.*\.$", line)
+
+
+def test_every_key_of_mergekit_evolve_is_carried_or_has_a_line() -> None:
+    assert set(EvolMergeConfiguration.model_fields) <= CARRIED | NOT_DEFAULT[""].keys()
+    assert set(ModelGenomeDefinition.model_fields) <= CARRIED | NOT_DEFAULT["genome"].keys()
+
+
+def test_keys_of_tasks_that_mergekit_evolve_lacks_are_noted(tmp_path: Path) -> None:
+    _, header = converted(PLAIN.replace("[coding, ", "[{name: coding, num_fewshot: 3}, "), tmp_path)
+    assert "#   tasks.num_fewshot: not a key of mergekit-evolve, which ignores it.\n" in header

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.hub.archive import continues
 from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import cycleqd_merge
@@ -225,3 +226,41 @@ def test_runs_over_other_experts_are_not_united(hub: LocalHub, parents: Parents,
     assert answer.code == 2
     assert "cannot be united; differences:" in answer.err
     assert "experts.adapted" in answer.err
+
+
+REVERSED: dict[str, Callable[[Any], Any]] = {
+    "experts": lambda value: dict(reversed(value.items())),
+    "tasks": lambda value: value[::-1],
+}
+ORDERS = {"experts": "tuned, adapted -> adapted, tuned", "tasks": "vowels, letters -> letters, vowels"}
+
+
+@pytest.mark.parametrize("key", REVERSED)
+def test_a_published_run_is_pulled_and_united_in_its_order(
+    key: str, hub: LocalHub, parents: Parents, run: Path, tmp_path: Path
+) -> None:
+    pushed(run, "--repo", MODEL, "--archive-only")
+    start, session, *_ = [json.loads(line) for line in hub.read(ARCHIVE, JOURNAL_FILE, "dataset").splitlines()]
+    answer = cycleqd_merge(
+        "pull", ARCHIVE, tmp_path / "pulled", "--set", f"{key}={json.dumps(REVERSED[key](session['recipe'][key]))}"
+    )
+    assert answer.code == 2
+    assert f"{tmp_path / 'pulled'}: order of {key}: {ORDERS[key]}" in answer.err
+    assert not (tmp_path / "pulled").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    start[key] = dict(reversed(start[key].items()))
+    session["recipe"][key] = REVERSED[key](session["recipe"][key])
+    (other / JOURNAL_FILE).write_text("".join(json.dumps(event) + "\n" for event in (start, session)))
+    answer = cycleqd_merge("pull", ARCHIVE, tmp_path / "both", "--merge", other)
+    assert answer.code == 2
+    assert "cannot be united; differences:" in answer.err
+    assert f"order of {key}: {ORDERS[key]}\n" in answer.err
+
+
+@pytest.mark.parametrize("key", REVERSED)
+def test_a_run_in_another_order_does_not_continue_a_published_one(key: str, run: Path) -> None:
+    events = read_events(run)
+    assert continues(events, (run / JOURNAL_FILE).read_bytes())
+    start = {**events[0], key: dict(reversed(events[0][key].items()))}
+    assert not continues([start, *events[1:]], (run / JOURNAL_FILE).read_bytes())

@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.evolution.genome import expert_genome
+from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.evolution.genome import Mutation, expert_genome
 from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.adapter_checks import stock_merges
+from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checks import Problems, check_family
+from cycleqd_merge.merging.download import needed_files
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors
 from cycleqd_merge.merging.sizes import directions, expert_bytes
 from tests.models import (
     VOCABULARY,
@@ -640,3 +648,60 @@ def test_a_dense_change_counts_as_such(tmp_path: Path) -> None:
     assert expert_bytes(family, family.experts[1]) == sum(
         each.left.nbytes + each.right.nbytes for each in factors if isinstance(each, LowRank)
     )
+
+
+def test_a_dense_change_is_mutated_but_no_adapter(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.float32)
+    family = family_of(tmp_path, base, make_adapter(base, tmp_path / "adapter", seed=1, use_dora=True))
+    materialiser = Materialiser(family, Groups(family.weights, "one"), prepare_bases(family, [0, 1]))
+    mutation = Mutation(kind="svd", expert=0, seed=3, scale=0.3)
+    mutated = replace(expert_genome(0, 2, 1), mutations=(mutation,), shares=np.ones((1, 1)))
+    plain = dict(materialiser.tensors(expert_genome(0, 2, 1)))
+    changed = {name for name, tensor in materialiser.tensors(mutated) if not torch.equal(tensor, plain[name])}
+    assert {weight.name for weight in family.weights if ".q_proj." in weight.name} <= changed
+    query = next(weight for weight in family.weights if ".q_proj." in weight.name)
+    with pytest.raises(UserError, match=r"cannot be an adapter: expert tuned changes .*q_proj.weight by more than fac"):
+        materialiser.low_rank(expert_genome(0, 2, 1), query)
+
+
+# --- mergekit --------------------------------------------------------------------------------------------------------
+
+MERGED: dict[str, tuple[bool, int, dict[str, Any]]] = {
+    "LoRA": (False, VOCABULARY, {}),
+    "DoRA": (False, VOCABULARY, {"use_dora": True}),
+    "tied factors, which peft would merge twice": (True, VOCABULARY, {"target_modules": ["embed_tokens"], **TIED}),
+    "a resized vocabulary": (False, VOCABULARY + 2, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+}
+
+
+@pytest.mark.parametrize(("tied", "rows", "options"), MERGED.values(), ids=MERGED)
+def test_mergekit_reads_what_peft_runs(tied: bool, rows: int, options: dict[str, Any], tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.float32, tied=tied)
+    adapter = make_resized(base, tmp_path / "adapter", rows, **options)
+    family = family_of(tmp_path, base, adapter, vocabulary="base")
+    expert = f"{{model: '{on_base(base, adapter)}', parameters: {{weight: 1.0}}}}"
+    text = f"merge_method: linear\nmodels: [{expert}]\ndtype: float32\n"
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    wanted = dict(materialiser.tensors(expert_genome(0, 2, 1)))
+    merged = dict(merged_tensors(MergekitConfiguration(text), family))
+    assert merged.keys() == wanted.keys()
+    assert all(torch.equal(merged[name], wanted[name]) for name in wanted)
+    assert stock_merges(family, family.experts[0].weights) == (rows == VOCABULARY and not tied)
+
+
+def test_mergekit_is_not_given_an_adapter_that_peft_would_run_otherwise(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.float32, tied=True)
+    adapter = make_adapter(base, tmp_path / "adapter", seed=1, target_modules=["lm_head"])
+    config = tmp_path / "config.yml"
+    expert = f"{{model: '{on_base(base, adapter)}', parameters: {{weight: 1.0}}}}"
+    config.write_text(f"merge_method: linear\nmodels: [{expert}]\ndtype: float32\n")
+    with pytest.raises(UserError, match="different values, but the base ties them"):
+        merge_to_disk(config, tmp_path / "out")
+
+
+def test_the_pickle_of_an_adapter_is_downloaded_where_the_recipe_allows_it() -> None:
+    names = ["adapter_model.bin", "adapter_config.json", "training_args.bin", "tokenizer.json"]
+    with pytest.raises(UserError, match=r"^adapter user/sql: contains only pickles"):
+        needed_files(names, ModelsConfig(), "adapter user/sql", adapter=True)
+    wanted = ["adapter_model.bin", "adapter_config.json", "tokenizer.json"]
+    assert needed_files(names, ModelsConfig(pickles=True), "adapter user/sql", adapter=True) == wanted

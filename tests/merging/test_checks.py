@@ -347,7 +347,9 @@ def test_sharded_checkpoint_is_read_as_one(llama: Trio, tmp_path: Path) -> None:
 
 
 def test_missing_folder_is_refused(llama: Trio, tmp_path: Path) -> None:
-    assert opening_error(tmp_path, llama.base, tmp_path / "tuned") == f"model {tmp_path / 'tuned'}: no such folder"
+    assert opening_error(tmp_path, llama.base, tmp_path / "tuned").startswith(
+        f"model {tmp_path / 'tuned'}: no such folder"
+    )
 
 
 @pytest.mark.parametrize("content", [b"no pickle", None], ids=["garbage", "tensors"])
@@ -403,7 +405,8 @@ def test_checkpoint_without_an_intact_file_is_refused(
         (expert / file).unlink()
     else:
         (expert / file).write_bytes(content)
-    assert opening_error(tmp_path, llama.base, expert).startswith(f"model {expert}: cannot be opened: ")
+    problem = "cannot be opened: " if content is not None else "no "
+    assert opening_error(tmp_path, llama.base, expert).startswith(f"model {expert}: {problem}")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}'])

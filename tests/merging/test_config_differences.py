@@ -213,6 +213,24 @@ def test_values_are_compared_as_numbers_and_lists(one: dict[str, Any], other: di
     assert len(found) == len(keys)
 
 
+class Other(PretrainedConfig):
+    """As the configuration of the same model in transformers' own code, with one more key."""
+
+    model_type = "custom"
+
+    def __init__(self, limit: Any = (0.0, float("inf")), scale: float = 2.0, **rest: Any) -> None:
+        self.limit, self.scale = limit, scale
+        super().__init__(**rest)
+
+
+def test_key_that_only_one_of_two_classes_has_is_a_notice() -> None:
+    found = config_differences(Custom(shift=1.0), Other())
+    assert [(each.key, each.base, each.expert, each.error) for each in found] == [
+        ("shift", "1.0", "not set", False),
+        ("scale", "not set", "2.0", False),
+    ]
+
+
 def test_differences_are_in_the_family_s_problems(tmp_path: Path) -> None:
     base = make_architecture("llama", tmp_path / "base")
     one, two = (make_expert(base, tmp_path / name, seed) for seed, name in enumerate(("one", "two")))

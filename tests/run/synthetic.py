@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
@@ -24,6 +24,7 @@ from cycleqd_merge.journal.log import Event, Journal, read_events
 from cycleqd_merge.run.identity import operators
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.state import Run
+from cycleqd_merge.strategies.factory import ordered_tasks
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.racing import Partial
 from cycleqd_merge.tasks.protocol import Split
@@ -52,6 +53,11 @@ def start_of(recipe: Recipe, in_flight: int) -> Event:
         "format": 1,
         "base": "0123",
         "experts": {name: f"{name}-digest" for name in recipe.experts},
+        "tasks": {
+            task_name(use): {"expert": use.expert, "role": use.role, "rows": {"search": 240, "confirm": 0}}
+            for use in ordered_tasks(recipe)
+        },
+        "strategy": recipe.strategy.model_dump(mode="json"),
         "evolution": operators(recipe.evolution),
         "groups": ["all"],
         "in_flight": in_flight,
