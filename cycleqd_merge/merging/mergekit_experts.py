@@ -10,7 +10,6 @@ from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.adapter_checks import stock_merges
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import ModelFamily, fit_vocabulary
-from cycleqd_merge.merging.mergekit_references import model_reference
 
 
 class ExpertLoader(LazyTensorLoader):  # type: ignore[misc]  # mergekit's loaders are untyped
@@ -45,7 +44,7 @@ class ExpertLoader(LazyTensorLoader):  # type: ignore[misc]  # mergekit's loader
 def expert_loaders(family: ModelFamily) -> dict[ModelReference, LazyTensorLoader]:
     """Loaders for the experts that mergekit's own loader would read wrongly."""
     return {
-        model_reference(family.copy_of(str(expert.reference))): ExpertLoader(family, number)
+        family.copy_of(expert.reference): ExpertLoader(family, number)
         for number, expert in enumerate(family.experts)
         if (family.has_copies if isinstance(expert.weights, Adapter) else not _plain(family, expert.weights))
     }

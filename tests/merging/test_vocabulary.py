@@ -460,9 +460,10 @@ def test_mergekit_configurations_are_built_on_the_same_vocabulary(tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("name", ["plain", "a space + a plus"])
 @pytest.mark.parametrize("mutations", [(), (Mutation("svd", 1, 7, 0.3, False),)])
-def test_the_merge_command_rebuilds_a_union_exactly(tmp_path: Path, mutations: tuple[Mutation, ...]) -> None:
-    folders = make_case(tmp_path, CASES["the same token at other ids"], "llama", False, torch.bfloat16)
+def test_the_merge_command_rebuilds_a_union_exactly(tmp_path: Path, mutations: tuple[Mutation, ...], name: str) -> None:
+    folders = make_case(tmp_path / name, CASES["the same token at other ids"], "llama", False, torch.bfloat16)
     family = union_family(tmp_path, *folders)
     genome = Genome(np.array([[0.5], [0.75]]), mutations, np.ones((len(mutations), 1)))
     materialiser = materialiser_of(family, (1,))
