@@ -38,6 +38,7 @@ from cycleqd_merge.merging.union_models import with_rows
 from cycleqd_merge.outputs.adapter import require_adapters
 from cycleqd_merge.outputs.verify import verify_checkpoint
 from cycleqd_merge.preflight.plan import plan
+from cycleqd_merge.session.evolve import evolve
 from tests.grown_models import FLAGS, IM_END, IM_START, TOOL, Grown, add_tokens, make_grown, set_rows
 from tests.models import (
     CHAT_TEMPLATE,
@@ -727,3 +728,26 @@ def test_an_untied_base_takes_both_tensors_of_a_tied_expert_from_its_one(tmp_pat
         torch.testing.assert_close(built[name][:VOCABULARY], embedding[:VOCABULARY])
         assert torch.equal(built[name][101], embedding[100])
         assert torch.equal(built[name][100], load_file(first / "model.safetensors")[name][100])
+
+
+def test_a_run_resumes_and_exports_models_that_know_all_tokens(tmp_path: Path) -> None:
+    folders = make_case(tmp_path, CASES["the same token at other ids"], "llama", False, torch.bfloat16)
+    named = dict(zip(("first", "second"), folders[1:], strict=True))
+
+    def recipe(output: str, generations: int) -> Recipe:
+        return make_recipe(
+            tmp_path / output,
+            folders[0],
+            named,
+            models={"vocabulary": "union"},
+            evolution={"generations": generations},
+            engine={"kind": "transformers", "device": "cpu"},
+            finish={"export": ["best-mean"]},
+        )
+
+    ours, _, resumed = evolve(recipe("whole", 3)), evolve(recipe("half", 1)), evolve(recipe("half", 3))
+    assert [result["scores"] for result in ours.results] == [result["scores"] for result in resumed.results]
+    exports = [tmp_path / name / "run" / "models" / "best-mean-gen-3" for name in ("whole", "half")]
+    one, other = (load_file(each / "model.safetensors") for each in exports)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert AutoTokenizer.from_pretrained(exports[0])(TOOL).input_ids == [102]
