@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from mergekit.architecture import get_architecture_info
-from mergekit.common import dtype_from_name
+from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
 from mergekit.io.tasks import LoaderCache, SaveTensor
@@ -42,7 +42,7 @@ from cycleqd_merge.merging.mergekit_config import (
 from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
-from cycleqd_merge.merging.model_references import renamed
+from cycleqd_merge.merging.mergekit_references import reference_value
 from cycleqd_merge.merging.name_map import Part
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 
@@ -87,7 +87,7 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     family = _recorded_family(config)
     truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     if family is not None and family.has_copies:
-        config = _with_copies(config, family)
+        config = _with_copies(config, text, family)
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
@@ -107,12 +107,14 @@ def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
     return open_family(models_of(parameter, [str(config.base_model), *experts]))
 
 
-def _with_copies(config: MergeConfiguration, family: ModelFamily) -> MergeConfiguration:
-    """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`."""
-    references = [str(reference) for reference in config.referenced_models()]
-    record = renamed(config.model_dump(mode="json", exclude_none=True), family.copy_of)
+def _with_copies(config: MergeConfiguration, text: str, family: ModelFamily) -> MergeConfiguration:
+    """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`.
+
+    text: what it was read from; mergekit cannot write all paths that it can read.
+    """
+    record = _over_copies(yaml.safe_load(text), family)
     mutations = json.loads(record["parameters"]["mutations"])
-    mutations["originals"] = {family.copy_of(reference): reference for reference in references}
+    mutations["originals"] = {str(family.copy_of(each)): str(each) for each in config.referenced_models()}
     record["parameters"]["mutations"] = json.dumps(mutations)
     return MergeConfiguration.model_validate(record)
 
@@ -126,7 +128,23 @@ def _configuration(candidate: MergekitConfiguration, family: ModelFamily) -> Mer
     config = parse_configuration(candidate.yaml, "candidate")
     if not family.has_copies:
         return config
-    return MergeConfiguration.model_validate(renamed(yaml.safe_load(candidate.yaml), family.copy_of))
+    return MergeConfiguration.model_validate(_over_copies(yaml.safe_load(candidate.yaml), family))
+
+
+def _over_copies(value: Any, family: ModelFamily, key: str = "") -> Any:
+    """A configuration's plain values with every reference over the copy of its model, if the family reads one."""
+    if key in ("model", "base_model") and (isinstance(value, str) or _is_path((value or {}).get("model"))):
+        return reference_value(family.copy_of(ModelReference.model_validate(value)))
+    if isinstance(value, list):
+        return [_over_copies(each, family) for each in value]
+    return (
+        {name: _over_copies(each, family, name) for name, each in value.items()} if isinstance(value, dict) else value
+    )
+
+
+def _is_path(value: Any) -> bool:
+    """Whether this is a path in a reference that is written as a mapping, see `reference_value`."""
+    return isinstance(value, dict) and "path" in value
 
 
 def merged_tensors(
