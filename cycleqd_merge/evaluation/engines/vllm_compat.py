@@ -24,10 +24,23 @@ def load_weights(worker: Any, tensors: Tensors) -> None:
     runner = worker.model_runner
     model = runner.get_model()
     if torch.device(worker.device).type == "cpu" or _processed(model, worker.model_config):
+        _forget_kernels(model)
         runner.reload_weights(weights_iterator=tensors)
         _process_tied(model)
     else:
         model.load_weights(tensors)
+
+
+def _forget_kernels(model: Any) -> None:
+    """Have the layers of fused experts build their kernels again, as after the first load.
+
+    On CPU the experts' weights are packed only while a layer has no kernel yet: after a reload, its kernel would read
+    unpacked weights as packed ones (seen in 0.32). Remove when reloading packs them.
+    """
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def _process_tied(model: Any) -> None:
