@@ -12,7 +12,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.errors import ModelError, first_line
-from cycleqd_merge.merging.checkpoint import digest_files
+from cycleqd_merge.merging.adapter_names import AdapterTensors
+from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 
 _PREFIX = "base_model.model."
 _ENDINGS = {
@@ -39,18 +40,20 @@ class LowRank:
 class Adapter:
     """A LoRA adapter: which base tensors it changes, and how.
 
+    base: the checkpoint whose tensors it changes, for their names; without it, the adapter's own names are used.
+
     Raises:
         ModelError: it cannot be opened, or is of a kind without low-rank factors (DoRA, other PEFT methods).
     """
 
-    def __init__(self, label: str, path: Path) -> None:
+    def __init__(self, label: str, path: Path, base: Checkpoint | None = None) -> None:
         self.label, self.path = label, path
         file = path / "adapter_model.safetensors"
         if not file.is_file():
             raise ModelError(f"adapter {label}: no adapter_model.safetensors in {path}")
         try:
             self._config = PeftConfig.from_pretrained(str(path))
-            self._file = safe_open(file, framework="pt")
+            self._file = AdapterTensors(safe_open(file, framework="pt"), label, base)
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         kind = _other_kind(self._config)
@@ -64,7 +67,7 @@ class Adapter:
         Roles: the factors `down` and `up`, the `bias` of `up`, and `whole`, which replaces the base tensor.
         """
         found: dict[str, dict[str, str]] = {}
-        for key in self._file.keys():  # noqa: SIM118 - a safetensors file is not a dict
+        for key in self._file.keys():  # noqa: SIM118 - not a dict
             tensor, role = self._place(key)
             found.setdefault(tensor, {})[role] = key
         return found
@@ -150,7 +153,7 @@ class Adapter:
     def _scale(self, name: str, rank: int) -> float:
         """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, with alpha by the adapter's patterns."""
         patterns = self._config.alpha_pattern or {}
-        module = name.rsplit(".", 1)[0]
+        module = self._file.module(name)
         alpha = patterns.get(get_pattern_key(list(patterns), module), self._config.lora_alpha)
         return float(alpha) / (rank**0.5 if self._config.use_rslora else rank)
 

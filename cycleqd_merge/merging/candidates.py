@@ -21,7 +21,7 @@ SHARD_SIZE = 5 * 1000**3
 
 
 def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) of a candidate, one at a time, in the base checkpoint's dtype.
+    """(name, tensor) of a candidate, one at a time, in the base checkpoint's dtype and under its stored names.
 
     A genome is built by `materialiser`, a configuration by mergekit.
 
@@ -30,11 +30,14 @@ def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Itera
             base's.
     """
     if isinstance(candidate, Genome):
-        yield from materialiser.tensors(candidate)
+        tensors = materialiser.tensors(candidate)
     else:
         from cycleqd_merge.merging.mergekit_run import merged_tensors  # mergekit's planner is slow to import
 
-        yield from merged_tensors(candidate, materialiser.family, materialiser.device)
+        tensors = merged_tensors(candidate, materialiser.family, materialiser.device)
+    names = materialiser.family.stored_names
+    for name, tensor in tensors:
+        yield names[name], tensor
 
 
 def candidate_configuration(candidate: Candidate, materialiser: Materialiser, evolution: EvolutionConfig) -> str:
@@ -54,17 +57,20 @@ def candidate_configuration(candidate: Candidate, materialiser: Materialiser, ev
 
 
 def write_candidate(candidate: Candidate, materialiser: Materialiser, folder: Path) -> None:
-    """Write a candidate's model into a folder, with the chat template that it was scored with.
+    """Write a candidate's model into a folder, with the base's names and the chat template it was scored with.
 
     Raises:
         ModelError: see `candidate_tensors`.
     """
     family = materialiser.family
     if isinstance(candidate, Genome):
-        write_checkpoint(materialiser.tensors(candidate), family, folder)
+        write_checkpoint(candidate_tensors(candidate, materialiser), family, folder)
         return
-    from cycleqd_merge.merging.mergekit_run import write_merge
+    from cycleqd_merge.merging.mergekit_run import keeps_names, write_merge
 
+    if not keeps_names(candidate, family):
+        write_checkpoint(candidate_tensors(candidate, materialiser), family, folder)
+        return
     tokenizer = None if family.models.chat_template in (None, "base") else family_tokenizer(family)
     write_merge(candidate, family, folder, materialiser.device)
     if tokenizer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from mergekit.common import ModelPath, ModelReference
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
 from mergekit.options import MergeOptions
 from safetensors import SafetensorError
-from transformers import PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
+from cycleqd_merge.merging.name_map import NameMap, build_name_map
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Checkpoint:
     """
 
     def __init__(self, reference: ModelReference, models: ModelsConfig) -> None:
-        self.reference = reference
+        self.reference, self._trust_remote_code = reference, models.trust_remote_code
         require_folder(reference.model, f"model {reference.model}")
         try:
             self.path = model_folder(reference.model, models, f"model {reference.model}")
@@ -103,7 +105,7 @@ class Checkpoint:
         No architecture is hard-coded here: mergekit defines it or infers it from the checkpoint.
         """
         described: dict[str, WeightInfo] = {}
-        for info in _architecture(self.path, self.config):
+        for info in _architecture(self.path, self.config, self._trust_remote_code):
             for name in (info.name, *(info.aliases or ())):
                 described[name] = info
         weights = []
@@ -126,6 +128,30 @@ class Checkpoint:
         return tuple(weights)
 
     @cached_property
+    def known_names(self) -> frozenset[str]:
+        """The names of its tensors, and those that mergekit's description has for them."""
+        return frozenset(name for weight in self.weights for name in (weight.name, *weight.aliases))
+
+    @cached_property
+    def name_map(self) -> NameMap:
+        """Where its tensors are in the transformers model, which is built without weights.
+
+        Raises:
+            ModelError: transformers cannot build the model, or loads a tensor in a way that no exchange in place can
+                follow; see `build_name_map`.
+        """
+        try:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(
+                    copy.deepcopy(self.config), trust_remote_code=self._trust_remote_code
+                )
+        except Exception as error:  # custom code may raise anything
+            raise ModelError(
+                f"model {self.reference.model}: transformers cannot build it: {first_line(error)}"
+            ) from error
+        return build_name_map(model, dict(zip(self.names, self.weights, strict=True)))
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the safetensors files, in the order of their names."""
         return digest_files(self.files)
@@ -146,10 +172,13 @@ def require_folder(reference: ModelPath, label: str) -> None:
         raise ModelError(f"{label}: no such folder")
 
 
-def _architecture(folder: Path, config: PretrainedConfig) -> list[WeightInfo]:
-    model = ModelReference(model=ModelPath(path=str(folder)))
+def _architecture(folder: Path, config: PretrainedConfig, trust_remote_code: bool) -> list[WeightInfo]:
+    model, options = (
+        ModelReference(model=ModelPath(path=str(folder))),
+        MergeOptions(trust_remote_code=trust_remote_code),
+    )
     with root_logger_kept():
-        architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, MergeOptions())
+        architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, options)
         return architecture.all_weights(config)
 
 

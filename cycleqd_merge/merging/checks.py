@@ -24,12 +24,16 @@ class Problems:
 def check_family(family: ModelFamily) -> Problems:
     """Run all checks on a family; every error names the model, the tensor and both values."""
     problems = Problems()
+    _check_module(family.base, problems)
     for expert in family.experts:
         if isinstance(expert.weights, Checkpoint):
             _check_architecture(family.base, expert.weights, expert.name, problems)
             _check_names(family, expert.weights, expert.name, problems)
         else:
-            _check_adapter_names(family, expert.weights, expert.name, problems)
+            try:
+                _check_adapter_names(family, expert.weights, expert.name, problems)
+            except ModelError as error:
+                problems.errors.append(f"expert {expert.name}: {error}")
         _check_tokenizer(family, expert, problems)
     if not problems.errors:
         _check_values(family, problems)
@@ -46,6 +50,14 @@ def require_mergeable(family: ModelFamily) -> list[str]:
     if problems.errors:
         raise ModelError("\n".join(problems.errors))
     return problems.notices
+
+
+def _check_module(base: Checkpoint, problems: Problems) -> None:
+    """Check that a model can be exchanged in place and exported: every tensor has its place in transformers' model."""
+    try:
+        _ = base.name_map
+    except ModelError as error:
+        problems.errors.append(str(error))
 
 
 def _check_architecture(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 from mergekit.common import ModelReference
+from transformers import PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.merging.download import adapter_folder
+from cycleqd_merge.merging.name_map import NameMap, build_name_map
 
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
@@ -78,12 +80,21 @@ class ModelFamily:
         return self.base.weights
 
     @cached_property
-    def _stored(self) -> Mapping[str, str]:
+    def stored_names(self) -> Mapping[str, str]:
+        """The name of each weight in the base checkpoint, which a merged model keeps."""
         return {weight.name: name for weight in self.weights if (name := self.base.stored_name(weight))}
+
+    def name_map(self, model: PreTrainedModel) -> NameMap:
+        """Where the tensors of a merged model are in `model`, by their stored names.
+
+        Raises:
+            ModelError: see `build_name_map`.
+        """
+        return build_name_map(model, {self.stored_names[weight.name]: weight for weight in self.weights})
 
     def base_tensor(self, weight: Weight) -> torch.Tensor:
         """The base's tensor in its own dtype, shape `weight.shape`."""
-        return self.base.read(self._stored[weight.name])
+        return self.base.read(self.stored_names[weight.name])
 
     def task_vector(self, expert: int, weight: Weight, base: torch.Tensor) -> TaskVector | None:
         """tau = expert - base in float32 for one tensor, or None where the expert equals the base.
@@ -159,4 +170,4 @@ def open_expert(models: PinnedModels, name: str, base: Checkpoint) -> Expert:
         )
     label = f"adapter {reference.lora}"
     require_folder(reference.lora, label)
-    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label)))
+    return Expert(name, reference, Adapter(str(reference.lora), adapter_folder(reference.lora, settings, label), base))

@@ -33,6 +33,7 @@ from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter
+from cycleqd_merge.merging.name_map import Part, is_computed
 
 _Step = TypeVar("_Step")
 
@@ -104,21 +105,22 @@ def merged_tensors(
     config = parse_configuration(candidate.yaml, "candidate")
     if config.tokenizer_source not in (None, "base") or config.tokenizer is not None:
         raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
-    device, weights = torch.device(device), {weight.name: weight for weight in family.weights}
+    device = torch.device(device)
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, **truncation) as options:
         saves = _planned(config, options, family)
-        _require_tensors_of_base(saves, weights)
-        tasks = [save.tensor_task for save in saves.values()]
-        names = {save.tensor_task: name for name, save in saves.items()}
-        for task, tensor in _seeded(Executor(tasks, math_device=device).run(quiet=True), candidate.seed, device):
-            name = names[task]
-            if tensor is None or name not in weights:
+        pieces = _pieces(saves, family)
+        names = {save.tensor_task: name for name, save in saves.items() if pieces[name]}
+        for task, tensor in _seeded(Executor(list(names), math_device=device).run(quiet=True), candidate.seed, device):
+            if tensor is None:
                 continue
-            if tuple(tensor.shape) != weights[name].shape:
-                shapes = f"shape {tuple(tensor.shape)}; the base has {weights[name].shape}"
-                raise ModelError(f"candidate: {name} has {shapes}")
-            yield name, tensor.to(dtype_from_name(saves[name].dtype) or tensor.dtype).to(weights[name].dtype)
+            saved = tensor.to(dtype_from_name(saves[names[task]].dtype) or tensor.dtype)
+            for weight, part in pieces[names[task]]:
+                own = saved if part is None else part.view(saved)
+                if tuple(own.shape) != weight.shape:
+                    shapes = f"shape {tuple(own.shape)}; the base has {weight.shape}"
+                    raise ModelError(f"candidate: {weight.name} has {shapes}")
+                yield weight.name, own.to(weight.dtype)
 
 
 def write_merge(
@@ -139,6 +141,19 @@ def write_merge(
         _merge_options(config, trust, write_model_card=False, **own, **truncation) as options,
     ):
         run_merge(config, str(folder), options)
+
+
+def keeps_names(candidate: MergekitConfiguration, family: ModelFamily) -> bool:
+    """Whether mergekit saves a configuration's tensors under the names of the base checkpoint.
+
+    Raises:
+        ModelError: the configuration cannot be read or run.
+    """
+    config = parse_configuration(candidate.yaml, "candidate")
+    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code) as options:
+        saves = _planned(config, options, family)
+    saved = {name for name, save in saves.items() if name in family.stored_names or not save.optional}
+    return saved == set(family.stored_names.values())
 
 
 def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device: torch.device | str = "cpu") -> str:
@@ -165,14 +180,36 @@ def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFam
     return {task.tensor_name: task for task in planner.plan_to_disk("") if isinstance(task, SaveTensor)}
 
 
-def _require_tensors_of_base(saves: Mapping[str, SaveTensor], weights: Mapping[str, Weight]) -> None:
-    """Check the names: an engine would keep the last candidate's tensor for a missing one, and cannot load others."""
-    missing = sorted(weights.keys() - saves.keys())
+def _pieces(saves: Mapping[str, SaveTensor], family: ModelFamily) -> dict[str, list[tuple[Weight, Part | None]]]:
+    """The weights in each tensor that mergekit would save: one, or for a stacked or fused one, several parts of it.
+
+    Raises:
+        ModelError: a weight is missing, or a tensor is not in the base. An engine would keep the last candidate's
+            tensor for a missing one, and cannot load others.
+    """
+    weights = {weight.name: weight for weight in family.weights}
+    pieces: dict[str, list[tuple[Weight, Part | None]]] = {
+        name: [(weights[name], None)] if name in weights else [] for name in saves
+    }
+    missing = weights.keys() - saves.keys()
+    if missing:  # mergekit infers some architectures from the transformers model, with the names of its parameters
+        parts = family.base.name_map.parts
+        for name in sorted(missing):
+            for part in parts.get(family.stored_names[name], ()):
+                if part.parameter in pieces and part.parameter not in weights and part.stretch is None:
+                    pieces[part.parameter].append((weights[name], part))
+    missing -= {weight.name for found in pieces.values() for weight, _ in found}
     if missing:
-        raise ModelError(f"candidate: tensor {missing[0]} is missing; the base has it")
-    more = sorted(name for name in saves.keys() - weights.keys() if not saves[name].optional)
+        raise ModelError(f"candidate: tensor {min(missing)} is missing; the base has it")
+    more = sorted(name for name, found in pieces.items() if not found and _required(saves[name]))
     if more:
         raise ModelError(f"candidate: tensor {more[0]} is not in the base")
+    return pieces
+
+
+def _required(save: SaveTensor) -> bool:
+    """Whether mergekit needs a tensor in every model; some of its architectures list buffers that models compute."""
+    return not (save.optional or is_computed(save.tensor_name))
 
 
 @contextmanager

@@ -62,28 +62,14 @@ class TransformersEngine:
         self._ends = self.model.generation_config.eos_token_id
         # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
         self.model.generation_config = GenerationConfig(eos_token_id=self._ends, pad_token_id=self._pad)
-        self._targets = self._match_names()
+        self._map = family.name_map(self.model)
+        self._resident = self.model.state_dict()
         # only the last logits of a prompt are needed; all of them would take gigabytes with a large vocabulary
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._waiting: list[_Request] = []
         self._drainer: asyncio.Task[None] | None = None
         # a separate thread: tasks may fill asyncio's pool with slow work, and a load waits for the running batch
         self._thread = ThreadPoolExecutor(1, "engine")
-
-    def _match_names(self) -> dict[str, torch.Tensor]:
-        """The model's tensors by their names in the checkpoint."""
-        resident = self.model.state_dict()
-        targets = {}
-        for weight in self._materialiser.family.weights:
-            name = next((name for name in (weight.name, *weight.aliases) if name in resident), None)
-            if name is not None:
-                targets[weight.name] = resident[name]
-            elif weight.dtype.is_floating_point and weight.is_matrix:
-                raise ModelError(
-                    f"engine: {weight.name} is not a tensor of the transformers model; "
-                    "engine `transformers` cannot replace this architecture's weights in place"
-                )
-        return targets
 
     def load(self, candidate: Candidate) -> None:
         self._thread.submit(self._load, candidate).result()
@@ -92,8 +78,7 @@ class TransformersEngine:
         for name, tensor in candidate_tensors(candidate, self._materialiser):
             if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
                 raise ValueError(f"tensor {name} of the child contains NaN or infinite values")
-            if name in self._targets:
-                self._targets[name].copy_(tensor)
+            self._map.copy_into(self._resident, name, tensor)
 
     def prepare(self, candidate: Candidate) -> None:
         """Do nothing: this process builds weights and answers prompts, one after the other."""
@@ -101,7 +86,7 @@ class TransformersEngine:
     def close(self) -> None:
         self._thread.shutdown()
         self.model = None
-        self._targets = {}
+        self._resident = {}
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
         return await self._submit(self.encode(self.render(messages, template)), sampling)
