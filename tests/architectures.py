@@ -41,9 +41,9 @@ class Architecture:
     options: dict[str, Any] = field(default_factory=dict)
     custom_code: bool = False
 
-    def config(self) -> PretrainedConfig:
-        """The configuration of the tiny model."""
-        return CONFIG_MAPPING[self.model_type](**{**_SHARED, **self.options})
+    def config(self, **sizes: Any) -> PretrainedConfig:
+        """The configuration of the tiny model. sizes: other values for some keys."""
+        return CONFIG_MAPPING[self.model_type](**{**_SHARED, **self.options, **sizes})
 
 
 _WINDOW = {"sliding_window": 16}
@@ -98,6 +98,32 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """Architectures by a short name; the ones that transformers fuses on load are among them."""
 
+_WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 64, "initializer_range": 0.1}
+_WIDE_OF: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 32},
+    "qwen3_moe": {"head_dim": 32, "moe_intermediate_size": 64},
+    # as large as the real model's, which are the only ones with kernels; the two names are in the Hub's config.json
+    "deepseek_v3": {
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128,
+        "v_head_dim": 128,
+        "moe_intermediate_size": 64,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+    },
+    "gemma2": {"head_dim": 32},
+    "gemma3": {"head_dim": 32},
+    "gpt2": {"n_embd": 128},
+    "gpt_neox": {"num_key_value_heads": 4},  # vLLM reads it, transformers does not
+    "lfm2": {"conv_dim": 128, "block_dim": 128},
+    "mamba2": {"head_dim": 32, "intermediate_size": 256, "state_size": 16, "chunk_size": 16},
+    "gpt_oss": {"head_dim": 32},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 128},
+    "glm4": {"head_dim": 32},
+}
+"""Sizes that vLLM's kernels support."""
+
 _CONFIGURATION_CODE = """from transformers import LlamaConfig
 
 
@@ -116,12 +142,15 @@ class MineForCausalLM(LlamaForCausalLM):
 """
 
 
-def make_architecture(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Path:
-    """A random model of `ARCHITECTURES[name]` with its tokenizer; returns `folder`."""
+def make_architecture(
+    name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, seed: int = 0, wide: bool = False
+) -> Path:
+    """A random model of `ARCHITECTURES[name]` with its tokenizer; returns `folder`. wide: of a size that vLLM runs."""
     architecture = ARCHITECTURES[name]
+    config = architecture.config(**{**_WIDE, **_WIDE_OF.get(name, {})} if wide else {})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(architecture.config()).to(dtype)
+        model = AutoModelForCausalLM.from_config(config).to(dtype)
         with torch.no_grad():
             for tensor in model.state_dict().values():
                 if tensor.ndim == 1 and tensor.dtype.is_floating_point:  # zeros and ones are too plain to tell apart

@@ -8,15 +8,19 @@ from typing import Any
 import torch
 
 from cycleqd_merge.evaluation.engines import vllm_compat
+from cycleqd_merge.evaluation.engines.consumption import Consumption
 from cycleqd_merge.evaluation.engines.placement import PrefetchPlace
 from cycleqd_merge.evaluation.engines.prefetch import Prefetcher
 from cycleqd_merge.evolution.candidate import candidate_from_json
+from cycleqd_merge.evolution.genome import level_genome
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.staging import Place
 
 _PROBED = 8
+
+vllm_compat.correct_cpu_rotation()  # workers import this module before they build the model
 
 
 class WorkerExtension:
@@ -41,6 +45,15 @@ class WorkerExtension:
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         device = torch.device(self.device)
         self.cycleqd_prefetcher = None if prefetch == "none" else Prefetcher(self._build, device, prefetch == "host")
+
+    def cycleqd_rehearse(self) -> list[str]:
+        """Load the base's own weights into the model. Returns the names of float tensors that vLLM did not use."""
+        materialiser = self.cycleqd_materialiser
+        base = level_genome(0.0, len(materialiser.family.experts), len(materialiser.groups))
+        with torch.inference_mode(), Consumption() as consumption:
+            tensors = consumption.watch(materialiser.tensors(base))
+            vllm_compat.load_weights(self, tensors)
+        return sorted(consumption.unused)
 
     def cycleqd_prepare(self, record: dict[str, Any]) -> None:
         """Start building a candidate while the model answers prompts; returns at once."""
