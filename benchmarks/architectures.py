@@ -2,11 +2,11 @@
 
     python benchmarks/architectures.py [--engine transformers|vllm] [--work FOLDER] [NAME ...]
 
-For one tiny random model of each architecture: three children of two experts are evaluated, then the mean of the experts,
-the best model and the last child (with mutations) are exported. transformers must load the exports without missing or unexpected tensors, and give the
-same logits as the model in the engine after its weights were replaced (transformers: bit for bit; vLLM: log-probabilities
-in float32 within 1e-4). Where an export offers a stock mergekit command, it must rebuild the same bytes. Prints a table,
-and exits with 1 if a row is wrong.
+For one tiny random model of each architecture: three children of two experts are evaluated, then the mean of the
+experts, the best model and the last child (with mutations) are exported. transformers must load the exports without
+missing or unexpected tensors, and give the same logits as the model in the engine after its weights were replaced
+(transformers: bit for bit; vLLM: log-probabilities in float32 within 1e-4). The command in an export's
+`mergekit_config.yml` must rebuild the same bytes. Prints a table, and exits with 1 if a row is wrong.
 
 "vLLM itself" in a row: a new vLLM engine on the exported checkpoint gives the same values as the one whose weights were
 replaced, but transformers does not.
@@ -286,7 +286,6 @@ def main() -> int:
     unknown = [name for name in arguments.names if name not in ARCHITECTURES]
     if unknown:
         parser.error(f"{unknown[0]}: no such architecture; choose from {', '.join(ARCHITECTURES)}")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # all engines in this process: imports take most of the time
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     side = VllmSide() if arguments.engine == "vllm" else TransformersSide()

@@ -143,11 +143,20 @@ class MineForCausalLM(LlamaForCausalLM):
 
 
 def make_architecture(
-    name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, seed: int = 0, wide: bool = False
+    name: str,
+    folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    seed: int = 0,
+    wide: bool = False,
+    **options: Any,
 ) -> Path:
-    """A random model of `ARCHITECTURES[name]` with its tokenizer; returns `folder`. wide: of a size that vLLM runs."""
+    """A random model of `ARCHITECTURES[name]` with its tokenizer; returns `folder`.
+
+    wide: of a size that vLLM runs. options: further keys of the configuration.
+    """
     architecture = ARCHITECTURES[name]
-    config = architecture.config(**{**_WIDE, **_WIDE_OF.get(name, {})} if wide else {})
+    sizes = {**_WIDE, **_WIDE_OF.get(name, {})} if wide else {}
+    config = architecture.config(**{**sizes, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config).to(dtype)

@@ -123,7 +123,9 @@ class VllmEngine:
         differences = [abs(one - other) for one, other in zip(before, self._rehearsed(), strict=True)]
         if not sum(differences) <= _SAME * len(differences):
             what = "answers differently after the base's own weights were replaced in place"
-            raise ModelError(f"engine vllm: this version of vLLM cannot exchange the weights of {kind}: it {what}; {instead}")
+            raise ModelError(
+                f"engine vllm: this version of vLLM cannot exchange the weights of {kind}: it {what}; {instead}"
+            )
 
     def _rehearsed(self) -> list[float]:
         """The log-probabilities of some tokens, whatever they mean."""
