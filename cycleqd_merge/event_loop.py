@@ -24,6 +24,8 @@ class EventLoop:
     def __init__(self) -> None:
         # with a factory, the runner does not replace the thread's current event loop
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._thread = ThreadPoolExecutor(1, "event-loop")
+        self._abandoned = False
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine to its end; returns its result."""
@@ -31,20 +33,21 @@ class EventLoop:
             return self._runner.run(coroutine)
         loop = self._runner.get_loop()
         task = loop.create_task(coroutine)
-        thread = ThreadPoolExecutor(1, "event-loop")
         try:
             with _cancelled_by_ctrl_c(loop, task):
-                return thread.submit(loop.run_until_complete, task).result()
+                return self._thread.submit(loop.run_until_complete, task).result()
         finally:
-            thread.shutdown(wait=False)
+            self._abandoned = not task.done()
 
     def close(self) -> None:
-        """Close the event loop."""
-        if not _is_running():
+        """Close the event loop; one that still runs an interrupted coroutine is closed once that has ended."""
+        if self._abandoned:
+            self._thread.submit(self._runner.close)
+        elif _is_running():
+            self._thread.submit(self._runner.close).result()
+        else:
             self._runner.close()
-            return
-        with ThreadPoolExecutor(1, "event-loop") as thread:
-            thread.submit(self._runner.close).result()
+        self._thread.shutdown(wait=False)
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 
 from tests.models import VOCABULARY, make_tokenizer
 
@@ -43,7 +43,8 @@ class Architecture:
 
     def config(self, **sizes: Any) -> PretrainedConfig:
         """The configuration of the tiny model. sizes: other values for some keys."""
-        return CONFIG_MAPPING[self.model_type](**{**_SHARED, **self.options, **sizes})
+        shared = {} if "text_config" in self.options else _SHARED
+        return CONFIG_MAPPING[self.model_type](**{**shared, **self.options, **sizes})
 
 
 _WINDOW = {"sliding_window": 16}
@@ -124,6 +125,57 @@ _WIDE_OF: dict[str, dict[str, Any]] = {
 }
 """Sizes that vLLM's kernels support."""
 
+_TEXT = {key: value for key, value in _SHARED.items() if key != "initializer_range"}
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+VISION_ARCHITECTURES: dict[str, Architecture] = {
+    "llava": Architecture(
+        "llava",
+        {
+            "text_config": {"model_type": "llama", **_TEXT},
+            "vision_config": {"model_type": "clip_vision_model", "projection_dim": 16, **_VISION},
+            "image_token_index": 50,
+        },
+    ),
+    "qwen2_vl": Architecture(
+        "qwen2_vl",
+        {
+            "text_config": {**_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+            "vision_config": {
+                "depth": 1,
+                "embed_dim": 32,
+                "hidden_size": 32,
+                "num_heads": 2,
+                "mlp_ratio": 2,
+                "patch_size": 14,
+            },
+            "image_token_id": 50,
+            "video_token_id": 51,
+            "vision_start_token_id": 52,
+            "vision_end_token_id": 53,
+        },
+    ),
+    "gemma3_vision": Architecture(
+        "gemma3",
+        {
+            "text_config": {**_TEXT, "head_dim": 8, "sliding_window": 16},
+            "vision_config": _VISION,
+            "mm_tokens_per_image": 4,
+            "image_token_index": 50,
+            "boi_token_index": 51,
+            "eoi_token_index": 52,
+        },
+    ),
+}
+"""Models that read images too; a text-only prompt uses their language model."""
+
 _CONFIGURATION_CODE = """from transformers import LlamaConfig
 
 
@@ -150,16 +202,17 @@ def make_architecture(
     wide: bool = False,
     **options: Any,
 ) -> Path:
-    """A random model of `ARCHITECTURES[name]` with its tokenizer; returns `folder`.
+    """A random model of an architecture of this module with its tokenizer; returns `folder`.
 
     wide: of a size that vLLM runs. options: further keys of the configuration.
     """
-    architecture = ARCHITECTURES[name]
+    architecture = (ARCHITECTURES | VISION_ARCHITECTURES)[name]
+    kind: Any = AutoModelForImageTextToText if name in VISION_ARCHITECTURES else AutoModelForCausalLM
     sizes = {**_WIDE, **_WIDE_OF.get(name, {})} if wide else {}
     config = architecture.config(**{**sizes, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config).to(dtype)
+        model = kind.from_config(config).to(dtype)
         with torch.no_grad():
             for tensor in model.state_dict().values():
                 if tensor.ndim == 1 and tensor.dtype.is_floating_point:  # zeros and ones are too plain to tell apart

@@ -42,8 +42,7 @@ def compare_command(
 
     loaded = load_recipe(recipe, settings or [])
     from cycleqd_merge.comparison.compare import compare  # takes seconds: after the recipe is validated
-    from cycleqd_merge.comparison.output_files import write_outputs
-    from cycleqd_merge.comparison.tables import comparison_report, report_to_json, report_to_terminal
+    from cycleqd_merge.comparison.tables import report_to_json, report_to_terminal
 
     finished = compare(
         loaded,
@@ -56,13 +55,11 @@ def compare_command(
         rows="confirm" if tune else "heldout",
         max_hours=max_hours,
     )
-    report = comparison_report(finished.result)
-    paths = write_outputs(finished.result, report, finished.archives, finished.folder)
     if as_json:
-        print_json(report_to_json(report))
+        print_json(report_to_json(finished.report))
         return
-    console().print(report_to_terminal(report))
-    for path in paths:
+    console().print(report_to_terminal(finished.report))
+    for path in finished.files:
         typer.echo(path)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from cycleqd_merge.comparison.chosen_models import ChosenModel, choose_models, elite_sets
 from cycleqd_merge.comparison.curves import curve, filled_archives
 from cycleqd_merge.comparison.final_scores import FinalProgress, FinalScores, open_split, score_candidates, unscored
+from cycleqd_merge.comparison.output_files import write_outputs
 from cycleqd_merge.comparison.results import (
     ComparedModel,
     ComparisonResult,
@@ -31,6 +32,7 @@ from cycleqd_merge.comparison.strategy_runs import (
     open_shared_pool,
     plan_runs,
 )
+from cycleqd_merge.comparison.tables import ComparisonReport, comparison_report
 from cycleqd_merge.config.loading import loaded_recipe
 from cycleqd_merge.config.presets import first_versions, newest_versions
 from cycleqd_merge.config.recipe import Recipe
@@ -54,11 +56,12 @@ _SETTINGS = {"searches": "strategies", "budget": "budget", "seeds": "seeds", "ro
 
 @dataclass(frozen=True)
 class FinishedComparison:
-    """A comparison's folder, its result, and by strategy the archives that its first run fills."""
+    """A comparison's folder, its result, its tables, and the files written to the folder."""
 
     folder: Path
     result: ComparisonResult
-    archives: dict[str, list[Archive]]
+    report: ComparisonReport
+    files: tuple[Path, ...]
 
 
 def _unobserved(planned: PlannedRun, alone: bool) -> AbstractContextManager[Observer]:
@@ -82,6 +85,8 @@ def compare(
     max_hours: float | None = None,
 ) -> FinishedComparison:
     """Benchmark strategies against each other and static merges; resumes an existing comparison.
+
+    The result, its tables and figures are written to the comparison's folder, see `write_outputs`.
 
     recipe: a loaded one, or the path of its file. strategies: names (see docs/compare.md); all models are
     compared with the best-mean elite of the first. budget: children that each run evaluates. seeds: runs per strategy.
@@ -115,7 +120,9 @@ def compare(
             _require_comparable(changed, not unscored(journal, candidates), folder)
             scored = score_candidates(journal, pool, candidates, rows, progress, deadline)
         result = _result(runs, chosen, sets, scored, opening, _row_counts(opened.suite, rows))
-        return FinishedComparison(folder, result, _archives(runs))
+        report = comparison_report(result)
+        files = write_outputs(result, report, _archives(runs), folder)
+        return FinishedComparison(folder, result, report, tuple(files))
 
 
 def _preset_versions(folder: Path) -> dict[str, str]:

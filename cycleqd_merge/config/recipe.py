@@ -81,10 +81,14 @@ class TaskConfig(StrictConfig):
 class ModelsConfig(StrictConfig):
     """How models are opened and compared."""
 
-    vocabulary: Literal["strict", "base"] = "strict"
-    """`base` drops embedding rows that an expert added beyond the base model's vocabulary."""
+    vocabulary: Literal["strict", "base", "union"] = "strict"
+    """What to do with tokens that an expert added to the base model's: refuse them (`strict`), drop their rows
+    (`base`), or give merged models all of them (`union`)."""
     chat_template: str | None = None
     """The chat template to use if those of the models differ: `base`, the name of an expert, or a file."""
+    end_tokens: list[int | str] | None = Field(None, min_length=1)
+    """The tokens that end an answer, or their ids; by default those of the base, of the model whose chat template is
+    used, and of that template."""
     trust_remote_code: bool = False
     """Run the code that model repositories contain."""
     pickles: bool = False

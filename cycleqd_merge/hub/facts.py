@@ -65,7 +65,8 @@ class ModelFacts:
     label: its name for `export`. number: of its evaluation, if it was evaluated. coefficients: by expert, one per
     group; empty for a mergekit configuration. seed: of a mergekit configuration; None for a genome. ancestors: see
     `report.summary.lineage`. configuration: the text of its `mergekit_config.yml`. chat: whether it has a chat
-    template. adapter: whether it is published as an adapter. others: labels of the repository's other models by
+    template. adapter: whether it is published as an adapter. end_tokens: as
+    its generation configuration states them, if it has one. others: labels of the repository's other models by
     subfolder. subfolder: its own, if it has one.
     """
 
@@ -82,6 +83,7 @@ class ModelFacts:
     configuration: str | None
     chat: bool
     adapter: bool
+    end_tokens: tuple[int, ...]
     others: Mapping[str, str]
     subfolder: str = ""
 
@@ -127,6 +129,7 @@ def model_facts(
     configuration: str | None = None,
     chat: bool = False,
     adapter: bool = False,
+    end_tokens: tuple[int, ...] = (),
     others: Mapping[str, str] | None = None,
     subfolder: str = "",
 ) -> ModelFacts:
@@ -148,6 +151,7 @@ def model_facts(
         configuration=None if configuration is None else without_paths(configuration, run.recipe),
         chat=chat,
         adapter=adapter,
+        end_tokens=end_tokens,
         others=dict(others or {}),
         subfolder=subfolder,
     )

@@ -16,6 +16,8 @@ from cycleqd_merge.hub.draft import Draft, Pushed
 from cycleqd_merge.hub.facts import model_facts
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE
 from cycleqd_merge.hub.publication import Publication, require_no_token
+from cycleqd_merge.merging.end_tokens import listed_ids
+from cycleqd_merge.merging.model_files import GENERATION, TOKENIZER
 from cycleqd_merge.merging.sizes import model_bytes
 from cycleqd_merge.outputs.export import export, export_adapter, model_record
 from cycleqd_merge.report.figures import archives_figure, png
@@ -94,11 +96,11 @@ def _add_model(draft: Draft, prefix: str, publication: Publication, model: Named
     with tempfile.TemporaryDirectory(prefix=".push-", dir=publication.folder) as temporary:
         out = Path(temporary) / "model"
         write(run, model.label, out)
-        for path in sorted(out.iterdir()):
-            files[f"{prefix}{path.name}"] = path
+        for path in sorted(each for each in out.rglob("*") if each.is_file()):
+            name = f"{prefix}{path.relative_to(out).as_posix()}"
+            files[name] = path
             if path.suffix in _TEXT_FILES and path.stat().st_size < _LONGEST_TEXT:
-                text = without_paths(path.read_text(encoding="utf-8"), run.recipe)
-                files[f"{prefix}{path.name}"] = text.encode()
+                files[name] = without_paths(path.read_text(encoding="utf-8"), run.recipe).encode()
         require_no_token(files)
         draft.add(files)
     return files
@@ -108,8 +110,14 @@ def _card(
     publication: Publication, repo: str, prefix: str, placed: Mapping[str, NamedModel], draft: Draft, files: Files
 ) -> bytes:
     """The card of the model in folder `prefix`; that of the root lists the others. files: those just added."""
-    model, path = placed[prefix], f"{prefix}{CONFIGURATION}"
-    configuration = files.get(path) or draft.read(path)
+    model = placed[prefix]
+
+    def read(name: str) -> bytes | None:
+        found = files.get(f"{prefix}{name}") or draft.read(f"{prefix}{name}")
+        return found if isinstance(found, bytes) else None
+
+    configuration, tokenizer, generation = map(read, (CONFIGURATION, TOKENIZER, GENERATION))
+    has_template = f"{prefix}{CHAT_TEMPLATE}" in (files or draft.published)
     others = {folder.rstrip("/"): other.label for folder, other in placed.items() if folder}
     facts = model_facts(
         publication.facts_of(repo),
@@ -117,9 +125,10 @@ def _card(
         model.label,
         model.candidate,
         model.number,
-        configuration=configuration.decode() if isinstance(configuration, bytes) else None,
-        chat=f"{prefix}{CHAT_TEMPLATE}" in (files or draft.published),
+        configuration=None if configuration is None else configuration.decode(),
+        chat=has_template or bool(json.loads(tokenizer or b"{}").get("chat_template")),
         adapter=publication.hub.adapters,
+        end_tokens=listed_ids(json.loads(generation or b"{}").get("eos_token_id")),
         others={} if prefix else others,
         subfolder=prefix.rstrip("/"),
     )

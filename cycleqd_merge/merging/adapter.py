@@ -1,13 +1,23 @@
-"""A LoRA adapter on disk, read as task vectors: low-rank factors per base tensor, never merged into a checkpoint."""
+"""A LoRA adapter on disk, read as task vectors: low-rank factors per base tensor, never merged into a checkpoint.
+
+What counts is what peft runs: base weights with the adapter active. A task vector is low-rank where that is a product
+of factors, and dense for tensors saved whole, trained tokens and DoRA.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 
@@ -16,12 +26,29 @@ from cycleqd_merge.merging.adapter_names import AdapterTensors
 from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 
 _PREFIX = "base_model.model."
-_ENDINGS = {
-    "down": ("lora_A.weight", "lora_embedding_A"),
-    "up": ("lora_B.weight", "lora_embedding_B"),
-    "bias": ("lora_B.bias",),
-}
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # initialisations that subtract from the base weights
+_TRAINED = re.compile(
+    r"(?P<module>.+)\.(?P<kind>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
+    r"|token_adapter\.trainable_tokens_delta)"
+    r"(\.(?P<adapter>(?!(weight|bias)$)[^.]+))?(\.(?P<end>weight|bias))?"
+)
+_ROLES = {
+    "lora_A": "down",
+    "lora_embedding_A": "down",
+    "lora_B": "up",
+    "lora_embedding_B": "up",
+    "lora_magnitude_vector": "magnitude",
+    "token_adapter.trainable_tokens_delta": "tokens",
+}
+_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(\.(?P<adapter>[^.]+))?\.(?P<end>[^.]+)")
+
+Fit = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Gives a tensor of one row per token the rows of the base's vocabulary. Called with it and with the base's rows."""
+
+
+def _as_stored(tensor: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """The tensor with its own rows."""
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -43,66 +70,175 @@ class Adapter:
     base: the checkpoint whose tensors it changes, for their names; without it, the adapter's own names are used.
 
     Raises:
-        ModelError: it cannot be opened, or is of a kind without low-rank factors (DoRA, other PEFT methods).
+        ModelError: it cannot be opened, or is of a kind that is not a change of weights (other PEFT methods).
     """
+
+    is_copy = False
 
     def __init__(self, label: str, path: Path, base: Checkpoint | None = None) -> None:
         self.label, self.path = label, path
         file = path / "adapter_model.safetensors"
         if not file.is_file():
-            raise ModelError(f"adapter {label}: no adapter_model.safetensors in {path}")
+            inside = sorted(each.parent.name for each in path.glob("*/adapter_config.json"))
+            hint = f"; adapters are in its folders {', '.join(inside)}: name one of them" if inside else ""
+            raise ModelError(f"adapter {label}: no adapter_model.safetensors in {path}{hint}")
         try:
-            self._config = PeftConfig.from_pretrained(str(path))
-            self._file = AdapterTensors(safe_open(file, framework="pt"), label, base)
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # unknown keys are reported by `unknown_options`
+                self._config = PeftConfig.from_pretrained(str(path))
+            stored = safe_open(file, framework="pt")
+        except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         kind = _other_kind(self._config)
         if kind is not None:
             raise ModelError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")
+        if not stored.keys():
+            raise ModelError(f"adapter {label}: adapter_model.safetensors has no tensors; save the adapter again")
+        self._file = AdapterTensors(stored, label, base)
 
     @cached_property
     def _roles(self) -> dict[str, dict[str, str]]:
         """By base tensor name: the keys of the tensors stored for it, by role.
 
-        Roles: the factors `down` and `up`, the `bias` of `up`, and `whole`, which replaces the base tensor.
+        Roles: the factors `down` and `up`, the `bias` of `up`, the `magnitude` of DoRA's rows, the rows of trained
+        `tokens`, and `whole`, which replaces the base tensor. Where peft has stored a tensor twice, the copy that it
+        loads counts.
         """
         found: dict[str, dict[str, str]] = {}
-        for key in self._file.keys():  # noqa: SIM118 - not a dict
-            tensor, role = self._place(key)
-            found.setdefault(tensor, {})[role] = key
+        for tensor, role, key in sorted(self._placed(), key=lambda placed: "modules_to_save" in placed[2]):
+            found.setdefault(tensor, {}).setdefault(role, key)
+        originals = {tensor for tensor, roles in found.items() if tensor.endswith(".original")}
+        for original in originals:  # the module without the adapter; the trained copy is stored next to it
+            if "whole" not in found.get(original.removesuffix(".original"), {}):
+                raise self._unknown(next(iter(found[original].values())))
+            del found[original]
         return found
 
-    def _place(self, key: str) -> tuple[str, str]:
-        """The base tensor that a stored tensor belongs to, and its role."""
-        name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
-        for role, endings in _ENDINGS.items():
-            ending = next((ending for ending in endings if name.endswith("." + ending)), None)
-            if ending is not None:
-                return name.removesuffix(ending) + ("bias" if role == "bias" else "weight"), role
-        if "lora_" in name:
+    def _placed(self) -> Iterator[tuple[str, str, str]]:
+        """Each stored tensor: the base tensor that it belongs to, its role, and its key."""
+        names = set()
+        for key in self._file.keys():  # noqa: SIM118 - a safetensors file is not a dict
+            name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+            trained, saved = _TRAINED.fullmatch(name), _SAVED.fullmatch(name)
+            if trained is not None:
+                names.add(trained["adapter"])
+                bias = trained["end"] == "bias"
+                if bias and trained["kind"] != "lora_B":
+                    raise self._unknown(key)
+                yield (
+                    trained["module"] + (".bias" if bias else ".weight"),
+                    "bias" if bias else _ROLES[trained["kind"]],
+                    key,
+                )
+            elif saved is not None:
+                names.add(saved["adapter"])
+                yield f"{saved['module']}.{saved['end']}", "whole", key
+            elif "lora_" in name or "trainable_tokens" in name:
+                raise self._unknown(key)
+            elif ".original_module." in name:
+                yield name.replace(".original_module.", ".") + ".original", "whole", key
+            else:
+                yield name.replace(".token_adapter.", "."), "whole", key
+        names.discard(None)
+        if len(names) > 1:
             raise ModelError(
-                f"adapter {self.label}: unknown kind of tensor: {key}; merge the adapter into a full checkpoint"
+                f"adapter {self.label}: its file has several adapters ({', '.join(sorted(names))}); save one alone"
             )
-        return name.replace(".modules_to_save.", "."), "whole"
+
+    def _unknown(self, key: str) -> ModelError:
+        return ModelError(
+            f"adapter {self.label}: unknown kind of tensor: {key}; merge the adapter into a full checkpoint"
+        )
 
     @property
     def names(self) -> list[str]:
         """Names of the base tensors that the adapter changes."""
         return list(self._roles)
 
+    @property
+    def has_plain_keys(self) -> bool:
+        """Whether its tensors have the names that peft gives them, without the adapter's or a wrapper's name."""
+        keys = [key for roles in self._roles.values() for key in roles.values()]
+        named = (_TRAINED.fullmatch(key) for key in keys)
+        return not any(match is not None and match["adapter"] for match in named) and all(
+            key.startswith(_PREFIX) and ".modules_to_save." not in key for key in keys
+        )
+
+    @property
+    def unknown_options(self) -> list[str]:
+        """Keys set in its configuration that the installed peft does not know."""
+        stated = json.loads((self.path / "adapter_config.json").read_text(encoding="utf-8"))
+        known = {each.name for each in fields(self._config)} | {"runtime_config"}
+        return sorted(key for key, value in stated.items() if value and key not in known)
+
     def is_linear(self, name: str) -> bool:
         """Whether it changes the base tensor `name` by factors of a linear layer."""
-        return self._roles[name].get("down", "").endswith("lora_A.weight")
+        return ".lora_A." in self._roles[name].get("down", "")
+
+    def shape(self, name: str, like: Sequence[int]) -> tuple[int, ...]:
+        """The shape of what it stores for the base tensor `name` (of the product, if factors); like: the base's."""
+        roles = self._roles[name]
+        if "tokens" in roles:
+            rows = self._stored_shape(roles["whole"])[0] if "whole" in roles else like[0]
+            return (max(rows, *(token + 1 for token in self._tokens(name))), *like[1:])
+        if "down" not in roles or "up" not in roles:
+            return self._stored_shape(next(iter(roles.values())))
+        up, down = self._stored_shape(roles["up"]), self._stored_shape(roles["down"])
+        straight, transposed = (up[0], down[-1]), (down[-1], up[0])
+        if "lora_embedding_A" in roles["down"] or (
+            straight[1:] != transposed[1:] == tuple(like[1:]) and self.transposed
+        ):
+            return transposed
+        return straight
+
+    def _stored_shape(self, key: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(key).get_shape())
+
+    def rank_of(self, name: str) -> int | None:
+        """The rank of its change of the base tensor `name`; None for a change that is not stored as factors alone."""
+        roles = self._roles[name]
+        if "down" not in roles or "magnitude" in roles or "tokens" in roles:
+            return None
+        return self._stored_shape(roles["down"])[0]
 
     @property
     def transposed(self) -> bool:
         """Whether the adapted layers store their weights as input x output."""
         return bool(getattr(self._config, "fan_in_fan_out", False))
 
-    def task_vector(self, name: str, base: torch.Tensor) -> torch.Tensor | LowRank | None:
+    def is_bias(self, name: str) -> bool:
+        """Whether it stores the tensor `name` as the bias of a factor (`lora_bias`), and in no other way."""
+        return list(self._roles[name]) == ["bias"]
+
+    def adds(self, name: str) -> bool:
+        """Whether anything stored for the tensor `name` is not zero."""
+        return any(bool(torch.count_nonzero(self._file.get_tensor(key))) for key in self._roles[name].values())
+
+    def replaces(self, name: str) -> bool:
+        """Whether it stores the tensor `name` itself, and not only a change of the base's."""
+        return "whole" in self._roles.get(name, {})
+
+    def trains_tokens(self, name: str) -> bool:
+        """Whether it replaces the rows of some tokens in the base tensor `name`."""
+        return "tokens" in self._roles.get(name, {})
+
+    def loads_head(self, head: str) -> bool:
+        """Whether peft loads the factors stored for `head`, the output layer of a base that ties its embeddings.
+
+        With `ensure_weight_tying`, the output layer is not among the targets: peft adds it, for some names of layers.
+        """
+        if "down" not in self._roles.get(head, {}):
+            return True
+        targets, module = self._config.target_modules, head.rpartition(".")[0]
+        if check_target_module_exists(self._config, module):
+            return True
+        leaves = EMBEDDING_LAYER_NAMES if isinstance(targets, str) else {each.split(".")[-1] for each in targets or ()}
+        return self._config.ensure_weight_tying and not set(EMBEDDING_LAYER_NAMES).isdisjoint(leaves)
+
+    def task_vector(self, name: str, base: torch.Tensor, fit: Fit = _as_stored) -> torch.Tensor | LowRank | None:
         """The adapter's task vector at the base tensor `name`, float32: factors, a dense difference, or None.
 
-        base: the base tensor, shape (m, n).
+        base: the base tensor, shape (m, n). fit: gives them the rows of the base's vocabulary.
 
         Raises:
             ModelError: the adapter's tensors do not have the base tensor's shape.
@@ -110,51 +246,122 @@ class Adapter:
         roles = self._roles.get(name)
         if roles is None:
             return None
-        difference = self._difference(name, roles, base)
-        if "down" not in roles:
+        difference = self._difference(name, roles, base, fit)
+        if "down" not in roles and "up" not in roles:
+            if "magnitude" in roles:
+                raise self._unknown(roles["magnitude"])
             return difference
-        factors = self._factors(name, (roles["down"], roles["up"]), base)
+        factors, transposed = self._factors(name, roles, base, fit)
+        if "magnitude" in roles:
+            start = base.float() if difference is None else base.float() + difference
+            magnitude = self._file.get_tensor(roles["magnitude"]).float()
+            return self._dora(name, start + factors.dense(), magnitude, transposed, fit) - base.float()
         return factors if difference is None else difference + factors.dense()
 
-    def _difference(self, name: str, roles: dict[str, str], base: torch.Tensor) -> torch.Tensor | None:
-        """The part without factors: a whole tensor (peft saves an adapted embedding's too), or a factor's bias."""
+    def _difference(self, name: str, roles: dict[str, str], base: torch.Tensor, fit: Fit) -> torch.Tensor | None:
+        """The part without factors: a tensor saved whole (peft saves an adapted embedding's too), a factor's bias, or
+        the rows of trained tokens.
+        """
+        if "tokens" in roles:
+            whole = fit(self._file.get_tensor(roles["whole"]).float(), base) if "whole" in roles else base.float()
+            difference = self._fitted(name, self._with_tokens(name, roles["tokens"], whole), base, fit) - base.float()
+            return difference if torch.count_nonzero(difference) else None
         keys = [roles[role] for role in ("whole", "bias") if role in roles]
         if not keys:
             return None
         difference = torch.zeros(base.shape)
         for key in keys:
-            tensor = self._file.get_tensor(key).float()
-            if tensor.shape != base.shape:
-                raise ModelError(
-                    f"adapter {self.label}: {name} has shape {tuple(tensor.shape)}; the base has {tuple(base.shape)}"
-                )
+            tensor = self._fitted(name, self._file.get_tensor(key).float(), base, fit)
             difference += tensor - base.float() if key == roles.get("whole") else tensor * self._bias_scale(name)
         return difference if torch.count_nonzero(difference) else None
 
-    def _factors(self, name: str, keys: tuple[str, ...], base: torch.Tensor) -> LowRank:
-        down, up = (self._file.get_tensor(key).float() for key in keys)
+    def _fitted(self, name: str, tensor: torch.Tensor, base: torch.Tensor, fit: Fit) -> torch.Tensor:
+        """The tensor cut to the base's vocabulary; it must have the base's shape then."""
+        fitted = fit(tensor, base.float())
+        if fitted.shape != base.shape:
+            raise self._misshapen(name, tuple(tensor.shape), tuple(base.shape))
+        return fitted
+
+    def _misshapen(self, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> ModelError:
+        return ModelError(f"adapter {self.label}: {name} has shape {found}; the base has {wanted}")
+
+    def _with_tokens(self, name: str, key: str, whole: torch.Tensor) -> torch.Tensor:
+        """`whole` with the rows of the trained tokens replaced, longer where a token is beyond its rows."""
+        rows, tokens = self._file.get_tensor(key).float(), self._tokens(name)
+        if len(tokens) != rows.shape[0]:
+            raise ModelError(
+                f"adapter {self.label}: {key} has {rows.shape[0]} rows; `trainable_token_indices` in its configuration "
+                f"has {len(tokens)}; correct the file"
+            )
+        more = max(0, max(tokens) + 1 - whole.shape[0])
+        return torch.nn.functional.pad(whole, (0, 0, 0, more)).index_copy(0, torch.tensor(tokens), rows)
+
+    def _tokens(self, name: str) -> list[int]:
+        """The trained tokens of an embedding, in the order of their rows."""
+        stated, module = self._config.trainable_token_indices, name.removesuffix(".weight")
+        if isinstance(stated, dict):
+            stated = next((ids for each, ids in stated.items() if f".{module}".endswith(f".{each}")), None)
+        return list(stated or ())
+
+    def _factors(self, name: str, roles: dict[str, str], base: torch.Tensor, fit: Fit) -> tuple[LowRank, bool]:
+        """The factors, and whether the layer stores its weight as input x output."""
+        missing = next((role for role in ("down", "up") if role not in roles), None)
+        if missing is not None:
+            raise ModelError(f"adapter {self.label}: {name}: one of its two factors is missing; save the adapter again")
+        down, up = (self._file.get_tensor(roles[role]).float() for role in ("down", "up"))
+        if down.ndim != 2 or up.ndim != 2 or 0 in (*down.shape, *up.shape):
+            raise ModelError(
+                f"adapter {self.label}: {name}: factors of shape {tuple(up.shape)} and {tuple(down.shape)} are not "
+                "those of a linear layer or an embedding; merge the adapter into a full checkpoint"
+            )
         scale = self._scale(name, down.shape[0])
-        transposed = getattr(self._config, "fan_in_fan_out", False) or keys[0].endswith("lora_embedding_A")
-        if transposed or (up.shape[0], down.shape[1]) != tuple(base.shape):
-            factors = LowRank(down.T.contiguous(), up.T.contiguous(), scale)
-        else:
-            factors = LowRank(up, down, scale)
-        shape = (factors.left.shape[0], factors.right.shape[1])
-        if shape != tuple(base.shape):
-            found = (up.shape[0], down.shape[1])
-            raise ModelError(f"adapter {self.label}: {name} has shape {found}; the base has {tuple(base.shape)}")
-        return factors
+        embedding = "lora_embedding_A" in roles["down"]
+        if embedding and "magnitude" in roles:
+            raise ModelError(f"adapter {self.label}: {name}: DoRA of an embedding; merge it into a full checkpoint")
+        preferred = self.transposed or embedding
+        for transposed in (preferred, not preferred):
+            left, right = (down.T.contiguous(), up.T.contiguous()) if transposed else (up, down)
+            left = fit(left, left.new_zeros(base.shape[0], left.shape[1]))
+            if (left.shape[0], right.shape[1]) == tuple(base.shape):
+                if left.shape[1] != right.shape[0]:
+                    raise ModelError(
+                        f"adapter {self.label}: {name}: factors of shape {tuple(up.shape)} and {tuple(down.shape)} "
+                        "have no product; save the adapter again"
+                    )
+                return LowRank(left, right, scale), transposed
+        raise self._misshapen(name, self.shape(name, base.shape), tuple(base.shape))
+
+    def _dora(
+        self, name: str, weight: torch.Tensor, magnitude: torch.Tensor, transposed: bool, fit: Fit
+    ) -> torch.Tensor:
+        """The weight with the norm of each output's row (column, if transposed) set to its magnitude."""
+        axis = 0 if transposed else 1
+        norms = torch.linalg.norm(weight, dim=axis)
+        magnitude = fit(magnitude, norms)
+        if magnitude.shape != norms.shape:
+            raise self._misshapen(f"{name} (magnitude)", tuple(magnitude.shape), tuple(norms.shape))
+        return weight * (magnitude / norms).unsqueeze(axis)
 
     def _bias_scale(self, name: str) -> float:
         """The scale of the factors that the bias `name` belongs to."""
         weight = name.removesuffix("bias") + "weight"
-        return self._scale(weight, int(self._file.get_tensor(self._roles[weight]["down"]).shape[0]))
+        return self._scale(weight, self._stored_shape(self._roles[weight]["down"])[0])
 
     def _scale(self, name: str, rank: int) -> float:
-        """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, with alpha by the adapter's patterns."""
-        patterns = self._config.alpha_pattern or {}
+        """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, with alpha and r by the adapter's patterns."""
         module = self._file.module(name)
-        alpha = patterns.get(get_pattern_key(list(patterns), module), self._config.lora_alpha)
+        alpha, stated = (
+            (patterns or {}).get(get_pattern_key(list(patterns or {}), module), default)
+            for patterns, default in (
+                (self._config.alpha_pattern, self._config.lora_alpha),
+                (self._config.rank_pattern, self._config.r),
+            )
+        )
+        if stated != rank or not isinstance(alpha, int | float):
+            raise ModelError(
+                f"adapter {self.label}: {name}: factors of rank {rank}; adapter_config.json states rank {stated} and "
+                f"alpha {alpha}, so the scale is unknown; correct the file"
+            )
         return float(alpha) / (rank**0.5 if self._config.use_rslora else rank)
 
     @property
@@ -174,16 +381,15 @@ class Adapter:
 
 
 def _other_kind(config: PeftConfig) -> str | None:
-    """The kind of an adapter that is not base + scale * up @ down; None if it is."""
+    """The kind of an adapter that does not change weights by factors, whole tensors, rows or magnitudes; else None."""
     kind = getattr(config.peft_type, "value", str(config.peft_type))
     if kind != "LORA":
         return kind
     assert isinstance(config, LoraConfig)
-    if config.use_dora:
-        return "DoRA"
     variants = [field.name for field in fields(config) if field.metadata.get("is_lora_variant")]
-    variant = next((name for name in variants if getattr(config, name)), None)
-    if variant is not None:
-        return f"LoRA with `{variant}`"
+    others = (*variants, "use_qalora", "alora_invocation_tokens", "layer_replication", "megatron_config")
+    other = next((name for name in others if name != "use_dora" and getattr(config, name, None)), None)
+    if other is not None:
+        return f"LoRA with `{other}`"
     start = str(config.init_lora_weights).lower()
     return f"LoRA initialised with `{start}`" if start.startswith(_CHANGES_BASE) else None

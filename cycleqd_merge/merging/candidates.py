@@ -15,7 +15,7 @@ from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.model_files import child_files, with_dtype, write_files
 
 SHARD_SIZE = 5 * 1000**3
 
@@ -71,19 +71,20 @@ def write_candidate(candidate: Candidate, materialiser: Materialiser, folder: Pa
     if not keeps_names(candidate, family):
         write_checkpoint(candidate_tensors(candidate, materialiser), family, folder)
         return
-    tokenizer = None if family.models.chat_template in (None, "base") else family_tokenizer(family)
+    files = child_files(family)
     write_merge(candidate, family, folder, materialiser.device)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():  # mergekit's own version of the other files
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif ".safetensors" not in path.suffixes:
+            path.unlink()
+    write_files(with_dtype(files, folder), folder)
 
 
 def write_checkpoint(tensors: Iterable[tuple[str, torch.Tensor]], family: ModelFamily, folder: Path) -> None:
-    """Write safetensors (sharded at 5 GB), configurations, tokenizer and chat template into a folder."""
+    """Write safetensors (sharded at 5 GB) and the child's other files into a folder; see `child_files`."""
+    files = child_files(family)
     with TensorWriter(str(folder), max_shard_size=SHARD_SIZE) as writer:
         for name, tensor in tensors:
             writer.save_tensor(name, tensor.cpu(), clone=True)
-    family.base.config.save_pretrained(folder)
-    generation = family.base.path / "generation_config.json"
-    if generation.is_file():
-        shutil.copy(generation, folder)
-    family_tokenizer(family).save_pretrained(folder)
+    write_files(files, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -15,17 +16,19 @@ import torch
 from mergekit.architecture import WeightInfo, arch_info_for_config
 from mergekit.architecture.auto import infer_architecture_info
 from mergekit.common import ModelPath, ModelReference
-from mergekit.io import LazyTensorLoader, ShardedTensorIndex
+from mergekit.io import LazyTensorLoader
 from mergekit.options import MergeOptions
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
-from cycleqd_merge.merging.name_map import NameMap, build_name_map
+from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
+from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, vocabulary_tensors
+from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,25 @@ class Weight:
 class Checkpoint:
     """A full checkpoint: its folder, configuration and tensors.
 
+    folder: of its copy in a different vocabulary, which is read instead of the reference's own files (see
+    `union_models`). digest: that copy's.
+
     Raises:
         ModelError: it cannot be found, holds no safetensors, is quantised, or a shard is missing.
         HubRefused: it cannot be downloaded.
     """
 
-    def __init__(self, reference: ModelReference, models: ModelsConfig) -> None:
-        self.reference, self._trust_remote_code = reference, models.trust_remote_code
+    def __init__(
+        self, reference: ModelReference, models: ModelsConfig, folder: Path | None = None, digest: str | None = None
+    ) -> None:
+        self.reference, self._digest, self._trust_remote_code = reference, digest, models.trust_remote_code
         require_folder(reference.model, f"model {reference.model}")
         try:
-            self.path = model_folder(reference.model, models, f"model {reference.model}")
+            self.path = folder or model_folder(reference.model, models, f"model {reference.model}")
             here = ModelReference(model=ModelPath(path=str(self.path)))
-            self.config: PretrainedConfig = here.config(trust_remote_code=models.trust_remote_code)
-            index = ShardedTensorIndex.from_disk(str(self.path))
-            missing = sorted({shard for shard in index.tensor_paths.values() if not (self.path / shard).is_file()})
+            self.config: PretrainedConfig = model_config(here, models.trust_remote_code)
+            missing = [name for name in weight_files(self.path) if not (self.path / name).is_file()]
+            index = None if missing else tensor_index(str(self.path))
         except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise ModelError(f"model {reference.model}: cannot be opened: {first_line(error)}") from error
         quantised = getattr(self.config, "quantization_config", None)
@@ -71,19 +79,83 @@ class Checkpoint:
             raise ModelError(
                 f"model {reference.model}: is quantised ({method}); merging needs 16-bit or 32-bit weights"
             )
-        if missing:
+        if index is None:
             raise ModelError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
         self._loader = LazyTensorLoader(index)
+
+    @property
+    def stock_reads(self) -> bool:
+        """Whether stock mergekit, which prefers an index and requires `architectures`, reads the same model."""
+        stated = read_json(self.path / "config.json") or {}
+        names = {path.name for path in self.path.iterdir()}
+        chosen = chosen_weights(names)
+        return stated.get("architectures") == self.config.architectures and index_file(chosen or "") not in names
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether input and output embedding are one tensor."""
+        return bool(getattr(self.config.get_text_config(), "tie_word_embeddings", self.config.tie_word_embeddings))
 
     @property
     def names(self) -> list[str]:
         """Names of the stored tensors, shard by shard."""
         return list(self._loader.index.tensor_paths)
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is the reference's copy in a different vocabulary."""
+        return self._digest is not None
+
+    @property
+    def shards(self) -> Mapping[str, str]:
+        """The file of each stored tensor."""
+        return dict(self._loader.index.tensor_paths)
+
     def stored_name(self, weight: Weight) -> str | None:
         """The name of `weight` in this checkpoint, or None if it is absent."""
         paths = self._loader.index.tensor_paths
-        return next((name for name in (weight.name, *weight.aliases, *weight.ties) if name in paths), None)
+        ties = weight.ties if self.ties_embeddings else ()
+        names = (weight.name, *weight.aliases, *ties)
+        return next((name for name in names if name in paths), None) or self._other_name(names)
+
+    def _other_name(self, names: Sequence[str]) -> str | None:
+        """A name under which transformers loads a tensor as well: of a tied one, or with the body's prefix or without.
+
+        None if this checkpoint has no such tensor.
+        """
+        try:
+            model = self.empty_model
+        except ModelError:
+            return None
+        pairs = [*model.all_tied_weights_keys.items()]
+        tied = [other for pair in pairs for name, other in (pair, pair[::-1]) if name in names]
+        prefix = f"{model.base_model_prefix}."
+        others = (form for name in (*names, *tied) for form in (name, prefix + name, name.removeprefix(prefix)))
+        return next((name for name in others if name in self._loader.index.tensor_paths), None)
+
+    @cached_property
+    def empty_model(self) -> PreTrainedModel:
+        """The transformers model, built without weights.
+
+        Raises:
+            ModelError: transformers cannot build it.
+        """
+        config = copy.deepcopy(self.config)
+        try:
+            with torch.device("meta"):
+                model: PreTrainedModel = self.auto_class.from_config(config, trust_remote_code=self._trust_remote_code)
+                return model
+        except Exception as error:  # custom code may raise anything
+            raise ModelError(
+                f"model {self.reference.model}: transformers cannot build it: {first_line(error)}"
+            ) from error
+
+    def left_out(self, tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
+        """The names of those tensors that are no part of this model, see `left_out`; none if it cannot be built."""
+        try:
+            return left_out(self.empty_model, tensors) if tensors else frozenset()
+        except ModelError:  # `name_map` reports it
+            return frozenset()
 
     def read(self, name: str) -> torch.Tensor:
         """A stored tensor, memory-mapped, in its own dtype.
@@ -102,16 +174,23 @@ class Checkpoint:
     def weights(self) -> tuple[Weight, ...]:
         """The tensors of this checkpoint in its own order, as mergekit describes its architecture.
 
-        No architecture is hard-coded here: mergekit defines it or infers it from the checkpoint.
+        No architecture is hard-coded here: mergekit defines it or infers it from the checkpoint. Buffers and other
+        tensors that transformers neither loads nor saves are left out, and so are not in a child.
         """
         described: dict[str, WeightInfo] = {}
         for info in _architecture(self.path, self.config, self._trust_remote_code):
             for name in (info.name, *(info.aliases or ())):
                 described[name] = info
+        if all(info.vocabulary_axis is None for info in described.values()):  # mergekit cannot build the model
+            for name in vocabulary_tensors(self.empty_model, self.names):
+                described[name] = WeightInfo(name=name, vocabulary_axis=0)
         weights = []
-        separate = set() if self.config.get_text_config().tie_word_embeddings else set(self.names)
-        for name in self.names:
-            tensor = self.read(name)
+        tensors = {name: self.read(name) for name in self.names}
+        extra = self.left_out(tensors)
+        separate = set() if self.ties_embeddings else set(self.names)
+        for name, tensor in tensors.items():
+            if name in extra:
+                continue
             info = described.get(name) or WeightInfo(name=name)
             ties = separate.intersection(info.tied_names or ()) - {name}
             aliases = {name, *(info.aliases or ()), *(info.tied_names or ())} - {info.name} - ties
@@ -128,9 +207,30 @@ class Checkpoint:
         return tuple(weights)
 
     @cached_property
+    def tied(self) -> Mapping[str, str]:
+        """By the name of each tensor that the model ties to another (`tie_word_embeddings`): the name of that."""
+        if not self.ties_embeddings:
+            return {}
+        try:
+            ties = self.empty_model.all_tied_weights_keys
+            return {name: self.name_map.stored_name(other) or other for name, other in ties.items()}
+        except ModelError:  # `name_map` reports it
+            return {}
+
+    @cached_property
     def known_names(self) -> frozenset[str]:
         """The names of its tensors, and those that mergekit's description has for them."""
         return frozenset(name for weight in self.weights for name in (weight.name, *weight.aliases))
+
+    @cached_property
+    def auto_class(self) -> Any:
+        """transformers' class that loads it: of the architecture that it names, else of causal language models."""
+        named = (self.config.architectures or [""])[0]
+        for known in (AutoModelForCausalLM, AutoModelForImageTextToText):
+            loads: Any = known._model_mapping.get(type(self.config), None)
+            if loads is not None and named == loads.__name__:
+                return known
+        return AutoModelForCausalLM
 
     @cached_property
     def name_map(self) -> NameMap:
@@ -140,21 +240,13 @@ class Checkpoint:
             ModelError: transformers cannot build the model, or loads a tensor in a way that no exchange in place can
                 follow; see `build_name_map`.
         """
-        try:
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(
-                    copy.deepcopy(self.config), trust_remote_code=self._trust_remote_code
-                )
-        except Exception as error:  # custom code may raise anything
-            raise ModelError(
-                f"model {self.reference.model}: transformers cannot build it: {first_line(error)}"
-            ) from error
-        return build_name_map(model, dict(zip(self.names, self.weights, strict=True)))
+        stored = {self.stored_name(weight) or weight.name: weight for weight in self.weights}
+        return build_name_map(self.empty_model, stored)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the safetensors files, in the order of their names."""
-        return digest_files(self.files)
+        return self._digest or digest_files(self.files)
 
     @property
     def files(self) -> list[Path]:
@@ -179,7 +271,10 @@ def _architecture(folder: Path, config: PretrainedConfig, trust_remote_code: boo
     )
     with root_logger_kept():
         architecture = arch_info_for_config(config) or infer_architecture_info((model,), model, options)
-        return architecture.all_weights(config)
+        try:
+            return architecture.all_weights(config)
+        except (RuntimeError, AttributeError):  # its description is of a different layout of the configuration
+            return []
 
 
 def digest_files(paths: list[Path]) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from cycleqd_merge.errors import ModelError, UserError
-from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.adapter import LowRank
+from cycleqd_merge.merging.adapter_checks import check_adapter
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
+from cycleqd_merge.merging.config_differences import config_differences
+from cycleqd_merge.merging.end_tokens import end_token_differences, end_tokens
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
-from cycleqd_merge.merging.tokenizers import has_tokenizer, load_tokenizer
+from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
+
+_LISTED = 4  # tensors that are reported one by one
 
 
 @dataclass
@@ -27,15 +33,20 @@ def check_family(family: ModelFamily) -> Problems:
     _check_module(family.base, problems)
     for expert in family.experts:
         if isinstance(expert.weights, Checkpoint):
-            _check_architecture(family.base, expert.weights, expert.name, problems)
+            _check_configuration(family.base, expert.weights, expert.name, problems)
             _check_names(family, expert.weights, expert.name, problems)
         else:
             try:
-                _check_adapter_names(family, expert.weights, expert.name, problems)
+                errors, notices = check_adapter(family, expert.weights)
             except ModelError as error:
-                problems.errors.append(f"expert {expert.name}: {error}")
+                errors, notices = [str(error)], []
+            problems.errors.extend(f"expert {expert.name}: {error}" for error in errors)
+            problems.notices.extend(f"expert {expert.name}: {notice}" for notice in notices)
         _check_tokenizer(family, expert, problems)
-    if not problems.errors:
+    _check_end_tokens(family, problems)
+    if family.union is not None:
+        problems.notices.extend(family.union.notices)
+    if not problems.errors and (family.union is not None or family.models.vocabulary != "union"):
         _check_values(family, problems)
     return problems
 
@@ -58,37 +69,79 @@ def _check_module(base: Checkpoint, problems: Problems) -> None:
         _ = base.name_map
     except ModelError as error:
         problems.errors.append(str(error))
+        return
+    if base.config.get_text_config() is not base.config:  # transformers renames the parts of such models in its own way
+        return
+    prefix, shapes = f"{base.empty_model.base_model_prefix}.", base.name_map.shapes
+    if any(each.name not in shapes and prefix + each.name in shapes for each in base.weights):
+        problems.errors.append(
+            f"base: its tensor names lack {prefix!r}, as if it was saved without its head; load it with "
+            "AutoModelForCausalLM and save it again"
+        )
 
 
-def _check_architecture(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:
+def _check_configuration(base: Checkpoint, expert: Checkpoint, name: str, problems: Problems) -> None:
+    """Check that both are models of one class, and compare their configurations."""
     ours, theirs = base.config.architectures, expert.config.architectures
     if ours != theirs:
         problems.errors.append(f"expert {name}: architecture {theirs}, the base has {ours}")
+        return
+    if base.config.model_type != expert.config.model_type:
+        kinds = f"model type {expert.config.model_type!r}, the base has {base.config.model_type!r}"
+        problems.errors.append(f"expert {name}: {kinds}")
+        return
+    for difference in config_differences(base.config, expert.config):
+        (problems.errors if difference.error else problems.notices).append(difference.line(name))
 
 
 def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: Problems) -> None:
+    """Check that the expert has the base's tensors and no others, except for those that transformers does not load."""
+    places = {weight.name: expert.stored_name(weight) for weight in family.weights}
+    missing = [weight for weight, place in places.items() if place is None]
     known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
-    for weight in family.weights:
-        if expert.stored_name(weight) is None:
-            problems.errors.append(f"expert {name}: tensor {weight.name} is missing; the base has it")
-    for stored in expert.names:
-        if stored not in known:
-            tied = family.base.config.get_text_config().tie_word_embeddings
-            if tied and any(stored in (w.name, *w.aliases) for w in expert.weights if w.vocabulary_axis is not None):
-                problems.notices.append(
-                    f"expert {name}: {stored} is ignored: in the base, it is tied to the input embedding"
-                )
-            else:
-                problems.errors.append(f"expert {name}: tensor {stored} is not in the base")
+    extra = [stored for stored in expert.names if stored not in known and stored not in places.values()]
+    prefix = _wrong_prefix(missing, extra)
+    if prefix is not None:
+        problems.errors.append(
+            f"expert {name}: its tensor names begin with {prefix!r}, so transformers does not load them; "
+            "rename the tensors without it"
+        )
+        return
+    _report_tensors(name, missing, "missing; the base has {}", problems)
+    left_out = family.base.left_out({stored: expert.read(stored) for stored in extra})
+    extra = [stored for stored in extra if stored not in left_out]
+    heads = _vocabulary_tensors(expert) if family.base.ties_embeddings else []
+    for stored in extra:
+        if stored in heads and not any(torch.equal(expert.read(stored), expert.read(e)) for e in heads if e != stored):
+            problems.notices.append(
+                f"expert {name}: {stored} is ignored: in the base, it is tied to the input embedding"
+            )
+    _report_tensors(name, [stored for stored in extra if stored not in heads], "not in the base", problems)
 
 
-def _check_adapter_names(family: ModelFamily, adapter: Adapter, name: str, problems: Problems) -> None:
-    known = {stored for weight in family.weights for stored in (weight.name, *weight.aliases)}
-    problems.errors.extend(
-        f"expert {name}: its adapter changes {tensor}, which the base lacks"
-        for tensor in adapter.names
-        if tensor not in known
-    )
+def _vocabulary_tensors(model: Checkpoint) -> list[str]:
+    """Stored names of the input and output embeddings."""
+    stored = [model.stored_name(weight) for weight in model.weights if weight.vocabulary_axis is not None]
+    return [name for name in stored if name is not None]
+
+
+def _wrong_prefix(missing: Sequence[str], extra: Sequence[str]) -> str | None:
+    """What the extra names have in front of the missing ones, such as `module.`; None unless that explains them all."""
+    if not missing:
+        return None
+    first = missing[0]
+    prefixes = {stored.removesuffix(first) for stored in extra if stored.endswith(f".{first}")}
+    return next((prefix for prefix in prefixes if all(prefix + each in extra for each in missing)), None)
+
+
+def _report_tensors(expert: str, tensors: Sequence[str], what: str, problems: Problems) -> None:
+    """One error for each of a few tensors, or one for all of them."""
+    if len(tensors) <= _LISTED:
+        problems.errors.extend(f"expert {expert}: tensor {each} is {what.format('it')}" for each in tensors)
+    else:
+        problems.errors.append(
+            f"expert {expert}: {len(tensors)} tensors are {what.format('them')}; the first is {tensors[0]}"
+        )
 
 
 def _check_values(family: ModelFamily, problems: Problems) -> None:
@@ -103,7 +156,7 @@ def _check_values(family: ModelFamily, problems: Problems) -> None:
         for number, expert in enumerate(family.experts):
             if isinstance(expert.weights, Checkpoint):
                 tensor = expert.weights.read(expert.weights.stored_name(weight) or weight.name)
-                if not _same_form(family, weight, tensor, expert.name, problems):
+                if not _same_form(family, weight, base, tensor, expert, problems):
                     continue
                 if tensor.dtype != weight.dtype:
                     key = (expert.name, _short(tensor.dtype), _short(weight.dtype))
@@ -130,16 +183,23 @@ def _check_values(family: ModelFamily, problems: Problems) -> None:
     )
 
 
-def _same_form(family: ModelFamily, weight: Weight, tensor: torch.Tensor, name: str, problems: Problems) -> bool:
-    """Whether an expert's tensor can be merged into the base's; reports why not, or which rows are dropped."""
-    axis = weight.vocabulary_axis
-    fitted = fit_vocabulary(tensor, weight, family.models)
+def _same_form(
+    family: ModelFamily, weight: Weight, base: torch.Tensor, tensor: torch.Tensor, expert: Expert, problems: Problems
+) -> bool:
+    """Whether an expert's tensor can be merged into the base's; reports why not, or which rows are not merged."""
+    axis, name = weight.vocabulary_axis, expert.name
+    fitted = fit_vocabulary(tensor, weight, base, family)
+    if fitted.numel() < tensor.numel() and family.models.vocabulary == "strict" and not has_tokenizer(expert.folder):
+        fitted = tensor  # nothing says that the added rows belong to no token
     if tuple(fitted.shape) == weight.shape:
-        if fitted.shape != tensor.shape and axis is not None:
-            added = tensor.shape[axis] - weight.shape[axis]
+        added = 0 if axis is None else tensor.shape[axis] - weight.shape[axis]
+        if added > 0:
             problems.notices.append(f"expert {name}: {weight.name}: {added} rows beyond the base's vocabulary dropped")
+        elif added < 0:
+            rows = f"{-added} rows that belong to no token are missing"
+            problems.notices.append(f"expert {name}: {weight.name}: {rows}; the base's are used")
         return True
-    if axis is not None and tensor.shape[axis] != weight.shape[axis]:
+    if axis is not None and tensor.ndim == len(weight.shape) and tensor.shape[axis] != weight.shape[axis]:
         hint = "; `models.vocabulary: base` drops added rows" if tensor.shape[axis] > weight.shape[axis] else ""
         problems.errors.append(
             f"expert {name}: tensor {weight.name}: vocabulary of {tensor.shape[axis]}, "
@@ -150,6 +210,18 @@ def _same_form(family: ModelFamily, weight: Weight, tensor: torch.Tensor, name: 
             f"expert {name}: tensor {weight.name}: shape {tuple(tensor.shape)}, the base has {weight.shape}"
         )
     return False
+
+
+def _check_end_tokens(family: ModelFamily, problems: Problems) -> None:
+    """What ends an answer, where base, experts and children differ in it."""
+    if not has_tokenizer(family.base.path):
+        return
+    try:
+        found = end_tokens(family)
+        problems.notices += [*found.notices, *end_token_differences(family, found)]
+    except UserError as error:
+        if not problems.errors:  # a tokenizer that cannot be loaded has been reported
+            problems.errors.append(str(error))
 
 
 def _finite(tensor: torch.Tensor) -> bool:
@@ -176,9 +248,11 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
             f"expert {expert.name}: its chat template differs from the base's; choose one with `models.chat_template` "
             f"(`base`, `{expert.name}` or a file)"
         )
+    if family.models.vocabulary == "union":  # `united` has compared them
+        return
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     if family.models.vocabulary == "base":
-        other = {token: number for token, number in other.items() if number < len(vocabulary)}
+        other = {token: number for token, number in other.items() if number < id_bound(ours)}
     if vocabulary != other:
         different = sorted(vocabulary.items() ^ other.items(), key=lambda item: (item[1], item[0]))
         token = different[0][0]

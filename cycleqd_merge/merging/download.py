@@ -8,25 +8,33 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import is_zipfile
 
 import huggingface_hub
 import torch
 from filelock import FileLock
 from huggingface_hub import constants
 from mergekit.common import ModelPath, ModelReference
+from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.values import hub_id
-from cycleqd_merge.errors import HubRefused, ModelError
+from cycleqd_merge.errors import HubRefused, ModelError, first_line
 from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.hub_errors import hub_errors, hub_reason
+from cycleqd_merge.merging.weight_files import PICKLE, SAFETENSORS, chosen_weights, weight_files
 
+Save = Callable[[dict[str, torch.Tensor], Path], None]
 DownloadProgress = Callable[[str, int, int], None]
 """Called with a repository's id, the bytes downloaded so far, and the total."""
 
 _SMALL = (".json", ".txt", ".jinja", ".model", ".tiktoken", ".spm")
+_MODEL_CODE = ("configuration_", "modeling_", "tokenization_", "processing_", "image_processing_")
+"""Beginnings of the usual names of a model's own modules: they belong to its copies even where they are not run."""
+_FOLDERS = ("additional_chat_templates/", "custom_generate/")
 _PARALLEL = 8
+_ADAPTER = "adapter_model"
 
 
 @dataclass(frozen=True)
@@ -53,21 +61,27 @@ def model_folder(path: ModelPath, models: ModelsConfig, label: str, progress: Do
         HubRefused: there is no such repository, or it cannot be downloaded.
     """
     folder = Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, False, progress)
-    if any(folder.glob("*.safetensors*")) or not any(folder.glob("pytorch_model*.bin*")):
+    chosen = chosen_weights({file.name for file in folder.iterdir()})
+    if chosen is None or not chosen.startswith(PICKLE):
         return folder
     if not models.pickles:
         raise ModelError(_only_pickles(label))
-    return _converted(folder)
+    return _converted(folder, _pickles(folder), huggingface_hub.save_torch_state_dict)
 
 
 def adapter_folder(path: ModelPath, models: ModelsConfig, label: str, progress: DownloadProgress | None = None) -> Path:
     """As `model_folder`, for an adapter.
 
     Raises:
-        ModelError: it contains only pickles.
+        ModelError: it contains only pickles and the recipe does not allow them, or they cannot be converted.
         HubRefused: there is no such repository, or it cannot be downloaded.
     """
-    return Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, True, progress)
+    folder = Path(path.path) if hub_id(path.path) is None else _fetched(path, models, label, True, progress)
+    if (folder / f"{_ADAPTER}.safetensors").is_file() or not (folder / f"{_ADAPTER}.bin").is_file():
+        return folder
+    if not models.pickles:
+        raise ModelError(_only_pickles(label))
+    return _converted(folder, [folder / f"{_ADAPTER}.bin"], _save_adapter)
 
 
 def pending_download(path: ModelPath, models: ModelsConfig, label: str, adapter: bool = False) -> Download | None:
@@ -103,15 +117,25 @@ def needed_files(names: Sequence[str], models: ModelsConfig, label: str, adapter
         ModelError: it contains only pickles and the recipe does not allow them.
     """
     root = [name for name in names if "/" not in name]
+    chosen = chosen_weights(root)
     weights = [name for name in root if name.endswith(".safetensors")]
     start = "adapter_model" if adapter else "model"
     weights = [name for name in weights if name.startswith(start)] or weights
-    if not weights:
+    if not weights or (not adapter and chosen is not None and chosen.startswith(PICKLE)):
         weights = [name for name in root if name.startswith(("pytorch_model", "adapter_model")) and ".bin" in name]
-        if weights and (adapter or not models.pickles):
+        if weights and not models.pickles:
             raise ModelError(_only_pickles(label))
-    endings = (*_SMALL, ".py") if models.trust_remote_code else _SMALL
-    return [*weights, *(name for name in root if name.endswith(endings) and name not in weights)]
+    if not adapter and chosen in (SAFETENSORS, PICKLE):
+        weights = [chosen]
+    small = [name for name in names if name.startswith(_FOLDERS)] + [name for name in root if name not in weights]
+    return [*weights, *(name for name in small if _is_small(name, models))]
+
+
+def _is_small(name: str, models: ModelsConfig) -> bool:
+    """Whether a file is one of those besides the weights that a model, or a copy of it, may need."""
+    if name.endswith(".py"):
+        return models.trust_remote_code or name.startswith(_MODEL_CODE)
+    return name.endswith(_SMALL) or ".model.v" in name  # such as tokenizer.model.v3
 
 
 def _fetched(
@@ -182,32 +206,66 @@ def _only_pickles(label: str) -> str:
     return f"{label}: contains only pickles; convert it to safetensors first, or allow them with `models.pickles: true`"
 
 
-def _converted(folder: Path) -> Path:
+def _pickles(folder: Path) -> list[Path]:
+    """A full model's pickles, in the order in which transformers loads them.
+
+    Raises:
+        ModelError: its index is broken, or names a file that does not exist.
+    """
+    try:
+        shards = [folder / name for name in weight_files(folder)]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ModelError(f"{folder}: its index of pickles is broken: {first_line(error)}") from error
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise ModelError(f"{folder}: {', '.join(missing)} is in its index but not in the folder")
+    return shards
+
+
+def _converted(folder: Path, shards: Sequence[Path], save: Save) -> Path:
     """A copy of a model with its pickles converted to safetensors. They are read as weights only: no code in them runs.
+
+    save: writes their tensors to a folder.
 
     Raises:
         ModelError: they contain more than weights, or are damaged.
     """
-    shards = sorted(folder.glob("pytorch_model*.bin"))
-    key = hashlib.sha256("|".join(f"{path.resolve()}:{path.stat().st_size}" for path in shards).encode())
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    key = hashlib.sha256("|".join(_version(path) for path in files).encode())
     target = cache_folder("converted") / key.hexdigest()[:32]
     with FileLock(f"{target}.lock"):
         if not target.is_dir():
-            _convert(folder, shards, target)
+            _convert(folder, shards, target, save)
     return target
 
 
-def _convert(folder: Path, shards: Sequence[Path], target: Path) -> None:
+def _version(path: Path) -> str:
+    """A text that changes with the file."""
+    status = path.stat()
+    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _convert(folder: Path, shards: Sequence[Path], target: Path, save: Save) -> None:
     remove_leftovers(target)
     with new_folder(target) as unfinished:
         try:
             tensors: dict[str, torch.Tensor] = {}
             for shard in shards:
-                tensors |= torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
-            huggingface_hub.save_torch_state_dict(tensors, unfinished)
+                tensors |= torch.load(shard, map_location="cpu", mmap=is_zipfile(shard), weights_only=True)
+            save(tensors, unfinished)
         except Exception as error:  # a damaged or hostile pickle may raise anything
             what = "its pickles contain more than weights, or are damaged"
             raise ModelError(f"{folder}: {what}: {type(error).__name__}") from error
         for path in folder.iterdir():
-            if path.is_file() and ".bin" not in path.name:
+            if path.is_file() and not path.name.endswith((".bin", ".bin.index.json", ".safetensors")):
                 shutil.copy(path, unfinished)
+        for name in _FOLDERS:
+            if (folder / name).is_dir():
+                shutil.copytree(folder / name, unfinished / name)
+
+
+def _save_adapter(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write an adapter's tensors; those that share memory (tied layers) are all kept."""
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / f"{_ADAPTER}.safetensors"
+    )

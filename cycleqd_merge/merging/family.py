@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
-from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.adapter import Adapter, Fit, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, require_folder
 from cycleqd_merge.merging.download import adapter_folder
 from cycleqd_merge.merging.name_map import NameMap, build_name_map
+from cycleqd_merge.merging.vocabulary import Union, expert_rows
 
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
@@ -53,10 +54,15 @@ class Expert:
 
 
 class ModelFamily:
-    """Base and experts. Tensors are read on demand; none is kept in memory."""
+    """Base and experts. Tensors are read on demand; none is kept in memory.
 
-    def __init__(self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig) -> None:
-        self.base, self.experts, self.models = base, experts, models
+    union: the vocabulary that they have been given (see `united`); None if they are as stored.
+    """
+
+    def __init__(
+        self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig, union: Union | None = None
+    ) -> None:
+        self.base, self.experts, self.models, self.union = base, experts, models, union
 
     def require_digests(self, base: str, experts: Mapping[str, str]) -> None:
         """Check that these are the models with the recorded digests.
@@ -78,6 +84,33 @@ class ModelFamily:
     def weights(self) -> tuple[Weight, ...]:
         """All tensors of a merged model, in the base checkpoint's order."""
         return self.base.weights
+
+    @cached_property
+    def token_bound(self) -> int | None:
+        """One more than the largest id of a token of the base; None without a tokenizer. Ids may have gaps."""
+        from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer  # they are a family's
+
+        return id_bound(load_tokenizer(self.base.path, self)) if has_tokenizer(self.base.path) else None
+
+    @cached_property
+    def _copies(self) -> Mapping[str, str]:
+        """The copies that are read instead of models and adapters, by the paths in their references."""
+        models = [
+            (self.base.reference.model, self.base),
+            *((e.reference.lora or e.reference.model, e.weights) for e in self.experts),
+        ]
+        return {str(path): str(weights.path) for path, weights in models if weights.is_copy}
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether it reads copies of its models, in the vocabulary of `vocabulary: union`."""
+        return bool(self._copies)
+
+    def copy_of(self, text: str) -> str:
+        """A reference in which each path of the family's that has a copy is the copy's."""
+        reference = ModelReference.parse(text)
+        parts = [str(part) for part in (reference.model, reference.lora) if part is not None]
+        return "+".join(self._copies.get(part, part) for part in parts)
 
     @cached_property
     def stored_names(self) -> Mapping[str, str]:
@@ -104,6 +137,13 @@ class ModelFamily:
         difference = self.difference(expert, weight, base)
         return difference.task_vector(base.float()) if isinstance(difference, Whole) else difference
 
+    def fit(self, adapter: Adapter, weight: Weight) -> Fit:
+        """What gives an adapter's tensors the rows of the base's vocabulary."""
+        if self.union is not None and weight.vocabulary_axis == 0:
+            number = next(number for number, expert in enumerate(self.experts) if expert.weights is adapter)
+            return partial(_fit_union, number, self.union)
+        return lambda tensor, wanted: fit_vocabulary(tensor, weight, wanted, self)
+
     def difference(self, expert: int, weight: Weight, base: torch.Tensor) -> Whole | TaskVector | None:
         """An expert's contribution to one tensor, as stored: its own tensor, or an adapter's task vector.
 
@@ -113,21 +153,41 @@ class ModelFamily:
             return None
         weights = self.experts[expert].weights
         if isinstance(weights, Adapter):
-            vectors = (weights.task_vector(name, base) for name in (weight.name, *weight.aliases))
+            fit = self.fit(weights, weight)
+            vectors = (weights.task_vector(name, base, fit) for name in (weight.name, *weight.aliases))
             return next((vector for vector in vectors if vector is not None), None)
         stored = weights.stored_name(weight)
         if stored is None:
             return None
-        tensor = fit_vocabulary(weights.read(stored), weight, self.models)
+        tensor = fit_vocabulary(weights.read(stored), weight, base, self)
         same = torch.equal(tensor.float(), base.float()) if tensor.dtype != base.dtype else torch.equal(tensor, base)
         return None if same else Whole(tensor)
 
 
-def fit_vocabulary(tensor: torch.Tensor, weight: Weight, models: ModelsConfig) -> torch.Tensor:
-    """Under `vocabulary: base`, the tensor without the rows that an expert appended to the base's vocabulary."""
+def _fit_union(number: int, union: Union, tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """A tensor of an adapter with the union's rows; one of other dimensions as it is, which is reported."""
+    if tensor.ndim != wanted.ndim or tensor.shape[1:] != wanted.shape[1:]:
+        return tensor
+    return expert_rows(tensor, number, wanted, 0, union)
+
+
+def fit_vocabulary(tensor: torch.Tensor, weight: Weight, base: torch.Tensor, family: ModelFamily) -> torch.Tensor:
+    """An expert's tensor with as many rows as the base's, where the rows that differ do not matter.
+
+    Rows that an expert has more are dropped under `vocabulary: base`, and if they belong to no token of the base.
+    Rows that it has less are the base's if they belong to no token: some tools cut off the padding of a vocabulary.
+    Otherwise the tensor is returned as it is.
+    """
     axis = weight.vocabulary_axis
-    if models.vocabulary == "base" and axis is not None and tensor.shape[axis] > weight.shape[axis]:
-        return tensor.narrow(axis, 0, weight.shape[axis])
+    if axis is None or tensor.ndim != base.ndim or tensor.shape[axis] == base.shape[axis]:
+        return tensor
+    rows, wanted = tensor.shape[axis], base.shape[axis]
+    unused = family.token_bound is not None and min(rows, wanted) >= family.token_bound
+    if rows > wanted and (unused or family.models.vocabulary == "base"):
+        return tensor.narrow(axis, 0, wanted)
+    if rows < wanted and unused and tensor.select(axis, 0).shape == base.select(axis, 0).shape:
+        dtype = torch.promote_types(tensor.dtype, base.dtype)
+        return torch.cat([tensor.to(dtype), base.narrow(axis, rows, wanted - rows).to(dtype)], axis)
     return tensor
 
 
@@ -138,7 +198,23 @@ def open_family(models: PinnedModels) -> ModelFamily:
         UserError: a model cannot be opened, see `open_base` and `open_expert`.
     """
     base = open_base(models)
-    return ModelFamily(base, tuple(open_expert(models, name, base) for name in models.experts), models.settings)
+    experts = tuple(open_expert(models, name, base) for name in models.experts)
+    return united(ModelFamily(base, experts, models.settings))
+
+
+def united(family: ModelFamily) -> ModelFamily:
+    """The family with its models in one vocabulary, under `vocabulary: union`; else the family itself.
+
+    Raises:
+        ModelError: see `unite`.
+    """
+    if family.models.vocabulary != "union":
+        return family
+    from cycleqd_merge.merging.union_models import unite  # tokenizers are slow to import
+
+    models = unite(family.base, {expert.name: expert.weights for expert in family.experts}, family.models)
+    experts = tuple(replace(expert, weights=models.experts[expert.name]) for expert in family.experts)
+    return ModelFamily(models.base, experts, family.models, models.union)
 
 
 def open_base(models: PinnedModels) -> Checkpoint:

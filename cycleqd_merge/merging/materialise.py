@@ -100,7 +100,9 @@ class Materialiser:
         for expert, vector in sorted(self._task_vectors(changed, weight, self.staging.base(weight).float()).items()):
             if not isinstance(vector, LowRank):
                 name = self.family.experts[expert].name
-                raise ModelError(f"this model cannot be an adapter: expert {name} replaces {weight.name} entirely")
+                raise ModelError(
+                    f"this model cannot be an adapter: expert {name} changes {weight.name} by more than factors"
+                )
             basis = self.staging.basis(expert, weight.name) if expert in mutated else None
             weights = None if basis is None else strengths[expert, weight.name]
             parts.append(strengthened(vector, basis, weights, coefficients[expert]))

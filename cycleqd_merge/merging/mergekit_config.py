@@ -24,6 +24,7 @@ from cycleqd_merge.merging.tokenizers import family_tokenizer
 MERGE_METHOD = "cycleqd"
 STOCK_COMMAND, OWN_COMMAND = "mergekit-yaml mergekit_config.yml OUT", "cycleqd-merge merge mergekit_config.yml OUT"
 """Commands that build the model of a configuration: with stock mergekit, or with the method `cycleqd`."""
+NO_COMMAND = "mergekit alone cannot build this model: its vocabulary joins those of its models"
 
 
 def configuration_text(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> str:
@@ -41,7 +42,7 @@ def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evol
 
 def _command(genome: Genome, family: ModelFamily) -> str:
     """The command that rebuilds the model from its configuration."""
-    if genome.mutations:
+    if genome.mutations or family.has_copies:
         return OWN_COMMAND
     adapters = any(expert.reference.lora is not None for expert in family.experts)
     return " ".join([STOCK_COMMAND, *stock_options(family, adapters)])
@@ -60,9 +61,10 @@ def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
 def merge_configuration(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> MergeConfiguration:
     """The configuration that builds the genome's model. setting: the recipe's `evolution`."""
     family, filters = materialiser.family, tensor_filters(materialiser.groups)
+    own = bool(genome.mutations) or family.has_copies
     dtypes = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
     record: dict[str, Any] = {
-        "merge_method": MERGE_METHOD if genome.mutations else "task_arithmetic",
+        "merge_method": MERGE_METHOD if own else "task_arithmetic",
         "base_model": family.base.reference,
         "models": [
             {"model": expert.reference, "parameters": {"weight": _weight(coefficients, filters)}}
@@ -73,8 +75,9 @@ def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evo
     if len(dtypes) == 1:  # mergekit writes one dtype; tensors of a mixed checkpoint stay float32
         record["out_dtype"] = str(dtypes.pop()).removeprefix("torch.")
     if family.models.chat_template not in (None, "base"):
-        record["chat_template"] = family_tokenizer(family).chat_template
-    if genome.mutations:
+        template = family_tokenizer(family).chat_template
+        record["chat_template"] = template.get("default") if isinstance(template, dict) else template
+    if own:
         mutations = _mutations_parameter(genome, materialiser, setting)
         record["parameters"] = {"mutations": json.dumps(mutations, separators=(",", ":"))}
     return MergeConfiguration.model_validate(record)

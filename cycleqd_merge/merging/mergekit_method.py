@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,7 +36,7 @@ class MutationsParameter:
     """The parameter `mutations` of a configuration: a genome without its coefficients, and the settings that it needs.
 
     rank: how the singular bases were truncated. bases: digests of those that the model was first built on, by expert
-    number.
+    number. originals: by reference to a copy in the vocabulary of `vocabulary: union`, the model that it is a copy of.
     """
 
     genome: Genome
@@ -44,6 +44,7 @@ class MutationsParameter:
     vocabulary: str
     rank: Rank
     bases: dict[int, str]
+    originals: dict[str, str]
 
     @classmethod
     def parse(cls, text: str, experts: int) -> MutationsParameter:
@@ -54,11 +55,11 @@ class MutationsParameter:
         """
         try:
             record = json.loads(text)
-            groups = len(record["mutations"][0]["share"])
+            groups = len(record["mutations"][0]["share"]) if record["mutations"] else 1
             genome = Genome.from_json({**record, "coefficients": np.zeros((experts, groups)).tolist()})
             setting = TypeAdapter(GroupsConfig).validate_python(record["groups"])
             bases = {int(number): digest for number, digest in record["bases"].items()}
-            return cls(genome, setting, record["vocabulary"], record["rank"], bases)
+            return cls(genome, setting, record["vocabulary"], record["rank"], bases, record.get("originals", {}))
         except (ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
             what = f"invalid parameter `mutations`: {first_line(error)}"
             raise ModelError(f"method {MERGE_METHOD}: {what}; copy it unchanged from an exported model") from error
@@ -78,10 +79,31 @@ def cycleqd(group: TensorGroup, weight: PerNonBase[float], mutations: str) -> to
     if not all(isinstance(reference, ModelReference) for reference in (group.base.id, *references)):
         raise ValueError(f"method {MERGE_METHOD} merges models given by reference, not state dicts")
     materialiser, genome, weights = _open(group.base.id, references, mutations)
-    change = materialiser.change(genome, weights[group.metadata.name])
+    name = group.metadata.name
+    change = (
+        materialiser.change(genome, weights[name])
+        if name in weights
+        else _fused_change(materialiser, genome, name, base.shape)
+    )
     if change is not None:
         total = change if total is None else total.add_(change.to(base.device))
     return base if total is None else base + total
+
+
+def _fused_change(materialiser: Materialiser, genome: Genome, parameter: str, shape: torch.Size) -> torch.Tensor | None:
+    """The change of a parameter that mergekit stacks or fuses from several tensors of the checkpoint; None if none.
+
+    shape: of the parameter.
+    """
+    family = materialiser.family
+    total = None
+    for weight in family.weights:
+        for part in family.base.name_map.parts.get(family.stored_names[weight.name], ()):
+            change = materialiser.change(genome, weight) if part.parameter == parameter else None
+            if change is not None:
+                total = torch.zeros(shape, device=change.device) if total is None else total
+                part.view(total).copy_(part.cut(change))
+    return total
 
 
 @lru_cache(maxsize=1)
@@ -90,12 +112,17 @@ def _open(
 ) -> tuple[Materialiser, Genome, dict[str, Weight]]:
     """A configuration's materialiser, genome and tensors by name; opened once per merge."""
     parameter = MutationsParameter.parse(text, len(references))
-    experts = {str(number): str(reference) for number, reference in enumerate(references, start=1)}
-    settings = ModelsConfig.model_validate({"vocabulary": parameter.vocabulary})
-    models, bases = PinnedModels(str(base_reference), experts, settings), tuple(sorted(parameter.bases))
+    named = [parameter.originals.get(str(reference), str(reference)) for reference in (base_reference, *references)]
+    models, bases = models_of(parameter, named), tuple(sorted(parameter.bases))
     materialiser = open_materialiser(MaterialiserSpec(models, parameter.groups, bases, parameter.rank))
     _warn_about_differences(materialiser.bases, parameter.bases)
     return materialiser, parameter.genome, {weight.name: weight for weight in materialiser.family.weights}
+
+
+def models_of(parameter: MutationsParameter, references: Sequence[str]) -> PinnedModels:
+    """A configuration's models: its base, then its experts."""
+    experts = {str(number): reference for number, reference in enumerate(references[1:], start=1)}
+    return PinnedModels(references[0], experts, ModelsConfig.model_validate({"vocabulary": parameter.vocabulary}))
 
 
 def _warn_about_differences(bases: Mapping[int, ExpertBases], wanted: Mapping[int, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import re
 import warnings
@@ -24,16 +25,19 @@ from mergekit.plan import MergePlanner
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
-from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, NO_COMMAND, OWN_COMMAND, STOCK_COMMAND, stock_options
+from cycleqd_merge.merging.mergekit_experts import expert_loaders
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
-from cycleqd_merge.merging.mergekit_method import MutationsParameter
-from cycleqd_merge.merging.name_map import Part, is_computed
+from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
+from cycleqd_merge.merging.model_references import renamed
+from cycleqd_merge.merging.name_map import Part
 
 _Step = TypeVar("_Step")
 
@@ -73,22 +77,49 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
+    family = _recorded_family(config)
+    truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
+    if family is not None and family.has_copies:
+        config = _with_copies(config, family)
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
-            _merge_options(config, random_seed=seed, **_truncation(config)) as options,
+            _merge_options(config, family=family, random_seed=seed, **truncation) as options,
         ):
             run_merge(config, str(scratch / out.name), options, config_source=text)
         (scratch / out.name).replace(out)
 
 
-def _truncation(config: MergeConfiguration) -> dict[str, bool]:
-    """The option for models with `models.vocabulary: base`, which only the method `cycleqd` records."""
+def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
+    """The models of a configuration for the method `cycleqd`, with their settings, which only this method records."""
     text = (config.parameters or {}).get("mutations")
-    if config.merge_method != MERGE_METHOD or not isinstance(text, str):
-        return {}
-    parameter = MutationsParameter.parse(text, len(config.models or []))
-    return {"unsafe_truncate_embeddings": parameter.vocabulary == "base"}
+    if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
+        return None
+    experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
+    parameter = MutationsParameter.parse(text, len(experts))
+    return open_family(models_of(parameter, [str(config.base_model), *experts]))
+
+
+def _with_copies(config: MergeConfiguration, family: ModelFamily) -> MergeConfiguration:
+    """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`."""
+    references = [str(reference) for reference in config.referenced_models()]
+    record = renamed(config.model_dump(mode="json", exclude_none=True), family.copy_of)
+    mutations = json.loads(record["parameters"]["mutations"])
+    mutations["originals"] = {family.copy_of(reference): reference for reference in references}
+    record["parameters"]["mutations"] = json.dumps(mutations)
+    return MergeConfiguration.model_validate(record)
+
+
+def _configuration(candidate: MergekitConfiguration, family: ModelFamily) -> MergeConfiguration:
+    """A candidate's configuration, over the copies of the family's models if it has some.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    config = parse_configuration(candidate.yaml, "candidate")
+    if not family.has_copies:
+        return config
+    return MergeConfiguration.model_validate(renamed(yaml.safe_load(candidate.yaml), family.copy_of))
 
 
 def merged_tensors(
@@ -102,12 +133,13 @@ def merged_tensors(
         ModelError: the configuration cannot be read or run, or its model's tensors differ in name or shape from the
             base's.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
+    config = _configuration(candidate, family)
     if config.tokenizer_source not in (None, "base") or config.tokenizer is not None:
         raise ModelError("candidate: `tokenizer` cannot be set: candidates are scored with the base's tokenizer")
     device = torch.device(device)
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
-    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, **truncation) as options:
+    trust = family.models.trust_remote_code
+    with _merge_errors("candidate"), _merge_options(config, trust, family, **truncation) as options:
         saves = _planned(config, options, family)
         pieces = _pieces(saves, family)
         names = {save.tensor_task: name for name, save in saves.items() if pieces[name]}
@@ -131,14 +163,14 @@ def write_merge(
     Raises:
         ModelError: the configuration cannot be read or run.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
+    config = _configuration(candidate, family)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     trust, own = family.models.trust_remote_code, {"random_seed": candidate.seed, "device": str(device)}
     with (
         torch.random.fork_rng(devices),
         _merge_errors("candidate"),
-        _merge_options(config, trust, write_model_card=False, **own, **truncation) as options,
+        _merge_options(config, trust, family, write_model_card=False, **own, **truncation) as options,
     ):
         run_merge(config, str(folder), options)
 
@@ -149,8 +181,8 @@ def keeps_names(candidate: MergekitConfiguration, family: ModelFamily) -> bool:
     Raises:
         ModelError: the configuration cannot be read or run.
     """
-    config = parse_configuration(candidate.yaml, "candidate")
-    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code) as options:
+    config = _configuration(candidate, family)
+    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, family) as options:
         saves = _planned(config, options, family)
     saved = {name for name, save in saves.items() if name in family.stored_names or not save.optional}
     return saved == set(family.stored_names.values())
@@ -163,6 +195,8 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
         ModelError: the configuration cannot be read.
     """
     config = parse_configuration(candidate.yaml, "candidate")
+    if family.has_copies:
+        return NO_COMMAND
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
     adapters = any(reference.lora is not None for reference in config.referenced_models())
@@ -201,21 +235,28 @@ def _pieces(saves: Mapping[str, SaveTensor], family: ModelFamily) -> dict[str, l
     missing -= {weight.name for found in pieces.values() for weight, _ in found}
     if missing:
         raise ModelError(f"candidate: tensor {min(missing)} is missing; the base has it")
-    more = sorted(name for name, found in pieces.items() if not found and _required(saves[name]))
+    places = family.base.name_map  # some of mergekit's architectures list buffers that models compute
+    more = sorted(
+        name
+        for name, found in pieces.items()
+        if not (found or saves[name].optional) and places.rename(name) in places.shapes
+    )
     if more:
         raise ModelError(f"candidate: tensor {more[0]} is not in the base")
     return pieces
 
 
-def _required(save: SaveTensor) -> bool:
-    """Whether mergekit needs a tensor in every model; some of its architectures list buffers that models compute."""
-    return not (save.optional or is_computed(save.tensor_name))
-
-
 @contextmanager
-def _merge_options(config: MergeConfiguration, trust_remote_code: bool = False, **more: Any) -> Iterator[MergeOptions]:
-    """mergekit's options, with adapters merged, no files open from earlier merges, and fewer warnings."""
-    with _quiet(), merged_adapters(config, trust_remote_code) as adapters:
+def _merge_options(
+    config: MergeConfiguration, trust_remote_code: bool = False, family: ModelFamily | None = None, **more: Any
+) -> Iterator[MergeOptions]:
+    """mergekit's options, with adapters merged, no files open from earlier merges, and fewer warnings.
+
+    family: whose experts are read as here, whatever their names and vocabularies are.
+    """
+    loaders = {} if family is None else expert_loaders(family)
+    models = _adapter_models(family, trust_remote_code, more)
+    with _quiet(), merged_adapters(config, models, loaders) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
@@ -224,12 +265,20 @@ def _merge_options(config: MergeConfiguration, trust_remote_code: bool = False, 
             **more,
         )
         cache = LoaderCache()
-        cache.loaders = {}  # mergekit keeps them open for all threads, by name, even if files have changed since
+        # mergekit keeps them open for all threads, by name, even if files have changed since
+        cache.loaders = loaders
         cache.setup(settings)
         try:
             yield settings
         finally:
             cache.loaders = {}
+
+
+def _adapter_models(family: ModelFamily | None, trust_remote_code: bool, more: Mapping[str, Any]) -> ModelsConfig:
+    """How the models of a configuration are opened; copies for `vocabulary: union` have one vocabulary already."""
+    vocabulary = "base" if more.get("unsafe_truncate_embeddings") else "strict"
+    settings = {"pickles": family is not None and family.models.pickles, "trust_remote_code": trust_remote_code}
+    return ModelsConfig.model_validate({**settings, "vocabulary": vocabulary})
 
 
 @contextmanager

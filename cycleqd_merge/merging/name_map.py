@@ -7,7 +7,6 @@ describes how it renames and fuses tensors on load. Both have this form since tr
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,10 +32,6 @@ class Stored(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...
-
-
-_COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attention\.bias|masked_bias|position_ids)$")
-"""Buffers that older versions of transformers saved; the models compute them."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +61,12 @@ class Part:
 class NameMap:
     """For each stored tensor of a checkpoint: where transformers puts it in the module.
 
-    parts: by stored name, in the order of the stored tensor's stretches. ignored: stored tensors that transformers
-    leaves out. shapes: of all tensors of the module, in its order. transposed: its modules whose stacked parameters
-    are input x output. rename: the module's name of a tensor with any other name that transformers can load.
+    parts: by stored name, in the order of the stored tensor's stretches. shapes: of all tensors of the module, in its
+    order. transposed: its modules whose stacked parameters are input x output. rename: the module's name of a tensor
+    with any other name that transformers can load.
     """
 
     parts: Mapping[str, tuple[Part, ...]]
-    ignored: frozenset[str]
     shapes: Mapping[str, tuple[int, ...]]
     transposed: frozenset[str]
     rename: Callable[[str], str] = field(repr=False)
@@ -99,6 +93,11 @@ class NameMap:
                 found.setdefault(part.parameter, []).append(name)
         return {parameter: tuple(names) for parameter, names in found.items()}
 
+    def parameter(self, stored: str) -> str | None:
+        """The name of the parameter that a stored tensor is; None if it is several, or a part of one."""
+        parts = self.parts.get(stored, ())
+        return parts[0].parameter if len(parts) == 1 and parts[0] == Part(parts[0].parameter) else None
+
     def stored_name(self, name: str) -> str | None:
         """The stored name of a parameter of the module, by any name that transformers can load; None if it has none.
 
@@ -108,7 +107,7 @@ class NameMap:
             return name
         for parameter in (name, self.rename(name)):
             for stored in self.stored.get(parameter, ()):
-                if self.parts[stored] == (Part(parameter),):
+                if self.parameter(stored) == parameter:
                     return stored
         return None
 
@@ -158,9 +157,14 @@ class _Traced:
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """`torch.stack` and the other functions that transformers' operations call."""
-        functions = {torch.stack: _stack, torch.cat: _concatenate}
-        methods = {torch.transpose: cls.transpose, torch.split: cls.split, torch.chunk: cls.chunk}
-        found = (functions | methods).get(function)
+        known: dict[Any, Callable[..., Any]] = {
+            torch.stack: _stack,
+            torch.cat: _concatenate,
+            torch.transpose: cls.transpose,
+            torch.split: cls.split,
+            torch.chunk: cls.chunk,
+        }
+        found = known.get(function)
         return NotImplemented if found is None else found(*args, **(kwargs or {}))
 
 
@@ -194,19 +198,8 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
     """
     kind = type(model).__name__
     resident = model.state_dict(keep_vars=True)
-    known: dict[str, Any] = dict.fromkeys(resident, True)  # what is needed to rename, without the tensors
-    prefix = model.base_model_prefix
-    transforms = get_model_conversion_mapping(model)
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    renamed, converters = _renaming(model)
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-
-    def renamed(name: str) -> tuple[str, str | None]:
-        found = rename_source_key(name, renamings, converters, prefix, known)
-        if found[0] not in known and name in known:
-            return rename_source_key(name, [], [], prefix, known)
-        return found
-
     parts: dict[str, list[Part]] = {}
     owners: dict[str, str] = {}  # by parameter that one stored tensor fills
     fused: dict[str, Any] = {}
@@ -229,7 +222,7 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
         names = sorted(converter.layer_targets[target], key=dot_natural_key)
         for parameter, value in _convert(converter, target, names[0], model).items():
             _place(parameter, value[0] if isinstance(value, list) else value, resident, parts, kind)
-    ignored = _ignored(model, unknown)
+    ignored = left_out(model, {name: tensors[name] for name in unknown})
     homeless = [name for name in unknown if tensors[name].dtype.is_floating_point and name not in ignored]
     if homeless:
         raise ModelError(
@@ -240,12 +233,57 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
     places = {name: tuple(parts[name]) for name in tensors if name in parts}
     sizes = {name: tuple(tensor.shape) for name, tensor in resident.items()}
     transposed = frozenset(name for name, module in model.named_modules() if getattr(module, "is_transposed", False))
-    return NameMap(places, frozenset(unknown), sizes, transposed, lambda name: renamed(name)[0])
+    return NameMap(places, sizes, transposed, lambda name: renamed(name)[0])
 
 
-def is_computed(name: str) -> bool:
-    """Whether a tensor without a place is a buffer that models compute, and older versions of transformers saved."""
-    return _COMPUTED.search(name) is not None
+def _renaming(model: PreTrainedModel) -> tuple[Callable[[str], tuple[str, str | None]], list[WeightConverter]]:
+    """What transformers does with names on load: the module's name and a converter's pattern by stored name."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    prefix = model.base_model_prefix
+    known: dict[str, Any] = dict.fromkeys(model.state_dict(), True)  # what is needed to rename, without the tensors
+
+    def renamed(name: str) -> tuple[str, str | None]:
+        found = rename_source_key(name, renamings, converters, prefix, known)
+        if found[0] not in known and name in known:
+            return rename_source_key(name, [], [], prefix, known)
+        return found
+
+    return renamed, converters
+
+
+def left_out(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> frozenset[str]:
+    """The names of those of a checkpoint's tensors that are no part of `model`, and that nobody misses.
+
+    These are the ones that transformers skips silently, the module's own buffers, which it computes, and tensors that
+    cannot be trained (integers, single numbers). Any other tensor without a place in `model` is not among them.
+    """
+    renamed, _ = _renaming(model)
+    resident = model.state_dict()
+    unknown = {name: place for name in tensors if (place := renamed(name)[0]) not in resident}
+    info = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
+    model._adjust_missing_and_unexpected_keys(info)
+    buffers = _computed_buffers(model)
+    return frozenset(
+        name
+        for name, place in unknown.items()
+        if place not in info.unexpected_keys
+        or not buffers.isdisjoint((place, place.rpartition(".")[2]))
+        or not tensors[name].dtype.is_floating_point
+        or len(tensors[name].shape) == 0
+    )
+
+
+def _computed_buffers(model: PreTrainedModel) -> set[str]:
+    """The buffers that are not saved, by name, and by the last part of the name where no parameter has the same.
+
+    A buffer may have been somewhere else in an older version.
+    """
+    resident = model.state_dict()
+    names = {name for name, _ in model.named_buffers()} - resident.keys()
+    parts = {name.rpartition(".")[2] for name in names}
+    return names | (parts - {name.rpartition(".")[2] for name in resident})
 
 
 def _convert(converter: Any, target: str, name: str, model: PreTrainedModel) -> Mapping[str, Any]:
@@ -277,16 +315,12 @@ def _place(
         parts.setdefault(part.parameter, []).append(Part(parameter, part.steps, part.stretch))
 
 
-def _ignored(model: PreTrainedModel, unknown: Mapping[str, str]) -> frozenset[str]:
-    """Stored tensors without a place that transformers ignores, or that are known buffers of older versions.
-
-    unknown: the module's names by stored name.
-    """
-    info = SimpleNamespace(missing_keys=set(), unexpected_keys=set(unknown.values()))
-    model._adjust_missing_and_unexpected_keys(info)
-    return frozenset(
-        name for name, target in unknown.items() if target not in info.unexpected_keys or is_computed(name)
-    )
+def vocabulary_tensors(model: PreTrainedModel, names: Iterable[str]) -> frozenset[str]:
+    """Those of a checkpoint's tensors, by their stored names, that are an input or output embedding."""
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    rows = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    resident, renamed = model.state_dict(keep_vars=True), _renaming(model)[0]
+    return frozenset(name for name in names if id(resident.get(renamed(name)[0])) in rows)
 
 
 def _require_complete(
@@ -297,7 +331,7 @@ def _require_complete(
     same = {id(resident[name]) for name in stored}
     missing = {name for name, tensor in resident.items() if name not in stored and id(tensor) not in same}
     missing -= set(getattr(model, "all_tied_weights_keys", None) or ())
-    info = SimpleNamespace(missing_keys=missing, unexpected_keys=set())
+    info: Any = SimpleNamespace(missing_keys=missing, unexpected_keys=set())
     model._adjust_missing_and_unexpected_keys(info)
     left = sorted(info.missing_keys, key=dot_natural_key)
     if left:

@@ -38,16 +38,30 @@ def directions(weight: Weight, expert: Expert, rank: Rank = None) -> int:
     full = min(full, rank) if isinstance(rank, int) else full
     if not isinstance(expert.weights, Adapter):
         return full
-    changed = {weight.name, *weight.aliases}.intersection(expert.weights.names)
-    return min(full, expert.weights.rank) if changed else 0
+    name = _changed(weight, expert.weights)
+    if name is None:
+        return 0
+    own = expert.weights.rank_of(name)
+    return full if own is None else min(full, own)
+
+
+def _changed(weight: Weight, adapter: Adapter) -> str | None:
+    """The name under which an adapter changes a tensor; None if it does not."""
+    return next((name for name in (weight.name, *weight.aliases) if name in adapter.names), None)
 
 
 def expert_bytes(family: ModelFamily, expert: Expert) -> int:
-    """Bytes of an expert as it is kept between children: a full model's tensors, or an adapter's factors in float32."""
+    """Bytes of an expert as it is kept between children: a full model's tensors, or an adapter's factors and dense
+    changes in float32.
+    """
     if not isinstance(expert.weights, Adapter):
         return model_bytes(family)
-    return sum(
-        (weight.shape[0] + prod(weight.shape[1:])) * directions(weight, expert) * FLOAT32
-        for weight in family.weights
-        if weight.is_matrix
-    )
+    return sum(_change_bytes(weight, expert.weights) for weight in family.weights)
+
+
+def _change_bytes(weight: Weight, adapter: Adapter) -> int:
+    name = _changed(weight, adapter)
+    if name is None:
+        return 0
+    rank = adapter.rank_of(name)
+    return (prod(weight.shape) if rank is None else (weight.shape[0] + prod(weight.shape[1:])) * rank) * FLOAT32

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, RecipeError, first_line
-from cycleqd_merge.merging.family import ModelFamily
+
+if TYPE_CHECKING:
+    from cycleqd_merge.merging.family import Expert, ModelFamily  # which opens tokenizers for `vocabulary: union`
 
 _UNLIMITED = 10**9  # a tokenizer without a limit reports 10^30
 
@@ -26,11 +29,25 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase
     Raises:
         ModelError: it cannot be loaded.
     """
+    return open_tokenizer(folder, family.models)
+
+
+def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBase:
+    """As `load_tokenizer`, before there is a family.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=family.models.trust_remote_code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more specific
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
+
+
+def id_bound(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id of a token, added ones included; ids may have gaps."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
@@ -44,7 +61,7 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
     choice = family.models.chat_template
     if choice is None or choice == "base":
         return tokenizer
-    expert = next((expert for expert in family.experts if expert.name == choice), None)
+    expert = chat_expert(family)
     if expert is not None:
         tokenizer.chat_template = load_tokenizer(expert.folder, family).chat_template
         return tokenizer
@@ -52,6 +69,12 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
         raise RecipeError(f"models.chat_template: {choice!r} is neither `base`, nor an expert, nor a file")
     tokenizer.chat_template = Path(choice).read_text(encoding="utf-8")
     return tokenizer
+
+
+def chat_expert(family: ModelFamily) -> Expert | None:
+    """The expert whose chat template the recipe chose; None if it chose none, the base's, or a file."""
+    choice = family.models.chat_template
+    return None if choice == "base" else next((each for each in family.experts if each.name == choice), None)
 
 
 def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -18,15 +18,19 @@ from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.model_files import adapter_files, write_files
 
 
 def require_adapters(family: ModelFamily) -> None:
-    """Check that every expert is an adapter.
+    """Check that every expert is an adapter, on the base as it is.
 
     Raises:
-        ModelError: one is a full model.
+        ModelError: one is a full model, or `vocabulary: union` adds tokens to the base.
     """
+    if family.union is not None and family.union.extends:
+        raise ModelError(
+            "models.vocabulary: union adds tokens to the base, which an adapter on it cannot; export a full model"
+        )
     for expert in family.experts:
         if not isinstance(expert.weights, Adapter):
             raise ModelError(
@@ -41,7 +45,7 @@ def write_adapter(
     record: Mapping[str, Any],
     verify: Callable[[Path], None],
 ) -> None:
-    """Write `adapter_model.safetensors` (float32), its configuration and the tokenizer to `out`.
+    """Write `adapter_model.safetensors` (float32), its configuration and `adapter_files` to `out`.
 
     `record` becomes `genome.json`. The folder gets its final name only when it is complete and `verify` has passed.
 
@@ -75,13 +79,13 @@ def write_adapter(
         save_file(tensors, unfinished / "adapter_model.safetensors", {"format": "pt"})
         config.save_pretrained(str(unfinished))
         _sort_modules(unfinished / "adapter_config.json")
-        family_tokenizer(family).save_pretrained(unfinished)
+        write_files(adapter_files(family), unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         verify(unfinished)
 
 
 def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:
-    """Low-rank factors by tensor name, as the adapters name it."""
+    """Low-rank factors by the names of the transformers model's parameters, which peft uses."""
     adapters = [expert.weights for expert in materialiser.family.experts if isinstance(expert.weights, Adapter)]
     found = {}
     for weight in materialiser.family.weights:
@@ -91,7 +95,13 @@ def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:
         owners = [(each, name) for each in adapters for name in (weight.name, *weight.aliases) if name in each.names]
         if not all(each.is_linear(name) for each, name in owners):
             raise ModelError(f"this model cannot be an adapter: {weight.name} is not adapted as a linear layer")
-        found[owners[0][1]] = factors
+        parameter = materialiser.family.base.name_map.parameter(materialiser.family.stored_names[weight.name])
+        if parameter is None:
+            raise ModelError(
+                f"this model cannot be an adapter: {weight.name} is not a layer of its own in transformers; export it "
+                "as a checkpoint"
+            )
+        found[parameter] = factors
     return found
 
 

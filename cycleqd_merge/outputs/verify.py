@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.errors import RunFailed
@@ -26,15 +25,14 @@ def verify_checkpoint(candidate: Candidate, materialiser: Materialiser, folder: 
     Raises:
         RunFailed: tensors are missing, unexpected or of a different shape, or the logits differ.
     """
-    loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, because of output_loading_info
+    loaded: Any = materialiser.family.base.auto_class.from_pretrained(  # a pair, because of output_loading_info
         folder,
         dtype=materialiser.family.base.config.dtype or "auto",  # mergekit may have written a different one
         output_loading_info=True,
         trust_remote_code=materialiser.family.models.trust_remote_code,
     )
     model, report = loaded
-    unexpected = set(report["unexpected_keys"]) - materialiser.family.base.name_map.ignored
-    wrong = [*report["missing_keys"], *report["mismatched_keys"], *sorted(unexpected)]
+    wrong = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
     if wrong:
         raise RunFailed(f"the exported checkpoint does not fit its architecture: {', '.join(map(str, wrong[:3]))}")
     _compare(model, candidate, materialiser, _EQUAL)
@@ -46,7 +44,10 @@ def verify_adapter(candidate: Candidate, materialiser: Materialiser, folder: Pat
     Raises:
         RunFailed: the logits differ.
     """
-    base = AutoModelForCausalLM.from_pretrained(materialiser.family.base.path, dtype="auto")
+    family = materialiser.family
+    base = family.base.auto_class.from_pretrained(
+        family.base.path, dtype="auto", trust_remote_code=family.models.trust_remote_code
+    )
     _compare(PeftModel.from_pretrained(base, folder), candidate, materialiser, _ADAPTED)
 
 

@@ -23,7 +23,7 @@ from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
-from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert
+from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert, united
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.revisions import pin
@@ -139,6 +139,8 @@ def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
     summaries = [found.attempt(_model_summary, *each) for each in named]
     found.models = [each for each in summaries if each is not None]
     family = ModelFamily(base, experts, recipe.models)
+    if len(experts) == len(models.experts):
+        family = found.attempt(united, family) or family
     problems = found.attempt(check_family, family)
     if problems is not None:
         found.errors.extend(problems.errors)

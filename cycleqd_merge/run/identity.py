@@ -86,6 +86,8 @@ def _task_as_of_today(recorded: dict[str, Any]) -> dict[str, Any]:
 def _models(recipe: Recipe) -> dict[str, Any]:
     """How models are opened; a chat template from a file counts by its content, not by its path."""
     models = recipe.models.model_dump(mode="json", exclude={"trust_remote_code", "pickles"})
+    if models["end_tokens"] is None:  # as before there was this key
+        del models["end_tokens"]
     template = models["chat_template"]
     named = template is None or template == "base" or template in recipe.experts
     if not named and Path(template).is_file():  # a wrong name is reported when the tokenizer is opened

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
@@ -145,7 +146,11 @@ def require_environments(suite: Suite) -> dict[str, str]:
 
 def _environment(task: SuiteTask) -> Callable[[], str] | None:
     """The method of `NeedsEnvironment`, if the task has it, also under its deprecated name."""
-    method: Callable[[], str] | None = getattr(task.task, "environment", None)
-    if method is None and (method := getattr(task.task, "surroundings", None)) is not None:
-        warn_deprecated("surroundings", "environment", "0.3", f"task {task.name}")
-    return method
+    method = getattr(task.task, "environment", None)
+    if callable(method):  # a task may have an attribute of this name that is something else
+        return cast(Callable[[], str], method)
+    method = getattr(task.task, "surroundings", None)
+    if not callable(method):
+        return None
+    warn_deprecated("surroundings", "environment", "0.3", f"task {task.name}")
+    return cast(Callable[[], str], method)

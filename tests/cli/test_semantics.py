@@ -21,7 +21,8 @@ from cycleqd_merge.tasks.suite import open_task
 from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe
 
 TASKS = "semantics of task vowels: 0 -> 1, semantics of task letters: 0 -> 1"
-ENGINE = "semantics of engine transformers: 0 -> 1"
+VERSION = SEMANTICS["transformers"]
+ENGINE = f"semantics of engine transformers: {VERSION} -> {VERSION + 1}"
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def changed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param != "engine":
         monkeypatch.setattr(GenerateTask, "semantics", 1)
     if request.param != "task":
-        monkeypatch.setitem(SEMANTICS, "transformers", 1)
+        monkeypatch.setitem(SEMANTICS, "transformers", VERSION + 1)
     return {"task": TASKS, "engine": ENGINE, "both": f"{TASKS}, {ENGINE}"}[request.param]
 
 
@@ -53,7 +54,7 @@ def refusal(run: Path, changed: str) -> str:
 
 
 def test_version_0_is_not_written(finished: CliRun) -> None:
-    assert "semantics" not in (finished.folder / JOURNAL_FILE).read_text()
+    assert '"semantics"' not in (finished.folder / JOURNAL_FILE).read_text()
 
 
 def test_a_run_of_another_version_can_be_read(
@@ -103,19 +104,20 @@ def test_versions_are_recorded_and_an_older_program_extends_no_newer_run(models:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as newer:
         newer.setattr(GenerateTask, "semantics", 2)
-        newer.setitem(SEMANTICS, "transformers", 1)
+        newer.setitem(SEMANTICS, "transformers", VERSION + 1)
         assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
         assert cycleqd_merge("evolve", recipe, "--generations", 2).code == 0
     start, *_ = events = read_events(run)
     assert [task["semantics"] for task in start["tasks"].values()] == [2, 2]
-    assert [session["engine_semantics"] for session in of_kind(events, "session")] == [1, 1]
+    assert [session["engine_semantics"] for session in of_kind(events, "session")] == [VERSION + 1] * 2
     assert cycleqd_merge("show", run).code == 0
     assert (
-        portable_events(events, portable_recipe(open_run(run).recipe))[1]["engine_semantics"] == 1
+        portable_events(events, portable_recipe(open_run(run).recipe))[1]["engine_semantics"] == VERSION + 1
     )  # as others pull it
     answer = cycleqd_merge("evolve", recipe)
     older = (
-        "semantics of task vowels: 2 -> 0, semantics of task letters: 2 -> 0, semantics of engine transformers: 1 -> 0"
+        "semantics of task vowels: 2 -> 0, semantics of task letters: 2 -> 0, "
+        f"semantics of engine transformers: {VERSION + 1} -> {VERSION}"
     )
     assert (answer.code, answer.err) == (2, f"error: {refusal(run, older)}\n")
 
@@ -136,7 +138,8 @@ def test_a_fork_keeps_only_scores_that_compare(
     assert start["seeds"]
     assert all(founder["scores"] == {} for founder in start["seeds"])
     assert [task.get("semantics", 0) for task in start["tasks"].values()] == [int("task" in changed)] * 2
-    assert [each.get("engine_semantics", 0) for each in of_kind(events, "session")] == [int("engine" in changed)]
+    recorded = [each["engine_semantics"] for each in of_kind(events, "session")]
+    assert recorded == [VERSION + int("engine" in changed)]
     answer = cycleqd_merge("evolve", tmp_path / "fork", "--generations", 1)
     assert (answer.code, answer.err) == (0, "")
 
@@ -156,7 +159,7 @@ def test_rescore_keeps_no_scores(run: Path, tmp_path: Path) -> None:
 def test_runs_of_two_versions_are_not_united(run: Path, models: Models, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as newer:
         newer.setattr(GenerateTask, "semantics", 1)
-        newer.setitem(SEMANTICS, "transformers", 1)
+        newer.setitem(SEMANTICS, "transformers", VERSION + 1)
         assert cycleqd_merge("fork", run, tmp_path / "fork", "--rescore", "--set", "evolution.generations=0").code == 0
     ours, theirs = read_events(run), read_events(tmp_path / "fork")
     assert unite([("ours", ours), ("again", ours)])
@@ -165,7 +168,7 @@ def test_runs_of_two_versions_are_not_united(run: Path, models: Models, tmp_path
     assert str(refused.value).splitlines()[1:] == [
         "  tasks.vowels.semantics: 0 -> 1",
         "  tasks.letters.semantics: 0 -> 1",
-        "  engine.transformers.semantics: 0 -> 1",
+        f"  engine.transformers.semantics: {VERSION} -> {VERSION + 1}",
     ]
 
 

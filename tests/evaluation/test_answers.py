@@ -63,6 +63,9 @@ def test_an_answer_ends_at_the_end_of_sequence_token(
     end = usual[PROMPTS[0]][4]
     copy = copy_of(models, tmp_path)
     edit_json(copy.base / "generation_config.json", eos_token_id=[TOKENS.index("</s>"), end] if as_list else end)
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([TOKENS[end]])  # a plain token would be left out
+    tokenizer.save_pretrained(copy.base)
     engine = copy.engine()
     for prompt, answer in zip(PROMPTS, complete(engine, PROMPTS, Sampling(12)), strict=True):
         tokens = usual[prompt]

@@ -97,6 +97,36 @@ def test_a_signal_cancels_the_coroutine_and_waits_for_its_end(number: signal.Sig
     assert ended == ["cancelled"]
 
 
+def test_a_second_ctrl_c_does_not_wait_for_the_coroutine() -> None:
+    started, may_end = threading.Event(), threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def stuck() -> None:
+        loops.append(asyncio.get_running_loop())
+        started.set()
+        may_end.wait(60)
+
+    def press_twice() -> None:
+        started.wait(60)
+        for _ in range(2):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.2)  # two signals at once would be one
+
+    keys = threading.Thread(target=press_twice)
+    keys.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_a_running_loop(lambda: run_coroutine(stuck()))
+        assert loops[0].is_running()
+    finally:
+        may_end.set()
+        keys.join()
+    deadline = time.monotonic() + 10
+    while not loops[0].is_closed() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert loops[0].is_closed()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_worker_works_after_a_signal(
     open_worker: Callable[..., Worker], reference: Reference, number: signal.Signals

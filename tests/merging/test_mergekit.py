@@ -16,7 +16,6 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration, evaluate_setting
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 from transformers import AutoTokenizer
@@ -30,6 +29,7 @@ from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEng
 from cycleqd_merge.evolution.candidate import MergekitConfiguration, candidate_from_json
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
+from cycleqd_merge.merging import mergekit_adapters
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily
@@ -435,7 +435,7 @@ def test_a_merged_adapter_is_never_outdated(llama: Trio, tmp_path: Path, monkeyp
     candidate, cache = MergekitConfiguration(text), tmp_path / "cache"
     monkeypatch.setenv("CYCLEQD_CACHE", str(cache))
     with monkeypatch.context() as broken:
-        broken.setattr(ModelReference, "merged", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        broken.setattr(mergekit_adapters, "_tensor", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
         with pytest.raises(UserError, match="killed"):
             list(merged_tensors(candidate, llama.family))
     first = dict(merged_tensors(candidate, llama.family))

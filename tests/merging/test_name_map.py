@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,27 @@ import transformers.conversion_mapping as conversion_mapping
 import transformers.core_model_loading as loading
 from mergekit.common import ModelReference
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
+from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.evolution.genome import expert_genome
+from cycleqd_merge.evolution.genome import Mutation, level_genome, mutate
 from cycleqd_merge.merging.adapter import LowRank
-from cycleqd_merge.merging.candidates import write_candidate
+from cycleqd_merge.merging.candidates import candidate_configuration, write_candidate
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_expert
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.mergekit_run import merged_tensors
+from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors
 from cycleqd_merge.merging.name_map import build_name_map
-from cycleqd_merge.outputs.verify import verify_checkpoint
-from tests.architectures import ARCHITECTURES, make_architecture
+from cycleqd_merge.outputs.adapter import write_adapter
+from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
+from tests.architectures import ARCHITECTURES, VISION_ARCHITECTURES, make_architecture
 from tests.models import make_adapter, make_expert, on_base, read_tensors, write_tensors
 
 TRUSTED = ModelsConfig(trust_remote_code=True)
@@ -45,11 +48,11 @@ def opened(folder: Path) -> Checkpoint:
 
 
 def loaded(folder: Path, **options: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, **{"trust_remote_code": True, "dtype": "auto", **options})
+    return opened(folder).auto_class.from_pretrained(folder, **{"trust_remote_code": True, "dtype": "auto", **options})
 
 
 def stored_tensors(base: Checkpoint) -> Mapping[str, Any]:
-    return dict(zip(base.names, base.weights, strict=True))
+    return {base.stored_name(weight) or weight.name: weight for weight in base.weights}
 
 
 def assert_equal(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
@@ -80,35 +83,34 @@ def exchanged(base: Path, other: Path) -> State:
     return state
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *VISION_ARCHITECTURES])
 def test_an_exchange_in_place_equals_a_load_and_the_inverse_gives_the_stored_tensors(name: str, tmp_path: Path) -> None:
     base = make_architecture(name, tmp_path / "base")
     other = make_expert(base, tmp_path / "other", seed=1)
     assert_equal(exchanged(base, other), loaded(other).state_dict())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_an_export_loads_as_the_engine_s_model_with_the_base_s_names(name: str, tmp_path: Path) -> None:
-    base = make_architecture(name, tmp_path / "base")
-    experts = [make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2)]
+def assert_exported(base: Path, experts: Sequence[Path], out: Path) -> None:
+    """Check that an export has the base's names, and that transformers loads it as the engine's model, bit for bit."""
     family = family_of(base, *experts)
     assert check_family(family).errors == []
     materialiser = Materialiser(family, Groups(family.weights, "one"), {})
-    genome = expert_genome(0, 2, 1)
-    write_candidate(genome, materialiser, tmp_path / "out")
-    if name == "custom_code":
-        for code in base.glob("*.py"):
-            (tmp_path / "out" / code.name).write_text(code.read_text())
-        config = tmp_path / "out" / "config.json"
-        config.write_text((base / "config.json").read_text())
-    assert read_tensors(tmp_path / "out").keys() == read_tensors(base).keys()
-    model, report = loaded(tmp_path / "out", output_loading_info=True)
+    genome = mutate(level_genome(0.5, 2, 1), Mutation("gaussian", None, seed=7, scale=0.01))
+    write_candidate(genome, materialiser, out)
+    assert read_tensors(out).keys() == read_tensors(base).keys()
+    model, report = loaded(out, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     engine = TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser)
     engine.load(genome)
     assert_equal(engine.model.state_dict(), model.state_dict())
     engine.close()
-    verify_checkpoint(genome, materialiser, tmp_path / "out")
+    verify_checkpoint(genome, materialiser, out)
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *VISION_ARCHITECTURES])
+def test_an_export_loads_as_the_engine_s_model_with_the_base_s_names(name: str, tmp_path: Path) -> None:
+    base = make_architecture(name, tmp_path / "base")
+    assert_exported(base, [make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2)], tmp_path / "out")
 
 
 STACKED = {"target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
@@ -127,7 +129,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "stacked and attention": ("olmoe", {**STACKED, "target_modules": ["v_proj"]}),
-    "stacked and shared experts": (
+    "stacked and latent attention": (
         "deepseek_v3",
         {**STACKED, "target_modules": ["kv_b_proj", "q_a_proj"]},
     ),
@@ -137,6 +139,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "a norm saved": ("mixtral", {"target_modules": ["q_proj"], "modules_to_save": ["norm"]}),
     "output head": ("gpt_neox", {"target_modules": ["lm_head", "query_key_value"]}),
     "output head saved": ("gpt_neox", {"target_modules": ["query_key_value"], "modules_to_save": ["lm_head"]}),
+    "language and vision": ("gemma3_vision", {"target_modules": ["q_proj", "fc1"], "alpha_pattern": {"fc1": 3}}),
     "output head, pattern": ("gpt_neox", {"target_modules": ["lm_head"], "alpha_pattern": {"lm_head": 3}}),
 }
 
@@ -383,7 +386,7 @@ def test_buffers_that_transformers_computes_have_no_place(name: str, tmp_path: P
     for folder in (base, other):
         change_stored(folder, lambda tensors: tensors | BUFFERS[name])
     checkpoint = opened(base)
-    assert checkpoint.name_map.ignored == BUFFERS[name].keys()
+    assert set(checkpoint.names) - set(checkpoint.name_map.parts) == BUFFERS[name].keys()
     model = loaded(base)
     name_map, state = build_name_map(model, stored_tensors(checkpoint)), model.state_dict()
     for stored, tensor in read_tensors(other).items():
@@ -395,7 +398,8 @@ def test_deepseek_s_prediction_layers_are_ignored_as_transformers_does(tmp_path:
     base = make_architecture("deepseek_v3", tmp_path / "base")
     extra = {"model.layers.61.eh_proj.weight": torch.ones(4, 4)}
     change_stored(base, lambda tensors: tensors | extra)
-    assert opened(base).name_map.ignored == extra.keys()
+    checkpoint = opened(base)
+    assert set(checkpoint.names) - set(checkpoint.name_map.parts) == extra.keys()
 
 
 LINEAR = """merge_method: linear
@@ -423,3 +427,60 @@ def test_a_mergekit_configuration_gives_the_tensors_that_the_checkpoint_stores(n
     write_candidate(candidate, materialiser, tmp_path / "out")
     assert_equal(read_tensors(tmp_path / "out"), found)
     verify_checkpoint(candidate, materialiser, tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", ["attention", "router", "output head"])
+def test_a_merge_of_adapters_is_written_with_the_module_s_names(case: str, tmp_path: Path) -> None:
+    architecture, options = ADAPTERS[case]
+    base = make_architecture(architecture, tmp_path / "base", torch.float32)
+    adapters = [make_adapter(base, tmp_path / f"adapter-{seed}", seed, **options) for seed in (1, 2)]
+    family = family_of(base, *adapters)
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    genome = level_genome(0.5, 2, 1)
+    write_adapter(genome, materialiser, tmp_path / "out", {}, partial(verify_adapter, genome, materialiser))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_merge_of_adapters_on_stacked_experts_cannot_be_an_adapter(tmp_path: Path) -> None:
+    base = make_architecture("mixtral", tmp_path / "base", torch.float32)
+    adapters = [make_adapter(base, tmp_path / f"adapter-{seed}", seed, **STACKED) for seed in (1, 2)]
+    family = family_of(base, *adapters)
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    with pytest.raises(ModelError, match="is not a layer of its own in transformers; export it as a checkpoint"):
+        write_adapter(level_genome(0.5, 2, 1), materialiser, tmp_path / "out", {}, print)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])
+def test_a_mutated_child_is_rebuilt_from_its_configuration(name: str, tmp_path: Path) -> None:
+    base = make_architecture(name, tmp_path / "base")
+    family = family_of(base, *(make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2)))
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    child = mutate(level_genome(0.5, 2, 1), Mutation("gaussian", None, seed=7, scale=0.01))
+    write_candidate(child, materialiser, tmp_path / "out")
+    text = candidate_configuration(child, materialiser, EvolutionConfig())
+    (tmp_path / "merge.yml").write_text(text)
+    merge_to_disk(tmp_path / "merge.yml", tmp_path / "rebuilt")
+    assert_equal(loaded(tmp_path / "rebuilt").state_dict(), loaded(tmp_path / "out").state_dict())
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_neox", "llava", "gpt2"])
+def test_a_base_that_stores_the_module_s_names_keeps_them(name: str, tmp_path: Path) -> None:
+    """As some tools save it; gpt2 also without the prefix of its body, as on the Hub."""
+    base = make_architecture(name, tmp_path / "base")
+    state = loaded(base).state_dict()
+    if name == "gpt2":
+        state = {key.removeprefix("transformer."): tensor for key, tensor in state.items() if key != "lm_head.weight"}
+    write_tensors(base, {key: tensor.clone() for key, tensor in state.items()})
+    assert_exported(base, [make_expert(base, tmp_path / f"expert-{seed}", seed) for seed in (1, 2)], tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "case", ["stacked, only one", "stacked and attention", "stacked and latent attention", "output head"]
+)
+def test_a_merge_of_adapters_is_exported_as_the_engine_s_model(case: str, tmp_path: Path) -> None:
+    architecture, options = ADAPTERS[case]
+    base = make_architecture(architecture, tmp_path / "base")
+    adapters = [make_adapter(base, tmp_path / f"adapter-{seed}", seed, **options) for seed in (1, 2)]
+    assert_exported(base, adapters, tmp_path / "out")

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.merging.tokenizers import family_tokenizer
@@ -49,7 +50,7 @@ class TransformersEngine:
         self.device = torch.device(config.device or this_process().device)
         self._tokenizer: Any = family_tokenizer(family)
         try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
+            self.model: Any = family.base.auto_class.from_pretrained(
                 family.base.path, dtype=config.dtype, trust_remote_code=family.models.trust_remote_code
             )
         except (OSError, ValueError) as error:
@@ -59,9 +60,9 @@ class TransformersEngine:
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
         start = self._tokenizer.bos_token_id
         self._start = start if start is not None else self._pad
-        self._ends = self.model.generation_config.eos_token_id
+        self._ends = end_tokens(family).ids
         # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
-        self.model.generation_config = GenerationConfig(eos_token_id=self._ends, pad_token_id=self._pad)
+        self.model.generation_config = GenerationConfig(eos_token_id=list(self._ends) or None, pad_token_id=self._pad)
         self._map = family.name_map(self.model)
         self._resident = self.model.state_dict()
         # only the last logits of a prompt are needed; all of them would take gigabytes with a large vocabulary
@@ -190,8 +191,7 @@ class TransformersEngine:
 
     def _read(self, tokens: list[int], sampling: Sampling) -> Completion:
         """An answer up to the first end-of-sequence token or stop string."""
-        ends = set(self._ends) if isinstance(self._ends, list) else {self._ends}
-        end = next((place for place, token in enumerate(tokens) if token in ends), None)
+        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         ended = end is not None
         tokens = tokens[:end]
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)

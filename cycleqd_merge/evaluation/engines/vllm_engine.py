@@ -19,6 +19,7 @@ from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, m
 from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
 from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
@@ -45,6 +46,7 @@ class VllmEngine:
     def __init__(self, config: VllmEngineConfig, materialiser: Materialiser, workers_per_host: int = 1) -> None:
         self._config, self._materialiser, self._workers_per_host = config, materialiser, workers_per_host
         self._tokenizer: Any = family_tokenizer(materialiser.family)
+        self._ends = list(end_tokens(materialiser.family).ids)
         # every child gets the same prompts
         self._encode = lru_cache(_PROMPTS, typed=True)(partial(encode, self._tokenizer))
         self._rendered: LRUCache[str, Rendered] = LRUCache(_PROMPTS)
@@ -100,8 +102,6 @@ class VllmEngine:
         spec = MaterialiserSpec.of(self._materialiser).to_json()
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.prefetch))
         self._rehearse()
-        configured = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id", [])
-        self._ends = list(configured) if isinstance(configured, list) else [configured]
 
     def _rehearse(self) -> None:
         """Load the base in place: vLLM must use all of its tensors, and answer as it did before.
@@ -219,6 +219,7 @@ class VllmEngine:
             seed=sampling.seed if sampling.temperature > 0 else None,
             stop=list(sampling.stop),
             stop_token_ids=self._ends,
+            ignore_eos=True,  # vLLM would add the end token of the base's tokenizer
             output_kind=vllm_compat.final_only(),
         )
         answer = (await self._submit(self._encode(text), params)).outputs[0]
