@@ -91,6 +91,12 @@ def test_a_tensor_that_vllm_leaves_out_is_refused_at_the_start(tmp_path: Path) -
         VllmEngine(CONFIG, materialiser_of(tmp_path, base))
 
 
+def test_a_head_size_without_a_kernel_is_refused_at_the_start(tmp_path: Path) -> None:
+    base = make_architecture("llama", tmp_path / "base", torch.float32)
+    with pytest.raises(ModelError, match=r"^engine vllm: .* heads of size \[32, .*\], and the model's have 8; use"):
+        VllmEngine(CONFIG, materialiser_of(tmp_path, base))
+
+
 def test_a_version_that_exchanges_weights_wrongly_is_refused_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

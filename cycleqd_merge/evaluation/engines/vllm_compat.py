@@ -100,6 +100,23 @@ def expected_unused(config: Any, names: Iterable[str]) -> set[str]:
     return {name for name in names if name.split(".")[-2:-1] in (["lm_head"], ["embed_out"])}
 
 
+def unsupported(llm: Any) -> str | None:
+    """Why a started engine cannot run its model; None if it can.
+
+    On CPU, attention with a head size that has no kernel fails only at the first prompt, with the engine (seen in
+    0.32). Remove when vLLM refuses it at the start.
+    """
+    from vllm.platforms import current_platform
+
+    config = llm.llm_engine.model_config
+    if not current_platform.is_cpu() or config.is_attention_free or config.use_mla:
+        return None
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    size, sizes = config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
+    return None if size in sizes else f"on CPU, vLLM has attention heads of size {sizes}, and the model's have {size}"
+
+
 def prepare_environment() -> None:
     """Have vLLM spawn its processes, not fork them: a fork of a process that has used the GPU cannot use it.
 

@@ -27,7 +27,8 @@ from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
 _PROMPTS = 2**16  # number of prompts whose rendered text and tokens are cached
-_REHEARSED = 8  # number of tokens of the prompt that shows whether the exchange works
+_INSTEAD = "use `engine: {kind: transformers}`"
+_REHEARSED = "The quick brown fox jumps over it."  # the prompt that shows whether the exchange works
 _SAME = 0.1  # mean difference of log-probabilities; rounding makes less of it, a wrong weight much more
 _EXTENSION = "cycleqd_merge.evaluation.engines.vllm_extension.WorkerExtension"
 
@@ -98,6 +99,9 @@ class VllmEngine:
             self._llm = llm(**arguments)
         except refusals as error:
             raise RecipeError(f"engine vllm: {vllm_compat.reason(error)}") from error
+        problem = vllm_compat.unsupported(self._llm)
+        if problem is not None:
+            raise ModelError(f"engine vllm: {problem}; {_INSTEAD}")
         vllm_compat.fail_with_core(self._llm)
         spec = MaterialiserSpec.of(self._materialiser).to_json()
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.prefetch))
@@ -115,25 +119,23 @@ class VllmEngine:
         base = self._materialiser.family.base
         unused -= vllm_compat.expected_unused(base.config, unused)
         kind = (base.config.architectures or [base.config.model_type])[0]
-        instead = "use `engine: {kind: transformers}`"
         if unused and not unused <= base.name_map.ignored:
             unused -= base.name_map.ignored
             more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
-            raise ModelError(f"engine vllm: vLLM's {kind} does not use tensor {min(unused)}{more}; {instead}")
+            raise ModelError(f"engine vllm: vLLM's {kind} does not use tensor {min(unused)}{more}; {_INSTEAD}")
         differences = [abs(one - other) for one, other in zip(before, self._rehearsed(), strict=True)]
         if not sum(differences) <= _SAME * len(differences):
             what = "answers differently after the base's own weights were replaced in place"
             raise ModelError(
-                f"engine vllm: this version of vLLM cannot exchange the weights of {kind}: it {what}; {instead}"
+                f"engine vllm: this version of vLLM cannot exchange the weights of {kind}: it {what}; {_INSTEAD}"
             )
 
     def _rehearsed(self) -> list[float]:
-        """The log-probabilities of some tokens, whatever they mean."""
+        """The log-probabilities of the tokens of a fixed text."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        size = self._llm.llm_engine.model_config.get_vocab_size()
-        tokens = [size * place // (_REHEARSED + 1) for place in range(1, _REHEARSED + 1)]
+        tokens = self._encode(_REHEARSED)
         output = self._llm.generate([{"prompt_token_ids": tokens}], params, use_tqdm=False)[0]
         return [output.prompt_logprobs[place][tokens[place]].logprob for place in range(1, len(tokens))]
 

@@ -12,7 +12,6 @@ from cycleqd_merge.evaluation.engines.consumption import Consumption
 from cycleqd_merge.evaluation.engines.placement import PrefetchPlace
 from cycleqd_merge.evaluation.engines.prefetch import Prefetcher
 from cycleqd_merge.evolution.candidate import candidate_from_json
-from cycleqd_merge.evolution.genome import level_genome
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
@@ -48,11 +47,10 @@ class WorkerExtension:
 
     def cycleqd_rehearse(self) -> list[str]:
         """Load the base's own weights into the model. Returns the names of float tensors that vLLM did not use."""
-        materialiser = self.cycleqd_materialiser
-        base = level_genome(0.0, len(materialiser.family.experts), len(materialiser.groups))
+        family = self.cycleqd_materialiser.family
+        tensors = ((weight.name, family.base_tensor(weight)) for weight in family.weights)
         with torch.inference_mode(), Consumption() as consumption:
-            tensors = consumption.watch(materialiser.tensors(base))
-            vllm_compat.load_weights(self, tensors)
+            vllm_compat.load_weights(self, consumption.watch(tensors))
         return sorted(consumption.unused)
 
     def cycleqd_prepare(self, record: dict[str, Any]) -> None:
