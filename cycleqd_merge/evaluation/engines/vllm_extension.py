@@ -48,7 +48,7 @@ class WorkerExtension:
     def cycleqd_rehearse(self) -> list[str]:
         """Load the base's own weights into the model. Returns the names of float tensors that vLLM did not use."""
         family = self.cycleqd_materialiser.family
-        tensors = ((weight.name, family.base_tensor(weight)) for weight in family.weights)
+        tensors = ((family.stored_names[weight.name], family.base_tensor(weight)) for weight in family.weights)
         with torch.inference_mode(), Consumption() as consumption:
             vllm_compat.load_weights(self, consumption.watch(tensors))
         return sorted(consumption.unused)
