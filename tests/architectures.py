@@ -41,10 +41,10 @@ class Architecture:
     options: dict[str, Any] = field(default_factory=dict)
     custom_code: bool = False
 
-    def config(self) -> PretrainedConfig:
-        """The configuration of the tiny model."""
+    def config(self, **sizes: Any) -> PretrainedConfig:
+        """The configuration of the tiny model. sizes: other values for some keys."""
         shared = {} if "text_config" in self.options else _SHARED
-        return CONFIG_MAPPING[self.model_type](**{**shared, **self.options})
+        return CONFIG_MAPPING[self.model_type](**{**shared, **self.options, **sizes})
 
 
 _WINDOW = {"sliding_window": 16}
@@ -98,6 +98,32 @@ ARCHITECTURES: dict[str, Architecture] = {
     "custom_code": Architecture("llama", custom_code=True),
 }
 """Architectures by a short name; the ones that transformers fuses on load are among them."""
+
+_WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 64, "initializer_range": 0.1}
+_WIDE_OF: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 32},
+    "qwen3_moe": {"head_dim": 32, "moe_intermediate_size": 64},
+    # as large as the real model's, which are the only ones with kernels; the two names are in the Hub's config.json
+    "deepseek_v3": {
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128,
+        "v_head_dim": 128,
+        "moe_intermediate_size": 64,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+    },
+    "gemma2": {"head_dim": 32},
+    "gemma3": {"head_dim": 32},
+    "gpt2": {"n_embd": 128},
+    "gpt_neox": {"num_key_value_heads": 4},  # vLLM reads it, transformers does not
+    "lfm2": {"conv_dim": 128, "block_dim": 128},
+    "mamba2": {"head_dim": 32, "intermediate_size": 256, "state_size": 16, "chunk_size": 16},
+    "gpt_oss": {"head_dim": 32},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 128},
+    "glm4": {"head_dim": 32},
+}
+"""Sizes that vLLM's kernels support."""
 
 _TEXT = {key: value for key, value in _SHARED.items() if key != "initializer_range"}
 _VISION = {
@@ -168,13 +194,25 @@ class MineForCausalLM(LlamaForCausalLM):
 """
 
 
-def make_architecture(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Path:
-    """A random model of an architecture of this module with its tokenizer; returns `folder`."""
+def make_architecture(
+    name: str,
+    folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    seed: int = 0,
+    wide: bool = False,
+    **options: Any,
+) -> Path:
+    """A random model of an architecture of this module with its tokenizer; returns `folder`.
+
+    wide: of a size that vLLM runs. options: further keys of the configuration.
+    """
     architecture = (ARCHITECTURES | VISION_ARCHITECTURES)[name]
     kind: Any = AutoModelForImageTextToText if name in VISION_ARCHITECTURES else AutoModelForCausalLM
+    sizes = {**_WIDE, **_WIDE_OF.get(name, {})} if wide else {}
+    config = architecture.config(**{**sizes, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = kind.from_config(architecture.config()).to(dtype)
+        model = kind.from_config(config).to(dtype)
         with torch.no_grad():
             for tensor in model.state_dict().values():
                 if tensor.ndim == 1 and tensor.dtype.is_floating_point:  # zeros and ones are too plain to tell apart

@@ -15,7 +15,7 @@ from cycleqd_merge.evolution.draws import generator
 from tests.models import VOCABULARY, edit_json, make_base, make_expert
 
 IM_START, IM_END, TOOL = "<|im_start|>", "<|im_end|>", "<tool>"
-_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def add_tokens(folder: Path, tokens: Mapping[int, str], **flags: bool) -> None:
     stated = json.loads(path.read_text())
     gaps = sorted(tokens) != list(range(VOCABULARY, VOCABULARY + len(tokens)))
     for number in sorted(tokens):
-        stated["added_tokens"].append({"id": number, "content": tokens[number], **_FLAGS, **flags})
+        stated["added_tokens"].append({"id": number, "content": tokens[number], **FLAGS, **flags})
         if gaps:
             stated["model"]["vocab"][tokens[number]] = number
     path.write_text(json.dumps(stated))

@@ -13,6 +13,7 @@ from cycleqd_merge.hub.archive import ELITES, GENERATIONS
 from cycleqd_merge.hub.facts import CardFacts, ModelFacts
 from cycleqd_merge.hub.markdown import cell, code, fenced, sentence
 from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.merging.rebuild_command import rebuild_command
 from cycleqd_merge.report.scores import ModelScores, ScoreTable
 
 TAGS = ["mergekit", "merge", "cycleqd"]
@@ -52,7 +53,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
             for elite in archive["elites"]
         ),
         configuration=_shortened(configuration),
-        command=configuration.partition("\n")[0].removeprefix("# "),
+        command=rebuild_command(configuration),
         truncated=max((estimate.truncated for estimate in facts.scores.heldout.values()), default=0.0),
     )
     return ModelCard(f"---\n{front.to_yaml()}\n---\n\n{body}")

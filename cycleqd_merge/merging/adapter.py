@@ -87,8 +87,14 @@ class Adapter:
                 warnings.simplefilter("ignore")  # unknown keys are reported by `unknown_options`
                 self._config = PeftConfig.from_pretrained(str(path))
             stored = safe_open(file, framework="pt")
-        except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
+        except LookupError as error:
+            raise ModelError(
+                f"adapter {label}: the installed peft does not know the method {error}; update peft"
+            ) from error
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
+        if self._config.peft_type is None:
+            raise ModelError(f"adapter {label}: adapter_config.json states no `peft_type`; save the adapter again")
         kind = _other_kind(self._config)
         if kind is not None:
             raise ModelError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")

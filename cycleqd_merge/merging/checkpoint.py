@@ -91,12 +91,14 @@ class Checkpoint:
         self._loader = LazyTensorLoader(index)
 
     @property
-    def stock_reads(self) -> bool:
-        """Whether stock mergekit, which prefers an index and requires `architectures`, reads the same model."""
-        stated = read_json(self.path / "config.json") or {}
+    def stock_problem(self) -> str | None:
+        """Why stock mergekit, which prefers an index and requires `architectures`, cannot read it; None if it can."""
+        stated = (read_json(self.path / "config.json") or {}).get("architectures")
+        if stated != self.config.architectures:
+            return f"config.json: architectures is {json.dumps(stated)}"
         names = {path.name for path in self.path.iterdir()}
-        chosen = chosen_weights(names)
-        return stated.get("architectures") == self.config.architectures and index_file(chosen or "") not in names
+        chosen = chosen_weights(names) or ""
+        return f"{index_file(chosen)} is next to {chosen}" if index_file(chosen) in names else None
 
     @property
     def ties_embeddings(self) -> bool:

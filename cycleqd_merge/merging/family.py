@@ -95,24 +95,19 @@ class ModelFamily:
         return id_bound(load_tokenizer(self.base.path, self)) if has_tokenizer(self.base.path) else None
 
     @cached_property
-    def _copies(self) -> Mapping[str, str]:
-        """The copies that are read instead of models and adapters, by the paths in their references."""
-        models = [
-            (self.base.reference.model, self.base),
-            *((e.reference.lora or e.reference.model, e.weights) for e in self.experts),
-        ]
-        return {str(path): str(weights.path) for path, weights in models if weights.is_copy}
+    def _copies(self) -> Mapping[ModelPath, ModelPath]:
+        """By the path of a model, that of the copy which is read instead."""
+        models = ((self.base.reference, self.base), *((each.reference, each.weights) for each in self.experts))
+        return {ref.model: ModelPath(path=str(weights.path)) for ref, weights in models if weights.is_copy}
 
     @property
     def has_copies(self) -> bool:
         """Whether it reads copies of its models, in the vocabulary of `vocabulary: union`."""
         return bool(self._copies)
 
-    def copy_of(self, text: str) -> str:
-        """A reference in which each path of the family's that has a copy is the copy's."""
-        reference = model_reference(text)
-        parts = [str(part) for part in (reference.model, reference.lora) if part is not None]
-        return "+".join(self._copies.get(part, part) for part in parts)
+    def copy_of(self, reference: ModelReference) -> ModelReference:
+        """The reference over the copy of its model, if the family reads one; an adapter has none of its own."""
+        return ModelReference(model=self._copies.get(reference.model, reference.model), lora=reference.lora)
 
     @cached_property
     def stored_names(self) -> Mapping[str, str]:
@@ -208,13 +203,13 @@ def united(family: ModelFamily) -> ModelFamily:
     """The family with its models in one vocabulary, under `vocabulary: union`; else the family itself.
 
     Raises:
-        ModelError: see `unite`.
+        ModelError: see `unite_models`.
     """
     if family.models.vocabulary != "union":
         return family
-    from cycleqd_merge.merging.union_models import unite  # tokenizers are slow to import
+    from cycleqd_merge.merging.union_models import unite_models  # tokenizers are slow to import
 
-    models = unite(family.base, {expert.name: expert.weights for expert in family.experts}, family.models)
+    models = unite_models(family.base, {expert.name: expert.weights for expert in family.experts}, family.models)
     experts = tuple(replace(expert, weights=models.experts[expert.name]) for expert in family.experts)
     return ModelFamily(models.base, experts, family.models, models.union)
 

@@ -16,21 +16,25 @@ import yaml
 from mergekit.config import ConfigYamlDumper
 
 from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.mergekit_experts import stock_problem
 from cycleqd_merge.merging.mergekit_references import reference_value
+from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 MERGE_METHOD = "cycleqd"
 STOCK_COMMAND, OWN_COMMAND = "mergekit-yaml mergekit_config.yml OUT", "cycleqd-merge merge mergekit_config.yml OUT"
 """Commands that build the model of a configuration: with stock mergekit, or with the method `cycleqd`."""
-NO_COMMAND = "mergekit alone cannot build this model: its vocabulary joins those of its models"
 
 
 def configuration_text(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> str:
     """The text of `mergekit_config.yml`: the command to run, as a comment, and the configuration that builds the model.
+
+    Where mergekit cannot build it, the comment says why instead.
 
     setting: the recipe's `evolution`, which defines the materialiser's groups.
     """
@@ -42,11 +46,46 @@ def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evol
 
 
 def _command(genome: Genome, family: ModelFamily) -> str:
-    """The command that rebuilds the model from its configuration."""
-    if genome.mutations or family.has_copies:
+    """The command that rebuilds the model from its configuration, or the reason why there is none."""
+    reason = why_not_rebuilt(family)
+    if reason is not None:
+        return f"{NO_COMMAND}{reason}"
+    if _needs_own_method(genome, family):
         return OWN_COMMAND
     adapters = any(expert.reference.lora is not None for expert in family.experts)
     return " ".join([STOCK_COMMAND, *stock_options(family, adapters)])
+
+
+def why_not_rebuilt(family: ModelFamily) -> str | None:
+    """Why mergekit cannot build merges of a family; None if it can.
+
+    Its own plan must write exactly the base's tensors. For some architectures, it describes others: for Falcon those
+    of a newer decoder, for Cohere norms that few models have. Nothing is read but configurations and names.
+    """
+    from cycleqd_merge.merging.mergekit_run import planned_names  # mergekit's planner is slow to import
+
+    full = [expert.reference for expert in family.experts if expert.reference.lora is None] or [family.base.reference]
+    record = {
+        "merge_method": "task_arithmetic",
+        "base_model": reference_value(family.base.reference),
+        "models": [{"model": reference_value(each), "parameters": {"weight": 1.0}} for each in full],
+        "dtype": "float32",
+    }
+    try:
+        required, optional = planned_names(record, family)
+    except ModelError as error:
+        return first_line(error)
+    names = {weight.name for weight in family.weights}
+    if unknown := sorted(names - required - optional):
+        return f"its description of the architecture lacks {unknown[0]}"
+    if absent := sorted(required - names):
+        return f"its description of the architecture requires {absent[0]}, which the base lacks"
+    return None
+
+
+def _needs_own_method(genome: Genome, family: ModelFamily) -> bool:
+    """Whether stock mergekit cannot build a genome, or reads its models in another way than transformers."""
+    return bool(genome.mutations) or family.has_copies or stock_problem(family) is not None
 
 
 def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
@@ -62,7 +101,7 @@ def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
 def merge_configuration(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> dict[str, Any]:
     """The configuration that builds the genome's model, as plain values. setting: the recipe's `evolution`."""
     family, filters = materialiser.family, tensor_filters(materialiser.groups)
-    own = bool(genome.mutations) or family.has_copies
+    own = _needs_own_method(genome, family)
     dtypes = {weight.dtype for weight in family.weights if weight.dtype.is_floating_point}
     record: dict[str, Any] = {
         "merge_method": MERGE_METHOD if own else "task_arithmetic",

@@ -8,75 +8,60 @@ from mergekit.io import LazyTensorLoader, ShardedTensorIndex
 
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.adapter_checks import stock_merges
-from cycleqd_merge.merging.checkpoint import Checkpoint
+from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import ModelFamily, fit_vocabulary
-from cycleqd_merge.merging.mergekit_references import model_reference
 
 
-class ExpertLoader(LazyTensorLoader):  # type: ignore[misc] # mergekit has no type hints
-    """mergekit's loader for an expert, with the base's tensor names and shapes."""
-
-    def __init__(self, family: ModelFamily, expert: Checkpoint) -> None:
-        self._family, self._expert = family, expert
-        self._weights = {weight.name: weight for weight in family.weights}
-        super().__init__(ShardedTensorIndex(str(expert.path), True, dict.fromkeys(self._weights, ""), []))
-
-    def get_tensor(
-        self, key: str, device: str = "cpu", aliases: list[str] | None = None, raise_on_missing: bool = True
-    ) -> torch.Tensor | None:
-        name = next((name for name in (key, *(aliases or ())) if name in self._weights), None)
-        stored = None if name is None else self._expert.stored_name(self._weights[name])
-        if name is None or stored is None:
-            if raise_on_missing:
-                raise KeyError(key)
-            return None
-        weight = self._weights[name]
-        tensor = self._expert.read(stored)
-        return fit_vocabulary(tensor, weight, self._family.base_tensor(weight), self._family).to(device)
-
-
-class AdapterLoader(LazyTensorLoader):  # type: ignore[misc]
-    """mergekit's loader for an adapter, merged into the base in float32 one tensor at a time."""
+class ExpertLoader(LazyTensorLoader):  # type: ignore[misc]  # mergekit's loaders are untyped
+    """mergekit's loader for an expert, with the base's tensor names and shapes; an adapter is merged in float32."""
 
     def __init__(self, family: ModelFamily, number: int) -> None:
         self._family, self._number = family, number
         self._weights = {weight.name: weight for weight in family.weights}
-        super().__init__(ShardedTensorIndex(str(family.base.path), True, dict.fromkeys(self._weights, ""), []))
+        path = family.experts[number].folder
+        super().__init__(ShardedTensorIndex(str(path), True, dict.fromkeys(self._weights, ""), []))
 
     def get_tensor(
         self, key: str, device: str = "cpu", aliases: list[str] | None = None, raise_on_missing: bool = True
     ) -> torch.Tensor | None:
         name = next((name for name in (key, *(aliases or ())) if name in self._weights), None)
-        if name is None:
-            if raise_on_missing:
-                raise KeyError(key)
-            return None
-        base = self._family.base_tensor(self._weights[name])
-        vector = self._family.task_vector(self._number, self._weights[name], base)
-        if vector is None:
-            return base.to(device)
-        return (vector.dense() if isinstance(vector, LowRank) else vector).add_(base.float()).to(device)
+        tensor = None if name is None else self._read(self._weights[name])
+        if tensor is None and raise_on_missing:
+            raise KeyError(key)
+        return None if tensor is None else tensor.to(device)
+
+    def _read(self, weight: Weight) -> torch.Tensor | None:
+        """The expert's tensor with the base's shape, or None if it has none."""
+        base, expert = self._family.base_tensor(weight), self._family.experts[self._number].weights
+        if isinstance(expert, Adapter):
+            vector = self._family.task_vector(self._number, weight, base)
+            dense = vector.dense() if isinstance(vector, LowRank) else vector
+            return base if dense is None else dense.add_(base.float())
+        stored = expert.stored_name(weight)
+        return None if stored is None else fit_vocabulary(expert.read(stored), weight, base, self._family)
 
 
 def expert_loaders(family: ModelFamily) -> dict[ModelReference, LazyTensorLoader]:
     """Loaders for the experts that mergekit's own loader would read wrongly."""
-    adapters: dict[ModelReference, LazyTensorLoader] = {
-        model_reference(family.copy_of(str(expert.reference))): AdapterLoader(family, number)
+    return {
+        family.copy_of(expert.reference): ExpertLoader(family, number)
         for number, expert in enumerate(family.experts)
-        if family.has_copies and isinstance(expert.weights, Adapter)
-    }
-    return adapters | {
-        model_reference(family.copy_of(str(expert.reference))): ExpertLoader(family, expert.weights)
-        for expert in family.experts
-        if isinstance(expert.weights, Checkpoint) and not _plain(family, expert.weights)
+        if (family.has_copies if isinstance(expert.weights, Adapter) else not _plain(family, expert.weights))
     }
 
 
-def stock_reads(family: ModelFamily) -> bool:
-    """Whether stock mergekit, in a process of its own, reads the same models as transformers does."""
-    models = [family.base, *(each.weights for each in family.experts if isinstance(each.weights, Checkpoint))]
-    merged = all(stock_merges(family, each.weights) for each in family.experts if isinstance(each.weights, Adapter))
-    return all(model.stock_reads for model in models) and not expert_loaders(family) and merged
+def stock_problem(family: ModelFamily) -> str | None:
+    """Why stock mergekit, in a process of its own, reads other models than transformers does; None if it does not."""
+    named = [("base", family.base), *((f"expert {each.name}", each.weights) for each in family.experts)]
+    for label, model in named:
+        if isinstance(model, Checkpoint) and model.stock_problem is not None:
+            return f"{label}: {model.stock_problem}"
+    for expert in family.experts:
+        if isinstance(expert.weights, Checkpoint) and not _plain(family, expert.weights):
+            return f"expert {expert.name}: its tensors have other names than the base's, or another number of rows"
+        if isinstance(expert.weights, Adapter) and not stock_merges(family, expert.weights):
+            return f"expert {expert.name}: peft merges the adapter into something else than it runs"
+    return None
 
 
 def _plain(family: ModelFamily, expert: Checkpoint) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from mergekit.architecture import get_architecture_info
-from mergekit.common import dtype_from_name
+from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
 from mergekit.io.tasks import LoaderCache, SaveTensor
@@ -32,12 +32,19 @@ from cycleqd_merge.files import scratch_folder, write_failure
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
-from cycleqd_merge.merging.mergekit_config import MERGE_METHOD, NO_COMMAND, OWN_COMMAND, STOCK_COMMAND, stock_options
-from cycleqd_merge.merging.mergekit_experts import expert_loaders
+from cycleqd_merge.merging.mergekit_config import (
+    MERGE_METHOD,
+    OWN_COMMAND,
+    STOCK_COMMAND,
+    stock_options,
+    why_not_rebuilt,
+)
+from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
-from cycleqd_merge.merging.model_references import renamed
+from cycleqd_merge.merging.mergekit_references import reference_value
 from cycleqd_merge.merging.name_map import Part
+from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 
 _Step = TypeVar("_Step")
 
@@ -80,7 +87,7 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     family = _recorded_family(config)
     truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     if family is not None and family.has_copies:
-        config = _with_copies(config, family)
+        config = _with_copies(config, text, family)
     with scratch_folder(out) as scratch:
         with (
             _merge_errors(str(config_file)),
@@ -100,12 +107,14 @@ def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
     return open_family(models_of(parameter, [str(config.base_model), *experts]))
 
 
-def _with_copies(config: MergeConfiguration, family: ModelFamily) -> MergeConfiguration:
-    """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`."""
-    references = [str(reference) for reference in config.referenced_models()]
-    record = renamed(config.model_dump(mode="json", exclude_none=True), family.copy_of)
+def _with_copies(config: MergeConfiguration, text: str, family: ModelFamily) -> MergeConfiguration:
+    """The configuration with each model replaced by its copy in the vocabulary of `models.vocabulary: union`.
+
+    text: what it was read from; mergekit cannot write all paths that it can read.
+    """
+    record = _over_copies(yaml.safe_load(text), family)
     mutations = json.loads(record["parameters"]["mutations"])
-    mutations["originals"] = {family.copy_of(reference): reference for reference in references}
+    mutations["originals"] = {str(family.copy_of(each)): str(each) for each in config.referenced_models()}
     record["parameters"]["mutations"] = json.dumps(mutations)
     return MergeConfiguration.model_validate(record)
 
@@ -119,7 +128,23 @@ def _configuration(candidate: MergekitConfiguration, family: ModelFamily) -> Mer
     config = parse_configuration(candidate.yaml, "candidate")
     if not family.has_copies:
         return config
-    return MergeConfiguration.model_validate(renamed(yaml.safe_load(candidate.yaml), family.copy_of))
+    return MergeConfiguration.model_validate(_over_copies(yaml.safe_load(candidate.yaml), family))
+
+
+def _over_copies(value: Any, family: ModelFamily, key: str = "") -> Any:
+    """A configuration's plain values with every reference over the copy of its model, if the family reads one."""
+    if key in ("model", "base_model") and (isinstance(value, str) or _is_path((value or {}).get("model"))):
+        return reference_value(family.copy_of(ModelReference.model_validate(value)))
+    if isinstance(value, list):
+        return [_over_copies(each, family) for each in value]
+    return (
+        {name: _over_copies(each, family, name) for name, each in value.items()} if isinstance(value, dict) else value
+    )
+
+
+def _is_path(value: Any) -> bool:
+    """Whether this is a path in a reference that is written as a mapping, see `reference_value`."""
+    return isinstance(value, dict) and "path" in value
 
 
 def merged_tensors(
@@ -190,21 +215,39 @@ def keeps_names(candidate: MergekitConfiguration, family: ModelFamily) -> bool:
 
 
 def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device: torch.device | str = "cpu") -> str:
-    """The command that writes the same model from `mergekit_config.yml`.
+    """The command that writes the same model from `mergekit_config.yml`, or the reason why there is none.
 
     Raises:
         ModelError: the configuration cannot be read.
     """
     config = parse_configuration(candidate.yaml, "candidate")
-    if family.has_copies:
-        return NO_COMMAND
+    reason = "its vocabulary joins those of its models" if family.has_copies else why_not_rebuilt(family)
+    if reason is not None:
+        return f"{NO_COMMAND}{reason}"
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
         return OWN_COMMAND
+    problem = stock_problem(family)
+    if problem is not None:
+        return f"{NO_COMMAND}{problem}"
     adapters = any(reference.lora is not None for reference in config.referenced_models())
     options = [f"--random-seed {candidate.seed}", *stock_options(family, adapters)]
     if torch.device(device).type != "cpu":
         options.append(f"--device {torch.device(device).type}")
     return " ".join([STOCK_COMMAND, *options])
+
+
+def planned_names(record: Mapping[str, Any], family: ModelFamily) -> tuple[set[str], set[str]]:
+    """Names of the tensors that mergekit would write for a configuration without adapters: required, and optional ones.
+
+    Raises:
+        ModelError: mergekit cannot plan it.
+    """
+    trust = family.models.trust_remote_code
+    with _quiet(), _merge_errors("configuration"):
+        config = MergeConfiguration.model_validate(record)
+        saves = _planned(config, MergeOptions(trust_remote_code=trust, quiet=True), family)
+    optional = {name for name, save in saves.items() if save.optional}
+    return saves.keys() - optional, optional
 
 
 def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFamily) -> dict[str, SaveTensor]:

@@ -48,7 +48,7 @@ class UnitedModels:
     experts: dict[str, Checkpoint | Adapter]
 
 
-def unite(base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter], models: ModelsConfig) -> UnitedModels:
+def unite_models(base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter], models: ModelsConfig) -> UnitedModels:
     """Base and experts with one vocabulary: themselves, or copies from the cache, which are written if missing.
 
     Raises:
@@ -262,17 +262,17 @@ def _write_copy(
 def _edit_config(folder: Path, source: Path, union: Union) -> None:
     """State the number of rows in config.json, wherever it states the model's own."""
     config = read_json(source / "config.json")
-    changes = {key: value for key, value in _with_rows(config, union.rows).items() if config.get(key) != value}
+    changes = {key: value for key, value in with_rows(config, union.rows).items() if config.get(key) != value}
     if changes:
         _replace(folder / "config.json", edited(source / "config.json", changes))
 
 
-def _with_rows(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def with_rows(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """A configuration with this `vocab_size`, in its part for text if it has one."""
     part = next(
         (key for key in ("text_config", "llm_config", "language_config") if isinstance(config.get(key), dict)), ""
     )
-    changed = {**config, part: _with_rows(config[part], rows)} if part else {**config, "vocab_size": rows}
+    changed = {**config, part: with_rows(config[part], rows)} if part else {**config, "vocab_size": rows}
     if part and "vocab_size" in config:
         changed["vocab_size"] = rows
     return changed

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,11 +83,23 @@ class Union:
         same = all(source in (-1, number) for number, source in enumerate(self.sources[expert]))
         return self.extends or rows != self.rows or not same
 
-    @property
+    @cached_property
     def new_rows(self) -> dict[int, tuple[int, ...]]:
         """By id, the experts whose rows the base's row is the mean of; without experts, it is the mean of all rows."""
         numbers = {*range(self.base_rows, self.rows), *(token.id for token in self.tokens if token.experts)}
         return {n: tuple(e for e, rows in enumerate(self.sources) if rows[n] >= 0) for n in sorted(numbers)}
+
+    @cached_property
+    def moves(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        """By expert, the ids whose rows are its own, and where they are in its tensors: two int64 tensors of one size.
+
+        Without new tokens of this expert alone: the base's rows are those already.
+        """
+        alone = {number for number, owners in self.new_rows.items() if len(owners) == 1}
+        pairs = (
+            [(to, source) for to, source in enumerate(rows) if source >= 0 and to not in alone] for rows in self.sources
+        )
+        return tuple((each[:, 0], each[:, 1]) for each in (torch.tensor(pair).reshape(-1, 2) for pair in pairs))
 
     def to_json(self) -> dict[str, Any]:
         """The union as JSON values."""
@@ -221,15 +234,9 @@ def expert_rows(expert: torch.Tensor, number: int, base: torch.Tensor, axis: int
     """
     own = expert.movedim(axis, 0)
     rows = base.movedim(axis, 0).to(torch.promote_types(expert.dtype, base.dtype), copy=True)
-    new = union.new_rows
-    read = [
-        (to, source)
-        for to, source in enumerate(union.sources[number])
-        if 0 <= source < own.shape[0] and (to not in new or len(new[to]) > 1)
-    ]
-    if read:
-        to, source = (torch.tensor(numbers) for numbers in zip(*read, strict=True))
-        rows[to] = own[source].to(rows.dtype)
+    to, source = union.moves[number]
+    known = source < own.shape[0]
+    rows[to[known]] = own[source[known]].to(rows.dtype)
     return rows.movedim(0, axis).contiguous()
 
 

@@ -159,7 +159,8 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (in_evolution("groups: {patterns: []}"), "12: evolution.groups.patterns: requires 1 or more entries; found []"),
         (
             f"{NAMED}models: {{vocabulary: bass}}\n",
-            "11: models.vocabulary: not an allowed value; did you mean 'base'?; allowed: strict, base; found 'bass'",
+            "11: models.vocabulary: not an allowed value; did you mean 'base'?; allowed: strict, base, union; "
+            "found 'bass'",
         ),
         (in_task("bounds: [0, 1, 2]"), "9: tasks.1.bounds: allows 2 or fewer entries; found [0, 1, 2]"),
         (in_task("bounds: [0]"), "9: tasks.1.bounds: too few entries; found [0]"),

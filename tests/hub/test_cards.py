@@ -21,6 +21,7 @@ from cycleqd_merge.hub.markdown import cell, code, fenced
 from cycleqd_merge.hub.parents import parents_of
 from cycleqd_merge.journal.log import of_kind, read_events
 from cycleqd_merge.merging.model_cards import License, derived_license
+from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.state import Run, open_run
 from tests.hub.server import LocalHub
@@ -129,6 +130,14 @@ def test_a_model_card_shows_the_models_composition(measured: Run) -> None:
     assert "2403.13257" in card.text
     assert "{{" not in card.text
     assert "apply_chat_template" not in model_card(replace(facts, chat=False)).text
+
+
+def test_a_card_offers_no_command_where_mergekit_cannot_rebuild_the_model(measured: Run) -> None:
+    _, _, rest = CONFIGURATION.partition("\n")
+    card = model_card(facts_of(measured, configuration=f"# {NO_COMMAND}its description lacks a tensor\n{rest}"))
+    section = card.text.partition("## Rebuild it")[2]
+    assert "mergekit" not in section.partition("##")[0]
+    assert "cycleqd-merge pull" in section or "genome.json" in section
 
 
 def test_usage_of_a_card_is_code(measured: Run) -> None:

@@ -30,6 +30,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors
 from cycleqd_merge.merging.sizes import directions, expert_bytes
+from tests.architectures import make_architecture
 from tests.models import (
     VOCABULARY,
     Architecture,
@@ -193,6 +194,32 @@ def test_a_tied_head_that_peft_does_not_load_is_refused(options: dict[str, Any],
     adapter = make_adapter(base, tmp_path / "adapter", seed=1, **named(options, "gpt2"))
     (error,) = check_family(family_of(tmp_path, base, adapter)).errors
     assert "different values, but the base ties them" in error
+
+
+OTHERS = ("gemma2", "gemma3", "phi3", "gpt_neox", "falcon", "cohere", "starcoder2", "smollm3", "lfm2", "bloom", "opt")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_dora_of_all_linear_layers_in_other_architectures(name: str, tmp_path: Path) -> None:
+    base = make_architecture(name, tmp_path / "base", torch.float32)
+    adapter = make_adapter(base, tmp_path / "adapter", seed=1, use_dora=True)
+    family = family_of(tmp_path, base, adapter)
+    assert check_family(family).errors == []
+    wanted = run_by_peft(base, adapter)
+    torch.testing.assert_close(exported_logits(family, tmp_path / "out"), wanted, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "cohere", "starcoder2", "smollm3", "lfm2", "opt"])
+def test_tied_embeddings_in_other_architectures(name: str, tmp_path: Path) -> None:
+    base = make_architecture(name, tmp_path / "base", torch.float32)
+    apart = make_adapter(base, tmp_path / "apart", seed=1, target_modules=["embed_tokens"])
+    (error,) = check_family(family_of(tmp_path, base, apart)).errors
+    assert "different values, but the base ties them" in error
+    alike = make_adapter(base, tmp_path / "alike", seed=1, target_modules=["embed_tokens"], **TIED)
+    family = family_of(tmp_path, base, alike)
+    assert check_family(family).errors == []
+    wanted = run_by_peft(base, alike)
+    torch.testing.assert_close(exported_logits(family, tmp_path / "out"), wanted, rtol=1e-5, atol=3e-5)
 
 
 # --- the same adapter under other names of tensors -------------------------------------------------------------------
@@ -443,6 +470,12 @@ def first(name: str, value: Callable[[torch.Tensor], torch.Tensor]) -> Change:
     return tensors_changed(apply)
 
 
+def without_method(adapter: Path) -> None:
+    file = adapter / "adapter_config.json"
+    stated = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in stated.items() if key != "peft_type"}))
+
+
 REFUSED: dict[str, tuple[dict[str, Any], Change, str]] = {
     "no tensors": ({}, tensors_changed(lambda tensors: {}), "adapter_model.safetensors has no tensors"),
     "one factor": (
@@ -504,7 +537,12 @@ REFUSED: dict[str, tuple[dict[str, Any], Change, str]] = {
     "activated LoRA": ({}, configured(alora_invocation_tokens=[5]), "LoRA with `alora_invocation_tokens`"),
     "replicated layers": ({}, configured(layer_replication=[[0, 2], [0, 2]]), "LoRA with `layer_replication`"),
     "QA-LoRA": ({}, configured(use_qalora=True), "LoRA with `use_qalora`"),
-    "an unknown method": ({}, configured(peft_type="FUTURE"), "cannot be opened"),
+    "no method": ({}, without_method, "missing required keys"),
+    "an unknown method": (
+        {},
+        configured(peft_type="FUTURE"),
+        "the installed peft does not know the method 'FUTURE'; update peft",
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
 from cycleqd_merge.merging.candidates import write_candidate
 from cycleqd_merge.merging.download import needed_files
@@ -251,6 +252,25 @@ def test_a_child_with_custom_code_loads_on_its_own(tmp_path: Path) -> None:
         env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
     )
     assert done.stdout.split() == ["Mine", "MineTokenizer"], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
+def test_custom_code_that_is_not_allowed_gets_one_line(tmp_path: Path, part: str) -> None:
+    base = make_base(tmp_path / "base")
+    family = None
+    if part == "config.json":
+        names = {"AutoConfig": "configuration_mine.MineConfig"}
+        edit_json(base / part, model_type="mine", auto_map=names)
+    else:
+        family = family_of(tmp_path)
+        edit_json(
+            base / part, tokenizer_class="MineTokenizer", auto_map={"AutoTokenizer": [None, "tokenization_mine.Mine"]}
+        )
+    with pytest.raises(ModelError) as refused:
+        child_files(family or family_of(tmp_path))
+    assert str(refused.value).startswith(("model ", str(base)))
+    assert str(refused.value).endswith("allow it with `models.trust_remote_code: true`")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("trust", [False, True])

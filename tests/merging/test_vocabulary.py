@@ -14,9 +14,10 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.evolution import EvolutionConfig
@@ -33,14 +34,17 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_run import merge_to_disk
 from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.union_models import with_rows
 from cycleqd_merge.outputs.adapter import require_adapters
 from cycleqd_merge.outputs.verify import verify_checkpoint
 from cycleqd_merge.preflight.plan import plan
-from tests.grown_models import IM_END, IM_START, TOOL, Grown, add_tokens, make_grown, set_rows
+from cycleqd_merge.session.evolve import evolve
+from tests.grown_models import FLAGS, IM_END, IM_START, TOOL, Grown, add_tokens, make_grown, set_rows
 from tests.models import (
     CHAT_TEMPLATE,
     VOCABULARY,
     Architecture,
+    edit_json,
     make_adapter,
     make_base,
     make_expert,
@@ -453,13 +457,14 @@ def test_mergekit_configurations_are_built_on_the_same_vocabulary(tmp_path: Path
     verify_checkpoint(candidate, materialiser, tmp_path / "out")
     assert AutoTokenizer.from_pretrained(tmp_path / "out")(TOOL).input_ids == [102]
     assert candidate_configuration(candidate, materialiser, EvolutionConfig()).splitlines()[0] == (
-        "# mergekit alone cannot build this model: its vocabulary joins those of its models"
+        "# mergekit cannot rebuild this model: its vocabulary joins those of its models"
     )
 
 
+@pytest.mark.parametrize("name", ["plain", "a space + a plus"])
 @pytest.mark.parametrize("mutations", [(), (Mutation("svd", 1, 7, 0.3, False),)])
-def test_the_merge_command_rebuilds_a_union_exactly(tmp_path: Path, mutations: tuple[Mutation, ...]) -> None:
-    folders = make_case(tmp_path, CASES["the same token at other ids"], "llama", False, torch.bfloat16)
+def test_the_merge_command_rebuilds_a_union_exactly(tmp_path: Path, mutations: tuple[Mutation, ...], name: str) -> None:
+    folders = make_case(tmp_path / name, CASES["the same token at other ids"], "llama", False, torch.bfloat16)
     family = union_family(tmp_path, *folders)
     genome = Genome(np.array([[0.5], [0.75]]), mutations, np.ones((len(mutations), 1)))
     materialiser = materialiser_of(family, (1,))
@@ -585,3 +590,164 @@ def test_single_trained_tokens_that_would_move_are_refused(tmp_path: Path) -> No
         "union; merge the adapter into a full checkpoint"
     )
     require_mergeable(union_family(tmp_path, base, adapter, full))
+
+
+def tiny(config: type[PretrainedConfig], **more: Any) -> PretrainedConfig:
+    shared = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3}
+    return config(**{**shared, "intermediate_size": 48, **ids, **more})
+
+
+OTHER_CONFIGS = {
+    "phi, whose head has a bias": tiny(transformers.PhiConfig),
+    "gpt-neox": tiny(transformers.GPTNeoXConfig),
+    "falcon": tiny(transformers.FalconConfig),
+    "gemma2": tiny(transformers.Gemma2Config, head_dim=8, num_key_value_heads=2),
+    "mixtral": tiny(transformers.MixtralConfig, num_key_value_heads=2, num_local_experts=2),
+    "qwen3-moe": tiny(
+        transformers.Qwen3MoeConfig,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=16,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CONFIGS)
+def test_a_child_that_is_one_expert_answers_as_the_expert(tmp_path: Path, name: str) -> None:
+    """The logits of the expert's own tokens, whose ids in the union are others."""
+    folders, models = [], []
+    for seed, (label, added) in enumerate({"base": (), "first": (IM_START,), "second": (TOOL, IM_START)}.items()):
+        torch.manual_seed(seed)
+        model: Any = AutoModelForCausalLM.from_config(OTHER_CONFIGS[name]).float()
+        model.resize_token_embeddings(VOCABULARY + len(added), mean_resizing=False)
+        head = model.get_output_embeddings()
+        if head.bias is not None:
+            torch.nn.init.normal_(head.bias)
+        model.save_pretrained(tmp_path / label)
+        make_tokenizer().save_pretrained(tmp_path / label)
+        add_tokens(tmp_path / label, dict(enumerate(added, start=VOCABULARY)))
+        folders.append(tmp_path / label)
+        models.append(AutoModelForCausalLM.from_pretrained(tmp_path / label, dtype=torch.float32))
+    family = union_family(tmp_path, *folders)
+    require_mergeable(family)
+    engine = TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser_of(family))
+    engine.load(genome_of(0, 1))
+    own: Any = AutoTokenizer.from_pretrained(folders[2])
+    text = f"{TOOL}ab{IM_START}c"
+    ids = [*range(VOCABULARY), 101, 100]  # of the union, in the order of the expert's
+    assert (own(text).input_ids[0], engine.encode(text)[0]) == (100, 101)
+    with torch.inference_mode():
+        found = engine.model(torch.tensor([engine.encode(text)])).logits[..., ids]
+        wanted = models[2](own(text, return_tensors="pt").input_ids).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    engine.close()
+    write_candidate(genome_of(0, 1), materialiser_of(family), tmp_path / "out")
+    verify_checkpoint(genome_of(0, 1), materialiser_of(family), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [
+        ({"vocab_size": 100}, {"vocab_size": 103}),
+        ({"model_type": "a"}, {"model_type": "a", "vocab_size": 103}),
+        ({"text_config": {"vocab_size": 100}}, {"text_config": {"vocab_size": 103}}),
+        (
+            {"vocab_size": 100, "text_config": {"vocab_size": 100}, "vision_config": {"vocab_size": 100}},
+            {"vocab_size": 103, "text_config": {"vocab_size": 103}, "vision_config": {"vocab_size": 100}},
+        ),
+    ],
+)
+def test_the_configuration_states_the_rows_where_it_states_the_vocabulary(stated: Any, wanted: Any) -> None:
+    assert with_rows(stated, 103) == wanted
+
+
+def old_style(folder: Path) -> None:
+    """As transformers 4 saves it: added tokens in three files."""
+    tokens = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
+    decoder = {str(number): {"content": token, **FLAGS} for token, number in tokens.items()}
+    edit_json(folder / "tokenizer_config.json", added_tokens_decoder=decoder)
+    (folder / "added_tokens.json").write_text(json.dumps(tokens))
+
+
+def pad_only_in_the_configuration(folder: Path) -> None:
+    """A token that transformers adds as it opens the tokenizer; its id is that of the expert's first added token."""
+    edit_json(folder / "tokenizer_config.json", pad_token="[PAD]")
+
+
+def vocabulary_and_merges(folder: Path) -> None:
+    """Without tokenizer.json, as old GPT-2 models are."""
+    stated = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps(stated["model"]["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer.json").unlink()
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("change", "number"), [(old_style, 100), (pad_only_in_the_configuration, 101), (vocabulary_and_merges, 100)]
+)
+def test_the_tokenizers_that_people_have(tmp_path: Path, change: Any, number: int) -> None:
+    base = make_base(tmp_path / "base")
+    change(base)
+    first = make_expert(base, tmp_path / "first", 1)
+    second = make_expert(base, tmp_path / "second", 2)
+    tokenizer: Any = AutoTokenizer.from_pretrained(second)
+    assert tokenizer.add_tokens([IM_START], special_tokens=True) == 1
+    tokenizer.save_pretrained(second)
+    set_rows(second, 102, seed=2)
+    files = {path: path.read_bytes() for folder in (base, first, second) for path in folder.iterdir()}
+    family = union_family(tmp_path, base, first, second)
+    require_mergeable(family)
+    ours = AutoTokenizer.from_pretrained(base).get_vocab()
+    write_candidate(genome_of(1, 1), materialiser_of(family), tmp_path / "out")
+    for folder in (family.base.path, tmp_path / "out"):
+        found: Any = AutoTokenizer.from_pretrained(folder)
+        assert found.get_vocab() == {**ours, IM_START: number}
+        assert found(f"a{IM_START}b").input_ids == [ours["a"], number, ours["b"]]
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    if change is old_style:
+        assert config["added_tokens_decoder"][str(number)] == {"content": IM_START, **FLAGS}
+        assert json.loads((tmp_path / "out" / "added_tokens.json").read_text())[IM_START] == number
+    assert all(path.read_bytes() == contents for path, contents in files.items())  # no link was written through
+
+
+def test_an_untied_base_takes_both_tensors_of_a_tied_expert_from_its_one(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.float32)
+    first = make_grown(tmp_path / "first", Grown({100: IM_START}, 101), 1, base)
+    second = make_grown(tmp_path / "second", Grown({100: TOOL}, 101), 2, base)
+    tensors = load_file(second / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, second / "model.safetensors", {"format": "pt"})
+    edit_json(second / "config.json", tie_word_embeddings=True)
+    family = union_family(tmp_path, base, first, second)
+    built, embedding = tensors_of(family, 0, 1), tensors["model.embed_tokens.weight"]
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        torch.testing.assert_close(built[name][:VOCABULARY], embedding[:VOCABULARY])
+        assert torch.equal(built[name][101], embedding[100])
+        assert torch.equal(built[name][100], load_file(first / "model.safetensors")[name][100])
+
+
+def test_a_run_resumes_and_exports_models_that_know_all_tokens(tmp_path: Path) -> None:
+    folders = make_case(tmp_path, CASES["the same token at other ids"], "llama", False, torch.bfloat16)
+    named = dict(zip(("first", "second"), folders[1:], strict=True))
+
+    def recipe(output: str, generations: int) -> Recipe:
+        return make_recipe(
+            tmp_path / output,
+            folders[0],
+            named,
+            models={"vocabulary": "union"},
+            evolution={"generations": generations},
+            engine={"kind": "transformers", "device": "cpu"},
+            finish={"export": ["best-mean"]},
+        )
+
+    ours, _, resumed = evolve(recipe("whole", 3)), evolve(recipe("half", 1)), evolve(recipe("half", 3))
+    assert [result["scores"] for result in ours.results] == [result["scores"] for result in resumed.results]
+    exports = [tmp_path / name / "run" / "models" / "best-mean-gen-3" for name in ("whole", "half")]
+    one, other = (load_file(each / "model.safetensors") for each in exports)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert AutoTokenizer.from_pretrained(exports[0])(TOOL).input_ids == [102]

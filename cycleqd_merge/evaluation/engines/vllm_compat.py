@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -24,10 +25,24 @@ def load_weights(worker: Any, tensors: Tensors) -> None:
     runner = worker.model_runner
     model = runner.get_model()
     if torch.device(worker.device).type == "cpu" or _processed(model, worker.model_config):
+        if torch.device(worker.device).type == "cpu":
+            _forget_kernels(model)
         runner.reload_weights(weights_iterator=tensors)
         _process_tied(model)
     else:
         model.load_weights(tensors)
+
+
+def _forget_kernels(model: Any) -> None:
+    """Have the layers of fused experts build their kernels again, as after the first load.
+
+    On CPU the experts' weights are packed only while a layer has no kernel yet: after a reload, its kernel would read
+    unpacked weights as packed ones (seen in 0.32). Remove when reloading packs them.
+    """
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def _process_tied(model: Any) -> None:
@@ -51,7 +66,55 @@ def _processed(model: Any, config: Any) -> bool:
     """Whether loading changes how parameters are stored."""
     if getattr(config, "quantization", None) is not None:
         return True
-    return any("FusedMoE" in type(module).__name__ for module in model.modules())
+    return any(_keeps_processed_weights(module) for module in model.modules())
+
+
+def _keeps_processed_weights(module: Any) -> bool:
+    """Whether a layer computes something from its weights after loading: fused experts, and latent attention (MLA)."""
+    return "MoE" in type(getattr(module, "quant_method", None)).__name__ or "MLA" in type(module).__name__
+
+
+def correct_cpu_rotation() -> None:
+    """Rotate queries and keys of shape (tokens, heads, size) right on CPU; call this before a model is built.
+
+    The CPU kernel takes the last dimension for all heads together and leaves all heads but one as they are (seen in
+    0.32): LFM2 and DeepSeek-V3 answer differently from transformers. Remove when the kernel handles this shape.
+    """
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    kernel = RotaryEmbedding.forward_cpu
+    if hasattr(kernel, "__wrapped__"):
+        return
+
+    @wraps(kernel)
+    def forward_cpu(self: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None) -> Any:
+        return (kernel if query.ndim == 2 else type(self).forward_native)(self, positions, query, key)
+
+    RotaryEmbedding.forward_cpu = forward_cpu
+
+
+def expected_unused(config: Any, names: Iterable[str]) -> set[str]:
+    """Those of some stored tensors that vLLM leaves out because they are tied to the input embedding."""
+    if not getattr(config, "tie_word_embeddings", False):
+        return set()
+    return {name for name in names if name.split(".")[-2:-1] in (["lm_head"], ["embed_out"])}
+
+
+def unsupported(llm: Any) -> str | None:
+    """Why a started engine cannot run its model; None if it can.
+
+    On CPU, attention with a head size that has no kernel fails only at the first prompt, with the engine (seen in
+    0.32). Remove when vLLM refuses it at the start.
+    """
+    from vllm.platforms import current_platform
+
+    config = llm.llm_engine.model_config
+    if not current_platform.is_cpu() or config.is_attention_free or config.use_mla:
+        return None
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    size, sizes = config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
+    return None if size in sizes else f"on CPU, vLLM has attention heads of size {sizes}, and the model's have {size}"
 
 
 def prepare_environment() -> None:

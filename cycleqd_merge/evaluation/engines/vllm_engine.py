@@ -13,7 +13,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from cycleqd_merge.config.engines import VllmEngineConfig
-from cycleqd_merge.errors import RecipeError, UserError
+from cycleqd_merge.errors import ModelError, RecipeError, UserError
 from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, memory_needs, placement
 from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
@@ -27,6 +27,9 @@ from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
 _PROMPTS = 2**16  # number of prompts whose rendered text and tokens are cached
+_INSTEAD = "use `engine: {kind: transformers}`"
+_REHEARSED = "The quick brown fox jumps over it."  # the prompt that shows whether the exchange works
+_SAME = 0.1  # mean difference of log-probabilities; rounding makes less of it, a wrong weight much more
 _EXTENSION = "cycleqd_merge.evaluation.engines.vllm_extension.WorkerExtension"
 
 
@@ -37,6 +40,7 @@ class VllmEngine:
 
     Raises:
         RecipeError: vLLM is not installed, or rejects the model or the options.
+        ModelError: vLLM cannot replace the model's weights in place.
         EngineLost: the engine cannot be started for any other reason. `load` raises it too, if it starts a new one.
     """
 
@@ -95,9 +99,44 @@ class VllmEngine:
             self._llm = llm(**arguments)
         except refusals as error:
             raise RecipeError(f"engine vllm: {vllm_compat.reason(error)}") from error
+        problem = vllm_compat.unsupported(self._llm)
+        if problem is not None:
+            raise ModelError(f"engine vllm: {problem}; {_INSTEAD}")
         vllm_compat.fail_with_core(self._llm)
         spec = MaterialiserSpec.of(self._materialiser).to_json()
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.prefetch))
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Load the base in place: vLLM must use all of its tensors, and answer as it did before.
+
+        Raises:
+            ModelError: it does not.
+        """
+        before = self._rehearsed()
+        unused = set.intersection(*map(set, self._llm.collective_rpc("cycleqd_rehearse")))
+        vllm_compat.reset_prefix_cache(self._llm)
+        base = self._materialiser.family.base
+        unused -= vllm_compat.expected_unused(base.config, unused)
+        kind = (base.config.architectures or [base.config.model_type])[0]
+        if unused:
+            more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
+            raise ModelError(f"engine vllm: vLLM's {kind} does not use tensor {min(unused)}{more}; {_INSTEAD}")
+        differences = [abs(one - other) for one, other in zip(before, self._rehearsed(), strict=True)]
+        if not sum(differences) <= _SAME * len(differences):
+            what = "answers differently after the base's own weights were replaced in place"
+            raise ModelError(
+                f"engine vllm: this version of vLLM cannot exchange the weights of {kind}: it {what}; {_INSTEAD}"
+            )
+
+    def _rehearsed(self) -> list[float]:
+        """The log-probabilities of the tokens of a fixed text."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        tokens = self._encode(_REHEARSED)
+        output = self._llm.generate([{"prompt_token_ids": tokens}], params, use_tqdm=False)[0]
+        return [output.prompt_logprobs[place][tokens[place]].logprob for place in range(1, len(tokens))]
 
     def _placement(self) -> Placement:
         config, gpu = self._config, vllm_compat.gpu_memory()

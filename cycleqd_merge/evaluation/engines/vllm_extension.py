@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cycleqd_merge.evaluation.engines import vllm_compat
+from cycleqd_merge.evaluation.engines.consumption import Consumption
 from cycleqd_merge.evaluation.engines.placement import PrefetchPlace
 from cycleqd_merge.evaluation.engines.prefetch import Prefetcher
 from cycleqd_merge.evolution.candidate import candidate_from_json
@@ -17,6 +18,8 @@ from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_mater
 from cycleqd_merge.merging.staging import Place
 
 _PROBED = 8
+
+vllm_compat.correct_cpu_rotation()  # workers import this module before they build the model
 
 
 class WorkerExtension:
@@ -41,6 +44,14 @@ class WorkerExtension:
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         device = torch.device(self.device)
         self.cycleqd_prefetcher = None if prefetch == "none" else Prefetcher(self._build, device, prefetch == "host")
+
+    def cycleqd_rehearse(self) -> list[str]:
+        """Load the base's own weights into the model. Returns the names of float tensors that vLLM did not use."""
+        family = self.cycleqd_materialiser.family
+        tensors = ((family.stored_names[weight.name], family.base_tensor(weight)) for weight in family.weights)
+        with torch.inference_mode(), Consumption() as consumption:
+            vllm_compat.load_weights(self, consumption.watch(tensors))
+        return sorted(consumption.unused)
 
     def cycleqd_prepare(self, record: dict[str, Any]) -> None:
         """Start building a candidate while the model answers prompts; returns at once."""
