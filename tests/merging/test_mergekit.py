@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +36,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
 from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors, write_merge
+from tests.failing_disk import files_of_at_most
 from tests.merging.conftest import Trio, make_trio
 from tests.models import (
     edit_json,
@@ -392,17 +391,6 @@ def test_refused_candidates(llama: Trio, tmp_path: Path) -> None:
         assert reason in str(caught.value)
         assert str(caught.value).startswith("candidate: ")
         assert "\n" not in str(caught.value)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Make the system refuse to write longer files, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_failing_disk_is_an_infrastructure_error(llama: Trio, tmp_path: Path) -> None:
