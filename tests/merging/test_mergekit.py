@@ -399,7 +399,11 @@ def test_a_failing_disk_is_an_infrastructure_error(llama: Trio, tmp_path: Path) 
     expected = pytest.raises(InfrastructureError, match=rf"^{out}: cannot be written: File too large; ")
     with files_of_at_most(10_000), expected, new_folder(out) as unfinished:
         write_merge(candidate, llama.family, unfinished)
-    assert not list(tmp_path.iterdir())
+    config = tmp_path / "config.yml"
+    config.write_text(candidate.yaml)
+    with files_of_at_most(10_000), pytest.raises(InfrastructureError, match=rf"^{out}: cannot be written: File too "):
+        merge_to_disk(config, out)
+    assert list(tmp_path.iterdir()) == [config]
 
 
 def test_the_command_line_refuses_what_it_cannot_merge(llama: Trio, tmp_path: Path) -> None:
