@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.recipe import Recipe, task_name
-from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
+from cycleqd_merge.errors import CycleQDError, ModelError, RecipeError, first_line
 from cycleqd_merge.evolution.genome import Genome, Mutation
+from cycleqd_merge.files import writing
 from cycleqd_merge.merging.candidates import candidate_configuration
 from cycleqd_merge.merging.end_tokens import end_tokens, listed_ids
 from cycleqd_merge.merging.family import ModelFamily
@@ -50,7 +51,7 @@ def rehearse_export(recipe: Recipe, family: ModelFamily, groups: Groups) -> None
     for step in steps:
         try:
             step()
-        except UserError as error:
+        except CycleQDError as error:
             errors.append(str(error))
         except Exception as error:  # transformers, tokenizers, mergekit and custom code may raise anything
             errors.append(f"export: children could not be exported: {type(error).__name__}: {first_line(error)}")
@@ -95,7 +96,8 @@ def _require_folder(folder: Path) -> None:
 
 def _rehearse_files(family: ModelFamily) -> None:
     """Load a child's files, and find the place of each of its tensors in the module that they describe."""
-    with tempfile.TemporaryDirectory(prefix="cycleqd-merge-") as temporary:
+    scratch = Path(tempfile.gettempdir())
+    with writing(scratch), tempfile.TemporaryDirectory(prefix="cycleqd-merge-", dir=scratch) as temporary:
         folder = Path(temporary) / "export"
         _link_files(child_files(family), folder)
         trust: dict[str, Any] = {"trust_remote_code": family.models.trust_remote_code}
