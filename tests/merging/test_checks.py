@@ -109,7 +109,7 @@ def test_added_vocabulary_is_refused_by_default(llama: Trio, tmp_path: Path) -> 
     expert = grown(llama.base, tmp_path / "tuned", rows=3)
     assert check(tmp_path, llama.base, expert).errors == [
         "expert tuned: its tokenizer differs in 3 tokens; first '<added0>': id 100, in the base None; "
-        "`models.vocabulary: base` drops added tokens"
+        "`models.vocabulary: union` keeps added tokens, `base` drops them"
     ]
 
 
