@@ -251,7 +251,8 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
     if vocabulary != other:
         different = sorted(vocabulary.items() ^ other.items(), key=lambda item: (item[1], item[0]))
         token = different[0][0]
-        hint = "; `models.vocabulary: union` keeps added tokens, `base` drops them" if vocabulary.items() <= other.items() else ""
+        added = vocabulary.items() <= other.items()
+        hint = "; `models.vocabulary: union` keeps added tokens, `base` drops them" if added else ""
         problems.errors.append(
             f"expert {expert.name}: its tokenizer differs in {len({token for token, _ in different})} tokens; "
             f"first {token!r}: id {other.get(token)}, in the base {vocabulary.get(token)}{hint}"
