@@ -119,8 +119,7 @@ class VllmEngine:
         base = self._materialiser.family.base
         unused -= vllm_compat.expected_unused(base.config, unused)
         kind = (base.config.architectures or [base.config.model_type])[0]
-        if unused and not unused <= base.name_map.ignored:
-            unused -= base.name_map.ignored
+        if unused:
             more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
             raise ModelError(f"engine vllm: vLLM's {kind} does not use tensor {min(unused)}{more}; {_INSTEAD}")
         differences = [abs(one - other) for one, other in zip(before, self._rehearsed(), strict=True)]
