@@ -13,6 +13,7 @@ import typer
 from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.verbosity import OPTIONS
 from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
+from cycleqd_merge.files import write_failure
 from cycleqd_merge.run.interruption import terminable
 
 __all__ = ["app", "main"]
@@ -42,6 +43,9 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except Exception as raised:
         cause = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
+        if (reason := write_failure(cause)) is not None:
+            place = getattr(cause, "filename", None)
+            _fail(cause, f"{'' if place is None else f'{place}: '}cannot be written: {reason}", FAILED)
         hint = "" if _debug() else f"; for a traceback run `{_command_line('--debug', *arguments)}`"
         _fail(cause, f"{type(cause).__name__}: {first_line(cause)} (internal error{hint})", FAILED)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cycleqd_merge.comparison.results import ComparisonResult, result_to_json
 from cycleqd_merge.comparison.tables import ComparisonReport, report_to_csv, report_to_markdown
 from cycleqd_merge.evolution.archive import Archive
+from cycleqd_merge.files import write_atomically
 
 RESULT_FILE = "comparison.json"
 
@@ -29,7 +30,7 @@ def write_outputs(
         **{f"{name}.csv": text for name, text in report_to_csv(report).items()},
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_atomically(folder / name, text)
     figures = folder / "figures"
     paths = save(curves_figure(result), figures, "curves")
     paths += save(strategy_archives_figure(archives, result.tasks), figures, "archives")

@@ -14,7 +14,8 @@ from cycleqd_merge.config.references import without_paths
 from cycleqd_merge.config.rows import row_sources
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.hub.parents import License, Parent, derived_license, parents_of
+from cycleqd_merge.hub.parents import Parent, parents_of
+from cycleqd_merge.merging.model_cards import License, derived_license
 from cycleqd_merge.report.scores import Comparison, ModelScores, compare_best, model_scores, usual_scores
 from cycleqd_merge.report.summary import lineage, summary
 from cycleqd_merge.run.state import Run
@@ -94,7 +95,7 @@ class ModelFacts:
 
 
 def card_facts(run: Run, repo: str, archive: str | None = None, license: str | None = None) -> CardFacts:
-    """Facts about a run for the card of `repo`. license: the user's choice, see `hub.parents.derived_license`.
+    """Facts about a run for the card of `repo`. license: the user's choice, see `derived_license`.
 
     Raises:
         RecipeError: the parents' licences differ and none was chosen.
@@ -110,7 +111,7 @@ def card_facts(run: Run, repo: str, archive: str | None = None, license: str | N
         datasets=_datasets(run),
         rows={task: identity["rows"] for task, identity in identities.items()},
         parents=parents,
-        license=derived_license(parents, license),
+        license=derived_license({parent.name: parent.license for parent in parents}, license),
         scores=tuple(usual_scores(run)),
         summary=summary(run),
         strategy=run.recipe.strategy.kind,

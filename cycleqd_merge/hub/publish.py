@@ -12,9 +12,7 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.loading import parse
-from cycleqd_merge.config.model_names import hub_id, model_names
-from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import HubFailed, ModelError, RecipeError
+from cycleqd_merge.errors import HubFailed, RecipeError
 from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues, portable_events
 from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
@@ -26,7 +24,7 @@ from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.outputs.export import require_genome
 from cycleqd_merge.preflight.access import repositories as named_repositories
-from cycleqd_merge.preflight.access import require_write
+from cycleqd_merge.preflight.access import require_adapters, require_write
 from cycleqd_merge.report.page import render_page
 from cycleqd_merge.run.elites import NamedModel, choose, expand
 from cycleqd_merge.run.state import Run, open_run, replay_events
@@ -64,7 +62,7 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
         hub = hub.model_copy(update={"root": None, "elites": [], "space": False})
     places = _model_places(run, hub)
     if places and hub.adapters:
-        _require_adapters(run.recipe)
+        require_adapters(run.recipe)
         for model in (each for models in places.values() for each in models.values()):
             require_genome(model)
     if not options.dry:
@@ -79,21 +77,6 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
     if len(places) > 1 and not options.dry and not options.create_pr:
         _add_to_collection(hub, list(places))
     return pushed
-
-
-def _require_adapters(recipe: Recipe) -> None:
-    """Check, before anything is pushed, that models of this run can be published as adapters that others can load.
-
-    Raises:
-        ModelError: the base is not on the Hub, or an expert is a full model.
-    """
-    if hub_id(model_names(recipe.base)[0].path) is None:
-        raise ModelError(
-            "hub.adapters: the base is a local model; others can use an adapter only if its base is on the Hub"
-        )
-    for name, reference in recipe.experts.items():
-        if len(model_names(reference)) == 1:
-            raise ModelError(f"hub.adapters: expert {name} is a full model; only merges of adapters can be adapters")
 
 
 def _model_places(run: Run, hub: HubConfig) -> ModelPlaces:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub.constants import REPOCARD_NAME
 
 from cycleqd_merge.config.references import without_paths
+from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.hub.card import FIGURE, model_card
 from cycleqd_merge.hub.draft import Draft, Pushed
 from cycleqd_merge.hub.facts import model_facts
@@ -93,8 +93,8 @@ def _add_model(draft: Draft, prefix: str, publication: Publication, model: Named
     """Build a model, upload it, and delete it from the disk; returns its files by their paths in the repository."""
     run, files = publication.run, Files()
     write = export_adapter if publication.hub.adapters else export
-    with tempfile.TemporaryDirectory(prefix=".push-", dir=publication.folder) as temporary:
-        out = Path(temporary) / "model"
+    with scratch_folder(publication.folder / "push") as temporary:
+        out = temporary / "model"
         write(run, model.label, out)
         for path in sorted(each for each in out.rglob("*") if each.is_file()):
             name = f"{prefix}{path.relative_to(out).as_posix()}"

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cycleqd_merge.errors import InfrastructureError, RecipeError
-from cycleqd_merge.files import sync_folder
+from cycleqd_merge.files import sync_folder, write_failure
 
 JOURNAL_FILE = "journal.jsonl"
 FORMAT = 1
@@ -99,7 +99,8 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise InfrastructureError(f"{self.folder / JOURNAL_FILE}: cannot be written: {error.strerror}") from error
+            reason = write_failure(error) or error.strerror
+            raise InfrastructureError(f"{self.folder / JOURNAL_FILE}: cannot be written: {reason}") from error
         self.events.append(event)
 
     def close(self) -> None:

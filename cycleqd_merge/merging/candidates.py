@@ -84,7 +84,8 @@ def write_candidate(candidate: Candidate, materialiser: Materialiser, folder: Pa
 def write_checkpoint(tensors: Iterable[tuple[str, torch.Tensor]], family: ModelFamily, folder: Path) -> None:
     """Write safetensors (sharded at 5 GB) and the child's other files into a folder; see `child_files`."""
     files = child_files(family)
-    with TensorWriter(str(folder), max_shard_size=SHARD_SIZE) as writer:
-        for name, tensor in tensors:
-            writer.save_tensor(name, tensor.cpu(), clone=True)
+    writer = TensorWriter(str(folder), max_shard_size=SHARD_SIZE)  # as a context it would write on after an error
+    for name, tensor in tensors:
+        writer.save_tensor(name, tensor.cpu(), clone=True)
+    writer.finalize()
     write_files(files, folder)

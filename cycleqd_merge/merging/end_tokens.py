@@ -119,13 +119,17 @@ def stated_end_tokens(folder: Path) -> tuple[Any, ...]:
     Raises:
         ModelError: one of these is not a JSON object.
     """
-    generation, config = (_object(folder / name) for name in ("generation_config.json", "config.json"))
+    generation, config = (json_object(folder / name) for name in ("generation_config.json", "config.json"))
     places = (generation, config, *(config.get(name) or {} for name in _TEXT_CONFIGS))
     return next((found for place in places if (found := listed_ids(place.get("eos_token_id")))), ())
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
+def json_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file.
+
+    Raises:
+        ModelError: it is not a JSON object.
+    """
     try:
         value = read_json(path)
     except ValueError as error:

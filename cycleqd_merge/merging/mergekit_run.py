@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.files import scratch_folder
+from cycleqd_merge.files import scratch_folder, write_failure
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
@@ -187,6 +187,7 @@ def write_merge(
 
     Raises:
         ModelError: the configuration cannot be read or run.
+        OSError, SafetensorError: the folder cannot be written; see `files.writing`.
     """
     config = _configuration(candidate, family)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
@@ -338,6 +339,8 @@ def _quiet() -> Iterator[None]:
 def _merge_errors(where: str) -> Iterator[None]:
     """Turn mergekit's errors about a configuration that cannot be run into a `ModelError`.
 
+    Failed writes are left to the caller, who knows what is written.
+
     Raises:
         InfrastructureError: the disk, the file system or the memory failed, whichever the configuration.
     """
@@ -346,6 +349,8 @@ def _merge_errors(where: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        if write_failure(error) is not None:
+            raise
         line = " ".join(str(error).split()) or type(error).__name__
         if _errno(error) not in (None, errno.ENOENT) or "can't allocate memory" in line:
             raise InfrastructureError(f"{where}: mergekit could not build it: {line}") from error

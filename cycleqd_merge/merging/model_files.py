@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from cycleqd_merge.merging.checkpoint import read_json
-from cycleqd_merge.merging.end_tokens import end_tokens, stated_end_tokens
+from cycleqd_merge.merging.end_tokens import end_tokens, json_object, stated_end_tokens
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.tokenizers import family_tokenizer, load_tokenizer
 
@@ -58,7 +58,7 @@ def child_files(family: ModelFamily) -> ChildFiles:
 
     Raises:
         RecipeError: the chosen chat template or end tokens do not exist.
-        ModelError: a tokenizer cannot be loaded.
+        ModelError: a tokenizer cannot be loaded, or a configuration is not a JSON object.
     """
     files = _matching(family.base.path, (*_CONFIGURATIONS, *_PROCESSORS, *_OWN_GENERATE)) | tokenizer_files(family)
     _set_end_tokens(files, family)
@@ -134,16 +134,16 @@ def _code(folder: Path, files: Mapping[str, Path | bytes]) -> Iterator[str]:
     for name, source in files.items():
         if not name.endswith(".json") or not name.endswith("config.json") or not isinstance(source, Path):
             continue
-        for module in _modules(read_json(source)):
+        for module in _modules(json_object(source)):
             path = folder / f"{module}.py"
             if path.is_file():
                 needed = (path, *map(Path, get_relative_import_files(path)))
                 yield from (each.relative_to(folder).as_posix() for each in needed if each.is_file())
 
 
-def _modules(config: Any) -> Iterator[str]:
+def _modules(config: Mapping[str, Any]) -> Iterator[str]:
     """Names of the modules in a configuration's `auto_map`; code in another repository stays there."""
-    mapping = config.get("auto_map") if isinstance(config, dict) else None
+    mapping = config.get("auto_map")
     values = mapping.values() if isinstance(mapping, dict) else [mapping]
     for value in values:
         for each in value if isinstance(value, list) else [value]:

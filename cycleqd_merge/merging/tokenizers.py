@@ -58,7 +58,7 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
     """The base's tokenizer with the chat template that the recipe chose.
 
     Raises:
-        RecipeError: the choice is neither `base`, nor an expert, nor a file.
+        RecipeError: the choice is neither `base`, nor an expert, nor a file that can be read.
         ModelError: a tokenizer cannot be loaded.
     """
     tokenizer = load_tokenizer(family.base.path, family)
@@ -71,7 +71,11 @@ def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:
         return tokenizer
     if not Path(choice).is_file():
         raise RecipeError(f"models.chat_template: {choice!r} is neither `base`, nor an expert, nor a file")
-    tokenizer.chat_template = Path(choice).read_text(encoding="utf-8")
+    try:
+        tokenizer.chat_template = Path(choice).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
+        raise RecipeError(f"models.chat_template: {choice}: cannot be read: {reason}") from error
     return tokenizer
 
 

@@ -16,6 +16,7 @@ from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.model_files import adapter_files, write_files
@@ -36,6 +37,26 @@ def require_adapters(family: ModelFamily) -> None:
             raise ModelError(
                 f"expert {expert.name}: a full model; only merges of adapters can be exported as an adapter"
             )
+
+
+def require_adapter_form(family: ModelFamily) -> None:
+    """Check, without computing anything, that children can be adapters.
+
+    Raises:
+        ModelError: an expert is not an adapter, or changes a tensor by more than the factors of a linear layer.
+    """
+    require_adapters(family)
+    for weight in family.weights:
+        for expert in family.experts:
+            adapter = expert.weights
+            names = [name for name in (weight.name, *weight.aliases) if name in adapter.names]
+            if isinstance(adapter, Adapter) and names:
+                if adapter.rank_of(names[0]) is None:
+                    raise ModelError(
+                        f"this model cannot be an adapter: expert {expert.name} changes {weight.name} by more than "
+                        "factors"
+                    )
+                _parameter(weight, family)
 
 
 def write_adapter(
@@ -86,23 +107,31 @@ def write_adapter(
 
 def _factors(genome: Genome, materialiser: Materialiser) -> dict[str, LowRank]:
     """Low-rank factors by the names of the transformers model's parameters, which peft uses."""
-    adapters = [expert.weights for expert in materialiser.family.experts if isinstance(expert.weights, Adapter)]
     found = {}
     for weight in materialiser.family.weights:
         factors = materialiser.low_rank(genome, weight)
-        if factors is None:
-            continue
-        owners = [(each, name) for each in adapters for name in (weight.name, *weight.aliases) if name in each.names]
-        if not all(each.is_linear(name) for each, name in owners):
-            raise ModelError(f"this model cannot be an adapter: {weight.name} is not adapted as a linear layer")
-        parameter = materialiser.family.base.name_map.parameter(materialiser.family.stored_names[weight.name])
-        if parameter is None:
-            raise ModelError(
-                f"this model cannot be an adapter: {weight.name} is not a layer of its own in transformers; export it "
-                "as a checkpoint"
-            )
-        found[parameter] = factors
+        if factors is not None:
+            found[_parameter(weight, materialiser.family)] = factors
     return found
+
+
+def _parameter(weight: Weight, family: ModelFamily) -> str:
+    """The name of the linear layer's parameter that experts adapt.
+
+    Raises:
+        ModelError: it is not one.
+    """
+    adapters = [expert.weights for expert in family.experts if isinstance(expert.weights, Adapter)]
+    owners = [(each, name) for each in adapters for name in (weight.name, *weight.aliases) if name in each.names]
+    if not all(each.is_linear(name) for each, name in owners):
+        raise ModelError(f"this model cannot be an adapter: {weight.name} is not adapted as a linear layer")
+    parameter = family.base.name_map.parameter(family.stored_names[weight.name])
+    if parameter is None:
+        raise ModelError(
+            f"this model cannot be an adapter: {weight.name} is not a layer of its own in transformers; export it "
+            "as a checkpoint"
+        )
+    return parameter
 
 
 def _padded(factors: LowRank, rank: int, transposed: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import InfrastructureError, RecipeError
 from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.candidates import candidate_configuration, candidate_tensors, write_candidate
@@ -28,7 +29,8 @@ def export(run: Run, name: str, out: str | PathLike[str]) -> NamedModel:
     """Write the model called `name` (see `choose`) to the new folder `out`.
 
     Raises:
-        UserError: no such model, or `out` cannot be written.
+        UserError: no such model, or `out` exists or cannot be created.
+        InfrastructureError: the disk is full; nothing is left behind.
         RunFailed: the written model does not load, or does not answer as the engine's weights do.
     """
     chosen = choose(run, name)
@@ -46,12 +48,27 @@ def finish_exports(run: Run, out: Path) -> Iterator[tuple[str, Path]]:
     """Write the models that the recipe's `finish.export` names below `out`, unless they exist already.
 
     Yields the name and the folder of each once it is written.
+
+    Raises:
+        InfrastructureError: one cannot be written, for example because the disk is full.
+        UserError, RunFailed: see `export`.
     """
     for name in run.recipe.finish.export:
-        folder = out / "models" / f"{name.replace(':', '-')}-gen-{run.generation}"
+        folder = finished_folder(name, run.generation, out)
         if not folder.exists():
-            export(run, name, folder)
+            try:
+                export(run, name, folder)
+            except InfrastructureError as error:
+                again = shlex.join(["cycleqd-merge", "evolve", str(out)])
+                raise InfrastructureError(
+                    f"the run is complete, but not everything was exported: {error}; export again with: {again}"
+                ) from error
             yield name, folder
+
+
+def finished_folder(name: str, generation: int, out: Path) -> Path:
+    """The folder of a model that `finish.export` names, at the end of a run in `out`."""
+    return out / "models" / f"{name.replace(':', '-')}-gen-{generation}"
 
 
 def export_adapter(run: Run, name: str, out: Path) -> NamedModel:

@@ -1,4 +1,4 @@
-"""Whether the Hub token may write to the repositories of a run, checked before anything is computed."""
+"""Whether a run can be published on the Hub, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from cycleqd_merge.config.hub import HubConfig
-from cycleqd_merge.errors import HubRefused, UserError
+from cycleqd_merge.config.model_names import hub_id, model_names
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.errors import HubRefused, ModelError, RecipeError, UserError
 from cycleqd_merge.hub_errors import SIGN_IN, hub_errors
+from cycleqd_merge.merging.model_cards import card_data, derived_license
 
 
 def repositories(hub: HubConfig) -> list[tuple[str, str]]:
@@ -45,3 +48,42 @@ def require_write(*repositories: tuple[str, str]) -> str:
             if not isinstance(error.__cause__, errors.RepositoryNotFoundError):  # a missing one will be created
                 raise
     return str(user["name"])
+
+
+def require_publishable(recipe: Recipe) -> None:
+    """Check that the cards and the form of the models that `hub` asks for can be made.
+
+    recipe: with Hub models pinned to commits.
+
+    Raises:
+        RecipeError: the parents' licences differ and none was chosen, or the strategy's models cannot be adapters.
+        ModelError: see `require_adapters`.
+        HubRefused: a parent's card cannot be read.
+    """
+    hub = recipe.hub
+    if hub is None:
+        return
+    if hub.adapters and (hub.root or hub.elites):
+        require_adapters(recipe)
+        if recipe.strategy.kind == "mergekit":
+            raise RecipeError("hub.adapters: the models of the strategy `mergekit` cannot be adapters; remove it")
+        if recipe.evolution.mutation.kind == "gaussian":
+            raise RecipeError("hub.adapters: Gaussian mutations have full rank, so children cannot be adapters")
+    if hub.license is None:
+        named = {"base": recipe.base, **recipe.experts}
+        derived_license({name: card_data(recipe.pinned(text), HubRefused).license for name, text in named.items()})
+
+
+def require_adapters(recipe: Recipe) -> None:
+    """Check that models of a run can be published as adapters that others can load.
+
+    Raises:
+        ModelError: the base is not on the Hub, or an expert is a full model.
+    """
+    if hub_id(model_names(recipe.base)[0].path) is None:
+        raise ModelError(
+            "hub.adapters: the base is a local model; others can use an adapter only if its base is on the Hub"
+        )
+    for name, reference in recipe.experts.items():
+        if len(model_names(reference)) == 1:
+            raise ModelError(f"hub.adapters: expert {name} is a full model; only merges of adapters can be adapters")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -14,7 +15,8 @@ from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.merging.bases import Rank, basis_folder, missing_bases
 from cycleqd_merge.merging.download import hub_models, pending_download
 from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.sizes import basis_bytes, model_bytes
+from cycleqd_merge.merging.sizes import FLOAT32, basis_bytes, model_bytes
+from cycleqd_merge.outputs.export import finished_folder
 from cycleqd_merge.preflight.plan_result import DiskUse, existing
 
 
@@ -25,8 +27,20 @@ def disk_uses(recipe: Recipe, family: ModelFamily, mutated: Sequence[int], rank:
         needed = sum(basis_bytes(each, family.experts[expert], rank) for each in missing_bases(family, expert, rank))
         folder = basis_folder(family, expert, rank)
         uses.append(DiskUse(f"singular bases of {family.experts[expert].name}", str(folder), needed))
-    exports = len(recipe.finish.export) * model_bytes(family)
-    return [*uses, DiskUse("exported models", recipe.output, exports)]
+    model, generations = _exported_bytes(recipe, family), recipe.evolution.generations
+    folders = {finished_folder(name, generations, Path(recipe.output)) for name in recipe.finish.export}
+    exports = model * sum(not folder.exists() for folder in folders)
+    uses.append(DiskUse("exported models", recipe.output, exports))
+    if recipe.hub is not None and (recipe.hub.root or recipe.hub.elites):
+        uses.append(DiskUse("a model while it is pushed", recipe.output, model))  # one at a time
+    return uses
+
+
+def _exported_bytes(recipe: Recipe, family: ModelFamily) -> int:
+    """Bytes of one exported model: mergekit writes its own merges in float32."""
+    if recipe.strategy.kind != "mergekit":
+        return model_bytes(family)
+    return sum(prod(weight.shape) * max(weight.dtype.itemsize, FLOAT32) for weight in family.weights)
 
 
 def download_uses(models: PinnedModels) -> list[DiskUse]:

@@ -29,7 +29,8 @@ from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.singular import similarity
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
-from cycleqd_merge.preflight.access import repositories, require_write
+from cycleqd_merge.outputs.rehearsal import rehearse_export, require_exports
+from cycleqd_merge.preflight.access import repositories, require_publishable, require_write
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
 from cycleqd_merge.preflight.grid import cells, require_grid
@@ -75,6 +76,7 @@ def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: floa
         if not found.errors:
             found.errors.append(str(error))
         return found
+    found.attempt(require_publishable, recipe)
     _check(recipe, measure, since, found)
     return found
 
@@ -100,6 +102,9 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
         return
     opened = OpenedRecipe(recipe, family, groups, suite)
     founders, received = found.attempt(_check_output, Path(recipe.output), opened) or ([], 0)
+    found.attempt(require_exports, recipe, len(founders))
+    if not found.errors:  # most of them would be reported again
+        found.attempt(rehearse_export, recipe, family, groups)
     mutated = sorted(recipe.mutated_experts(founders))
     uses = disk_uses(recipe, family, mutated, opened.recipe.rank)
     found.disk.extend(uses)

@@ -16,7 +16,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, FigureBase
 
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.archive import Archive
+from cycleqd_merge.files import new_file
 from cycleqd_merge.report.summary import lineage_rows
 
 matplotlib.rcParams["svg.hashsalt"] = "cycleqd-merge"  # the same run gives the same file
@@ -172,9 +174,20 @@ def png(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG (150 dpi) and SVG; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a figure as PNG (150 dpi) and SVG; returns the paths.
+
+    Raises:
+        RecipeError: the folder cannot be written.
+        InfrastructureError: the disk is full.
+    """
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    for path in paths:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            kind = path.suffix.removeprefix(".")
+            with new_file(path) as unfinished:
+                metadata = {"Date": None} if kind == "svg" else None
+                figure.savefig(unfinished, format=kind, dpi=150, metadata=metadata)
+    except OSError as error:
+        raise RecipeError(f"{folder}: cannot be written: {error.strerror}; choose a different folder") from error
     return paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cycleqd_merge.config.loading import yaml_text
 from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.files import new_file
 from cycleqd_merge.journal.log import failed
 from cycleqd_merge.report.page_data import page_data
 from cycleqd_merge.report.scores import Comparison, ScoreTable, compare_best, usual_scores
@@ -38,11 +40,15 @@ def write_page(
 
     Raises:
         RecipeError: the file cannot be written.
+        InfrastructureError: the disk is full.
     """
     text = render_page(run, name, comparison, verdict)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # an error text may contain a lone surrogate
+        special = path.exists() and not path.is_file()  # such as /dev/stdout
+        with nullcontext(path) if special else new_file(path.resolve()) as unfinished:
+            # an error text may contain a lone surrogate
+            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be written: {error.strerror}; choose another path") from error
 

@@ -3,6 +3,7 @@ an expert, the base, or the plain mean of the experts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,30 @@ def choose(run: Run, name: str) -> NamedModel:
     if number is None:
         return NamedModel(name, _unevaluated(run, name))
     return NamedModel("best-mean" if name == "best" else name, run.candidate(number), number)
+
+
+def require_name(name: str, experts: Sequence[str], objectives: Sequence[str], evaluations: int, place: str) -> None:
+    """Check, before a run, that `choose` may know a name at its end. place: of the name in the recipe.
+
+    evaluations: number of models that the run will evaluate.
+
+    Raises:
+        RecipeError: it can be the name of no model of the run.
+    """
+    kind, separator, rest = name.partition(":")
+    if name in ("base", "mean", "aggregate", "best", "best-mean"):
+        return
+    if kind == "expert" and separator:
+        known = rest in experts
+    elif kind == "best" and separator:
+        known = rest in objectives
+    elif kind in objectives and separator:
+        known = re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", rest) is not None
+    else:
+        known = re.fullmatch(r"#\d+", name) is not None and int(name[1:]) < evaluations
+    if not known:
+        listed = f"tasks {', '.join(objectives)}; experts {', '.join(experts)}"
+        raise RecipeError(f"{place}: {name!r} is not a model of this run ({listed}); use one of {FORMS}")
 
 
 def _unevaluated(run: Run, name: str) -> Genome:

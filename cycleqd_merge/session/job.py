@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import HubFailed, UserError
+from cycleqd_merge.errors import HubFailed, InfrastructureError, UserError
 from cycleqd_merge.hub.periodic_push import PeriodicPush
 from cycleqd_merge.journal.log import Event
 from cycleqd_merge.outputs.export import finish_exports
@@ -66,7 +66,7 @@ def _publish(run: Run, observer: Observer) -> None:
     out = run.recipe.output
     try:
         publish(Path(out), run.recipe.hub, PushOptions(), lambda pushed: observer.pushed(pushed_lines(pushed)))
-    except (UserError, HubFailed) as error:
+    except (UserError, HubFailed, InfrastructureError) as error:
         again = shlex.join(["cycleqd-merge", "push", out])
         raise HubFailed(
             f"the run is complete, but not everything was pushed: {error}; push again with: {again}"

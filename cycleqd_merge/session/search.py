@@ -24,6 +24,8 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
+from cycleqd_merge.outputs.rehearsal import rehearse_export, require_exports
+from cycleqd_merge.preflight.access import require_publishable
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
@@ -140,6 +142,9 @@ def _set_up(
             log.warning("%s", notice)
         tokenizer = family_tokenizer(opened.family)
         require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer))
+        require_publishable(recipe)
+        rehearse_export(recipe, opened.family, opened.groups)
+    require_exports(recipe, len(start["seeds"]))
     require_environments(opened.suite)
     require_disk(disk_uses(recipe, opened.family, mutated, recipe.rank))
     from_main_process((models, mutated, recipe.rank))

@@ -18,8 +18,9 @@ from cycleqd_merge.errors import HubFailed, UserError
 from cycleqd_merge.hub.card import archive_card, model_card
 from cycleqd_merge.hub.facts import ModelFacts, card_facts, model_facts
 from cycleqd_merge.hub.markdown import cell, code, fenced
-from cycleqd_merge.hub.parents import License, Parent, derived_license, parents_of
+from cycleqd_merge.hub.parents import parents_of
 from cycleqd_merge.journal.log import of_kind, read_events
+from cycleqd_merge.merging.model_cards import License, derived_license
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.state import Run, open_run
@@ -285,9 +286,8 @@ def test_different_licences_require_a_choice(tmp_path: Path) -> None:
         card_facts(state, REPO)
     assert card_facts(state, REPO, license="llama3").license == License("llama3")
     other = (License("other", "one"), License("other", "two"))
-    parents = [Parent(f"p{n}", "x", (), "0", license) for n, license in enumerate(other)]
     with pytest.raises(UserError, match="p0: one; p1: two"):
-        derived_license(parents)
+        derived_license({f"p{n}": license for n, license in enumerate(other)})
 
 
 def test_cards_of_parents_are_read_from_the_hub_at_the_runs_commit(hub: LocalHub, tmp_path: Path) -> None:

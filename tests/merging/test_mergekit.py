@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEng
 from cycleqd_merge.evolution.candidate import MergekitConfiguration, candidate_from_json
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
+from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging import mergekit_adapters
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.checkpoint import Weight
@@ -37,6 +36,7 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import configuration_text, tensor_filters
 from cycleqd_merge.merging.mergekit_run import merge_to_disk, merged_tensors, write_merge
+from tests.failing_disk import files_of_at_most
 from tests.merging.conftest import Trio, make_trio
 from tests.models import (
     edit_json,
@@ -393,21 +393,17 @@ def test_refused_candidates(llama: Trio, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Make the system refuse to write longer files, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_a_failing_disk_is_an_infrastructure_error(llama: Trio, tmp_path: Path) -> None:
     candidate = MergekitConfiguration(baselines(llama)["ties"])
-    with files_of_at_most(10_000), pytest.raises(InfrastructureError, match=r"^candidate: .*File too large"):
-        write_merge(candidate, llama.family, tmp_path)
+    out = tmp_path / "out"
+    expected = pytest.raises(InfrastructureError, match=rf"^{out}: cannot be written: File too large; ")
+    with files_of_at_most(10_000), expected, new_folder(out) as unfinished:
+        write_merge(candidate, llama.family, unfinished)
+    config = tmp_path / "config.yml"
+    config.write_text(candidate.yaml)
+    with files_of_at_most(10_000), pytest.raises(InfrastructureError, match=rf"^{out}: cannot be written: File too "):
+        merge_to_disk(config, out)
+    assert list(tmp_path.iterdir()) == [config]
 
 
 def test_the_command_line_refuses_what_it_cannot_merge(llama: Trio, tmp_path: Path) -> None:
