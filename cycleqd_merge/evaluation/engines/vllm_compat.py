@@ -41,7 +41,7 @@ def _forget_kernels(model: Any) -> None:
     unpacked weights as packed ones (seen in 0.32). Remove when reloading packs them.
     """
     for module in model.modules():
-        method = getattr(module, "quant_method", None)
+        method: Any = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None
 
