@@ -41,6 +41,7 @@ from cycleqd_merge.evaluation.engines.prompts import encode
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_config import STOCK_COMMAND
 from cycleqd_merge.merging.mergekit_run import merge_to_disk
@@ -218,7 +219,7 @@ def check(name: str, engine: str, side: Any, folder: Path) -> Row:
             export(run, each, folder / each)
         row.export, step = "ok", "reload"
         candidates = {each: choose(run, each).candidate for each in EXPORTS}
-        materialiser = _materialiser(run, candidates)
+        materialiser = _materialiser(run, candidates["mean"])
         for each in EXPORTS:
             _reloaded(folder / each, materialiser, "auto")
         row.reload, step = "ok", "difference"
@@ -233,9 +234,10 @@ def check(name: str, engine: str, side: Any, folder: Path) -> Row:
     return row
 
 
-def _materialiser(run: Run, candidates: dict[str, Candidate]) -> Materialiser:
-    """A materialiser that can build all of them: the one of the candidate with mutations has the bases it needs."""
-    return reopen_models(run, max(candidates.values(), key=lambda each: len(getattr(each, "mutations", ()))))
+def _materialiser(run: Run, candidate: Candidate) -> Materialiser:
+    """A materialiser that can build every candidate of a run."""
+    opened = reopen_models(run, candidate)
+    return Materialiser(opened.family, opened.groups, prepare_bases(opened.family, range(len(run.experts))))
 
 
 def _rebuilt(export: Path, out: Path) -> str:

@@ -112,6 +112,8 @@ def prepare_bases(
 def basis_folder(family: ModelFamily, expert: int, rank: Rank = None) -> Path:
     """The cache folder for one expert's bases; its name is derived from the contents of base and expert."""
     key = f"{BASIS_METHOD}|{family.base.digest}|{family.experts[expert].digest}|{family.models.vocabulary}|{rank}"
+    left_out = sorted({*family.base.names} - {*family.stored_names.values()})  # version 0.1 had bases for these too
+    key += f"|without {left_out}" if left_out else ""
     return cache_folder("bases") / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 

@@ -171,6 +171,21 @@ class Checkpoint:
         except ModelError:  # `name_map` reports it
             return frozenset()
 
+    def _tied_copies(self, tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
+        """The names of tensors that are equal to the one that the model ties them to; some tools save both.
+
+        A child has only the other one: transformers would not tie two that differ, as mutations may make them.
+        """
+        if not self.ties_embeddings:
+            return frozenset()
+        try:
+            ties, renamed = self.empty_model.all_tied_weights_keys, renaming(self.empty_model)[0]
+        except ModelError:  # `name_map` reports it
+            return frozenset()
+        places = {renamed(name)[0]: name for name in tensors}
+        pairs = [(places[tied], places[other]) for tied, other in ties.items() if {tied, other} <= places.keys()]
+        return frozenset(tied for tied, other in pairs if torch.equal(tensors[tied], tensors[other]))
+
     def read(self, name: str) -> torch.Tensor:
         """A stored tensor, memory-mapped, in its own dtype.
 
@@ -196,11 +211,12 @@ class Checkpoint:
         """The tensors of this checkpoint in its own order, as mergekit describes its architecture.
 
         No architecture is hard-coded here: mergekit defines it or infers it from the checkpoint. Buffers and other
-        tensors that transformers neither loads nor saves are left out, and so are not in a child.
+        tensors that transformers neither loads nor saves are left out, and so are not in a child; nor are second copies
+        of tied tensors.
         """
         weights = []
         tensors = {name: self.read(name) for name in self.names}
-        extra = self.left_out(tensors)
+        extra = self.left_out(tensors) | self._tied_copies(tensors)
         separate = set() if self.ties_embeddings else set(self.names)
         for name, tensor in tensors.items():
             if name in extra:

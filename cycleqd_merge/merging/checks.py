@@ -105,19 +105,12 @@ def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: P
     _report_tensors(name, missing, "missing; the base has {}", problems)
     left_out = family.base.left_out({stored: expert.read(stored) for stored in extra})
     extra = [stored for stored in extra if stored not in left_out]
-    heads = _vocabulary_tensors(expert) if family.base.ties_embeddings else []
-    for stored in extra:
-        if stored in heads and not any(torch.equal(expert.read(stored), expert.read(e)) for e in heads if e != stored):
-            problems.notices.append(
-                f"expert {name}: {stored} is ignored: in the base, it is tied to the input embedding"
-            )
-    _report_tensors(name, [stored for stored in extra if stored not in heads], "not in the base", problems)
-
-
-def _vocabulary_tensors(model: Checkpoint) -> list[str]:
-    """Stored names of the input and output embeddings."""
-    stored = [model.stored_name(weight) for weight in model.weights if weight.vocabulary_axis is not None]
-    return [name for name in stored if name is not None]
+    tied = {stored: other for stored in extra if (other := family.base.tied.get(stored)) is not None}
+    for stored, other in tied.items():
+        kept = places.get(other)
+        if kept is not None and not torch.equal(expert.read(stored), expert.read(kept)):
+            problems.notices.append(f"expert {name}: {stored} is ignored: in the base, it is tied to {other}")
+    _report_tensors(name, [stored for stored in extra if stored not in tied], "not in the base", problems)
 
 
 def _wrong_prefix(missing: Sequence[str], extra: Sequence[str]) -> str | None:
@@ -251,7 +244,8 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
     if vocabulary != other:
         different = sorted(vocabulary.items() ^ other.items(), key=lambda item: (item[1], item[0]))
         token = different[0][0]
-        hint = "; `models.vocabulary: base` drops added tokens" if vocabulary.items() <= other.items() else ""
+        added = vocabulary.items() <= other.items()
+        hint = "; `models.vocabulary: union` keeps added tokens, `base` drops them" if added else ""
         problems.errors.append(
             f"expert {expert.name}: its tokenizer differs in {len({token for token, _ in different})} tokens; "
             f"first {token!r}: id {other.get(token)}, in the base {vocabulary.get(token)}{hint}"

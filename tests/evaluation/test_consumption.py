@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,11 +40,16 @@ def test_tensors_that_are_collected_before_they_are_written_are_used() -> None:
 
 def test_a_freed_tensor_leaves_no_trace() -> None:
     target = torch.zeros(1000)
+
+    def read() -> torch.Tensor:  # as from a file: no operation of torch creates it
+        return torch.from_numpy(np.ones(1000, dtype=np.float32))
+
     with Consumption() as consumption:
-        for name, tensor in consumption.watch((str(number), torch.ones(1000)) for number in range(50)):
+        for name, tensor in consumption.watch((str(number), read()) for number in range(50)):
             if int(name) % 2:
                 target.copy_(tensor)
-            target.add_(torch.ones(1000))  # may be in the memory of a tensor that was not used
+            del tensor
+            target.add_(read())  # may be where a tensor that was not used has been
     assert consumption.unused == {str(number) for number in range(0, 50, 2)}
 
 

@@ -109,7 +109,7 @@ def test_added_vocabulary_is_refused_by_default(llama: Trio, tmp_path: Path) -> 
     expert = grown(llama.base, tmp_path / "tuned", rows=3)
     assert check(tmp_path, llama.base, expert).errors == [
         "expert tuned: its tokenizer differs in 3 tokens; first '<added0>': id 100, in the base None; "
-        "`models.vocabulary: base` drops added tokens"
+        "`models.vocabulary: union` keeps added tokens, `base` drops them"
     ]
 
 
@@ -288,7 +288,7 @@ def test_untied_head_of_an_expert_is_left_out_and_reported(tmp_path: Path) -> No
     base = make_base(tmp_path / "base", tied=True)
     expert = make_base(tmp_path / "tuned", tied=False, seed=1)
     assert check(tmp_path, base, expert) == Problems(
-        [], [f"expert tuned: {HEAD} is ignored: in the base, it is tied to the input embedding"]
+        [], [f"expert tuned: {HEAD} is ignored: in the base, it is tied to model.embed_tokens.weight"]
     )
 
 

@@ -19,7 +19,7 @@ from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.candidates import write_candidate
-from cycleqd_merge.merging.checks import check_family, require_mergeable
+from cycleqd_merge.merging.checks import Problems, check_family, require_mergeable
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -440,6 +440,42 @@ def test_base_without_its_head_is_read_as_transformers_does(tmp_path: Path) -> N
     state, report = loaded(tmp_path / "child")
     assert report == {"missing_keys": set(), "unexpected_keys": set()}
     assert_equal(state, loaded(expert)[0])
+
+
+@pytest.mark.parametrize("who", ["base", "expert", "both"])
+@pytest.mark.parametrize(
+    ("architecture", "head", "embedding"),
+    [("llama_tied", HEAD, EMBEDDING), ("gpt2", HEAD, "transformer.wte.weight")],
+    ids=["llama", "gpt2"],
+)
+def test_second_copy_of_a_tied_tensor_is_left_out(
+    architecture: str, head: str, embedding: str, who: str, tmp_path: Path
+) -> None:
+    base = make_architecture(architecture, tmp_path / "base")
+    expert, second = (make_expert(base, tmp_path / name, seed) for seed, name in enumerate(("expert", "second")))
+    for folder in {"base": [base], "expert": [expert], "both": [base, expert, second]}[who]:
+        tensors = read_tensors(folder)
+        write_tensors(folder, tensors | {head: tensors[embedding].clone()})
+    family = open_recipe_family(make_recipe(tmp_path, base, {"expert": expert, "second": second}))
+    assert check_family(family) == Problems()
+    assert [weight.name for weight in family.weights].count(head) == 0
+    write_candidate(FIRST, materialiser_of(family), tmp_path / "child")
+    assert head not in read_tensors(tmp_path / "child")
+    state, report = loaded(tmp_path / "child")
+    assert report == {"missing_keys": set(), "unexpected_keys": set()}
+    assert_equal(state, loaded(expert)[0])
+
+
+def test_second_copy_with_other_values_is_a_tensor_of_its_own_as_in_transformers(tmp_path: Path) -> None:
+    base = make_architecture("llama_tied", tmp_path / "base")
+    expert, second = (make_expert(base, tmp_path / name, seed) for seed, name in enumerate(("expert", "second")))
+    for folder in (base, expert, second):
+        tensors = read_tensors(folder)
+        write_tensors(folder, tensors | {HEAD: tensors[EMBEDDING] + 1})
+    family = open_recipe_family(make_recipe(tmp_path, base, {"expert": expert, "second": second}))
+    assert check_family(family) == Problems()
+    write_candidate(FIRST, materialiser_of(family), tmp_path / "child")
+    assert_equal(loaded(tmp_path / "child")[0], loaded(expert)[0])
 
 
 def resized(folder: Path, rows: int) -> None:

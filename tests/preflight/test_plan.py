@@ -150,7 +150,7 @@ def test_all_errors_are_reported_at_once(family: Family, tmp_path: Path) -> None
     errors = "\n".join(checked(recipe).errors)
     for part in (
         "evolution.bins: archive one would have 2,560,000 cells, the limit is 1,000,000",
-        "task 'nowhere.yaml': no such file",
+        f"task '{Path('nowhere.yaml').absolute()}': no such file",
         "task four: prompt: 'missing' is undefined",
         f"model {tmp_path / 'gone'}: no such folder",
         f"expert first: tensor {name}: shape (32, 31), the base has (32, 32)",

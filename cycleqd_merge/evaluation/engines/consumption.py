@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,7 +20,8 @@ class Consumption(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.unused: set[str] = set()
-        self._names: dict[int, frozenset[str]] = {}  # by storage; an entry is valid as long as the storage lives
+        # by storage; a weak reference keeps its address from being used again, but not its memory
+        self._names: dict[StorageWeakRef, frozenset[str]] = {}
 
     def watch(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors, which are watched from now on."""
@@ -36,11 +38,12 @@ class Consumption(TorchDispatchMode):
         if func._schema.is_mutable:
             self.unused -= names
             return result
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._names[_storage(tensor)] = names
+        if names:
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, torch.Tensor):
+                    self._names[_storage(tensor)] = names
         return result
 
 
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _storage(tensor: torch.Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())

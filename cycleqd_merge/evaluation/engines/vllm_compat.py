@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any
 
@@ -98,6 +99,18 @@ def expected_unused(config: Any, names: Iterable[str]) -> set[str]:
     if not getattr(config, "tie_word_embeddings", False):
         return set()
     return {name for name in names if name.split(".")[-2:-1] in (["lm_head"], ["embed_out"])}
+
+
+def model_context(worker: Any) -> AbstractContextManager[None]:
+    """In a worker, transformers models can be built within this context only.
+
+    vLLM's backend for transformers models puts its own activations and norms into transformers, and these need its
+    configuration (SmolLM3, GPT-NeoX and others in 0.32). Remove when vLLM leaves transformers as it is.
+    """
+    from vllm.config import set_current_vllm_config
+
+    context: AbstractContextManager[None] = set_current_vllm_config(worker.vllm_config)
+    return context
 
 
 def unsupported(llm: Any) -> str | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 
+from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.consumption import Consumption
 from cycleqd_merge.evaluation.engines.placement import PrefetchPlace
 from cycleqd_merge.evaluation.engines.prefetch import Prefetcher
 from cycleqd_merge.evolution.candidate import candidate_from_json
 from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.staging import Place
@@ -36,7 +39,12 @@ class WorkerExtension:
 
     def cycleqd_open(self, spec: dict[str, Any], place: Place, prefetch: PrefetchPlace) -> None:
         """Open the models of `spec`, a `MaterialiserSpec` as plain values; `place` and `prefetch` as in `Placement`."""
-        self.cycleqd_use(open_materialiser(MaterialiserSpec.from_json(spec), self.device, place), prefetch)
+        with vllm_compat.model_context(self):
+            materialiser = open_materialiser(MaterialiserSpec.from_json(spec), self.device, place)
+            for model in (materialiser.family.base, *(expert.weights for expert in materialiser.family.experts)):
+                with suppress(ModelError):  # where names need the transformers model, this is reported
+                    _ = model.empty_model if isinstance(model, Checkpoint) else None
+        self.cycleqd_use(materialiser, prefetch)
 
     def cycleqd_use(self, materialiser: Materialiser, prefetch: PrefetchPlace) -> None:
         """Build children with `materialiser` from now on."""
