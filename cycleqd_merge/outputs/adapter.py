@@ -40,23 +40,26 @@ def require_adapters(family: ModelFamily) -> None:
 
 
 def require_adapter_form(family: ModelFamily) -> None:
-    """Check, without computing anything, that children can be adapters.
+    """Check, without building a child, that children can be adapters.
 
     Raises:
         ModelError: an expert is not an adapter, or changes a tensor by more than the factors of a linear layer.
     """
     require_adapters(family)
     for weight in family.weights:
-        for expert in family.experts:
-            adapter = expert.weights
-            names = [name for name in (weight.name, *weight.aliases) if name in adapter.names]
-            if isinstance(adapter, Adapter) and names:
-                if adapter.rank_of(names[0]) is None:
+        for number, expert in enumerate(family.experts):
+            names = [name for name in (weight.name, *weight.aliases) if name in expert.weights.names]
+            if not names:
+                continue
+            if isinstance(expert.weights, Adapter) and expert.weights.rank_of(names[0]) is None:
+                vector = family.task_vector(number, weight, family.base_tensor(weight))
+                if vector is None:  # stored, but equal to the base's
+                    continue
+                if not isinstance(vector, LowRank):
                     raise ModelError(
-                        f"this model cannot be an adapter: expert {expert.name} changes {weight.name} by more than "
-                        "factors"
+                        f"children cannot be adapters: expert {expert.name} changes {weight.name} by more than factors"
                     )
-                _parameter(weight, family)
+            _parameter(weight, family)
 
 
 def write_adapter(

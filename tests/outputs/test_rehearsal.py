@@ -15,10 +15,12 @@ import pytest
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.evolution.genome import level_genome
 from cycleqd_merge.files import write_failure
 from cycleqd_merge.journal.log import read_events
 from cycleqd_merge.merging import mergekit_config, model_files
 from cycleqd_merge.outputs import rehearsal
+from cycleqd_merge.outputs.adapter import require_adapter_form, write_adapter
 from cycleqd_merge.outputs.export import export, export_adapter
 from cycleqd_merge.outputs.rehearsal import rehearse_export
 from cycleqd_merge.preflight import disk, plan_result
@@ -259,3 +261,41 @@ def test_failed_writes_are_told_from_other_errors(error: Exception, reason: str 
     wrapped = ValueError("while writing")
     wrapped.__context__ = error
     assert write_failure(wrapped) == reason
+
+
+@pytest.mark.parametrize(
+    ("options", "possible"),
+    [
+        ({}, True),
+        ({"lora_bias": True, "target_modules": ["q_proj"]}, False),
+        ({"bias": "all"}, True),  # the base has no biases
+        ({"use_dora": True}, False),
+        ({"modules_to_save": ["lm_head"]}, False),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, False),
+        ({"target_modules": ["q_proj", "lm_head"]}, True),
+    ],
+)
+def test_whether_children_can_be_adapters_is_known_before(
+    options: Mapping[str, Any], possible: bool, llama: Trio, tmp_path: Path
+) -> None:
+    """It is what writing one shows."""
+    adapters = {
+        "first": make_adapter(llama.base, tmp_path / "first", 1),
+        "second": make_adapter(llama.base, tmp_path / "second", 2, **options),
+    }
+    experts = {name: on_base(llama.base, adapter) for name, adapter in adapters.items()}
+    opened = OpenedRecipe.open(make_recipe(tmp_path, llama.base, experts))
+    genome = level_genome(0.5, 2, len(opened.groups))
+
+    def accepts(step: Callable[[], Any]) -> bool:
+        try:
+            step()
+        except UserError as error:
+            assert "\n" not in str(error)
+            return False
+        return True
+
+    def writing() -> None:
+        write_adapter(genome, opened.materialiser([]), tmp_path / "out", {}, lambda folder: None)
+
+    assert accepts(lambda: require_adapter_form(opened.family)) == accepts(writing) == possible
