@@ -267,7 +267,6 @@ def test_failed_writes_are_told_from_other_errors(error: Exception, reason: str 
     ("options", "possible"),
     [
         ({}, True),
-        ({"lora_bias": True, "target_modules": ["q_proj"]}, False),
         ({"bias": "all"}, True),  # the base has no biases
         ({"use_dora": True}, False),
         ({"modules_to_save": ["lm_head"]}, False),
