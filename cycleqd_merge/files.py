@@ -136,7 +136,7 @@ def _new_scratch_folder(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        if write_failure(error) is not None:
+        if error.errno != errno.EROFS and write_failure(error) is not None:
             raise
         nearest = next(each for each in path.absolute().parents if each.exists())
         reason = error.strerror if nearest.is_dir() else f"{nearest} is not a folder"

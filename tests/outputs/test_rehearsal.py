@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import time
@@ -245,6 +247,21 @@ def test_a_folder_below_a_file_is_refused(out: str, run: Run, tmp_path: Path) ->
     assert str(raised.value) == f"{tmp_path / out}: cannot be written: {reason}"
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_is_not_writable_is_refused(
+    number: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)  # nothing stops root
+    with pytest.raises(UserError) as raised:
+        export(run, "mean", tmp_path / "deep" / "out")
+    reason = f"{os.strerror(number)}; choose a different folder"
+    assert str(raised.value) == f"{tmp_path / 'deep' / 'out'}: cannot be written: {reason}"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -289,8 +306,7 @@ def test_whether_children_can_be_adapters_is_known_before(
     def accepts(step: Callable[[], Any]) -> bool:
         try:
             step()
-        except UserError as error:
-            assert "\n" not in str(error)
+        except UserError:
             return False
         return True
 
