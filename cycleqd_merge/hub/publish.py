@@ -24,7 +24,7 @@ from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.outputs.export import require_genome
 from cycleqd_merge.preflight.access import repositories as named_repositories
-from cycleqd_merge.preflight.access import require_adapters, require_write
+from cycleqd_merge.preflight.access import require_shareable_adapters, require_write
 from cycleqd_merge.report.page import render_page
 from cycleqd_merge.run.elites import NamedModel, choose, expand
 from cycleqd_merge.run.state import Run, open_run, replay_events
@@ -62,7 +62,7 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
         hub = hub.model_copy(update={"root": None, "elites": [], "space": False})
     places = _model_places(run, hub)
     if places and hub.adapters:
-        require_adapters(run.recipe)
+        require_shareable_adapters(run.recipe)
         for model in (each for models in places.values() for each in models.values()):
             require_genome(model)
     if not options.dry:

@@ -28,7 +28,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.model_files import GENERATION, ChildFiles, child_files
 from cycleqd_merge.merging.tokenizers import family_tokenizer, has_tokenizer
 from cycleqd_merge.outputs.adapter import require_adapter_form
-from cycleqd_merge.run.elites import require_name
+from cycleqd_merge.run.elites import require_model_name
 from cycleqd_merge.strategies.factory import ordered_tasks
 
 
@@ -77,7 +77,7 @@ def require_exports(recipe: Recipe, founders: int) -> None:
     evaluations = len(recipe.experts) + founders + recipe.evolution.generations
     for place, names in lists.items():
         for name in names:
-            require_name(name, list(recipe.experts), objectives, evaluations, place)
+            require_model_name(name, list(recipe.experts), objectives, evaluations, place)
             if name == "aggregate" and recipe.strategy.kind == "mergekit":
                 raise RecipeError(f"{place}: aggregate: mergekit configurations cannot be aggregated; remove it")
     if recipe.finish.export:

@@ -57,14 +57,14 @@ def require_publishable(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: the parents' licences differ and none was chosen, or the strategy's models cannot be adapters.
-        ModelError: see `require_adapters`.
+        ModelError: see `require_shareable_adapters`.
         HubRefused: a parent's card cannot be read.
     """
     hub = recipe.hub
     if hub is None:
         return
     if hub.adapters and (hub.root or hub.elites):
-        require_adapters(recipe)
+        require_shareable_adapters(recipe)
         if recipe.strategy.kind == "mergekit":
             raise RecipeError("hub.adapters: the models of the strategy `mergekit` cannot be adapters; remove it")
         if recipe.evolution.mutation.kind == "gaussian":
@@ -74,7 +74,7 @@ def require_publishable(recipe: Recipe) -> None:
         derived_license({name: card_data(recipe.pinned(text), HubRefused).license for name, text in named.items()})
 
 
-def require_adapters(recipe: Recipe) -> None:
+def require_shareable_adapters(recipe: Recipe) -> None:
     """Check that models of a run can be published as adapters that others can load.
 
     Raises:

@@ -52,7 +52,9 @@ def choose(run: Run, name: str) -> NamedModel:
     return NamedModel("best-mean" if name == "best" else name, run.candidate(number), number)
 
 
-def require_name(name: str, experts: Sequence[str], objectives: Sequence[str], evaluations: int, place: str) -> None:
+def require_model_name(
+    name: str, experts: Sequence[str], objectives: Sequence[str], evaluations: int, place: str
+) -> None:
     """Check, before a run, that `choose` may know a name at its end. place: of the name in the recipe.
 
     evaluations: number of models that the run will evaluate.
