@@ -64,15 +64,8 @@ def why_not_rebuilt(family: ModelFamily) -> str | None:
     """
     from cycleqd_merge.merging.mergekit_run import planned_names  # mergekit's planner is slow to import
 
-    full = [expert.reference for expert in family.experts if expert.reference.lora is None] or [family.base.reference]
-    record = {
-        "merge_method": "task_arithmetic",
-        "base_model": reference_value(family.base.reference),
-        "models": [{"model": reference_value(each), "parameters": {"weight": 1.0}} for each in full],
-        "dtype": "float32",
-    }
     try:
-        required, optional = planned_names(record, family)
+        required, optional = planned_names(family)
     except ModelError as error:
         return first_line(error)
     names = {weight.name for weight in family.weights}

@@ -236,18 +236,42 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
     return " ".join([STOCK_COMMAND, *options])
 
 
-def planned_names(record: Mapping[str, Any], family: ModelFamily) -> tuple[set[str], set[str]]:
-    """Names of the tensors that mergekit would write for a configuration without adapters: required, and optional ones.
+def planned_names(family: ModelFamily) -> tuple[set[str], set[str]]:
+    """Names of the tensors that mergekit would write for a merge of the family: required, and optional ones.
 
     Raises:
         ModelError: mergekit cannot plan it.
     """
+    saves = _plain_plan(family)
+    optional = {name for name, save in saves.items() if save.optional}
+    return saves.keys() - optional, optional
+
+
+def require_candidates(family: ModelFamily) -> None:
+    """Check that mergekit's merges of the family have the base's tensors, without building one.
+
+    Raises:
+        ModelError: they have not.
+    """
+    try:
+        _pieces(_plain_plan(family), family)
+    except ModelError as error:
+        raise ModelError(f"strategy `mergekit`: mergekit cannot merge this architecture: {error}") from error
+
+
+def _plain_plan(family: ModelFamily) -> dict[str, SaveTensor]:
+    """mergekit's tasks for the sum of the family's task vectors; adapters have the base's tensors."""
+    full = [expert.reference for expert in family.experts if expert.reference.lora is None] or [family.base.reference]
+    record = {
+        "merge_method": "task_arithmetic",
+        "base_model": reference_value(family.base.reference),
+        "models": [{"model": reference_value(each), "parameters": {"weight": 1.0}} for each in full],
+        "dtype": "float32",
+    }
     trust = family.models.trust_remote_code
     with _quiet(), _merge_errors("configuration"):
         config = MergeConfiguration.model_validate(record)
-        saves = _planned(config, MergeOptions(trust_remote_code=trust, quiet=True), family)
-    optional = {name for name, save in saves.items() if save.optional}
-    return saves.keys() - optional, optional
+        return _planned(config, MergeOptions(trust_remote_code=trust, quiet=True), family)
 
 
 def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFamily) -> dict[str, SaveTensor]:

@@ -11,7 +11,7 @@ import huggingface_hub
 from huggingface_hub import ModelCard, constants, errors
 
 from cycleqd_merge.config.model_names import hub_id, model_names
-from cycleqd_merge.errors import HubError, HubFailed, RecipeError
+from cycleqd_merge.errors import HubError, HubFailed, HubRefused, RecipeError
 from cycleqd_merge.hub_errors import hub_errors
 
 
@@ -37,7 +37,7 @@ class CardData:
     languages: tuple[str, ...]
 
 
-def card_data(reference: str, error: type[HubError] = HubFailed) -> CardData:
+def card_data(reference: str, error: type[HubRefused] | type[HubFailed] = HubFailed) -> CardData:
     """What the card of a model states; a Hub model's is read at the reference's commit.
 
     Raises:
@@ -48,7 +48,7 @@ def card_data(reference: str, error: type[HubError] = HubFailed) -> CardData:
     return CardData(_license(front), _languages(front))
 
 
-def _front_matter(path: str, revision: str | None, error: type[HubError]) -> dict[str, Any]:
+def _front_matter(path: str, revision: str | None, error: type[HubRefused] | type[HubFailed]) -> dict[str, Any]:
     """The front matter of a model's card; empty if the model has no card, or its front matter cannot be parsed."""
     card = Path(path) / constants.REPOCARD_NAME
     if hub_id(path) is not None:

@@ -15,7 +15,7 @@ _LOGGING: set[int] = set()
 class _LogFile(logging.FileHandler):
     """A log file that ends where the disk is full: the journal reports that."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name of `logging`
+    def handleError(self, record: logging.LogRecord) -> None:
         """Print no traceback."""
 
     def close(self) -> None:
