@@ -51,9 +51,15 @@ def _command(genome: Genome, family: ModelFamily) -> str:
     if reason is not None:
         return f"{NO_COMMAND}{reason}"
     if _needs_own_method(genome, family):
-        return OWN_COMMAND
+        return own_command(family)
     adapters = any(expert.reference.lora is not None for expert in family.experts)
     return " ".join([STOCK_COMMAND, *stock_options(family, adapters)])
+
+
+def own_command(family: ModelFamily) -> str:
+    """The command that rebuilds a model with the method `cycleqd`, with what its models need to be opened."""
+    allowed = {"--trust-remote-code": family.models.trust_remote_code, "--pickles": family.models.pickles}
+    return " ".join([OWN_COMMAND, *(option for option, needed in allowed.items() if needed)])
 
 
 def why_not_rebuilt(family: ModelFamily) -> str | None:
