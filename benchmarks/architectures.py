@@ -37,6 +37,7 @@ from transformers.utils import logging
 
 from cycleqd_merge import choose, evolve, export
 from cycleqd_merge.config.engines import TransformersEngineConfig, VllmEngineConfig
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.evaluation.engines.prompts import encode
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
@@ -248,7 +249,8 @@ def _rebuilt(export: Path, out: Path) -> str:
         run_yaml.main([str(export / "mergekit_config.yml"), str(out), "--quiet", *command[3:]], standalone_mode=False)
         kind = "equal"
     elif command[:2] == ["cycleqd-merge", "merge"]:
-        merge_to_disk(export / "mergekit_config.yml", out)
+        models = ModelsConfig(trust_remote_code="--trust-remote-code" in command)
+        merge_to_disk(export / "mergekit_config.yml", out, models=models)
         kind = "own command equal"
     else:
         return "not offered"

@@ -230,6 +230,8 @@ def _write_code(folder: Path) -> None:
     (folder / "modeling_mine.py").write_text(_MODELING_CODE)
     (folder / "sizes_mine.py").write_text('SIZE = "tiny"\n')
     path = folder / "config.json"
-    code = {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    code = {"AutoConfig": "configuration_mine.MineConfig"}
+    # vLLM reads the first
+    code |= dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "modeling_mine.MineForCausalLM")
     changes = {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": code}
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -37,11 +37,16 @@ def export_command(
 def merge_config_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A mergekit configuration.", show_default=False)],
     out: NewFolder,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the Python code that the models' repositories contain.")
+    ] = False,
+    pickles: Annotated[bool, typer.Option("--pickles", help="Read models that are stored as pickles only.")] = False,
 ) -> None:
     """Run a mergekit configuration; supports the merge method `cycleqd`, which exported models use."""
+    from cycleqd_merge.config.recipe import ModelsConfig
     from cycleqd_merge.merging.mergekit_run import merge_to_disk
 
-    merge_to_disk(config, out)
+    merge_to_disk(config, out, models=ModelsConfig(trust_remote_code=trust_remote_code, pickles=pickles))
 
 
 def convert_command(

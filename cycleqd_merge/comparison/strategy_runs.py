@@ -23,6 +23,7 @@ from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.mergekit_run import require_candidates
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event
@@ -154,6 +155,8 @@ def check_runs(planned: Sequence[PlannedRun], opened: OpenedRecipe, rows: Split)
     for task in opened.suite:
         if not task.samples(rows):
             raise TaskError(f"task {task.name}: the confirmation split is empty; raise the recipe's `confirm.share`")
+    if any(each.recipe.strategy.kind == "mergekit" for each in planned):
+        require_candidates(opened.family)
     for each in planned:
         groups = Groups(opened.family.weights, each.recipe.evolution.groups)
         own = replace(opened, recipe=each.recipe, groups=groups)

@@ -51,9 +51,15 @@ def _command(genome: Genome, family: ModelFamily) -> str:
     if reason is not None:
         return f"{NO_COMMAND}{reason}"
     if _needs_own_method(genome, family):
-        return OWN_COMMAND
+        return own_command(family)
     adapters = any(expert.reference.lora is not None for expert in family.experts)
     return " ".join([STOCK_COMMAND, *stock_options(family, adapters)])
+
+
+def own_command(family: ModelFamily) -> str:
+    """The command that rebuilds a model with the method `cycleqd`, with what its models need to be opened."""
+    allowed = {"--trust-remote-code": family.models.trust_remote_code, "--pickles": family.models.pickles}
+    return " ".join([OWN_COMMAND, *(option for option, needed in allowed.items() if needed)])
 
 
 def why_not_rebuilt(family: ModelFamily) -> str | None:
@@ -64,15 +70,8 @@ def why_not_rebuilt(family: ModelFamily) -> str | None:
     """
     from cycleqd_merge.merging.mergekit_run import planned_names  # mergekit's planner is slow to import
 
-    full = [expert.reference for expert in family.experts if expert.reference.lora is None] or [family.base.reference]
-    record = {
-        "merge_method": "task_arithmetic",
-        "base_model": reference_value(family.base.reference),
-        "models": [{"model": reference_value(each), "parameters": {"weight": 1.0}} for each in full],
-        "dtype": "float32",
-    }
     try:
-        required, optional = planned_names(record, family)
+        required, optional = planned_names(family)
     except ModelError as error:
         return first_line(error)
     names = {weight.name for weight in family.weights}

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,6 +31,8 @@ from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_mater
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
 
 log = logging.getLogger(__name__)
+_opening: ContextVar[ModelsConfig] = ContextVar("opening")
+"""How the models of the merge in progress are opened: mergekit passes a method nothing but a configuration's values."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def cycleqd(group: TensorGroup, weight: PerNonBase[float], mutations: str) -> to
     references = tuple(entry.id for entry in group.non_base)
     if not all(isinstance(reference, ModelReference) for reference in (group.base.id, *references)):
         raise ValueError(f"method {MERGE_METHOD} merges models given by reference, not state dicts")
-    materialiser, genome, weights = _open(group.base.id, references, mutations)
+    materialiser, genome, weights = _open(group.base.id, references, mutations, _opening.get(ModelsConfig()))
     name = group.metadata.name
     change = (
         materialiser.change(genome, weights[name])
@@ -108,21 +112,34 @@ def _fused_change(materialiser: Materialiser, genome: Genome, parameter: str, sh
 
 @lru_cache(maxsize=1)
 def _open(
-    base_reference: ModelReference, references: tuple[ModelReference, ...], text: str
+    base_reference: ModelReference, references: tuple[ModelReference, ...], text: str, settings: ModelsConfig
 ) -> tuple[Materialiser, Genome, dict[str, Weight]]:
     """A configuration's materialiser, genome and tensors by name; opened once per merge."""
     parameter = MutationsParameter.parse(text, len(references))
     named = [parameter.originals.get(str(reference), str(reference)) for reference in (base_reference, *references)]
-    models, bases = models_of(parameter, named), tuple(sorted(parameter.bases))
+    models, bases = models_of(parameter, named, settings), tuple(sorted(parameter.bases))
     materialiser = open_materialiser(MaterialiserSpec(models, parameter.groups, bases, parameter.rank))
     _warn_about_differences(materialiser.bases, parameter.bases)
     return materialiser, parameter.genome, {weight.name: weight for weight in materialiser.family.weights}
 
 
-def models_of(parameter: MutationsParameter, references: Sequence[str]) -> PinnedModels:
-    """A configuration's models: its base, then its experts."""
+@contextmanager
+def models_opened(settings: ModelsConfig) -> Iterator[None]:
+    """Let the method open models with the code and the pickles that `settings` allows."""
+    token = _opening.set(settings)
+    try:
+        yield
+    finally:
+        _opening.reset(token)
+
+
+def models_of(parameter: MutationsParameter, references: Sequence[str], settings: ModelsConfig) -> PinnedModels:
+    """A configuration's models: its base, then its experts. settings: the code and pickles that are allowed."""
     experts = {str(number): reference for number, reference in enumerate(references[1:], start=1)}
-    return PinnedModels(references[0], experts, ModelsConfig.model_validate({"vocabulary": parameter.vocabulary}))
+    allowed = settings.model_dump(include={"trust_remote_code", "pickles"})
+    return PinnedModels(
+        references[0], experts, ModelsConfig.model_validate({**allowed, "vocabulary": parameter.vocabulary})
+    )
 
 
 def _warn_about_differences(bases: Mapping[int, ExpertBases], wanted: Mapping[int, str]) -> None:

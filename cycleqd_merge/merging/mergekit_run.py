@@ -34,19 +34,20 @@ from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import (
     MERGE_METHOD,
-    OWN_COMMAND,
     STOCK_COMMAND,
+    own_command,
     stock_options,
     why_not_rebuilt,
 )
 from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
-from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of
+from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of, models_opened
 from cycleqd_merge.merging.mergekit_references import reference_value
 from cycleqd_merge.merging.name_map import Part
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 
 _Step = TypeVar("_Step")
+_PLAIN = ModelsConfig()  # neither code nor pickles
 
 
 def parse_configuration(text: str, where: str) -> MergeConfiguration:
@@ -66,10 +67,10 @@ def parse_configuration(text: str, where: str) -> MergeConfiguration:
         raise ModelError(f"{where}: not a mergekit configuration: {' '.join(str(error).split())}") from error
 
 
-def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
+def merge_to_disk(config_file: Path, out: Path, seed: int = 0, models: ModelsConfig = _PLAIN) -> None:
     """Merge like `mergekit-yaml --random-seed SEED`, with the method `cycleqd` and with adapters merged in float32.
 
-    The folder `out` appears only once it is complete.
+    The folder `out` appears only once it is complete. models: the code and the pickles that are allowed.
 
     Raises:
         RecipeError: the file cannot be read, or `out` exists already.
@@ -84,27 +85,28 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0) -> None:
     config = parse_configuration(text, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
-    family = _recorded_family(config)
+    family = _recorded_family(config, models)
     truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     if family is not None and family.has_copies:
         config = _with_copies(config, text, family)
     with scratch_folder(out) as scratch:
         with (
+            models_opened(models),
             _merge_errors(str(config_file)),
-            _merge_options(config, family=family, random_seed=seed, **truncation) as options,
+            _merge_options(config, models.trust_remote_code, family, random_seed=seed, **truncation) as options,
         ):
             run_merge(config, str(scratch / out.name), options, config_source=text)
         (scratch / out.name).replace(out)
 
 
-def _recorded_family(config: MergeConfiguration) -> ModelFamily | None:
+def _recorded_family(config: MergeConfiguration, settings: ModelsConfig) -> ModelFamily | None:
     """The models of a configuration for the method `cycleqd`, with their settings, which only this method records."""
     text = (config.parameters or {}).get("mutations")
     if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
         return None
     experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
     parameter = MutationsParameter.parse(text, len(experts))
-    return open_family(models_of(parameter, [str(config.base_model), *experts]))
+    return open_family(models_of(parameter, [str(config.base_model), *experts], settings))
 
 
 def _with_copies(config: MergeConfiguration, text: str, family: ModelFamily) -> MergeConfiguration:
@@ -225,7 +227,7 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
     if reason is not None:
         return f"{NO_COMMAND}{reason}"
     if config.merge_method == MERGE_METHOD:  # mergekit draws no random numbers for it
-        return OWN_COMMAND
+        return own_command(family)
     problem = stock_problem(family)
     if problem is not None:
         return f"{NO_COMMAND}{problem}"
@@ -236,18 +238,42 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
     return " ".join([STOCK_COMMAND, *options])
 
 
-def planned_names(record: Mapping[str, Any], family: ModelFamily) -> tuple[set[str], set[str]]:
-    """Names of the tensors that mergekit would write for a configuration without adapters: required, and optional ones.
+def planned_names(family: ModelFamily) -> tuple[set[str], set[str]]:
+    """Names of the tensors that mergekit would write for a merge of the family: required, and optional ones.
 
     Raises:
         ModelError: mergekit cannot plan it.
     """
+    saves = _plain_plan(family)
+    optional = {name for name, save in saves.items() if save.optional}
+    return saves.keys() - optional, optional
+
+
+def require_candidates(family: ModelFamily) -> None:
+    """Check that mergekit's merges of the family have the base's tensors, without building one.
+
+    Raises:
+        ModelError: they have not.
+    """
+    try:
+        _pieces(_plain_plan(family), family)
+    except ModelError as error:
+        raise ModelError(f"strategy `mergekit`: mergekit cannot merge this architecture: {error}") from error
+
+
+def _plain_plan(family: ModelFamily) -> dict[str, SaveTensor]:
+    """mergekit's tasks for the sum of the family's task vectors; adapters have the base's tensors."""
+    full = [expert.reference for expert in family.experts if expert.reference.lora is None] or [family.base.reference]
+    record = {
+        "merge_method": "task_arithmetic",
+        "base_model": reference_value(family.base.reference),
+        "models": [{"model": reference_value(each), "parameters": {"weight": 1.0}} for each in full],
+        "dtype": "float32",
+    }
     trust = family.models.trust_remote_code
     with _quiet(), _merge_errors("configuration"):
         config = MergeConfiguration.model_validate(record)
-        saves = _planned(config, MergeOptions(trust_remote_code=trust, quiet=True), family)
-    optional = {name for name, save in saves.items() if save.optional}
-    return saves.keys() - optional, optional
+        return _planned(config, MergeOptions(trust_remote_code=trust, quiet=True), family)
 
 
 def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFamily) -> dict[str, SaveTensor]:

@@ -45,6 +45,8 @@ def rehearse_export(recipe: Recipe, family: ModelFamily, groups: Groups) -> None
         partial(_rehearse_files, family),
         partial(_rehearse_configuration, family, groups, recipe.evolution),
     ]
+    if recipe.strategy.kind == "mergekit":
+        steps.append(partial(_rehearse_merges, family))
     if recipe.hub is not None and recipe.hub.adapters and (recipe.hub.root or recipe.hub.elites):
         steps.append(partial(require_adapter_form, family))
     errors = []
@@ -147,6 +149,12 @@ def _rehearse_configuration(family: ModelFamily, groups: Groups, setting: Evolut
                 raise ModelError(
                     f"export: mergekit_config.yml would name the model {one}, not {other}; rename its folder"
                 )
+
+
+def _rehearse_merges(family: ModelFamily) -> None:
+    from cycleqd_merge.merging.mergekit_run import require_candidates  # mergekit's planner is slow to import
+
+    require_candidates(family)
 
 
 def _genomes(experts: int, groups: int) -> list[Genome]:

@@ -31,9 +31,10 @@ from cycleqd_merge.report.figures import archives_figure, save
 from cycleqd_merge.report.page import write_page
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.evolve import evolve
+from tests.architectures import make_architecture
 from tests.failing_disk import files_of_at_most
 from tests.merging.conftest import Trio
-from tests.models import make_adapter, make_recipe, on_base
+from tests.models import make_adapter, make_expert, make_recipe, on_base
 
 Change = Callable[[Path, pytest.MonkeyPatch], None]
 """Makes exports of children of the base in a folder fail, as models or libraries do."""
@@ -314,3 +315,16 @@ def test_whether_children_can_be_adapters_is_known_before(
         write_adapter(genome, opened.materialiser([]), tmp_path / "out", {}, lambda folder: None)
 
     assert accepts(lambda: require_adapter_form(opened.family)) == accepts(writing) == possible
+
+
+def test_static_merges_of_an_architecture_that_mergekit_does_not_plan_are_refused_before_the_search(
+    tmp_path: Path,
+) -> None:
+    def recipe_of(name: str) -> Recipe:
+        base = make_architecture(name, tmp_path / name / "base")
+        experts = {str(seed): make_expert(base, tmp_path / name / f"expert-{seed}", seed) for seed in (1, 2)}
+        return make_recipe(tmp_path / name, base, experts, strategy={"kind": "mergekit"}, **SMALL)
+
+    assert plan(recipe_of("mixtral"), measure=False).errors == []
+    error = refused(recipe_of("deepseek_v3"))
+    assert error.startswith("strategy `mergekit`: mergekit cannot merge this architecture: ")
