@@ -137,3 +137,11 @@ def test_schema_of_tasks_accepts_right_and_rejects_wrong_files(finished: CliRun)
     validator.validate(task)
     for wrong in ({"kind": "sing"}, {"scorer": {"kind": "vibes"}}, {"prompts": "x"}):
         assert not validator.is_valid({**task, **wrong})
+
+
+def test_a_full_disk_is_one_line_without_a_traceback(finished: CliRun) -> None:
+    command = [sys.executable, "-m", "cycleqd_merge", "show", str(finished.folder)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot be written: No space left on device; free some space\n"

@@ -33,8 +33,9 @@ from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.evolve import evolve
 from tests.architectures import make_architecture
 from tests.failing_disk import files_of_at_most
+from tests.grown_models import IM_END, IM_START, TOOL, Grown, make_grown
 from tests.merging.conftest import Trio
-from tests.models import make_adapter, make_expert, make_recipe, on_base
+from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base
 
 Change = Callable[[Path, pytest.MonkeyPatch], None]
 """Makes exports of children of the base in a folder fail, as models or libraries do."""
@@ -328,3 +329,37 @@ def test_static_merges_of_an_architecture_that_mergekit_does_not_plan_are_refuse
     assert plan(recipe_of("mixtral"), measure=False).errors == []
     error = refused(recipe_of("deepseek_v3"))
     assert error.startswith("strategy `mergekit`: mergekit cannot merge this architecture: ")
+
+
+def grown_experts(base: Path, folder: Path) -> list[Path]:
+    grown = (Grown({100: IM_START, 101: IM_END}, 102), Grown({100: TOOL}, 101))
+    return [make_grown(folder / str(seed), each, seed, base) for seed, each in enumerate(grown)]
+
+
+def spaced_experts(base: Path, folder: Path) -> list[Path]:
+    return [make_expert(base, folder / name, seed) for seed, name in enumerate(("with space", "it's a+b@c #1"))]
+
+
+def plain_experts(base: Path, folder: Path) -> list[Path]:
+    return [make_expert(base, folder / str(seed), seed) for seed in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "experts", "settings"),
+    [
+        ("llama", grown_experts, {"models": {"vocabulary": "union"}}),
+        ("llama", spaced_experts, {}),
+        ("llama", plain_experts, {"evolution": {"generations": 1, "groups": {"layers": 1, "modules": True}}}),
+        ("mixtral", plain_experts, {}),
+        ("gpt_neox", plain_experts, {}),
+    ],
+)
+def test_what_passes_the_rehearsal_is_exported(
+    architecture: str, experts: Callable[[Path, Path], list[Path]], settings: Mapping[str, Any], tmp_path: Path
+) -> None:
+    base = make_base(tmp_path / "base") if architecture == "llama" else make_architecture(architecture, tmp_path / "b")
+    named = dict(zip(("first", "second"), experts(base, tmp_path), strict=True))
+    recipe = make_recipe(tmp_path, base, named, **{**SMALL, "finish": {"export": ["mean", "best-mean"]}, **settings})
+    assert plan(recipe, measure=False).errors == []
+    evolve(recipe)
+    assert len(list((tmp_path / "run" / "models").iterdir())) == 2
