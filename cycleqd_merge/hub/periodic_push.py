@@ -57,10 +57,10 @@ class PeriodicPush(Observer):
 
     def _begin(self) -> None:
         self._due = False
-        self._log = (self._folder / _LOG).open("w+b")
         command = [sys.executable, "-c", "from cycleqd_merge.cli import main; main()"]
         arguments = ["push", str(self._folder), "--archive-only"]
         try:
+            self._log = (self._folder / _LOG).open("w+b")
             self._process = subprocess.Popen(
                 [*command, *arguments],
                 stdin=subprocess.DEVNULL,
