@@ -20,7 +20,8 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.staging import Place
 
-_PROBED = 8
+_PROBED, _VALUES = 8, 64
+"""How many parameters are checked after each load, and how many values of each."""
 
 vllm_compat.correct_cpu_rotation()  # workers import this module before they build the model
 
@@ -36,6 +37,7 @@ class WorkerExtension:
     model_config: Any
     cycleqd_materialiser: Materialiser
     cycleqd_prefetcher: Prefetcher | None
+    _probed: frozenset[str] | None = None
 
     def cycleqd_open(self, spec: dict[str, Any], place: Place, prefetch: PrefetchPlace) -> None:
         """Open the models of `spec`, a `MaterialiserSpec` as plain values; `place` and `prefetch` as in `Placement`."""
@@ -54,11 +56,19 @@ class WorkerExtension:
         self.cycleqd_prefetcher = None if prefetch == "none" else Prefetcher(self._build, device, prefetch == "host")
 
     def cycleqd_rehearse(self) -> list[str]:
-        """Load the base's own weights into the model. Returns the names of float tensors that vLLM did not use."""
+        """Load the base's own weights into the model. Returns the names of float tensors that vLLM did not use.
+
+        The parameters that then have the values of the base's tensor of the same name are checked after later loads;
+        vLLM transposes or reorders others.
+        """
         family = self.cycleqd_materialiser.family
         tensors = ((family.stored_names[weight.name], family.base_tensor(weight)) for weight in family.weights)
+        stored: dict[str, torch.Tensor] = {}
         with torch.inference_mode(), Consumption() as consumption:
-            vllm_compat.load_weights(self, consumption.watch(tensors))
+            vllm_compat.load_weights(self, self._noted(consumption.watch(tensors), stored))
+            found = self._first_values()
+            same = [name for name, values in stored.items() if _equal(found[name], values) and len(values.unique()) > 1]
+        self._probed = frozenset(same[:_PROBED])
         return sorted(consumption.unused)
 
     def cycleqd_prepare(self, record: dict[str, Any]) -> None:
@@ -69,15 +79,17 @@ class WorkerExtension:
     def cycleqd_load(self, record: dict[str, Any]) -> str | None:
         """Load a candidate's weights into the model. Returns the problem with the candidate, or None."""
         prepared = None if self.cycleqd_prefetcher is None else self.cycleqd_prefetcher.take(record)
-        probes: dict[str, torch.Tensor] = {}
+        wanted: dict[str, torch.Tensor] = {}
         with torch.inference_mode():
             tensors = self._build(record) if prepared is None else prepared
-            vllm_compat.load_weights(self, self._probed(tensors, probes))
+            vllm_compat.load_weights(self, self._noted(tensors, wanted))
         if prepared is None and self.cycleqd_prefetcher is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()  # the next child is built on a different stream, which cannot use cached memory
         if not self._finite:
             return "a tensor of the child contains NaN or infinite values"
-        return self._probe(probes)
+        found = self._first_values()
+        wrong = next((name for name, values in wanted.items() if not _equal(found[name], values)), None)
+        return None if wrong is None else f"parameter {wrong} does not have the values that were loaded"
 
     def _build(self, record: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         """The candidate's tensors; `_finite` says afterwards whether all their values are finite."""
@@ -87,21 +99,26 @@ class WorkerExtension:
                 self._finite.logical_and_(torch.isfinite(tensor).all())
             yield name, tensor
 
-    def _probed(
-        self, tensors: Iterable[tuple[str, torch.Tensor]], probes: dict[str, torch.Tensor]
+    def _noted(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], values: dict[str, torch.Tensor]
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors; for a few, the first values that the parameter of the same name should have go to `probes`."""
+        """The tensors; the first values of those that the model has a parameter for, by name and shape, go to `values`.
+
+        Once parameters to check are chosen, of these alone.
+        """
         parameters = dict(self.model_runner.get_model().named_parameters())
         for name, tensor in tensors:
-            if len(probes) < _PROBED and name in parameters and parameters[name].shape == tensor.shape:
-                probes[name] = tensor.flatten()[:64].to(self.device, copy=True)
+            chosen = self._probed is None or name in self._probed
+            if chosen and name in parameters and parameters[name].shape == tensor.shape:
+                values[name] = tensor.flatten()[:_VALUES].to(self.device, copy=True)
             yield name, tensor
 
-    def _probe(self, probes: dict[str, torch.Tensor]) -> str | None:
-        """Compare a few loaded parameters with the tensors built. Returns which one differs, or None."""
-        parameters = dict(self.model_runner.get_model().named_parameters())
-        for name, wanted in probes.items():
-            found = parameters[name].detach().flatten()[:64]
-            if found.shape == wanted.shape and not torch.equal(found.to(wanted.dtype), wanted):
-                return f"parameter {name} does not have the values that were loaded"
-        return None
+    def _first_values(self) -> dict[str, torch.Tensor]:
+        """The first values of each of the model's parameters."""
+        parameters = self.model_runner.get_model().named_parameters()
+        return {name: parameter.detach().flatten()[:_VALUES] for name, parameter in parameters}
+
+
+def _equal(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether values are equal; those of a parameter that vLLM has packed after loading cannot be compared."""
+    return found.shape == wanted.shape and torch.equal(found.to(wanted.dtype), wanted)
