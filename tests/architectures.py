@@ -182,10 +182,14 @@ _CONFIGURATION_CODE = """from transformers import LlamaConfig
 class MineConfig(LlamaConfig):
     model_type = "mine"
 """
-_MODELING_CODE = """from transformers import LlamaForCausalLM
+_MODELING_CODE = """from transformers import LlamaForCausalLM, LlamaModel
 
 from .configuration_mine import MineConfig
 from .sizes_mine import SIZE
+
+
+class MineModel(LlamaModel):
+    config_class = MineConfig
 
 
 class MineForCausalLM(LlamaForCausalLM):
@@ -230,8 +234,10 @@ def _write_code(folder: Path) -> None:
     (folder / "modeling_mine.py").write_text(_MODELING_CODE)
     (folder / "sizes_mine.py").write_text('SIZE = "tiny"\n')
     path = folder / "config.json"
-    code = {"AutoConfig": "configuration_mine.MineConfig"}
-    # vLLM reads the first
-    code |= dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "modeling_mine.MineForCausalLM")
+    code = {
+        "AutoConfig": "configuration_mine.MineConfig",
+        "AutoModel": "modeling_mine.MineModel",  # vLLM builds this one
+        "AutoModelForCausalLM": "modeling_mine.MineForCausalLM",
+    }
     changes = {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": code}
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
