@@ -93,13 +93,15 @@ def adapter_files(family: ModelFamily) -> ChildFiles:
     return tokenizer_files(family) | changed
 
 
-def write_files(files: Mapping[str, Path | bytes], folder: Path) -> None:
-    """Write a child's files into its folder."""
+def write_files(files: Mapping[str, Path | bytes], folder: Path, link: bool = False) -> None:
+    """Write a child's files into its folder. link: unchanged ones as links to the base's."""
     for name, contents in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(contents, bytes):
             path.write_bytes(contents)
+        elif link:
+            path.symlink_to(contents.absolute())
         else:
             shutil.copyfile(contents, path)
 

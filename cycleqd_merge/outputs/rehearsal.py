@@ -25,7 +25,7 @@ from cycleqd_merge.merging.end_tokens import end_tokens, listed_ids
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.model_files import GENERATION, ChildFiles, child_files
+from cycleqd_merge.merging.model_files import GENERATION, child_files, write_files
 from cycleqd_merge.merging.tokenizers import family_tokenizer, has_tokenizer
 from cycleqd_merge.outputs.adapter import require_adapter_form
 from cycleqd_merge.run.elites import require_model_name
@@ -101,7 +101,7 @@ def _rehearse_files(family: ModelFamily) -> None:
     scratch = Path(tempfile.gettempdir())
     with writing(scratch), tempfile.TemporaryDirectory(prefix="cycleqd-merge-", dir=scratch) as temporary:
         folder = Path(temporary) / "export"
-        _link_files(child_files(family), folder)
+        write_files(child_files(family), folder, link=True)
         trust: dict[str, Any] = {"trust_remote_code": family.models.trust_remote_code}
         config = AutoConfig.from_pretrained(folder, **trust)
         with torch.device("meta"):
@@ -114,17 +114,6 @@ def _rehearse_files(family: ModelFamily) -> None:
             wanted = end_tokens(family).ids
             if set(listed_ids(stated)) != set(wanted):
                 raise ModelError(f"export: {GENERATION} would state the end tokens {stated}, not {list(wanted)}")
-
-
-def _link_files(files: ChildFiles, folder: Path) -> None:
-    """A folder with a child's files, where unchanged ones are links."""
-    for name, contents in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(contents, bytes):
-            path.write_bytes(contents)
-        else:
-            path.symlink_to(contents.absolute())
 
 
 def _compare_tokenizers(exported: Any, scored: Any) -> None:
