@@ -23,7 +23,7 @@ from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
 from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, opened_journal, read_events
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.mergekit_run import require_candidates
+from cycleqd_merge.merging.mergekit_plan import require_candidates
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event

@@ -8,7 +8,8 @@ from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import Expert, ModelFamily, TaskVector
-from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
+from cycleqd_merge.merging.tokenizer_folders import has_tokenizer, id_bound
+from cycleqd_merge.merging.tokenizers import load_tokenizer
 
 
 def check_adapter(family: ModelFamily, adapter: Adapter) -> tuple[list[str], list[str]]:

@@ -24,8 +24,9 @@ from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.files import new_file, write_atomically
 from cycleqd_merge.merging.adapter import LowRank
-from cycleqd_merge.merging.checkpoint import Weight, read_json
+from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, open_family
+from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.singular import Basis, singular_basis, skew, truncated
 

@@ -25,6 +25,7 @@ from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
+from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
 from cycleqd_merge.merging.missing_files import require_folder, require_full_model
@@ -340,8 +341,3 @@ def _digest_file(path: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_atomically(cached, digest)
     return digest
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's value; None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

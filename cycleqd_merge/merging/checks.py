@@ -15,7 +15,8 @@ from cycleqd_merge.merging.config_differences import config_differences
 from cycleqd_merge.merging.end_tokens import end_token_differences, end_tokens
 from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
 from cycleqd_merge.merging.recorded_base import other_base
-from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer
+from cycleqd_merge.merging.tokenizer_folders import has_tokenizer, id_bound
+from cycleqd_merge.merging.tokenizers import load_tokenizer
 
 _LISTED = 4  # tensors that are reported one by one
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from cycleqd_merge.errors import ModelError, RecipeError, first_line
-from cycleqd_merge.merging.checkpoint import read_json
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.tokenizers import chat_expert, family_tokenizer, has_tokenizer, load_tokenizer
+from cycleqd_merge.merging.json_files import json_object
+from cycleqd_merge.merging.tokenizer_folders import has_tokenizer
+from cycleqd_merge.merging.tokenizers import chat_expert, family_tokenizer, load_tokenizer
 
 _ANSWER = "Aanswerz"
 _TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|<(?:start|end)_of_turn>")  # noqa: RUF001
@@ -122,21 +123,6 @@ def stated_end_tokens(folder: Path) -> tuple[Any, ...]:
     generation, config = (json_object(folder / name) for name in ("generation_config.json", "config.json"))
     places = (generation, config, *(config.get(name) or {} for name in _TEXT_CONFIGS))
     return next((found for place in places if (found := listed_ids(place.get("eos_token_id")))), ())
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file.
-
-    Raises:
-        ModelError: it is not a JSON object.
-    """
-    try:
-        value = read_json(path)
-    except ValueError as error:
-        raise ModelError(f"{path}: not valid JSON: {first_line(error)}") from error
-    if value is not None and not isinstance(value, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return value or {}
 
 
 def listed_ids(value: Any) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from cycleqd_merge.merging.download import adapter_folder
 from cycleqd_merge.merging.mergekit_references import model_reference
 from cycleqd_merge.merging.missing_files import require_folder
 from cycleqd_merge.merging.name_map import NameMap, build_name_map
+from cycleqd_merge.merging.tokenizer_folders import has_tokenizer, id_bound, open_tokenizer
 from cycleqd_merge.merging.vocabulary import Union, expert_rows
 
 TaskVector = torch.Tensor | LowRank
@@ -90,9 +91,7 @@ class ModelFamily:
     @cached_property
     def token_bound(self) -> int | None:
         """One more than the largest id of a token of the base; None without a tokenizer. Ids may have gaps."""
-        from cycleqd_merge.merging.tokenizers import has_tokenizer, id_bound, load_tokenizer  # they are a family's
-
-        return id_bound(load_tokenizer(self.base.path, self)) if has_tokenizer(self.base.path) else None
+        return id_bound(open_tokenizer(self.base.path, self.models)) if has_tokenizer(self.base.path) else None
 
     @cached_property
     def _copies(self) -> Mapping[ModelPath, ModelPath]:

@@ -69,7 +69,7 @@ def why_not_rebuilt(family: ModelFamily) -> str | None:
     Its own plan must write exactly the base's tensors. For some architectures, it describes others: for Falcon those
     of a newer decoder, for Cohere norms that few models have. Nothing is read but configurations and names.
     """
-    from cycleqd_merge.merging.mergekit_run import planned_names  # mergekit's planner is slow to import
+    from cycleqd_merge.merging.mergekit_plan import planned_names  # mergekit's planner is slow to import
 
     try:
         required, optional = planned_names(family)

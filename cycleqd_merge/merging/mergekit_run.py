@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,22 +10,18 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
-from mergekit.io.tasks import LoaderCache, SaveTensor
+from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
-from mergekit.plan import MergePlanner
 from pydantic import ValidationError
-from safetensors import SafetensorError
 
 from cycleqd_merge.config.recipe import ModelsConfig
-from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
+from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
-from cycleqd_merge.files import scratch_folder, write_failure
-from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.family import ModelFamily, open_family
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import (
@@ -40,10 +32,9 @@ from cycleqd_merge.merging.mergekit_config import (
     why_not_rebuilt,
 )
 from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
-from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of, models_opened
+from cycleqd_merge.merging.mergekit_plan import merge_errors, planned_tensors, quiet_libraries, weights_in
 from cycleqd_merge.merging.mergekit_references import reference_value
-from cycleqd_merge.merging.name_map import Part
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 
 _Step = TypeVar("_Step")
@@ -92,7 +83,7 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0, models: ModelsCon
     with scratch_folder(out) as scratch:
         with (
             models_opened(models),
-            _merge_errors(str(config_file)),
+            merge_errors(str(config_file)),
             _merge_options(config, models.trust_remote_code, family, random_seed=seed, **truncation) as options,
         ):
             run_merge(config, str(scratch / out.name), options, config_source=text)
@@ -166,9 +157,9 @@ def merged_tensors(
     device = torch.device(device)
     truncation = {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     trust = family.models.trust_remote_code
-    with _merge_errors("candidate"), _merge_options(config, trust, family, **truncation) as options:
-        saves = _planned(config, options, family)
-        pieces = _pieces(saves, family)
+    with merge_errors("candidate"), _merge_options(config, trust, family, **truncation) as options:
+        saves = planned_tensors(config, options, family)
+        pieces = weights_in(saves, family)
         names = {save.tensor_task: name for name, save in saves.items() if pieces[name]}
         for task, tensor in _seeded(Executor(list(names), math_device=device).run(quiet=True), candidate.seed, device):
             if tensor is None:
@@ -197,7 +188,7 @@ def write_merge(
     trust, own = family.models.trust_remote_code, {"random_seed": candidate.seed, "device": str(device)}
     with (
         torch.random.fork_rng(devices),
-        _merge_errors("candidate"),
+        merge_errors("candidate"),
         _merge_options(config, trust, family, write_model_card=False, **own, **truncation) as options,
     ):
         run_merge(config, str(folder), options)
@@ -210,8 +201,8 @@ def keeps_names(candidate: MergekitConfiguration, family: ModelFamily) -> bool:
         ModelError: the configuration cannot be read or run.
     """
     config = _configuration(candidate, family)
-    with _merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, family) as options:
-        saves = _planned(config, options, family)
+    with merge_errors("candidate"), _merge_options(config, family.models.trust_remote_code, family) as options:
+        saves = planned_tensors(config, options, family)
     saved = {name for name, save in saves.items() if name in family.stored_names or not save.optional}
     return saved == set(family.stored_names.values())
 
@@ -238,80 +229,6 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
     return " ".join([STOCK_COMMAND, *options])
 
 
-def planned_names(family: ModelFamily) -> tuple[set[str], set[str]]:
-    """Names of the tensors that mergekit would write for a merge of the family: required, and optional ones.
-
-    Raises:
-        ModelError: mergekit cannot plan it.
-    """
-    saves = _plain_plan(family)
-    optional = {name for name, save in saves.items() if save.optional}
-    return saves.keys() - optional, optional
-
-
-def require_candidates(family: ModelFamily) -> None:
-    """Check that mergekit's merges of the family have the base's tensors, without building one.
-
-    Raises:
-        ModelError: they have not.
-    """
-    try:
-        _pieces(_plain_plan(family), family)
-    except ModelError as error:
-        raise ModelError(f"strategy `mergekit`: mergekit cannot merge this architecture: {error}") from error
-
-
-def _plain_plan(family: ModelFamily) -> dict[str, SaveTensor]:
-    """mergekit's tasks for the sum of the family's task vectors; adapters have the base's tensors."""
-    full = [expert.reference for expert in family.experts if expert.reference.lora is None] or [family.base.reference]
-    record = {
-        "merge_method": "task_arithmetic",
-        "base_model": reference_value(family.base.reference),
-        "models": [{"model": reference_value(each), "parameters": {"weight": 1.0}} for each in full],
-        "dtype": "float32",
-    }
-    trust = family.models.trust_remote_code
-    with _quiet(), _merge_errors("configuration"):
-        config = MergeConfiguration.model_validate(record)
-        return _planned(config, MergeOptions(trust_remote_code=trust, quiet=True), family)
-
-
-def _planned(config: MergeConfiguration, options: MergeOptions, family: ModelFamily) -> dict[str, SaveTensor]:
-    """mergekit's tasks, by the name of the tensor that each would save."""
-    architecture = get_architecture_info(config, options)
-    planner = MergePlanner(config, architecture, options, family.base.config)
-    # `plan_in_memory` of mergekit 0.1.5 builds tasks that cannot be instantiated; planning writes nothing
-    return {task.tensor_name: task for task in planner.plan_to_disk("") if isinstance(task, SaveTensor)}
-
-
-def _pieces(saves: Mapping[str, SaveTensor], family: ModelFamily) -> dict[str, list[tuple[Weight, Part | None]]]:
-    """The weights in each tensor that mergekit would save: one, or for a stacked or fused one, several parts of it.
-
-    Raises:
-        ModelError: a weight is missing, or a tensor is not in the base. An engine would keep the last candidate's
-            tensor for a missing one, and cannot load others.
-    """
-    weights = {weight.name: weight for weight in family.weights}
-    pieces: dict[str, list[tuple[Weight, Part | None]]] = {
-        name: [(weights[name], None)] if name in weights else [] for name in saves
-    }
-    missing = weights.keys() - saves.keys()
-    if missing:  # mergekit infers some architectures from the transformers model, with the names of its parameters
-        parts = family.base.name_map.parts
-        for name in sorted(missing):
-            for part in parts.get(family.stored_names[name], ()):
-                if part.parameter in pieces and part.parameter not in weights and part.stretch is None:
-                    pieces[part.parameter].append((weights[name], part))
-    missing -= {weight.name for found in pieces.values() for weight, _ in found}
-    if missing:
-        raise ModelError(f"candidate: tensor {min(missing)} is missing; the base has it")
-    expected = family.base.described_names  # also of buffers that models compute
-    more = sorted(name for name, found in pieces.items() if not (found or saves[name].optional or name in expected))
-    if more:
-        raise ModelError(f"candidate: tensor {more[0]} is not in the base")
-    return pieces
-
-
 @contextmanager
 def _merge_options(
     config: MergeConfiguration, trust_remote_code: bool = False, family: ModelFamily | None = None, **more: Any
@@ -322,7 +239,7 @@ def _merge_options(
     """
     loaders = {} if family is None else expert_loaders(family)
     models = _adapter_models(family, trust_remote_code, more)
-    with _quiet(), merged_adapters(config, models, loaders) as adapters:
+    with quiet_libraries(), merged_adapters(config, models, loaders) as adapters:
         settings = MergeOptions(
             lora_merge_cache=adapters,
             lora_merge_dtype=MERGE_DTYPE,
@@ -345,50 +262,6 @@ def _adapter_models(family: ModelFamily | None, trust_remote_code: bool, more: M
     vocabulary = "base" if more.get("unsafe_truncate_embeddings") else "strict"
     settings = {"pickles": family is not None and family.models.pickles, "trust_remote_code": trust_remote_code}
     return ModelsConfig.model_validate({**settings, "vocabulary": vocabulary})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide deprecation warnings about mergekit's calls of transformers and peft."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with root_logger_kept(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _merge_errors(where: str) -> Iterator[None]:
-    """Turn mergekit's errors about a configuration that cannot be run into a `ModelError`.
-
-    Failed writes are left to the caller, who knows what is written.
-
-    Raises:
-        InfrastructureError: the disk, the file system or the memory failed, whichever the configuration.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        if write_failure(error) is not None:
-            raise
-        line = " ".join(str(error).split()) or type(error).__name__
-        if _errno(error) not in (None, errno.ENOENT) or "can't allocate memory" in line:
-            raise InfrastructureError(f"{where}: mergekit could not build it: {line}") from error
-        raise ModelError(f"{where}: mergekit cannot build it: {line}") from error
-
-
-def _errno(error: Exception) -> int | None:
-    """The number of a system error, or None; a missing model has none, or ENOENT."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
-    return int(found[1]) if found else None
 
 
 def _seeded(steps: Iterator[_Step], seed: int, device: torch.device) -> Iterator[_Step]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from cycleqd_merge.merging.checkpoint import read_json
-from cycleqd_merge.merging.end_tokens import end_tokens, json_object, stated_end_tokens
+from cycleqd_merge.merging.end_tokens import end_tokens, stated_end_tokens
 from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.json_files import edited, file_bytes, json_object, read_json
 from cycleqd_merge.merging.tokenizers import family_tokenizer, load_tokenizer
 
 ChildFiles = dict[str, Path | bytes]
@@ -112,7 +111,7 @@ def with_dtype(files: ChildFiles, weights: Path) -> ChildFiles:
     """
     found = {dtype for path in weights.glob("*.safetensors") for dtype in _dtypes(path)}
     written = found.pop() if len(found) == 1 else None
-    config = json.loads(_read(files["config.json"]))
+    config = json.loads(file_bytes(files["config.json"]))
     stated = [key for key in ("torch_dtype", "dtype") if config.get(key) not in (None, "auto", written)]
     if written is None or not stated:
         return files
@@ -190,16 +189,3 @@ def _generation_settings(config: Mapping[str, Any]) -> bytes:
 
     settings = GenerationConfig.from_model_config(dict(config)).to_diff_dict()
     return json.dumps(settings, indent=2).encode()
-
-
-def edited(source: Path | bytes, changes: Mapping[str, Any], removed: Collection[str] = ()) -> bytes:
-    """A JSON object with some keys changed or removed; the others, their order and the indentation stay."""
-    text = _read(source).decode()
-    value = {key: each for key, each in json.loads(text).items() if key not in removed} | dict(changes)
-    indent = re.search(r"^\{\r?\n([ \t]+)", text)
-    ending = "\n" if text.endswith("\n") else ""
-    return (json.dumps(value, indent=indent[1] if indent else None, ensure_ascii=text.isascii()) + ending).encode()
-
-
-def _read(source: Path | bytes) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()

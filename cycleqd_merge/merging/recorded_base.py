@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from cycleqd_merge.merging.adapter import Adapter
-from cycleqd_merge.merging.checkpoint import Checkpoint, read_json
+from cycleqd_merge.merging.checkpoint import Checkpoint
+from cycleqd_merge.merging.json_files import read_json
 
 _CACHED = re.compile(r"models--.+?--([^/]+)/snapshots/")
 

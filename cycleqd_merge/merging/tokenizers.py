@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from cycleqd_merge.config.recipe import ModelsConfig
-from cycleqd_merge.errors import ModelError, RecipeError, first_line
+from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.merging.family import Expert, ModelFamily
+from cycleqd_merge.merging.tokenizer_folders import open_tokenizer
 
-if TYPE_CHECKING:
-    from cycleqd_merge.merging.family import Expert, ModelFamily  # which opens tokenizers for `vocabulary: union`
-
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken", "*.spm")
 _UNLIMITED = 10**9  # a tokenizer without a limit reports 10^30
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a model folder contains a tokenizer."""
-    return any(path.is_file() for pattern in _VOCABULARIES for path in folder.glob(pattern))
 
 
 def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase:
@@ -29,29 +20,6 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> PreTrainedTokenizerBase
         ModelError: it cannot be loaded.
     """
     return open_tokenizer(folder, family.models)
-
-
-def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBase:
-    """As `load_tokenizer`, before there is a family.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
-    except Exception as error:  # tokenizers raises nothing more specific
-        if "trust_remote_code" in str(error) and not models.trust_remote_code:
-            raise ModelError(
-                f"{folder}: the tokenizer requires Python code that its repository contains; read that code, then "
-                "allow it with `models.trust_remote_code: true`"
-            ) from error
-        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
-    return tokenizer
-
-
-def id_bound(tokenizer: PreTrainedTokenizerBase) -> int:
-    """One more than the largest id of a token, added ones included; ids may have gaps."""
-    return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def family_tokenizer(family: ModelFamily) -> PreTrainedTokenizerBase:

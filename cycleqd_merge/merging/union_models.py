@@ -28,9 +28,9 @@ from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.merging.adapter import Adapter, LowRank
-from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, read_json
-from cycleqd_merge.merging.model_files import edited
-from cycleqd_merge.merging.tokenizers import has_tokenizer, open_tokenizer
+from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
+from cycleqd_merge.merging.json_files import edited, read_json
+from cycleqd_merge.merging.tokenizer_folders import has_tokenizer, open_tokenizer
 from cycleqd_merge.merging.vocabulary import Union, Vocabulary, base_rows, expert_rows, union_of
 
 _METHOD = "union/1"

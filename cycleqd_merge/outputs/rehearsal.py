@@ -26,7 +26,8 @@ from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.model_files import GENERATION, child_files, write_files
-from cycleqd_merge.merging.tokenizers import family_tokenizer, has_tokenizer
+from cycleqd_merge.merging.tokenizer_folders import has_tokenizer
+from cycleqd_merge.merging.tokenizers import family_tokenizer
 from cycleqd_merge.outputs.adapter import require_adapter_form
 from cycleqd_merge.run.elites import require_model_name
 from cycleqd_merge.strategies.factory import ordered_tasks
@@ -141,7 +142,7 @@ def _rehearse_configuration(family: ModelFamily, groups: Groups, setting: Evolut
 
 
 def _rehearse_merges(family: ModelFamily) -> None:
-    from cycleqd_merge.merging.mergekit_run import require_candidates  # mergekit's planner is slow to import
+    from cycleqd_merge.merging.mergekit_plan import require_candidates  # mergekit's planner is slow to import
 
     require_candidates(family)
 

@@ -23,8 +23,9 @@ from cycleqd_merge.merging.candidates import write_candidate
 from cycleqd_merge.merging.download import needed_files
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.json_files import edited
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.model_files import adapter_files, child_files, edited
+from cycleqd_merge.merging.model_files import adapter_files, child_files
 from tests.evaluation.conftest import genome_of
 from tests.models import edit_json, make_base, make_expert, make_recipe, make_tokenizer, open_recipe_family
 

@@ -1,0 +1,41 @@
+"""The tokenizer in a model's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.errors import ModelError, first_line
+
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken", "*.spm")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder contains a tokenizer."""
+    return any(path.is_file() for pattern in _VOCABULARIES for path in folder.glob(pattern))
+
+
+def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
+    except Exception as error:  # tokenizers raises nothing more specific
+        if "trust_remote_code" in str(error) and not models.trust_remote_code:
+            raise ModelError(
+                f"{folder}: the tokenizer requires Python code that its repository contains; read that code, then "
+                "allow it with `models.trust_remote_code: true`"
+            ) from error
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
+    return tokenizer
+
+
+def id_bound(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id of a token, added ones included; ids may have gaps."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
