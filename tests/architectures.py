@@ -182,7 +182,7 @@ _CONFIGURATION_CODE = """from transformers import LlamaConfig
 class MineConfig(LlamaConfig):
     model_type = "mine"
 """
-_MODELING_CODE = """from transformers import LlamaForCausalLM
+_MODELING_CODE = """from transformers import LlamaForCausalLM, LlamaModel
 
 from .configuration_mine import MineConfig
 from .sizes_mine import SIZE
@@ -191,6 +191,10 @@ from .sizes_mine import SIZE
 class MineForCausalLM(LlamaForCausalLM):
     config_class = MineConfig
     size = SIZE
+
+
+class MineModel(LlamaModel):
+    config_class = MineConfig
 """
 
 
@@ -230,8 +234,8 @@ def _write_code(folder: Path) -> None:
     (folder / "modeling_mine.py").write_text(_MODELING_CODE)
     (folder / "sizes_mine.py").write_text('SIZE = "tiny"\n')
     path = folder / "config.json"
-    code = {"AutoConfig": "configuration_mine.MineConfig"}
-    # vLLM reads the first
-    code |= dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "modeling_mine.MineForCausalLM")
+    classes = {"AutoModel": "MineModel", "AutoModelForCausalLM": "MineForCausalLM"}  # vLLM builds the first
+    code = {name: f"modeling_mine.{each}" for name, each in classes.items()}
+    code["AutoConfig"] = "configuration_mine.MineConfig"
     changes = {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": code}
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
