@@ -195,6 +195,10 @@ class MineModel(LlamaModel):
 class MineForCausalLM(LlamaForCausalLM):
     config_class = MineConfig
     size = SIZE
+
+
+class MineModel(LlamaModel):
+    config_class = MineConfig
 """
 
 

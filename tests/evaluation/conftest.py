@@ -40,6 +40,12 @@ collect_ignore = (
 )
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's engines start faster without processes of their own."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
 @dataclass(frozen=True)
 class Models:
     """A base with two experts, in folders that no test may write into."""

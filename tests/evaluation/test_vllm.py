@@ -50,7 +50,7 @@ CONFIG = VllmEngineConfig(
     options={"max_model_len": 64, "kv_cache_memory_bytes": 50_000_000, "enforce_eager": True, "dtype": "float32"},
     environment={"VLLM_LOGGING_LEVEL": "ERROR"},
 )
-CHILDREN = 10
+CHILDREN = 6
 FAMILIES = [
     pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("llama", "llama-tied", "qwen2", "qwen2-tied")
 ]

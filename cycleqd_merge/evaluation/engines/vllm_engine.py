@@ -29,6 +29,7 @@ from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampli
 _PROMPTS = 2**16  # number of prompts whose rendered text and tokens are cached
 _INSTEAD = "use `engine: {kind: transformers}`"
 _REHEARSED = "The quick brown fox jumps over it."  # the prompt that shows whether the exchange works
+_REHEARSED_TOKENS = 12  # its length at most, for engines with a short `max_model_len`
 _SAME = 0.1  # mean difference of log-probabilities; rounding makes less of it, a wrong weight much more
 _EXTENSION = "cycleqd_merge.evaluation.engines.vllm_extension.WorkerExtension"
 
@@ -134,7 +135,7 @@ class VllmEngine:
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        tokens = self._encode(_REHEARSED)
+        tokens = self._encode(_REHEARSED)[:_REHEARSED_TOKENS]
         output = self._llm.generate([{"prompt_token_ids": tokens}], params, use_tqdm=False)[0]
         return [output.prompt_logprobs[place][tokens[place]].logprob for place in range(1, len(tokens))]
 
