@@ -37,6 +37,8 @@ def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBas
     Raises:
         ModelError: it cannot be loaded.
     """
+    if not has_tokenizer(folder):
+        raise ModelError(f"{folder}: no tokenizer; add its files, such as tokenizer.json")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more specific
