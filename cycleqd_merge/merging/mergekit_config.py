@@ -41,7 +41,8 @@ def configuration_text(genome: Genome, materialiser: Materialiser, setting: Evol
     family = materialiser.family
     record = merge_configuration(genome, materialiser, setting)
     models = (record["base_model"], *(each["model"] for each in record["models"]))
-    width = None if all(isinstance(each, str) for each in models) else math.inf  # a path stays on one line
+    plain = all(isinstance(each, str) and each.isascii() for each in models)
+    width = None if plain else math.inf  # a path stays on one line
     return f"# {_command(genome, family)}\n{yaml.dump(record, Dumper=ConfigYamlDumper, width=width)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_published_recipe_names_no_path_of_this_machine(
 
     for text in (
         json.dumps([recipe.base]),
-        yaml.safe_dump([recipe.base]),
-        yaml.safe_dump([recipe.base], allow_unicode=True),
+        yaml.safe_dump([recipe.base], width=math.inf),
+        yaml.safe_dump([recipe.base], width=math.inf, allow_unicode=True),
     ):
         assert yaml.safe_load(without_paths(text, recipe)) == ["./models/base"]

@@ -34,7 +34,9 @@ from tests.models import (
 
 # vLLM is an extra that no other test needs: its tests are left out, not skipped, where it is not installed
 collect_ignore = (
-    [] if importlib.util.find_spec("vllm") else ["test_vllm.py", "test_vllm_union.py", "test_likelihood.py"]
+    []
+    if importlib.util.find_spec("vllm")
+    else ["test_vllm.py", "test_vllm_architectures.py", "test_vllm_union.py", "test_likelihood.py"]
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.config.engines import VllmEngineConfig
-from cycleqd_merge.errors import InfrastructureError, RecipeError
+from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
 from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.failures import EngineLost
@@ -23,12 +23,17 @@ DEAD = RuntimeError("Engine core initialization failed. See root cause above. Fa
 
 
 class StubVllm:
-    """A stand-in for vLLM. start, rpc: the errors of the next starts and calls, in order; None for none."""
+    """A stand-in for vLLM. start, rpc: the errors of the next starts and calls, in order; None for none.
+
+    unused: tensors that a rehearsal leaves out. drift: difference of log-probabilities from one answer to the next.
+    """
 
     def __init__(self) -> None:
         self.start: list[Exception | None] = []
         self.rpc: dict[str, list[Exception | None]] = {}
         self.running = 0
+        self.unused: list[str] = []
+        self.drift = self.logprob = 0.0
 
     def llm(self, **_: Any) -> Any:
         """As `vllm.LLM`."""
@@ -36,11 +41,22 @@ class StubVllm:
         self.running += 1
         config = SimpleNamespace(try_get_generation_config=lambda: {"eos_token_id": 2})
         engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=self._stop), model_config=config)
-        return SimpleNamespace(llm_engine=engine, collective_rpc=self._call)
+        return SimpleNamespace(
+            llm_engine=engine,
+            collective_rpc=self._call,
+            generate=self._generate,
+            reset_prefix_cache=lambda: self._call("reset_prefix_cache"),
+        )
 
-    def _call(self, name: str, args: Any) -> list[None]:
+    def _call(self, name: str, args: Any = ()) -> list[Any]:
         self._fail(self.rpc.get(name, []))
-        return [None]
+        return [self.unused if name == "cycleqd_rehearse" else None]
+
+    def _generate(self, prompts: list[dict[str, list[int]]], params: Any, use_tqdm: bool) -> list[Any]:
+        self._fail(self.rpc.get("generate", []))
+        self.logprob -= self.drift
+        tokens = prompts[0]["prompt_token_ids"]
+        return [SimpleNamespace(prompt_logprobs=[{token: SimpleNamespace(logprob=self.logprob)} for token in tokens])]
 
     def _stop(self) -> None:
         self.running -= 1
@@ -54,7 +70,8 @@ class StubVllm:
 def vllm(monkeypatch: pytest.MonkeyPatch) -> StubVllm:
     stub = StubVllm()
     monkeypatch.setattr(vllm_compat, "gpu_memory", lambda: None)
-    modules = {"vllm": {"LLM": stub.llm}, "vllm.exceptions": {}}
+    monkeypatch.setattr(vllm_compat, "unsupported", lambda llm: None)
+    modules = {"vllm": {"LLM": stub.llm, "SamplingParams": SimpleNamespace}, "vllm.exceptions": {}}
     for name, contents in modules.items():
         module = ModuleType(name)
         vars(module).update(contents)
@@ -76,11 +93,46 @@ def test_an_engine_that_does_not_start_is_a_failure_of_the_infrastructure(vllm: 
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no room"), ValueError("no room"), OSError("no room")])
-def test_an_engine_whose_models_cannot_be_opened_is_closed(vllm: StubVllm, models: Models, error: Exception) -> None:
-    vllm.rpc = {"cycleqd_open": [error]}
+@pytest.mark.parametrize("call", ["cycleqd_open", "generate", "cycleqd_rehearse", "reset_prefix_cache"])
+def test_an_engine_whose_models_cannot_be_opened_is_closed(
+    vllm: StubVllm, models: Models, call: str, error: Exception
+) -> None:
+    vllm.rpc = {call: [error]}
     with pytest.raises(EngineLost, match="engine vllm: cannot be started: no room"):
         VllmEngine(CONFIG, models.materialiser)
     assert vllm.running == 0
+
+
+def test_an_engine_that_cannot_run_the_model_is_closed(
+    vllm: StubVllm, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_compat, "unsupported", lambda llm: "no kernel")
+    with pytest.raises(ModelError, match=r"^engine vllm: no kernel; use `engine: \{kind: transformers\}`$"):
+        VllmEngine(CONFIG, models.materialiser)
+    assert vllm.running == 0
+
+
+@pytest.mark.parametrize(
+    ("unused", "drift", "expected"),
+    [
+        (["b.bias"], 0.0, "vLLM's LlamaForCausalLM does not use tensor b.bias; use"),
+        (["b.bias", "a.bias"], 0.0, r"does not use tensor a.bias \(and 1 more\); use"),
+        ([], 1.0, "cannot exchange the weights of LlamaForCausalLM: it answers differently"),
+        ([], float("nan"), "it answers differently"),
+    ],
+)
+def test_an_engine_that_fails_the_rehearsal_is_closed(
+    vllm: StubVllm, models: Models, unused: list[str], drift: float, expected: str
+) -> None:
+    vllm.unused, vllm.drift = unused, drift
+    with pytest.raises(ModelError, match=f"^engine vllm: .*{expected}"):
+        VllmEngine(CONFIG, models.materialiser)
+    assert vllm.running == 0
+
+
+def test_an_engine_that_rounds_differently_is_used(vllm: StubVllm, models: Models) -> None:
+    vllm.drift = 0.01
+    VllmEngine(CONFIG, models.materialiser).close()
 
 
 @pytest.mark.parametrize("restart", ["start", "open"])

@@ -54,7 +54,14 @@ def start_of(recipe: Recipe, in_flight: int) -> Event:
         "base": "0123",
         "experts": {name: f"{name}-digest" for name in recipe.experts},
         "tasks": {
-            task_name(use): {"expert": use.expert, "role": use.role, "rows": {"search": 240, "confirm": 0}}
+            task_name(use): {
+                "expert": use.expert,
+                "role": use.role,
+                "rows": {"search": 240, "confirm": 0},
+                "search": "0123",
+                "confirm": "4567",
+                "heldout": "89ab",
+            }
             for use in ordered_tasks(recipe)
         },
         "strategy": recipe.strategy.model_dump(mode="json"),
