@@ -188,10 +188,6 @@ from .configuration_mine import MineConfig
 from .sizes_mine import SIZE
 
 
-class MineModel(LlamaModel):
-    config_class = MineConfig
-
-
 class MineForCausalLM(LlamaForCausalLM):
     config_class = MineConfig
     size = SIZE

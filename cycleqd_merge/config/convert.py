@@ -38,6 +38,15 @@ _LEFT_OUT: dict[str, dict[str, tuple[Any, str]]] = {  # settings without a count
         "random_init": (False, "the search starts from the experts"),
     },
 }
+_KINDS: dict[str, tuple[Any, str]] = {
+    "layer_granularity": (int, "a whole number"),
+    "filters": (list, "a list of texts"),
+    "limit": (int | float, "a number"),
+    "num_fewshot": (int, "a whole number"),
+    "apply_chat_template": (bool, "true or false"),
+    "fewshot_as_multiturn": (bool, "true or false"),
+}
+"""The kinds of values of settings that are carried over."""
 _LEAST_LIMIT = 2  # half of the documents are held out
 _KEYS = {
     "": {"genome", "tasks", "limit", "num_fewshot", "apply_chat_template", "fewshot_as_multiturn", *_LEFT_OUT[""]},
@@ -71,6 +80,7 @@ def convert_genome(path: Path) -> Converted:
     if genome.get("base_model") is None:
         raise RecipeError(f"{path}: genome.base_model is missing; task vectors require a base model")
     base = _reference(genome["base_model"], f"{path}: genome.base_model")
+    _require_kinds(data, genome, path)
     models = [_reference(model, f"{path}: genome.models") for model in genome["models"]]
     experts = list(dict.fromkeys(model for model in models if model != base))
     if len(experts) < 2:
@@ -86,6 +96,19 @@ def convert_genome(path: Path) -> Converted:
         "output": f"runs/{path.stem}",
     }
     return Converted(recipe, tuple(_notes(data, genome, base in models)))
+
+
+def _require_kinds(data: Mapping[str, Any], genome: Mapping[str, Any], path: Path) -> None:
+    """Check the settings that are carried over and are not text.
+
+    Raises:
+        RecipeError: one has a value of a different kind.
+    """
+    for section, place in (("genome.", genome), ("", data)):
+        for key, (kind, expected) in _KINDS.items():
+            value = place.get(key)
+            if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+                raise RecipeError(f"{path}: {section}{key}: expected {expected}; found {value!r}")
 
 
 def _reference(value: Any, where: str) -> str:

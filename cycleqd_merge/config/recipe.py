@@ -31,7 +31,7 @@ from cycleqd_merge.config.strategies import (
 )
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import KeyProblem, suggestion
-from cycleqd_merge.config.values import ModelReference, Name, StrictConfig, Unit, require_name
+from cycleqd_merge.config.values import EndToken, ModelReference, Name, StrictConfig, Unit, require_name
 
 
 def _task_form(value: Any) -> str:
@@ -87,7 +87,7 @@ class ModelsConfig(StrictConfig):
     (`base`), or give merged models all of them (`union`)."""
     chat_template: str | None = None
     """The chat template to use if those of the models differ: `base`, the name of an expert, or a file."""
-    end_tokens: list[int | str] | None = Field(None, min_length=1)
+    end_tokens: list[EndToken] | None = Field(None, min_length=1)
     """The tokens that end an answer, or their ids; by default those of the base, of the model whose chat template is
     used, and of that template."""
     trust_remote_code: bool = False

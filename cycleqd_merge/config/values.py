@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     WithJsonSchema,
@@ -23,7 +24,7 @@ def require_name(value: str) -> str:
 
 
 def _model_reference(value: str) -> str:
-    if not value.strip():
+    if not value.strip() or re.match(r"\w+://", value):
         raise ValueError(REFERENCE_FORM)
     return value
 
@@ -32,6 +33,16 @@ REFERENCE_FORM = "write a model as a Hub id or a path, with `@revision` and `+ad
 
 ModelReference = Annotated[str, AfterValidator(_model_reference)]
 """A model in mergekit's syntax: Hub id or local path, `@revision`, `base+adapter`; see `model_names`."""
+
+
+def _end_token(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):  # True would be the id 1
+        raise ValueError("write a token such as '</s>', or its id")
+    return value
+
+
+EndToken = Annotated[int | str, BeforeValidator(_end_token)]
+"""A token of the children's tokenizer, or its id."""
 
 
 Name = Annotated[str, AfterValidator(require_name), WithJsonSchema({"type": "string", "pattern": _NAME})]

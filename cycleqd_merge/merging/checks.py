@@ -33,10 +33,12 @@ def check_family(family: ModelFamily) -> Problems:
     """Run all checks on a family; every error names the model, the tensor and both values."""
     problems = Problems()
     _check_module(family.base, problems)
+    placed = not problems.errors
     for expert in family.experts:
         if isinstance(expert.weights, Checkpoint):
             _check_configuration(family.base, expert.weights, expert.name, problems)
-            _check_names(family, expert.weights, expert.name, problems)
+            if placed and _check_readable(expert.weights, problems):
+                _check_names(family, expert.weights, expert.name, problems)
         else:
             try:
                 errors, notices = check_adapter(family, expert.weights)
@@ -88,6 +90,17 @@ def _check_configuration(base: Checkpoint, expert: Checkpoint, name: str, proble
         return
     for difference in config_differences(base.config, expert.config):
         (problems.errors if difference.error else problems.notices).append(difference.line(name))
+
+
+def _check_readable(expert: Checkpoint, problems: Problems) -> bool:
+    """Check that every tensor of an expert can be read; the scales of quantised ones would be reported as unknown."""
+    try:
+        for name in expert.names:
+            expert.read(name)
+    except ModelError as error:
+        problems.errors.append(str(error))
+        return False
+    return True
 
 
 def _check_names(family: ModelFamily, expert: Checkpoint, name: str, problems: Problems) -> None:

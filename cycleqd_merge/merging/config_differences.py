@@ -45,6 +45,7 @@ _SAME_ACTIVATION = 1e-5
 _LEGACY = re.compile(r"^rope_parameters\.(.*\.)?type$")
 """transformers keeps the old key next to `rope_type`."""
 _ABSENT = object()
+_NOT_SET = "not set"
 
 _NULL_MEANS: Mapping[str, Callable[[PretrainedConfig], Any]] = {
     "head_dim": lambda config: config.hidden_size // config.num_attention_heads,
@@ -68,7 +69,8 @@ class ConfigDifference:
 
     def line(self, expert: str) -> str:
         """The error or notice about the expert of this name."""
-        values = f"expert {expert}: config.json: {self.key} is {self.expert}; the base has {self.base}"
+        ours = "it is not set in the base" if self.base == _NOT_SET else f"the base has {self.base}"
+        values = f"expert {expert}: config.json: {self.key} is {self.expert}; {ours}"
         if self.error:
             return f"{values}, with which the expert's weights compute something else; choose a different expert"
         return f"{values}; the child uses the base's value"
@@ -173,6 +175,6 @@ def _first_difference(one: Any, other: Any) -> tuple[str, tuple[Any, Any]]:
 
 def _shown(value: Any) -> str:
     if value is _ABSENT:
-        return "not set"
+        return _NOT_SET
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

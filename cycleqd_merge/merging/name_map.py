@@ -225,6 +225,12 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
     ignored = left_out(model, {name: tensors[name] for name in unknown})
     homeless = [name for name in unknown if tensors[name].dtype.is_floating_point and name not in ignored]
     if homeless:
+        prefix = _wrong_prefix(homeless, lambda name: renamed(name)[0] in resident)
+        if prefix is not None:
+            raise ModelError(
+                f"base: its tensor names begin with {prefix!r}, so transformers does not load them; rename the tensors "
+                "without it, and those of experts with the same names"
+            )
         raise ModelError(
             f"base: tensor {homeless[0]} is not in transformers' {kind}{_more(homeless)}; remove it from base and "
             "experts, or use a version of transformers that has it"
@@ -234,6 +240,14 @@ def build_name_map(model: PreTrainedModel, tensors: Mapping[str, Stored]) -> Nam
     sizes = {name: tuple(tensor.shape) for name, tensor in resident.items()}
     transposed = frozenset(name for name, module in model.named_modules() if getattr(module, "is_transposed", False))
     return NameMap(places, sizes, transposed, lambda name: renamed(name)[0])
+
+
+def _wrong_prefix(names: Sequence[str], known: Callable[[str], bool]) -> str | None:
+    """What all these names have in front of a name that is known, such as `module.`; None if there is no such text."""
+    parts = names[0].split(".")
+    prefixes = (".".join(parts[:count]) + "." for count in range(1, len(parts)))
+    found = (each for each in prefixes if all(name.startswith(each) for name in names))
+    return next((each for each in found if all(known(name.removeprefix(each)) for name in names)), None)
 
 
 def renaming(model: PreTrainedModel) -> tuple[Callable[[str], tuple[str, str | None]], list[WeightConverter]]:

@@ -32,6 +32,8 @@ def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBas
                 f"{folder}: the tokenizer requires Python code that its repository contains; read that code, then "
                 "allow it with `models.trust_remote_code: true`"
             ) from error
+        if not has_tokenizer(folder):
+            raise ModelError(f"{folder}: no tokenizer; add its files, such as tokenizer.json") from error
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
 

@@ -135,9 +135,10 @@ class Plan:
         return values
 
     def attempt(self, step: Callable[..., _Returned], *arguments: Any) -> _Returned | None:
-        """Call a step; its UserError becomes errors, one per line."""
+        """Call a step; its UserError becomes errors, one per line, unless an earlier step has reported it."""
         try:
             return step(*arguments)
         except UserError as error:
-            self.errors.append(str(error))
+            if str(error) not in self.errors:
+                self.errors.append(str(error))
             return None

@@ -119,6 +119,15 @@ def test_a_method_unknown_to_mergekit_evolve_is_noted(tmp_path: Path) -> None:
         (PLAIN.replace("some/coder, ", ""), "at least 2 models besides the base are required; found 1"),
         (PLAIN.replace("some/coder", "7"), "genome.models: 7 is not a model"),
         (PLAIN.replace("coding, ", ""), "tasks: at least 2 are required, one archive each; found 1"),
+        (PLAIN.replace("limit: 100", "limit: many"), "limit: expected a number; found 'many'"),
+        (
+            PLAIN.replace("granularity: 8", "granularity: many"),
+            "genome.layer_granularity: expected a whole number; found 'many'",
+        ),
+        (
+            FILTERED.replace("[self_attn.q_proj, mlp]", "self_attn"),
+            "genome.filters: expected a list of texts; found 'self_attn'",
+        ),
         (PLAIN.replace("tasks: [coding, mathematics]", ""), "tasks: expected a list of names"),
         (PLAIN.replace("[coding, ", "[{weight: 1}, "), "tasks: expected a list of names"),
     ],

@@ -104,6 +104,19 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         # wrong types
         (in_evolution("generations: many"), "12: evolution.generations: expected a whole number; found 'many'"),
         (in_evolution("generations: 1.5"), "12: evolution.generations: expected a whole number; found 1.5"),
+        (
+            f"{NAMED}models: {{end_tokens: [true]}}\n",
+            "11: models.end_tokens.0: write a token such as '</s>', or its id; found true",
+        ),
+        (
+            f"{NAMED}models: {{end_tokens: [1.5]}}\n",
+            "11: models.end_tokens.0: write a token such as '</s>', or its id; found 1.5",
+        ),
+        (
+            replaced(NAMED, "base: ", "base: https://huggingface.co/"),
+            "1: base: write a model as a Hub id or a path, with `@revision` and `+adapter` where needed; "
+            "found 'https://huggingface.co/org/base'",
+        ),
         (in_evolution("sigma: [1]"), "12: evolution.sigma: expected a number; found [1]"),
         (
             in_evolution("mutation: {signed: maybe}"),

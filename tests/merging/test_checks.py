@@ -17,7 +17,7 @@ from cycleqd_merge.merging.checks import Problems, check_family, require_mergeab
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import family_tokenizer, load_tokenizer
 from tests.merging.conftest import Trio
 from tests.models import (
     CHAT_TEMPLATE,
@@ -197,6 +197,14 @@ def test_expert_without_a_tokenizer_is_reported(llama: Trio, tmp_path: Path) -> 
     expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
     (expert / "tokenizer.json").unlink()
     assert check(tmp_path, llama.base, expert) == Problems([], ["expert tuned: has no tokenizer; the base's is used"])
+
+
+def test_base_without_a_tokenizer_is_refused(llama: Trio, tmp_path: Path) -> None:
+    base = make_expert(llama.base, tmp_path / "base", seed=1)
+    (base / "tokenizer.json").unlink()
+    family = open_recipe_family(make_recipe(tmp_path, base, {"one": llama.experts[0], "two": llama.experts[1]}))
+    with pytest.raises(UserError, match=f"^{base}: no tokenizer; add its files, such as tokenizer.json$"):
+        load_tokenizer(base, family)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"added_tokens": []}'])

@@ -229,6 +229,10 @@ def test_key_that_only_one_of_two_classes_has_is_a_notice() -> None:
         ("shift", "1.0", "not set", False),
         ("scale", "not set", "2.0", False),
     ]
+    assert [each.line("one").partition("config.json: ")[2] for each in found] == [
+        "shift is not set; the base has 1.0; the child uses the base's value",
+        "scale is 2.0; it is not set in the base; the child uses the base's value",
+    ]
 
 
 def test_differences_are_in_the_family_s_problems(tmp_path: Path) -> None:

@@ -327,6 +327,11 @@ REFUSED: dict[str, tuple[Callable[[State], State], list[Any], str]] = {
         [],
         r"tensor model.layers.0.ln_1.weight is not in transformers' LlamaForCausalLM \(and 1 more\); remove it",
     ),
+    "names with a prefix": (
+        lambda tensors: {f"_orig_mod.module.{name}": tensor for name, tensor in tensors.items()},
+        [],
+        "its tensor names begin with '_orig_mod.module.', so transformers does not load them; rename the tensors",
+    ),
     "a tensor missing": (
         lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "model.norm.weight"},
         [],

@@ -44,6 +44,14 @@ def test_a_packed_weight_is_refused(
     )
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_scales_of_a_packed_weight_do_not_hide_it(models: tuple[Path, Path, Path], tmp_path: Path, place: int) -> None:
+    tensors = read_tensors(models[place])
+    tensors |= {NAME: tensors[NAME].to(torch.float8_e4m3fn), f"{NAME}_scale_inv": torch.ones(1, 1)}
+    write_tensors(models[place], tensors)
+    assert f"{NAME} is stored as float8_e4m3fn" in error_of(tmp_path, models)
+
+
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.mask", "model.layers.0.steps"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64], ids=str)
 def test_integers_that_are_no_weights_are_kept(
