@@ -37,8 +37,6 @@ def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBas
     Raises:
         ModelError: it cannot be loaded.
     """
-    if not has_tokenizer(folder):
-        raise ModelError(f"{folder}: no tokenizer; add its files, such as tokenizer.json")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more specific
@@ -47,6 +45,8 @@ def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBas
                 f"{folder}: the tokenizer requires Python code that its repository contains; read that code, then "
                 "allow it with `models.trust_remote_code: true`"
             ) from error
+        if not has_tokenizer(folder):  # some have no files
+            raise ModelError(f"{folder}: no tokenizer; add its files, such as tokenizer.json") from error
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
 
