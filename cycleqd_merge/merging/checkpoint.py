@@ -241,6 +241,8 @@ class Checkpoint:
     def _described(self) -> Mapping[str, WeightInfo]:
         """mergekit's description of each tensor, by all of its names; some of its architectures list buffers too."""
         found: dict[str, WeightInfo] = {}
+        if arch_info_for_config(self.config) is None:
+            _ = self.empty_model  # if it cannot be built, mergekit would log tracebacks
         for info in _architecture(self.path, self.config, self._trust_remote_code):
             found |= dict.fromkeys((info.name, *(info.aliases or ())), info)
         if all(info.vocabulary_axis is None for info in found.values()):  # mergekit cannot build the model

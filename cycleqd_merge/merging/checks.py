@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.merging.adapter import LowRank
@@ -17,6 +18,7 @@ from cycleqd_merge.merging.family import Expert, ModelFamily, fit_vocabulary
 from cycleqd_merge.merging.recorded_base import other_base
 from cycleqd_merge.merging.tokenizer_folders import has_tokenizer, id_bound
 from cycleqd_merge.merging.tokenizers import load_tokenizer
+from cycleqd_merge.merging.vocabulary import Vocabulary, is_joinable
 
 _LISTED = 4  # tensors that are reported one by one
 
@@ -150,6 +152,7 @@ def _check_values(family: ModelFamily, problems: Problems) -> None:
     """One pass over all tensors: shapes, dtypes, finite values, and task vectors that are not all zero."""
     differs = [False] * len(family.experts)
     cast: dict[tuple[str, str, str], int] = {}
+    unmerged: dict[str, list[str]] = {}
     for weight in family.weights:
         base = family.base_tensor(weight)
         if not _finite(base):
@@ -166,14 +169,18 @@ def _check_values(family: ModelFamily, problems: Problems) -> None:
             try:
                 vector = family.task_vector(number, weight, base)
             except UserError as error:
-                problems.errors.append(f"expert {expert.name}: {error}")
+                unmerged.setdefault(expert.name, []).append(str(error))
                 continue
             if vector is None:
                 continue
             parts = (vector.left, vector.right) if isinstance(vector, LowRank) else (vector,)
             if not all(_finite(part) for part in parts):
                 problems.errors.append(f"expert {expert.name}: tensor {weight.name} contains NaN or infinite values")
-            differs[number] |= all(bool(torch.count_nonzero(part)) for part in parts)
+            scaled = not isinstance(vector, LowRank) or vector.scale != 0
+            differs[number] |= scaled and all(bool(torch.count_nonzero(part)) for part in parts)
+    for name, errors in unmerged.items():
+        more = f" (the first of {len(errors)} tensors with an error)" if len(errors) > 1 else ""
+        problems.errors.append(f"expert {name}: {errors[0]}{more}")
     problems.notices.extend(
         f"expert {name}: {count} tensors are cast from {theirs} to the base's {ours}"
         for (name, theirs, ours), count in cast.items()
@@ -258,9 +265,22 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
     if vocabulary != other:
         different = sorted(vocabulary.items() ^ other.items(), key=lambda item: (item[1], item[0]))
         token = different[0][0]
-        added = vocabulary.items() <= other.items()
-        hint = "; `models.vocabulary: union` keeps added tokens, `base` drops them" if added else ""
+        hint = {
+            (True, True): "; `models.vocabulary: union` keeps added tokens, `base` drops them",
+            (True, False): "; `models.vocabulary: union` keeps added tokens",
+            (False, True): "; `models.vocabulary: base` drops added tokens",
+            (False, False): "",
+        }[_is_joinable(ours, theirs), vocabulary.items() <= other.items()]
         problems.errors.append(
             f"expert {expert.name}: its tokenizer differs in {len({token for token, _ in different})} tokens; "
             f"first {token!r}: id {other.get(token)}, in the base {vocabulary.get(token)}{hint}"
         )
+
+
+def _is_joinable(base: PreTrainedTokenizerBase, expert: PreTrainedTokenizerBase) -> bool:
+    """Whether `models.vocabulary: union` accepts an expert's tokenizer."""
+    ours, theirs = (
+        Vocabulary("", each.get_vocab(), {str(token): {} for token in each.added_tokens_decoder.values()}, rows=0)
+        for each in (base, expert)
+    )
+    return is_joinable(ours, theirs)

@@ -153,6 +153,11 @@ def union_of(base: Vocabulary, experts: Sequence[Vocabulary]) -> Union:
     return Union(tokens, rows, base.rows, sources, (*_notices(experts, tokens, base.rows, rows), *notices))
 
 
+def is_joinable(base: Vocabulary, expert: Vocabulary) -> bool:
+    """Whether `union_of` accepts an expert's tokenizer: it differs from the base's in added tokens only."""
+    return not any(_differences(base, expert))
+
+
 def _free(wanted: int, used: Set[int]) -> int:
     """The id that a token wants, or the lowest free one if another token has it."""
     return wanted if wanted not in used else next(n for n in range(len(used) + 1) if n not in used)

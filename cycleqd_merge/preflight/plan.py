@@ -148,7 +148,7 @@ def _check_models(recipe: Recipe, found: Plan) -> ModelFamily | None:
         family = found.attempt(united, family) or family
     problems = found.attempt(check_family, family)
     if problems is not None:
-        found.errors.extend(problems.errors)
+        found.errors.extend(error for error in problems.errors if error not in found.errors)
         found.notices.extend(problems.notices)
     return family
 

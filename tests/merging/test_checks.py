@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.tokenizers import family_tokenizer, load_tokenizer
+from tests.architectures import make_architecture
 from tests.merging.conftest import Trio
 from tests.models import (
     CHAT_TEMPLATE,
@@ -88,6 +90,16 @@ def test_other_architecture_is_refused(llama: Trio, tmp_path: Path) -> None:
     assert findings.errors[0] == ("expert tuned: architecture ['Qwen2ForCausalLM'], the base has ['LlamaForCausalLM']")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_broken_code_is_refused_without_a_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = make_architecture("custom_code", tmp_path / "base")
+    (base / "modeling_mine.py").write_text("raise ValueError('broken')")
+    expert = make_expert(base, tmp_path / "tuned", seed=1)
+    with pytest.raises(UserError, match=f"^model {base}: transformers cannot build it: broken$"):
+        require_mergeable(family_of(tmp_path, base, expert, models={"trust_remote_code": True}))
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_missing_tensor_is_refused(llama: Trio, tmp_path: Path) -> None:
     expert = edited(llama.base, tmp_path / "tuned", lambda tensors: tensors.pop(QUERY))
     assert check(tmp_path, llama.base, expert).errors == [f"expert tuned: tensor {QUERY} is missing; the base has it"]
@@ -109,6 +121,17 @@ def test_added_vocabulary_is_refused_by_default(llama: Trio, tmp_path: Path) -> 
     expert = grown(llama.base, tmp_path / "tuned", rows=3)
     assert check(tmp_path, llama.base, expert).errors == [
         "expert tuned: its tokenizer differs in 3 tokens; first '<added0>': id 100, in the base None; "
+        "`models.vocabulary: base` drops added tokens"
+    ]
+
+
+def test_added_tokens_that_can_be_joined_are_refused_with_both_ways(llama: Trio, tmp_path: Path) -> None:
+    expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<turn>"], special_tokens=True)
+    tokenizer.save_pretrained(expert)
+    assert check(tmp_path, llama.base, expert).errors == [
+        "expert tuned: its tokenizer differs in 1 tokens; first '<turn>': id 100, in the base None; "
         "`models.vocabulary: union` keeps added tokens, `base` drops them"
     ]
 
@@ -164,8 +187,9 @@ def test_expert_that_is_the_base_itself_is_refused(llama: Trio, tmp_path: Path) 
     ]
 
 
-def test_untrained_adapter_is_refused(llama: Trio, tmp_path: Path) -> None:
-    adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, scale=0.0)
+@pytest.mark.parametrize("options", [{"scale": 0.0}, {"lora_alpha": 0}])
+def test_adapter_that_changes_nothing_is_refused(llama: Trio, tmp_path: Path, options: dict[str, Any]) -> None:
+    adapter = make_adapter(llama.base, tmp_path / "tuned", seed=1, **options)
     assert check(tmp_path, llama.base, on_base(llama.base, adapter)).errors == [
         "expert tuned: its task vector is zero, so it is the base model itself; choose a different expert"
     ]
@@ -191,6 +215,21 @@ def test_other_token_ids_are_refused(llama: Trio, tmp_path: Path) -> None:
     assert check(tmp_path, llama.base, expert).errors == [
         "expert tuned: its tokenizer differs in 2 tokens; first 'a': id 71, in the base 70"
     ]
+
+
+def test_a_renamed_reserved_token_is_refused_with_what_keeps_it(llama: Trio, tmp_path: Path) -> None:
+    expert = make_expert(llama.base, tmp_path / "tuned", seed=1)
+    tokenizer = json.loads((expert / "tokenizer.json").read_text())
+    number = tokenizer["model"]["vocab"].pop("~")
+    tokenizer["model"]["vocab"]["<turn>"] = number
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"].append({"id": number, "content": "<turn>", "special": True, **flags})
+    (expert / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for vocabulary in ("strict", "base"):
+        assert check(tmp_path, llama.base, expert, models={"vocabulary": vocabulary}).errors == [
+            "expert tuned: its tokenizer differs in 2 tokens; first '<turn>': id 99, in the base None; "
+            "`models.vocabulary: union` keeps added tokens"
+        ]
 
 
 def test_expert_without_a_tokenizer_is_reported(llama: Trio, tmp_path: Path) -> None:
@@ -266,7 +305,10 @@ def test_adapter_of_other_shape_is_refused(llama: Trio, tmp_path: Path) -> None:
     weights = adapter / "adapter_model.safetensors"
     save_file({key: torch.cat([tensor, tensor], dim=-1) for key, tensor in load_file(weights).items()}, weights)
     faults = check(tmp_path, llama.base, on_base(llama.base, adapter)).errors
-    assert faults[0] == f"expert tuned: adapter {adapter}: {QUERY} has shape (32, 64); the base has (32, 32)"
+    assert faults == [
+        f"expert tuned: adapter {adapter}: {QUERY} has shape (32, 64); the base has (32, 32) "
+        "(the first of 2 tensors with an error)"
+    ]
 
 
 def test_adapter_with_nan_is_refused(llama: Trio, tmp_path: Path) -> None:
