@@ -44,6 +44,9 @@ def nearest(path: Path) -> str:
     return f"; {missing.parent} contains {f'the folders {listed}' if folders else 'no folders'}"
 
 
+_POINTER = b"version https://git-lfs"
+
+
 def require_full_model(folder: Path, label: str) -> None:
     """Check that a folder has a configuration and the weights of a full model.
 
@@ -60,6 +63,17 @@ def require_full_model(folder: Path, label: str) -> None:
     missing += [] if weights else ["weights (*.safetensors)"]
     if missing:
         raise ModelError(f"{label}: no {' and no '.join(missing)} in {folder}; download or save the model again")
+    pointer = next((path for path in weights if _is_pointer(path)), None)
+    if pointer is not None:
+        raise ModelError(f"{label}: {pointer.name} is a pointer of Git LFS, not the weights; run `git lfs pull` in it")
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a file is what `git clone` leaves in place of a large file without Git LFS."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def _on(folder: Path) -> str:

@@ -205,6 +205,15 @@ def test_missing_files_are_named(plain: Path, tmp_path: Path, files: list[str], 
     assert str(raised.value) == f"model {model}: {message.replace('@', str(model))}"
 
 
+def test_pointers_of_git_lfs_are_named(plain: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(plain / "one", tmp_path / "model"))
+    (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(UserError) as raised:
+        family_in(tmp_path, plain / "base", model, plain / "two")
+    what = "model.safetensors is a pointer of Git LFS, not the weights; run `git lfs pull` in it"
+    assert str(raised.value) == f"model {model}: {what}"
+
+
 @pytest.mark.parametrize(
     ("recorded", "config", "different"),
     [
