@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 
 from cycleqd_merge.errors import InfrastructureError, ModelError
 from cycleqd_merge.files import write_failure
-from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
-from cycleqd_merge.merging.mergekit_references import reference_value
+from cycleqd_merge.merging.mergekit_references import model_reference, reference_value
 from cycleqd_merge.merging.name_map import Part
 
 
@@ -51,11 +51,13 @@ def require_candidates(family: ModelFamily) -> None:
 
 def _plain_plan(family: ModelFamily) -> dict[str, SaveTensor]:
     """mergekit's tasks for the sum of the family's task vectors; adapters have the base's tensors."""
-    full = [expert.reference for expert in family.experts if expert.reference.lora is None] or [family.base.reference]
+    full = [expert.weights.path for expert in family.experts if isinstance(expert.weights, Checkpoint)]
+    # by their folders: mergekit would look for ids on the Hub again
+    base, *others = (reference_value(model_reference(str(path))) for path in (family.base.path, *full))
     record = {
         "merge_method": "task_arithmetic",
-        "base_model": reference_value(family.base.reference),
-        "models": [{"model": reference_value(each), "parameters": {"weight": 1.0}} for each in full],
+        "base_model": base,
+        "models": [{"model": each, "parameters": {"weight": 1.0}} for each in others or [base]],
         "dtype": "float32",
     }
     trust = family.models.trust_remote_code

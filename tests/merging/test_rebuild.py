@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.evolution.genome import Genome, Mutation, level_genome
 from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.checkpoint import Checkpoint
+from cycleqd_merge.merging.family import Expert, ModelFamily
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.mergekit_config import OWN_COMMAND, configuration_text
+from cycleqd_merge.merging.mergekit_config import OWN_COMMAND, configuration_text, why_not_rebuilt
+from cycleqd_merge.merging.mergekit_references import model_reference
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND, rebuild_command
+from tests.architectures import make_architecture
 from tests.merging.test_mergekit import stock
 from tests.models import VOCABULARY, make_expert, make_recipe, make_tokenizer, open_recipe_family
 
@@ -108,3 +114,19 @@ def test_the_command_is_offered_where_stock_mergekit_rebuilds_the_model(name: st
     assert text.startswith("# mergekit-yaml mergekit_config.yml OUT\n" if same else f"# {NO_COMMAND}its description")
     assert (rebuild_command(text) is None, rebuild_command(own) is None) == (not same, not same)
     assert own.startswith(f"# {OWN_COMMAND}\n" if same else f"# {NO_COMMAND}its description")
+
+
+def test_models_from_the_hub_are_planned_from_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_architecture("llama", tmp_path / "base")
+    folders = {"base": base, **{name: make_expert(base, tmp_path / name, seed) for seed, name in enumerate("ab")}}
+    settings = ModelsConfig()
+    models = {name: Checkpoint(model_reference(f"me/{name}"), settings, folder) for name, folder in folders.items()}
+    experts = tuple(Expert(name, models[name].reference, models[name]) for name in "ab")
+    family = ModelFamily(models["base"], experts, settings)
+
+    def reach(*_: object, **__: object) -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", reach)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", reach)
+    assert why_not_rebuilt(family) is None
