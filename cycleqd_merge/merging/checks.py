@@ -264,7 +264,7 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
         other = {token: number for token, number in other.items() if number < id_bound(ours)}
     if vocabulary != other:
         different = sorted(vocabulary.items() ^ other.items(), key=lambda item: (item[1], item[0]))
-        token = different[0][0]
+        token, count = different[0][0], len({token for token, _ in different})
         hint = {
             (True, True): "; `models.vocabulary: union` keeps added tokens, `base` drops them",
             (True, False): "; `models.vocabulary: union` keeps added tokens",
@@ -272,7 +272,7 @@ def _check_tokenizer(family: ModelFamily, expert: Expert, problems: Problems) ->
             (False, False): "",
         }[_is_joinable(ours, theirs), vocabulary.items() <= other.items()]
         problems.errors.append(
-            f"expert {expert.name}: its tokenizer differs in {len({token for token, _ in different})} tokens; "
+            f"expert {expert.name}: its tokenizer differs in {count} token{'s' if count > 1 else ''}; "
             f"first {token!r}: id {other.get(token)}, in the base {vocabulary.get(token)}{hint}"
         )
 

@@ -180,10 +180,14 @@ def _differences(base: Vocabulary, expert: Vocabulary) -> Iterator[str]:
     if different:
         first = min(different, key=lambda text: (base.ids.get(text, expert.ids.get(text, 0)), text))
         yield (
-            f"expert {expert.name}: its tokenizer differs in {len(different)} tokens that are not added tokens; first "
+            f"expert {expert.name}: its tokenizer differs in {_tokens(len(different))} other than added tokens; first "
             f"{first!r}: id {expert.ids.get(first)}, in the base {base.ids.get(first)}; "
             "`models.vocabulary: union` joins added tokens only"
         )
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token" if count == 1 else f"{count} tokens"
 
 
 def _flags_notice(expert: Vocabulary, texts: Sequence[str]) -> Iterator[str]:

@@ -131,7 +131,7 @@ def test_added_tokens_that_can_be_joined_are_refused_with_both_ways(llama: Trio,
     tokenizer.add_tokens(["<turn>"], special_tokens=True)
     tokenizer.save_pretrained(expert)
     assert check(tmp_path, llama.base, expert).errors == [
-        "expert tuned: its tokenizer differs in 1 tokens; first '<turn>': id 100, in the base None; "
+        "expert tuned: its tokenizer differs in 1 token; first '<turn>': id 100, in the base None; "
         "`models.vocabulary: union` keeps added tokens, `base` drops them"
     ]
 

@@ -565,4 +565,4 @@ def test_token_behind_a_gap_is_dropped_under_vocabulary_base(tmp_path: Path) -> 
     make_expert(base, tmp_path / "second", seed=2)
     assert check_family(family_of(base, expert, models={"vocabulary": "base"})).errors == []
     (line,) = check_family(family_of(base, expert)).errors
-    assert "its tokenizer differs in 1 tokens; first '<more>': id 125" in line
+    assert "its tokenizer differs in 1 token; first '<more>': id 125" in line

@@ -407,7 +407,7 @@ def other_width(folder: Path) -> None:
         (
             "first",
             different_tokenizer,
-            "expert first: its tokenizer differs in 1 tokens that are not added tokens; first 'extra': id 100, in the "
+            "expert first: its tokenizer differs in 1 token other than added tokens; first 'extra': id 100, in the "
             "base None; `models.vocabulary: union` joins added tokens only",
         ),
         ("base", no_tokenizer, "base: has no tokenizer; `models.vocabulary: union` requires one, to know its tokens"),
