@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class EndTokens:
     """Tokens, or ids of no token, that a model states but that do not count."""
 
 
+@lru_cache(maxsize=1)  # checks, exports and the engine ask for the same family's, and tokenizers are slow to load
 def end_tokens(family: ModelFamily) -> EndTokens:
     """The tokens that end the answers of a family's children.
 
@@ -87,7 +89,7 @@ def end_token_differences(family: ModelFamily, found: EndTokens) -> list[str]:
     for name, folder in (("base", family.base.path), *((f"expert {e.name}", e.folder) for e in family.experts)):
         if not (has_tokenizer(folder) or (folder / "config.json").is_file()):
             continue  # an adapter that states nothing
-        tokenizer = _tokenizer_of(folder, family, child)
+        tokenizer = child if name == "base" else _tokenizer_of(folder, family, child)
         own = list(_own_tokens(folder, tokenizer))
         if set(own) - found.left_out != set(ours):
             theirs = ", ".join(_shown(token, tokenizer) for token in own) or "no token"
