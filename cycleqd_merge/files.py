@@ -127,8 +127,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
             with suppress(OSError):  # not created, or other files are in it
                 each.rmdir()
         raise
-    finally:
-        _remove(folder)
+    _remove(folder)
 
 
 def _new_scratch_folder(path: Path) -> Path:

@@ -101,7 +101,7 @@ class Checkpoint:
         chosen = chosen_weights(names) or ""
         return f"{index_file(chosen)} is next to {chosen}" if index_file(chosen) in names else None
 
-    @property
+    @cached_property
     def ties_embeddings(self) -> bool:
         """Whether input and output embedding are one tensor."""
         return bool(getattr(self.config.get_text_config(), "tie_word_embeddings", self.config.tie_word_embeddings))
@@ -180,10 +180,9 @@ class Checkpoint:
         if not self.ties_embeddings:
             return frozenset()
         try:
-            ties, renamed = self.empty_model.all_tied_weights_keys, renaming(self.empty_model)[0]
+            ties, places = self.empty_model.all_tied_weights_keys, self._places
         except ModelError:  # `name_map` reports it
             return frozenset()
-        places = {renamed(name)[0]: name for name in tensors}
         pairs = [(places[tied], places[other]) for tied, other in ties.items() if {tied, other} <= places.keys()]
         return frozenset(tied for tied, other in pairs if torch.equal(tensors[tied], tensors[other]))
 
