@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImage
 
 from tests.models import VOCABULARY, make_tokenizer
 
-_SHARED: dict[str, Any] = {
+SHARED: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -31,6 +31,7 @@ _SHARED: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+"""Keys of the configuration of a tiny model."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Architecture:
 
     def config(self, **sizes: Any) -> PretrainedConfig:
         """The configuration of the tiny model. sizes: other values for some keys."""
-        shared = {} if "text_config" in self.options else _SHARED
+        shared = {} if "text_config" in self.options else SHARED
         return CONFIG_MAPPING[self.model_type](**{**shared, **self.options, **sizes})
 
 
@@ -92,6 +93,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "lfm2": Architecture("lfm2", {"block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"]}),
     "mamba2": Architecture("mamba2", {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8}),
     "gpt_oss": Architecture("gpt_oss", {"num_local_experts": 4, "head_dim": 8}),
+    "phi": Architecture("phi"),
     "bloom": Architecture("bloom", {"n_layer": 2, "n_head": 4}),
     "opt": Architecture("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "glm4": Architecture("glm4", {"head_dim": 8}),
@@ -125,7 +127,7 @@ _WIDE_OF: dict[str, dict[str, Any]] = {
 }
 """Sizes that vLLM's kernels support."""
 
-_TEXT = {key: value for key, value in _SHARED.items() if key != "initializer_range"}
+_TEXT = {key: value for key, value in SHARED.items() if key != "initializer_range"}
 _VISION = {
     "hidden_size": 32,
     "intermediate_size": 48,

@@ -23,22 +23,10 @@ from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.candidates import write_candidate
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from tests.architectures import SHARED
 from tests.models import TOKENS, VOCABULARY, edit_json, make_expert, make_recipe, make_tokenizer, open_recipe_family
 from tests.outputs.read_transformers4 import read
 
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 GPT2: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": VOCABULARY}
 LLAMA3 = {
     "factor": 8.0,
@@ -62,7 +50,7 @@ class Case:
     change: Callable[[Path, Path], None] | None = None
     """Changes base and first expert further."""
     template: str | None = None
-    sizes: Mapping[str, Any] = field(default_factory=lambda: SIZES)
+    sizes: Mapping[str, Any] = field(default_factory=lambda: SHARED)
 
 
 def _chatml(base: Path, expert: Path) -> None:
@@ -103,7 +91,7 @@ CASES = {
     "mistral": Case("mistral", {"rope_theta": 1000000.0, "sliding_window": None}, "LlamaTokenizerFast"),
     "qwen2": Case("qwen2", {"rope_theta": 1000000.0, "rope_scaling": None, "use_sliding_window": False}),
     "phi-3": Case("phi3", {"rope_theta": 20000.0, "rope_scaling": LONGROPE, "original_max_position_embeddings": 64}),
-    "gemma-2": Case("gemma2", {"rope_theta": 20000.0}, sizes={**SIZES, "head_dim": 8}),
+    "gemma-2": Case("gemma2", {"rope_theta": 20000.0}, sizes={**SHARED, "head_dim": 8}),
     "stablelm": Case("stablelm", {"rope_theta": 20000.0, "partial_rotary_factor": 0.5, "rope_scaling": None}),
     "gpt-2": Case("gpt2", {}, "GPT2Tokenizer", sizes=GPT2),
     "template and end token of an expert": Case("llama", {"rope_theta": 40000.0}, change=_chatml, template="first"),
