@@ -66,7 +66,7 @@ class WorkerExtension:
         stored: dict[str, torch.Tensor] = {}
         with torch.inference_mode(), Consumption() as consumption:
             vllm_compat.load_weights(self, self._noted(consumption.watch(tensors), stored))
-            found = self._first_values()
+            found = self._first_values(stored)
             same = [name for name, values in stored.items() if _equal(found[name], values) and len(values.unique()) > 1]
         self._probed = frozenset(same[:_PROBED])
         return sorted(consumption.unused)
@@ -87,7 +87,7 @@ class WorkerExtension:
             torch.cuda.empty_cache()  # the next child is built on a different stream, which cannot use cached memory
         if not self._finite:
             return "a tensor of the child contains NaN or infinite values"
-        found = self._first_values()
+        found = self._first_values(wanted)
         wrong = next((name for name, values in wanted.items() if not _equal(found[name], values)), None)
         return None if wrong is None else f"parameter {wrong} does not have the values that were loaded"
 
@@ -113,10 +113,10 @@ class WorkerExtension:
                 values[name] = tensor.flatten()[:_VALUES].to(self.device, copy=True)
             yield name, tensor
 
-    def _first_values(self) -> dict[str, torch.Tensor]:
-        """The first values of each of the model's parameters."""
-        parameters = self.model_runner.get_model().named_parameters()
-        return {name: parameter.detach().flatten()[:_VALUES] for name, parameter in parameters}
+    def _first_values(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The first values of the model's parameters with these names; to flatten one may copy it."""
+        parameters = dict(self.model_runner.get_model().named_parameters())
+        return {name: parameters[name].detach().flatten()[:_VALUES] for name in names}
 
 
 def _equal(found: torch.Tensor, wanted: torch.Tensor) -> bool:
