@@ -94,6 +94,9 @@ def test_other_architecture_is_refused(llama: Trio, tmp_path: Path) -> None:
 def test_broken_code_is_refused_without_a_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     base = make_architecture("custom_code", tmp_path / "base")
     (base / "modeling_mine.py").write_text("raise ValueError('broken')")
+    # transformers keeps the model's class for a configuration class; other tests in this process may have loaded it
+    code = base / "configuration_mine.py"
+    code.write_text(f"{code.read_text()}# broken\n")
     expert = make_expert(base, tmp_path / "tuned", seed=1)
     with pytest.raises(UserError, match=f"^model {base}: transformers cannot build it: broken$"):
         require_mergeable(family_of(tmp_path, base, expert, models={"trust_remote_code": True}))
