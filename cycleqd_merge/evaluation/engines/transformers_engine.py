@@ -58,8 +58,6 @@ class TransformersEngine:
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
-        start = self._tokenizer.bos_token_id
-        self._start = start if start is not None else self._pad
         self._ends = end_tokens(family).ids
         # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
         self.model.generation_config = GenerationConfig(eos_token_id=list(self._ends) or None, pad_token_id=self._pad)
@@ -103,14 +101,16 @@ class TransformersEngine:
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         tokens, scored = encode_pair(self.encode, prompt, continuation)
+        if not scored:
+            return Likelihood((), True)
         return await self._submit(tokens, None, scored)
 
     def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:
         return render(self._tokenizer, messages, template)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain or rendered prompt; for an empty one, a start token."""
-        return encode(self._tokenizer, text) or [self._start]
+        """Token ids of a plain or rendered prompt."""
+        return encode(self._tokenizer, text)
 
     async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
         loop = asyncio.get_running_loop()
