@@ -87,9 +87,8 @@ class LmEvalTask:
             ensemble.apply(requests)
         found = task.process_results(requests[0].doc, [request.filtered_resps[filtered] for request in requests])
         if metric not in found:
-            raise TaskError(
-                f"its `process_results` gives {', '.join(found) or 'no metric'}, not {metric}; set `metric` to one of them"
-            )
+            given = ", ".join(found) or "no metric"
+            raise TaskError(f"its `process_results` gives {given}, not {metric}; set `metric` to one of them")
         score = found[metric]
         try:
             number = float(score)
