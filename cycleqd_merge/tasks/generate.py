@@ -90,7 +90,7 @@ class GenerateTask:
 
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorerConfig) -> Outcome:
         """Score the choice with the highest log-likelihood."""
-        prompt = self.prompt_of(sample)
+        prompt = self._prompt.scored(model, self.prompt_of(sample))
         choices = _choices(scorer, sample)
         chat_template = self._definition.chat_template
         scored = await asyncio.gather(*(model.logprobs(prompt, choice, chat_template) for choice in choices))
