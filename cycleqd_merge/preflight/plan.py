@@ -198,7 +198,9 @@ def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
         return
     limit = context_length(family, tokenizer)
     for task in suite:
-        found.errors.extend(check_prompts(task, tokenizer, limit).errors)
+        prompts = check_prompts(task, tokenizer, limit)
+        found.errors.extend(prompts.errors)
+        found.notices.extend(prompts.notices)
         found.notices.extend(check_answers(task, tokenizer))
 
 

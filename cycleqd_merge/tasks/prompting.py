@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
@@ -15,6 +15,34 @@ from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Sam
 from cycleqd_merge.tasks.thinking import answer_of, opens_thought
 
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LaterTurns:
+    """What follows the first prompt of a conversation.
+
+    answers: largest number of the model's turns. reply: length of the longest reply to one, in characters. keys: the
+    keys of the task definition that limit the conversation's length, for notices.
+    """
+
+    answers: int
+    reply: int
+    keys: str
+
+
+@runtime_checkable
+class Conversing(Protocol):
+    """A task whose samples are conversations."""
+
+    @property
+    def later_turns(self) -> LaterTurns: ...
+
+
+def with_answer(messages: Sequence[Message], answer: str) -> list[Message]:
+    """A conversation with the model's answer, which continues the last turn if that is the assistant's."""
+    if messages[-1]["role"] != "assistant":
+        return [*messages, {"role": "assistant", "content": answer}]
+    return [*messages[:-1], {"role": "assistant", "content": str(messages[-1]["content"]) + answer}]
 
 
 class Prompt:

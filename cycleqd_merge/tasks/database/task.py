@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from cycleqd_merge.config.tasks import DbbenchTaskConfig
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.database.opening import open_database, require_database
-from cycleqd_merge.tasks.database.sample_database import SampleDatabase
+from cycleqd_merge.tasks.database.sample_database import RESULT_LIMIT, SampleDatabase
 from cycleqd_merge.tasks.database.table import Table
 from cycleqd_merge.tasks.database.turns import is_answer, read_statement, write_answer, write_statement
-from cycleqd_merge.tasks.prompting import Prompt
+from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import read_splits
 
@@ -59,6 +59,11 @@ class DbbenchTask:
         assert not isinstance(prompt, str)
         return prompt
 
+    @property
+    def later_turns(self) -> LaterTurns:
+        """What follows a conversation's first prompt."""
+        return LaterTurns(self._definition.rounds + 1, RESULT_LIMIT, "`max_new_tokens` or `rounds`")
+
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         kind, seconds = self._definition.database, self._definition.seconds
         database = await self._in_thread(open_database, kind, Table.of(sample.row["table"]), seconds)
@@ -81,12 +86,14 @@ class DbbenchTask:
         for rounds_left in range(self._definition.rounds, -1, -1):
             turn = await self._prompt.ask(model, messages, self._sampling)
             truncated |= turn.truncated
-            statement = read_statement(turn.text)
+            messages = with_answer(messages, turn.text)
+            answer = str(messages[-1]["content"])
+            statement = read_statement(answer)  # none in an empty answer: the context is full
             if statement is None or not rounds_left:
                 break
             result = await self._in_thread(database.execute, statement)
-            messages += [{"role": "assistant", "content": turn.text}, {"role": "user", "content": result}]
-        return turn.text, truncated
+            messages.append({"role": "user", "content": result})
+        return answer, truncated
 
     async def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
