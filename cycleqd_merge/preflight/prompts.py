@@ -1,9 +1,6 @@
-"""Whether tasks and model fit together: chat template, token limits, repeated and missing rows."""
+"""Whether tasks and model fit together: chat template, token limits."""
 
 from __future__ import annotations
-
-import json
-from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,10 +21,9 @@ from cycleqd_merge.preflight.chat_turns import (
 )
 from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.prompting import Conversing, LaterTurns
-from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
+from cycleqd_merge.tasks.protocol import Prompting, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
-FEW_ROWS = 20
 _SPLITS: tuple[TaskSplit, ...] = ("search", "heldout")
 
 
@@ -169,43 +165,3 @@ def check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> list[s
         f"task {task.name}: {len(over)} reference answers are longer than max_new_tokens, which is {most}; "
         f"that of row {row}, the longest, has {tokens} tokens"
     ]
-
-
-def check_rows(task: SuiteTask) -> list[str]:
-    """Notices about a task's rows: too few, repeated, in both splits, none for the confirmation split."""
-    searched = [_content(task, sample) for sample in task.task.samples("search")]
-    notices = [*_repeated(task, searched), *_leaked(task, set(searched))]
-    rows = len(task.samples("search"))
-    if rows < FEW_ROWS:
-        notices.append(
-            f"task {task.name}: {rows} search rows; with fewer than {FEW_ROWS}, chance decides which child is better"
-        )
-    if task.confirm_share > 0 and not task.samples("confirm"):
-        notices.append(f"task {task.name}: too few rows for a confirmation split: elites will not be confirmed")
-    return notices
-
-
-def _repeated(task: SuiteTask, searched: Sequence[str]) -> list[str]:
-    count = len(searched) - len(set(searched))
-    if not count:
-        return []
-    samples = task.task.samples("search")
-    row = next(sample.id for place, sample in enumerate(samples) if searched[place] in searched[:place])
-    return [f"task {task.name}: {count} of {len(searched)} search rows are duplicates, such as row {row}"]
-
-
-def _leaked(task: SuiteTask, searched: set[str]) -> list[str]:
-    heldout = task.task.samples("heldout")
-    leaked = [sample.id for sample in heldout if _content(task, sample) in searched]
-    if not leaked:
-        return []
-    return [
-        f"task {task.name}: {len(leaked)} of {len(heldout)} held-out rows are also search rows, such as {leaked[0]}"
-    ]
-
-
-def _content(task: SuiteTask, sample: Sample) -> str:
-    """The content that rows are compared by: prompt and answer; the id for tasks whose prompts are not known."""
-    if not isinstance(task.task, GenerateTask):
-        return sample.id
-    return json.dumps([task.task.prompt_of(sample), task.task.reference_of(sample), task.task.choices_of(sample)])

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import jinja2
-from jinja2.sandbox import SandboxedEnvironment
 
 from cycleqd_merge.config.tasks import MessageConfig, PromptedTaskConfig
 from cycleqd_merge.errors import DataError, RecipeError
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Sampling
+from cycleqd_merge.tasks.templates import compile_template, fill
 from cycleqd_merge.tasks.thinking import answer_of, opens_thought
-
-_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,26 +108,24 @@ class Prompt:
 
 
 def parse_template(text: str, field: str) -> jinja2.Template:
-    """A Jinja template in Jinja's sandbox. field: the key of the task definition, for errors.
+    """A Jinja template in Jinja's sandbox. field: the key of the task definition, for errors and its rules.
 
     Raises:
         RecipeError: it is not a template.
     """
     try:
-        return _JINJA.from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise RecipeError(f"{field}: not a template: {error.message}") from None
+        return compile_template(text, is_reference=field == "answer")
+    except RecipeError as error:
+        raise RecipeError(f"{field}: {error}") from None
 
 
 def render_template(text: jinja2.Template, columns: Mapping[str, Any], field: str) -> str:
     """Fill in a template. field: the key of the task definition, for errors.
 
     Raises:
-        DataError: a column is missing, or the template fails on these values.
+        DataError: a column is missing or null, or the template fails on these values.
     """
     try:
-        return text.render(columns)
-    except jinja2.UndefinedError as error:
-        raise DataError(f"{field}: {error.message}; the row has the columns {', '.join(columns)}") from None
-    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{field}: cannot be rendered: {error}") from error
+        return fill(text, columns)
+    except DataError as error:
+        raise DataError(f"{field}: {error}") from error
