@@ -138,8 +138,9 @@ class Sample:
 class Outcome:
     """The result of one sample.
 
-    score: from 0 to 1, higher is better; any other value fails the evaluation. output: the model's text,
-    which `task check --json` reports. truncated: an answer was cut off at its token limit.
+    score: from 0 to 1, higher is better; True is 1 and False is 0, and any other value fails the evaluation. output:
+    the model's text, which `task check --json` reports. truncated: an answer was cut off at its token limit or at the
+    end of the model's context.
     """
 
     score: float

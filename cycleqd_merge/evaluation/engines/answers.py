@@ -43,12 +43,11 @@ class AnswerReader:
     tokens; those that contain a special token match the text with special tokens. What ends an answer depends on the
     tokens up to that place alone: engines may generate more, and only need to notice the end to save time.
 
-    context: the model's limit in tokens, for prompt and answer together; None if there is none.
+    context: the engine's limit in tokens, for prompt and answer together, if it has one besides the model's.
     """
 
     def __init__(self, family: ModelFamily, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
-        limits = [limit for limit in (context, context_length(family, tokenizer)) if limit is not None]
-        self.context = min(limits, default=None)
+        self.context = context_length(family, tokenizer, context)
         self._tokenizer = tokenizer
         self._ends = frozenset(end_tokens(family).ids)
         self._added = special_and_added(tokenizer)
