@@ -142,7 +142,7 @@ def _set_up(
         for notice in [*require_mergeable(opened.family), *leak_notices(opened.suite)]:
             log.warning("%s", notice)
         tokenizer = family_tokenizer(opened.family)
-        require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer))
+        require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer, recipe.engine.context))
         require_publishable(recipe)
         rehearse_export(recipe, opened.family, opened.groups)
     require_exports(recipe, len(start["seeds"]))
