@@ -28,7 +28,7 @@ class GenerateTask:
     """
 
     semantics = 1
-    """1: numbers are read differently (see `scorers.number`), and choices are scored at the tokens that the model sees."""
+    """1: numbers are read differently (`scorers.number`); a choice's first token counts after a prompt's final blank."""
 
     def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
@@ -51,7 +51,7 @@ class GenerateTask:
                 bad.append((sample, error))
         if bad:
             (sample, first), others = bad[0], len(bad) - 1
-            more = f" (and {others} more rows)" if others else ""
+            more = f" (and {others} more)" if others else ""
             raise DataError(f"{place_of(sample)}: {first}; the row is {short_repr(dict(sample.row))}{more}") from first
 
     def _check(self, sample: Sample) -> None:
@@ -128,9 +128,8 @@ def _choices(scorer: MultipleChoiceScorerConfig, sample: Sample) -> list[str]:
     if isinstance(choices, str):
         column, choices = choices, _column(choices, sample.row)
         if not isinstance(choices, Sequence) or isinstance(choices, str | bytes) or not choices:
-            raise DataError(
-                f"choices: column {column!r} must contain a list of choices; found {choices!r}{_list_hint(column, choices)}"
-            )
+            hint = _list_hint(column, choices)
+            raise DataError(f"choices: column {column!r} must contain a list of choices; found {choices!r}{hint}")
     for number, choice in enumerate(choices, start=1):
         if choice is None or isinstance(choice, list | Mapping | bytes) or not str(choice).strip():
             kind = "null" if choice is None else short_repr(choice)
@@ -160,9 +159,8 @@ def _choice_hint(reference: str, count: int) -> str:
     if answer.isdecimal():
         return "; if it is a choice's number, counted from 0, write `answer: '{{ choices[answer | int] }}'`"
     if len(answer) == 1 and answer.isalpha():
-        return (
-            f"""; if it is a choice's letter, write `answer: '{{{{ choices["{_LETTERS[:count]}".index(answer)] }}}}'`"""
-        )
+        place = f'"{_LETTERS[:count]}".index(answer)'
+        return f"; if it is a choice's letter, write `answer: '{{{{ choices[{place}] }}}}'`"
     return ""
 
 

@@ -57,9 +57,7 @@ def _reason(error: BaseException, logged: list[str]) -> str:
     wanted, found = getattr(cause, "requested_column_names", None), getattr(cause, "table_column_names", None)
     if wanted and found and set(wanted) != set(found):
         differing = sorted(set(wanted) ^ set(found))
-        return (
-            f"its files have different columns: not all have {', '.join(differing)}; give it files with equal columns"
-        )
+        return f"its files have different columns: not all have {', '.join(differing)}; name one file by `path`"
     configurations = re.search(r"available configs: \[(.*)\]", str(cause))
     if configurations is not None:
         return f"it has several configurations; set `config` to one of {configurations[1]}"

@@ -58,9 +58,7 @@ def format_of(name: str, label: str) -> str:
 def _require_data(start: bytes, label: str) -> None:
     """Refuse what is often stored under a data file's name instead of the file."""
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise DataError(
-            f"{label}: a web page instead of the file; on the Hub, the file is at `/resolve/`, not `/blob/`"
-        )
+        raise DataError(f"{label}: a web page, not the file; on the Hub, files are at `/resolve/`, not `/blob/`")
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         raise DataError(f"{label}: a Git LFS pointer instead of the file; fetch it with `git lfs pull`")
 
@@ -163,7 +161,7 @@ def _row(value: Any, place: str) -> Row:
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
             raise DataError(
-                f"{place}: column {ascii(column)}: {half} is half of a character (a lone surrogate); repair the text"
+                f"{place}: column {column!a}: {half} is half of a character (a lone surrogate); repair the text"
             ) from None
         except RecursionError:
             raise DataError(f"{place}: column {column!r}: nested too deeply") from None

@@ -72,5 +72,5 @@ def _require_sha256(path: Path, sha256: str, label: str) -> None:
         is_page = file.read(1024).lstrip().lower().startswith((b"<!doctype html", b"<html"))
     if found == sha256:
         return
-    hint = "; it is a web page: on the Hub, the file is at `/resolve/`, not `/blob/`" if is_page else ""
+    hint = "; it is a web page: on the Hub, files are at `/resolve/`, not `/blob/`" if is_page else ""
     raise DataError(f"{label}: wrong checksum: expected sha256 {sha256}, found {found}{hint}")

@@ -64,9 +64,7 @@ def _as_text(value: Any) -> Any:
         raise _NotText("a value is binary data, not text")
     if callable(value):
         name = getattr(value, "__name__", type(value).__name__)
-        raise _NotText(
-            f"a value is a function of Jinja or Python ({name}), not a column; does the row have this column?"
-        )
+        raise _NotText(f"a value is a function of Jinja or Python ({name}); does the row lack a column of that name?")
     return value
 
 
@@ -151,9 +149,8 @@ def fill(template: jinja2.Template, columns: Mapping[str, Any]) -> str:
         return template.render({"row": marked, **marked})
     except jinja2.UndefinedError as error:
         message = str(error.message).replace(f"'{__name__}.Null object'", "a null")
-        raise DataError(
-            f"{message}{_column_hint(message, columns)}; the row has the columns {', '.join(columns)}"
-        ) from None
+        hint = _column_hint(message, columns)
+        raise DataError(f"{message}{hint}; the row has the columns {', '.join(columns)}") from None
     except _NotText as error:
         raise DataError(str(error)) from None
     except RecursionError:
