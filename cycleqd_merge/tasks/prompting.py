@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-import jinja2
-
 from cycleqd_merge.config.tasks import MessageConfig, PromptedTaskConfig
 from cycleqd_merge.errors import DataError, RecipeError
+from cycleqd_merge.tasks.bounded_templates import Template
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Sampling
-from cycleqd_merge.tasks.templates import compile_template, fill
 from cycleqd_merge.tasks.thinking import answer_of, opens_thought
 
 
@@ -107,25 +105,26 @@ class Prompt:
         return render_template(text, columns, self._field) if role == "assistant" else ""
 
 
-def parse_template(text: str, field: str) -> jinja2.Template:
+def parse_template(text: str, field: str) -> Template:
     """A Jinja template in Jinja's sandbox. field: the key of the task definition, for errors and its rules.
 
     Raises:
         RecipeError: it is not a template.
     """
     try:
-        return compile_template(text, is_reference=field == "answer")
+        return Template.parse(text, is_reference=field == "answer")
     except RecipeError as error:
         raise RecipeError(f"{field}: {error}") from None
 
 
-def render_template(text: jinja2.Template, columns: Mapping[str, Any], field: str) -> str:
+def render_template(template: Template, columns: Mapping[str, Any], field: str) -> str:
     """Fill in a template. field: the key of the task definition, for errors.
 
     Raises:
         DataError: a column is missing or null, or the template fails on these values.
+        RecipeError: the template exceeds its limit of time or memory.
     """
     try:
-        return fill(text, columns)
-    except DataError as error:
-        raise DataError(f"{field}: {error}") from error
+        return template.fill(columns)
+    except (DataError, RecipeError) as error:
+        raise type(error)(f"{field}: {error}") from error
