@@ -32,6 +32,15 @@ def read_splits(
     return halves(samples, data.seed)
 
 
+def place_of(data: SplitRowsConfig | TwoFilesConfig, split: TaskSplit, sample: Sample) -> str:
+    """Where a sample's row is, for messages: its source, its number there (counted from 1), and its id."""
+    source = getattr(data, split) if isinstance(data, TwoFilesConfig) else data.rows
+    rows = read_rows(source)
+    numbers = source.only or range(len(rows))
+    number = next(number for number, row in zip(numbers, rows, strict=True) if row is sample.row or row == sample.row)
+    return f"{source.label}: row {number + 1} ({sample.id})"
+
+
 def halves(samples: Sequence[Sample], seed: int) -> dict[TaskSplit, list[Sample]]:
     """Samples divided into halves drawn by `seed`, each in the given order. The search split may have one more."""
     order = generator(seed, "split").permutation(len(samples))
