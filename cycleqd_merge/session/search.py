@@ -29,6 +29,7 @@ from cycleqd_merge.preflight.access import require_publishable
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
+from cycleqd_merge.preflight.rows import leak_notices
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
@@ -138,10 +139,10 @@ def _set_up(
         return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     if not journal.events:  # a resumed run was checked when it started, on the same contents
-        for notice in require_mergeable(opened.family):
+        for notice in [*require_mergeable(opened.family), *leak_notices(opened.suite)]:
             log.warning("%s", notice)
         tokenizer = family_tokenizer(opened.family)
-        require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer))
+        require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer, recipe.engine.context))
         require_publishable(recipe)
         rehearse_export(recipe, opened.family, opened.groups)
     require_exports(recipe, len(start["seeds"]))
