@@ -36,6 +36,12 @@ def check_task(reference: str, limit: int | None = None) -> list[GradingCheck]:
     require_environments((opened,))
     samples = [sample for split in ("search", "heldout") for sample in opened.task.samples(split)[:limit]]
     try:
-        return run_coroutine(check(opened.task, samples))
+        checked = run_coroutine(check(opened.task, samples))
     except ExceptionGroup as group:
         raise single_cause(group) from group
+    if not checked:
+        raise TaskError(
+            f"task {reference}: no answer is known to be right or wrong (a `python` scorer decides that itself); "
+            "look at scores with `task show`"
+        )
+    return checked
