@@ -70,7 +70,9 @@ async def shown_versions(provider: Provider) -> str:
         output, error = await asyncio.wait_for(process.communicate(), _START_SECONDS)
     if not output.startswith(b"Python "):
         lines = error.decode(errors="replace").strip().splitlines()
-        raise TaskError(f"sandbox: this environment's Python and numpy do not run in a box: {(lines or ['no output'])[-1]}")
+        raise TaskError(
+            f"sandbox: this environment's Python and numpy do not run in a box: {(lines or ['no output'])[-1]}"
+        )
     return output.decode()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,11 @@ class DbbenchTask:
 
     async def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    def reference_of(self, sample: Sample) -> str:
+        """The answer as a list, or a statement that makes the change."""
+        problem = self._problems[sample.id]
+        return problem.label[0] if problem.is_write else json.dumps(problem.label, ensure_ascii=False)
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         """The gold answer; another sample's, the gold one with a value changed, an idle answer and an empty one."""

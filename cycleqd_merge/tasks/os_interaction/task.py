@@ -98,6 +98,12 @@ class OsInteractionTask:
                 right = False
             return Outcome(float(right), conversation.output, conversation.truncated)
 
+    def reference_of(self, sample: Sample) -> str:
+        """The answer, its pattern, or a script that gives the answer or does the job."""
+        problem = self._problems[sample.id]
+        example = problem.example.code if problem.example is not None else "(decided by the scripts of `check`)"
+        return problem.answer or problem.pattern or example
+
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         problem = self._problems[sample.id]
         answers: dict[str, Callable[[str | Sequence[Message]], str]] = {}
