@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from cycleqd_merge.config.scorers import ExactScorerConfig, RegexScorerConfig, TokenF1ScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.tasks.equal_rows import content_of, leaked
-from cycleqd_merge.tasks.generate import GenerateTask, place_of
+from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Sample
+from cycleqd_merge.tasks.splits import place_of
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 FEW_ROWS = 20

@@ -195,6 +195,15 @@ class Prompting(Protocol):
 
 
 @runtime_checkable
+class Referenced(Protocol):
+    """A task that can show the correct answer to a sample, for `task show`."""
+
+    def reference_of(self, sample: Sample) -> str:
+        """The reference answer, or what decides whether an answer is right."""
+        ...
+
+
+@runtime_checkable
 class NeedsEnvironment(Protocol):
     """A task that needs something besides the model, such as a sandbox or a database."""
 
