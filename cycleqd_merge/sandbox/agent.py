@@ -78,7 +78,7 @@ def run(argv: list[str], text: bytes, seconds: float, limit: int) -> dict[str, A
     """Run one command until it ends or its time is up. Its background processes keep running."""
     try:
         process = spawn(argv)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: an argument contains a NUL character
         return {"code": 127, "output": str(error).encode()}
     deadline = time.monotonic() + seconds
     assert process.stdin is not None
@@ -102,9 +102,13 @@ def run(argv: list[str], text: bytes, seconds: float, limit: int) -> dict[str, A
 
 
 class Shell:
-    """A login shell that reads its commands from a pipe, so that a shell started in it receives the next ones."""
+    """A login shell that reads its commands from a pipe, so that a shell started in it receives the next ones.
+
+    question: the line that asks for the exit status; a program that reads from the pipe gets it, and may show it.
+    """
 
     def __init__(self) -> None:
+        self.question = re.compile(rb"(?!)")
         self.process = spawn(["bash", "--login"])
 
     def run(self, command: str, seconds: float, limit: int) -> dict[str, Any]:
@@ -128,12 +132,13 @@ class Shell:
         if not isinstance(met, re.Match):  # it does not respond, or has ended
             self.restart()
         code = None if late else int(met[1]) if isinstance(met, re.Match) else 0
-        shown = until.sub(b"", output)
+        shown = self.question.sub(b"", until.sub(b"", output))
         return {"code": code, "output": shown[:limit], "truncated": truncated or len(shown) > limit}
 
     def ask(self) -> re.Pattern[bytes]:
         """Make the shell print a mark and its exit status when it is done; returns the pattern of that line."""
         mark = secrets.token_hex(16)
+        self.question = re.compile(rb"printf '\\?n%%s %%s\\?n' %s \$\?\n?" % mark.encode())
         self.type(f"printf '\\n%s %s\\n' {mark} $?\n")
         return re.compile(rb"\n%s (\d+)\n" % mark.encode())
 

@@ -15,7 +15,7 @@ from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_templat
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.references import reference_problem
 from cycleqd_merge.tasks.scorers import text_scorer
-from cycleqd_merge.tasks.splits import read_splits
+from cycleqd_merge.tasks.splits import place_of, read_splits
 
 
 class GenerateTask:
@@ -28,7 +28,7 @@ class GenerateTask:
     """
 
     semantics = 1
-    """1: numbers are read differently (`scorers.number`); a choice's first token counts after a prompt's final blank."""
+    """1: numbers are read differently (`scorers.number`), and so are choices after a prompt that ends in a blank."""
 
     def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
@@ -104,7 +104,7 @@ class GenerateTask:
 
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorerConfig) -> Outcome:
         """Score the choice with the highest log-likelihood."""
-        prompt = self.prompt_of(sample)
+        prompt = self._prompt.scored(model, self.prompt_of(sample))
         choices = _choices(scorer, sample)
         chat_template = self._definition.chat_template
         scored = await asyncio.gather(*(model.logprobs(prompt, choice, chat_template) for choice in choices))
@@ -116,11 +116,6 @@ class GenerateTask:
         likelihoods = [sum(logprobs) / max(length, 1) for logprobs, length in zip(scored, lengths, strict=True)]
         chosen = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
         return Outcome(float(chosen.strip() == self.reference_of(sample).strip()), chosen)
-
-
-def place_of(sample: Sample) -> str:
-    """Where a sample's row is, for messages: its file and line, or its id."""
-    return getattr(sample.row, "place", "") or f"row {sample.id}"
 
 
 def _choices(scorer: MultipleChoiceScorerConfig, sample: Sample) -> list[str]:

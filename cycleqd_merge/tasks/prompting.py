@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jinja2
@@ -11,6 +12,7 @@ from cycleqd_merge.config.tasks import MessageConfig, PromptedTaskConfig
 from cycleqd_merge.errors import DataError, RecipeError
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Sampling
 from cycleqd_merge.tasks.templates import compile_template, fill
+from cycleqd_merge.tasks.thinking import answer_of, opens_thought
 
 
 class Prompt:
@@ -22,6 +24,8 @@ class Prompt:
 
     def __init__(self, definition: PromptedTaskConfig) -> None:
         self._definition = definition
+        stated = definition.template_variables
+        self._variables: dict[str, Any] = {} if stated is None else {"variables": stated}
         turns = definition.messages or [MessageConfig(role="user", content=definition.prompt or "")]
         self._field = "messages" if definition.messages else "prompt"
         self._turns = [(turn.role, parse_template(turn.content, self._field)) for turn in turns]
@@ -42,10 +46,32 @@ class Prompt:
         return messages
 
     async def ask(self, model: LanguageModel, prompt: str | list[Message], sampling: Sampling) -> Completion:
-        """The model's answer to a rendered prompt."""
+        """The model's answer to a rendered prompt; its thoughts are part of it only if the task keeps them."""
+        definition = self._definition
+        if definition.thinking == "strip":  # the stop strings end the answer, not the thought before it
+            completion = await self._complete(model, prompt, replace(sampling, stop=()))
+        else:
+            completion = await self._complete(model, prompt, sampling)
+        if definition.thinking == "keep" or not completion.text:
+            return completion
+        return answer_of(completion, self._opens_thought(model, prompt), sampling.stop)
+
+    async def _complete(self, model: LanguageModel, prompt: str | list[Message], sampling: Sampling) -> Completion:
         if isinstance(prompt, str):
             return await model.complete(prompt, sampling)
-        return await model.chat(prompt, sampling, self._definition.chat_template)
+        return await model.chat(prompt, sampling, self._definition.chat_template, **self._variables)
+
+    def _opens_thought(self, model: LanguageModel, prompt: str | list[Message]) -> bool:
+        if isinstance(prompt, str):
+            return opens_thought(prompt)
+        begun = str(prompt[-1]["content"]) if prompt[-1]["role"] == "assistant" else ""
+        return opens_thought(model.render(prompt, self._definition.chat_template, **self._variables), begun)
+
+    def scored(self, model: LanguageModel, prompt: str | list[Message]) -> str | list[Message]:
+        """A prompt whose continuations are to be scored: rendered, if the chat template is to be switched."""
+        if isinstance(prompt, str) or not self._variables:
+            return prompt
+        return model.render(prompt, self._definition.chat_template, **self._variables)
 
     def answer_prefix(self, columns: Mapping[str, Any]) -> str:
         """The part of the answer that the prompt contains already: its last turn, if that is the assistant's."""

@@ -49,7 +49,8 @@ class Completion:
     """A model's answer.
 
     text: without the prompt, special tokens and stop string. tokens: the number of tokens generated. truncated: the
-    answer was cut off at `max_new_tokens`.
+    answer was cut off at `max_new_tokens`, or at the end of the model's context; it is empty if the prompt alone fills
+    the context.
     """
 
     text: str
@@ -72,10 +73,18 @@ class Likelihood:
 class LanguageModel(Protocol):
     """A loaded model. Any number of requests may be awaited at once; they share batches."""
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
         """Answer a conversation. If its last turn is the assistant's, the answer continues that turn.
 
-        template: a Jinja chat template to use instead of the model's own.
+        template: a Jinja chat template to use instead of the model's own. variables: values for the template, such as
+        `{"enable_thinking": False}`. A conversation that fills the model's context, or on which the template exceeds
+        its limit of time or memory, is answered by an empty text that is marked as truncated.
 
         Raises:
             UserError: the model has no chat template, or the template rejects these turns.
@@ -105,7 +114,9 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> str:
         """The prompt that `chat` completes for a conversation, as text for `complete` and `likelihood`.
 
         Pass it on unchanged: it is marked as rendered, so that no special tokens are added to it.

@@ -44,6 +44,11 @@ def read_splits(
         raise DataError(f"{data.rows.label}: {error}") from None
 
 
+def place_of(sample: Sample) -> str:
+    """Where a sample's row is, for messages: its file and line or number, or its id."""
+    return getattr(sample.row, "place", "") or f"row {sample.id}"
+
+
 def halves(
     samples: Sequence[Sample], seed: int, content: Callable[[Sample], str] = row_content
 ) -> dict[TaskSplit, list[Sample]]:

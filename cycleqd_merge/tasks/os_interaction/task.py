@@ -19,7 +19,7 @@ from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_
 from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
 from cycleqd_merge.tasks.prompting import Prompt
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
-from cycleqd_merge.tasks.splits import read_splits
+from cycleqd_merge.tasks.splits import place_of, read_splits
 
 _SCRIPT_SECONDS = 30.0  # for the data's scripts; one of them starts Python 90 times
 _COMPILERS = {"c": "gcc -x c", "c++": "g++ -x c++"}
@@ -33,14 +33,14 @@ class OsInteractionTask:
         RecipeError: a template is not valid.
     """
 
-    semantics = 0
+    semantics = 1
 
     def __init__(self, definition: OsInteractionTaskConfig) -> None:
         self._definition = definition
         self._samples = read_splits(definition.data, lambda row: str(row.get("index", "")))
         self._prompt = Prompt(definition)
         self._scripts = Path(definition.scripts or "")
-        self._problems = {sample.id: self._problem(sample) for split in self._samples.values() for sample in split}
+        self._problems = {sample.id: self._problem(sample) for samples in self._samples.values() for sample in samples}
         self._root = RootFs(definition.root)
         self._limits = Limits(
             memory=definition.memory * MIB, disk=256 * MIB, output=65536, processes=256, seconds=definition.seconds
@@ -52,7 +52,7 @@ class OsInteractionTask:
             problem = read_os_problem(sample.row, self._scripts)
             self._prompt.render({"description": problem.description})
         except DataError as error:
-            raise DataError(f"{error}; in row {sample.id}") from error
+            raise DataError(f"{place_of(sample)}: {error}") from error
         return problem
 
     def samples(self, split: TaskSplit) -> Sequence[Sample]:
@@ -92,10 +92,11 @@ class OsInteractionTask:
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         problem = self._problems[sample.id]
-        if problem.example is None:
-            right = problem.answer or ""
+        answers: dict[str, Callable[[str | Sequence[Message]], str]] = {}
+        if problem.answer is not None:
+            right = problem.answer
             answers = {"gold": _replying(right), "one value changed": _replying(_changed(right))}
-        else:
+        elif problem.example is not None:
             example = problem.example
             answers = {"gold": _running([example], lambda outputs: outputs[0])}
             if None in problem.check:
@@ -107,6 +108,8 @@ class OsInteractionTask:
             "finish": lambda prompt: "Think: done.\n\nAct: finish",
             "empty": lambda prompt: "",
         }
+        if problem.answer == "done" or re.search(problem.pattern or "(?!)", "done"):
+            del stubs["stub"]
         return [KnownAnswer(name, name == "gold", reply) for name, reply in {**answers, **stubs}.items()]
 
     def _another_example(self, sample: Sample) -> Script:
@@ -123,8 +126,8 @@ class Conversation:
         self._messages, self._definition, self._seed = messages, definition, seed
         self.output, self.truncated = "", False
 
-    async def run(self, box: Box, model: LanguageModel, prompt: Prompt) -> str:
-        """Play all rounds; returns the answer, or an empty text if the model gives none."""
+    async def run(self, box: Box, model: LanguageModel, prompt: Prompt) -> str | None:
+        """Play all rounds; returns the answer: None if the model finishes without one, empty if it does neither."""
         definition = self._definition
         sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop), self._seed)
         for _ in range(definition.rounds):
@@ -135,7 +138,7 @@ class Conversation:
             if action is None:
                 return ""
             if action.kind == "commit":
-                return str(action.content)
+                return action.content
             finished = await box.shell(action.content or "")
             turn = system_turn(finished.output, definition.output_longest, definition.output_kept)
             self._messages += [{"role": "assistant", "content": completion.text}, {"role": "user", "content": turn}]
@@ -150,14 +153,18 @@ async def _prepare(box: Box, problem: OsProblem) -> None:
         await box.shell(problem.start)
 
 
-async def _accepts(box: Box, problem: OsProblem, answer: str) -> bool:
-    """Whether the answer matches, or every script of the check accepts it."""
+async def _accepts(box: Box, problem: OsProblem, answer: str | None) -> bool:
+    """Whether the answer matches, or every script of the check accepts it (`None`, as in AgentBench, if there is none).
+
+    A conversation that was finished without an answer matches nothing."""
     if problem.answer is not None or problem.pattern is not None:
+        if answer is None:
+            return False
         answer = answer.strip() if problem.strip else answer
         if problem.answer is not None:
             return answer == problem.answer
         return re.search(problem.pattern or "", answer) is not None
-    parameters = [answer]
+    parameters = [str(answer)]
     for script in problem.check:
         called = script if script is not None else problem.example
         assert called is not None
