@@ -38,8 +38,8 @@ class PromptedTaskConfig(StrictConfig):
     """A Jinja chat template to use instead of the model's own."""
     max_new_tokens: int = Field(64, ge=1)
     """Maximum length of an answer in tokens."""
-    stop: list[str] = Field(default_factory=list)
-    """Strings that end an answer; they are removed from it."""
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Strings that end an answer; they are removed from it. They may contain special tokens of the model."""
     temperature: float = Field(0.0, ge=0)
     """Sampling temperature; 0 is greedy decoding."""
     thinking: Literal["keep", "strip", "off"] = "keep"

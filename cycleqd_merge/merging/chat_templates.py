@@ -89,6 +89,15 @@ def template_variables(tokenizer: PreTrainedTokenizerBase, template: str | None 
     return _variables(_source(tokenizer, template))
 
 
+def template_source(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> str:
+    """The text of a chat template; empty if the tokenizer renders chats without one.
+
+    Raises:
+        TaskError: the tokenizer has several, and none is named `default`.
+    """
+    return "" if _own_way(tokenizer) else _source(tokenizer, template)
+
+
 @lru_cache
 def _variables(source: str) -> frozenset[str]:
     try:

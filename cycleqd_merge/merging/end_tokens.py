@@ -57,7 +57,7 @@ def end_tokens(family: ModelFamily) -> EndTokens:
         own = (*_own_tokens(expert.folder, theirs), *_turn_end(theirs))
         counted += [(f"expert {expert.name}", token) for token in own]
     counted += [("models.chat_template", token) for token in _turn_end(child)]
-    known, unwritable = _ending(child), _unknown_template_tokens(family, child, theirs)
+    known, unwritable = special_and_added(child), _unknown_template_tokens(family, child, theirs)
     left_out: dict[str | int, str] = {}
     for owner, token in counted:
         if token not in known:
@@ -113,7 +113,9 @@ def _unknown_template_tokens(
     if family.models.chat_template in (None, "base"):
         return []
     text = render_turns(child, [(_USER, "Hello"), (_ASSISTANT, _ANSWER)])
-    written = _TOKEN.findall(text) if theirs is child else [token for token in _ending(theirs) if token in text]
+    written = (
+        _TOKEN.findall(text) if theirs is child else [token for token in special_and_added(theirs) if token in text]
+    )
     return sorted(set(written) - child.get_vocab().keys())
 
 
@@ -156,7 +158,7 @@ def _token(number: Any, tokenizer: PreTrainedTokenizerBase) -> str | int:
     return str(token) if known else number
 
 
-def _ending(tokenizer: PreTrainedTokenizerBase) -> dict[Any, int]:
+def special_and_added(tokenizer: PreTrainedTokenizerBase) -> dict[Any, int]:
     """The special and added tokens of a tokenizer, with their ids."""
     added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
     convert: Any = tokenizer.convert_tokens_to_ids
@@ -169,7 +171,7 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
     After the last turn of a conversation; if there is none, before a following user's turn.
     """
-    tokens = sorted(_ending(tokenizer), key=len, reverse=True)
+    tokens = sorted(special_and_added(tokenizer), key=len, reverse=True)
     turns = [(_USER, "Hello"), (_ASSISTANT, _ANSWER)]
     for conversation in (turns, [*turns, (_USER, "Hello")]):
         _, found, after = render_turns(tokenizer, conversation).rpartition(_ANSWER)

@@ -96,7 +96,7 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     family = _check_models(recipe, found)
     groups = None if family is None else _check_groups(family, recipe, found)
     if family is not None:
-        _check_answering(suite, family, found)
+        _check_answering(suite, family, recipe.engine.context, found)
     whole = family is not None and len(family.experts) == len(recipe.experts) and len(suite) == len(recipe.tasks)
     if family is None or groups is None or not whole:
         found.attempt(_check_output, Path(recipe.output), None)
@@ -192,14 +192,16 @@ def _check_groups(family: ModelFamily, recipe: Recipe, found: Plan) -> Groups | 
     return groups
 
 
-def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
+def _check_answering(suite: Suite, family: ModelFamily, context: int | None, found: Plan) -> None:
     """Check that the tasks' prompts fit the model."""
     tokenizer = found.attempt(family_tokenizer, family)
     if tokenizer is None:
         return
-    limit = context_length(family, tokenizer)
+    limit = context_length(family, tokenizer, context)
     for task in suite:
-        found.errors.extend(check_prompts(task, tokenizer, limit).errors)
+        prompts = check_prompts(task, tokenizer, limit)
+        found.errors.extend(prompts.errors)
+        found.notices.extend(prompts.notices)
         found.notices.extend(check_answers(task, tokenizer))
 
 

@@ -24,6 +24,8 @@ from typing import Any
 LONGEST_COMMAND = 60_000  # characters; a pipe takes that much while nobody reads it
 SHELLS = ("bash", "sh", "dash", "su", "sudo")
 GRACE = 1.0  # seconds
+QUESTION = re.compile(rb"printf '\\?n%s %s\\?n' [0-9a-f]{32} \$\?\n?")
+"""The line that asks for an exit status; a program that reads from the shell's pipe gets it, and may show it."""
 VARIABLES = {name: os.environ[name] for name in ("PATH", "HOME")}  # not those that Python added
 
 
@@ -102,13 +104,9 @@ def run(argv: list[str], text: bytes, seconds: float, limit: int) -> dict[str, A
 
 
 class Shell:
-    """A login shell that reads its commands from a pipe, so that a shell started in it receives the next ones.
-
-    question: the line that asks for the exit status; a program that reads from the pipe gets it, and may show it.
-    """
+    """A login shell that reads its commands from a pipe, so that a shell started in it receives the next ones."""
 
     def __init__(self) -> None:
-        self.question = re.compile(rb"(?!)")
         self.process = spawn(["bash", "--login"])
 
     def run(self, command: str, seconds: float, limit: int) -> dict[str, Any]:
@@ -132,13 +130,12 @@ class Shell:
         if not isinstance(met, re.Match):  # it does not respond, or has ended
             self.restart()
         code = None if late else int(met[1]) if isinstance(met, re.Match) else 0
-        shown = self.question.sub(b"", until.sub(b"", output))
+        shown = QUESTION.sub(b"", until.sub(b"", output))
         return {"code": code, "output": shown[:limit], "truncated": truncated or len(shown) > limit}
 
     def ask(self) -> re.Pattern[bytes]:
         """Make the shell print a mark and its exit status when it is done; returns the pattern of that line."""
         mark = secrets.token_hex(16)
-        self.question = re.compile(rb"printf '\\?n%%s %%s\\?n' %s \$\?\n?" % mark.encode())
         self.type(f"printf '\\n%s %s\\n' {mark} $?\n")
         return re.compile(rb"\n%s (\d+)\n" % mark.encode())
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig
+from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, PythonScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.errors import DataError
+from cycleqd_merge.tasks.generate_answers import known_choices, known_texts
 from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_template
-from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.references import reference_problem
 from cycleqd_merge.tasks.scorers import text_scorer
 from cycleqd_merge.tasks.splits import place_of, read_splits
@@ -28,7 +30,7 @@ class GenerateTask:
     """
 
     semantics = 1
-    """1: numbers are read differently (`scorers.number`), and so are choices after a prompt that ends in a blank."""
+    """1: numbers are read differently (`scorers.number`); a choice's first token counts after a prompt's last blank."""
 
     def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
@@ -101,6 +103,19 @@ class GenerateTask:
         completion = await self._prompt.ask(model, self.prompt_of(sample), self._sampling)
         score = self._scorer(completion.text, self.reference_of(sample))
         return Outcome(score, completion.text, completion.truncated)
+
+    def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
+        """The reference, and near misses; nothing for a `python` scorer, which alone knows what is right."""
+        scorer, reference = self._definition.scorer, self.reference_of(sample)
+        if isinstance(scorer, PythonScorerConfig):
+            return []
+        if isinstance(scorer, MultipleChoiceScorerConfig):
+            return known_choices(_choices(scorer, sample), reference)
+        samples = [each for split in self._samples.values() for each in split]
+        place = next(place for place, each in enumerate(samples) if each is sample)
+        others = (self.reference_of(each) for each in (*samples[place + 1 :], *samples[:place]))
+        score = partial(self._scorer, reference=reference)
+        return known_texts(scorer, score, reference, others, self._definition.stop)
 
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorerConfig) -> Outcome:
         """Score the choice with the highest log-likelihood."""

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
-import jinja2
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 from cycleqd_merge.config.tasks import MessageConfig, PromptedTaskConfig
 from cycleqd_merge.errors import DataError, RecipeError
+from cycleqd_merge.tasks.bounded_templates import Template
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Message, Sampling
-from cycleqd_merge.tasks.templates import compile_template, fill
 from cycleqd_merge.tasks.thinking import answer_of, opens_thought
+
+
+@dataclass(frozen=True, slots=True)
+class LaterTurns:
+    """What follows the first prompt of a conversation.
+
+    answers: largest number of the model's turns. reply: length of the longest reply to one, in characters. keys: the
+    keys of the task definition that limit the conversation's length, for notices.
+    """
+
+    answers: int
+    reply: int
+    keys: str
+
+
+@runtime_checkable
+class Conversing(Protocol):
+    """A task whose samples are conversations."""
+
+    @property
+    def later_turns(self) -> LaterTurns: ...
+
+
+def with_answer(messages: Sequence[Message], answer: str) -> list[Message]:
+    """A conversation with the model's answer, which continues the last turn if that is the assistant's."""
+    if messages[-1]["role"] != "assistant":
+        return [*messages, {"role": "assistant", "content": answer}]
+    return [*messages[:-1], {"role": "assistant", "content": str(messages[-1]["content"]) + answer}]
 
 
 class Prompt:
@@ -79,25 +105,26 @@ class Prompt:
         return render_template(text, columns, self._field) if role == "assistant" else ""
 
 
-def parse_template(text: str, field: str) -> jinja2.Template:
+def parse_template(text: str, field: str) -> Template:
     """A Jinja template in Jinja's sandbox. field: the key of the task definition, for errors and its rules.
 
     Raises:
         RecipeError: it is not a template.
     """
     try:
-        return compile_template(text, is_reference=field == "answer")
+        return Template.parse(text, is_reference=field == "answer")
     except RecipeError as error:
         raise RecipeError(f"{field}: {error}") from None
 
 
-def render_template(text: jinja2.Template, columns: Mapping[str, Any], field: str) -> str:
+def render_template(template: Template, columns: Mapping[str, Any], field: str) -> str:
     """Fill in a template. field: the key of the task definition, for errors.
 
     Raises:
         DataError: a column is missing or null, or the template fails on these values.
+        RecipeError: the template exceeds its limit of time or memory.
     """
     try:
-        return fill(text, columns)
-    except DataError as error:
-        raise DataError(f"{field}: {error}") from error
+        return template.fill(columns)
+    except (DataError, RecipeError) as error:
+        raise type(error)(f"{field}: {error}") from error

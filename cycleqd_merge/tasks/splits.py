@@ -45,7 +45,7 @@ def read_splits(
 
 
 def place_of(sample: Sample) -> str:
-    """Where a sample's row is, for messages: its file and line or number, or its id."""
+    """Where a sample's row is, for messages: its file and line, or its id."""
     return getattr(sample.row, "place", "") or f"row {sample.id}"
 
 

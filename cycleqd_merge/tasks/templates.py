@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -138,8 +138,10 @@ def _quoting_hint(text: str) -> str:
     return ""
 
 
-def fill(template: jinja2.Template, columns: Mapping[str, Any]) -> str:
+def fill(template: jinja2.Template, columns: Mapping[str, Any], names: Sequence[str]) -> str:
     """Fill in a template. `row` is the row itself, for columns whose names are not words: `row["Correct Answer"]`.
+
+    names: the names of all columns, for messages; `columns` are at least those that the template reads.
 
     Raises:
         DataError: a column is missing or null, or the template fails on these values.
@@ -149,8 +151,8 @@ def fill(template: jinja2.Template, columns: Mapping[str, Any]) -> str:
         return template.render({"row": marked, **marked})
     except jinja2.UndefinedError as error:
         message = str(error.message).replace(f"'{__name__}.Null object'", "a null")
-        hint = _column_hint(message, columns)
-        raise DataError(f"{message}{hint}; the row has the columns {', '.join(columns)}") from None
+        hint = _column_hint(message, names)
+        raise DataError(f"{message}{hint}; the row has the columns {', '.join(names)}") from None
     except _NotText as error:
         raise DataError(str(error)) from None
     except RecursionError:
@@ -159,7 +161,7 @@ def fill(template: jinja2.Template, columns: Mapping[str, Any]) -> str:
         raise DataError(f"cannot be rendered: {error}") from error
 
 
-def _column_hint(message: str, columns: Mapping[str, Any]) -> str:
+def _column_hint(message: str, columns: Sequence[str]) -> str:
     """How to write a column whose name contains the undefined name, if there is one."""
     name = re.match(r"'(.+)' is undefined", message)
     if name is None:

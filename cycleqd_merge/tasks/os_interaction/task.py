@@ -17,7 +17,7 @@ from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
-from cycleqd_merge.tasks.prompting import Prompt
+from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
 
@@ -67,6 +67,14 @@ class OsInteractionTask:
         assert not isinstance(prompt, str)
         return prompt
 
+    @property
+    def later_turns(self) -> LaterTurns:
+        """What follows a conversation's first prompt."""
+        definition = self._definition
+        longest = system_turn(b"x" * (definition.output_longest + 1), definition.output_longest, definition.output_kept)
+        reply = max(len(longest), len(system_turn(b"x" * definition.output_longest, definition.output_longest, 0)))
+        return LaterTurns(definition.rounds, reply, "`max_new_tokens`, `rounds` or `output_longest`")
+
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         repeats = range(self._definition.repeats)
         outcomes = await asyncio.gather(*(self._play(sample, model, seed) for seed in repeats))
@@ -89,6 +97,12 @@ class OsInteractionTask:
             except BoxLost:
                 right = False
             return Outcome(float(right), conversation.output, conversation.truncated)
+
+    def reference_of(self, sample: Sample) -> str:
+        """The answer, its pattern, or a script that gives the answer or does the job."""
+        problem = self._problems[sample.id]
+        example = problem.example.code if problem.example is not None else "(decided by the scripts of `check`)"
+        return problem.answer or problem.pattern or example
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         problem = self._problems[sample.id]
@@ -134,14 +148,15 @@ class Conversation:
             completion = await prompt.ask(model, self._messages, sampling)
             self.output += ("\n\n" if self.output else "") + printable(completion.text)
             self.truncated = self.truncated or completion.truncated
-            action = read_action(completion.text)
+            self._messages = with_answer(self._messages, completion.text)
+            action = read_action(str(self._messages[-1]["content"]))  # none in an empty answer: the context is full
             if action is None:
                 return ""
             if action.kind == "commit":
                 return action.content
             finished = await box.shell(action.content or "")
             turn = system_turn(finished.output, definition.output_longest, definition.output_kept)
-            self._messages += [{"role": "assistant", "content": completion.text}, {"role": "user", "content": turn}]
+            self._messages.append({"role": "user", "content": turn})
         return ""
 
 
