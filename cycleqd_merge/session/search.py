@@ -29,7 +29,6 @@ from cycleqd_merge.preflight.access import require_publishable
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
-from cycleqd_merge.preflight.rows import leak_notices
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
@@ -39,7 +38,7 @@ from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.run_log import logging_to
-from cycleqd_merge.tasks.suite import require_environments
+from cycleqd_merge.tasks.suite import leak_notices, leaked_counts, require_environments
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +165,7 @@ def _session_event(opened: OpenedRecipe, materialiser: Materialiser, task_enviro
         "bases": {opened.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
         "environment": environment(),
         "time": round(time.time()),
+        **({"leaked": leaks} if (leaks := leaked_counts(opened.suite)) else {}),
         **({"task_environments": task_environments} if task_environments else {}),
         **({"engine_semantics": semantics} if semantics else {}),
     }
