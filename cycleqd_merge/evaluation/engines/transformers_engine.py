@@ -19,9 +19,10 @@ from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
+from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
 
@@ -61,7 +62,7 @@ class TransformersEngine:
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
         start = self._tokenizer.bos_token_id
         self._start = start if start is not None else self._pad
-        self._reader = AnswerReader(family, self._tokenizer)
+        self._reader = AnswerReader(self._tokenizer, end_tokens(family).ids, context_length(family, self._tokenizer))
         # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
         self.model.generation_config = GenerationConfig(pad_token_id=self._pad)
         self._map = family.name_map(self.model)
