@@ -8,23 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.config.model_names import anchored_reference, is_malformed, model_names
-from cycleqd_merge.config.recipe import PinnedModels
-from cycleqd_merge.config.values import REFERENCE_FORM
 from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.evaluation.failures import single_cause
-from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
-from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_scores
-from cycleqd_merge.merging.adapter_checks import require_adapter
-from cycleqd_merge.merging.family import ModelFamily, open_family
-from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.mergekit_references import model_reference
+from cycleqd_merge.outputs.single_model import open_model
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import changed_semantics, reopen
 from cycleqd_merge.run.state import Run
@@ -76,8 +67,11 @@ def measure(
                 score(name, worker, candidate)
     for name in names:
         if name.startswith(OTHER):
-            family, adapted = _other_model(name.removeprefix(OTHER), opened)
-            with closing(opened.worker(Materialiser(family, Groups(family.weights, "one"), {}))) as worker:
+            try:
+                materialiser, adapted = open_model(name.removeprefix(OTHER), opened.recipe.models)
+            except ModelError as error:
+                raise ModelError(f"{OTHER}{error}") from error
+            with closing(opened.worker(materialiser)) as worker:
                 score(name, worker, adapted)
     if folder is not None and limit is None:
         _record(run, folder, rows, evaluations, changed_semantics(run.start, run.sessions, opened))
@@ -130,16 +124,3 @@ def heldout_scores(run: Run, folder: Path) -> dict[str, Scores]:
     if missing:
         measure(run, missing, "heldout", folder=folder)
     return {name: tuple(run.measured[key][task].score for task in run.tasks) for name, key in chosen.items()}
-
-
-def _other_model(text: str, opened: OpenedRecipe) -> tuple[ModelFamily, Genome | None]:
-    """A family for a model that is not part of the run: alone, or with its adapter as the only expert."""
-    text = anchored_reference(text, Path())
-    if any(map(is_malformed, model_names(text))):
-        raise ModelError(f"{OTHER}{text}: {REFERENCE_FORM}")
-    reference = model_reference(text)
-    experts = {} if reference.lora is None else {"adapter": text}
-    family = open_family(PinnedModels(str(reference.model), experts, opened.recipe.models))
-    for expert in family.experts:
-        require_adapter(family, expert)
-    return family, expert_genome(0, 1, 1) if experts else None

@@ -107,13 +107,20 @@ def task_identity(task: SuiteTask) -> dict[str, Any]:
     """How a task is used and scored, its rows on each split, and its semantics version unless that is 0."""
     identity = {
         **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
-        "definition": without_folders(task.definition.model_dump(mode="json", exclude={"description", "data"})),
+        "definition": without_folders(_definition(task)),
         "search": task.digest("search"),
         "heldout": task.digest("heldout"),
         "confirm": task.digest("confirm"),
         "rows": {rows: len(task.samples(rows)) for rows in _COUNTED_SPLITS},
     }
     return {**identity, "semantics": task.semantics} if task.semantics else identity
+
+
+def _definition(task: SuiteTask) -> dict[str, Any]:
+    definition = task.definition.model_dump(mode="json", exclude={"description", "data"})
+    if definition.get("thinking") == "keep":  # as before there was this key
+        del definition["thinking"]
+    return definition
 
 
 def without_semantics(start: Event) -> Event:

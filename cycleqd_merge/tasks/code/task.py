@@ -106,6 +106,10 @@ class CodeTask:
             return False
         return await asyncio.to_thread(all_correct, problem.entry_point, inputs, found, expected.outputs, problem.atol)
 
+    def reference_of(self, sample: Sample) -> str:
+        """The reference solution."""
+        return self._problems[sample.id].solution
+
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         problem = self._problems[sample.id]
         samples = self._all()
