@@ -102,17 +102,20 @@ def build_sandbox_command(
     target: Annotated[
         Path | None, typer.Option("--to", help="Write a tar file instead, for users without root access.")
     ] = None,
-    docker: Annotated[bool, typer.Option("--docker", help="Build a Docker image instead.")] = False,
+    docker: Annotated[
+        bool, typer.Option("--docker", help="Build Docker images instead, also that of `code` tasks.")
+    ] = False,
 ) -> None:
     """Build the root file system that `os_interaction` tasks run on; takes about 2 minutes."""
-    from cycleqd_merge.sandbox.docker import build_image
+    from cycleqd_merge.sandbox.docker import build_image, build_python_image
     from cycleqd_merge.sandbox.rootfs import build_rootfs, release_of, write_tar
 
     if target is not None:
         write_tar(distribution.value, release, mirror, target)
         made = str(target)
     elif docker:
-        made = build_image(name, distribution.value, release_of(distribution.value, release))
+        python = build_python_image()
+        made = f"{build_image(name, distribution.value, release_of(distribution.value, release))} and {python}"
     else:
         made = str(build_rootfs(name, distribution.value, release, mirror, source))
     typer.echo(f"built {name}: {made}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.evaluation.engines.engine import Engine
@@ -129,9 +130,12 @@ class Worker:
 
     async def _sample(self, task: SuiteTask, sample: Sample) -> Outcome:
         outcome = await task.task.score(sample, self._engine)
-        if not 0.0 <= outcome.score <= 1.0:
-            raise ValueError(f"task {task.name}, sample {sample.id}: score {outcome.score} is not in [0, 1]")
-        return outcome
+        place = f"task {task.name}, sample {sample.id}"
+        if not isinstance(outcome, Outcome):
+            raise ValueError(f"{place}: the result is of type {type(outcome).__name__}, not an Outcome")
+        if not isinstance(outcome.score, Real) or not 0 <= outcome.score <= 1:
+            raise ValueError(f"{place}: score {outcome.score!r} is not in [0, 1]")
+        return replace(outcome, score=float(outcome.score))
 
     def prepare(self, candidate: Candidate) -> None:
         """Announce the next candidate; see `Engine.prepare`."""

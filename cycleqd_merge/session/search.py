@@ -29,6 +29,7 @@ from cycleqd_merge.preflight.access import require_publishable
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
+from cycleqd_merge.preflight.rows import leak_notices
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
@@ -138,26 +139,26 @@ def _set_up(
         return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     if not journal.events:  # a resumed run was checked when it started, on the same contents
-        for notice in require_mergeable(opened.family):
+        for notice in [*require_mergeable(opened.family), *leak_notices(opened.suite)]:
             log.warning("%s", notice)
         tokenizer = family_tokenizer(opened.family)
-        require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer))
+        require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer, recipe.engine.context))
         require_publishable(recipe)
         rehearse_export(recipe, opened.family, opened.groups)
     require_exports(recipe, len(start["seeds"]))
-    require_environments(opened.suite)
+    task_environments = require_environments(opened.suite)
     require_disk(disk_uses(recipe, opened.family, mutated, recipe.rank))
     from_main_process((models, mutated, recipe.rank))
     materialiser = opened.materialiser(mutated, observer.computing_bases)
     log.debug("singular bases ready for experts %s", mutated)
     leave_group()
-    run = resume_journal(journal, start, _session_event(opened, materialiser))
+    run = resume_journal(journal, start, _session_event(opened, materialiser, task_environments))
     if run.schedule.done and not to_confirm(run):
         return run, None
     return run, partial(open_pool, opened, materialiser, mutated)
 
 
-def _session_event(opened: OpenedRecipe, materialiser: Materialiser) -> Event:
+def _session_event(opened: OpenedRecipe, materialiser: Materialiser, task_environments: dict[str, str]) -> Event:
     semantics = SEMANTICS[opened.recipe.engine.kind]
     return {
         "event": "session",
@@ -165,5 +166,6 @@ def _session_event(opened: OpenedRecipe, materialiser: Materialiser) -> Event:
         "bases": {opened.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
         "environment": environment(),
         "time": round(time.time()),
+        **({"task_environments": task_environments} if task_environments else {}),
         **({"engine_semantics": semantics} if semantics else {}),
     }

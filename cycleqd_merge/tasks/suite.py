@@ -22,6 +22,7 @@ from cycleqd_merge.config.tasks import (
 from cycleqd_merge.deprecation import warn_deprecated
 from cycleqd_merge.errors import TaskError, UserError
 from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.tasks.equal_rows import content_of, draw_groups
 from cycleqd_merge.tasks.protocol import Sample, Split, Task
 
 
@@ -46,14 +47,15 @@ class SuiteTask:
     def samples(self, split: Split) -> Sequence[Sample]:
         """The samples of a split; the task's search split is divided into the run's search and confirmation splits.
 
-        The division depends only on the number of samples, not on the run. The recipe's `samples` limits the search
-        split, and the confirmation split in the same proportion.
+        The division depends only on the samples, not on the run; equal samples are on one side. The recipe's `samples`
+        limits the search split, and the confirmation split in the same proportion.
         """
         if split == "heldout":
             return self.task.samples("heldout")
         samples = self.task.samples("search")
-        order = generator(0, "confirm").permutation(len(samples))
-        reserved = set(order[: min(round(self.confirm_share * len(samples)), len(samples) - 1)].tolist())
+        order = generator(0, "confirm").permutation(len(samples)).tolist()
+        most = min(round(self.confirm_share * len(samples)), len(samples) - 1)
+        reserved = draw_groups(order, [content_of(self.task, sample) for sample in samples], most)
         if split == "confirm":
             share, limit = self.confirm_share, self.use.samples
             confirm_limit = None if limit is None else round(limit * share / (1 - share))

@@ -13,9 +13,9 @@ from cycleqd_merge.config.tasks import DbbenchTaskConfig
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.database.opening import open_database, require_database
 from cycleqd_merge.tasks.database.problem import DbProblem, read_db_problem
-from cycleqd_merge.tasks.database.sample_database import SampleDatabase
+from cycleqd_merge.tasks.database.sample_database import RESULT_LIMIT, SampleDatabase
 from cycleqd_merge.tasks.database.turns import is_answer, read_statement, write_answer, write_statement
-from cycleqd_merge.tasks.prompting import Prompt
+from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
 
@@ -39,17 +39,15 @@ class DbbenchTask:
         self._samples = read_splits(definition.data)
         self._prompt = Prompt(definition)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
-        self._problems = {
-            sample.id: self._problem(split, sample) for split, samples in self._samples.items() for sample in samples
-        }
+        self._problems = {sample.id: self._problem(sample) for samples in self._samples.values() for sample in samples}
         self._threads = ThreadPoolExecutor(_THREADS, "dbbench")
 
-    def _problem(self, split: TaskSplit, sample: Sample) -> DbProblem:
+    def _problem(self, sample: Sample) -> DbProblem:
         try:
             self.prompt_of(sample)
             return read_db_problem(sample.row)
         except DataError as error:
-            raise DataError(f"{place_of(self._definition.data, split, sample)}: {error}") from error
+            raise DataError(f"{place_of(sample)}: {error}") from error
 
     def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
@@ -62,6 +60,11 @@ class DbbenchTask:
         prompt = self._prompt.render(sample.row)
         assert not isinstance(prompt, str)
         return prompt
+
+    @property
+    def later_turns(self) -> LaterTurns:
+        """What follows a conversation's first prompt."""
+        return LaterTurns(self._definition.rounds + 1, RESULT_LIMIT, "`max_new_tokens` or `rounds`")
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         kind, seconds, problem = self._definition.database, self._definition.seconds, self._problems[sample.id]
@@ -88,12 +91,14 @@ class DbbenchTask:
         for rounds_left in range(self._definition.rounds, -1, -1):
             turn = await self._prompt.ask(model, messages, self._sampling)
             truncated |= turn.truncated
-            statement = read_statement(turn.text)
+            messages = with_answer(messages, turn.text)
+            answer = str(messages[-1]["content"])
+            statement = read_statement(answer)  # none in an empty answer: the context is full
             if statement is None or not rounds_left:
                 break
             result = await self._in_thread(database.execute, statement)
-            messages += [{"role": "assistant", "content": turn.text}, {"role": "user", "content": result}]
-        return turn.text, truncated
+            messages.append({"role": "user", "content": result})
+        return answer, truncated
 
     async def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

@@ -17,7 +17,7 @@ from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
-from cycleqd_merge.tasks.prompting import Prompt
+from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
 
@@ -40,21 +40,19 @@ class OsInteractionTask:
         self._samples = read_splits(definition.data, lambda row: str(row.get("index", "")))
         self._prompt = Prompt(definition)
         self._scripts = Path(definition.scripts or "")
-        self._problems = {
-            sample.id: self._problem(split, sample) for split, samples in self._samples.items() for sample in samples
-        }
+        self._problems = {sample.id: self._problem(sample) for samples in self._samples.values() for sample in samples}
         self._root = RootFs(definition.root)
         self._limits = Limits(
             memory=definition.memory * MIB, disk=256 * MIB, output=65536, processes=256, seconds=definition.seconds
         )
         self._slots = Slots(definition.boxes)
 
-    def _problem(self, split: TaskSplit, sample: Sample) -> OsProblem:
+    def _problem(self, sample: Sample) -> OsProblem:
         try:
             problem = read_os_problem(sample.row, self._scripts)
             self._prompt.render({"description": problem.description})
         except DataError as error:
-            raise DataError(f"{place_of(self._definition.data, split, sample)}: {error}") from error
+            raise DataError(f"{place_of(sample)}: {error}") from error
         return problem
 
     def samples(self, split: TaskSplit) -> Sequence[Sample]:
@@ -68,6 +66,14 @@ class OsInteractionTask:
         prompt = self._prompt.render({"description": self._problems[sample.id].description})
         assert not isinstance(prompt, str)
         return prompt
+
+    @property
+    def later_turns(self) -> LaterTurns:
+        """What follows a conversation's first prompt."""
+        definition = self._definition
+        longest = system_turn(b"x" * (definition.output_longest + 1), definition.output_longest, definition.output_kept)
+        reply = max(len(longest), len(system_turn(b"x" * definition.output_longest, definition.output_longest, 0)))
+        return LaterTurns(definition.rounds, reply, "`max_new_tokens`, `rounds` or `output_longest`")
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         repeats = range(self._definition.repeats)
@@ -142,14 +148,15 @@ class Conversation:
             completion = await prompt.ask(model, self._messages, sampling)
             self.output += ("\n\n" if self.output else "") + printable(completion.text)
             self.truncated = self.truncated or completion.truncated
-            action = read_action(completion.text)
+            self._messages = with_answer(self._messages, completion.text)
+            action = read_action(str(self._messages[-1]["content"]))  # none in an empty answer: the context is full
             if action is None:
                 return ""
             if action.kind == "commit":
                 return action.content
             finished = await box.shell(action.content or "")
             turn = system_turn(finished.output, definition.output_longest, definition.output_kept)
-            self._messages += [{"role": "assistant", "content": completion.text}, {"role": "user", "content": turn}]
+            self._messages.append({"role": "user", "content": turn})
         return ""
 
 
