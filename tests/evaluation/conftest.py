@@ -36,7 +36,13 @@ from tests.models import (
 collect_ignore = (
     []
     if importlib.util.find_spec("vllm")
-    else ["test_vllm.py", "test_vllm_architectures.py", "test_vllm_union.py", "test_likelihood.py"]
+    else [
+        "test_vllm.py",
+        "test_vllm_architectures.py",
+        "test_vllm_answers.py",
+        "test_vllm_union.py",
+        "test_likelihood.py",
+    ]
 )
 
 
