@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from textwrap import wrap
 from typing import Any
@@ -53,11 +53,15 @@ def scores(value: tuple[float, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: the format of its values for people, and whether the highest is marked."""
+    """A column: the format of its values for people, whether the highest is marked, and its key in JSON.
+
+    key: empty for the heading; JSON keys do not change, headings may.
+    """
 
     heading: str
     format: Format = str
     best: bool = False
+    key: str = ""
 
     @property
     def is_text(self) -> bool:
@@ -151,23 +155,28 @@ def _line(cells: list[str]) -> str:
 
 
 def table_to_records(table: ComparisonTable) -> list[dict[str, Any]]:
-    """The rows as JSON values by heading, in full precision, with the section's name if there are sections."""
+    """The rows as JSON values by their columns' keys, in full precision, with the section's name if there is one."""
+    return _records(table, [column.key or column.heading for column in table.columns])
+
+
+def _records(table: ComparisonTable, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows as JSON values by the columns' `names`."""
     records, section = [], ""
     for number, row in enumerate(table.rows):
         section = table.sections.get(number, section)
         record: dict[str, Any] = {"section": section} if table.sections else {}
-        for column, value in zip(table.columns, row, strict=True):
+        for name, value in zip(names, row, strict=True):
             if isinstance(value, Interval | Gap):
-                record[column.heading] = asdict(value)
+                record[name] = asdict(value)
             else:
-                record[column.heading] = list(value) if isinstance(value, tuple) else value
+                record[name] = list(value) if isinstance(value, tuple) else value
         records.append(record)
     return records
 
 
 def table_to_csv(table: ComparisonTable) -> str:
     """CSV in full precision: an interval or gap has a column per part, several scores share one column."""
-    records = table_to_records(table)
+    records = _records(table, [column.heading for column in table.columns])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     headings = list(records[0]) if records else [column.heading for column in table.columns]

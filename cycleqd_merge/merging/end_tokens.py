@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, TaskError
+from cycleqd_merge.merging.chat_templates import render_closed
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.json_files import json_object
 from cycleqd_merge.merging.tokenizer_folders import has_tokenizer
@@ -185,8 +186,8 @@ def render_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, 
     for content in (str, lambda text: [{"type": "text", "text": text}]):  # templates of multimodal models take parts
         messages = [{"role": role, "content": content(text)} for role, text in turns]
         try:
-            text = str(tokenizer.apply_chat_template(messages, tokenize=False))  # type: ignore[arg-type]
-        except Exception:  # a template may raise anything; the tasks that use it report it
+            text = render_closed(tokenizer, messages)
+        except TaskError:  # the tasks that use the template report it
             continue
         if turns[-1][1] in text:
             return text

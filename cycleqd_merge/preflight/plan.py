@@ -35,7 +35,8 @@ from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
 from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.plan_result import BasesSummary, ModelSummary, Plan, TaskSummary, existing
-from cycleqd_merge.preflight.prompts import check_answers, check_prompts, check_rows
+from cycleqd_merge.preflight.prompts import check_answers, check_prompts
+from cycleqd_merge.preflight.rows import check_rows
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
@@ -198,7 +199,9 @@ def _check_answering(suite: Suite, family: ModelFamily, context: int | None, fou
         return
     limit = context_length(family, tokenizer, context)
     for task in suite:
-        found.errors.extend(check_prompts(task, tokenizer, limit).errors)
+        prompts = check_prompts(task, tokenizer, limit)
+        found.errors.extend(prompts.errors)
+        found.notices.extend(prompts.notices)
         found.notices.extend(check_answers(task, tokenizer))
 
 

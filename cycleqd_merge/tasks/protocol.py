@@ -78,10 +78,18 @@ class Likelihood:
 class LanguageModel(Protocol):
     """A loaded model. Any number of requests may be awaited at once; they share batches."""
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
         """Answer a conversation. If its last turn is the assistant's, the answer continues that turn.
 
-        template: a Jinja chat template to use instead of the model's own.
+        template: a Jinja chat template to use instead of the model's own. variables: values for the template, such as
+        `{"enable_thinking": False}`. A conversation that fills the model's context, or on which the template exceeds
+        its limit of time or memory, is answered by an empty text that is marked as truncated.
 
         Raises:
             UserError: the model has no chat template, or the template rejects these turns.
@@ -111,7 +119,9 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> str:
         """The prompt that `chat` completes for a conversation, as text for `complete` and `likelihood`.
 
         Pass it on unchanged: it is marked as rendered, so that no special tokens are added to it.
@@ -181,6 +191,15 @@ class Prompting(Protocol):
 
     def prompt_of(self, sample: Sample) -> str | Sequence[Message]:
         """A sample's prompt: plain text, or the chat turns that open its conversation."""
+        ...
+
+
+@runtime_checkable
+class Referenced(Protocol):
+    """A task that can show the correct answer to a sample, for `task show`."""
+
+    def reference_of(self, sample: Sample) -> str:
+        """The reference answer, or what decides whether an answer is right."""
         ...
 
 

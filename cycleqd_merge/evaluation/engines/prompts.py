@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from cycleqd_merge.config.tasks import PromptedTaskConfig
 from cycleqd_merge.errors import TaskError, UserError
+from cycleqd_merge.merging.chat_templates import Rendered, render
 from cycleqd_merge.tasks.generate import GenerateTask
-from cycleqd_merge.tasks.protocol import Message, Prompting, Sample
-
-
-class Rendered(str):
-    """Text rendered by a chat template, which includes special tokens."""
-
-    __slots__ = ()
-
-
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | None) -> Rendered:
-    """Chat turns as one prompt, by `template` or the tokenizer's own; if the assistant's turn is last, it is continued.
-
-    Raises:
-        TaskError: there is no chat template, or it rejects these turns.
-    """
-    if template is None and not tokenizer.chat_template:
-        raise TaskError("the model has no chat template; give the task a `chat_template` or a plain prompt")
-    begun = bool(messages) and messages[-1]["role"] == "assistant"
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            chat_template=template,
-            add_generation_prompt=not begun,
-            continue_final_message=begun,
-            tokenize=False,
-        )
-    except jinja2.TemplateError as error:
-        raise TaskError(f"the chat template rejects these turns: {error}") from error
-    return Rendered(text)
+from cycleqd_merge.tasks.protocol import Prompting, Sample
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -71,7 +43,11 @@ def prompt_length(
     """
     prompt = task.prompt_of(sample)
     try:
-        text = prompt if isinstance(prompt, str) else render(tokenizer, prompt, definition.chat_template)
+        text = (
+            prompt
+            if isinstance(prompt, str)
+            else render(tokenizer, prompt, definition.chat_template, definition.template_variables)
+        )
     except UserError as error:
         raise TaskError(f"{error}; in row {sample.id}") from error
     before = len(encode(tokenizer, text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,10 @@ from transformers import GenerationConfig, StoppingCriteria
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
-from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
+from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
 from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
@@ -90,8 +91,18 @@ class TransformersEngine:
         self.model = None
         self._resident = {}
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        return await self._answer(self.render(messages, template), sampling)
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        try:
+            prompt = self.render(messages, template, variables)
+        except TemplateLimit:  # on these turns alone: the ones that open a conversation were checked before the run
+            return Completion("", 0, truncated=True)
+        return await self._answer(prompt, sampling)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
         return await self._answer(prompt, sampling)
@@ -114,8 +125,10 @@ class TransformersEngine:
         tokens, scored = encode_pair(self.encode, prompt, continuation)
         return await self._submit(self._reader.fitting_pair(tokens, scored), None, scored)
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:
-        return render(self._tokenizer, messages, template)
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> Rendered:
+        return render(self._tokenizer, messages, template, variables)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain or rendered prompt; for an empty one, a start token."""

@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
-
-from cachetools import LRUCache
 
 from cycleqd_merge.config.engines import VllmEngineConfig
 from cycleqd_merge.errors import ModelError, RecipeError, UserError
 from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, memory_needs, placement
-from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
+from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
 from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
@@ -27,7 +26,7 @@ from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
-_PROMPTS = 2**16  # number of prompts whose rendered text and tokens are cached
+_PROMPTS = 2**16  # number of prompts whose tokens are cached
 _INSTEAD = "use `engine: {kind: transformers}`"
 _REHEARSED = "The quick brown fox jumps over it."  # the prompt that shows whether the exchange works
 _REHEARSED_TOKENS = 12  # its length at most, for engines with a short `max_model_len`
@@ -51,7 +50,6 @@ class VllmEngine:
         self._tokenizer: Any = family_tokenizer(materialiser.family)
         # every child gets the same prompts
         self._encode = lru_cache(_PROMPTS, typed=True)(partial(encode, self._tokenizer))
-        self._rendered: LRUCache[str, Rendered] = LRUCache(_PROMPTS)
         self._numbers = itertools.count()
         self._new: list[tuple[str, list[int], Any]] = []
         self._answers: dict[str, asyncio.Future[Any]] = {}
@@ -181,8 +179,18 @@ class VllmEngine:
             llm.llm_engine.engine_core.shutdown()
             remove_unused()
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        return await self._generate(self.render(messages, template), sampling)
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        try:
+            prompt = self.render(messages, template, variables)
+        except TemplateLimit:  # on these turns alone: the ones that open a conversation were checked before the run
+            return Completion("", 0, truncated=True)
+        return await self._generate(prompt, sampling)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
         return await self._generate(prompt, sampling)
@@ -208,12 +216,10 @@ class VllmEngine:
         found = [output.prompt_logprobs[place][tokens[place]] for place in places]
         return Likelihood(tuple(each.logprob for each in found), all(each.rank == 1 for each in found))
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:
-        key = repr((template, messages))
-        text = self._rendered.get(key)
-        if text is None:
-            text = self._rendered[key] = render(self._tokenizer, messages, template)
-        return text
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> Rendered:
+        return render(self._tokenizer, messages, template, variables)
 
     async def _generate(self, text: str, sampling: Sampling) -> Completion:
         prompt = self._encode(text)

@@ -10,7 +10,7 @@ from pymysql.constants import CLIENT, ER
 from pymysql.converters import escape_string
 from pymysql.cursors import SSCursor
 
-from cycleqd_merge.errors import InfrastructureError
+from cycleqd_merge.errors import DataError, InfrastructureError
 from cycleqd_merge.tasks.database.sample_database import row_texts, truncate
 from cycleqd_merge.tasks.database.server import PREFIX, Server
 from cycleqd_merge.tasks.database.table import Table
@@ -19,6 +19,19 @@ _PRIVILEGES = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES, "
     "CREATE VIEW, SHOW VIEW"
 )
+_TABLE_ERRORS = (
+    ER.TOO_LONG_IDENT,
+    ER.DUP_FIELDNAME,
+    ER.WRONG_TABLE_NAME,
+    ER.WRONG_COLUMN_NAME,
+    ER.INVALID_CHARACTER_STRING,
+    ER.TOO_MANY_FIELDS,
+    ER.TOO_BIG_ROWSIZE,
+    ER.DATA_TOO_LONG,
+    ER.PARSE_ERROR,
+    ER.NET_PACKET_TOO_LARGE,
+)
+"""Errors of a server while it creates a sample's table that the table causes, not the server."""
 _STATEMENT_ERRORS = (pymysql.MySQLError, ValueError, RuntimeError)  # a result may be text that cannot be decoded
 
 
@@ -28,6 +41,7 @@ class MariadbDatabase:
     seconds: time limit of a statement. Each statement has its own connection: its effects are in the tables or nowhere.
 
     Raises:
+        DataError: the server cannot store the table.
         InfrastructureError: the server does not respond.
     """
 
@@ -42,10 +56,17 @@ class MariadbDatabase:
             f"USE {self._name}",
             *_creation(table),
         ]
-        with server.administer(client_flag=CLIENT.MULTI_STATEMENTS) as cursor:
-            cursor.execute(";".join(statements))
-            while cursor.nextset():
-                pass
+        try:
+            with server.administer(client_flag=CLIENT.MULTI_STATEMENTS) as cursor:
+                cursor.execute(";".join(statements))
+                while cursor.nextset():
+                    pass
+        except InfrastructureError as error:
+            reason = error.__cause__
+            if not isinstance(reason, pymysql.MySQLError) or reason.args[0] not in _TABLE_ERRORS:
+                raise
+            self.close()
+            raise DataError(f"table {table.name!r}: the database cannot store it: {reason.args[-1]}") from error
 
     def execute(self, sql: str) -> str:
         try:
