@@ -60,8 +60,6 @@ class TransformersEngine:
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
-        start = self._tokenizer.bos_token_id
-        self._start = start if start is not None else self._pad
         self._reader = AnswerReader(self._tokenizer, end_tokens(family).ids, context_length(family, self._tokenizer))
         # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
         self.model.generation_config = GenerationConfig(pad_token_id=self._pad)
@@ -123,6 +121,8 @@ class TransformersEngine:
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         tokens, scored = encode_pair(self.encode, prompt, continuation)
+        if not scored:
+            return Likelihood((), True)
         return await self._submit(self._reader.fitting_pair(tokens, scored), None, scored)
 
     def render(
@@ -131,8 +131,8 @@ class TransformersEngine:
         return render(self._tokenizer, messages, template, variables)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain or rendered prompt; for an empty one, a start token."""
-        return encode(self._tokenizer, text) or [self._start]
+        """Token ids of a plain or rendered prompt."""
+        return encode(self._tokenizer, text)
 
     async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
         loop = asyncio.get_running_loop()

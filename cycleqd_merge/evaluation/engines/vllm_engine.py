@@ -204,9 +204,9 @@ class VllmEngine:
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         from vllm import SamplingParams
 
-        start = self._tokenizer.bos_token_id
-        start = self._tokenizer.eos_token_id if start is None else start
-        tokens, scored = encode_pair(self._encode, prompt, continuation, start)
+        tokens, scored = encode_pair(self._encode, prompt, continuation)
+        if not scored:
+            return Likelihood((), True)
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=vllm_compat.final_only()
         )
