@@ -31,9 +31,9 @@ class CardFacts:
     """Facts about a run for both kinds of cards.
 
     repo: the card's repository. archive: the dataset repository, if the run's archive is published. datasets: the Hub
-    dataset of each task that has one. rows: sizes of the search and confirmation splits by task. summary: see
-    `report.summary.summary`. chosen: the mean that chose the best-mean elite. evolution: the settings that are part of
-    the run's identity.
+    dataset of each task that has one. rows: sizes of the search and confirmation splits by task. leaked: numbers of
+    held-out rows that equal search rows, by task, where there are any. summary: see `report.summary.summary`. chosen:
+    the mean that chose the best-mean elite. evolution: the settings that are part of the run's identity.
     """
 
     repo: str
@@ -42,6 +42,7 @@ class CardFacts:
     tasks: tuple[str, ...]
     datasets: Mapping[str, str]
     rows: Mapping[str, Mapping[str, int]]
+    leaked: Mapping[str, int]
     parents: tuple[Parent, ...]
     license: License | None
     scores: tuple[ModelScores, ...]
@@ -113,6 +114,7 @@ def card_facts(run: Run, repo: str, archive: str | None = None, license: str | N
         tasks=tuple(run.tasks),
         datasets=_datasets(run),
         rows={task: identity["rows"] for task, identity in identities.items()},
+        leaked=next((session["leaked"] for session in reversed(run.sessions) if "leaked" in session), {}),
         parents=parents,
         license=derived_license({parent.name: parent.license for parent in parents}, license),
         scores=tuple(usual_scores(run)),
