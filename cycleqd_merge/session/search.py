@@ -12,6 +12,7 @@ from pathlib import Path
 from cycleqd_merge.config.loading import fix_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
+from cycleqd_merge.evaluation.engines.prompts import tokenizer_notices
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
@@ -138,9 +139,10 @@ def _set_up(
         return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     if not journal.events:  # a resumed run was checked when it started, on the same contents
-        for notice in [*require_mergeable(opened.family), *leak_notices(opened.suite)]:
-            log.warning("%s", notice)
         tokenizer = family_tokenizer(opened.family)
+        notices = [*require_mergeable(opened.family), *tokenizer_notices(tokenizer), *leak_notices(opened.suite)]
+        for notice in notices:
+            log.warning("%s", notice)
         require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer, recipe.engine.context))
         require_publishable(recipe)
         rehearse_export(recipe, opened.family, opened.groups)
