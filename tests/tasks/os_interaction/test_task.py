@@ -164,7 +164,7 @@ def test_problems_are_read_in_all_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"q": 1}, "not an OS problem: KeyError: 'description'; columns: q"),
+        ({"q": 1}, "rows.jsonl:1: not an OS problem: no `description`; the row has the columns q"),
         ({"description": "d"}, "an OS problem requires a `match` or a `check`"),
         (
             {"description": "d", "check": [None]},
