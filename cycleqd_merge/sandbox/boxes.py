@@ -67,7 +67,10 @@ async def shown_versions(provider: Provider) -> str:
     """
     command = [*provider.python(), "-c", SHOW_VERSIONS]
     async with provider.start(command, RootFs(), Limits(memory=4096 * MIB)) as process:
-        output, error = await asyncio.wait_for(process.communicate(), _START_SECONDS)
+        try:
+            output, error = await asyncio.wait_for(process.communicate(), _START_SECONDS)
+        except TimeoutError:
+            output, error = b"", f"no response within {_START_SECONDS:.0f} s".encode()
     if not output.startswith(b"Python "):
         lines = error.decode(errors="replace").strip().splitlines()
         raise TaskError(

@@ -1,8 +1,9 @@
 """Boxes by bubblewrap: Linux namespaces, without a daemon, started in a few milliseconds.
 
-A box without a root file system sees the host's /usr and this environment's Python read-only, as a user of its own
-without capabilities. A box with a root file system sees an overlay of it: changes are kept in memory and discarded with the box. It has several users; its
-root is an unprivileged user of the host and has only the capabilities that a container's root needs.
+A box without a root file system sees the host's /usr and this environment's Python, read-only, as a user of its own
+without capabilities. A box with a root file system sees an overlay of it: changes are kept in memory and discarded with
+the box. It has several users; its root is an unprivileged user of the host and has only the capabilities that a
+container's root needs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from cycleqd_merge.errors import InfrastructureError, TaskError
 from cycleqd_merge.event_loop import run_coroutine
-from cycleqd_merge.sandbox.boxes import open_box, shown_versions
+from cycleqd_merge.sandbox.boxes import open_box
 from cycleqd_merge.sandbox.cgroups import limited_cgroups, parent_cgroups
 from cycleqd_merge.sandbox.interpreter import OPTIONS, BoundPython, bound_python, staged, unreachable
 from cycleqd_merge.sandbox.processes import piped_process
@@ -63,9 +64,9 @@ class Bubblewrap:
         problem = run_coroutine(self._try_box(root))
         if problem:
             raise TaskError(f"sandbox: bubblewrap does not work here: {problem}; {_remedy()} (or {_ALTERNATIVE})")
-        files = run_coroutine(shown_versions(self)) if root.name is None else f"root {root.name}"
+        files = "" if root.name is None else f"root {root.name}, "
         limits = "by control groups" if parent_cgroups() else "per process (control groups are not writable)"
-        return f"bubblewrap, {files}, limits {limits}"
+        return f"bubblewrap, {files}limits {limits}"
 
     def python(self) -> list[str]:
         return [bound_python().command, *OPTIONS]

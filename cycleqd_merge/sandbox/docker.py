@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from cycleqd_merge.errors import TaskError
-from cycleqd_merge.event_loop import run_coroutine
-from cycleqd_merge.sandbox.boxes import shown_versions
 from cycleqd_merge.sandbox.interpreter import OPTIONS, PACKAGES, VARIABLES, numpy_version, python_release
 from cycleqd_merge.sandbox.processes import piped_process
 from cycleqd_merge.sandbox.protocol import Limits, RootFs
@@ -32,8 +30,7 @@ class Docker:
         image = image_of(root)
         if not self._succeeds("image", "inspect", image):
             raise TaskError(f"sandbox: Docker has no image {image}: `{BUILD_COMMAND} --docker`")
-        files = run_coroutine(shown_versions(self)) if root.name is None else f"image {image}"
-        return f"Docker, {files}"
+        return f"Docker, image {image}"
 
     def python(self) -> list[str]:
         return ["python3", *OPTIONS]

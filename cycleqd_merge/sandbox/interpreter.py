@@ -1,4 +1,4 @@
-"""The Python of boxes without a root file system: this environment's interpreter and its numpy, and no other package."""
+"""The Python of boxes without a root file system: this environment's interpreter and numpy, and no other package."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The interface of sandboxes: a provider runs commands in boxes, each for one program or one conversation.
 
-A box has no network, sees no process, variable or file of the host (except /usr and this environment's Python, read-only), and leaves nothing behind.
+A box has no network, sees no process, variable or file of the host (except /usr and this environment's Python, both
+read-only), and leaves nothing behind.
 """
 
 from __future__ import annotations

@@ -39,7 +39,6 @@ def main() -> None:
     for seed in range(MUTANTS):
         task_id, answer = answer_of(passing, seed)
         mutants.append([seed, task_id, digest(answer), _verdict(problems[task_id], expected[task_id], answer)])
-        print(seed, task_id, mutants[-1][-1], flush=True)
     found = {
         "evalplus": "0.3.1",
         "numpy": numpy.__version__,
@@ -61,8 +60,7 @@ def _expected(problem: dict[str, Any]) -> dict[str, Any] | None:
                 kind: trusted_exec(program, problem[f"{kind}_input"], problem["entry_point"], True, not_none)
                 for kind in ("base", "plus")
             }
-    except Exception as error:
-        print(problem["task_id"], "reference fails:", repr(error), flush=True)
+    except Exception:
         return None
 
 

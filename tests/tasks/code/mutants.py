@@ -91,13 +91,11 @@ def mutated(program: str, draw: random.Random) -> str:
 def _changes(node: ast.AST, draw: random.Random) -> list[tuple[str, Callable[[], None]]]:
     """The changes that can be made at a node, each with its kind."""
     found: list[tuple[str, Callable[[], None]]] = []
-    for field in ("op", "ops"):
-        value = getattr(node, field, None)
-        operator = value[0] if isinstance(value, list) and value else value
-        if type(operator) in _SWAPPED:
-            other = _SWAPPED[type(operator)]()
-            new = [other, *value[1:]] if isinstance(value, list) else other
-            found.append(("operator", lambda: setattr(node, field, new)))
+    field = "ops" if isinstance(node, ast.Compare) else "op"
+    first, *others = node.ops if isinstance(node, ast.Compare) else [getattr(node, "op", None)]
+    if type(first) in _SWAPPED:
+        other = _SWAPPED[type(first)]()
+        found.append(("operator", lambda: setattr(node, field, [other, *others] if field == "ops" else other)))
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
         found.append(("constant", lambda: setattr(node, "value", _changed(node.value, draw))))
     if isinstance(node, ast.Return) and node.value is not None:
