@@ -72,7 +72,7 @@ def exact(output: str, reference: str, options: ExactScorerConfig) -> float:
         blanks = "".join(character for character in text if character.isspace())
         return text.strip(blanks + (options.strip or ""))
 
-    answer = _last_match(options.pattern, output) if options.pattern else output
+    answer = last_match(options.pattern, output) if options.pattern else output
     if answer is None:
         return 0.0
     if options.first_line:
@@ -98,7 +98,7 @@ def number(output: str, reference: str, options: NumberScorerConfig) -> float:
 
     A comma separates thousands only between groups of digits that a number can have: `1,234` is one number, `3,4` two.
     """
-    text = _last_match(options.pattern, output) if options.pattern else output
+    text = last_match(options.pattern, output) if options.pattern else output
     found, wanted = last_number(text or ""), last_number(reference)
     if found is None or wanted is None:
         return 0.0
@@ -117,7 +117,7 @@ def _first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")
 
 
-def _last_match(pattern: str, text: str) -> str | None:
+def last_match(pattern: str, text: str) -> str | None:
     matches = list(re.finditer(pattern, text))
     if not matches:
         return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.bounded import Bounds, LimitExceeded, call
 from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.errors import DataError
 
@@ -16,6 +17,8 @@ _LONGEST_SCRIPT = 131_071
 """Bytes: Linux's limit for an argument of a program."""
 _LONGEST_START = 60_000
 """Characters: the limit for a command in a box's shell."""
+_BOUNDS = Bounds(seconds=2.0, memory=2**28)
+"""Limits of a search for a pattern, which the data writes, in an answer."""
 _SCRIPT_FORMS = 'a text, a pair such as ["bash", "ls"], or an object with `code`'
 
 
@@ -53,6 +56,8 @@ def read_os_problem(row: Mapping[str, Any], scripts: Path) -> OsProblem:
     Raises:
         DataError: the row is not a problem, names a script that does not exist, or cannot be graded.
     """
+    if "description" not in row and "config" not in row:
+        raise DataError(f"not an OS problem: no `description`; the row has the columns {', '.join(row)}")
     if "evaluation" in row:
         graded, create = _object(row["evaluation"], "evaluation"), row.get("create")
         init, example = (create.get("init") if isinstance(create, Mapping) else None), graded.get("example")
@@ -113,17 +118,18 @@ def _match(value: Any) -> tuple[str | None, str | None, bool]:
                 f"match: answer: {answer!r} has blanks at an end, which are removed from the model's answer; "
                 "remove them, or set `strip: false`"
             )
-    elif re.search(_pattern(pattern), "") is not None:
+    elif is_found(_pattern(pattern), ""):
         raise DataError(f"match: regex: {pattern!r} accepts an empty answer; anchor it, as in '^[0-9]+$'")
     return answer, pattern, strip
 
 
-def _pattern(value: Any) -> re.Pattern[str]:
+def _pattern(value: Any) -> str:
     text = _text(value, "match: regex")
     try:
-        return re.compile(text)
+        re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise DataError(f"match: regex: {text!r} is not a regular expression: {error}") from None
+    return text
 
 
 def _object(value: Any, key: str) -> Mapping[str, Any]:
@@ -192,3 +198,15 @@ def _read(scripts: Path, name: str) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}; set `scripts` to the scripts' folder") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
+
+
+def is_found(pattern: str, answer: str) -> bool:
+    """Whether a pattern is found in an answer; no if that takes too long."""
+    try:
+        return call(_BOUNDS, _search, pattern, answer)
+    except LimitExceeded:
+        return False
+
+
+def _search(pattern: str, answer: str) -> bool:
+    return re.search(pattern, answer) is not None
