@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from math import comb
 from typing import Any
 
+from cycleqd_merge import bounded
+from cycleqd_merge.bounded import Bounds, LimitExceeded
 from cycleqd_merge.config.tasks import CodeTaskConfig
 from cycleqd_merge.errors import DataError, TaskError
 from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider, RootFs
@@ -26,6 +28,7 @@ from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Ou
 from cycleqd_merge.tasks.splits import read_splits
 
 _HOST_FILES = RootFs()
+_EXTRACTION = Bounds(seconds=5.0)
 
 
 class CodeTask:
@@ -84,7 +87,10 @@ class CodeTask:
 
     async def _passes(self, problem: CodeProblem, answer: str) -> bool:
         """Whether an answer's program is correct on the inputs of the metric."""
-        program = await asyncio.to_thread(extract_program, answer, problem.entry_point)
+        try:
+            program = await asyncio.to_thread(bounded.call, _EXTRACTION, extract_program, answer, problem.entry_point)
+        except LimitExceeded:  # a hostile answer has no program
+            return False
         provider = (await asyncio.to_thread(sandbox_for, _HOST_FILES)).provider
         inputs = {"base": problem.base_inputs, "plus": problem.plus_inputs}
         kinds = ("base",) if self._definition.metric == "base" else ("base", "plus")
