@@ -14,7 +14,13 @@ from cycleqd_merge.cli.models import convert_command, export_command, merge_conf
 from cycleqd_merge.cli.results import evaluate_command, plot_command, report_command, show_command
 from cycleqd_merge.cli.runs import confirm_command, evolve_command, fork_command, plan_command
 from cycleqd_merge.cli.schemas import schema_command
-from cycleqd_merge.cli.tasks import build_sandbox_command, check_task_command, sandbox_options, task_options
+from cycleqd_merge.cli.tasks import (
+    build_sandbox_command,
+    check_task_command,
+    sandbox_options,
+    show_task_command,
+    task_options,
+)
 from cycleqd_merge.cli.verbosity import set_verbosity
 
 COMMON_OPTIONS = "Every command also accepts --quiet, --verbose and --debug."
@@ -73,8 +79,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in _COMMANDS.items():
     app.command(name, epilog=COMMON_OPTIONS)(command)
 
-task_app = typer.Typer(help="Check tasks on their own, without a recipe.", no_args_is_help=True)
+task_app = typer.Typer(help="Look at tasks and check them on their own, without a recipe.", no_args_is_help=True)
 task_app.callback()(task_options)
+task_app.command("show", epilog=COMMON_OPTIONS)(show_task_command)
 task_app.command("check", epilog=COMMON_OPTIONS)(check_task_command)
 app.add_typer(task_app, name="task")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cycleqd_merge.cli.options import NewFolder, RunFolder
+from cycleqd_merge.cli.options import NewFolder, Pickles, RunFolder, TrustRemoteCode
 
 
 def export_command(
@@ -37,10 +37,8 @@ def export_command(
 def merge_config_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A mergekit configuration.", show_default=False)],
     out: NewFolder,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the Python code that the models' repositories contain.")
-    ] = False,
-    pickles: Annotated[bool, typer.Option("--pickles", help="Read models that are stored as pickles only.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    pickles: Pickles = False,
 ) -> None:
     """Run a mergekit configuration; supports the merge method `cycleqd`, which exported models use."""
     from cycleqd_merge.config.recipe import ModelsConfig

@@ -22,3 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Generations = Annotated[int | None, typer.Option(min=0, help="Total number of children to evaluate.")]
 Output = Annotated[str | None, typer.Option(help="Run directory; by default the recipe's `output`.")]
 MaxHours = Annotated[float | None, typer.Option(min=0, help="Stop after this many hours; rerun to resume.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that the models' repositories contain.")
+]
+Pickles = Annotated[bool, typer.Option("--pickles", help="Read models that are stored as pickles only.")]

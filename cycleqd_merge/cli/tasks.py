@@ -1,4 +1,4 @@
-"""The commands `task check` and `sandbox build`."""
+"""The commands `task show`, `task check` and `sandbox build`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,54 @@ from typing import Annotated
 
 import typer
 
-from cycleqd_merge.cli.options import Json
+from cycleqd_merge.cli.options import Json, Pickles, TrustRemoteCode
 from cycleqd_merge.cli.printing import console, print_json
 from cycleqd_merge.errors import RunFailed
 
+Task = Annotated[
+    str, typer.Argument(metavar="TASK", help="A task file, or the name of a shipped task.", show_default=False)
+]
+
 
 def task_options() -> None:
-    """Check tasks on their own, without a recipe."""
+    """Look at tasks and check them on their own, without a recipe."""
+
+
+class ShownSplit(StrEnum):
+    """The splits of a task."""
+
+    search = "search"
+    heldout = "heldout"
+
+
+def show_task_command(
+    task: Task,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A folder, a Hub id, or BASE+ADAPTER: show its answers too.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Number of samples to show.")] = 3,
+    split: Annotated[ShownSplit, typer.Option(help="The split to show samples of.")] = ShownSplit.search,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show the token ids of prompts; requires --model.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    pickles: Pickles = False,
+    as_json: Json = False,
+) -> None:
+    """Show a task's prompts and, with a model, its answers and their scores."""
+    from cycleqd_merge.config.recipe import ModelsConfig
+    from cycleqd_merge.preflight.task_show import show_task
+    from cycleqd_merge.report.task_show import shown_json, shown_lines
+
+    models = ModelsConfig(trust_remote_code=trust_remote_code, pickles=pickles)
+    shown = show_task(task, model, split.value, samples, tokens, models)
+    if as_json:
+        print_json(shown_json(shown))
+    else:
+        for line in shown_lines(shown):
+            typer.echo(line)
 
 
 def check_task_command(
-    task: Annotated[
-        str, typer.Argument(metavar="TASK", help="A task file, or the name of a shipped task.", show_default=False)
-    ],
+    task: Task,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Number of samples to check per split; by default all.")
     ] = None,
@@ -67,17 +102,20 @@ def build_sandbox_command(
     target: Annotated[
         Path | None, typer.Option("--to", help="Write a tar file instead, for users without root access.")
     ] = None,
-    docker: Annotated[bool, typer.Option("--docker", help="Build a Docker image instead.")] = False,
+    docker: Annotated[
+        bool, typer.Option("--docker", help="Build Docker images instead, also that of `code` tasks.")
+    ] = False,
 ) -> None:
     """Build the root file system that `os_interaction` tasks run on; takes about 2 minutes."""
-    from cycleqd_merge.sandbox.docker import build_image
+    from cycleqd_merge.sandbox.docker import build_image, build_python_image
     from cycleqd_merge.sandbox.rootfs import build_rootfs, release_of, write_tar
 
     if target is not None:
         write_tar(distribution.value, release, mirror, target)
         made = str(target)
     elif docker:
-        made = build_image(name, distribution.value, release_of(distribution.value, release))
+        python = build_python_image()
+        made = f"{build_image(name, distribution.value, release_of(distribution.value, release))} and {python}"
     else:
         made = str(build_rootfs(name, distribution.value, release, mirror, source))
     typer.echo(f"built {name}: {made}")

@@ -18,6 +18,7 @@ from cycleqd_merge.comparison.statistics import (
     Interval,
     hypervolume,
     paired_bootstrap,
+    rows_and_seeds_interval,
     search_gap,
     seeds_interval,
 )
@@ -31,9 +32,10 @@ class ModelStatistics:
     """A model's held-out scores with their statistics.
 
     heldout: by task, averaged over rows and seeds. mean: over the tasks that count. mean_by_seed: that mean for each
-    seed, with `over_seeds` its interval. difference: from the reference, positive if this model is better; None for the
-    reference itself. gap: from search to held-out scores; None if there are no search scores. truncated: by task,
-    averaged over seeds.
+    seed, with `over_seeds` its interval. difference: from the reference over rows, positive if this model is better;
+    None for the reference itself. over_rows_and_seeds: the same difference with its interval over both; None if it has
+    none, see `rows_and_seeds_interval`. gap: from search to held-out scores; None if there are no search scores.
+    truncated: by task, averaged over seeds.
     """
 
     model: ComparedModel
@@ -42,6 +44,7 @@ class ModelStatistics:
     mean_by_seed: tuple[float, ...]
     over_seeds: Interval | None
     difference: Interval | None
+    over_rows_and_seeds: Interval | None
     gap: Gap | None
     truncated: dict[str, float]
 
@@ -60,23 +63,36 @@ def model_statistics(result: ComparisonResult) -> list[ModelStatistics]:
 def _statistics(result: ComparisonResult, model: ComparedModel) -> ModelStatistics:
     tasks = (*result.tasks, *result.kept)
     heldout = {task: float(model.heldout(task).mean()) for task in tasks}
-    means = tuple(float(np.mean([np.mean(scores.heldout[task]) for task in result.tasks])) for scores in model.by_seed)
+    means = _mean_by_seed(model, result.tasks)
     reference = result.by_name[result.reference]
+    over_rows = None if model is reference else difference(model, reference, result.tasks)
     return ModelStatistics(
         model=model,
         heldout=heldout,
         mean=float(np.mean([heldout[task] for task in result.tasks])),
         mean_by_seed=means,
         over_seeds=seeds_interval(means),
-        difference=None if model is reference else difference(model, reference, result.tasks),
+        difference=over_rows,
+        over_rows_and_seeds=over_rows and _over_rows_and_seeds(over_rows, model, reference, result.tasks),
         gap=_gap(model, result.tasks),
         truncated={task: _mean_truncated(model.by_seed, task) for task in tasks},
     )
 
 
 def difference(own: ComparedModel, other: ComparedModel, tasks: Sequence[str]) -> Interval:
-    """The paired difference of two models on held-out rows, each row's score averaged over seeds."""
+    """The paired difference of two models over held-out rows, each row's score averaged over seeds."""
     return paired_bootstrap({task: own.heldout(task) for task in tasks}, {task: other.heldout(task) for task in tasks})
+
+
+def _mean_by_seed(model: ComparedModel, tasks: Sequence[str]) -> tuple[float, ...]:
+    return tuple(float(np.mean([np.mean(scores.heldout[task]) for task in tasks])) for scores in model.by_seed)
+
+
+def _over_rows_and_seeds(
+    over_rows: Interval, own: ComparedModel, other: ComparedModel, tasks: Sequence[str]
+) -> Interval | None:
+    ours, theirs = (_mean_by_seed(model, tasks) if model.seeds else () for model in (own, other))
+    return rows_and_seeds_interval(over_rows, ours, theirs)
 
 
 def _gap(model: ComparedModel, tasks: Sequence[str]) -> Gap | None:
@@ -114,11 +130,26 @@ def winners(result: ComparisonResult, models: Sequence[ModelStatistics]) -> list
 
 @dataclass(frozen=True, slots=True)
 class HeadToHead:
-    """The reference, and the model with the highest held-out mean that the reference's strategy did not find."""
+    """The reference, and the model with the highest held-out mean that the reference's strategy did not find.
+
+    difference: over rows. over_rows_and_seeds: see `rows_and_seeds_interval`. one_seed: whether either model is the
+    only one that its strategy found.
+    """
 
     reference: str
     other: str
     difference: Interval
+    over_rows_and_seeds: Interval | None = None
+    one_seed: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """What the wider interval says of the reference."""
+        decisive = self.over_rows_and_seeds or self.difference
+        if decisive.holds_zero:
+            return "not distinguishable"
+        better = "better" if decisive.low > 0 else "worse"
+        return f"{better}, as far as one seed can tell" if self.one_seed else better
 
 
 def head_to_head(result: ComparisonResult, models: Sequence[ModelStatistics]) -> HeadToHead | None:
@@ -132,7 +163,9 @@ def head_to_head(result: ComparisonResult, models: Sequence[ModelStatistics]) ->
     if not others:
         return None
     other = max(others, key=lambda each: each.mean).model
-    return HeadToHead(own.name, other.name, difference(own, other, result.tasks))
+    over_rows = difference(own, other, result.tasks)
+    both = _over_rows_and_seeds(over_rows, own, other, result.tasks)
+    return HeadToHead(own.name, other.name, over_rows, both, 1 in (own.seeds, other.seeds))
 
 
 def elite_set_volumes(runs: Sequence[StrategyRunResult]) -> tuple[float, ...]:
@@ -140,20 +173,33 @@ def elite_set_volumes(runs: Sequence[StrategyRunResult]) -> tuple[float, ...]:
     return tuple(hypervolume(run.elite_set) for run in runs)
 
 
+def largest_volumes(result: ComparisonResult) -> list[tuple[str, tuple[float, ...]]]:
+    """The strategies by the mean hypervolume of their sets of elites, the largest first, with that of each seed."""
+    volumes = {name: elite_set_volumes(runs) for name, runs in result.runs_by_strategy.items()}
+    return sorted(volumes.items(), key=lambda item: -float(np.mean(item[1])))
+
+
 def conclusions(result: ComparisonResult, best: HeadToHead | None) -> list[str]:
     """Sentences: the reference against the best other model, and the sets of elites by their hypervolume."""
     lines = []
     if best is not None:
-        lines.append(f"{best.reference} against the best other model, {best.other}: {_interval_text(best.difference)}.")
-    volumes = {name: float(np.mean(elite_set_volumes(runs))) for name, runs in result.runs_by_strategy.items()}
+        against = f"{best.reference} against the best other model, {best.other}"
+        lines.append(f"{against}: {_difference_text(best)}: {best.verdict}.")
+    volumes = largest_volumes(result)
     if len(volumes) > 1:
-        first, second = sorted(volumes, key=lambda name: -volumes[name])[:2]
+        (first, most), (second, less) = volumes[:2]
         lines.append(
-            f"{first} has the largest hypervolume on the {SPLIT_NAMES[result.opened.rows]}, {volumes[first]:.4f}; "
-            f"{second} follows with {volumes[second]:.4f}."
+            f"{first} has the largest hypervolume on the {SPLIT_NAMES[result.opened.rows]}, {np.mean(most):.4f}; "
+            f"{second} follows with {np.mean(less):.4f}."
         )
     return lines
 
 
-def _interval_text(interval: Interval) -> str:
-    return f"{interval.estimate:+.3f} (95%: {interval.low:+.3f} to {interval.high:+.3f})"
+def _difference_text(best: HeadToHead) -> str:
+    both = best.over_rows_and_seeds
+    rows = f"{best.difference.estimate:+.3f} (95%: {_ends(best.difference)} over rows"
+    return f"{rows})" if both is None else f"{rows}, {_ends(both)} over rows and seeds)"
+
+
+def _ends(interval: Interval) -> str:
+    return f"{interval.low:+.3f} to {interval.high:+.3f}"

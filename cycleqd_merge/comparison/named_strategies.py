@@ -24,6 +24,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "gaussian-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "gaussian"}}},
     "random-sampling": {"evolution": {**_PAPER, "sampling": "random"}},
     "published-sampling": {"evolution": {**_PAPER, "sampling": "published"}},
+    "binned-sampling": {"evolution": {**_PAPER, "sampling": "binned"}},
     "map-elites": {"evolution": {**_PAPER, "cycling": False}},
     "random": {"strategy": {"kind": "random"}},
     "cma-es": {"strategy": {"kind": "cma-es"}},

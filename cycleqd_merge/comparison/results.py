@@ -46,6 +46,11 @@ class ComparedModel:
     strategy: str | None
     by_seed: Annotated[tuple[SeedScores, ...], Field(alias="judged")]
 
+    @property
+    def seeds(self) -> int:
+        """The number of seeds; 0 for a model that does not depend on one."""
+        return sum(scores.seed is not None for scores in self.by_seed)
+
     def heldout(self, task: str) -> NDArray[np.float64]:
         """Held-out scores by row, averaged over seeds, shape (rows,)."""
         rows: NDArray[np.float64] = np.mean([scores.heldout[task] for scores in self.by_seed], axis=0)

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cycleqd_merge.comparison import table_formats
-from cycleqd_merge.comparison.comparison_warnings import comparison_warnings
+from cycleqd_merge.comparison.comparison_warnings import comparison_warnings, many_comparisons
 from cycleqd_merge.comparison.conclusions import (
     HeadToHead,
     ModelStatistics,
@@ -52,12 +52,16 @@ def comparison_report(result: ComparisonResult) -> ComparisonReport:
         {name: table for name, table in tables.items() if table.rows},
         best,
         tuple(conclusions(result, best)),
-        tuple(comparison_warnings(result, models, best)),
+        (*comparison_warnings(result, models, best), *many_comparisons(result)),
     )
 
 
 def models_table(result: ComparisonResult, models: Sequence[ModelStatistics]) -> ComparisonTable:
-    """One row per model: held-out scores, their spread over seeds, the difference from the reference, the gap."""
+    """One row per model: held-out scores, their spread over seeds, the difference from the reference, the gap.
+
+    The difference has an interval over rows, and one over rows and seeds if any strategy has several seeds.
+    """
+    against, both = f"against {result.reference}", any(each.over_rows_and_seeds for each in models)
     tasks = [Column(task, table_formats.score, best=True) for task in result.tasks]
     kept = [Column(f"{task} (kept)", table_formats.score) for task in result.kept]
     columns = (
@@ -67,16 +71,17 @@ def models_table(result: ComparisonResult, models: Sequence[ModelStatistics]) ->
         *kept,
         Column("95% over seeds", table_formats.span),
         Column("mean by seed", table_formats.scores),
-        Column(f"against {result.reference}", table_formats.change),
+        Column(against, table_formats.change, note="95% over rows"),
+        *([Column(f"{against} over rows and seeds", table_formats.change, note="95%")] if both else []),
         Column("search - held-out", table_formats.gap),
         Column("most truncated (%)", table_formats.percent),
     )
-    rows = tuple(_model_row(result, each) for each in models)
-    title = "Held-out scores; differences paired by row, with 95% bootstrap intervals; gaps ± standard errors"
+    rows = tuple(_model_row(result, each, both) for each in models)
+    title = "Held-out scores; differences are paired by row; a gap's ± is its standard error over rows"
     return ComparisonTable(title, columns, rows)
 
 
-def _model_row(result: ComparisonResult, statistics: ModelStatistics) -> tuple[Cell, ...]:
+def _model_row(result: ComparisonResult, statistics: ModelStatistics, both: bool) -> tuple[Cell, ...]:
     return (
         statistics.model.name,
         *statistics.row(result.tasks).scores,
@@ -84,6 +89,7 @@ def _model_row(result: ComparisonResult, statistics: ModelStatistics) -> tuple[C
         statistics.over_seeds,
         statistics.mean_by_seed,
         statistics.difference,
+        *([statistics.over_rows_and_seeds] if both else []),
         statistics.gap,
         max(statistics.truncated.values()),
     )
@@ -106,7 +112,8 @@ def strategies_table(result: ComparisonResult) -> ComparisonTable:
         Column("95% over seeds", "{0.low:.4f} to {0.high:.4f}".format),
     )
     rows = tuple(_strategy_row(name, runs) for name, runs in result.runs_by_strategy.items())
-    return ComparisonTable("Strategies, averaged over seeds", columns, rows)
+    title = "Strategies, averaged over seeds; a best mean (search) is optimistic: it chose its model"
+    return ComparisonTable(title, columns, rows)
 
 
 def _strategy_row(name: str, runs: Sequence[StrategyRunResult]) -> tuple[Cell, ...]:
@@ -190,6 +197,8 @@ def report_to_json(report: ComparisonReport) -> dict[str, Any]:
     """Tables, conclusions and warnings as JSON values; `contest` is the reference against the best other model."""
     best = report.best
     contest = best and {"own": best.reference, "rival": best.other, "difference": asdict(best.difference)}
+    if contest and best and best.over_rows_and_seeds:
+        contest["over_rows_and_seeds"] = asdict(best.over_rows_and_seeds)
     return {
         "tables": {name: table_formats.table_to_records(table) for name, table in report.tables.items()},
         "contest": contest,

@@ -28,6 +28,11 @@ class TransformersEngineConfig(StrictConfig):
     threads: int | None = Field(None, ge=1)
     """CPU threads; by default torch's."""
 
+    @property
+    def context(self) -> int | None:
+        """The context length that the options state, in tokens: none, it is the model's."""
+        return None
+
 
 MOST_OF_GPU = 0.97
 """The total share of a GPU's memory that its engines may take."""
@@ -48,6 +53,12 @@ class VllmEngineConfig(StrictConfig):
     per_gpu: int = Field(1, ge=1)
     """Number of engines that share a GPU, for models so small that a single engine leaves it idle; each takes its share
     of the memory. The total number of engines is `workers`."""
+
+    @property
+    def context(self) -> int | None:
+        """The context length that the options state, in tokens."""
+        stated = self.options.get("max_model_len")
+        return stated if isinstance(stated, int) and stated > 0 else None
 
     @model_validator(mode="after")
     def _check_shared_gpu(self) -> VllmEngineConfig:

@@ -141,8 +141,10 @@ class EvolutionConfig(StrictConfig):
     cycling: bool = True
     """Tasks take turns as the quality. If false, plain MAP-Elites (the paper's ablation): parents come from one archive
     whose quality is the mean score and whose behaviour characteristics are all tasks."""
-    sampling: Literal["elite", "random", "published"] = "elite"
-    """How parents are chosen; `published` weights elites by their bins, as the published code does."""
+    sampling: Literal["elite", "random", "published", "binned"] = "elite"
+    """How parents are chosen: `elite` weights elites by their scores, as in the paper; `random` weights all equally;
+    `published` weights them as the published code does, by the score of the archive's own task and the bins of the
+    others; `binned` by the bins of all tasks (this is what `published` meant in version 0.1)."""
     mates: Literal["own", "any"] = "own"
     """The archive of the second parent: the first parent's, or, with `any`, another task's, drawn for each child."""
     adaptive: bool = False

@@ -7,9 +7,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from cycleqd_merge.config.rows import DataConfig
-from cycleqd_merge.config.scorers import ScorerConfig
+from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, ScorerConfig
 from cycleqd_merge.config.validation_errors import KeyProblem
 from cycleqd_merge.config.values import PythonTargetConfig, StrictConfig
+
+SWITCHES = {"enable_thinking": False, "thinking": False}
+"""Variables of chat templates that turn thinking off: the first of Qwen3, GLM-4.5, SmolLM3, Nemotron and Gemma 4, the
+second of Granite and DeepSeek-V3.1."""
 
 
 class MessageConfig(StrictConfig):
@@ -34,10 +38,13 @@ class PromptedTaskConfig(StrictConfig):
     """A Jinja chat template to use instead of the model's own."""
     max_new_tokens: int = Field(64, ge=1)
     """Maximum length of an answer in tokens."""
-    stop: list[str] = Field(default_factory=list)
-    """Strings that end an answer; they are removed from it."""
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Strings that end an answer; they are removed from it. They may contain special tokens of the model."""
     temperature: float = Field(0.0, ge=0)
     """Sampling temperature; 0 is greedy decoding."""
+    thinking: Literal["keep", "strip", "off"] = "keep"
+    """A thinking model's thoughts: `keep` them in answers, `strip` them before answers are scored or become part of a
+    conversation, or turn them `off` by the chat template's switch and strip those that remain."""
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
@@ -46,12 +53,19 @@ class PromptedTaskConfig(StrictConfig):
         if not self.is_chat and (self.system is not None or self.chat_template is not None):
             key = "system" if self.system is not None else "chat_template"
             raise KeyProblem("requires `messages`, or `prompt` with `chat: true`", key)
+        if not self.is_chat and self.thinking == "off":
+            raise KeyProblem("`off` is a switch of chat templates: it requires a chat prompt; use `strip`", "thinking")
         return self
 
     @property
     def is_chat(self) -> bool:
         """Whether prompts go through a chat template."""
         return self.chat or self.messages is not None
+
+    @property
+    def template_variables(self) -> dict[str, bool] | None:
+        """Variables for the chat template that turn thinking off; None if it is not to be."""
+        return dict(SWITCHES) if self.thinking == "off" else None
 
 
 class GenerateTaskConfig(PromptedTaskConfig):
@@ -66,6 +80,14 @@ class GenerateTaskConfig(PromptedTaskConfig):
     """A Jinja template over the row's columns that gives the reference answer."""
     scorer: ScorerConfig
     """How an output is scored."""
+
+    @model_validator(mode="after")
+    def _thoughts_to_strip(self) -> Self:
+        if self.thinking == "strip" and isinstance(self.scorer, MultipleChoiceScorerConfig):
+            raise KeyProblem(
+                "`strip` has no effect on `multiple_choice`, which generates no answers; use `off`", "thinking"
+            )
+        return self
 
 
 class CodeTaskConfig(PromptedTaskConfig):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.evaluation.engines.engine import Engine
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A model's result on one task: an outcome per sample, in the order of the samples."""
+    """A model's result on one task: an outcome per sample, in the order of the samples.
+
+    leaked: how many held-out samples equal search samples, if that was counted.
+    """
 
     samples: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
+    leaked: int = 0
 
     @property
     def score(self) -> float:
@@ -129,9 +134,12 @@ class Worker:
 
     async def _sample(self, task: SuiteTask, sample: Sample) -> Outcome:
         outcome = await task.task.score(sample, self._engine)
-        if not 0.0 <= outcome.score <= 1.0:
-            raise ValueError(f"task {task.name}, sample {sample.id}: score {outcome.score} is not in [0, 1]")
-        return outcome
+        place = f"task {task.name}, sample {sample.id}"
+        if not isinstance(outcome, Outcome):
+            raise ValueError(f"{place}: the result is of type {type(outcome).__name__}, not an Outcome")
+        if not isinstance(outcome.score, Real) or not 0 <= outcome.score <= 1:
+            raise ValueError(f"{place}: score {outcome.score!r} is not in [0, 1]")
+        return replace(outcome, score=float(outcome.score))
 
     def prepare(self, candidate: Candidate) -> None:
         """Announce the next candidate; see `Engine.prepare`."""

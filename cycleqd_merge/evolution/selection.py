@@ -19,11 +19,21 @@ def elite_weights(scores: NDArray[np.float64], low: float, high: float) -> NDArr
     return np.asarray(weights / weights.sum())
 
 
-def published_weights(bins: NDArray[np.int64], low: float, high: float) -> NDArray[np.float64]:
-    """The weights as the published code computes them, shape (elites,).
+def published_weights(
+    scores: NDArray[np.float64], bins: NDArray[np.int64], quality: int, low: float, high: float
+) -> NDArray[np.float64]:
+    """The weights as the published code computes them (SakanaAI/CycleQD, sampler/elite_sampler.py), shape (elites,).
 
-    Bins, shape (elites, tasks), take the place of scores and are scaled to [low, low + high], by default 0.5 to 1.3.
+    The column `quality` of `scores` counts as it is, every other task (a behaviour characteristic) by its bin; both of
+    shape (elites, tasks). The columns are scaled to [low, low + high], by default 0.5 to 1.3.
     """
+    columns = bins.astype(np.float64)
+    columns[:, quality] = scores[:, quality]
+    return elite_weights(columns, low, low + high)
+
+
+def binned_weights(bins: NDArray[np.int64], low: float, high: float) -> NDArray[np.float64]:
+    """`published_weights` with bins for all tasks, the quality included: `published` in version 0.1."""
     return elite_weights(bins.astype(np.float64), low, low + high)
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet
 from cycleqd_merge.config.loading import yaml_text
 from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecipe
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed, with_renamed_sampling
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
 from cycleqd_merge.run.differences import differences
@@ -72,9 +72,9 @@ def continues(events: Sequence[Event], published: bytes | None) -> bool:
     if published is None:
         return False
     try:
-        earlier = [json.loads(line) for line in published.splitlines()]
+        earlier = with_renamed_sampling([json.loads(line) for line in published.splitlines()])
         results = [[event["step"] for event in each if event["event"] == "result"] for each in (earlier, events)]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
     same = bool(earlier) and earlier[0] == events[0] and not differences(earlier[0], events[0])  # order counts
     return same and results[1][: len(results[0])] == results[0]

@@ -16,6 +16,8 @@ from cycleqd_merge.files import sync_folder, write_failure
 
 JOURNAL_FILE = "journal.jsonl"
 FORMAT = 1
+SAMPLING_SEMANTICS = "sampling_semantics"
+"""Key in a run's recorded search settings: the version of `sampling: published`; without it, that is `binned`."""
 Event = dict[str, Any]
 
 
@@ -55,7 +57,25 @@ def _read(path: Path) -> tuple[list[Event], int]:
         size += len(line)
     if events and events[0].get("format") != FORMAT:
         raise RecipeError(f"{path}:1: journal format {events[0].get('format')!r}; this version reads format {FORMAT}")
-    return events, size
+    return with_renamed_sampling(events), size
+
+
+def with_renamed_sampling(events: list[Event]) -> list[Event]:
+    """The events of a run in which version 0.1 called `published` what is `binned` now, with its name of today.
+
+    Newer runs with `published` have `SAMPLING_SEMANTICS` in the recorded settings of their search.
+    """
+    settings = events[0].get("evolution") if events else None
+    if not isinstance(settings, dict) or settings.get("sampling") != "published" or SAMPLING_SEMANTICS in settings:
+        return events
+    renamed = [{**events[0], "evolution": {**settings, "sampling": "binned"}}]
+    for event in events[1:]:
+        recipe = event.get("recipe")
+        evolution = recipe.get("evolution") if isinstance(recipe, dict) else None
+        if event["event"] == "session" and isinstance(evolution, dict) and evolution.get("sampling") == "published":
+            event = {**event, "recipe": {**recipe, "evolution": {**evolution, "sampling": "binned"}}}
+        renamed.append(event)
+    return renamed
 
 
 class Journal:

@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, TaskError
+from cycleqd_merge.merging.chat_templates import render_closed
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.json_files import json_object
 from cycleqd_merge.merging.tokenizer_folders import has_tokenizer
@@ -56,7 +57,7 @@ def end_tokens(family: ModelFamily) -> EndTokens:
         own = (*_own_tokens(expert.folder, theirs), *_turn_end(theirs))
         counted += [(f"expert {expert.name}", token) for token in own]
     counted += [("models.chat_template", token) for token in _turn_end(child)]
-    known, unwritable = _ending(child), _unknown_template_tokens(family, child, theirs)
+    known, unwritable = special_and_added(child), _unknown_template_tokens(family, child, theirs)
     left_out: dict[str | int, str] = {}
     for owner, token in counted:
         if token not in known:
@@ -112,7 +113,9 @@ def _unknown_template_tokens(
     if family.models.chat_template in (None, "base"):
         return []
     text = render_turns(child, [(_USER, "Hello"), (_ASSISTANT, _ANSWER)])
-    written = _TOKEN.findall(text) if theirs is child else [token for token in _ending(theirs) if token in text]
+    written = (
+        _TOKEN.findall(text) if theirs is child else [token for token in special_and_added(theirs) if token in text]
+    )
     return sorted(set(written) - child.get_vocab().keys())
 
 
@@ -155,7 +158,7 @@ def _token(number: Any, tokenizer: PreTrainedTokenizerBase) -> str | int:
     return str(token) if known else number
 
 
-def _ending(tokenizer: PreTrainedTokenizerBase) -> dict[Any, int]:
+def special_and_added(tokenizer: PreTrainedTokenizerBase) -> dict[Any, int]:
     """The special and added tokens of a tokenizer, with their ids."""
     added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
     convert: Any = tokenizer.convert_tokens_to_ids
@@ -168,7 +171,7 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
     After the last turn of a conversation; if there is none, before a following user's turn.
     """
-    tokens = sorted(_ending(tokenizer), key=len, reverse=True)
+    tokens = sorted(special_and_added(tokenizer), key=len, reverse=True)
     turns = [(_USER, "Hello"), (_ASSISTANT, _ANSWER)]
     for conversation in (turns, [*turns, (_USER, "Hello")]):
         _, found, after = render_turns(tokenizer, conversation).rpartition(_ANSWER)
@@ -183,8 +186,8 @@ def render_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, 
     for content in (str, lambda text: [{"type": "text", "text": text}]):  # templates of multimodal models take parts
         messages = [{"role": role, "content": content(text)} for role, text in turns]
         try:
-            text = str(tokenizer.apply_chat_template(messages, tokenize=False))  # type: ignore[arg-type]
-        except Exception:  # a template may raise anything; the tasks that use it report it
+            text = render_closed(tokenizer, messages)
+        except TaskError:  # the tasks that use the template report it
             continue
         if turns[-1][1] in text:
             return text

@@ -10,6 +10,8 @@ from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.merging.family import Expert, ModelFamily
 from cycleqd_merge.merging.tokenizer_folders import open_tokenizer
 
+_CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+"""The names of a model's context length in the configurations of different architectures, as vLLM reads them."""
 _UNLIMITED = 10**9  # a tokenizer without a limit reports 10^30
 
 
@@ -53,8 +55,14 @@ def chat_expert(family: ModelFamily) -> Expert | None:
     return None if choice == "base" else next((each for each in family.experts if each.name == choice), None)
 
 
-def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The model's limit in tokens, for prompt and answer together; None if neither model nor tokenizer states one."""
-    stated = getattr(family.base.config.get_text_config(), "max_position_embeddings", None)
-    limits = [limit for limit in (stated, tokenizer.model_max_length) if limit and 0 < limit < _UNLIMITED]
-    return int(min(limits, default=0)) or None
+def context_length(family: ModelFamily, tokenizer: PreTrainedTokenizerBase, stated: int | None = None) -> int | None:
+    """The limit in tokens, for prompt and answer together: the smallest of the model's, its tokenizer's and `stated`.
+
+    stated: the engine's own limit. None if there is no limit.
+    """
+    config = family.base.config.get_text_config()
+    own = [getattr(config, name, None) for name in _CONTEXT_NAMES]
+    if (longer := getattr(config, "model_max_length", None)) is not None:  # Command-R states both
+        own = [longer]
+    limits = [limit for limit in (*own, tokenizer.model_max_length, stated) if isinstance(limit, int | float)]
+    return int(min((limit for limit in limits if 0 < limit < _UNLIMITED), default=0)) or None

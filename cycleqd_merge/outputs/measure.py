@@ -5,30 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.config.model_names import anchored_reference, is_malformed, model_names
-from cycleqd_merge.config.recipe import PinnedModels
-from cycleqd_merge.config.values import REFERENCE_FORM
 from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.evaluation.failures import single_cause
-from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
-from cycleqd_merge.evolution.genome import Genome, expert_genome
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_scores
-from cycleqd_merge.merging.adapter_checks import require_adapter
-from cycleqd_merge.merging.family import ModelFamily, open_family
-from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.mergekit_references import model_reference
+from cycleqd_merge.outputs.single_model import open_model
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import changed_semantics, reopen
 from cycleqd_merge.run.state import Run
+from cycleqd_merge.tasks.equal_rows import leaked
 from cycleqd_merge.tasks.protocol import Split
+from cycleqd_merge.tasks.suite import leak_notices
 
 log = logging.getLogger(__name__)
 OnMeasured = Callable[[str, Evaluation], None]
@@ -60,11 +54,16 @@ def measure(
     """
     own = {name: choose(run, name).candidate for name in names if not name.startswith(OTHER)}
     opened = reopen(run)
+    leaks: dict[str, set[str]] = {}
+    if rows == "heldout":
+        leaks = {task.name: {sample.id for sample in leaked(task.task)} for task in opened.suite}
+        for notice in leak_notices(opened.suite):
+            log.warning("%s", notice)
     evaluations: dict[str, Evaluation] = {}
 
     def score(name: str, worker: Worker, candidate: Candidate | None) -> None:
         try:
-            evaluations[name] = worker.evaluate(candidate, rows, limit)
+            evaluations[name] = _with_leaks(worker.evaluate(candidate, rows, limit), leaks)
         except ExceptionGroup as group:
             raise single_cause(group) from group
         if done is not None:
@@ -76,20 +75,35 @@ def measure(
                 score(name, worker, candidate)
     for name in names:
         if name.startswith(OTHER):
-            family, adapted = _other_model(name.removeprefix(OTHER), opened)
-            with closing(opened.worker(Materialiser(family, Groups(family.weights, "one"), {}))) as worker:
+            try:
+                materialiser, adapted = open_model(name.removeprefix(OTHER), opened.recipe.models)
+            except ModelError as error:
+                raise ModelError(f"{OTHER}{error}") from error
+            with closing(opened.worker(materialiser)) as worker:
                 score(name, worker, adapted)
     if folder is not None and limit is None:
         _record(run, folder, rows, evaluations, changed_semantics(run.start, run.sessions, opened))
     return evaluations
 
 
+def _with_leaks(evaluation: Evaluation, leaks: Mapping[str, set[str]]) -> Evaluation:
+    """An evaluation with the number of leaked samples. leaks: their ids by task."""
+    results = {
+        task: replace(result, leaked=len(leaks[task].intersection(result.samples))) if task in leaks else result
+        for task, result in evaluation.results.items()
+    }
+    return replace(evaluation, results=results)
+
+
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON values: each task's score, share of truncated answers, and score per sample."""
+    """An evaluation as JSON values: each task's score, share of truncated answers, number of leaked samples (held-out
+    samples that equal search samples), and score per sample.
+    """
     return {
         task: {
             "score": result.score,
             "truncated": result.truncated,
+            "leaked": result.leaked,
             "samples": {sample: outcome.score for sample, outcome in zip(result.samples, result.outcomes, strict=True)},
         }
         for task, result in evaluation.results.items()
@@ -130,16 +144,3 @@ def heldout_scores(run: Run, folder: Path) -> dict[str, Scores]:
     if missing:
         measure(run, missing, "heldout", folder=folder)
     return {name: tuple(run.measured[key][task].score for task in run.tasks) for name, key in chosen.items()}
-
-
-def _other_model(text: str, opened: OpenedRecipe) -> tuple[ModelFamily, Genome | None]:
-    """A family for a model that is not part of the run: alone, or with its adapter as the only expert."""
-    text = anchored_reference(text, Path())
-    if any(map(is_malformed, model_names(text))):
-        raise ModelError(f"{OTHER}{text}: {REFERENCE_FORM}")
-    reference = model_reference(text)
-    experts = {} if reference.lora is None else {"adapter": text}
-    family = open_family(PinnedModels(str(reference.model), experts, opened.recipe.models))
-    for expert in family.experts:
-        require_adapter(family, expert)
-    return family, expert_genome(0, 1, 1) if experts else None

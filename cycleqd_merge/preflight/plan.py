@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from cycleqd_merge.config.loading import fix_presets, loaded_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
+from cycleqd_merge.evaluation.engines.prompts import tokenizer_notices
 from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, opened_journal, read_events
@@ -35,7 +36,8 @@ from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
 from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.plan_result import BasesSummary, ModelSummary, Plan, TaskSummary, existing
-from cycleqd_merge.preflight.prompts import check_answers, check_prompts, check_rows
+from cycleqd_merge.preflight.prompts import check_answers, check_prompts
+from cycleqd_merge.preflight.rows import check_rows
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
@@ -95,7 +97,7 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     family = _check_models(recipe, found)
     groups = None if family is None else _check_groups(family, recipe, found)
     if family is not None:
-        _check_answering(suite, family, found)
+        _check_answering(suite, family, recipe.engine.context, found)
     whole = family is not None and len(family.experts) == len(recipe.experts) and len(suite) == len(recipe.tasks)
     if family is None or groups is None or not whole:
         found.attempt(_check_output, Path(recipe.output), None)
@@ -191,14 +193,17 @@ def _check_groups(family: ModelFamily, recipe: Recipe, found: Plan) -> Groups | 
     return groups
 
 
-def _check_answering(suite: Suite, family: ModelFamily, found: Plan) -> None:
+def _check_answering(suite: Suite, family: ModelFamily, context: int | None, found: Plan) -> None:
     """Check that the tasks' prompts fit the model."""
     tokenizer = found.attempt(family_tokenizer, family)
     if tokenizer is None:
         return
-    limit = context_length(family, tokenizer)
+    found.notices.extend(tokenizer_notices(tokenizer))
+    limit = context_length(family, tokenizer, context)
     for task in suite:
-        found.errors.extend(check_prompts(task, tokenizer, limit).errors)
+        prompts = check_prompts(task, tokenizer, limit)
+        found.errors.extend(prompts.errors)
+        found.notices.extend(prompts.notices)
         found.notices.extend(check_answers(task, tokenizer))
 
 

@@ -1,22 +1,29 @@
-"""Whether tasks and model fit together: chat template, token limits, repeated and missing rows."""
+"""Whether tasks and model fit together: chat template, token limits."""
 
 from __future__ import annotations
-
-import json
-from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, TokenF1ScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig, LmEvalTaskConfig, PromptedTaskConfig
 from cycleqd_merge.errors import TaskError, UserError
-from cycleqd_merge.evaluation.engines.prompts import prompt_length
+from cycleqd_merge.evaluation.engines.prompts import encode, prompt_length
+from cycleqd_merge.merging.chat_templates import has_template, render
 from cycleqd_merge.merging.checks import Problems
+from cycleqd_merge.preflight.chat_turns import (
+    check_accepted,
+    check_row,
+    check_thinking,
+    check_written,
+    later_roles,
+    recognised,
+    roles_of,
+)
 from cycleqd_merge.tasks.generate import GenerateTask
-from cycleqd_merge.tasks.protocol import Prompting, Sample, TaskSplit
+from cycleqd_merge.tasks.prompting import Conversing, LaterTurns
+from cycleqd_merge.tasks.protocol import Prompting, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
-FEW_ROWS = 20
 _SPLITS: tuple[TaskSplit, ...] = ("search", "heldout")
 
 
@@ -32,19 +39,25 @@ def require_answerable(suite: Suite, tokenizer: PreTrainedTokenizerBase, limit: 
 
 
 def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Problems:
-    """Render and count the tokens of every row, if the task's prompts are known before a model answers."""
+    """Render and count the tokens of every row, if the task's prompts are known before a model answers.
+
+    Notices are about turns that the chat template changes, and about conversations that can outgrow the context.
+    """
     findings = Problems()
     definition = task.definition
     if not isinstance(definition, PromptedTaskConfig | LmEvalTaskConfig):
         return findings
-    if definition.is_chat and definition.chat_template is None and not tokenizer.chat_template:
+    if definition.is_chat and definition.chat_template is None and not has_template(tokenizer):
         findings.errors.append(
             f"task {task.name}: its prompts are chat turns and the model has no chat template; give the task a "
             "`chat_template`, choose one with `models.chat_template`, or use a plain prompt"
         )
         return findings
-    if not isinstance(task.task, Prompting) or not isinstance(definition, PromptedTaskConfig):
+    if definition.is_chat and (rejected := check_accepted(task, tokenizer)) is not None:
+        findings.errors.append(rejected)
         return findings
+    if not isinstance(task.task, Prompting) or not isinstance(definition, PromptedTaskConfig):
+        return check_written(task, tokenizer) if definition.is_chat else findings
     try:
         lengths = [
             (*prompt_length(task.task, definition, sample, tokenizer), sample.id)
@@ -54,6 +67,15 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     except UserError as error:
         findings.errors.append(f"task {task.name}: {error}")
         return findings
+    for found in (
+        check_written(task, tokenizer) if definition.is_chat else Problems(),
+        check_thinking(task, tokenizer),
+        _check_texts(task, definition, task.task, tokenizer),
+    ):
+        findings.errors.extend(found.errors)
+        findings.notices.extend(found.notices)
+        if found.errors:
+            return findings
     over = [] if limit is None else [length for length in lengths if length[0] + length[1] > limit]
     if over:
         prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
@@ -62,7 +84,63 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
             f"row {row}, has {prompt} prompt tokens and up to {answer} answer tokens; "
             "shorten the prompts or lower `max_new_tokens`"
         )
+    elif limit is not None and isinstance(task.task, Conversing):
+        prompt, _, row = max(lengths, key=lambda length: length[0])
+        findings.notices.extend(_outgrowing(task, definition, task.task.later_turns, tokenizer, limit, prompt, row))
     return findings
+
+
+def _check_texts(
+    task: SuiteTask,
+    definition: PromptedTaskConfig,
+    prompting: Prompting,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Problems:
+    """Check that every row's prompt contains the texts of its turns."""
+    found = Problems()
+    problems: dict[tuple[str, str], list[str]] = {}
+    for sample in (sample for split in _SPLITS for sample in task.task.samples(split)):
+        prompt = prompting.prompt_of(sample)
+        if isinstance(prompt, str):
+            break
+        text = render(tokenizer, prompt, definition.chat_template, definition.template_variables)
+        if (problem := check_row(prompt, text)) is not None:
+            problems.setdefault(problem, []).append(sample.id)
+    for (role, what), rows in problems.items():
+        line = f"task {task.name}: the chat template {what} the text of the {role} turn in {len(rows)} rows"
+        reported = found.errors if what == "drops" else found.notices
+        reported.append(f"{line}, such as row {rows[0]}; a `chat_template` of the task's own avoids this")
+    return found
+
+
+def _outgrowing(
+    task: SuiteTask,
+    definition: PromptedTaskConfig,
+    later: LaterTurns,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    prompt: int,
+    row: str,
+) -> list[str]:
+    """A notice if a conversation can outgrow the context. prompt: tokens of the longest first prompt, that of `row`."""
+    roles = roles_of(definition)
+    shapes = [recognised(shape) for shape in (roles, later_roles(roles))]
+    first, second = (
+        len(encode(tokenizer, render(tokenizer, turns, definition.chat_template, definition.template_variables)))
+        - sum(len(tokenizer(str(turn["content"]), add_special_tokens=False).input_ids) for turn in turns)
+        for turns in shapes
+    )
+    answer = definition.max_new_tokens
+    added = answer + later.reply + max(second - first, 0)
+    fitting = 1 + (limit - prompt - answer) // added
+    if fitting >= later.answers:
+        return []
+    return [
+        f"task {task.name}: its conversations can outgrow the model's {limit} tokens, and then end there: up to "
+        f"{later.answers} turns of the model, of which {fitting} surely fit after the longest first prompt ({prompt} "
+        f"tokens, row {row}), at {answer} tokens per answer and one per character of a reply of {later.reply}; lower "
+        f"{later.keys}, or use a model with a longer context"
+    ]
 
 
 def check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -87,43 +165,3 @@ def check_answers(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> list[s
         f"task {task.name}: {len(over)} reference answers are longer than max_new_tokens, which is {most}; "
         f"that of row {row}, the longest, has {tokens} tokens"
     ]
-
-
-def check_rows(task: SuiteTask) -> list[str]:
-    """Notices about a task's rows: too few, repeated, in both splits, none for the confirmation split."""
-    searched = [_content(task, sample) for sample in task.task.samples("search")]
-    notices = [*_repeated(task, searched), *_leaked(task, set(searched))]
-    rows = len(task.samples("search"))
-    if rows < FEW_ROWS:
-        notices.append(
-            f"task {task.name}: {rows} search rows; with fewer than {FEW_ROWS}, chance decides which child is better"
-        )
-    if task.confirm_share > 0 and not task.samples("confirm"):
-        notices.append(f"task {task.name}: too few rows for a confirmation split: elites will not be confirmed")
-    return notices
-
-
-def _repeated(task: SuiteTask, searched: Sequence[str]) -> list[str]:
-    count = len(searched) - len(set(searched))
-    if not count:
-        return []
-    samples = task.task.samples("search")
-    row = next(sample.id for place, sample in enumerate(samples) if searched[place] in searched[:place])
-    return [f"task {task.name}: {count} of {len(searched)} search rows are duplicates, such as row {row}"]
-
-
-def _leaked(task: SuiteTask, searched: set[str]) -> list[str]:
-    heldout = task.task.samples("heldout")
-    leaked = [sample.id for sample in heldout if _content(task, sample) in searched]
-    if not leaked:
-        return []
-    return [
-        f"task {task.name}: {len(leaked)} of {len(heldout)} held-out rows are also search rows, such as {leaked[0]}"
-    ]
-
-
-def _content(task: SuiteTask, sample: Sample) -> str:
-    """The content that rows are compared by: prompt and answer; the id for tasks whose prompts are not known."""
-    if not isinstance(task.task, GenerateTask):
-        return sample.id
-    return json.dumps([task.task.prompt_of(sample), task.task.reference_of(sample), task.task.choices_of(sample)])

@@ -16,12 +16,18 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
-from cycleqd_merge.journal.log import Event, Journal, of_kind
+from cycleqd_merge.journal.log import SAMPLING_SEMANTICS, Event, Journal, of_kind
 from cycleqd_merge.run.differences import ORDER, differences
 from cycleqd_merge.tasks.protocol import Split
 
 _COUNTED_SPLITS: tuple[Split, ...] = ("search", "confirm")
 """Splits whose number of rows is part of a task's identity."""
+
+_RENAMED_SAMPLING = "evolution.sampling: 'binned' -> 'published'"
+_SEMANTICS_OF_OTHER_SAMPLING = tuple(
+    f"evolution.{SAMPLING_SEMANTICS}: {change}" for change in ("None -> 1", "1 -> None")
+)
+"""Differences that only repeat that of the sampling."""
 
 if TYPE_CHECKING:  # identities are compared without torch
     from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
@@ -58,7 +64,8 @@ def start_event(
 
 def operators(evolution: EvolutionConfig) -> dict[str, Any]:
     """The settings of the search that belong to a run's identity."""
-    return evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
+    settings = evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
+    return {**settings, SAMPLING_SEMANTICS: 1} if evolution.sampling == "published" else settings
 
 
 def as_of_today(recorded: Event) -> Event:
@@ -67,8 +74,9 @@ def as_of_today(recorded: Event) -> Event:
     """
     now = dict(recorded)
     try:
-        now["evolution"] = operators(EvolutionConfig.model_validate(recorded["evolution"]))
-    except (KeyError, ValidationError):
+        stated = {key: value for key, value in recorded["evolution"].items() if key != SAMPLING_SEMANTICS}
+        now["evolution"] = operators(EvolutionConfig.model_validate(stated))
+    except (AttributeError, KeyError, ValidationError):
         return recorded
     if "strategy" in recorded:
         now["strategy"] = without_folders(recorded["strategy"])
@@ -99,13 +107,20 @@ def task_identity(task: SuiteTask) -> dict[str, Any]:
     """How a task is used and scored, its rows on each split, and its semantics version unless that is 0."""
     identity = {
         **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
-        "definition": without_folders(task.definition.model_dump(mode="json", exclude={"description", "data"})),
+        "definition": without_folders(_definition(task)),
         "search": task.digest("search"),
         "heldout": task.digest("heldout"),
         "confirm": task.digest("confirm"),
         "rows": {rows: len(task.samples(rows)) for rows in _COUNTED_SPLITS},
     }
     return {**identity, "semantics": task.semantics} if task.semantics else identity
+
+
+def _definition(task: SuiteTask) -> dict[str, Any]:
+    definition = task.definition.model_dump(mode="json", exclude={"description", "data"})
+    if definition.get("thinking") == "keep":  # as before there was this key
+        del definition["thinking"]
+    return definition
 
 
 def without_semantics(start: Event) -> Event:
@@ -127,6 +142,13 @@ def require_same(journal: Journal, start: Event) -> None:
     if not journal.events:
         return
     found = differences(*map(without_semantics, (as_of_today(journal.events[0]), start)))
+    found = [line for line in found if line not in _SEMANTICS_OF_OTHER_SAMPLING]
+    if found == [_RENAMED_SAMPLING]:
+        raise RecipeError(
+            f"{journal.folder}: contains a run with `sampling: binned`, which version 0.1 called `published`; the "
+            "recipe's `published` is now what the published code computes. Set `evolution.sampling: binned` to resume "
+            "this run; --fresh starts a new one next to it"
+        )
     if found:
         listed = "\n".join(f"  {line}" for line in found)
         only_order = all(line.startswith(ORDER) for line in found)

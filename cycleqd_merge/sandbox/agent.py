@@ -24,6 +24,8 @@ from typing import Any
 LONGEST_COMMAND = 60_000  # characters; a pipe takes that much while nobody reads it
 SHELLS = ("bash", "sh", "dash", "su", "sudo")
 GRACE = 1.0  # seconds
+QUESTION = re.compile(rb"printf '\\?n%s %s\\?n' [0-9a-f]{32} \$\?\n?")
+"""The line that asks for an exit status; a program that reads from the shell's pipe gets it, and may show it."""
 VARIABLES = {name: os.environ[name] for name in ("PATH", "HOME")}  # not those that Python added
 
 
@@ -78,7 +80,7 @@ def run(argv: list[str], text: bytes, seconds: float, limit: int) -> dict[str, A
     """Run one command until it ends or its time is up. Its background processes keep running."""
     try:
         process = spawn(argv)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: an argument contains a NUL character
         return {"code": 127, "output": str(error).encode()}
     deadline = time.monotonic() + seconds
     assert process.stdin is not None
@@ -128,7 +130,7 @@ class Shell:
         if not isinstance(met, re.Match):  # it does not respond, or has ended
             self.restart()
         code = None if late else int(met[1]) if isinstance(met, re.Match) else 0
-        shown = until.sub(b"", output)
+        shown = QUESTION.sub(b"", until.sub(b"", output))
         return {"code": code, "output": shown[:limit], "truncated": truncated or len(shown) > limit}
 
     def ask(self) -> re.Pattern[bytes]:

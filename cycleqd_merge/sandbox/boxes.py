@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.errors import InfrastructureError
-from cycleqd_merge.sandbox.protocol import BoxLost, Limits, ProcessResult, Provider, RootFs
+from cycleqd_merge.errors import InfrastructureError, TaskError
+from cycleqd_merge.sandbox.interpreter import SHOW_VERSIONS
+from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, Provider, RootFs
 
 _AGENT = Path(__file__).with_name("agent.py").read_text(encoding="utf-8")
 _RECEIVE_AGENT = "import json; exec(json.loads(input()))"  # short, because a list of processes shows it
@@ -56,6 +57,26 @@ async def run_once(
         finally:
             writing.cancel()
         return ProcessResult(code, bytes(kept[: limits.output]), truncated)
+
+
+async def shown_versions(provider: Provider) -> str:
+    """The versions in boxes without a root file system, by the box itself, such as `Python 3.12.3 with numpy 2.3.1`.
+
+    Raises:
+        TaskError: Python or numpy does not run in a box.
+    """
+    command = [*provider.python(), "-c", SHOW_VERSIONS]
+    async with provider.start(command, RootFs(), Limits(memory=4096 * MIB)) as process:
+        try:
+            output, error = await asyncio.wait_for(process.communicate(), _START_SECONDS)
+        except TimeoutError:
+            output, error = b"", f"no response within {_START_SECONDS:.0f} s".encode()
+    if not output.startswith(b"Python "):
+        lines = error.decode(errors="replace").strip().splitlines()
+        raise TaskError(
+            f"sandbox: this environment's Python and numpy do not run in a box: {(lines or ['no output'])[-1]}"
+        )
+    return output.decode()
 
 
 async def _wait_until_ready(process: Process, kept: bytearray, ready: bytes) -> None:

@@ -1,8 +1,9 @@
 """Boxes by bubblewrap: Linux namespaces, without a daemon, started in a few milliseconds.
 
-A box without a root file system sees the host's /usr read-only, as a user of its own without capabilities. A box with a
-root file system sees an overlay of it: changes are kept in memory and discarded with the box. It has several users; its
-root is an unprivileged user of the host and has only the capabilities that a container's root needs.
+A box without a root file system sees the host's /usr and this environment's Python, read-only, as a user of its own
+without capabilities. A box with a root file system sees an overlay of it: changes are kept in memory and discarded with
+the box. It has several users; its root is an unprivileged user of the host and has only the capabilities that a
+container's root needs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cycleqd_merge.errors import InfrastructureError, TaskError
 from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.sandbox.boxes import open_box
 from cycleqd_merge.sandbox.cgroups import limited_cgroups, parent_cgroups
+from cycleqd_merge.sandbox.interpreter import OPTIONS, BoundPython, bound_python, staged, unreachable
 from cycleqd_merge.sandbox.processes import piped_process
 from cycleqd_merge.sandbox.protocol import BoxLost, Limits, RootFs
 from cycleqd_merge.sandbox.rootfs import find_rootfs
@@ -40,6 +42,8 @@ shift && exec "$@"
 
 It runs in a mount namespace of its own.
 """
+_STAGE = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
+"""Mounts paths elsewhere, in pairs before `--`, then runs the command after it."""
 
 
 class Bubblewrap:
@@ -57,14 +61,15 @@ class Bubblewrap:
         if root.name is not None:
             find_rootfs(root.name)
             first_user()
-        elif not Path("/usr/bin/python3").exists() and not Path("/usr/local/bin/python3").exists():
-            raise TaskError("sandbox: python3 is not installed in /usr: `sudo apt-get install python3`")
         problem = run_coroutine(self._try_box(root))
         if problem:
             raise TaskError(f"sandbox: bubblewrap does not work here: {problem}; {_remedy()} (or {_ALTERNATIVE})")
-        files = "host files" if root.name is None else f"root {root.name}"
+        files = "" if root.name is None else f"root {root.name}, "
         limits = "by control groups" if parent_cgroups() else "per process (control groups are not writable)"
-        return f"bubblewrap, {files}, limits {limits}"
+        return f"bubblewrap, {files}limits {limits}"
+
+    def python(self) -> list[str]:
+        return [bound_python().command, *OPTIONS]
 
     async def _try_box(self, root: RootFs) -> str:
         """Run a command in a box; returns what is wrong, or an empty text."""
@@ -87,7 +92,10 @@ class Bubblewrap:
             inside = _limited_inside(command, limits)
             if root.name is None:
                 folder = None
-                line = [*prefix, *unprivileged_prefix(), self._program, *_host_files_options(limits), *inside]
+                python = bound_python()
+                staging, mounts = _reachable_mounts(python)
+                options = [*_host_files_options(limits), *_python_options(python, mounts), "--remount-ro", "/"]
+                line = [*prefix, *staging, *unprivileged_prefix(), self._program, *options, *inside]
             else:
                 folder = find_rootfs(root.name)
                 as_root = await stack.enter_async_context(user_namespace())
@@ -127,7 +135,34 @@ def _host_files_options(limits: Limits) -> list[str]:
     files = ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp"]
     variables = ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
     user = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
-    return [*_COMMON_OPTIONS.split(), *user, *_usr(), *files, "--remount-ro", "/", *variables]
+    return [*_COMMON_OPTIONS.split(), *user, *_usr(), *files, *variables]
+
+
+Mounts = Sequence[tuple[str, str]]
+
+
+def _reachable_mounts(python: BoundPython) -> tuple[list[str], Mounts]:
+    """Command prefix that makes the interpreter reachable for the box's user, and its mounts from there on.
+
+    Root gives up its rights before bubblewrap mounts anything: what lies below its home is mounted elsewhere first.
+    """
+    hidden = unreachable([source for source, _ in python.mounts]) if os.geteuid() == 0 else []
+    if not hidden:
+        return [], python.mounts
+    pairs = [path for source in hidden for path in (source, staged(source))]
+    command = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _STAGE, "sh", *pairs, "--"]
+    return command, [(staged(source) if source in hidden else source, place) for source, place in python.mounts]
+
+
+def _python_options(python: BoundPython, mounts: Mounts) -> list[str]:
+    """Options that mount the interpreter and numpy, and set its variables."""
+    options, late = list[str](), list[str]()
+    for source, place in mounts:
+        inside = python.hidden is not None and place.startswith(python.hidden)
+        (late if inside else options).extend(("--ro-bind", source, place))
+    if python.hidden is not None:
+        options += ["--size", "65536", "--tmpfs", python.hidden, *late, "--remount-ro", python.hidden]
+    return [*options, *(word for variable in python.variables.items() for word in ("--setenv", *variable))]
 
 
 def _rootfs_options() -> list[str]:

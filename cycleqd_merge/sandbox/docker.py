@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from cycleqd_merge.errors import TaskError
+from cycleqd_merge.sandbox.interpreter import OPTIONS, PACKAGES, VARIABLES, numpy_version, python_release
 from cycleqd_merge.sandbox.processes import piped_process
 from cycleqd_merge.sandbox.protocol import Limits, RootFs
 from cycleqd_merge.sandbox.rootfs import BUILD_COMMAND, FINISH_SCRIPT, SYSTEM_PACKAGES
 
-PYTHON_IMAGE = "python:3.12-slim"
-"""Image of boxes without a root file system, in place of the host's /usr."""
 _CAPABILITIES = "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP SYS_CHROOT NET_BIND_SERVICE AUDIT_WRITE"
 
 
@@ -30,9 +29,11 @@ class Docker:
     def probe(self, root: RootFs) -> str:
         image = image_of(root)
         if not self._succeeds("image", "inspect", image):
-            remedy = f"docker pull {image}" if root.name is None else f"{BUILD_COMMAND} --docker"
-            raise TaskError(f"sandbox: Docker has no image {image}: `{remedy}`")
+            raise TaskError(f"sandbox: Docker has no image {image}: `{BUILD_COMMAND} --docker`")
         return f"Docker, image {image}"
+
+    def python(self) -> list[str]:
+        return ["python3", *OPTIONS]
 
     def _succeeds(self, *arguments: str) -> bool:
         done = subprocess.run(["docker", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
@@ -52,8 +53,10 @@ class Docker:
 
 
 def image_of(root: RootFs) -> str:
-    """The image of a root file system."""
-    return PYTHON_IMAGE if root.name is None else f"cycleqd-root:{root.name}"
+    """The image of a root file system; without one, of this environment's Python and numpy."""
+    if root.name is None:
+        return f"cycleqd-python:{python_release()}-numpy{numpy_version()}"
+    return f"cycleqd-root:{root.name}"
 
 
 def run_line(name: str, command: Sequence[str], root: RootFs, limits: Limits) -> list[str]:
@@ -68,6 +71,7 @@ def run_line(name: str, command: Sequence[str], root: RootFs, limits: Limits) ->
     ]
     if root.name is None:
         user = ["--user=65534:65534", "--read-only", f"--tmpfs=/tmp:size={limits.disk}", "--workdir=/tmp"]
+        user += [f"--env={name}={value}" for name, value in VARIABLES.items()]
     else:
         user = [*(f"--cap-add={capability}" for capability in _CAPABILITIES.split()), "--workdir=/"]
     isolation = ["--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--log-driver=none"]
@@ -81,12 +85,26 @@ def build_image(name: str, distribution: str, release: str) -> str:
     Raises:
         TaskError: Docker is not available to this user, or fails.
     """
-    if not Docker().is_available():
-        raise TaskError("docker: the daemon does not respond; start it, and check that this user has access to it")
-    image = image_of(RootFs(name))
     install = f"apt-get update && apt-get install -y --no-install-recommends {SYSTEM_PACKAGES}"
     dockerfile = f"FROM {distribution}:{release}\nENV DEBIAN_FRONTEND=noninteractive\nRUN {install}\n"
-    dockerfile += f"RUN <<'END'{FINISH_SCRIPT}END\n"
+    return _build(RootFs(name), f"{dockerfile}RUN <<'END'{FINISH_SCRIPT}END\n")
+
+
+def build_python_image() -> str:
+    """Build the image of boxes without a root file system; returns and raises as `build_image`."""
+    return _build(RootFs(), python_dockerfile())
+
+
+def python_dockerfile() -> str:
+    """The release of this environment's Python, with the same numpy in the folder that `PACKAGES` names."""
+    install = f"pip install --no-cache-dir --target {PACKAGES} numpy=={numpy_version()}"
+    return f"FROM python:{python_release()}-slim\nRUN {install}\n"
+
+
+def _build(root: RootFs, dockerfile: str) -> str:
+    if not Docker().is_available():
+        raise TaskError("docker: the daemon does not respond; start it, and check that this user has access to it")
+    image = image_of(root)
     done = subprocess.run(["docker", "build", "--tag", image, "-"], input=dockerfile, text=True, check=False)
     if done.returncode:
         raise TaskError(f"docker: building {image} failed; its output is above")

@@ -1,6 +1,7 @@
 """The interface of sandboxes: a provider runs commands in boxes, each for one program or one conversation.
 
-A box has no network, sees no process, variable or file of the host (except /usr, read-only), and leaves nothing behind.
+A box has no network, sees no process, variable or file of the host (except /usr and this environment's Python, both
+read-only), and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class RootFs:
     """The files that a box sees.
 
     name: of a root file system made by `sandbox build` (with Docker: an image), whose changes are discarded with the
-    box; None for the host's /usr alone, read-only.
+    box; None for the host's /usr, and this environment's Python and numpy, read-only.
     """
 
     name: str | None = None
@@ -69,6 +70,14 @@ class Provider(Protocol):
 
         Raises:
             TaskError: it does not work; the message says why and names the command that fixes it.
+        """
+        ...
+
+    def python(self) -> list[str]:
+        """The beginning of a command that runs Python in a box without a root file system.
+
+        Boxes of all providers have the release of Python and the version of numpy that this process has, and no other
+        package.
         """
         ...
 

@@ -6,6 +6,8 @@ import functools
 from dataclasses import dataclass
 
 from cycleqd_merge.errors import TaskError
+from cycleqd_merge.event_loop import run_coroutine
+from cycleqd_merge.sandbox.boxes import shown_versions
 from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
 from cycleqd_merge.sandbox.docker import Docker
 from cycleqd_merge.sandbox.protocol import Provider, RootFs
@@ -13,10 +15,14 @@ from cycleqd_merge.sandbox.protocol import Provider, RootFs
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A provider that works, and its short description."""
+    """A provider that works, its short description, and the versions of Python and numpy in its boxes.
+
+    python: empty for boxes with a root file system, which have their own Python.
+    """
 
     provider: Provider
     description: str
+    python: str = ""
 
 
 @functools.cache
@@ -28,9 +34,18 @@ def sandbox_for(root: RootFs) -> Sandbox:
     """
     bubblewrap = Bubblewrap()
     try:
-        return Sandbox(bubblewrap, bubblewrap.probe(root))
+        return _working(bubblewrap, root)
     except TaskError as error:
         docker = Docker()
         if docker.is_available():
-            return Sandbox(docker, docker.probe(root))
+            return _working(docker, root)
         raise error
+
+
+def _working(provider: Provider, root: RootFs) -> Sandbox:
+    description = provider.probe(root)
+    if root.name is not None:
+        return Sandbox(provider, description)
+    python = run_coroutine(shown_versions(provider))
+    name, _, rest = description.partition(", ")
+    return Sandbox(provider, ", ".join(filter(None, (name, python, rest))), python)

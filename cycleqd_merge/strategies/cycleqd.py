@@ -12,6 +12,7 @@ from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.draws import generator, new_seed
 from cycleqd_merge.evolution.genome import Matrix, Mutation, crossover, mutate
 from cycleqd_merge.evolution.selection import (
+    binned_weights,
     choose_mate,
     choose_parents,
     elite_weights,
@@ -21,6 +22,9 @@ from cycleqd_merge.evolution.selection import (
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.state import Insertion, SearchState
 from cycleqd_merge.strategies.success_rule import SuccessRule
+
+Sampling = Literal["elite", "random", "published", "binned"]
+"""How parents are chosen; see `EvolutionConfig.sampling`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Operators:
     mutation: Literal["svd", "gaussian", "none"] = "svd"
     scale: float = 0.3
     signed: bool = False
-    sampling: Literal["elite", "random", "published"] = "elite"
+    sampling: Sampling = "elite"
     alpha_low: float = 0.5
     alpha_high: float = 0.8
     scaling: tuple[float, float] | None = None
@@ -119,13 +123,18 @@ class CycleQD:
         return self.state.objectives[objective].expert
 
     def _weights(self, archive: Archive, scores: Matrix) -> NDArray[np.float64]:
-        scores = scores[:, : len(self.state.objectives)]
-        if self.operators.sampling == "random":
-            return uniform_weights(scores)
+        """The probability of each elite, given the scores of the archive's tasks, shape (elites, tasks)."""
         low, high = self.operators.alpha_low, self.operators.alpha_high
-        if self.operators.sampling == "published":
-            return published_weights(archive.bins_of(scores), low, high)
-        return elite_weights(scores, low, high)
+        tasks = len(self.state.objectives)  # plain MAP-Elites has a column more: the mean, its quality
+        match self.operators.sampling:
+            case "random":
+                return uniform_weights(scores)
+            case "published":
+                return published_weights(scores, archive.bins_of(scores), archive.task, low, high)
+            case "binned":
+                return binned_weights(archive.bins_of(scores)[:, :tasks], low, high)
+            case "elite":
+                return elite_weights(scores[:, :tasks], low, high)
 
     def _draw_mutation(self, objective: int, generation: int, rng: np.random.Generator) -> Mutation | None:
         if self.operators.mutation == "none":

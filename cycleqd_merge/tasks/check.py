@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cycleqd_merge.tasks.protocol import (
     Checkable,
@@ -44,7 +45,13 @@ class ScriptedModel(LanguageModel):
 
     reply: Callable[[str | Sequence[Message]], str]
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
         return await self.complete(messages, sampling)
 
     async def complete(self, prompt: str | Sequence[Message], sampling: Sampling) -> Completion:
@@ -60,7 +67,9 @@ class ScriptedModel(LanguageModel):
         """As `logprobs`."""
         return Likelihood(tuple(await self.logprobs(prompt, continuation)), continuation == self.reply(prompt))
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> str:
         """The text of each turn on a line."""
         return "\n".join(str(message["content"]) for message in messages)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, RegexScorerConfig
+from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, PythonScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.errors import DataError
+from cycleqd_merge.tasks.generate_answers import known_choices, known_texts
 from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_template
-from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.references import reference_problem
 from cycleqd_merge.tasks.scorers import text_scorer
-from cycleqd_merge.tasks.splits import read_splits
+from cycleqd_merge.tasks.splits import place_of, read_splits
 
 
 class GenerateTask:
@@ -26,13 +30,15 @@ class GenerateTask:
         UserError: a `python` scorer cannot be loaded.
     """
 
-    semantics = 0
+    semantics = 1
+    """1: numbers are read differently (`scorers.number`); a choice's first token counts after a prompt's last blank."""
 
     def __init__(self, definition: GenerateTaskConfig) -> None:
         self._definition = definition
-        self._samples = read_splits(definition.data)
         self._prompt = Prompt(definition)
         self._answer = parse_template(definition.answer, "answer")
+        self._contents: dict[str, str] = {}
+        self._samples = read_splits(definition.data, content=self.content_of)
         if not isinstance(definition.scorer, MultipleChoiceScorerConfig):
             self._scorer = text_scorer(definition.scorer)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
@@ -49,21 +55,22 @@ class GenerateTask:
         if bad:
             (sample, first), others = bad[0], len(bad) - 1
             more = f" (and {others} more)" if others else ""
-            raise DataError(f"{first}; in row {sample.id}: {short_repr(dict(sample.row))}{more}") from first
+            raise DataError(f"{place_of(sample)}: {first}; the row is {short_repr(dict(sample.row))}{more}") from first
 
     def _check(self, sample: Sample) -> None:
         scorer = self._definition.scorer
-        self.prompt_of(sample)
+        if not self.prompt_of(sample):
+            raise DataError("prompt: empty; every row requires a prompt")
         reference = self.reference_of(sample)
-        if isinstance(scorer, RegexScorerConfig):
-            try:
-                re.compile(reference)
-            except re.error as error:
-                raise DataError(f"answer: {reference!r} is not a regular expression: {error}") from None
         if isinstance(scorer, MultipleChoiceScorerConfig):
             choices = _choices(scorer, sample)
             if reference.strip() not in (choice.strip() for choice in choices):
-                raise DataError(f"answer: {reference!r} is not among the choices {', '.join(map(repr, choices))}")
+                raise DataError(
+                    f"answer: {reference!r} is not among the choices {', '.join(map(repr, choices))}"
+                    f"{_choice_hint(reference, len(choices))}"
+                )
+        elif (problem := reference_problem(reference, scorer, self._definition.stop)) is not None:
+            raise DataError(f"answer: {problem}")
 
     def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
@@ -75,6 +82,16 @@ class GenerateTask:
     def reference_of(self, sample: Sample) -> str:
         """The reference answer."""
         return render_template(self._answer, sample.row, "answer")
+
+    def content_of(self, sample: Sample) -> str:
+        """Text that is equal for samples with the same prompt, reference and choices, except for white space."""
+        if sample.id not in self._contents:
+            try:
+                parts = [self.prompt_of(sample), self.reference_of(sample), self.choices_of(sample)]
+                self._contents[sample.id] = " ".join(json.dumps(parts, ensure_ascii=False).split())
+            except DataError:  # reported with all others by `_check_samples`
+                return sample.id
+        return self._contents[sample.id]
 
     def choices_of(self, sample: Sample) -> list[str]:
         """The choices of a multiple-choice task; an empty list if the model generates its answer."""
@@ -88,9 +105,22 @@ class GenerateTask:
         score = self._scorer(completion.text, self.reference_of(sample))
         return Outcome(score, completion.text, completion.truncated)
 
+    def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
+        """The reference, and near misses; nothing for a `python` scorer, which alone knows what is right."""
+        scorer, reference = self._definition.scorer, self.reference_of(sample)
+        if isinstance(scorer, PythonScorerConfig):
+            return []
+        if isinstance(scorer, MultipleChoiceScorerConfig):
+            return known_choices(_choices(scorer, sample), reference)
+        samples = [*self._samples["search"], *self._samples["heldout"]]
+        start = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % len(samples)
+        others = (self.reference_of(samples[place % len(samples)]) for place in range(start, start + len(samples)))
+        score = partial(self._scorer, reference=reference)
+        return known_texts(scorer, score, reference, others, self._definition.stop)
+
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorerConfig) -> Outcome:
         """Score the choice with the highest log-likelihood."""
-        prompt = self.prompt_of(sample)
+        prompt = self._prompt.scored(model, self.prompt_of(sample))
         choices = _choices(scorer, sample)
         chat_template = self._definition.chat_template
         scored = await asyncio.gather(*(model.logprobs(prompt, choice, chat_template) for choice in choices))
@@ -107,9 +137,42 @@ class GenerateTask:
 def _choices(scorer: MultipleChoiceScorerConfig, sample: Sample) -> list[str]:
     choices: Any = scorer.choices
     if isinstance(choices, str):
-        if choices not in sample.row:
-            raise DataError(f"choices: no column {choices!r}; the row has the columns {', '.join(sample.row)}")
-        column, choices = choices, sample.row[choices]
-        if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
-            raise DataError(f"choices: column {column!r} must contain a list of choices; found {choices!r}")
+        column, choices = choices, _column(choices, sample.row)
+        if not isinstance(choices, Sequence) or isinstance(choices, str | bytes) or not choices:
+            hint = _list_hint(column, choices)
+            raise DataError(f"choices: column {column!r} must contain a list of choices; found {choices!r}{hint}")
+    for number, choice in enumerate(choices, start=1):
+        if choice is None or isinstance(choice, list | Mapping | bytes) or not str(choice).strip():
+            kind = "null" if choice is None else short_repr(choice)
+            raise DataError(f"choices: choice {number} of {len(choices)} is {kind}; every choice must be a text")
     return [str(choice) for choice in choices]
+
+
+def _column(name: str, row: Mapping[str, Any]) -> Any:
+    """A column, or a part of one: `choices.text`."""
+    value: Any = row
+    for part in [name] if name in row else name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise DataError(f"choices: no column {name!r}; the row has the columns {', '.join(row)}")
+        value = value[part]
+    return value
+
+
+def _list_hint(column: str, value: Any) -> str:
+    """Which part of an object is the list of choices."""
+    lists = [key for key, part in value.items() if isinstance(part, list)] if isinstance(value, Mapping) else []
+    return f"; write `choices: {column}.{lists[0]}`" if lists else ""
+
+
+def _choice_hint(reference: str, count: int) -> str:
+    """How to turn the number or letter of a choice into its text."""
+    answer = reference.strip()
+    if answer.isdecimal():
+        return "; if it is a choice's number, counted from 0, write `answer: '{{ choices[answer | int] }}'`"
+    if len(answer) == 1 and answer.isalpha():
+        place = f'"{_LETTERS[:count]}".index(answer)'
+        return f"; if it is a choice's letter, write `answer: '{{{{ choices[{place}] }}}}'`"
+    return ""
+
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

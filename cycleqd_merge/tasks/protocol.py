@@ -34,8 +34,9 @@ class Sampling:
     """How an answer is decoded.
 
     max_new_tokens: longest answer, in tokens. temperature: 0 is greedy decoding. stop: strings that end the answer;
-    they are cut off. seed: of the random draws, if the temperature is above 0; give requests for several answers to one
-    prompt different seeds.
+    they are cut off. They match only the answer, never the prompt, and may contain special tokens; empty ones are
+    dropped. seed: of the random draws, if the temperature is above 0; give requests for several answers to one prompt
+    different seeds.
     """
 
     max_new_tokens: int = 64
@@ -43,13 +44,18 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        object.__setattr__(self, "stop", tuple(string for string in stop if string))  # requests are grouped by equality
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A model's answer.
 
-    text: without the prompt, special tokens and stop string. tokens: the number of tokens generated. truncated: the
-    answer was cut off at `max_new_tokens`.
+    text: without the prompt, special tokens and stop string. tokens: the number of tokens generated, without the end
+    token, but with those of a stop string. truncated: the answer was cut off at `max_new_tokens` or at the end of the
+    model's context; after a prompt that fills the context, it is empty.
     """
 
     text: str
@@ -72,10 +78,18 @@ class Likelihood:
 class LanguageModel(Protocol):
     """A loaded model. Any number of requests may be awaited at once; they share batches."""
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
         """Answer a conversation. If its last turn is the assistant's, the answer continues that turn.
 
-        template: a Jinja chat template to use instead of the model's own.
+        template: a Jinja chat template to use instead of the model's own. variables: values for the template, such as
+        `{"enable_thinking": False}`. A conversation that fills the model's context, or on which the template exceeds
+        its limit of time or memory, is answered by an empty text that is marked as truncated.
 
         Raises:
             UserError: the model has no chat template, or the template rejects these turns.
@@ -105,7 +119,9 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> str:
         """The prompt that `chat` completes for a conversation, as text for `complete` and `likelihood`.
 
         Pass it on unchanged: it is marked as rendered, so that no special tokens are added to it.
@@ -132,8 +148,9 @@ class Sample:
 class Outcome:
     """The result of one sample.
 
-    score: from 0 to 1, higher is better; any other value fails the evaluation. output: the model's text,
-    which `task check --json` reports. truncated: an answer was cut off at its token limit.
+    score: from 0 to 1, higher is better; True is 1 and False is 0, and any other value fails the evaluation. output:
+    the model's text, which `task check --json` reports. truncated: an answer was cut off at its token limit or at the
+    end of the model's context.
     """
 
     score: float
@@ -174,6 +191,15 @@ class Prompting(Protocol):
 
     def prompt_of(self, sample: Sample) -> str | Sequence[Message]:
         """A sample's prompt: plain text, or the chat turns that open its conversation."""
+        ...
+
+
+@runtime_checkable
+class Referenced(Protocol):
+    """A task that can show the correct answer to a sample, for `task show`."""
+
+    def reference_of(self, sample: Sample) -> str:
+        """The reference answer, or what decides whether an answer is right."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 
 from cycleqd_merge.config import user_code
@@ -19,7 +20,24 @@ from cycleqd_merge.config.scorers import (
 TextScorer = Callable[[str, str], float]
 """(output, reference) -> score"""
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+_MINUS = "\u2212\u2013\uff0d\ufe63"  # minus sign, en dash, full-width and small hyphen
+_ASCII_MINUS = str.maketrans(_MINUS, "-" * len(_MINUS))
+_SPACES = "\u00a0\u2009\u202f"  # that separate thousands: no-break, thin, narrow no-break space
+_NUMBER = re.compile(
+    rf"""
+    ((?<![\w)\]])[-+{_MINUS}])?  # no sign after a digit or a word: 3-5, COVID-19
+    [$€£¥₹]?
+    (
+        (?: [1-9]\d{{0,2}}(?:[,{_SPACES}]\d{{3}})+(?!\d)  # thousands
+          | [1-9]\d?(?:,\d\d)+,\d{{3}}(?!\d)  # 12,34,567, as in India
+          | \d+
+        )(?:\.\d+)?
+        | \.\d+
+    )
+    ([eE][-+{_MINUS}]?\d+)?
+    """,
+    re.VERBOSE,
+)
 
 
 def text_scorer(
@@ -76,12 +94,17 @@ def token_f1(output: str, reference: str, options: TokenF1ScorerConfig) -> float
 
 
 def number(output: str, reference: str, options: NumberScorerConfig) -> float:
-    """1 if the last number in the output (or in the pattern's last match) is the reference's, within the tolerance."""
+    """1 if the last number in the output (or in the pattern's last match) is the reference's, within the tolerance.
+
+    A comma separates thousands only between groups of digits that a number can have: `1,234` is one number, `3,4` two.
+    """
     text = _last_match(options.pattern, output) if options.pattern else output
-    found, wanted = _last_number(text or ""), _last_number(reference)
+    found, wanted = last_number(text or ""), last_number(reference)
     if found is None or wanted is None:
         return 0.0
-    return float(abs(found - wanted) <= options.tolerance)
+    if options.tolerance == 0 and _is_integer(found) and _is_integer(wanted):
+        return float(Decimal(found) == Decimal(wanted))  # floats cannot tell long integers apart
+    return float(abs(float(found) - float(wanted)) <= options.tolerance)
 
 
 def regex(output: str, reference: str, options: RegexScorerConfig) -> float:
@@ -101,6 +124,14 @@ def _last_match(pattern: str, text: str) -> str | None:
     return matches[-1].group(1 if matches[-1].re.groups else 0)
 
 
-def _last_number(text: str) -> float | None:
-    matches = _NUMBER.findall(text)
-    return float(matches[-1].replace(",", "")) if matches else None
+def last_number(text: str) -> str | None:
+    """The last number in a text, as Python reads it; None if there is none."""
+    matches = list(_NUMBER.finditer(text))
+    if not matches:
+        return None
+    sign, digits, exponent = matches[-1].groups(default="")
+    return sign.translate(_ASCII_MINUS) + re.sub(rf"[,{_SPACES}]", "", digits) + exponent.translate(_ASCII_MINUS)
+
+
+def _is_integer(number: str) -> bool:
+    return number.lstrip("+-").isdecimal()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,11 +15,15 @@ from scipy import stats
 
 from cycleqd_merge.comparison.statistics import (
     Gap,
+    Interval,
+    chance_of_a_false_difference,
     duplicates,
     hypervolume,
     paired_bootstrap,
+    rows_and_seeds_interval,
     search_gap,
     seeds_interval,
+    spread_over_seeds,
 )
 from cycleqd_merge.journal.measured import Estimate
 
@@ -109,11 +114,111 @@ def test_interval_over_seeds_is_students(values: list[float]) -> None:
     found = seeds_interval(values)
     expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
     assert found is not None
-    assert (found.low, found.high) == pytest.approx(expected)
+    assert (found.low, found.high) == pytest.approx((max(expected[0], 0.0), min(expected[1], 1.0)))
 
 
 def test_one_seed_has_no_interval() -> None:
     assert seeds_interval([0.4]) is None
+
+
+ROWS = Interval(0.1, 0.07, 0.14)
+
+
+@given(*[st.lists(UNIT, min_size=2, max_size=8).filter(lambda values: statistics.stdev(values) > 1e-6)] * 2)
+def test_the_part_over_seeds_is_welchs(own: list[float], other: list[float]) -> None:
+    expected = stats.ttest_ind(own, other, equal_var=False).confidence_interval(0.95)
+    half = spread_over_seeds(own, other)
+    assert half == pytest.approx((expected.high - expected.low) / 2)
+    found = rows_and_seeds_interval(ROWS, own, other)
+    assert found is not None
+    assert found.low == pytest.approx(max(0.1 - math.hypot(0.03, half), -1.0))
+    assert found.high == pytest.approx(min(0.1 + math.hypot(0.04, half), 1.0))
+
+
+def test_a_model_without_seeds_adds_no_spread() -> None:
+    own = [0.5, 0.52, 0.57]
+    half = stats.t.ppf(0.975, 2) * stats.sem(own)
+    for pair in ((own, ()), ((), own)):
+        found = rows_and_seeds_interval(ROWS, *pair)
+        assert found == Interval(
+            0.1, pytest.approx(0.1 - math.hypot(0.03, half)), pytest.approx(0.1 + math.hypot(0.04, half))
+        )
+
+
+@pytest.mark.parametrize(("own", "other"), [((), ()), ((0.4,), ()), ((0.4,), (0.4, 0.5)), ((0.4, 0.5), (0.4,))])
+def test_an_unknown_spread_over_seeds_gives_no_interval(own: tuple[float, ...], other: tuple[float, ...]) -> None:
+    assert rows_and_seeds_interval(ROWS, own, other) is None
+
+
+@given(*[st.lists(UNIT, min_size=2, max_size=6)] * 2, UNIT, UNIT, UNIT)
+def test_intervals_of_scores_and_differences_stay_within_what_is_possible(
+    own: list[float], other: list[float], first: float, second: float, third: float
+) -> None:
+    low, middle, high = sorted(2 * value - 1 for value in (first, second, third))
+    rows = Interval(middle, low, high)
+    both, mean = rows_and_seeds_interval(rows, own, other), seeds_interval(own)
+    assert both is not None
+    assert mean is not None
+    assert -1.0 <= both.low <= low + 1e-12  # never narrower than over rows alone
+    assert high - 1e-12 <= both.high <= 1.0
+    assert 0.0 <= mean.low <= mean.high <= 1.0
+
+
+def coverage(seeds: int, other_seeds: int, spread: float, interval: Callable[..., Interval | None]) -> float:
+    """The share of simulated comparisons whose interval holds the true difference, 0.1.
+
+    The seeds of a strategy differ by `spread`; rows differ by 0.3 in difficulty, which both share, by 0.2 in how well
+    they suit either strategy, and by 0.1 for each seed.
+    """
+    draws, inside, repeats, rows = np.random.default_rng(seeds), 0, 400, 60
+    for _ in range(repeats):
+        difficulty, scored = draws.normal(0.5, 0.3, rows), []
+        for count, mean in ((seeds, 0.1), (other_seeds or 1, 0.0)):
+            suited = difficulty + mean + draws.normal(0, 0.2, rows)
+            of_seed = draws.normal(0, spread if other_seeds or mean else 0.0, (count, 1))
+            scored.append(suited + of_seed + draws.normal(0, 0.1, (count, rows)))
+        found = interval(scored[0], scored[1] if other_seeds else scored[1][:1], bool(other_seeds))
+        inside += found is not None and found.low <= 0.1 <= found.high
+    return inside / repeats
+
+
+def over_rows_alone(own: np.ndarray, other: np.ndarray, seeded: bool) -> Interval:
+    return paired_bootstrap({"a": own.mean(axis=0)}, {"a": other.mean(axis=0)}, draws=400)
+
+
+def over_both(own: np.ndarray, other: np.ndarray, seeded: bool) -> Interval | None:
+    rows = over_rows_alone(own, other, seeded)
+    return rows_and_seeds_interval(rows, own.mean(axis=1).tolist(), other.mean(axis=1).tolist() if seeded else ())
+
+
+def by_drawing_seeds_too(own: np.ndarray, other: np.ndarray, seeded: bool) -> Interval:
+    """The plain bootstrap over rows and seeds."""
+    draws = np.random.default_rng(0)
+    means = []
+    for _ in range(300):
+        rows = draws.integers(own.shape[1], size=own.shape[1])
+        chosen = (side[draws.integers(len(side), size=len(side))].mean(axis=0)[rows].mean() for side in (own, other))
+        means.append(float(np.subtract(*chosen)))
+    return Interval(0.0, *map(float, np.quantile(means, (0.025, 0.975))))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.03, 0.15])
+@pytest.mark.parametrize("others", [True, False], ids=["strategies", "a fixed model"])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_intervals_over_rows_and_seeds_cover_the_truth(seeds: int, others: bool, spread: float) -> None:
+    assert 0.92 <= coverage(seeds, seeds if others else 0, spread, over_both) <= 1.0
+
+
+def test_other_intervals_do_not() -> None:
+    """Over rows alone, and by a bootstrap that also draws seeds: two seeds show it half of their variance."""
+    assert coverage(2, 2, 0.15, over_rows_alone) < 0.6
+    assert coverage(2, 2, 0.15, by_drawing_seeds_too) < 0.85
+
+
+def test_the_chance_of_a_false_difference_is_that_of_independent_intervals() -> None:
+    assert chance_of_a_false_difference(1) == pytest.approx(0.05)
+    draws = np.random.default_rng(0).random((200_000, 8)) < 0.05
+    assert chance_of_a_false_difference(8) == pytest.approx(draws.any(axis=1).mean(), abs=0.005)
 
 
 def test_gap_is_large_above_two_errors_of_the_difference() -> None:

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.evolution.selection import choose_parents, elite_weights, published_weights, uniform_weights
+from cycleqd_merge.evolution.selection import (
+    binned_weights,
+    choose_parents,
+    elite_weights,
+    published_weights,
+    uniform_weights,
+)
 
 SCORES = st.integers(1, 4).flatmap(
     lambda tasks: st.lists(st.tuples(*[st.integers(0, 20).map(lambda n: n / 20)] * tasks), min_size=1, max_size=30)
@@ -44,10 +50,44 @@ def test_the_best_outweighs_the_worst_by_the_ratio_of_the_factors() -> None:
     assert weights[1] / weights[0] == pytest.approx((0.8 / 0.5) ** 3)
 
 
-def test_published_weights_are_those_of_bins_scaled_to_the_published_range() -> None:
+def slow_published_weights(qualities: list[float], cells: list[tuple[int, ...]]) -> list[float]:
+    """The rule of the published code, one elite after another: the quality as it is, and the cell's bin numbers.
+
+    Each is moved to 0.5 + 0.8 x its share of the way from the lowest to the highest; one without a spread is left out.
+    """
+    products = []
+    for quality, cell in zip(qualities, cells, strict=True):
+        product = 1.0
+        for own, all_of_them in [(quality, qualities), *zip(cell, zip(*cells, strict=True), strict=True)]:
+            low, high = min(all_of_them), max(all_of_them)
+            if low != high:
+                product *= 0.5 + (own - low) * 0.8 / (high - low)
+        products.append(product)
+    return [product / math.fsum(products) for product in products]
+
+
+@given(SCORES, st.data())
+def test_published_weights_are_those_of_the_published_code(
+    scores: list[tuple[float, ...]], data: st.DataObject
+) -> None:
+    """The quality is not binned, and the other tasks are."""
+    quality = data.draw(st.integers(0, len(scores[0]) - 1))
+    bins = [tuple(int(score * 7) for score in row) for row in scores]
+    cells = [tuple(place for task, place in enumerate(row) if task != quality) for row in bins]
+    found = published_weights(np.array(scores), np.array(bins), quality, 0.5, 0.8)
+    assert found.tolist() == pytest.approx(slow_published_weights([row[quality] for row in scores], cells), rel=1e-12)
+
+
+def test_published_weights_tell_qualities_of_the_same_bin_apart() -> None:
+    scores, bins = np.array([[0.50, 0.1], [0.55, 0.9]]), np.array([[2, 0], [2, 4]])
+    assert published_weights(scores, bins, 0, 0.5, 0.8) == pytest.approx([0.25 / 1.94, 1.69 / 1.94])
+    assert binned_weights(bins, 0.5, 0.8) == pytest.approx([0.5 / 1.8, 1.3 / 1.8])
+
+
+def test_binned_weights_are_those_of_bins_scaled_to_the_published_range() -> None:
     bins = np.array([[0, 4], [2, 2], [4, 0], [4, 4]])
     wanted = np.array([0.5 * 1.3, 0.9 * 0.9, 1.3 * 0.5, 1.3 * 1.3])
-    np.testing.assert_allclose(published_weights(bins, 0.5, 0.8), wanted / wanted.sum())
+    np.testing.assert_allclose(binned_weights(bins, 0.5, 0.8), wanted / wanted.sum())
 
 
 def test_random_sampling_weighs_all_equally() -> None:

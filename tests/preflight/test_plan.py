@@ -151,7 +151,7 @@ def test_all_errors_are_reported_at_once(family: Family, tmp_path: Path) -> None
     for part in (
         "evolution.bins: archive one would have 2,560,000 cells, the limit is 1,000,000",
         f"task '{Path('nowhere.yaml').absolute()}': no such file",
-        "task four: prompt: 'missing' is undefined",
+        f"task four: {tmp_path}/four-search.jsonl:1: prompt: 'missing' is undefined",
         f"model {tmp_path / 'gone'}: no such folder",
         f"expert first: tensor {name}: shape (32, 31), the base has (32, 32)",
         "task five: 1 of 51 rows do not fit the model's 256 tokens",
@@ -171,8 +171,10 @@ def test_without_a_base_the_tasks_are_checked_all_the_same(family: Family, tmp_p
 def test_a_row_that_a_template_fails_on_is_named_with_their_number(family: Family, tmp_path: Path) -> None:
     odd = [{"question": "fine", "answer": "a"}, {"question": "odd"}, {"question": "odder"}]
     error = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", odd))).errors)
-    assert error.startswith("task three: answer: 'answer' is undefined; the row has the columns question; in row ")
-    assert error.endswith(": {'question': 'odd'} (and 1 more)")
+    assert error == (
+        f"task three: {tmp_path}/three-search.jsonl:2: answer: 'answer' is undefined; the row has the columns "
+        "question; the row is {'question': 'odd'} (and 1 more)"
+    )
 
 
 def test_a_chat_task_needs_a_chat_template(family: Family, tmp_path: Path) -> None:
@@ -230,8 +232,8 @@ def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:
     heldout = [{**shared, "comment": "elsewhere"}, *rows_of("h", 9, answer="a" * 5)]
     notices = checked(recipe_of(tmp_path, family, generate(tmp_path, "three", search, heldout))).notices
     for part in (
-        "task three: 1 of 8 search rows are duplicates, such as row ",
-        "task three: 1 of 10 held-out rows are also search rows, such as ",
+        f"task three: 1 of 8 search rows are duplicates, such as {tmp_path}/three-search.jsonl:3",
+        f"task three: 1 of 10 held-out rows are also search rows, such as {tmp_path}/three-heldout.jsonl:1; ",
         "task three: 6 search rows; with fewer than 20, chance decides",
         "task three: 9 reference answers are longer than max_new_tokens, which is 3; that of row ",
     ):

@@ -84,13 +84,13 @@ def test_json_values_keep_their_types_and_rows_their_own_columns(tmp_path: Path)
         ("rows.jsonl", b'{"a": 1}\n\n{"a": \n', ":3: not JSON: Expecting value"),
         ("rows.jsonl", b'{"a": 1}\n"text"\n', ":2: expected an object of columns and values; found str"),
         ("rows.json", b'[{"a": 1},\n {"a" 2}]', ":2: not JSON: Expecting ':' delimiter"),
-        ("rows.json", b'{"a": 1}', ": expected a list of rows; found dict"),
+        ("rows.json", b'{"a": 1}', ": expected a list of rows; found an object with the keys a"),
         ("rows.json", b'[{"a": 1}, 2]', ": row 2: expected an object of columns and values; found int"),
         ("rows.csv", b"a,b\n1,2\n1,2,3\n", ":3: expected 2 cells; found 3"),
         ("rows.csv", b"a,b\n1,2\n1\n", ":3: expected 2 cells; found 1"),
-        ("rows.csv", b'a,b\n"1,2\n', ": cannot be read as rows: unexpected end of data"),
-        ("rows.jsonl", b"\xff\xfe", ": not UTF-8 text"),
-        ("rows.csv", b"a\n\xe9\n", ": not UTF-8 text"),
+        ("rows.csv", b'a,b\n"1,2\n', ":2: unexpected end of data; is a quote missing or not doubled?"),
+        ("rows.jsonl", b"\xff\xfe", ": UTF-16 text; save it as UTF-8"),
+        ("rows.csv", b"a\n\xe9\n", ":2: not UTF-8 text (byte 0xe9); save the file as UTF-8"),
     ],
 )
 def test_an_error_names_its_place(tmp_path: Path, name: str, content: bytes, problem: str) -> None:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.errors import ModelError
-from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
+from cycleqd_merge.evaluation.engines.answers import AnswerReader
+from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
 from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
 
@@ -58,11 +60,9 @@ class TransformersEngine:
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
-        start = self._tokenizer.bos_token_id
-        self._start = start if start is not None else self._pad
-        self._ends = end_tokens(family).ids
+        self._reader = AnswerReader(self._tokenizer, end_tokens(family).ids, context_length(family, self._tokenizer))
         # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
-        self.model.generation_config = GenerationConfig(eos_token_id=list(self._ends) or None, pad_token_id=self._pad)
+        self.model.generation_config = GenerationConfig(pad_token_id=self._pad)
         self._map = family.name_map(self.model)
         self._resident = self.model.state_dict()
         # only the last logits of a prompt are needed; all of them would take gigabytes with a large vocabulary
@@ -89,11 +89,29 @@ class TransformersEngine:
         self.model = None
         self._resident = {}
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        return await self._submit(self.encode(self.render(messages, template)), sampling)
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        try:
+            prompt = self.render(messages, template, variables)
+        except TemplateLimit:  # on these turns alone: the ones that open a conversation were checked before the run
+            return Completion("", 0, truncated=True)
+        return await self._answer(prompt, sampling)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        return await self._submit(self.encode(prompt), sampling)
+        return await self._answer(prompt, sampling)
+
+    async def _answer(self, prompt: str, sampling: Sampling) -> Completion:
+        tokens = self.encode(prompt)
+        sampling = self._reader.fitting(sampling, len(tokens))
+        if not sampling.max_new_tokens:
+            return self._reader.read([], sampling)
+        completion: Completion = await self._submit(tokens, sampling)
+        return completion
 
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
@@ -103,14 +121,18 @@ class TransformersEngine:
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         tokens, scored = encode_pair(self.encode, prompt, continuation)
-        return await self._submit(tokens, None, scored)
+        if not scored:
+            return Likelihood((), True)
+        return await self._submit(self._reader.fitting_pair(tokens, scored), None, scored)
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:
-        return render(self._tokenizer, messages, template)
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> Rendered:
+        return render(self._tokenizer, messages, template, variables)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain or rendered prompt; for an empty one, a start token."""
-        return encode(self._tokenizer, text) or [self._start]
+        """Token ids of a plain or rendered prompt."""
+        return encode(self._tokenizer, text)
 
     async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
         loop = asyncio.get_running_loop()
@@ -179,26 +201,15 @@ class TransformersEngine:
         if sampling.temperature > 0:
             torch.manual_seed(sampling.seed)
             options = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-        if sampling.stop:
-            options |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
         output = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=self._reader.end_ids(sampling) or None,
+            stopping_criteria=[_StopStrings(self._reader, sampling, len(batch))] if sampling.stop else None,
             **options,
         )
-        return [self._read(row, sampling) for row in output[:, ids.shape[1] :].tolist()]
-
-    def _read(self, tokens: list[int], sampling: Sampling) -> Completion:
-        """An answer up to the first end-of-sequence token or stop string."""
-        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
-        ended = end is not None
-        tokens = tokens[:end]
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        cuts = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
-        if cuts:
-            text, ended = text[: min(cuts)], True
-        return Completion(text, len(tokens), truncated=not ended)
+        return [self._reader.read(row, sampling) for row in output[:, ids.shape[1] :].tolist()]
 
     @torch.inference_mode()
     def _score(self, batch: list[_Request]) -> list[Likelihood]:
@@ -214,3 +225,19 @@ class TransformersEngine:
             logprobs = scores.gather(1, chosen[:, None])[:, 0].tolist()
             answers.append(Likelihood(tuple(logprobs), bool((scores.argmax(dim=-1) == chosen).all())))
         return answers
+
+
+class _StopStrings(StoppingCriteria):  # type: ignore[misc]
+    """Ends the rows of a batch that a stop string ends; transformers' own criterion matches the prompts, too."""
+
+    def __init__(self, reader: AnswerReader, sampling: Sampling, rows: int) -> None:
+        self._reader, self._sampling = reader, sampling
+        self._new: list[list[int]] = [[] for _ in range(rows)]
+        self._done = [False] * rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            if not self._done[row]:
+                self._new[row].append(token)
+                self._done[row] = self._reader.stopped(self._new[row], self._sampling) is not None
+        return torch.tensor(self._done, device=input_ids.device)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
-from cachetools import LRUCache
-
 from cycleqd_merge.config.engines import VllmEngineConfig
 from cycleqd_merge.errors import ModelError, RecipeError, UserError
 from cycleqd_merge.evaluation.engines import vllm_compat
+from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, memory_needs, placement
-from cycleqd_merge.evaluation.engines.prompts import Rendered, encode, encode_pair, render
+from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
 from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
 from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
-_PROMPTS = 2**16  # number of prompts whose rendered text and tokens are cached
+_PROMPTS = 2**16  # number of prompts whose tokens are cached
 _INSTEAD = "use `engine: {kind: transformers}`"
 _REHEARSED = "The quick brown fox jumps over it."  # the prompt that shows whether the exchange works
 _REHEARSED_TOKENS = 12  # its length at most, for engines with a short `max_model_len`
@@ -48,10 +48,8 @@ class VllmEngine:
     def __init__(self, config: VllmEngineConfig, materialiser: Materialiser, workers_per_host: int = 1) -> None:
         self._config, self._materialiser, self._workers_per_host = config, materialiser, workers_per_host
         self._tokenizer: Any = family_tokenizer(materialiser.family)
-        self._ends = list(end_tokens(materialiser.family).ids)
         # every child gets the same prompts
         self._encode = lru_cache(_PROMPTS, typed=True)(partial(encode, self._tokenizer))
-        self._rendered: LRUCache[str, Rendered] = LRUCache(_PROMPTS)
         self._numbers = itertools.count()
         self._new: list[tuple[str, list[int], Any]] = []
         self._answers: dict[str, asyncio.Future[Any]] = {}
@@ -104,6 +102,8 @@ class VllmEngine:
         if problem is not None:
             raise ModelError(f"engine vllm: {problem}; {_INSTEAD}")
         vllm_compat.fail_with_core(self._llm)
+        context = context_length(family, self._tokenizer, self._llm.llm_engine.model_config.max_model_len)
+        self._reader = AnswerReader(self._tokenizer, end_tokens(family).ids, context)
         spec = MaterialiserSpec.of(self._materialiser).to_json()
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.prefetch))
         self._rehearse()
@@ -179,8 +179,18 @@ class VllmEngine:
             llm.llm_engine.engine_core.shutdown()
             remove_unused()
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
-        return await self._generate(self.render(messages, template), sampling)
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        try:
+            prompt = self.render(messages, template, variables)
+        except TemplateLimit:  # on these turns alone: the ones that open a conversation were checked before the run
+            return Completion("", 0, truncated=True)
+        return await self._generate(prompt, sampling)
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
         return await self._generate(prompt, sampling)
@@ -194,38 +204,52 @@ class VllmEngine:
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         from vllm import SamplingParams
 
-        start = self._tokenizer.bos_token_id
-        start = self._tokenizer.eos_token_id if start is None else start
-        tokens, scored = encode_pair(self._encode, prompt, continuation, start)
+        tokens, scored = encode_pair(self._encode, prompt, continuation)
+        if not scored:
+            return Likelihood((), True)
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=vllm_compat.final_only()
         )
+        tokens = self._reader.fitting_pair(tokens, scored)
         output = await self._submit(tokens, params)
         places = range(len(tokens) - scored, len(tokens))
         found = [output.prompt_logprobs[place][tokens[place]] for place in places]
         return Likelihood(tuple(each.logprob for each in found), all(each.rank == 1 for each in found))
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> Rendered:
-        key = repr((template, messages))
-        text = self._rendered.get(key)
-        if text is None:
-            text = self._rendered[key] = render(self._tokenizer, messages, template)
-        return text
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> Rendered:
+        return render(self._tokenizer, messages, template, variables)
 
     async def _generate(self, text: str, sampling: Sampling) -> Completion:
+        prompt = self._encode(text)
+        sampling = self._reader.fitting(sampling, len(prompt))
+        tokens: list[int] = []
+        answer, stopped = self._reader.read(tokens, sampling), True
+        # vLLM may find a stop string that is none by the reader's rules: the answer is then continued
+        while answer.truncated and stopped and len(tokens) < sampling.max_new_tokens:
+            params = self._sampling_params(sampling, sampling.max_new_tokens - len(tokens))
+            output = (await self._submit([*prompt, *tokens], params)).outputs[0]
+            tokens += output.token_ids
+            answer, stopped = self._reader.read(tokens, sampling), output.finish_reason == "stop"
+        return answer
+
+    def _sampling_params(self, sampling: Sampling, limit: int) -> Any:
+        """vLLM's settings for up to `limit` tokens; it only has to notice the end of an answer, not to read it."""
         from vllm import SamplingParams
 
-        params = SamplingParams(
-            max_tokens=sampling.max_new_tokens,
+        return SamplingParams(
+            max_tokens=limit,
             temperature=sampling.temperature,
             seed=sampling.seed if sampling.temperature > 0 else None,
             stop=list(sampling.stop),
-            stop_token_ids=self._ends,
+            stop_token_ids=self._reader.end_ids(sampling),
             ignore_eos=True,  # vLLM would add the end token of the base's tokenizer
+            detokenize=bool(sampling.stop),
+            skip_special_tokens=not self._reader.writes_special(sampling),
+            spaces_between_special_tokens=False,
             output_kind=vllm_compat.final_only(),
         )
-        answer = (await self._submit(self._encode(text), params)).outputs[0]
-        return Completion(answer.text, len(answer.token_ids), truncated=answer.finish_reason == "length")
 
     async def _submit(self, tokens: list[int], params: Any) -> Any:
         loop = asyncio.get_running_loop()

@@ -16,6 +16,8 @@ from cycleqd_merge.errors import InfrastructureError
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.sandbox.boxes import run_once
 from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider
+from cycleqd_merge.sandbox.providers import Sandbox
+from cycleqd_merge.tasks.code.grading import is_error
 from cycleqd_merge.tasks.code.problems import CodeProblem
 
 _HERE = Path(__file__).parent
@@ -41,25 +43,29 @@ async def returned_values(
         InfrastructureError: the host cannot start a box.
     """
     request = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
-    finished = await run_once(provider, ["python3", "-I", "-c", RUNNER], request, limits, ready=_READY)
+    finished = await run_once(provider, [*provider.python(), "-c", RUNNER], request, limits, ready=_READY)
     outputs = finished.output.decode(errors="replace").split("\n")[:-1]
     return outputs if len(outputs) == len(inputs) and not finished.truncated else None
 
 
-async def expected_values(provider: Provider, problem: CodeProblem, inputs: Sequence[Any], kind: str) -> ExpectedValues:
+async def expected_values(sandbox: Sandbox, problem: CodeProblem, inputs: Sequence[Any], kind: str) -> ExpectedValues:
     """The reference solution's return values: computed in a box once, then kept in the cache. kind: for errors.
+
+    Other versions of Python or numpy may return other values, so they are part of the cache's key.
 
     Raises:
         InfrastructureError: the solution does not run.
     """
-    key = hashlib.sha256(json.dumps([RUNNER, problem.solution, problem.entry_point, inputs]).encode()).hexdigest()
+    key = hashlib.sha256(
+        json.dumps([sandbox.python, RUNNER, problem.solution, problem.entry_point, inputs]).encode()
+    ).hexdigest()
     path = cache_folder("expected") / f"{key[:32]}.json"
     if path.exists():
         return ExpectedValues(**json.loads(await asyncio.to_thread(path.read_text)))
     start = time.perf_counter()
     limits = Limits(memory=4096 * MIB, output=256 * MIB, seconds=120.0)
-    outputs = await returned_values(provider, problem.solution, problem.entry_point, inputs, limits)
-    if outputs is None or any(text.startswith('["error"') for text in outputs):
+    outputs = await returned_values(sandbox.provider, problem.solution, problem.entry_point, inputs, limits)
+    if outputs is None or any(map(is_error, outputs)):
         raise InfrastructureError(f"{problem.task_id}: its reference solution fails on its {kind} inputs")
     found = ExpectedValues(outputs, time.perf_counter() - start)
     write_atomically(path, json.dumps(asdict(found)))

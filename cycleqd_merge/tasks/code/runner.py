@@ -6,6 +6,7 @@ It never receives expected values: a program that tampers with it changes only i
 import json
 import os
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # in a box, both are defined above
@@ -19,9 +20,11 @@ def run_program() -> None:
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
     print("ready", file=answers, flush=True)
-    scope: dict[str, Any] = {"__name__": "solution"}
-    exec(compile(request["program"], "solution", "exec"), scope)
-    function: Any = scope[request["entry_point"]]
+    module = types.ModuleType("solution")
+    sys.modules["solution"] = module  # dataclasses and enumerations look their module up
+    # without the __future__ imports of this text
+    exec(compile(request["program"], "solution", "exec", dont_inherit=True), module.__dict__)
+    function: Any = getattr(module, request["entry_point"])
     for arguments in request["inputs"]:
         try:
             line = to_text(function(*[unpack(argument) for argument in arguments]))

@@ -16,8 +16,8 @@ from cycleqd_merge import bounded
 from cycleqd_merge.bounded import Bounds, LimitExceeded
 from cycleqd_merge.config.tasks import CodeTaskConfig
 from cycleqd_merge.errors import DataError, TaskError
-from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider, RootFs
-from cycleqd_merge.sandbox.providers import sandbox_for
+from cycleqd_merge.sandbox.protocol import MIB, Limits, RootFs
+from cycleqd_merge.sandbox.providers import Sandbox, sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
 from cycleqd_merge.tasks.code.execution import expected_values, returned_values
 from cycleqd_merge.tasks.code.extract import extract_program
@@ -40,7 +40,7 @@ class CodeTask:
         TaskError: the metric is `base`, and the rows do not separate base inputs.
     """
 
-    semantics = 0
+    semantics = 1
 
     def __init__(self, definition: CodeTaskConfig) -> None:
         self._definition = definition
@@ -91,26 +91,31 @@ class CodeTask:
             program = await asyncio.to_thread(bounded.call, _EXTRACTION, extract_program, answer, problem.entry_point)
         except LimitExceeded:  # a hostile answer has no program
             return False
-        provider = (await asyncio.to_thread(sandbox_for, _HOST_FILES)).provider
+        sandbox = await asyncio.to_thread(sandbox_for, _HOST_FILES)
         inputs = {"base": problem.base_inputs, "plus": problem.plus_inputs}
         kinds = ("base",) if self._definition.metric == "base" else ("base", "plus")
         for kind in kinds:
-            if inputs[kind] and not await self._is_correct(provider, problem, program, inputs[kind], kind):
+            if inputs[kind] and not await self._is_correct(sandbox, problem, program, inputs[kind], kind):
                 return False
         return True
 
     async def _is_correct(
-        self, provider: Provider, problem: CodeProblem, program: str, inputs: Sequence[Any], kind: str
+        self, sandbox: Sandbox, problem: CodeProblem, program: str, inputs: Sequence[Any], kind: str
     ) -> bool:
         async with self._slots.slot():
-            expected = await expected_values(provider, problem, inputs, kind)
+            expected = await expected_values(sandbox, problem, inputs, kind)
             seconds = self._definition.seconds + 4 * expected.seconds
             output = MIB + 4 * sum(len(text) for text in expected.outputs)
             limits = Limits(memory=self._definition.memory * MIB, output=output, seconds=seconds)
-            found = await returned_values(provider, program, problem.entry_point, inputs, limits)
+            found = await returned_values(sandbox.provider, program, problem.entry_point, inputs, limits)
         if found is None:
             return False
-        return await asyncio.to_thread(all_correct, problem.entry_point, inputs, found, expected.outputs, problem.atol)
+        names = (problem.task_id, problem.entry_point)
+        return await asyncio.to_thread(all_correct, *names, inputs, found, expected.outputs, problem.atol)
+
+    def reference_of(self, sample: Sample) -> str:
+        """The reference solution."""
+        return self._problems[sample.id].solution
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         problem = self._problems[sample.id]

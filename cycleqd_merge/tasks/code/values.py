@@ -1,47 +1,114 @@
-"""Plain Python values as JSON and back: they leave a sandbox as data and are compared outside.
+"""Python values as JSON and back: they leave a sandbox as data and are compared outside.
 
-This file runs inside the box, too, where it is sent as text: it imports the standard library only.
+This file runs inside the box, too, where it is sent as text: it imports the standard library only. A value is known by
+the names of its type's bases, so that nothing is imported for types that a program does not use; a class that takes
+such a name lies about its own values only.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
+import itertools
 import json
-import math
+from collections.abc import Callable
 from typing import Any
 
 LARGE = 50_000
 """Number of parts above which a value is replaced by a digest."""
+_PLAIN = (int, float, str, list, tuple, bool)
+_NUMBERS = {*"bBhHiIlLqQefdFD?"}
+"""numpy's characters of types that every platform has."""
+
+
+def _pairs(value: Any) -> list[Any]:
+    return [[pack(key), pack(dict.__getitem__(value, key))] for key in dict.__iter__(value)]
+
+
+def _items(kind: Any) -> Callable[[Any], list[Any]]:
+    return lambda value: [pack(item) for item in kind.__iter__(value)]
+
+
+def _iterated(value: Any) -> list[Any]:
+    items = [pack(item) for item in itertools.islice(value, LARGE + 1)]
+    if len(items) > LARGE:
+        raise ValueError("an iterator that is endless or too long")
+    return items
+
+
+def _scalar(value: Any) -> list[Any]:
+    if value.dtype.char not in _NUMBERS:
+        raise TypeError("not a number")
+    return [value.dtype.char, pack(value.item())]
+
+
+def _array(value: Any) -> list[Any]:
+    char = "O" if value.dtype.kind in "US" else value.dtype.char
+    if char not in _NUMBERS | {"O"}:
+        raise TypeError("not an array of plain values")
+    return [char, list(value.shape), [pack(item) for item in value.ravel().tolist()]]
+
+
+_PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "builtins.int": ("int", lambda value: hex(int.__index__(value))),
+    "builtins.float": ("float", lambda value: float.__add__(value, 0.0)),
+    "builtins.str": ("str", lambda value: str.__str__(value)),
+    "builtins.complex": ("complex", lambda value: [value.real, value.imag]),
+    "builtins.bytes": ("bytes", lambda value: bytes.hex(value)),
+    "builtins.bytearray": ("bytearray", lambda value: bytearray.hex(value)),
+    "builtins.memoryview": ("bytes", lambda value: value.hex()),
+    "builtins.list": ("list", _items(list)),
+    "builtins.tuple": ("tuple", _items(tuple)),
+    "builtins.set": ("set", _items(set)),
+    "builtins.frozenset": ("frozenset", _items(frozenset)),
+    "builtins.range": ("range", lambda value: [pack(each) for each in (value.start, value.stop, value.step)]),
+    "builtins.dict_keys": ("keys", lambda value: [pack(item) for item in value]),
+    "builtins.dict_items": ("items", lambda value: [[pack(key), pack(item)] for key, item in value]),
+    "builtins.dict_values": ("iterator", _iterated),
+    "builtins.type": ("type", lambda value: value.__name__ if value.__module__ == "builtins" else 0),
+    "builtins.ellipsis": ("ellipsis", lambda value: 0),
+    "collections.Counter": ("Counter", _pairs),
+    "collections.OrderedDict": ("OrderedDict", _pairs),
+    "builtins.dict": ("dict", _pairs),
+    "collections.deque": ("deque", lambda value: [pack(item) for item in value]),
+    "array.array": ("array", lambda value: [value.typecode, [pack(item) for item in value]]),
+    "fractions.Fraction": ("Fraction", lambda value: [hex(value.numerator), hex(value.denominator)]),
+    "decimal.Decimal": ("Decimal", lambda value: str(value)),
+    "datetime.datetime": ("datetime", lambda value: value.isoformat()),
+    "datetime.date": ("date", lambda value: value.isoformat()),
+    "datetime.time": ("time", lambda value: value.isoformat()),
+    "datetime.timedelta": ("timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
+    "numpy.ndarray": ("ndarray", _array),
+    "numpy.generic": ("scalar", _scalar),
+}
+"""The name of a type -> the name of its packed values, and their content as JSON values."""
 
 
 def pack(value: Any) -> Any:
     """A value as JSON values. A value that is not plain data becomes the name of its type, which equals nothing."""
-    if value is None or value is True or value is False:
+    if value is None or value is True or value is False or type(value) is str:
         return value
-    if isinstance(value, int):
-        return ["int", hex(int.__index__(value))]
-    if isinstance(value, float):
-        return float.__add__(value, 0.0)
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, complex):
-        return ["complex", value.real, value.imag]
-    if isinstance(value, bytes):
-        return ["bytes", bytes.hex(value)]
-    if isinstance(value, dict):
-        return ["dict", [[pack(key), pack(dict.__getitem__(value, key))] for key in dict.__iter__(value)]]
-    kinds: tuple[Any, ...] = (list, tuple, set, frozenset)
-    for kind in kinds:
-        if isinstance(value, kind):
-            return [kind.__name__, [pack(item) for item in kind.__iter__(value)]]
+    for base in type(value).__mro__:
+        found = _PARTS.get(f"{base.__module__}.{base.__qualname__}")
+        if found is not None:
+            name, parts = found
+            return parts(value) if name in ("float", "str") else [name, parts(value)]
+    if hasattr(type(value), "__next__"):
+        return ["iterator", _iterated(value)]
     return ["other", type(value).__name__]
 
 
 def to_text(value: Any) -> str:
     """A value as one line of JSON; a very large one as the digest of its representation."""
     if _is_large(value):
-        return json.dumps(["digest", hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()])
-    return json.dumps(pack(value))
+        parts = value.items() if isinstance(value, dict) else value
+        shown = "".join(sorted(map(repr, parts))) if isinstance(value, dict | set | frozenset) else repr(value)
+        return json.dumps(["digest", hashlib.sha256(shown.encode(errors="surrogatepass")).hexdigest()])
+    packed = pack(value)
+    if isinstance(value, _PLAIN) and type(value) not in _PLAIN and packed[:1] != ["scalar"]:
+        packed = ["derived", packed]  # such as a named tuple, which is equal to a tuple, but never almost equal
+    return json.dumps(packed)
 
 
 def _is_large(value: Any) -> bool:
@@ -60,50 +127,99 @@ def _is_large(value: Any) -> bool:
 
 
 class Other:
-    """Placeholder for an error or a value that is not plain data; it equals nothing."""
+    """Placeholder for a value that is not plain data; it equals nothing but itself."""
 
 
 def unpack(packed: Any) -> Any:
     """The value that `pack` packed.
 
     Raises:
-        ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError: this is not a packed value.
+        ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError: this is not a packed value.
     """
     if not isinstance(packed, list):
         return packed
-    kind, content = packed[0], packed[1]
-    if kind in ("other", "error"):
-        return Other()
-    if kind == "dict":
-        return {unpack(key): unpack(value) for key, value in content}
-    if kind == "digest":
-        return f"value of digest {content}"
-    if kind == "int":
-        return int(content, 16)
-    if kind == "bytes":
-        return bytes.fromhex(content)
-    if kind == "complex":
-        return complex(content, packed[2])
-    containers: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-    return containers[kind](unpack(item) for item in content)
+    name, content = packed
+    return _BUILD[name](content)
+
+
+def _unpacked(content: Any) -> list[Any]:
+    return [unpack(item) for item in content]
+
+
+def _dict(content: Any) -> dict[Any, Any]:
+    return {unpack(key): unpack(value) for key, value in content}
+
+
+def _from(module: str, name: str, build: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+    """A function that builds a value with a type of a module, which is imported at the first call."""
+    return lambda content: build(getattr(importlib.import_module(module), name), content)
+
+
+def _number(text: Any) -> int:
+    return int(text, 16)
+
+
+@functools.cache
+def _derived(kind: type) -> type:
+    return type("Derived", (kind,), {})
+
+
+def _build_derived(content: Any) -> Any:
+    value = unpack(content)
+    return _derived(type(value))(value)
+
+
+def _checked(char: Any, allowed: set[str]) -> str:
+    if char not in allowed:
+        raise ValueError("unknown type of numbers")
+    return str(char)
+
+
+def _build_array(array: Any, content: Any) -> Any:
+    char, shape, items = content
+    kind = _checked(char, _NUMBERS | {"O"})
+    flat = importlib.import_module("numpy").empty(len(items), object)
+    flat[:] = _unpacked(items)
+    return flat.astype(kind).reshape(shape)
+
+
+_BUILD: dict[str, Callable[[Any], Any]] = {
+    "int": _number,
+    "complex": lambda content: complex(*content),
+    "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
+    "list": _unpacked,
+    "tuple": lambda content: tuple(_unpacked(content)),
+    "set": lambda content: set(_unpacked(content)),
+    "frozenset": lambda content: frozenset(_unpacked(content)),
+    "range": lambda content: range(*_unpacked(content)),
+    "keys": lambda content: dict.fromkeys(_unpacked(content)).keys(),
+    "items": lambda content: _dict(content).items(),
+    "iterator": lambda content: iter(_unpacked(content)),
+    "type": lambda content: _BUILTIN_TYPES.get(content) or Other(),
+    "ellipsis": lambda content: ...,
+    "dict": _dict,
+    "Counter": _from("collections", "Counter", lambda kind, content: kind(_dict(content))),
+    "OrderedDict": _from("collections", "OrderedDict", lambda kind, content: kind(_dict(content))),
+    "deque": _from("collections", "deque", lambda kind, content: kind(_unpacked(content))),
+    "array": _from("array", "array", lambda kind, content: kind(content[0], _unpacked(content[1]))),
+    "Fraction": _from("fractions", "Fraction", lambda kind, content: kind(*map(_number, content))),
+    "Decimal": _from("decimal", "Decimal", lambda kind, content: kind(content)),
+    "datetime": _from("datetime", "datetime", lambda kind, content: kind.fromisoformat(content)),
+    "date": _from("datetime", "date", lambda kind, content: kind.fromisoformat(content)),
+    "time": _from("datetime", "time", lambda kind, content: kind.fromisoformat(content)),
+    "timedelta": _from("datetime", "timedelta", lambda kind, content: kind(*content)),
+    "ndarray": _from("numpy", "ndarray", _build_array),
+    "scalar": _from("numpy", "dtype", lambda kind, c: kind(_checked(c[0], _NUMBERS)).type(unpack(c[1]))),
+    "derived": _build_derived,
+    "digest": lambda content: f"value of digest {content}",
+    "other": lambda content: Other(),
+}
+"""The name of a packed value -> the function that builds the value from its content."""
+_BUILTIN_TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, dict)}
+_BUILTIN_TYPES |= {"frozenset": frozenset, "range": range, "object": object, "type": type, "NoneType": type(None)}
 
 
 def from_text(text: str) -> Any:
     """The value that `to_text` wrote; raises as `unpack`."""
     return unpack(json.loads(text))
-
-
-def is_floats(value: Any) -> bool:
-    """Whether a value is a float, or a list or tuple of floats only."""
-    return isinstance(value, float) or (isinstance(value, list | tuple) and all(isinstance(i, float) for i in value))
-
-
-def close(found: Any, wanted: Any, atol: float, rtol: float = 1e-7) -> bool:
-    """Whether two values are equal up to small differences of their numbers, as in numpy's `allclose`."""
-    if isinstance(wanted, list | tuple):
-        same = type(found) is type(wanted) and len(found) == len(wanted)
-        return same and all(close(*pair, atol, rtol) for pair in zip(found, wanted, strict=True))
-    numbers = (int, float, complex)
-    if not isinstance(found, numbers) or not isinstance(wanted, numbers):
-        return False
-    return found == wanted or (math.isfinite(abs(wanted)) and abs(found - wanted) <= atol + rtol * abs(wanted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +12,13 @@ from typing import Any, TypeVar
 from cycleqd_merge.config.tasks import DbbenchTaskConfig
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.database.opening import open_database, require_database
-from cycleqd_merge.tasks.database.sample_database import SampleDatabase
-from cycleqd_merge.tasks.database.table import Table
+from cycleqd_merge.tasks.database.problem import DbProblem, read_db_problem
+from cycleqd_merge.tasks.database.sample_database import RESULT_LIMIT, SampleDatabase
 from cycleqd_merge.tasks.database.turns import is_answer, read_statement, write_answer, write_statement
-from cycleqd_merge.tasks.prompting import Prompt
+from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
-from cycleqd_merge.tasks.splits import read_splits
+from cycleqd_merge.tasks.splits import place_of, read_splits
 
-_WRITES = ("INSERT", "UPDATE", "DELETE")
 _THREADS = 16
 """Number of statements at once."""
 _Result = TypeVar("_Result")
@@ -32,20 +32,22 @@ class DbbenchTask:
         RecipeError: a template is not valid.
     """
 
-    semantics = 0
+    semantics = 1
 
     def __init__(self, definition: DbbenchTaskConfig) -> None:
         self._definition = definition
         self._samples = read_splits(definition.data)
         self._prompt = Prompt(definition)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
-        for sample in self._all():
-            _require_complete(sample)
-            self.prompt_of(sample)
+        self._problems = {sample.id: self._problem(sample) for samples in self._samples.values() for sample in samples}
         self._threads = ThreadPoolExecutor(_THREADS, "dbbench")
 
-    def _all(self) -> list[Sample]:
-        return [sample for samples in self._samples.values() for sample in samples]
+    def _problem(self, sample: Sample) -> DbProblem:
+        try:
+            self.prompt_of(sample)
+            return read_db_problem(sample.row)
+        except DataError as error:
+            raise DataError(f"{place_of(sample)}: {error}") from error
 
     def samples(self, split: TaskSplit) -> Sequence[Sample]:
         return self._samples[split]
@@ -59,15 +61,23 @@ class DbbenchTask:
         assert not isinstance(prompt, str)
         return prompt
 
+    @property
+    def later_turns(self) -> LaterTurns:
+        """What follows a conversation's first prompt."""
+        return LaterTurns(self._definition.rounds + 1, RESULT_LIMIT, "`max_new_tokens` or `rounds`")
+
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
-        kind, seconds = self._definition.database, self._definition.seconds
-        database = await self._in_thread(open_database, kind, Table.of(sample.row["table"]), seconds)
+        kind, seconds, problem = self._definition.database, self._definition.seconds, self._problems[sample.id]
+        try:
+            database = await self._in_thread(open_database, kind, problem.table, seconds)
+        except DataError as error:
+            raise DataError(f"row {sample.id}: {error}") from error
         try:
             last_turn, truncated = await self._converse(sample, model, database)
-            if _is_write(sample):
-                right = await self._in_thread(database.digest) == sample.row["answer_md5"]
+            if problem.is_write:
+                right = await self._in_thread(database.digest) == problem.digest
             else:
-                right = is_answer(last_turn, sample.row["label"])
+                right = is_answer(last_turn, problem.label)
         finally:
             await self._in_thread(database.close)
         return Outcome(float(right), last_turn, truncated)
@@ -81,15 +91,22 @@ class DbbenchTask:
         for rounds_left in range(self._definition.rounds, -1, -1):
             turn = await self._prompt.ask(model, messages, self._sampling)
             truncated |= turn.truncated
-            statement = read_statement(turn.text)
+            messages = with_answer(messages, turn.text)
+            answer = str(messages[-1]["content"])
+            statement = read_statement(answer)  # none in an empty answer: the context is full
             if statement is None or not rounds_left:
                 break
             result = await self._in_thread(database.execute, statement)
-            messages += [{"role": "assistant", "content": turn.text}, {"role": "user", "content": result}]
-        return turn.text, truncated
+            messages.append({"role": "user", "content": result})
+        return answer, truncated
 
     async def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    def reference_of(self, sample: Sample) -> str:
+        """The answer as a list, or a statement that makes the change."""
+        problem = self._problems[sample.id]
+        return problem.label[0] if problem.is_write else json.dumps(problem.label, ensure_ascii=False)
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         """The gold answer; another sample's, the gold one with a value changed, an idle answer and an empty one."""
@@ -104,28 +121,33 @@ class DbbenchTask:
 
         idle = KnownAnswer("idle answer", False, answer(["done"]))
         empty = KnownAnswer("empty", False, lambda _: "")
-        gold, other = sample.row["label"], self._other(sample).row["label"]
-        if _is_write(sample):
+        problem, other = self._problems[sample.id], self._other_label(sample)
+        gold = problem.label
+        if problem.is_write:
             known = [
                 ("gold", gold[0]),
-                ("another sample's answer", other[0]),
+                *([("another sample's answer", other[0])] if other else []),
                 ("one value changed", _change_value(gold[0])),
             ]
             return [*(KnownAnswer(name, name == "gold", operate(text)) for name, text in known), idle, empty]
         changed = [_change(gold[0]), *gold[1:]]
-        stated = [("gold", gold), ("another sample's answer", other), ("one value changed", changed)]
+        stated = [
+            ("gold", gold),
+            *([("another sample's answer", other)] if other else []),
+            ("one value changed", changed),
+        ]
         replies = [KnownAnswer(name, name == "gold", answer(values)) for name, values in stated]
         return [*replies, idle, empty]
 
-    def _other(self, sample: Sample) -> Sample:
-        """The next sample of the same form that has a different answer."""
-        samples = self._all()
-        place = samples.index(sample)
-        for other in (*samples[place + 1 :], *samples[:place]):
-            equal = is_answer(write_answer(other.row["label"]), sample.row["label"])
-            if _is_write(other) == _is_write(sample) and not equal:
-                return other
-        raise DataError("all samples have the same answer; the grader cannot be checked with them")
+    def _other_label(self, sample: Sample) -> tuple[str, ...] | None:
+        """The label of the next sample of the same form that has a different answer, if there is one."""
+        problem, ids = self._problems[sample.id], list(self._problems)
+        place = ids.index(sample.id)
+        for other in (self._problems[each] for each in (*ids[place + 1 :], *ids[:place])):
+            equal = is_answer(write_answer(other.label), problem.label)
+            if other.is_write == problem.is_write and not equal:
+                return other.label
+        return None
 
 
 def _change(value: str) -> str:
@@ -144,22 +166,3 @@ def _change_value(statement: str) -> str:
 def _longer(value: re.Match[str]) -> str:
     text = value.group()
     return f"{text}1" if text.isdigit() else f"{text[:-1]}x{text[-1]}"
-
-
-def _is_write(sample: Sample) -> bool:
-    return sample.row["type"][0] in _WRITES
-
-
-def _require_complete(sample: Sample) -> None:
-    """Check that a row has everything that scoring requires.
-
-    Raises:
-        DataError: something is missing.
-    """
-    try:
-        Table.of(sample.row["table"])
-        label, key = sample.row["label"], "answer_md5" if _is_write(sample) else "label"
-        if not label or not all(isinstance(value, str) for value in label) or not sample.row[key]:
-            raise DataError(f"{key}: expected a value")
-    except (KeyError, IndexError, TypeError, DataError) as error:
-        raise DataError(f"row {sample.id} is not in AgentBench's format: {error}") from None

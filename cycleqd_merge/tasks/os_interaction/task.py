@@ -17,9 +17,9 @@ from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
-from cycleqd_merge.tasks.prompting import Prompt
+from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
-from cycleqd_merge.tasks.splits import read_splits
+from cycleqd_merge.tasks.splits import place_of, read_splits
 
 _SCRIPT_SECONDS = 30.0  # for the data's scripts; one of them starts Python 90 times
 _COMPILERS = {"c": "gcc -x c", "c++": "g++ -x c++"}
@@ -33,14 +33,14 @@ class OsInteractionTask:
         RecipeError: a template is not valid.
     """
 
-    semantics = 0
+    semantics = 1
 
     def __init__(self, definition: OsInteractionTaskConfig) -> None:
         self._definition = definition
         self._samples = read_splits(definition.data, lambda row: str(row.get("index", "")))
         self._prompt = Prompt(definition)
         self._scripts = Path(definition.scripts or "")
-        self._problems = {sample.id: self._problem(sample) for split in self._samples.values() for sample in split}
+        self._problems = {sample.id: self._problem(sample) for samples in self._samples.values() for sample in samples}
         self._root = RootFs(definition.root)
         self._limits = Limits(
             memory=definition.memory * MIB, disk=256 * MIB, output=65536, processes=256, seconds=definition.seconds
@@ -52,7 +52,7 @@ class OsInteractionTask:
             problem = read_os_problem(sample.row, self._scripts)
             self._prompt.render({"description": problem.description})
         except DataError as error:
-            raise DataError(f"{error}; in row {sample.id}") from error
+            raise DataError(f"{place_of(sample)}: {error}") from error
         return problem
 
     def samples(self, split: TaskSplit) -> Sequence[Sample]:
@@ -66,6 +66,14 @@ class OsInteractionTask:
         prompt = self._prompt.render({"description": self._problems[sample.id].description})
         assert not isinstance(prompt, str)
         return prompt
+
+    @property
+    def later_turns(self) -> LaterTurns:
+        """What follows a conversation's first prompt."""
+        definition = self._definition
+        longest = system_turn(b"x" * (definition.output_longest + 1), definition.output_longest, definition.output_kept)
+        reply = max(len(longest), len(system_turn(b"x" * definition.output_longest, definition.output_longest, 0)))
+        return LaterTurns(definition.rounds, reply, "`max_new_tokens`, `rounds` or `output_longest`")
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         repeats = range(self._definition.repeats)
@@ -90,12 +98,19 @@ class OsInteractionTask:
                 right = False
             return Outcome(float(right), conversation.output, conversation.truncated)
 
+    def reference_of(self, sample: Sample) -> str:
+        """The answer, its pattern, or a script that gives the answer or does the job."""
+        problem = self._problems[sample.id]
+        example = problem.example.code if problem.example is not None else "(decided by the scripts of `check`)"
+        return problem.answer or problem.pattern or example
+
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         problem = self._problems[sample.id]
-        if problem.example is None:
-            right = problem.answer or ""
+        answers: dict[str, Callable[[str | Sequence[Message]], str]] = {}
+        if problem.answer is not None:
+            right = problem.answer
             answers = {"gold": _replying(right), "one value changed": _replying(_changed(right))}
-        else:
+        elif problem.example is not None:
             example = problem.example
             answers = {"gold": _running([example], lambda outputs: outputs[0])}
             if None in problem.check:
@@ -107,6 +122,8 @@ class OsInteractionTask:
             "finish": lambda prompt: "Think: done.\n\nAct: finish",
             "empty": lambda prompt: "",
         }
+        if problem.answer == "done" or re.search(problem.pattern or "(?!)", "done"):
+            del stubs["stub"]
         return [KnownAnswer(name, name == "gold", reply) for name, reply in {**answers, **stubs}.items()]
 
     def _another_example(self, sample: Sample) -> Script:
@@ -123,22 +140,23 @@ class Conversation:
         self._messages, self._definition, self._seed = messages, definition, seed
         self.output, self.truncated = "", False
 
-    async def run(self, box: Box, model: LanguageModel, prompt: Prompt) -> str:
-        """Play all rounds; returns the answer, or an empty text if the model gives none."""
+    async def run(self, box: Box, model: LanguageModel, prompt: Prompt) -> str | None:
+        """Play all rounds; returns the answer: None if the model finishes without one, empty if it does neither."""
         definition = self._definition
         sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop), self._seed)
         for _ in range(definition.rounds):
             completion = await prompt.ask(model, self._messages, sampling)
             self.output += ("\n\n" if self.output else "") + printable(completion.text)
             self.truncated = self.truncated or completion.truncated
-            action = read_action(completion.text)
+            self._messages = with_answer(self._messages, completion.text)
+            action = read_action(str(self._messages[-1]["content"]))  # none in an empty answer: the context is full
             if action is None:
                 return ""
             if action.kind == "commit":
-                return str(action.content)
+                return action.content
             finished = await box.shell(action.content or "")
             turn = system_turn(finished.output, definition.output_longest, definition.output_kept)
-            self._messages += [{"role": "assistant", "content": completion.text}, {"role": "user", "content": turn}]
+            self._messages.append({"role": "user", "content": turn})
         return ""
 
 
@@ -150,14 +168,18 @@ async def _prepare(box: Box, problem: OsProblem) -> None:
         await box.shell(problem.start)
 
 
-async def _accepts(box: Box, problem: OsProblem, answer: str) -> bool:
-    """Whether the answer matches, or every script of the check accepts it."""
+async def _accepts(box: Box, problem: OsProblem, answer: str | None) -> bool:
+    """Whether the answer matches, or every script of the check accepts it (`None`, as in AgentBench, if there is none).
+
+    A conversation that was finished without an answer matches nothing."""
     if problem.answer is not None or problem.pattern is not None:
+        if answer is None:
+            return False
         answer = answer.strip() if problem.strip else answer
         if problem.answer is not None:
             return answer == problem.answer
         return re.search(problem.pattern or "", answer) is not None
-    parameters = [answer]
+    parameters = [str(answer)]
     for script in problem.check:
         called = script if script is not None else problem.example
         assert called is not None

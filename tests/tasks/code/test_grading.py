@@ -10,14 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd_merge.tasks.code.grading import all_correct
-from cycleqd_merge.tasks.code.values import close, from_text, pack, to_text
+from cycleqd_merge.tasks.code.grading import all_correct, close
+from cycleqd_merge.tasks.code.values import from_text, pack, to_text
 
 
 def correct(
-    found: Any, wanted: Any, entry_point: str = "f", atol: float = 0.0, arguments: tuple[Any, ...] = ()
+    found: Any,
+    wanted: Any,
+    entry_point: str = "f",
+    atol: float = 0.0,
+    arguments: tuple[Any, ...] = (),
+    task_id: str = "Mbpp/1",
 ) -> bool:
-    return all_correct(entry_point, [pack(list(arguments))[1]], [to_text(found)], [to_text(wanted)], atol)
+    return all_correct(task_id, entry_point, [pack(list(arguments))[1]], [to_text(found)], [to_text(wanted)], atol)
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -69,9 +74,9 @@ def test_some_functions_have_their_own_rules() -> None:
     assert correct("anything", "match", "check_str")
     assert correct(True, True, "check_str")
     assert not correct(None, "match", "check_str")
-    assert correct(2.0000001, 2.0, "find_zero", 1e-4, ([-2.0, 1.0],))
-    assert correct(-1.0, 1.0, "find_zero", 1e-4, ([-1.0, 0.0, 1.0],))  # another root is a root too
-    assert not correct(2.0, 1.0, "find_zero", 1e-4, ([-1.0, 0.0, 1.0],))
+    assert correct(2.0000001, 2.0, "find_zero", 1e-4, ([-2.0, 1.0],), "HumanEval/32")
+    assert correct(-1.0, 1.0, "find_zero", 1e-4, ([-1.0, 0.0, 1.0],), "HumanEval/32")  # another root is a root too
+    assert not correct(2.0, 1.0, "find_zero", 1e-4, ([-1.0, 0.0, 1.0],), "HumanEval/32")
 
 
 def test_numbers_of_any_length_are_compared() -> None:
@@ -97,4 +102,4 @@ NONSENSE += ['["set", [["list", []]]]', '["complex", 1]', "[]", "[" * 100_000, f
 
 @pytest.mark.parametrize("text", NONSENSE, ids=lambda text: text[:20])
 def test_invalid_texts_are_wrong(text: str) -> None:
-    assert not all_correct("f", [[]], [text], [to_text(1)], 0.0)
+    assert not all_correct("Mbpp/1", "f", [[]], [text], [to_text(1)], 0.0)

@@ -1,0 +1,93 @@
+"""Rows of a dataset on the Hub, and the errors of `datasets` in one line each: which file, what is wrong."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cycleqd_merge.config.rows import RowsConfig
+from cycleqd_merge.errors import DataError, first_line
+from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.tasks.row_files import Row
+
+
+def read_dataset(source: RowsConfig) -> list[Row]:
+    """The rows of a split of a dataset. Images and sound stay as they are stored.
+
+    Raises:
+        DataError: the dataset has no such configuration or split, is damaged, or is a script.
+        UserError: the Hub refuses the dataset, or cannot be reached.
+    """
+    import datasets
+
+    label = f"dataset {source.dataset}"
+    with _logged_errors() as logged:
+        try:
+            with hub_errors(label):
+                rows = _loaded(source)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(f"{label}: cannot be read: {_reason(error, logged)}") from error
+    return [Row(row, f"{label}: row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _loaded(source: RowsConfig) -> list[dict[str, object]]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise DataError(
+            f"dataset {source.dataset}: a script ({str(error).rpartition(' ')[2]}), which `datasets` no longer runs; "
+            "on the Hub, try `revision: refs/convert/parquet`, or save its rows as a file and name that by `path`"
+        ) from error
+    return list(rows.with_format("arrow")[:].to_pylist())
+
+
+def _reason(error: BaseException, logged: list[str]) -> str:
+    """The cause of an error of `datasets`, whose own message may only say that there was one."""
+    if logged:
+        file = re.search(r"'([^']*)' with error ", logged[-1])
+        if file is not None:
+            return f"{file[1]}: {first_line(_cause(error))}"
+    cause = _cause(error)
+    wanted, found = getattr(cause, "requested_column_names", None), getattr(cause, "table_column_names", None)
+    if wanted and found and set(wanted) != set(found):
+        differing = sorted(set(wanted) ^ set(found))
+        return f"its files have different columns: not all have {', '.join(differing)}; name one file by `path`"
+    configurations = re.search(r"available configs: \[(.*)\]", str(cause))
+    if configurations is not None:
+        return f"it has several configurations; set `config` to one of {configurations[1]}"
+    return first_line(cause)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What led to an error that only says that one occurred."""
+    while str(error).startswith("An error occurred while generating") and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+class _Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[str]]:
+    """Messages that `datasets` logs instead of printing them: they name the file that its errors do not name."""
+    import datasets  # noqa: F401 - it adds its own handler when it is imported
+
+    logger, kept = logging.getLogger("datasets"), _Kept()
+    handlers, logger.handlers = logger.handlers, [kept]
+    try:
+        yield kept.messages
+    finally:
+        logger.handlers = handlers

@@ -1,0 +1,109 @@
+"""References that no output can match, or that every output matches: found before a model is loaded."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from cycleqd_merge.config.scorers import (
+    ExactScorerConfig,
+    NumberScorerConfig,
+    PythonScorerConfig,
+    RegexScorerConfig,
+    TokenF1ScorerConfig,
+)
+from cycleqd_merge.tasks.scorers import exact, last_number
+
+TextScorerConfig = ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig | PythonScorerConfig
+_ANYTHING = ("", "\u2603", "q7")
+"""Outputs with nothing in common: a regular expression that matches all of them matches every output."""
+
+
+def reference_problem(reference: str, scorer: TextScorerConfig, stop: Sequence[str] = ()) -> str | None:
+    """What is wrong with a reference, and what to do; None if a right output exists and a wrong one does.
+
+    stop: strings that an output never contains.
+    """
+    if isinstance(scorer, NumberScorerConfig):
+        return _number_problem(reference)
+    if isinstance(scorer, RegexScorerConfig):
+        return _regex_problem(reference, scorer)
+    if isinstance(scorer, ExactScorerConfig):
+        return _exact_problem(reference, scorer, stop)
+    return None
+
+
+def _number_problem(reference: str) -> str | None:
+    number = last_number(reference)
+    if number is None:
+        return f"{reference!r} contains no number; correct it, or use another scorer"
+    if not math.isfinite(float(number)):
+        return f"{reference!r} is too large a number; use the scorer `exact`"
+    if re.search(r"\d\s*/\s*\d[\d.,]*\W*$", reference):
+        return f"{reference!r} is a fraction, which is read as its last number, {number}; write it as a decimal"
+    return None
+
+
+def _regex_problem(reference: str, scorer: RegexScorerConfig) -> str | None:
+    try:
+        expression = re.compile(reference)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"{reference!r} is not a regular expression: {error}"
+    find = expression.fullmatch if scorer.full else expression.search
+    if all(find(output) for output in _ANYTHING):
+        kind = "an empty regular expression" if not reference else f"{reference!r}"
+        return f"{kind} matches every output, so that every answer scores 1; write what a right answer must contain"
+    return None
+
+
+def _exact_problem(reference: str, scorer: ExactScorerConfig, stop: Sequence[str]) -> str | None:
+    if exact(reference, reference, scorer.model_copy(update={"pattern": None})) != 1.0:
+        return f"{reference!r} has several lines and `first_line` reads one; choose one, or leave out `first_line`"
+    if scorer.pattern is not None:
+        return _pattern_problem(reference, scorer)
+    cut = reference.strip()
+    for text in stop:
+        if text and (place := cut.find(text)) >= 0:
+            cut = cut[:place]
+    if exact(cut, reference, scorer) == 1.0:
+        return None
+    end = next(text for text in stop if text and text in reference.strip())
+    return f"{reference!r} contains {end!r}, at which `stop` ends every answer; change one of them"
+
+
+def _pattern_problem(reference: str, scorer: ExactScorerConfig) -> str | None:
+    """A reference that `pattern` cannot find, as far as its group alone decides that."""
+    pattern = str(scorer.pattern)
+    group = _group(pattern)
+    if group is None or scorer.replace or scorer.strip:
+        return None
+    text = reference.strip()
+    forms = {text, text.lower(), text.upper(), text.title(), text.capitalize()} if scorer.lowercase else {text}
+    candidates = [before + form + after for form in forms for before in ("", " ", "\n") for after in ("", " ", "\n")]
+    try:
+        if any(re.fullmatch(group, candidate, re.compile(pattern).flags) for candidate in candidates):
+            return None
+    except re.error:
+        return None
+    return f"{reference!r} cannot be found by `pattern`, which looks for {group}; change one of them"
+
+
+def _group(pattern: str) -> str | None:
+    """What the only group of a regular expression must match, or all of it; None if that depends on the text around."""
+    groups = re.compile(pattern).groups
+    text = pattern if groups == 0 else _between_brackets(pattern)
+    if groups > 1 or text is None or re.search(r"\(\?|\\[bBAZ]|[\^$]", text):
+        return None
+    return text
+
+
+def _between_brackets(pattern: str) -> str | None:
+    """The text of a regular expression's first group."""
+    starts: list[int | None] = []  # of the groups that are open; None for groups that capture nothing
+    for part in re.finditer(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\??|\)", pattern, re.DOTALL):
+        if part[0] in ("(", "(?"):
+            starts.append(part.end() if part[0] == "(" else None)
+        elif part[0] == ")" and (start := starts.pop()) is not None:
+            return pattern[start : part.start()]
+    return None
