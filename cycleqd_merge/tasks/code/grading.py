@@ -128,7 +128,8 @@ def close(found: Any, wanted: Any, atol: float, rtol: float = 1e-7) -> bool:
     if isinstance(wanted, list | tuple):
         same = isinstance(found, list | tuple) and len(found) == len(wanted)
         return same and all(close(*pair, atol, rtol) for pair in zip(found, wanted, strict=True))
-    found, wanted = (number.item() if isinstance(number, np.generic) else number for number in (found, wanted))
+    found = found.item() if isinstance(found, np.generic) else found
+    wanted = wanted.item() if isinstance(wanted, np.generic) else wanted
     if not isinstance(wanted, int | float | complex) or not isinstance(found, int | float | complex | Fraction):
         return False
     if isinstance(wanted, int) and abs(wanted) >= _LARGEST:
