@@ -51,10 +51,13 @@ def print_archives(run: Run) -> None:
 
 def print_confirmed(run: Run) -> None:
     """Print the elites that were scored on the confirmation split."""
+    from cycleqd_merge.report.optimism import chosen_mean
     from cycleqd_merge.report.tables import confirmed_table
 
     if run.confirmed:
         console().print(confirmed_table(run))
+        if (chosen := chosen_mean(run)) is not None:
+            typer.echo(chosen)
 
 
 def print_scores(run: Run, split: str, scores: Mapping[str, tuple[float, ...]]) -> None:

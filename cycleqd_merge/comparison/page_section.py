@@ -38,7 +38,7 @@ def _table(table: ComparisonTable) -> dict[str, Any]:
     """The text of each cell, whether it is the best of its column, and the value that it is sorted by."""
     return {
         "title": table.title,
-        "columns": [{"heading": column.heading, "text": column.is_text} for column in table.columns],
+        "columns": [{"heading": column.title, "text": column.is_text} for column in table.columns],
         "rows": [
             [
                 {"text": text, "best": best, "value": _sort_key(value)}

@@ -53,15 +53,20 @@ def scores(value: tuple[float, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: the format of its values for people, whether the highest is marked, and its key in JSON.
+    """A column: its name, which is its key in JSON; the format of its values for people; whether the highest is marked.
 
-    key: empty for the heading; JSON keys do not change, headings may.
+    note: what people need to know of the values, such as what an interval is over.
     """
 
     heading: str
     format: Format = str
     best: bool = False
-    key: str = ""
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name with the note, as people see it."""
+        return f"{self.heading} ({self.note})" if self.note else self.heading
 
     @property
     def is_text(self) -> bool:
@@ -113,7 +118,7 @@ class TerminalTable:
             for place in places:
                 column = self.table.columns[place]
                 justify: JustifyMethod = "left" if column.is_text else "right"
-                heading = Text("\n".join(wrap(column.heading, widths[place], break_on_hyphens=False)))
+                heading = Text("\n".join(wrap(column.title, widths[place], break_on_hyphens=False)))
                 part.add_column(heading, justify=justify, overflow="fold")
             for place, row in enumerate(cells):
                 if place in self.table.sections:
@@ -123,7 +128,7 @@ class TerminalTable:
 
     def _width(self, place: int, cells: list[list[tuple[str, bool]]]) -> int:
         """Characters of a column whose cells take one line each; its heading may take several."""
-        texts = (*self.table.columns[place].heading.split(), *(row[place][0] for row in cells))
+        texts = (*self.table.columns[place].title.split(), *(row[place][0] for row in cells))
         return max(map(cell_len, texts))
 
     def _parts(self, widths: list[int], most: int) -> list[list[int]]:
@@ -139,7 +144,7 @@ class TerminalTable:
 
 def table_to_markdown(table: ComparisonTable) -> str:
     """A Markdown table below its title; the best of a column is bold, and sections have a row of their own."""
-    names = [escaped(column.heading) for column in table.columns]
+    names = [escaped(column.title) for column in table.columns]
     rules = [":--" if column.is_text else "--:" for column in table.columns]
     lines = [f"**{escaped(table.title)}**", "", _line(names), _line(rules)]
     for number, row in enumerate(table.formatted()):
@@ -155,8 +160,8 @@ def _line(cells: list[str]) -> str:
 
 
 def table_to_records(table: ComparisonTable) -> list[dict[str, Any]]:
-    """The rows as JSON values by their columns' keys, in full precision, with the section's name if there is one."""
-    return _records(table, [column.key or column.heading for column in table.columns])
+    """The rows as JSON values by heading, in full precision, with the section's name if there is one."""
+    return _records(table, [column.heading for column in table.columns])
 
 
 def _records(table: ComparisonTable, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -176,10 +181,10 @@ def _records(table: ComparisonTable, names: Sequence[str]) -> list[dict[str, Any
 
 def table_to_csv(table: ComparisonTable) -> str:
     """CSV in full precision: an interval or gap has a column per part, several scores share one column."""
-    records = _records(table, [column.heading for column in table.columns])
+    records = _records(table, [column.title for column in table.columns])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    headings = list(records[0]) if records else [column.heading for column in table.columns]
+    headings = list(records[0]) if records else [column.title for column in table.columns]
     parts = {heading: _parts([record[heading] for record in records]) for heading in headings}
     writer.writerow(f"{heading}{part and ': '}{part}" for heading in headings for part in parts[heading])
     for record in records:

@@ -71,8 +71,8 @@ def models_table(result: ComparisonResult, models: Sequence[ModelStatistics]) ->
         *kept,
         Column("95% over seeds", table_formats.span),
         Column("mean by seed", table_formats.scores),
-        Column(f"{against} (95% over rows)", table_formats.change, key=against),
-        *([Column(f"{against} (95% over rows and seeds)", table_formats.change)] if both else []),
+        Column(against, table_formats.change, note="95% over rows"),
+        *([Column(f"{against} over rows and seeds", table_formats.change, note="95%")] if both else []),
         Column("search - held-out", table_formats.gap),
         Column("most truncated (%)", table_formats.percent),
     )

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A model's result on one task: an outcome per sample, in the order of the samples."""
+    """A model's result on one task: an outcome per sample, in the order of the samples.
+
+    leaked: how many held-out samples equal search samples, if that was counted.
+    """
 
     samples: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
+    leaked: int = 0
 
     @property
     def score(self) -> float:

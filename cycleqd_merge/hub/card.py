@@ -142,6 +142,7 @@ def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], own: s
         search=_table(scored, run, "search", own),
         search_rows=_counts(run, "search"),
         confirmation_rows=_counts(run, "confirm"),
+        leaked=", ".join(f"{task}: {count}" for task, count in run.leaked.items()),
         local=any("./models/" in parent.reference for parent in run.parents),
         unlicensed=[parent.name for parent in run.parents if parent.license is None],
         citation=environment.get_template("citation.md").render(),

@@ -16,6 +16,7 @@ from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.hub.parents import Parent, parents_of
 from cycleqd_merge.merging.model_cards import License, derived_license
+from cycleqd_merge.report.optimism import ChosenMean, chosen_mean
 from cycleqd_merge.report.scores import Comparison, ModelScores, compare_best, model_scores, usual_scores
 from cycleqd_merge.report.summary import lineage, summary
 from cycleqd_merge.run.state import Run
@@ -30,8 +31,9 @@ class CardFacts:
     """Facts about a run for both kinds of cards.
 
     repo: the card's repository. archive: the dataset repository, if the run's archive is published. datasets: the Hub
-    dataset of each task that has one. rows: sizes of the search and confirmation splits by task. summary: see
-    `report.summary.summary`. evolution: the settings that are part of the run's identity.
+    dataset of each task that has one. rows: sizes of the search and confirmation splits by task. leaked: numbers of
+    held-out rows that equal search rows, by task, where there are any. summary: see `report.summary.summary`. chosen:
+    the mean that chose the best-mean elite. evolution: the settings that are part of the run's identity.
     """
 
     repo: str
@@ -40,10 +42,12 @@ class CardFacts:
     tasks: tuple[str, ...]
     datasets: Mapping[str, str]
     rows: Mapping[str, Mapping[str, int]]
+    leaked: Mapping[str, int]
     parents: tuple[Parent, ...]
     license: License | None
     scores: tuple[ModelScores, ...]
     summary: Mapping[str, Any]
+    chosen: ChosenMean | None
     strategy: str
     evolution: Mapping[str, Any]
     made_by: str
@@ -110,10 +114,12 @@ def card_facts(run: Run, repo: str, archive: str | None = None, license: str | N
         tasks=tuple(run.tasks),
         datasets=_datasets(run),
         rows={task: identity["rows"] for task, identity in identities.items()},
+        leaked=next((session["leaked"] for session in reversed(run.sessions) if "leaked" in session), {}),
         parents=parents,
         license=derived_license({parent.name: parent.license for parent in parents}, license),
         scores=tuple(usual_scores(run)),
         summary=summary(run),
+        chosen=chosen_mean(run),
         strategy=run.recipe.strategy.kind,
         evolution=run.start["evolution"],
         made_by=f"cycleqd-merge {version('cycleqd-merge')}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from cycleqd_merge.outputs.single_model import open_model
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import changed_semantics, reopen
 from cycleqd_merge.run.state import Run
+from cycleqd_merge.tasks.equal_rows import leaked
 from cycleqd_merge.tasks.protocol import Split
+from cycleqd_merge.tasks.suite import leak_notices
 
 log = logging.getLogger(__name__)
 OnMeasured = Callable[[str, Evaluation], None]
@@ -51,11 +54,16 @@ def measure(
     """
     own = {name: choose(run, name).candidate for name in names if not name.startswith(OTHER)}
     opened = reopen(run)
+    leaks: dict[str, set[str]] = {}
+    if rows == "heldout":
+        leaks = {task.name: {sample.id for sample in leaked(task.task)} for task in opened.suite}
+        for notice in leak_notices(opened.suite):
+            log.warning("%s", notice)
     evaluations: dict[str, Evaluation] = {}
 
     def score(name: str, worker: Worker, candidate: Candidate | None) -> None:
         try:
-            evaluations[name] = worker.evaluate(candidate, rows, limit)
+            evaluations[name] = _with_leaks(worker.evaluate(candidate, rows, limit), leaks)
         except ExceptionGroup as group:
             raise single_cause(group) from group
         if done is not None:
@@ -78,12 +86,24 @@ def measure(
     return evaluations
 
 
+def _with_leaks(evaluation: Evaluation, leaks: Mapping[str, set[str]]) -> Evaluation:
+    """An evaluation with the number of leaked samples. leaks: their ids by task."""
+    results = {
+        task: replace(result, leaked=len(leaks[task].intersection(result.samples))) if task in leaks else result
+        for task, result in evaluation.results.items()
+    }
+    return replace(evaluation, results=results)
+
+
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON values: each task's score, share of truncated answers, and score per sample."""
+    """An evaluation as JSON values: each task's score, share of truncated answers, number of leaked samples (held-out
+    samples that equal search samples), and score per sample.
+    """
     return {
         task: {
             "score": result.score,
             "truncated": result.truncated,
+            "leaked": result.leaked,
             "samples": {sample: outcome.score for sample, outcome in zip(result.samples, result.outcomes, strict=True)},
         }
         for task, result in evaluation.results.items()

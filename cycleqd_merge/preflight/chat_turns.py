@@ -116,8 +116,8 @@ def _check_shape(where: str, roles: Sequence[str], template: _Template) -> Probl
     if min(places) < 0:
         number = places.index(min(places))
         role = roles[number]
-        turn = f"the {role} turn" if roles.count(role) == 1 else f"turn {number + 1}, which is the {role}'s,"
-        found.errors.append(f"{where}the chat template drops {turn}; {_ADVICE[role]}".replace(",;", ";"))
+        turn = f"the {role} turn" if roles.count(role) == 1 else f"turn {number + 1} ({role})"
+        found.errors.append(f"{where}the chat template drops {turn}; {_ADVICE[role]}")
     elif places != sorted(places):
         order = ", ".join(role for _, role in sorted(zip(places, roles, strict=True)))
         found.notices.append(f"{where}the chat template changes the order of the turns: it writes {order}")

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from cycleqd_merge.config.loading import fix_presets, loaded_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
+from cycleqd_merge.evaluation.engines.prompts import tokenizer_notices
 from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, opened_journal, read_events
@@ -197,6 +198,7 @@ def _check_answering(suite: Suite, family: ModelFamily, context: int | None, fou
     tokenizer = found.attempt(family_tokenizer, family)
     if tokenizer is None:
         return
+    found.notices.extend(tokenizer_notices(tokenizer))
     limit = context_length(family, tokenizer, context)
     for task in suite:
         prompts = check_prompts(task, tokenizer, limit)

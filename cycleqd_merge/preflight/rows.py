@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cycleqd_merge.config.scorers import ExactScorerConfig, RegexScorerConfig, TokenF1ScorerConfig
 from cycleqd_merge.config.tasks import GenerateTaskConfig
-from cycleqd_merge.tasks.equal_rows import content_of, leaked
+from cycleqd_merge.tasks.equal_rows import content_of
 from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Sample
 from cycleqd_merge.tasks.splits import place_of
-from cycleqd_merge.tasks.suite import Suite, SuiteTask
+from cycleqd_merge.tasks.suite import SuiteTask, leak_notices
 
 FEW_ROWS = 20
 
@@ -26,20 +26,6 @@ def check_rows(task: SuiteTask) -> list[str]:
         )
     if task.confirm_share > 0 and not task.samples("confirm"):
         notices.append(f"task {task.name}: too few rows for a confirmation split: elites will not be confirmed")
-    return notices
-
-
-def leak_notices(suite: Suite) -> list[str]:
-    """A notice about each task some of whose held-out rows equal search rows."""
-    notices = []
-    for task in suite:
-        rows = leaked(task.task)
-        if rows:
-            count = len(task.samples("heldout"))
-            notices.append(
-                f"task {task.name}: {len(rows)} of {count} held-out rows are also search rows, such as "
-                f"{place_of(rows[0])}; held-out scores are too high by what the search learned of them"
-            )
     return notices
 
 

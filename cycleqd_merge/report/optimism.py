@@ -33,8 +33,8 @@ class ChosenMean:
     def __str__(self) -> str:
         rows = f"{self.search} + {self.confirm}" if self.confirm else f"{self.search}"
         return (
-            f"mean {self.mean:.3f} of #{self.number} is optimistic by about {self.optimism:.2f}, because it chose this "
-            f"model among {self.models} (simulated for {rows} rows per task)"
+            f"The mean {self.mean:.3f} of #{self.number} is optimistic by about {self.optimism:.2f}, because it chose "
+            f"this model among {self.models} (simulated for {rows} rows per task)."
         )
 
 

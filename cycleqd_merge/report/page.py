@@ -16,6 +16,7 @@ from cycleqd_merge.config.loading import yaml_text
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_file
 from cycleqd_merge.journal.log import failed
+from cycleqd_merge.report.optimism import chosen_mean
 from cycleqd_merge.report.page_data import page_data
 from cycleqd_merge.report.scores import Comparison, ScoreTable, compare_best, usual_scores
 from cycleqd_merge.report.summary import summary
@@ -90,13 +91,13 @@ def _asset(name: str) -> str:
 
 
 def _scores(run: Run, verdict: Comparison | None) -> dict[str, Any]:
-    """For the summary: a table per split, and the verdict."""
+    """For the summary: a table per split, the verdict, and how optimistic the best mean is."""
     scored = usual_scores(run)
     tables = {
         split: ScoreTable.of({model.name: getattr(model, split) for model in scored}, run.tasks, run.objectives)
         for split in ("heldout", "search")
     }
-    return {"tables": tables, "verdict": verdict or compare_best(scored, run.objectives)}
+    return {"tables": tables, "verdict": verdict or compare_best(scored, run.objectives), "chosen": chosen_mean(run)}
 
 
 def _provenance(run: Run) -> dict[str, Any]:

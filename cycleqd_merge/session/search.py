@@ -12,6 +12,7 @@ from pathlib import Path
 from cycleqd_merge.config.loading import fix_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
+from cycleqd_merge.evaluation.engines.prompts import tokenizer_notices
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
@@ -29,7 +30,6 @@ from cycleqd_merge.preflight.access import require_publishable
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
-from cycleqd_merge.preflight.rows import leak_notices
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment
 from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
@@ -39,7 +39,7 @@ from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.run_log import logging_to
-from cycleqd_merge.tasks.suite import require_environments
+from cycleqd_merge.tasks.suite import leak_notices, leaked_counts, require_environments
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +139,10 @@ def _set_up(
         return closed, None
     Run.begin(recipe, start)  # reports a strategy that cannot be created before any work
     if not journal.events:  # a resumed run was checked when it started, on the same contents
-        for notice in [*require_mergeable(opened.family), *leak_notices(opened.suite)]:
-            log.warning("%s", notice)
         tokenizer = family_tokenizer(opened.family)
+        notices = [*require_mergeable(opened.family), *tokenizer_notices(tokenizer), *leak_notices(opened.suite)]
+        for notice in notices:
+            log.warning("%s", notice)
         require_answerable(opened.suite, tokenizer, context_length(opened.family, tokenizer, recipe.engine.context))
         require_publishable(recipe)
         rehearse_export(recipe, opened.family, opened.groups)
@@ -166,6 +167,7 @@ def _session_event(opened: OpenedRecipe, materialiser: Materialiser, task_enviro
         "bases": {opened.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
         "environment": environment(),
         "time": round(time.time()),
+        **({"leaked": leaks} if (leaks := leaked_counts(opened.suite)) else {}),
         **({"task_environments": task_environments} if task_environments else {}),
         **({"engine_semantics": semantics} if semantics else {}),
     }

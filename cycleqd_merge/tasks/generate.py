@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -111,9 +112,9 @@ class GenerateTask:
             return []
         if isinstance(scorer, MultipleChoiceScorerConfig):
             return known_choices(_choices(scorer, sample), reference)
-        samples = [each for split in self._samples.values() for each in split]
-        place = next(place for place, each in enumerate(samples) if each is sample)
-        others = (self.reference_of(each) for each in (*samples[place + 1 :], *samples[:place]))
+        samples = [*self._samples["search"], *self._samples["heldout"]]
+        start = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % len(samples)
+        others = (self.reference_of(samples[place % len(samples)]) for place in range(start, start + len(samples)))
         score = partial(self._scorer, reference=reference)
         return known_texts(scorer, score, reference, others, self._definition.stop)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from itertools import chain
+from math import ceil
 
 from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, RegexScorerConfig, TokenF1ScorerConfig
 from cycleqd_merge.tasks.protocol import KnownAnswer
 from cycleqd_merge.tasks.sample_text import matching_text
 
 KnownScorer = ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig
+_LONGEST_NUMBER = 25  # digits: what Decimal adds exactly
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -28,9 +31,9 @@ def known_texts(
     written = [_until_stop(text, stop) for text in _right_texts(scorer, reference)]
     gold = next((text for text in written if score(text) == 1.0), written[0] if written else None)
     answers = [] if gold is None else [_answer("gold", gold)]
-    if _words(reference):
+    if reference.strip():
         answers.append(_answer("empty", ""))
-    if isinstance(scorer, RegexScorerConfig) or not _words(reference):
+    if isinstance(scorer, RegexScorerConfig) or not reference.strip():
         return answers
     other = next((text for text in others if _differs(scorer, text, reference)), None)
     near = {"another sample's answer": other, "one value changed": _changed(scorer, reference)}
@@ -86,8 +89,8 @@ def _until_stop(text: str, stop: Sequence[str]) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """What makes two answers different: letters and digits, in lower case."""
-    return re.findall(r"\w+", text.lower())
+    """What makes two answers different: letters and digits, in lower case; without these, the text."""
+    return re.findall(r"\w+", text.lower()) or text.split()
 
 
 def _differs(scorer: KnownScorer, text: str, reference: str) -> bool:
@@ -102,9 +105,11 @@ def _differs(scorer: KnownScorer, text: str, reference: str) -> bool:
 def _changed(scorer: KnownScorer, reference: str) -> str:
     """The reference with its last number increased, by more than the tolerance; else with a longer last word."""
     places = list(_NUMBER.finditer(reference))
-    if not places:
+    if not places or len(places[-1].group()) > _LONGEST_NUMBER:
         return f"{reference.rstrip()}x"
     last = places[-1]
-    step = 1 + 2 * (scorer.tolerance if isinstance(scorer, NumberScorerConfig) else 0)
-    value = float(last.group()) + step
-    return f"{reference[: last.start()]}{value:.15g}{reference[last.end() :]}"
+    step = 1 + ceil(2 * scorer.tolerance) if isinstance(scorer, NumberScorerConfig) else 1
+    value = Decimal(last.group())
+    if float(value + step) == float(value):  # a `number` scorer cannot tell such large numbers apart
+        step += int(value)
+    return f"{reference[: last.start()]}{value + step}{reference[last.end() :]}"

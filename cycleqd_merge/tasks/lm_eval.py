@@ -174,7 +174,7 @@ def _metric(name: str, task: Any, stated: str | None) -> tuple[str, str]:
 async def _answer(request: Instance, model: LanguageModel) -> bool:
     """Let the model answer a request; returns whether an answer was cut off at the token limit."""
     if request.request_type == "loglikelihood":
-        found = await model.likelihood(*_move_trailing_blanks(*request.args))
+        found = await model.likelihood(*request.args)
         request.resps.append((sum(found.logprobs), found.greedy))
         return False
     prompt, options = request.args
@@ -182,12 +182,6 @@ async def _answer(request: Instance, model: LanguageModel) -> bool:
     answers = await asyncio.gather(*completions)
     request.resps.extend(answer.text for answer in answers)
     return any(answer.truncated for answer in answers)
-
-
-def _move_trailing_blanks(context: str, continuation: str) -> tuple[str, str]:
-    """Move blanks from the prompt's end to the continuation: a tokenizer joins them to the next word."""
-    kept = len(context.rstrip())
-    return type(context)(context[:kept]), context[kept:] + continuation
 
 
 def _sampling(options: Mapping[str, Any], number: int) -> Sampling:

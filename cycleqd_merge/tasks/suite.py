@@ -22,8 +22,9 @@ from cycleqd_merge.config.tasks import (
 from cycleqd_merge.deprecation import warn_deprecated
 from cycleqd_merge.errors import TaskError, UserError
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.tasks.equal_rows import content_of, draw_groups
+from cycleqd_merge.tasks.equal_rows import content_of, draw_groups, leaked
 from cycleqd_merge.tasks.protocol import Sample, Split, Task
+from cycleqd_merge.tasks.splits import place_of
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,23 @@ def _open_definition(definition: TaskDefinitionConfig) -> Task:
     from cycleqd_merge.tasks.python import load_python_task
 
     return load_python_task(definition)
+
+
+def leaked_counts(suite: Suite) -> dict[str, int]:
+    """The number of held-out rows that equal search rows, by the names of the tasks that have any."""
+    counts = {task.name: len(leaked(task.task)) for task in suite}
+    return {name: count for name, count in counts.items() if count}
+
+
+def leak_notices(suite: Suite) -> list[str]:
+    """A notice about each task with held-out rows that equal search rows."""
+    found = [(task, leaked(task.task)) for task in suite]
+    return [
+        f"task {task.name}: {len(rows)} of {len(task.task.samples('heldout'))} held-out rows are also search rows, "
+        f"such as {place_of(rows[0])}; held-out scores on them are as optimistic as search scores"
+        for task, rows in found
+        if rows
+    ]
 
 
 def require_environments(suite: Suite) -> dict[str, str]:

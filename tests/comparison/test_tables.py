@@ -132,25 +132,25 @@ def test_models_are_tabled_with_all_that_is_known_of_them() -> None:
 
 def test_intervals_say_what_they_are_over() -> None:
     report = tables.comparison_report(example())
-    headings = [column.heading for column in report.tables["models"].columns]
+    headings = [column.title for column in report.tables["models"].columns]
     against = "against cycleqd best-mean"
     assert [each for each in headings if "95%" in each] == [
         "95% over seeds",
         f"{against} (95% over rows)",
-        f"{against} (95% over rows and seeds)",
+        f"{against} over rows and seeds (95%)",
     ]
     text = table_formats.table_to_csv(report.tables["models"])
     assert f"{against} (95% over rows): low," in text
     values = tables.report_to_json(report)
     row = next(each for each in values["tables"]["models"] if each["model"] == "cma-es best-mean")
-    assert row[against]["high"] < 0 < row[f"{against} (95% over rows and seeds)"]["high"]
+    assert row[against]["high"] < 0 < row[f"{against} over rows and seeds"]["high"]
     assert values["contest"]["difference"]["low"] > 0 > values["contest"]["over_rows_and_seeds"]["low"]
 
 
 def test_without_several_seeds_there_is_no_column_over_them() -> None:
     once = tuple(replace(model, by_seed=model.by_seed[:1]) for model in example().models)
     report = tables.comparison_report(example(models=once))
-    headings = [column.heading for column in report.tables["models"].columns]
+    headings = [column.title for column in report.tables["models"].columns]
     assert "against cycleqd best-mean (95% over rows)" in headings
     assert not any("rows and seeds" in each for each in headings)
     assert "over_rows_and_seeds" not in tables.report_to_json(report)["contest"]

@@ -22,6 +22,7 @@ from cycleqd_merge.hub.parents import parents_of
 from cycleqd_merge.journal.log import of_kind, read_events
 from cycleqd_merge.merging.model_cards import License, derived_license
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND
+from cycleqd_merge.report.optimism import chosen_mean
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.state import Run, open_run
 from tests.hub.server import LocalHub
@@ -319,3 +320,14 @@ def test_facts_hold_for_a_run_of_real_models(original: Path) -> None:
     scores = of_kind(read_events(original), "result")[int(number)]["scores"]
     assert [text.split(" ± ")[0] for text in tables(card)[0]["best-mean"][:2]] == [f"{score:.3f}" for score in scores]
     assert json.dumps(str(original.parent.parent)) not in str(card)
+
+
+def test_cards_say_how_optimistic_the_mean_is_that_chose_the_best_model(measured: Run) -> None:
+    chosen = chosen_mean(measured)
+    assert chosen is not None
+    for card in (model_card(facts_of(measured)), archive_card(card_facts(measured, REPO))):
+        (limit,) = [line for line in card.text.splitlines() if "search scores are optimistic" in line]
+        assert limit.startswith("- ")
+        assert limit.endswith(f"). {chosen}")
+    other = model_card(facts_of(measured, "expert:sql"))
+    assert str(chosen) not in other.text

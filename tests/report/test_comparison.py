@@ -120,6 +120,7 @@ def test_models_that_the_comparison_scored_are_compared_row_by_row(
     text = " ".join(render_page(opened.run, "run", None, opened.verdict).split())
     assert f"<b>{expected.estimate:+.3f}</b> (95%: {expected.low:+.3f} to {expected.high:+.3f}) against" in text
     assert f"paired by row, the 95% interval {says}" in text
+    assert "The interval is over rows alone" in text
 
 
 def test_a_runs_own_measurements_are_not_paired_with_rows_of_its_comparison(tmp_path: Path) -> None:

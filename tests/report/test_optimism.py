@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cycleqd_merge.cli.results import _show_archives
 from cycleqd_merge.report.optimism import chosen_mean, selection_optimism
+from cycleqd_merge.report.page import render_page
 from tests.run.synthetic import run, synthetic_recipe
 
 TASKS = 3
@@ -52,9 +54,9 @@ def test_it_is_that_of_simulated_searches(kind: str, search: int, confirm: int, 
 
 
 def test_equally_good_models_at_the_quickstarts_rows_look_seven_percent_better() -> None:
-    observed = np.random.default_rng(0).binomial(51, np.full((93, TASKS), 0.75)) / 51
+    observed = np.random.default_rng(0).binomial(51, np.full((8, 93, TASKS), 0.75)) / 51
     rows = np.full(TASKS, 51.0), np.full(TASKS, 13.0)
-    assert selection_optimism(observed, *rows, 16) == pytest.approx(0.07, abs=0.015)
+    assert np.mean([selection_optimism(each, *rows, 16) for each in observed]) == pytest.approx(0.07, abs=0.015)
 
 
 def test_models_that_differ_clearly_are_not_flattered() -> None:
@@ -75,8 +77,8 @@ def test_it_is_the_same_each_time_and_said_in_one_sentence(tmp_path: Path) -> No
     assert found == chosen_mean(made)
     assert (found.number, found.models, found.search, found.confirm) == (made.best_mean(), 43, 240, 0)
     assert str(found) == (
-        f"mean {found.mean:.3f} of #{found.number} is optimistic by about {found.optimism:.2f}, because it chose this "
-        "model among 43 (simulated for 240 rows per task)"
+        f"The mean {found.mean:.3f} of #{found.number} is optimistic by about {found.optimism:.2f}, because it chose "
+        "this model among 43 (simulated for 240 rows per task)."
     )
 
 
@@ -84,3 +86,14 @@ def test_without_elites_there_is_none(tmp_path: Path) -> None:
     made = run(tmp_path, synthetic_recipe(0))
     made.search.archives.clear()
     assert chosen_mean(made) is None
+
+
+def test_the_page_has_the_sentence(tmp_path: Path) -> None:
+    made = run(tmp_path, synthetic_recipe(12))
+    assert f'<p class="note">{chosen_mean(made)}</p>' in render_page(made, "run")
+
+
+def test_show_has_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = run(tmp_path, synthetic_recipe(12))
+    _show_archives(made, 1)
+    assert capsys.readouterr().out.splitlines()[1] == str(chosen_mean(made))

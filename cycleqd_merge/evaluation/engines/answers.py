@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
 from cycleqd_merge.errors import TaskError
-from cycleqd_merge.merging.end_tokens import end_tokens, special_and_added
-from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.tokenizers import context_length
+from cycleqd_merge.merging.end_tokens import special_and_added
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 
 log = logging.getLogger(__name__)
@@ -36,20 +34,20 @@ class _Stops:
 
 
 class AnswerReader:
-    """Reads the answers of a family's children.
+    """Reads the answers of models with one tokenizer.
 
     An answer ends before the first end token, and before a stop string as soon as a token completes one; if that token
     completes several, the one that begins first counts. Stop strings match the text of new tokens only, without special
     tokens; those that contain a special token match the text with special tokens. What ends an answer depends on the
     tokens up to that place alone: engines may generate more, and only need to notice the end to save time.
 
-    context: the engine's limit in tokens, for prompt and answer together, if it has one besides the model's.
+    ends: the ids of the end tokens. context: the limit in tokens, for prompt and answer together; None if there is
+    none.
     """
 
-    def __init__(self, family: ModelFamily, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
-        self.context = context_length(family, tokenizer, context)
-        self._tokenizer = tokenizer
-        self._ends = frozenset(end_tokens(family).ids)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int], context: int | None) -> None:
+        self.context = context
+        self._tokenizer, self._ends = tokenizer, frozenset(ends)
         self._added = special_and_added(tokenizer)
         self._special = {token: number for token, number in self._added.items() if not self._decode([number], False)}
         # an answer is read after this text, because tokenizers drop the blank before the first word of a text

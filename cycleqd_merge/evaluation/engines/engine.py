@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # the evaluation loop imports this protocol but does not need
     from cycleqd_merge.config.engines import EngineConfig
     from cycleqd_merge.merging.materialise import Materialiser
 
-SEMANTICS: dict[str, int] = {"transformers": 1, "vllm": 1}
+SEMANTICS: dict[str, int] = {"transformers": 2, "vllm": 2}
 """The `semantics` version of each kind of engine: raise it with any change that can alter a score or an export; see
 docs/compatibility.md."""
 

@@ -19,9 +19,10 @@ from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
+from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
 
@@ -59,9 +60,7 @@ class TransformersEngine:
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
-        start = self._tokenizer.bos_token_id
-        self._start = start if start is not None else self._pad
-        self._reader = AnswerReader(family, self._tokenizer)
+        self._reader = AnswerReader(self._tokenizer, end_tokens(family).ids, context_length(family, self._tokenizer))
         # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
         self.model.generation_config = GenerationConfig(pad_token_id=self._pad)
         self._map = family.name_map(self.model)
@@ -122,6 +121,8 @@ class TransformersEngine:
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         tokens, scored = encode_pair(self.encode, prompt, continuation)
+        if not scored:
+            return Likelihood((), True)
         return await self._submit(self._reader.fitting_pair(tokens, scored), None, scored)
 
     def render(
@@ -130,8 +131,8 @@ class TransformersEngine:
         return render(self._tokenizer, messages, template, variables)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain or rendered prompt; for an empty one, a start token."""
-        return encode(self._tokenizer, text) or [self._start]
+        """Token ids of a plain or rendered prompt."""
+        return encode(self._tokenizer, text)
 
     async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
         loop = asyncio.get_running_loop()

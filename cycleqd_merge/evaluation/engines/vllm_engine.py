@@ -19,10 +19,11 @@ from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
+from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
 from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
-from cycleqd_merge.merging.tokenizers import family_tokenizer
+from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
 _PROMPTS = 2**16  # number of prompts whose tokens are cached
@@ -101,7 +102,8 @@ class VllmEngine:
         if problem is not None:
             raise ModelError(f"engine vllm: {problem}; {_INSTEAD}")
         vllm_compat.fail_with_core(self._llm)
-        self._reader = AnswerReader(family, self._tokenizer, self._llm.llm_engine.model_config.max_model_len)
+        context = context_length(family, self._tokenizer, self._llm.llm_engine.model_config.max_model_len)
+        self._reader = AnswerReader(self._tokenizer, end_tokens(family).ids, context)
         spec = MaterialiserSpec.of(self._materialiser).to_json()
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.prefetch))
         self._rehearse()
@@ -202,9 +204,9 @@ class VllmEngine:
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         from vllm import SamplingParams
 
-        start = self._tokenizer.bos_token_id
-        start = self._tokenizer.eos_token_id if start is None else start
-        tokens, scored = encode_pair(self._encode, prompt, continuation, start)
+        tokens, scored = encode_pair(self._encode, prompt, continuation)
+        if not scored:
+            return Likelihood((), True)
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=vllm_compat.final_only()
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import time
+from contextlib import closing, suppress
 from typing import Any
 
 import pymysql
@@ -19,6 +21,10 @@ _PRIVILEGES = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES, "
     "CREATE VIEW, SHOW VIEW"
 )
+_MOST_ROWS = 10_000
+"""Rows beyond those that a model is shown after which its session is closed instead of skipping the others."""
+_KILLED = 1927
+"""MariaDB's error code of a connection that was killed."""
 _TABLE_ERRORS = (
     ER.TOO_LONG_IDENT,
     ER.DUP_FIELDNAME,
@@ -38,7 +44,9 @@ _STATEMENT_ERRORS = (pymysql.MySQLError, ValueError, RuntimeError)  # a result m
 class MariadbDatabase:
     """A `SampleDatabase` on a server, with its own user, who sees nothing else.
 
-    seconds: time limit of a statement. Each statement has its own connection: its effects are in the tables or nowhere.
+    seconds: time limit of a statement. Statements share one session, as in a client: variables, temporary tables and
+    transactions last until the conversation ends. What a transaction has not committed by then is committed, as
+    AgentBench does after every statement.
 
     Raises:
         DataError: the server cannot store the table.
@@ -47,6 +55,7 @@ class MariadbDatabase:
 
     def __init__(self, server: Server, table: Table, seconds: float) -> None:
         self._server, self._table, self._seconds = server, table, seconds
+        self._session: pymysql.Connection[Any] | None = None
         self._name = f"{PREFIX}{secrets.token_hex(8)}"  # without `_`, which is a wildcard in GRANT
         self._password = secrets.token_urlsafe(16)
         statements = [
@@ -70,7 +79,9 @@ class MariadbDatabase:
 
     def execute(self, sql: str) -> str:
         try:
-            return truncate(self._rows(sql))
+            if self._session is None:
+                self._session = self._connect()
+            return truncate(self._rows(self._session, sql))
         except _STATEMENT_ERRORS as error:
             return truncate([self._message(error)])
 
@@ -78,19 +89,23 @@ class MariadbDatabase:
         columns = ",".join(map(_quoted, self._table.columns))
         rows = f"SELECT SUBSTRING(MD5(CONCAT_WS(',', {columns})), 1, 5) AS rowhash FROM {_quoted(self._table.name)}"
         try:
-            return "".join(self._rows(f"SELECT MD5(GROUP_CONCAT(rowhash ORDER BY rowhash)) AS hash FROM ({rows}) AS t"))
+            self._end_session()
+            with closing(self._connect()) as connection:
+                hashes = f"SELECT MD5(GROUP_CONCAT(rowhash ORDER BY rowhash)) AS hash FROM ({rows}) AS t"
+                return "".join(self._rows(connection, hashes))
         except _STATEMENT_ERRORS as error:
             self._message(error)
             return None
 
     def close(self) -> None:
+        self._drop_session()
         self._server.kill_statements(self._name)
         with self._server.administer() as cursor:
             cursor.execute(f"DROP DATABASE IF EXISTS {self._name}")
             cursor.execute(f"DROP USER {self._name}")
 
-    def _rows(self, sql: str) -> list[str]:
-        """A statement's result, as `row_texts`."""
+    def _connect(self) -> pymysql.Connection[Any]:
+        """A new session of the sample's user."""
         limits = (
             # the first comment is for MariaDB only, the second for MySQL only
             f"SET SESSION /*M! max_statement_time={self._seconds}, */ "
@@ -103,13 +118,45 @@ class MariadbDatabase:
             cursorclass=_PartialCursor,
             init_command=limits,
         )
+        connection.select_db(self._name)
+        return connection
+
+    def _end_session(self) -> None:
+        """Commit what the session's transaction left open, and close it."""
+        if self._session is not None:
+            with suppress(pymysql.MySQLError):
+                self._session.commit()
+        self._drop_session()
+
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            with suppress(pymysql.MySQLError):
+                self._session.close()
+            self._session = None
+
+    def _rows(self, connection: pymysql.Connection[Any], sql: str) -> list[str]:
+        """A statement's result, as `row_texts`. A session with too many more rows to skip is closed."""
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        if not cursor.description:
+            return ["[]"]
+        texts = row_texts(cursor)
+        if connection is self._session and not self._skips_rest(cursor):
+            self._drop_session()
+        return texts
+
+    def _skips_rest(self, cursor: _PartialCursor) -> bool:
+        """Read the rows that are not shown, so that the session can go on; returns whether that was possible."""
+        deadline = time.monotonic() + self._seconds
         try:
-            connection.select_db(self._name)
-            cursor = connection.cursor()
-            cursor.execute(sql)
-            return row_texts(cursor) if cursor.description else ["[]"]
-        finally:
-            connection.close()
+            for _ in range(_MOST_ROWS):
+                if cursor.fetchone() is None:
+                    return True
+                if time.monotonic() > deadline:
+                    return False
+        except _STATEMENT_ERRORS:
+            return False
+        return False
 
     def _message(self, error: Exception) -> str:
         """An error as MySQL's own clients write it; the name of the database is replaced by the table's.
@@ -118,13 +165,17 @@ class MariadbDatabase:
             InfrastructureError: the error is the server's, not the statement's.
         """
         if not isinstance(error, pymysql.MySQLError):
+            self._drop_session()  # it may be in the middle of a result
             return f"HY000: {error}"
         code, *rest = error.args or (0,)
         if code == ER.CON_COUNT_ERROR:
             raise InfrastructureError(f"database: {self._server.label}: {error}") from error
         if not isinstance(code, int) or 2000 <= code < 3000:  # an error of the client: the connection was lost
+            self._drop_session()
             self._server.kill_statements(self._name)
             return "1969 (70100): Query execution was interrupted (max_statement_time exceeded)"
+        if code == _KILLED:
+            self._drop_session()
         state = getattr(error, "sqlstate", None) or "HY000"
         return f"{code} ({state}): {' '.join(map(str, rest))}".replace(self._name, self._table.name)
 

@@ -22,6 +22,7 @@ _ALLOWED_ACTIONS = {
     getattr(sqlite3, f"SQLITE_{action}")
     for action in (
         *("ALTER_TABLE", "DELETE", "FUNCTION", "INSERT", "READ", "RECURSIVE", "REINDEX", "SELECT", "UPDATE"),
+        *("SAVEPOINT", "TRANSACTION"),
         *(f"{verb}_{kind}" for verb in ("CREATE", "CREATE_TEMP", "DROP", "DROP_TEMP") for kind in _KINDS),
     )
 }
