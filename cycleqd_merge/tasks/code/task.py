@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from math import comb
 from typing import Any
 
+from cycleqd_merge.bounded import Bounds, LimitExceeded, call
 from cycleqd_merge.config.tasks import CodeTaskConfig
 from cycleqd_merge.errors import DataError, TaskError
 from cycleqd_merge.sandbox.protocol import MIB, Limits, RootFs
@@ -26,6 +27,7 @@ from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Ou
 from cycleqd_merge.tasks.splits import read_splits
 
 _HOST_FILES = RootFs()
+_GRADING = Bounds(seconds=20.0, memory=4 * 2**30)
 
 
 class CodeTask:
@@ -104,8 +106,7 @@ class CodeTask:
             found = await returned_values(sandbox.provider, program, problem.entry_point, inputs, limits)
         if found is None:
             return False
-        names = (problem.task_id, problem.entry_point)
-        return await asyncio.to_thread(all_correct, *names, inputs, found, expected.outputs, problem.atol)
+        return await asyncio.to_thread(_all_correct, problem, inputs, found, expected.outputs)
 
     def reference_of(self, sample: Sample) -> str:
         """The reference solution."""
@@ -126,6 +127,15 @@ class CodeTask:
         }
         prefix = self._prompt.answer_prefix(problem.columns)
         return [KnownAnswer(name, name == "gold", _reply(program, prefix)) for name, program in answers.items()]
+
+
+def _all_correct(problem: CodeProblem, inputs: Sequence[Any], found: Sequence[str], expected: Sequence[str]) -> bool:
+    """`all_correct` within limits: hostile values can take hours to build, such as sets of numbers of one hash."""
+    try:
+        names = (problem.task_id, problem.entry_point)
+        return call(_GRADING, all_correct, *names, list(inputs), list(found), list(expected), problem.atol)
+    except LimitExceeded:
+        return False
 
 
 _CHANGED = """

@@ -242,6 +242,7 @@ CASES: list[tuple[str, Side, Side, float]] = [
     ("an exit", "1", ("import sys\n", "sys.exit(1)"), 0),
     ("a changed input", "x.append(1) or x", "(x + [1])", 0),
     ("an input that the answer changes", "[1, 2]", "x.append(2) or x", 0),
+    ("an annotation", "True", ("def g(a: int):\n    pass\n", "g.__annotations__ == {'a': int}"), 0),
     (
         "a postponed annotation",
         "1",
