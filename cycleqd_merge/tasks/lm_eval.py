@@ -16,11 +16,12 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cycleqd_merge.config.tasks import LmEvalTaskConfig
+from cycleqd_merge.config.tasks import LmEvalTaskConfig, Thinking
 from cycleqd_merge.config.validation_errors import short_repr, suggestion
 from cycleqd_merge.errors import DataError, TaskError, UserError, first_line
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import halves, samples_of
+from cycleqd_merge.tasks.thinking import answer_of, opens_thought
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -72,7 +73,7 @@ class LmEvalTask:
             self._requests = {place: requests for each in built for place, requests in each}
         name, row = place = self._places[sample.id]
         requests = [replace(request, resps=[], filtered_resps={}) for request in self._requests[place]]
-        truncated = await asyncio.gather(*(_answer(request, model) for request in requests))
+        truncated = await asyncio.gather(*(_answer(request, model, self._definition.thinking) for request in requests))
         with _naming(name, row, RuntimeError):  # another model's answers may well be graded
             return Outcome(self._grade(name, requests), _output(requests), any(truncated))
 
@@ -179,8 +180,12 @@ class LmEvalTask:
         return requests if isinstance(requests, list) else [requests]
 
     def _renderer(self, model: LanguageModel) -> Callable[..., str]:
+        variables = self._definition.template_variables
+        options = {} if variables is None else {"variables": variables}
+
         def render(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-            return model.render(messages, self._definition.chat_template)  # looks at the last turn instead of the flag
+            # looks at the last turn instead of the flag
+            return model.render(messages, self._definition.chat_template, **options)
 
         return render
 
@@ -341,7 +346,7 @@ def _metric(name: str, task: Any, stated: str | None) -> tuple[str, str]:
     return metric, filtered
 
 
-async def _answer(request: Instance, model: LanguageModel) -> bool:
+async def _answer(request: Instance, model: LanguageModel, thinking: Thinking) -> bool:
     """Let the model answer a request; returns whether an answer was cut off at the token limit."""
     if request.request_type == "loglikelihood":
         found = await model.likelihood(*request.args)
@@ -351,8 +356,11 @@ async def _answer(request: Instance, model: LanguageModel) -> bool:
         request.resps.append((sum(found.logprobs), found.greedy))
         return False
     prompt, options = request.args
-    completions = [model.complete(prompt, _sampling(options, number)) for number in range(request.repeats or 1)]
-    answers = await asyncio.gather(*completions)
+    samplings = [_sampling(options, number) for number in range(request.repeats or 1)]
+    asked = [replace(sampling, stop=()) if thinking == "strip" else sampling for sampling in samplings]
+    answers = await asyncio.gather(*(model.complete(prompt, sampling) for sampling in asked))
+    if thinking != "keep":
+        answers = [answer_of(answer, opens_thought(prompt), samplings[0].stop) for answer in answers]
     request.resps.extend(answer.text for answer in answers)
     return any(answer.truncated for answer in answers)
 
