@@ -17,7 +17,7 @@ from cycleqd_merge.tasks.generate_answers import known_choices, known_texts
 from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_template
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.references import reference_problem
-from cycleqd_merge.tasks.scorers import text_scorer
+from cycleqd_merge.tasks.scorers import text_scorer, uses_patterns
 from cycleqd_merge.tasks.splits import place_of, read_splits
 
 
@@ -100,7 +100,9 @@ class GenerateTask:
         if isinstance(self._definition.scorer, MultipleChoiceScorerConfig):
             return await self._choose(sample, model, self._definition.scorer)
         completion = await self._prompt.ask(model, self.prompt_of(sample), self._sampling)
-        score = self._scorer(completion.text, self.reference_of(sample))
+        texts = (completion.text, self.reference_of(sample))
+        in_thread = uses_patterns(self._definition.scorer)
+        score = await asyncio.to_thread(self._scorer, *texts) if in_thread else self._scorer(*texts)
         return Outcome(score, completion.text, completion.truncated)
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
