@@ -96,8 +96,8 @@ def _with_leaks(evaluation: Evaluation, leaks: Mapping[str, set[str]]) -> Evalua
 
 
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON values: each task's score, share of truncated answers, and score per sample; `leaked` is the
-    number of held-out samples that equal search samples, if there are any.
+    """An evaluation as JSON values: each task's score, share of truncated answers, and score per sample; `leaked`, if
+    not 0, is the number of held-out samples that equal search samples.
     """
     return {
         task: {

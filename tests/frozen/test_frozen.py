@@ -1,7 +1,7 @@
 """Runs of version 0.1.0 open, show, replay and export as they did then, bit for bit; see tests/data/frozen/README.md.
 
-Since engine and task semantics 1 they are not extended: `fork --rescore` continues them. With the versions set back, new
-proposals and scores are still the same. Files other than weights are copies of the base's.
+Since engine and task semantics 1 they are not extended: `fork --rescore` continues them. With the versions set back,
+new proposals and scores are still the same. Files other than weights are copies of the base's.
 """
 
 from __future__ import annotations
