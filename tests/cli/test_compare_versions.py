@@ -69,7 +69,8 @@ def test_a_comparison_is_not_resumed_across_semantics_versions(
     (out / JOURNAL_FILE).write_bytes(b"".join(line for line in lines if b'"event":"heldout"' not in line))
     refused = (
         f"error: {out}: cannot be resumed: new scores would not be comparable "
-        f"(semantics of task vowels: {task} -> {task + 1}, semantics of task letters: {task} -> {task + 1}); compare again in a different folder (--output)\n"
+        f"(semantics of task vowels: {task} -> {task + 1}, semantics of task letters: {task} -> {task + 1}); "
+        "compare again in a different folder (--output)\n"
     )
     answer = compare(recipe, out, "random")
     assert (answer.code, answer.err.endswith(refused)) == (2, True), answer.err
