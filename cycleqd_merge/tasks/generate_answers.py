@@ -39,9 +39,9 @@ def known_texts(
     other = next((text for text in others if _differs(scorer, text, reference)), None)
     near = {"another sample's answer": other, "one value changed": _changed(scorer, reference)}
     for name, text in near.items():
-        written = None if text is None else next(_written(scorer, text), None)
-        if written is not None and _reads(scorer, written, str(text)):
-            answers.append(_answer(name, written))
+        miss = None if text is None else next(_written(scorer, text), None)
+        if miss is not None and _reads(scorer, miss, str(text)):
+            answers.append(_answer(name, miss))
     return answers
 
 
