@@ -9,9 +9,9 @@ from itertools import chain
 from math import ceil
 
 from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, RegexScorerConfig, TokenF1ScorerConfig
+from cycleqd_merge.tasks.matching import last_match
 from cycleqd_merge.tasks.protocol import KnownAnswer
 from cycleqd_merge.tasks.sample_text import matching_text
-from cycleqd_merge.tasks.scorers import last_match
 
 KnownScorer = ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig
 _LONGEST_NUMBER = 25  # digits: what Decimal adds exactly

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cycleqd_merge.bounded import Bounds, LimitExceeded, call
 from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.errors import DataError
+from cycleqd_merge.tasks.matching import is_found
 
 LANGUAGES = ("bash", "python", "c", "c++")
 _LONGEST_SCRIPT = 131_071
 """Bytes: Linux's limit for an argument of a program."""
 _LONGEST_START = 60_000
 """Characters: the limit for a command in a box's shell."""
-_BOUNDS = Bounds(seconds=2.0, memory=2**28)
-"""Limits of a search for a pattern, which the data writes, in an answer."""
 _SCRIPT_FORMS = 'a text, a pair such as ["bash", "ls"], or an object with `code`'
 
 
@@ -198,15 +196,3 @@ def _read(scripts: Path, name: str) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}; set `scripts` to the scripts' folder") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
-
-
-def is_found(pattern: str, answer: str) -> bool:
-    """Whether a pattern is found in an answer; no if that takes too long."""
-    try:
-        return call(_BOUNDS, _search, pattern, answer)
-    except LimitExceeded:
-        return False
-
-
-def _search(pattern: str, answer: str) -> bool:
-    return re.search(pattern, answer) is not None

@@ -15,7 +15,8 @@ from cycleqd_merge.sandbox.boxes import Box, open_box
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, RootFs
 from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
-from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, is_found, read_os_problem
+from cycleqd_merge.tasks.matching import is_found
+from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
 from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
