@@ -108,7 +108,7 @@ def number(output: str, reference: str, options: NumberScorerConfig) -> float:
     found, wanted = last_number(text or ""), last_number(reference)
     if found is None or wanted is None:
         return 0.0
-    if options.tolerance == 0 and _is_integer(found) and _is_integer(wanted):
+    if options.tolerance == 0 and is_integer(found) and is_integer(wanted):
         return float(Decimal(found) == Decimal(wanted))  # floats cannot tell long integers apart
     return float(abs(float(found) - float(wanted)) <= options.tolerance)
 
@@ -131,5 +131,6 @@ def last_number(text: str) -> str | None:
     return sign.translate(_ASCII_MINUS) + re.sub(rf"[,{_SPACES}]", "", digits) + exponent.translate(_ASCII_MINUS)
 
 
-def _is_integer(number: str) -> bool:
+def is_integer(number: str) -> bool:
+    """Whether a number of `last_number` is written as an integer."""
     return number.lstrip("+-").isdecimal()

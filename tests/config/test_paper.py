@@ -53,6 +53,6 @@ def test_plan_passes_it_with_stand_ins(tmp_path: Path) -> None:
     assert (answer.code, answer.err) == (0, "")
     assert answer.json["errors"] == []
     tasks = {task["name"]: task for task in answer.json["tasks"]}
-    for name, works_on in (("coding", "host files"), ("db", "MariaDB"), ("os", "root default")):
+    for name, works_on in (("coding", "with numpy"), ("db", "MariaDB"), ("os", "root default")):
         assert works_on in tasks[name]["environment"]
     assert [(task["search"], task["heldout"]) for task in tasks.values()] == [(1, 1), (2, 2), (1, 1)]

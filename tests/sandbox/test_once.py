@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 
 from cycleqd_merge.sandbox.boxes import run_once
 from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
+from cycleqd_merge.sandbox.interpreter import PACKAGES, staged, unreachable
 from cycleqd_merge.sandbox.protocol import MIB, Limits, ProcessResult
 
 LIMITS = Limits(memory=128 * MIB, disk=16 * MIB, output=100_000, processes=32, seconds=3.0)
@@ -101,6 +105,69 @@ print(os.environ, os.listdir("/"))
     assert "root:" not in output
     assert "'usr'" in output
     assert "'home'" not in output
+
+
+LARGER = replace(LIMITS, memory=1024 * MIB)  # a process may map that much; numpy maps 200 MiB
+
+
+def own_python(provider: Bubblewrap, program: str, limits: Limits = LARGER) -> str:
+    """Run a program with this environment's Python in a box; returns its output."""
+    return asyncio.run(run_once(provider, [*provider.python(), "-c", program], limits=limits)).output.decode()
+
+
+def test_a_box_has_this_environments_python_and_numpy(bubblewrap: Bubblewrap) -> None:
+    show = """
+import platform, sys, numpy as np
+print(platform.python_version(), np.__version__, np.linalg.inv(np.eye(2)).sum(), len(sys.path))
+print(np.random.default_rng(0).integers(10), (np.ones((200, 200)) @ np.ones((200, 200))).sum())
+"""
+    expected = [platform.python_version(), numpy.__version__, "2.0", "4", "8", "8000000.0"]
+    assert own_python(bubblewrap, show).split() == expected
+
+
+def test_other_packages_are_not_visible(bubblewrap: Bubblewrap) -> None:
+    look = """
+import glob, importlib, os, sys
+print(sorted(os.listdir(sys.path[0])))
+for name in ("torch", "pip", "apt", "site", "sitecustomize", "cycleqd_merge"):
+    try: importlib.import_module(name); print("imported", name)
+    except ImportError: pass
+"""
+    assert own_python(bubblewrap, look).splitlines() == ["['numpy', 'numpy.libs']", "imported site"]
+
+
+def test_the_python_of_a_box_is_read_only(bubblewrap: Bubblewrap) -> None:
+    write = """
+import json, numpy, os, sys
+for path in (json.__file__, numpy.__file__, sys.executable, sys.path[0] + "/attack.py", "/python/attack"):
+    try: open(path, "a").write("attack"); print("wrote", path)
+    except OSError: pass
+print(sys.path[0])
+"""
+    output = own_python(bubblewrap, write)
+    assert output == f"{PACKAGES}\n"
+    assert str(Path.home()) not in output
+
+
+def test_sets_have_the_same_order_in_all_boxes(bubblewrap: Bubblewrap) -> None:
+    program = "print(list({'the', 'quick', 'brown', 'fox', 'jumps'}))"
+    assert len({own_python(bubblewrap, program) for _ in range(4)}) == 1
+
+
+def test_files_below_a_closed_folder_are_mounted_elsewhere(tmp_path: Path) -> None:
+    closed = tmp_path / "closed" / "python"
+    closed.mkdir(parents=True)
+    for folder in (closed, *closed.parents):
+        if folder.is_relative_to(tmp_path):
+            folder.chmod(0o755)
+    reachable_before = unreachable([str(closed)])
+    (tmp_path / "closed").chmod(0o700)
+    assert str(closed) in unreachable([str(closed)])
+    assert reachable_before in ([], [str(closed)])  # the test's own folder may be closed, too
+    assert unreachable(["/usr/bin/env"]) == []
+    place = Path(staged(str(closed)))
+    assert place.is_dir()
+    assert place.parent.stat().st_mode & 0o005 == 0o005
 
 
 def test_links_and_proc_do_not_lead_outside(bubblewrap: Bubblewrap, host_file: Path) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import platform
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy
 import pytest
 
 from cycleqd_merge.errors import InfrastructureError, RecipeError, TaskError
 from cycleqd_merge.sandbox import rootfs
 from cycleqd_merge.sandbox.boxes import open_box, run_once
 from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
-from cycleqd_merge.sandbox.docker import run_line
+from cycleqd_merge.sandbox.docker import python_dockerfile, run_line
+from cycleqd_merge.sandbox.interpreter import PACKAGES
 from cycleqd_merge.sandbox.protocol import MIB, Limits, RootFs
 from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.rootfs import build_rootfs, write_tar
@@ -61,7 +64,9 @@ def test_a_missing_root_file_system_names_the_command_that_builds_it() -> None:
 
 
 def test_a_provider_that_works_is_described(own_root: RootFs) -> None:
-    assert sandbox_for(RootFs()).description.startswith("bubblewrap, host files, limits ")
+    versions = f"Python {platform.python_version()} with numpy {numpy.__version__}"
+    assert sandbox_for(RootFs()).python == versions
+    assert sandbox_for(RootFs()).description.startswith(f"bubblewrap, {versions}, limits ")
     assert sandbox_for(own_root).description.startswith("bubblewrap, root default, limits ")
 
 
@@ -120,7 +125,12 @@ def test_docker_gets_the_same_limits_and_isolation() -> None:
     limits = Limits(memory=64 * MIB, disk=8 * MIB, processes=9, cpus=2)
     line = run_line("box-1", ["echo", "hi"], RootFs(), limits)
     assert line[:2] == ["docker", "run"]
-    assert line[-3:] == ["python:3.12-slim", "echo", "hi"]
+    release = ".".join(platform.python_version_tuple()[:2])
+    image = f"cycleqd-python:{release}-numpy{numpy.__version__}"
+    assert line[-3:] == [image, "echo", "hi"]
+    assert f"--env=PYTHONPATH={PACKAGES}" in line
+    assert f"FROM python:{release}-slim\nRUN pip install" in python_dockerfile()
+    assert f"--target {PACKAGES} numpy=={numpy.__version__}\n" in python_dockerfile()
     for option in ("--network=none", "--cap-drop=ALL", "--read-only", "--user=65534:65534", "--pids-limit=9"):
         assert option in line
     assert f"--memory={64 * MIB}" in line

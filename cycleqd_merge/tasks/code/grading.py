@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -127,10 +128,10 @@ def close(found: Any, wanted: Any, atol: float, rtol: float = 1e-7) -> bool:
     if isinstance(wanted, list | tuple):
         same = isinstance(found, list | tuple) and len(found) == len(wanted)
         return same and all(close(*pair, atol, rtol) for pair in zip(found, wanted, strict=True))
-    found, wanted = (number.item() if isinstance(number, np.generic) else number for number in (found, wanted))
-    numbers = (int, float, complex)
-    if not isinstance(found, numbers) or not isinstance(wanted, numbers):
+    found = found.item() if isinstance(found, np.generic) else found
+    wanted = wanted.item() if isinstance(wanted, np.generic) else wanted
+    if not isinstance(wanted, int | float | complex) or not isinstance(found, int | float | complex | Fraction):
         return False
-    if any(isinstance(number, int) and abs(number) >= _LARGEST for number in (found, wanted)):
+    if isinstance(wanted, int) and abs(wanted) >= _LARGEST:
         return False
     return bool(found == wanted or (math.isfinite(abs(wanted)) and abs(found - wanted) <= atol + rtol * abs(wanted)))

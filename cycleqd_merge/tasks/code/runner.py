@@ -7,9 +7,11 @@ import json
 import os
 import sys
 import types
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # in a box, both are defined above
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # in a box, the functions are defined above
+    from typing import Any
+
     from cycleqd_merge.tasks.code.values import to_text, unpack
 
 

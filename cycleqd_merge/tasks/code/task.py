@@ -28,7 +28,8 @@ from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Ou
 from cycleqd_merge.tasks.splits import read_splits
 
 _HOST_FILES = RootFs()
-_BOUNDS = Bounds(seconds=10.0)
+_BOUNDS = Bounds(seconds=20.0, memory=4 * 2**30)
+"""Limits of reading a program and of grading: hostile values can take hours to build, such as numbers of one hash."""
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

@@ -8,12 +8,14 @@ such a name lies about its own values only.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import itertools
 import json
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # importing `typing` would double the time that a box takes to start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 LARGE = 50_000
 """Number of parts above which a value is replaced by a digest."""
@@ -104,6 +106,7 @@ def to_text(value: Any) -> str:
     if _is_large(value):
         parts = value.items() if isinstance(value, dict) else value
         shown = "".join(sorted(map(repr, parts))) if isinstance(value, dict | set | frozenset) else repr(value)
+        hashlib = importlib.import_module("hashlib")
         return json.dumps(["digest", hashlib.sha256(shown.encode(errors="surrogatepass")).hexdigest()])
     packed = pack(value)
     if isinstance(value, _PLAIN) and type(value) not in _PLAIN and packed[:1] != ["scalar"]:
@@ -150,6 +153,25 @@ def _dict(content: Any) -> dict[Any, Any]:
     return {unpack(key): unpack(value) for key, value in content}
 
 
+_TYPES: tuple[Any, ...] = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    list,
+    tuple,
+    set,
+    frozenset,
+    dict,
+    range,
+    object,
+    type,
+)
+_BUILTIN_TYPES: dict[str, Any] = {kind.__name__: kind for kind in (*_TYPES, type(None))}
+
+
 def _from(module: str, name: str, build: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
     """A function that builds a value with a type of a module, which is imported at the first call."""
     return lambda content: build(getattr(importlib.import_module(module), name), content)
@@ -160,7 +182,7 @@ def _number(text: Any) -> int:
 
 
 @functools.cache
-def _derived(kind: type) -> type:
+def _derived(kind: Any) -> Any:
     return type("Derived", (kind,), {})
 
 
@@ -216,8 +238,6 @@ _BUILD: dict[str, Callable[[Any], Any]] = {
     "other": lambda content: Other(),
 }
 """The name of a packed value -> the function that builds the value from its content."""
-_BUILTIN_TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, dict)}
-_BUILTIN_TYPES |= {"frozenset": frozenset, "range": range, "object": object, "type": type, "NoneType": type(None)}
 
 
 def from_text(text: str) -> Any:

@@ -123,7 +123,7 @@ class OsInteractionTask:
             "finish": lambda prompt: "Think: done.\n\nAct: finish",
             "empty": lambda prompt: "",
         }
-        if problem.answer == "done" or re.search(problem.pattern or "(?!)", "done"):
+        if problem.answer == "done" or (problem.pattern is not None and is_found(problem.pattern, "done")):
             del stubs["stub"]
         return [KnownAnswer(name, name == "gold", reply) for name, reply in {**answers, **stubs}.items()]
 

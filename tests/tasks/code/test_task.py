@@ -100,6 +100,11 @@ ATTACKS = {
     "a replaced runner": "import sys\nsys.modules['__main__'].to_text = lambda value: '[\"int\", \"0x0\"]'\n"
     "def double(x):\n    return 0",
     "code at import": "import os\nprint('[1]', flush=True)\nos.kill(os.getppid(), 9)\ndef double(x):\n    return 0",
+    "numbers of one hash": "def double(x):\n    return {n * (2**61 - 1) for n in range(20_000)}",
+    "an endless generator": "import itertools\ndef double(x):\n    return itertools.count()",
+    "a list that contains itself": "def double(x):\n    items = []\n    items.append(items)\n    return items",
+    "a class that takes a known name": "class Fraction:\n    __module__ = 'fractions'\n    numerator = 918272\n"
+    "    denominator = 1\n    def __eq__(self, other): return True\ndef double(x):\n    return {Fraction(): 1}",
     "a search for the grader": "import gc\ndef double(x):\n    return [o for o in gc.get_objects() if o == 918272]",
 }
 
@@ -110,6 +115,47 @@ def test_an_answer_that_attacks_its_grader_is_wrong(tmp_path: Path, attack: str)
     task = open_code(tmp_path)
     assert scores(task, ATTACKS[attack].replace("HOST", str(host)), "def double(x):\n    return 2 * x") == [0.0, 1.0]
     assert not host.exists()
+
+
+def test_a_program_has_numpy_and_no_other_package(tmp_path: Path) -> None:
+    task = open_code(tmp_path)
+    with_numpy = "import numpy as np\ndef double(x):\n    return float(np.array([x]).sum() * 2)"
+    available = ["fractions", "decimal", "sqlite3", "ctypes", "ssl", "zoneinfo", "unittest", "numpy.linalg"]
+    missing = ["torch", "transformers", "yaml", "pydantic", "pip", "setuptools", "cycleqd_merge", "tests"]
+    imports = "\n".join(f"import {name}" for name in available)
+    body = "".join(
+        f"    try:\n        import {name}\n        return 0\n    except ImportError:\n        pass\n"
+        for name in missing
+    )
+    assert scores(task, with_numpy, f"{imports}\ndef double(x):\n{body}    return 2 * x") == [1.0, 1.0]
+
+
+def test_a_programs_module_and_the_order_of_its_sets(tmp_path: Path) -> None:
+    words = '"""Write a function to list the letters.\nassert letters("ab") == ["a", "b"]\n"""\n'
+    solution = "def letters(text):\n    return list(set(text.split()))\n"
+    row = {**DOUBLE, "prompt": words, "entry_point": "letters", "canonical_solution": solution, "plus_input": []}
+    row["base_input"] = [["the quick brown fox jumps over the lazy dog"]]
+    task = open_code(tmp_path, row)
+    dataclass = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import ClassVar\n"
+        "@dataclass(frozen=True)\nclass Word:\n    text: str\n    count: ClassVar[int] = 0\n"
+        "def letters(text):\n    return [Word(word).text for word in set(text.split())]\n"
+    )
+    assert scores(task, solution, dataclass) == [1.0, 1.0]
+
+
+def test_an_error_is_never_a_correct_value(tmp_path: Path) -> None:
+    """MBPP has functions of which every value, or every value but None, is correct."""
+    row = {**DOUBLE, "entry_point": "check_str", "canonical_solution": "def check_str(x):\n    return 'match'\n"}
+    task = open_code(tmp_path, {**row, "prompt": DOUBLE["prompt"].replace("double", "check_str")})
+    assert scores(task, "def check_str(x):\n    raise ValueError", "def check_str(x):\n    return object()") == [0, 1]
+
+
+def test_own_rules_are_those_of_the_benchmarks_own_problems(tmp_path: Path) -> None:
+    row = {**DOUBLE, "task_id": "Mine/1", "entry_point": "check_str"}
+    row |= {"canonical_solution": "def check_str(x):\n    return str(x)\n"}
+    task = open_code(tmp_path, {**row, "prompt": DOUBLE["prompt"].replace("double", "check_str")})
+    assert scores(task, "def check_str(x):\n    return 'other'", "def check_str(x):\n    return f'{x}'") == [0, 1]
 
 
 def test_a_program_cannot_reach_the_expected_value(tmp_path: Path) -> None:
