@@ -15,6 +15,8 @@ SWITCHES = {"enable_thinking": False, "thinking": False}
 """Variables of chat templates that turn thinking off: the first of Qwen3, GLM-4.5, SmolLM3, Nemotron and Gemma 4, the
 second of Granite and DeepSeek-V3.1."""
 
+Thinking = Literal["keep", "strip", "off"]
+
 
 class MessageConfig(StrictConfig):
     """One turn of a chat prompt; `content` is a Jinja template over the row's columns."""
@@ -42,7 +44,7 @@ class PromptedTaskConfig(StrictConfig):
     """Strings that end an answer; they are removed from it. They may contain special tokens of the model."""
     temperature: float = Field(0.0, ge=0)
     """Sampling temperature; 0 is greedy decoding."""
-    thinking: Literal["keep", "strip", "off"] = "keep"
+    thinking: Thinking = "keep"
     """A thinking model's thoughts: `keep` them in answers, `strip` them before answers are scored or become part of a
     conversation, or turn them `off` by the chat template's switch and strip those that remain."""
 
@@ -64,7 +66,7 @@ class PromptedTaskConfig(StrictConfig):
 
     @property
     def template_variables(self) -> dict[str, bool] | None:
-        """Variables for the chat template that turn thinking off; None if it is not to be."""
+        """Variables that turn the chat template's thinking off; None if the task does not ask for it."""
         return dict(SWITCHES) if self.thinking == "off" else None
 
 
@@ -201,6 +203,9 @@ class LmEvalTaskConfig(StrictConfig):
     """A Jinja chat template to use instead of the model's own; requires `chat: true`."""
     fewshot_as_multiturn: bool = False
     """With `chat: true`: each example is a turn of its own instead of part of the question's turn."""
+    thinking: Thinking = "keep"
+    """A thinking model's thoughts: `keep` them in answers, `strip` them before answers are scored, or turn them `off`
+    by the chat template's switch and strip those that remain."""
     limit: int | None = Field(None, ge=2)
     """Number of documents to use (of each task in a group); by default all."""
     seed: int = 0
@@ -211,12 +216,19 @@ class LmEvalTaskConfig(StrictConfig):
         for key, stated in (("chat_template", self.chat_template), ("fewshot_as_multiturn", self.fewshot_as_multiturn)):
             if stated and not self.chat:
                 raise KeyProblem("requires `chat: true`", key)
+        if self.thinking == "off" and not self.chat:
+            raise KeyProblem("`off` is a switch of chat templates: it requires `chat: true`; use `strip`", "thinking")
         return self
 
     @property
     def is_chat(self) -> bool:
         """Whether prompts go through a chat template."""
         return self.chat
+
+    @property
+    def template_variables(self) -> dict[str, bool] | None:
+        """As `PromptedTaskConfig.template_variables`."""
+        return dict(SWITCHES) if self.thinking == "off" else None
 
 
 class PythonTaskConfig(PythonTargetConfig):

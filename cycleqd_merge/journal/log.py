@@ -70,10 +70,10 @@ def with_renamed_sampling(events: list[Event]) -> list[Event]:
         return events
     renamed = [{**events[0], "evolution": {**settings, "sampling": "binned"}}]
     for event in events[1:]:
-        recipe = event.get("recipe")
-        evolution = recipe.get("evolution") if isinstance(recipe, dict) else None
-        if event["event"] == "session" and isinstance(evolution, dict) and evolution.get("sampling") == "published":
-            event = {**event, "recipe": {**recipe, "evolution": {**evolution, "sampling": "binned"}}}
+        recipe: Any = event.get("recipe") if event["event"] == "session" else None
+        stated: Any = recipe.get("evolution") if isinstance(recipe, dict) else None
+        if isinstance(stated, dict) and stated.get("sampling") == "published":
+            event = {**event, "recipe": {**recipe, "evolution": {**stated, "sampling": "binned"}}}
         renamed.append(event)
     return renamed
 

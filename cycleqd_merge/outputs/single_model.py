@@ -26,7 +26,7 @@ def open_model(reference: str, models: ModelsConfig) -> tuple[Materialiser, Geno
         UserError: the Hub refuses it.
     """
     text = anchored_reference(reference, Path())
-    if any(map(is_malformed, model_names(text))):
+    if "://" in reference or any(map(is_malformed, model_names(text))):
         raise ModelError(f"{reference}: {REFERENCE_FORM}")
     parsed = model_reference(text)
     experts = {} if parsed.lora is None else {"adapter": text}

@@ -44,9 +44,7 @@ class _Template:
         return "strftime_now" in self.source and str(date.today().year) in self.render(recognised(roles))
 
     def render(self, turns: Sequence[Message]) -> str:
-        prompted = isinstance(self.definition, PromptedTaskConfig)
-        variables = self.definition.template_variables if prompted else None  # type: ignore[union-attr]
-        return render(self.tokenizer, turns, self.definition.chat_template, variables)
+        return render(self.tokenizer, turns, self.definition.chat_template, self.definition.template_variables)
 
 
 def check_accepted(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -158,8 +156,7 @@ def _accepts(roles: Sequence[str], template: _Template) -> bool:
 def check_thinking(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> Problems:
     """Report a missing switch, thoughts that cannot be recognised, and thoughts that are part of answers."""
     found, definition = Problems(), task.definition
-    if not isinstance(definition, PromptedTaskConfig):
-        return found
+    assert isinstance(definition, PromptedTaskConfig | LmEvalTaskConfig)
     where, template = f"task {task.name}: thinking: ", _Template(tokenizer, definition)
     variables = template_variables(tokenizer, definition.chat_template) if definition.is_chat else frozenset()
     if definition.thinking == "off" and not variables & SWITCHES.keys():

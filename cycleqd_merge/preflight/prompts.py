@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedTokenizerBase
 
 from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, TokenF1ScorerConfig
@@ -56,26 +58,39 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     if definition.is_chat and (rejected := check_accepted(task, tokenizer)) is not None:
         findings.errors.append(rejected)
         return findings
-    if not isinstance(task.task, Prompting) or not isinstance(definition, PromptedTaskConfig):
-        return check_written(task, tokenizer) if definition.is_chat else findings
-    try:
-        lengths = [
-            (*prompt_length(task.task, definition, sample, tokenizer), sample.id)
-            for split in _SPLITS
-            for sample in task.task.samples(split)
-        ]
-    except UserError as error:
-        findings.errors.append(f"task {task.name}: {error}")
-        return findings
-    for found in (
-        check_written(task, tokenizer) if definition.is_chat else Problems(),
-        check_thinking(task, tokenizer),
-        _check_texts(task, definition, task.task, tokenizer),
-    ):
-        findings.errors.extend(found.errors)
-        findings.notices.extend(found.notices)
-        if found.errors:
+    if isinstance(task.task, Prompting) and isinstance(definition, PromptedTaskConfig):
+        try:
+            lengths = [
+                (*prompt_length(task.task, definition, sample, tokenizer), sample.id)
+                for split in _SPLITS
+                for sample in task.task.samples(split)
+            ]
+        except UserError as error:
+            findings.errors.append(f"task {task.name}: {error}")
             return findings
+        _check_lengths(task, definition, tokenizer, limit, lengths, findings)
+    if definition.is_chat:
+        _add(findings, check_written(task, tokenizer))
+    _add(findings, check_thinking(task, tokenizer))
+    if definition.is_chat and not findings.errors:  # a turn that is dropped would be reported again
+        _add(findings, _check_texts(task, tokenizer))
+    return findings
+
+
+def _add(findings: Problems, found: Problems) -> None:
+    findings.errors.extend(found.errors)
+    findings.notices.extend(found.notices)
+
+
+def _check_lengths(
+    task: SuiteTask,
+    definition: PromptedTaskConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    lengths: Sequence[tuple[int, int, str]],
+    findings: Problems,
+) -> None:
+    """Report rows that do not fit the context, and conversations that can outgrow it. lengths: prompt, answer, row."""
     over = [] if limit is None else [length for length in lengths if length[0] + length[1] > limit]
     if over:
         prompt, answer, row = max(over, key=lambda length: length[0] + length[1])
@@ -87,22 +102,17 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
     elif limit is not None and isinstance(task.task, Conversing):
         prompt, _, row = max(lengths, key=lambda length: length[0])
         findings.notices.extend(_outgrowing(task, definition, task.task.later_turns, tokenizer, limit, prompt, row))
-    return findings
 
 
-def _check_texts(
-    task: SuiteTask,
-    definition: PromptedTaskConfig,
-    prompting: Prompting,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Problems:
+def _check_texts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> Problems:
     """Check that every row's prompt contains the texts of its turns."""
-    found = Problems()
+    found, definition, prompting = Problems(), task.definition, task.task
+    if not isinstance(definition, PromptedTaskConfig) or not isinstance(prompting, Prompting):
+        return found
     problems: dict[tuple[str, str], list[str]] = {}
     for sample in (sample for split in _SPLITS for sample in task.task.samples(split)):
         prompt = prompting.prompt_of(sample)
-        if isinstance(prompt, str):
-            break
+        assert not isinstance(prompt, str)
         text = render(tokenizer, prompt, definition.chat_template, definition.template_variables)
         if (problem := check_row(prompt, text)) is not None:
             problems.setdefault(problem, []).append(sample.id)

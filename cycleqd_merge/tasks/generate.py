@@ -17,7 +17,7 @@ from cycleqd_merge.tasks.generate_answers import known_choices, known_texts
 from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_template
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.references import reference_problem
-from cycleqd_merge.tasks.scorers import text_scorer
+from cycleqd_merge.tasks.scorers import text_scorer, uses_patterns
 from cycleqd_merge.tasks.splits import place_of, read_splits
 
 
@@ -38,16 +38,15 @@ class GenerateTask:
         self._prompt = Prompt(definition)
         self._answer = parse_template(definition.answer, "answer")
         self._contents: dict[str, str] = {}
-        self._samples = read_splits(definition.data, content=self.content_of)
+        self._samples = read_splits(definition.data, content=self.content_of, check=self._check_samples)
         if not isinstance(definition.scorer, MultipleChoiceScorerConfig):
             self._scorer = text_scorer(definition.scorer)
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
-        self._check_samples()
 
-    def _check_samples(self) -> None:
+    def _check_samples(self, samples: Sequence[Sample]) -> None:
         """Check everything that does not need a model; the error shows the first bad row and counts the others."""
         bad: list[tuple[Sample, DataError]] = []
-        for sample in (sample for samples in self._samples.values() for sample in samples):
+        for sample in samples:
             try:
                 self._check(sample)
             except DataError as error:
@@ -67,7 +66,7 @@ class GenerateTask:
             if reference.strip() not in (choice.strip() for choice in choices):
                 raise DataError(
                     f"answer: {reference!r} is not among the choices {', '.join(map(repr, choices))}"
-                    f"{_choice_hint(reference, len(choices))}"
+                    f"{_choice_hint(reference, scorer.choices, len(choices))}"
                 )
         elif (problem := reference_problem(reference, scorer, self._definition.stop)) is not None:
             raise DataError(f"answer: {problem}")
@@ -86,11 +85,10 @@ class GenerateTask:
     def content_of(self, sample: Sample) -> str:
         """Text that is equal for samples with the same prompt, reference and choices, except for white space."""
         if sample.id not in self._contents:
-            try:
-                parts = [self.prompt_of(sample), self.reference_of(sample), self.choices_of(sample)]
-                self._contents[sample.id] = " ".join(json.dumps(parts, ensure_ascii=False).split())
-            except DataError:  # reported with all others by `_check_samples`
-                return sample.id
+            prompt = self.prompt_of(sample)
+            turns = [prompt] if isinstance(prompt, str) else [str(turn["content"]) for turn in prompt]
+            texts = [*turns, self.reference_of(sample), *self.choices_of(sample)]
+            self._contents[sample.id] = json.dumps([" ".join(text.split()) for text in texts])
         return self._contents[sample.id]
 
     def choices_of(self, sample: Sample) -> list[str]:
@@ -102,7 +100,9 @@ class GenerateTask:
         if isinstance(self._definition.scorer, MultipleChoiceScorerConfig):
             return await self._choose(sample, model, self._definition.scorer)
         completion = await self._prompt.ask(model, self.prompt_of(sample), self._sampling)
-        score = self._scorer(completion.text, self.reference_of(sample))
+        texts = (completion.text, self.reference_of(sample))
+        in_thread = uses_patterns(self._definition.scorer)
+        score = await asyncio.to_thread(self._scorer, *texts) if in_thread else self._scorer(*texts)
         return Outcome(score, completion.text, completion.truncated)
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
@@ -164,14 +164,16 @@ def _list_hint(column: str, value: Any) -> str:
     return f"; write `choices: {column}.{lists[0]}`" if lists else ""
 
 
-def _choice_hint(reference: str, count: int) -> str:
-    """How to turn the number or letter of a choice into its text."""
+def _choice_hint(reference: str, column: str | list[str], count: int) -> str:
+    """How to turn the number or letter of a choice into its text. column: of the choices."""
     answer = reference.strip()
+    if not isinstance(column, str):
+        return ""
     if answer.isdecimal():
-        return "; if it is a choice's number, counted from 0, write `answer: '{{ choices[answer | int] }}'`"
+        return f"; if it is a choice's number, counted from 0, write `answer: '{{{{ {column}[answer | int] }}}}'`"
     if len(answer) == 1 and answer.isalpha():
         place = f'"{_LETTERS[:count]}".index(answer)'
-        return f"; if it is a choice's letter, write `answer: '{{{{ choices[{place}] }}}}'`"
+        return f"; if it is a choice's letter, write `answer: '{{{{ {column}[{place}] }}}}'`"
     return ""
 
 

@@ -9,6 +9,7 @@ from itertools import chain
 from math import ceil
 
 from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, RegexScorerConfig, TokenF1ScorerConfig
+from cycleqd_merge.tasks.matching import last_match
 from cycleqd_merge.tasks.protocol import KnownAnswer
 from cycleqd_merge.tasks.sample_text import matching_text
 
@@ -38,8 +39,9 @@ def known_texts(
     other = next((text for text in others if _differs(scorer, text, reference)), None)
     near = {"another sample's answer": other, "one value changed": _changed(scorer, reference)}
     for name, text in near.items():
-        if text is not None:
-            answers.append(_answer(name, next(_written(scorer, text), text)))
+        written = None if text is None else next(_written(scorer, text), None)
+        if written is not None and _reads(scorer, written, str(text)):
+            answers.append(_answer(name, written))
     return answers
 
 
@@ -81,6 +83,12 @@ def _written(scorer: KnownScorer, answer: str) -> Iterator[str]:
         yield answer
     elif text is not None:
         yield text
+
+
+def _reads(scorer: KnownScorer, written: str, answer: str) -> bool:
+    """Whether the scorer's pattern, if it has one, reads all of an answer, not only a part that may be right."""
+    pattern = getattr(scorer, "pattern", None)
+    return pattern is None or (last_match(pattern, written) or "").strip() == answer.strip()
 
 
 def _until_stop(text: str, stop: Sequence[str]) -> str:

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cycleqd_merge.config.tasks import LmEvalTaskConfig
-from cycleqd_merge.config.validation_errors import suggestion
-from cycleqd_merge.errors import DataError, TaskError, first_line
+from cycleqd_merge.config.tasks import LmEvalTaskConfig, Thinking
+from cycleqd_merge.config.validation_errors import short_repr, suggestion
+from cycleqd_merge.errors import DataError, TaskError, UserError, first_line
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import halves, samples_of
+from cycleqd_merge.tasks.thinking import answer_of, opens_thought
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.tasks import TaskManager
+
+log = logging.getLogger(__name__)
 
 FEWSHOT_SEED = 1234
 """lm-evaluation-harness's default seed for drawing few-shot examples."""
@@ -34,7 +40,8 @@ class LmEvalTask:
 
     Raises:
         TaskError: lm-evaluation-harness is not installed, has no such task, or cannot load it or its data; the task
-            runs code or requires more than text; or the metric is not a mean of scores per sample.
+            runs code or requires more than text; the metric is not a mean of scores per sample; there are too few
+            examples; or a prompt cannot be built, or an answer graded. Messages name the task and the row.
         DataError: there is only one document.
     """
 
@@ -51,6 +58,8 @@ class LmEvalTask:
         self._places = {sample.id: (name, place) for sample, (name, place, _) in zip(samples, places, strict=True)}
         self._samples = halves(samples, definition.seed)
         self._requests: dict[tuple[str, int], list[Instance]] = {}
+        for name in self._tasks:
+            self._check(name)
 
     def _documents(self, name: str) -> Iterator[tuple[int, Any]]:
         return iter(self._tasks[name].doc_iterator(limit=self._definition.limit))
@@ -60,44 +69,123 @@ class LmEvalTask:
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         if not self._requests:
-            self._requests = {place: requests for name in self._tasks for place, requests in self._build(name, model)}
-        name, _ = place = self._places[sample.id]
-        task, (metric, filtered) = self._tasks[name], self._metrics[name]
+            built = (self._build(name, self._renderer(model)) for name in self._tasks)
+            self._requests = {place: requests for each in built for place, requests in each}
+        name, row = place = self._places[sample.id]
         requests = [replace(request, resps=[], filtered_resps={}) for request in self._requests[place]]
-        truncated = await asyncio.gather(*(_answer(request, model) for request in requests))
+        truncated = await asyncio.gather(*(_answer(request, model, self._definition.thinking) for request in requests))
+        with _naming(name, row, RuntimeError):  # another model's answers may well be graded
+            return Outcome(self._grade(name, requests), _output(requests), any(truncated))
+
+    def _grade(self, name: str, requests: list[Instance]) -> float:
+        """The score of a document whose requests have been answered.
+
+        Raises:
+            TaskError: the metric is missing or no number from 0 to 1.
+        """
+        task, (metric, filtered) = self._tasks[name], self._metrics[name]
         for ensemble in task._filters:
             ensemble.apply(requests)
         found = task.process_results(requests[0].doc, [request.filtered_resps[filtered] for request in requests])
-        return Outcome(float(found[metric]), _output(requests), any(truncated))
+        if metric not in found:
+            given = ", ".join(found) or "no metric"
+            raise TaskError(f"its `process_results` gives {given}, not {metric}; set `metric` to one of them")
+        score = found[metric]
+        try:
+            number = float(score)
+        except (TypeError, ValueError):
+            number = nan
+        if not 0 <= number <= 1:
+            raise TaskError(f"its {metric} is {short_repr(score)}, not a number from 0 to 1; use a different metric")
+        return number
 
-    def _build(self, name: str, model: LanguageModel) -> Iterator[tuple[tuple[str, int], list[Instance]]]:
+    def _check(self, name: str) -> None:
+        """Build every prompt and check what grades the answers, before any model is loaded."""
+        task, own, count = self._tasks[name], list[int](), 0
+        self._require_examples(name)
+        drawn: list[Any] = []
+        with _recorded(getattr(task, "sampler", None), drawn):
+            for count, (place, requests) in enumerate(self._build(name, _joined), 1):
+                (_, row), doc = place, requests[0].doc
+                if not self._definition.chat:  # a chat's are built again with the model's template
+                    self._requests[place] = requests
+                if doc in drawn:
+                    own.append(row)
+                drawn.clear()
+                with _naming(name, row):
+                    _require_answer(task, doc)
+                    if count == 1:
+                        self._grade(name, [_answered(request) for request in requests])
+        if own:
+            log.warning(
+                "task: %s: %d of %d prompts show their own question and answer among the examples, such as row %d; "
+                "set `fewshot_split` to a different split",
+                *(name, len(own), count, own[0]),
+            )
+
+    def _require_examples(self, name: str) -> None:
+        """Check that the examples before a question can be drawn.
+
+        Raises:
+            TaskError: there are fewer rows than examples.
+        """
+        task = self._tasks[name]
+        wanted = task.config.num_fewshot or 0
+        if not wanted:
+            return
+        sampler = getattr(task, "sampler", None)
+        with _naming(name):
+            rows = len(list(task.fewshot_docs()) if sampler is None else sampler.fewshot_indices or sampler.df)
+        split = getattr(task, "fewshot_cfg", None)
+        split = None if split is None else split.split
+        # an example is drawn in addition where the question itself may be among them
+        spare = int(split is not None and split == task.config.test_split)
+        if wanted + spare > rows:
+            where = "to draw them from" if split is None else f"in its split {split!r}"
+            extra = ", the question itself not counted" if spare else ""
+            raise TaskError(
+                f"num_fewshot: {name} requires {wanted} examples and has {rows - spare} rows {where}{extra}; "
+                f"set `num_fewshot` to {max(rows - spare, 0)} or less"
+            )
+
+    def _build(self, name: str, renderer: Callable[..., str]) -> Iterator[tuple[tuple[str, int], list[Instance]]]:
         """The requests of each document, by its task and place; few-shot examples are drawn in the documents' order."""
-        task, chat = self._tasks[name], self._definition.chat
-        render = self._renderer(model) if chat else None
+        task, render = self._tasks[name], renderer if self._definition.chat else None
         task.set_fewshot_seed(FEWSHOT_SEED)
         for place, doc in self._documents(name):
-            context = task.fewshot_context(
-                doc,
-                num_fewshot=task.config.num_fewshot or 0,
-                system_instruction=self._definition.system,
-                apply_chat_template=chat,
-                fewshot_as_multiturn=self._definition.fewshot_as_multiturn,
-                chat_template=render,
-                gen_prefix=task.doc_to_prefix(doc),
-            )
-            requests = task.construct_requests(
-                doc=doc,
-                ctx=context,
-                metadata=(name, place, task.config.repeats),
-                apply_chat_template=chat,
-                chat_template=render,
-            )
-            requests = requests if isinstance(requests, list) else [requests]
+            with _naming(name, place):
+                requests = self._requests_of(name, place, doc, render)
+            if not requests:
+                raise TaskError(f"task: {name}: row {place}: no choices to score")
             yield (name, place), sorted(requests, key=lambda request: int(request.idx))
 
+    def _requests_of(self, name: str, place: int, doc: Any, render: Callable[..., str] | None) -> list[Instance]:
+        task, chat = self._tasks[name], self._definition.chat
+        context = task.fewshot_context(
+            doc,
+            num_fewshot=task.config.num_fewshot or 0,
+            system_instruction=self._definition.system,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=self._definition.fewshot_as_multiturn,
+            chat_template=render,
+            gen_prefix=task.doc_to_prefix(doc),
+        )
+        requests = task.construct_requests(
+            doc=doc,
+            ctx=context,
+            metadata=(name, place, task.config.repeats),
+            apply_chat_template=chat,
+            chat_template=render,
+        )
+        return requests if isinstance(requests, list) else [requests]
+
     def _renderer(self, model: LanguageModel) -> Callable[..., str]:
+        variables = self._definition.template_variables
+        options = {} if variables is None else {"variables": variables}
+
         def render(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-            return model.render(messages, self._definition.chat_template)  # looks at the last turn instead of the flag
+            # looks at the last turn instead of the flag
+            return model.render(messages, self._definition.chat_template, **options)
 
         return render
 
@@ -118,12 +206,96 @@ def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
     try:
         loaded = manager.load([overridden if definition.overrides else name])["tasks"]
     except Exception as error:  # tasks are code of many authors, and download data: anything may be raised
-        raise TaskError(f"task: {name} cannot be loaded: {first_line(error)}") from error
+        raise TaskError(f"task: {name} cannot be loaded: {_load_problem(error)}") from error
     for each, task in loaded.items():
         _require_supported(each, task)
         if definition.num_fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config("num_fewshot", definition.num_fewshot)
     return dict(loaded)
+
+
+def _load_problem(error: Exception) -> str:
+    """What is wrong, and what to do if the data is a Python script."""
+    text = first_line(error)
+    if "ataset scripts are no longer supported" in text or "trust_remote_code" in text:
+        return (
+            "its dataset is a Python script, which is not run, also with `trust_remote_code`; set `dataset_path` in "
+            "`overrides` to the same data as Parquet or JSON files, which the Hub often has in the branch "
+            "`refs/convert/parquet` (`dataset_kwargs: {revision: refs/convert/parquet}`)"
+        )
+    if isinstance(error, KeyError):
+        return f"its data or configuration has no {text}"
+    return text
+
+
+@contextmanager
+def _naming(name: str, row: int | None = None, kind: type[Exception] = TaskError) -> Iterator[None]:
+    """Turn any error of a task's own code or data into one of a kind that names the task and the row."""
+    where = f"task: {name}" if row is None else f"task: {name}: row {row}"
+    try:
+        yield
+    except TaskError as error:
+        raise kind(f"{where}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # tasks are code of many authors: anything may be raised
+        raise kind(f"{where}: {type(error).__name__}: {first_line(error)}; correct the task or the row") from error
+
+
+@contextmanager
+def _recorded(sampler: Any, drawn: list[Any]) -> Iterator[None]:
+    """Collect the examples that a sampler draws."""
+    if sampler is None:
+        yield
+        return
+    sample = sampler.sample
+
+    def recording(*args: Any, **options: Any) -> Any:
+        found = sample(*args, **options)
+        drawn.extend(found)
+        return found
+
+    sampler.sample = recording
+    try:
+        yield
+    finally:
+        del sampler.sample
+
+
+def _joined(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    """Chat turns as text while there is no model to render them."""
+    return "\n".join(str(message["content"]) for message in messages)
+
+
+def _answered(request: Instance) -> Instance:
+    """The request with the answer of a model that knows nothing."""
+    likelihoods = request.request_type == "loglikelihood"
+    made_up: list[Any] = [(-1.0, False)] if likelihoods else ["I do not know."] * (request.repeats or 1)
+    return replace(request, resps=made_up, filtered_resps={})
+
+
+def _require_answer(task: Any, doc: Any) -> None:
+    """Check that a row has the right answer, where lm-evaluation-harness's own grading compares with it.
+
+    Raises:
+        TaskError: it has none, or one that is not among the choices, which scores 0 whatever a model answers.
+    """
+    if task.config.process_results is not None:
+        return
+    if task.OUTPUT_TYPE != "multiple_choice":
+        if task.doc_to_target(doc) is None:
+            raise TaskError("`doc_to_target` gives no right answer; correct or remove the row")
+        return
+    choices = task.doc_to_choice(doc)
+    right = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    for each in right if isinstance(right, list | tuple) else [right]:
+        known = each in (choices if isinstance(right, str) else range(len(choices)))
+        if not known:
+            shown = ", ".join(map(repr, choices))
+            raise TaskError(
+                f"the right answer {each!r} is neither one of the choices {shown} nor the number of one; correct or "
+                "remove the row"
+            )
 
 
 @functools.cache
@@ -145,6 +317,9 @@ def _require_supported(name: str, task: Any) -> None:
         )
     if getattr(task, "MULTIMODAL", False):
         raise TaskError(f"task: {name} requires images or sound; engines support text only")
+    for key, value in task.config.to_dict(keep_callable=True).items():
+        if isinstance(value, str) and value.lstrip().startswith("!function"):
+            raise TaskError(f"{key}: {name} states the text {value!r}, not a function; write it in YAML without quotes")
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         raise TaskError(f"task: {name} measures perplexity, which is not a score from 0 to 1; use another task")
 
@@ -171,15 +346,21 @@ def _metric(name: str, task: Any, stated: str | None) -> tuple[str, str]:
     return metric, filtered
 
 
-async def _answer(request: Instance, model: LanguageModel) -> bool:
+async def _answer(request: Instance, model: LanguageModel, thinking: Thinking) -> bool:
     """Let the model answer a request; returns whether an answer was cut off at the token limit."""
     if request.request_type == "loglikelihood":
         found = await model.likelihood(*request.args)
+        if not found.logprobs:
+            name, row, _ = request.metadata
+            raise TaskError(f"task: {name}: row {row}: choice {request.args[1]!r} has no tokens and cannot be scored")
         request.resps.append((sum(found.logprobs), found.greedy))
         return False
     prompt, options = request.args
-    completions = [model.complete(prompt, _sampling(options, number)) for number in range(request.repeats or 1)]
-    answers = await asyncio.gather(*completions)
+    samplings = [_sampling(options, number) for number in range(request.repeats or 1)]
+    asked = [replace(sampling, stop=()) if thinking == "strip" else sampling for sampling in samplings]
+    answers = await asyncio.gather(*(model.complete(prompt, sampling) for sampling in asked))
+    if thinking != "keep":
+        answers = [answer_of(answer, opens_thought(prompt), samplings[0].stop) for answer in answers]
     request.resps.extend(answer.text for answer in answers)
     return any(answer.truncated for answer in answers)
 

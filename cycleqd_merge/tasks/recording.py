@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cycleqd_merge.errors import CycleQDError
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Likelihood, Message, Sampling
 
 
@@ -44,8 +45,11 @@ class Recorder(LanguageModel):
         self, messages: Sequence[Message], sampling: Sampling, template: str | None = None, **options: Any
     ) -> Completion:
         turns = tuple(dict(message) for message in messages)
-        prompt = self.render(messages, template, **options)
         completion = await self.model.chat(messages, sampling, template, **options)
+        try:
+            prompt = self.render(messages, template, **options)
+        except CycleQDError:  # the model could not read these turns either: its answer is empty
+            prompt = ""
         self.exchanges.append(Exchange(turns, prompt, answer=completion.text, truncated=completion.truncated))
         return completion
 

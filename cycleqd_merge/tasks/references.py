@@ -13,7 +13,7 @@ from cycleqd_merge.config.scorers import (
     RegexScorerConfig,
     TokenF1ScorerConfig,
 )
-from cycleqd_merge.tasks.scorers import exact, last_number
+from cycleqd_merge.tasks.scorers import exact, is_integer, last_number
 
 TextScorerConfig = ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig | PythonScorerConfig
 _ANYTHING = ("", "\u2603", "q7")
@@ -38,7 +38,7 @@ def _number_problem(reference: str) -> str | None:
     number = last_number(reference)
     if number is None:
         return f"{reference!r} contains no number; correct it, or use another scorer"
-    if not math.isfinite(float(number)):
+    if not is_integer(number) and not math.isfinite(float(number)):
         return f"{reference!r} is too large a number; use the scorer `exact`"
     if re.search(r"\d\s*/\s*\d[\d.,]*\W*$", reference):
         return f"{reference!r} is a fraction, which is read as its last number, {number}; write it as a decimal"

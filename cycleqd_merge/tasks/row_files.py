@@ -233,9 +233,9 @@ def _read_parquet(content: bytes, label: str) -> list[Row]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
-        _require_distinct(table.column_names, label)
-        return [Row(row, f"{label}: row {number}") for number, row in enumerate(table.to_pylist(), start=1)]
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
+        _require_distinct(file.schema_arrow.names, label)
+        return [Row(row, f"{label}: row {number}") for number, row in enumerate(file.read().to_pylist(), start=1)]
     except UnicodeDecodeError:
         raise DataError(f"{label}: a text column is not UTF-8; write the file again with text as UTF-8") from None
     except (pyarrow.ArrowException, OSError) as error:
@@ -243,7 +243,8 @@ def _read_parquet(content: bytes, label: str) -> list[Row]:
 
 
 def _damaged(error: Exception, label: str) -> NoReturn:
-    raise DataError(f"{label}: cannot be read as rows: damaged or truncated: {first_line(error)}") from error
+    reason = first_line(error).removeprefix("Could not open Parquet input source '<Buffer>': ")
+    raise DataError(f"{label}: cannot be read as rows: damaged or truncated: {reason}") from error
 
 
 READERS: dict[str, Callable[[bytes, str], list[Row]]] = {

@@ -16,6 +16,7 @@ from cycleqd_merge.config.scorers import (
     RegexScorerConfig,
     TokenF1ScorerConfig,
 )
+from cycleqd_merge.tasks.matching import is_found, last_match
 
 TextScorer = Callable[[str, str], float]
 """(output, reference) -> score"""
@@ -28,8 +29,8 @@ _NUMBER = re.compile(
     ((?<![\w)\]])[-+{_MINUS}])?  # no sign after a digit or a word: 3-5, COVID-19
     [$€£¥₹]?
     (
-        (?: [1-9]\d{{0,2}}(?:[,{_SPACES}]\d{{3}})+(?!\d)  # thousands
-          | [1-9]\d?(?:,\d\d)+,\d{{3}}(?!\d)  # 12,34,567, as in India
+        (?: [1-9]\d{{0,2}}(?:[,{_SPACES}]\d{{3}}){{1,40}}(?!\d)  # thousands; 40 groups, for linear time
+          | [1-9]\d?(?:,\d\d){{1,40}},\d{{3}}(?!\d)  # 12,34,567, as in India
           | \d+
         )(?:\.\d+)?
         | \.\d+
@@ -59,6 +60,11 @@ def text_scorer(
     return partial(functions[options.kind], options=options)
 
 
+def uses_patterns(options: object) -> bool:
+    """Whether a scorer matches regular expressions, which happens in a child process: call it in a thread."""
+    return isinstance(options, RegexScorerConfig) or getattr(options, "pattern", None) is not None
+
+
 def exact(output: str, reference: str, options: ExactScorerConfig) -> float:
     """1 if output and reference are equal after normalisation."""
 
@@ -72,7 +78,7 @@ def exact(output: str, reference: str, options: ExactScorerConfig) -> float:
         blanks = "".join(character for character in text if character.isspace())
         return text.strip(blanks + (options.strip or ""))
 
-    answer = _last_match(options.pattern, output) if options.pattern else output
+    answer = last_match(options.pattern, output) if options.pattern else output
     if answer is None:
         return 0.0
     if options.first_line:
@@ -98,30 +104,22 @@ def number(output: str, reference: str, options: NumberScorerConfig) -> float:
 
     A comma separates thousands only between groups of digits that a number can have: `1,234` is one number, `3,4` two.
     """
-    text = _last_match(options.pattern, output) if options.pattern else output
+    text = last_match(options.pattern, output) if options.pattern else output
     found, wanted = last_number(text or ""), last_number(reference)
     if found is None or wanted is None:
         return 0.0
-    if options.tolerance == 0 and _is_integer(found) and _is_integer(wanted):
+    if options.tolerance == 0 and is_integer(found) and is_integer(wanted):
         return float(Decimal(found) == Decimal(wanted))  # floats cannot tell long integers apart
     return float(abs(float(found) - float(wanted)) <= options.tolerance)
 
 
 def regex(output: str, reference: str, options: RegexScorerConfig) -> float:
     """1 if the reference, a regular expression, is found in the output (with `full`: matches all of it)."""
-    find = re.fullmatch if options.full else re.search
-    return float(find(reference, output.strip()) is not None)
+    return float(is_found(reference, output.strip(), options.full))
 
 
 def _first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")
-
-
-def _last_match(pattern: str, text: str) -> str | None:
-    matches = list(re.finditer(pattern, text))
-    if not matches:
-        return None
-    return matches[-1].group(1 if matches[-1].re.groups else 0)
 
 
 def last_number(text: str) -> str | None:
@@ -133,5 +131,6 @@ def last_number(text: str) -> str | None:
     return sign.translate(_ASCII_MINUS) + re.sub(rf"[,{_SPACES}]", "", digits) + exponent.translate(_ASCII_MINUS)
 
 
-def _is_integer(number: str) -> bool:
+def is_integer(number: str) -> bool:
+    """Whether a number of `last_number` is written as an integer."""
     return number.lstrip("+-").isdecimal()

@@ -24,18 +24,22 @@ def read_splits(
     data: SplitRowsConfig | TwoFilesConfig,
     label: Callable[[Row], str] = lambda row: "",
     content: Callable[[Sample], str] = row_content,
+    check: Callable[[Sequence[Sample]], None] = lambda samples: None,
 ) -> dict[TaskSplit, list[Sample]]:
-    """The samples of each split of a dataset. label: see `samples_of`. content: see `halves`.
+    """The samples of each split of a dataset.
+
+    label: see `samples_of`. content: see `halves`. check: called with all samples in the order of their rows, before
+    they are divided; raises DataError.
 
     Raises:
-        DataError: rows cannot be read, or a split would be empty.
+        DataError: rows cannot be read, `check` refuses them, or a split would be empty.
     """
     if isinstance(data, TwoFilesConfig):
-        return {
-            "search": samples_of(read_rows(data.search), label),
-            "heldout": samples_of(read_rows(data.heldout), label),
-        }
+        search, heldout = (samples_of(read_rows(part), label) for part in (data.search, data.heldout))
+        check([*search, *heldout])
+        return {"search": search, "heldout": heldout}
     samples = samples_of(read_rows(data.rows), label)
+    check(samples)
     if len(samples) < 2:
         raise DataError(f"{data.rows.label}: 1 row cannot be divided into a search and a held-out split")
     try:

@@ -86,7 +86,7 @@ def random_requests(walking: Walking) -> list[tuple[str, Sampling]]:
     """Prompts and stops by chance: stops that the answer or the seam of prompt and answer spells, and others."""
     rng, requests = generator(1, walking.kind), []
     for seed in range(REQUESTS):
-        tokens = rng.integers(len(walking.table), size=int(rng.integers(1, CONTEXT + (12 if seed % 10 == 0 else -9))))
+        tokens = rng.integers(len(walking.table), size=int(rng.integers(1, CONTEXT if seed % 10 else 8 * CONTEXT)))
         text = walking.tokenizer.decode(tokens, skip_special_tokens=True)
         prompt = "".join(character for character in text if character.isascii()) + str(
             rng.choice(list(string.ascii_letters + " :."))

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.errors import DataError, RecipeError, UserError
+from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import Outcome, Sampling
-from tests.tasks.scripted import Scripted, open_task, outcomes
+from tests.tasks.scripted import Scripted, defined, open_task, outcomes, write_rows
 
 
 def requests_of(task_folder: Path, *rows: dict[str, Any], **keys: Any) -> list[tuple[Any, ...]]:
@@ -196,20 +197,94 @@ def test_choices_follow_a_chat_through_its_template(tmp_path: Path) -> None:
     [
         ({"answer": "maybe"}, ["yes", "no"], "answer: 'maybe' is not among the choices 'yes', 'no'"),
         ({"answer": "yes"}, "options", "choices: no column 'options'; the row has the columns answer"),
+        ({"answer": "y", "o": {"x": []}}, "o.text", "choices: no column 'o.text'; the row has the columns answer, o"),
+        ({"answer": "y", "o": "yes"}, "o", "choices: column 'o' must contain a list of choices; found 'yes'"),
+        ({"answer": "y", "o": None}, "o", "choices: column 'o' must contain a list of choices; found None"),
+        ({"answer": "y", "o": []}, "o", "choices: column 'o' must contain a list of choices; found []"),
         (
-            {"answer": "y", "options": "yes"},
-            "options",
-            "choices: column 'options' must contain a list of choices; found 'yes'",
+            {"answer": "A", "o": {"text": ["x", "y"], "label": ["A", "B"]}},  # ARC
+            "o",
+            "choices: column 'o' must contain a list of choices; found {'text': ['x', 'y'], 'label': ['A', 'B']}; "
+            "write `choices: o.text`",
+        ),
+        ({"answer": "x", "o": ["x", None]}, "o", "choices: choice 2 of 2 is null; every choice must be a text"),
+        ({"answer": "x", "o": ["", "x"]}, "o", "choices: choice 1 of 2 is ''; every choice must be a text"),
+        ({"answer": "x"}, ["x", " "], "choices: choice 2 of 2 is ' '; every choice must be a text"),
+        (
+            {"answer": "x", "o": [{"label": "A", "text": "x"}]},
+            "o",
+            "choices: choice 1 of 1 is {'label': 'A', 'text': 'x'}; every choice must be a text",
         ),
         (
-            {"answer": "y", "options": []},
-            "options",
-            "choices: column 'options' must contain a list of choices; found []",
+            {"answer": 1, "o": ["x", "y"]},
+            "o",
+            "answer: '1' is not among the choices 'x', 'y'; if it is a choice's number, counted from 0, write "
+            "`answer: '{{ o[answer | int] }}'`",
         ),
+        (
+            {"answer": "B", "o": ["x", "y"]},
+            "o",
+            "answer: 'B' is not among the choices 'x', 'y'; if it is a choice's letter, write "
+            """`answer: '{{ o["AB".index(answer)] }}'`""",
+        ),
+        ({"answer": None, "o": ["x"]}, "o", "answer: column 'answer' is null; give it a value, or write "),
+        ({"answer": "", "o": ["x"]}, "o", "answer: '' is not among the choices 'x'"),
     ],
 )
 def test_choices_that_cannot_contain_the_answer_are_reported(
     tmp_path: Path, row: dict[str, Any], choices: str | list[str], problem: str
 ) -> None:
     scorer = {"kind": "multiple_choice", "choices": choices}
-    assert refusal(tmp_path, row, prompt="?", scorer=scorer) == problem
+    found = refusal(tmp_path, row, prompt="?", scorer=scorer)
+    assert found[: len(problem)] == problem
+    assert found == problem or problem.endswith("write ")
+
+
+@pytest.mark.parametrize(
+    ("row", "choices", "answer"),
+    [
+        ({"answer": 1, "o": ["x", "y"]}, "o", "{{ o[answer | int] }}"),
+        ({"answer": "B", "o": ["x", "y"]}, "o", '{{ o["AB".index(answer)] }}'),
+        (
+            {"answer": "B", "o": {"text": ["x", "y"], "label": ["A", "B"]}},
+            "o.text",
+            "{{ o.text[o.label.index(answer)] }}",
+        ),
+        (
+            {"answer": "2", "o": {"text": ["x", "y"], "label": ["1", "2"]}},
+            "o.text",
+            "{{ o.text[o.label.index(answer)] }}",
+        ),
+        ({"answer": "y", "o.text": ["x", "y"]}, "o.text", "{{ answer }}"),
+        ({"answer": True, "o": [False, True]}, "o", "{{ answer }}"),
+        ({"answer": "y", "o": ["y", "y", "x"]}, "o", "{{ answer }}"),
+    ],
+)
+def test_a_choice_can_be_named_by_its_number_or_letter(
+    tmp_path: Path, row: dict[str, Any], choices: str, answer: str
+) -> None:
+    scorer = {"kind": "multiple_choice", "choices": choices}
+    task = open_task(tmp_path, row, prompt="?", answer=answer, scorer=scorer)
+    (sample,) = task.samples("search")
+    right = task.reference_of(sample)
+    assert right in ("y", "True")
+    likelihoods = {choice: [-1.0 if choice == right else -2.0] for choice in task.choices_of(sample)}
+    assert outcomes(task, Scripted(likelihoods=likelihoods)) == [Outcome(1.0, right)]
+
+
+def test_an_empty_prompt_is_reported(tmp_path: Path) -> None:
+    assert refusal(tmp_path, {"q": "", "answer": "x"}) == "prompt: empty; every row requires a prompt"
+
+
+@pytest.mark.parametrize("other", [{"answer": "2", "id": 7}, {"answer": " 2\n", "q": "1 +\n 1"}])
+def test_equal_prompts_and_answers_are_in_one_half_whatever_the_other_columns(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    rows = [{"q": f"{place} + {place}", "answer": str(2 * place)} for place in range(1, 7)]
+    path = write_rows(tmp_path / "rows.jsonl", *rows, {**rows[0], **other})
+    keys = {"kind": "generate", "prompt": "{{ q }}", "scorer": {"kind": "exact"}}
+    for seed in range(8):
+        task = GenerateTask(defined(tmp_path, {**keys, "data": {"rows": {"path": str(path)}, "seed": seed}}))
+        sides = [{task.content_of(sample) for sample in task.samples(split)} for split in ("search", "heldout")]
+        assert not sides[0] & sides[1]
+        assert [len(task.samples(split)) for split in ("search", "heldout")] == [4, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import string
@@ -281,3 +282,166 @@ def test_a_model_without_a_chat_template_is_reported_before_a_run(data: Any) -> 
     for keys, count in (({"chat": True}, 1), ({"chat": True, "chat_template": "{{ messages }}"}, 0), ({}, 0)):
         task = open_task(TaskConfig(task=defined(data, "arc_easy", **keys), name="arc"), 0.0)
         assert len(check_prompts(task, tokenizer, None).errors) == count
+
+
+ROWS = [{"q": f"q{number}", "a": str(number), "choices": ["x", "yy"], "gold": number % 2} for number in range(12)]
+OWN: dict[str, Any] = {
+    "test_split": "test",
+    "output_type": "generate_until",
+    "doc_to_text": "{{q}}?",
+    "doc_to_target": "{{a}}",
+    "metric_list": [EXACT],
+}
+CHOICE: dict[str, Any] = {
+    "output_type": "multiple_choice",
+    "doc_to_choice": "choices",
+    "doc_to_target": "gold",
+    "metric_list": [{**EXACT, "metric": "acc"}],
+}
+
+
+def own_task(folder: Path, keys: dict[str, Any], changed: dict[str, Any] | None = None) -> LmEvalTaskConfig:
+    """The task `own` over twelve rows. keys: of its configuration; `definition` has those of the task's definition.
+
+    changed: columns of the fourth row.
+    """
+    rows = [{**row, **(changed or {})} if number == 3 else row for number, row in enumerate(ROWS)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "train.jsonl").write_text("".join(json.dumps({**row, "q": "other " + row["q"]}) + "\n" for row in ROWS))
+    files = {"test": str(folder / "rows.jsonl"), "train": str(folder / "train.jsonl")}
+    stated = {"dataset_path": "json", "dataset_kwargs": {"data_files": files}, "task": "own", **OWN, **keys}
+    definition = stated.pop("definition", {})
+    text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in stated.items())
+    (folder / "own.yaml").write_text(text.replace('"FUNCTION ', "!function ").replace('FUNCTION"', ""))
+    return anchored_task(LmEvalTaskConfig.model_validate({"kind": "lm_eval", "task": "own.yaml", **definition}), folder)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize(
+    ("keys", "changed", "reason"),
+    [
+        (
+            {"fewshot_split": "train", "definition": {"num_fewshot": 50}},
+            {},
+            "num_fewshot: own requires 50 examples and has 12 rows in its split .train.; set `num_fewshot` to 12",
+        ),
+        (
+            {"fewshot_split": "test", "num_fewshot": 12},
+            {},
+            "num_fewshot: own requires 12 examples and has 11 rows in its split 'test', the question itself not ",
+        ),
+        (
+            {"fewshot_config": {"sampler": "first_n", "samples": ROWS[:2]}, "num_fewshot": 3},
+            {},
+            "num_fewshot: own requires 3 examples and has 2 rows to draw them from; set `num_fewshot` to 2 or less",
+        ),
+        ({"doc_to_text": "{{q}} {{missing}}"}, {}, "task: .* 'missing' is undefined"),
+        ({"doc_to_text": "{{q[0]}} {{q.split()[1]}}"}, {}, "task: .*"),
+        ({"doc_to_text": "{{100 // (a | int - 3)}}"}, {}, "task: own: row 3: ZeroDivisionError: "),
+        (
+            {"doc_to_target": "a"},
+            {"a": None},
+            "task: own: row 3: `doc_to_target` gives no right answer; correct or remove",
+        ),
+        (CHOICE, {"gold": 2}, "task: own: row 3: the right answer 2 is neither one of the choices 'x', 'yy' nor "),
+        (CHOICE, {"gold": -1}, "task: own: row 3: the right answer -1 is neither one of the choices"),
+        (CHOICE, {"gold": None}, "task: own: row 3: the right answer None is neither one of the choices"),
+        ({**CHOICE, "doc_to_target": "a"}, {}, "task: own: row 0: the right answer '0' is neither one of"),
+        (CHOICE, {"choices": []}, "task: own: row 3: no choices to score"),
+        (
+            {"process_results": "!function graders.missing"},
+            {},
+            "process_results: own states the text '!function graders.*'",
+        ),
+        ({"process_results": "FUNCTION nowhere.gradeFUNCTION"}, {}, "task: .*own.yaml cannot be loaded: .*nowhere"),
+        ({"process_results": "FUNCTION graders.missingFUNCTION"}, {}, "task: .*own.yaml cannot be loaded: .*missing"),
+        (
+            {"process_results": "FUNCTION graders.brokenFUNCTION"},
+            {},
+            "task: own: row 0: KeyError: 'no'; correct the task",
+        ),
+        (
+            {"process_results": "FUNCTION graders.otherFUNCTION"},
+            {},
+            "task: own: row 0: its `process_results` gives f1, not exact_match",
+        ),
+        (
+            {"process_results": "FUNCTION graders.nothingFUNCTION"},
+            {},
+            "task: own: row 0: its exact_match is null, not a number from 0 to 1",
+        ),
+        (
+            {"process_results": "FUNCTION graders.nanFUNCTION"},
+            {},
+            "task: own: row 0: its exact_match is nan, not a number",
+        ),
+        (
+            {"process_results": "FUNCTION graders.percentFUNCTION"},
+            {},
+            "its exact_match is 50.0, not a number from 0 to 1",
+        ),
+        ({"test_split": "exam"}, {}, "task: .*own.yaml cannot be loaded: its data or configuration has no 'exam'"),
+    ],
+)
+def test_what_no_model_can_answer_is_reported_when_opened(
+    keys: dict[str, Any], changed: dict[str, Any], reason: str, chat: bool, tmp_path: Path
+) -> None:
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    (tmp_path / "graders.py").write_text(
+        "def broken(doc, results): return {'exact_match': doc['no']}\n"
+        "def other(doc, results): return {'f1': 1.0}\n"
+        "def nothing(doc, results): return {'exact_match': None}\n"
+        "def nan(doc, results): return {'exact_match': float('nan')}\n"
+        "def percent(doc, results): return {'exact_match': 50.0}\n"
+    )
+    keys = {**keys, "definition": {**keys.get("definition", {}), "chat": chat}}
+    with pytest.raises(TaskError, match=reason) as refused:
+        LmEvalTask(own_task(tmp_path, keys, changed))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("where", ["folder", "file"])
+def test_dataset_scripts_are_reported_as_such(where: str, tmp_path: Path) -> None:
+    script = tmp_path / "mine" / "mine.py"
+    script.parent.mkdir()
+    script.write_text("import datasets\nclass Mine(datasets.GeneratorBasedBuilder): ...\n")
+    keys = {
+        "dataset_path": str(script if where == "file" else script.parent),
+        "dataset_kwargs": {"trust_remote_code": True},
+    }
+    with pytest.raises(TaskError, match=r"its dataset is a Python script, .*; set `dataset_path` in `overrides` to "):
+        LmEvalTask(own_task(tmp_path, keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "count"),
+    [
+        ({"num_fewshot": 3}, 4),  # without a split for them, the harness draws from the test rows
+        ({"num_fewshot": 3, "training_split": "train"}, 0),
+        ({"num_fewshot": 3, "fewshot_split": "test"}, 0),  # the harness leaves out the question itself
+        ({"num_fewshot": 12, "fewshot_config": {"sampler": "first_n", "samples": ROWS}}, 12),
+        ({"num_fewshot": 2, "fewshot_config": {"sampler": "first_n", "samples": ROWS}}, 2),
+    ],
+)
+def test_prompts_that_show_their_own_answer_are_reported(
+    keys: dict[str, Any], count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    LmEvalTask(own_task(tmp_path, keys))
+    warned = [record.getMessage() for record in caplog.records if record.name.startswith("cycleqd_merge")]
+    expected = (
+        f"task: own: {count} of 12 prompts show their own question and answer among the examples, such as row 0; set "
+        "`fewshot_split` to a different split"
+    )
+    assert warned == ([expected] if count else [])
+
+
+def test_an_answer_that_cannot_be_graded_fails_one_evaluation(tmp_path: Path, engine: TransformersEngine) -> None:
+    """Another child's answer may well be graded, so the run goes on; the message names task and row."""
+    (tmp_path / "graders.py").write_text(
+        "def grade(doc, results): return {'exact_match': 1.0 if results[0] == 'I do not know.' else None}\n"
+    )
+    definition = own_task(tmp_path, {"process_results": "FUNCTION graders.gradeFUNCTION"})
+    task = LmEvalTask(definition)
+    with pytest.raises(RuntimeError, match=r"task: own: row \d+: its exact_match is null") as failed:
+        asyncio.run(task.score(task.samples("search")[0], engine))
+    assert not isinstance(failed.value, TaskError)

@@ -12,6 +12,8 @@ import pytest
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import DataError, RecipeError, TaskError
+from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.tasks.protocol import SPLIT_NAMES
 from cycleqd_merge.tasks.suite import Suite, open_suite, require_environments
 from tests.tasks.scripted import write_rows
 
@@ -54,6 +56,26 @@ def test_the_three_splits_are_disjoint(tmp_path: Path) -> None:
     assert {split: len(names) for split, names in ids.items()} == {"search": 7, "confirm": 3, "heldout": 10}
     assert len({name for names in ids.values() for name in names}) == 20
     assert set(ids["search"]) | set(ids["confirm"]) == {sample.id for sample in task.task.samples("search")}
+
+
+@pytest.mark.parametrize(("copies", "share", "confirmed"), [(1, 0.2, 5), (2, 0.2, 4), (3, 0.3, 6), (8, 0.2, 0)])
+def test_equal_rows_are_not_in_two_splits(tmp_path: Path, copies: int, share: float, confirmed: int) -> None:
+    stated = use(tmp_path, "a")
+    write_rows(tmp_path / "a.jsonl", *({"q": place // copies, "answer": "x", "id": place} for place in range(48)))
+    task, _ = suite_of(tmp_path, stated, use(tmp_path, "b"), confirm={"share": share})
+    rows = {split: {sample.row["q"] for sample in task.samples(split)} for split in SPLIT_NAMES}
+    assert sum(map(len, rows.values())) == 48 / copies
+    assert len(task.samples("confirm")) == confirmed
+    assert len(task.samples("heldout")) == 24
+
+
+@pytest.mark.parametrize("rows", [2, 3, 10, 41])
+def test_without_equal_rows_the_confirmation_split_is_what_it_always_was(tmp_path: Path, rows: int) -> None:
+    task, _ = suite_of(tmp_path, use(tmp_path, "a", rows=rows), use(tmp_path, "b"), confirm={"share": 0.3})
+    samples = task.task.samples("search")
+    order = generator(0, "confirm").permutation(len(samples))
+    reserved = set(order[: min(round(0.3 * len(samples)), len(samples) - 1)].tolist())
+    assert task.samples("confirm") == [sample for place, sample in enumerate(samples) if place in reserved]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.errors import CycleQDError
 from cycleqd_merge.run.identity import task_identity
+from cycleqd_merge.tasks.lm_eval import _answer
 from cycleqd_merge.tasks.prompting import Prompt, with_answer
 from cycleqd_merge.tasks.protocol import Completion, Message, Sampling
 from cycleqd_merge.tasks.suite import SuiteTask
@@ -153,6 +155,23 @@ def test_conversations_keep_answers_without_thoughts(tmp_path: Path) -> None:
     model = Opening(lambda _: "Act: finish?</think>\n\nAct: bash")
     completion = asyncio.run(prompt.ask(model, messages, Sampling()))
     assert with_answer(messages, completion.text)[-1] == {"role": "assistant", "content": "Act: bash"}
+
+
+@pytest.mark.parametrize(
+    ("thinking", "text", "answer"),
+    [
+        ("keep", "6\n</think>\n\n7\n8", "6\n</think>\n\n7\n8"),
+        ("strip", "6\n</think>\n\n7\n8", "7"),
+        ("strip", "6", ""),
+    ],
+)
+def test_the_harness_sees_the_answer_alone(thinking: Any, text: str, answer: str) -> None:
+    model = Scripted(lambda _: text)
+    prompt = ("user: x\nassistant: <think>\n", {"until": ["\n"]})
+    request = Instance(request_type="generate_until", doc={}, arguments=prompt, idx=0)
+    asyncio.run(_answer(request, model, thinking))
+    assert request.resps == [answer]
+    assert model.requests[0][2].stop == (() if thinking == "strip" else ("\n",))
 
 
 def test_an_answer_joins_the_turn_that_it_continues() -> None:

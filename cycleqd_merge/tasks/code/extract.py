@@ -1,93 +1,138 @@
-"""Extracting the program from an answer, as EvalPlus does: from its code block, the function and what it depends on."""
+"""Extracting the program from an answer: the function asked for, and what it needs. Nothing is executed.
+
+Like EvalPlus, this looks for the longest run of lines that is valid Python; unlike it, for one that defines the
+function, in each code block and in the whole answer. tests/tasks/code/test_sanitiser.py compares the two.
+"""
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Sequence
+import textwrap
+import warnings
+from collections.abc import Iterator
+from itertools import takewhile
 
-_FENCED = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*(?:\n|(?=\s))(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
-_MAX_LINES = 400
+from cycleqd_merge.tasks.code.needed import is_weak, needed
+from cycleqd_merge.tasks.code.runs import Run, python_runs
+
+_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning|reflection|scratchpad)>|\[/think\]", re.IGNORECASE)
+"""The end of a part of the answer that holds drafts."""
+_FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
+_TAG = re.compile(
+    r"</?(?:code|pre|python|answer|solution)\b[^>\n]{0,99}>|\[/?(?:code|python|answer|solution)\]"
+    r"|\\(?:begin|end)\{\w+\}(?:\[\w*\])?|<\|\w+\|>|</s>"
+    r"|(?:`{3,}|~{3,})[ \t]*(?:python[\d.]*|py\d*)?(?=[ \t\n]|$)[ \t]*|`{3,}",
+    re.IGNORECASE,
+)
+"""Marks of code that may share a line with it."""
+_TRANSCRIPT = re.compile(r"^[ \t]*(?:>>>|\.\.\.)(?: (.*)|$)", re.MULTILINE)
+_QUOTE = re.compile(r"^[ \t]*>[ ]?", re.MULTILINE)
+_ODD_BLANKS = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u200b": None, "\u2060": None, "\ufeff": None})
+_LONGEST = 200_000  # characters of an answer that are read
 
 
 def extract_program(answer: str, entry_point: str) -> str:
-    """The imports of an answer, and the definitions that `entry_point` depends on. Nothing is executed.
+    """The definitions of `entry_point` in an answer, and the statements that they need.
 
-    They are taken from the first code block that defines `entry_point`; without code blocks, from the longest run of
-    lines that is valid Python. If nothing defines the name, the block is returned unchanged, and will fail when run.
+    They are taken from the longest run of lines that is valid Python and defines it, in a code block or in the whole
+    answer; a function that returns nothing is used only if there is no other. What that run lacks is taken from other
+    runs. A closed part of thoughts holds drafts, which count only if the rest does not define the function. If nothing
+    does, the first code block is returned unchanged, and will fail when run.
     """
-    blocks = [match.group(1) for match in _FENCED.finditer(answer)] or [answer]
-    defines = re.compile(rf"^\s*(?:async\s+)?def\s+{re.escape(entry_point)}\b|^{re.escape(entry_point)}\s*=", re.M)
-    block = next((block for block in blocks if defines.search(block)), blocks[0])
-    return "\n".join(_needed(*_longest_python(block.split("\n")[:_MAX_LINES]), entry_point)) or block
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the answer's syntax
+        return _extract(answer, entry_point)
 
 
-def _longest_python(lines: Sequence[str]) -> tuple[Sequence[str], ast.Module]:
-    """The longest run of lines that is valid Python, and its syntax tree."""
-    best: tuple[Sequence[str], ast.Module] = ((), ast.Module([], []))
-    for start in range(len(lines)):
-        if _length(lines[start:]) <= _length(best[0]):
-            break
-        end = len(lines)
-        while end > start:
-            run = lines[start:end]
-            tree, valid = _parse(run)
-            if tree is not None:
-                best = (run, tree) if _length(run) > _length(best[0]) else best
-                break
-            end = start + min(valid, len(run) - 1)
-    return best
+def _extract(answer: str, entry_point: str) -> str:
+    answer = answer[:_LONGEST].removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    said = _THOUGHT.split(answer)[-1]
+    stub = ""
+    for text in dict.fromkeys((said, answer)):
+        for texts in (_code(text), *map(_code, _variants(text, entry_point))):
+            program, is_real = _best(texts, entry_point)
+            if is_real:
+                return program
+            stub = stub or program
+    return stub or next(iter(_blocks(answer)), answer)
 
 
-def _length(lines: Sequence[str]) -> int:
-    return sum(bool(line.strip()) for line in lines)
+def _best(texts: list[str], entry_point: str) -> tuple[str, bool]:
+    """The program of the best run in several texts, and whether its function returns anything; "" if there is none."""
+    runs = [run for text in texts for run in python_runs(text)]
+    defining = [place for place, run in enumerate(runs) if _defines(run, entry_point)]
+    if not defining:
+        return "", False
+    chosen = max(defining, key=lambda place: (_is_real(runs[place], entry_point), runs[place].lines))
+    program = needed([run.statements for run in runs], chosen, entry_point)
+    return "\n".join(program), _is_real(runs[chosen], entry_point)
 
 
-def _parse(lines: Sequence[str]) -> tuple[ast.Module | None, int]:
-    """The syntax tree of lines; or None, and the largest number of them that may be valid Python."""
-    try:
-        return ast.parse("\n".join(lines)), 0
-    except SyntaxError as error:
-        return None, max((error.lineno or 1) - 1, 0)
-    except (ValueError, RecursionError, MemoryError):
-        return None, 0
+def _defines(run: Run, name: str) -> bool:
+    return any(name in statement.binds for statement in run.statements)
 
 
-def _needed(lines: Sequence[str], tree: ast.Module, entry_point: str) -> list[str]:
-    """The source of imports, and of the definitions that `entry_point` refers to, directly or indirectly."""
-    defined = [(node, _names(node)) for node in tree.body]
-    uses = {
-        name: {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-        for node, names in defined
-        for name in names
-    }
-    reached, queue = {entry_point}, [entry_point]
-    while queue:
-        for name in uses.get(queue.pop(), set()) - reached:
-            reached.add(name)
-            queue.append(name)
-    if entry_point not in uses:
-        return []
-    kept = [
-        node
-        for node, names in defined
-        if isinstance(node, ast.Import | ast.ImportFrom) or not reached.isdisjoint(names)
+def _is_real(run: Run, name: str) -> bool:
+    """Whether a run has a definition that stands on its own, unlike `add = cached(add)`, and is not weak."""
+    definitions = [statement for statement in run.statements if name in statement.binds and not is_weak(statement)]
+    return any(hasattr(statement.tree, "body") or name not in statement.uses for statement in definitions)
+
+
+def _code(text: str) -> list[str]:
+    """The code blocks of a text, and the text itself."""
+    return [*_blocks(text), text]
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The contents of Markdown's fenced code blocks, dedented.
+
+    A block opens with any info string, and closes with a bare fence that is as long and not indented further; the last
+    block may be cut off.
+    """
+    opened, held = None, list[str]()
+    for line in text.split("\n"):
+        fence = _FENCE.fullmatch(line)
+        if opened is None:
+            opened, held = fence, []
+        elif fence and _closes(fence, opened):
+            yield _dedented(held, opened["indent"])
+            opened = None
+        else:
+            held.append(line)
+    if opened is not None:
+        yield _dedented(held, opened["indent"])
+
+
+def _closes(fence: re.Match[str], opened: re.Match[str]) -> bool:
+    same = fence["marks"].startswith(opened["marks"]) and not fence["info"].strip()
+    return same and len(fence["indent"].expandtabs()) <= len(opened["indent"].expandtabs())
+
+
+def _dedented(lines: list[str], indent: str) -> str:
+    """Lines without the indentation of their fence, or with less if they share more."""
+    return textwrap.dedent("\n".join(line.removeprefix(indent) for line in lines))
+
+
+def _variants(text: str, entry_point: str) -> Iterator[str]:
+    """An answer without what may surround code: marks on the same line, odd blanks, quotes, prompts, indentation."""
+    candidates = [
+        _TAG.sub("\n", text),
+        text.translate(_ODD_BLANKS),
+        _QUOTE.sub("", text),
+        "\n".join(_TRANSCRIPT.findall(text)),
+        _indented(text.split("\n"), entry_point),
     ]
-    return ["\n".join(lines[_start_line(node) - 1 : node.end_lineno]) for node in kept]
+    return (candidate for candidate in candidates if candidate and candidate != text)
 
 
-def _names(node: ast.stmt) -> set[str]:
-    """The names that a top-level statement defines."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {node.name}
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        return set()
-    return {
-        part.id for target in targets if target is not None for part in ast.walk(target) if isinstance(part, ast.Name)
-    }
-
-
-def _start_line(node: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+def _indented(lines: list[str], entry_point: str) -> str:
+    """The first indented part that defines `entry_point`, dedented."""
+    definition = re.compile(rf"[ \t]+(?:async[ ]+)?(?:def[ ]+{re.escape(entry_point)}\b|{re.escape(entry_point)}\s*=)")
+    found = next((number for number, line in enumerate(lines) if definition.match(line)), None)
+    if found is None:
+        return ""
+    first = found
+    while first and lines[first - 1][:1] in ("", " ", "\t"):
+        first -= 1
+    part = takewhile(lambda line: line[:1] in ("", " ", "\t"), lines[first:])
+    return textwrap.dedent("\n".join(part))

@@ -10,9 +10,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from math import comb
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from cycleqd_merge.bounded import Bounds, LimitExceeded, call
+from cycleqd_merge import bounded
+from cycleqd_merge.bounded import Bounds, LimitExceeded
 from cycleqd_merge.config.tasks import CodeTaskConfig
 from cycleqd_merge.errors import DataError, TaskError
 from cycleqd_merge.sandbox.protocol import MIB, Limits, RootFs
@@ -27,7 +28,10 @@ from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Ou
 from cycleqd_merge.tasks.splits import read_splits
 
 _HOST_FILES = RootFs()
-_GRADING = Bounds(seconds=20.0, memory=4 * 2**30)
+_BOUNDS = Bounds(seconds=20.0, memory=4 * 2**30)
+"""Limits of reading a program and of grading: hostile values can take hours to build, such as numbers of one hash."""
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class CodeTask:
@@ -86,7 +90,9 @@ class CodeTask:
 
     async def _passes(self, problem: CodeProblem, answer: str) -> bool:
         """Whether an answer's program is correct on the inputs of the metric."""
-        program = await asyncio.to_thread(extract_program, answer, problem.entry_point)
+        program = await _within_limits(extract_program, answer, problem.entry_point)
+        if program is None:
+            return False
         sandbox = await asyncio.to_thread(sandbox_for, _HOST_FILES)
         inputs = {"base": problem.base_inputs, "plus": problem.plus_inputs}
         kinds = ("base",) if self._definition.metric == "base" else ("base", "plus")
@@ -106,7 +112,8 @@ class CodeTask:
             found = await returned_values(sandbox.provider, program, problem.entry_point, inputs, limits)
         if found is None:
             return False
-        return await asyncio.to_thread(_all_correct, problem, inputs, found, expected.outputs)
+        names = (problem.task_id, problem.entry_point)
+        return await _within_limits(all_correct, *names, inputs, found, expected.outputs, problem.atol) or False
 
     def reference_of(self, sample: Sample) -> str:
         """The reference solution."""
@@ -127,15 +134,6 @@ class CodeTask:
         }
         prefix = self._prompt.answer_prefix(problem.columns)
         return [KnownAnswer(name, name == "gold", _reply(program, prefix)) for name, program in answers.items()]
-
-
-def _all_correct(problem: CodeProblem, inputs: Sequence[Any], found: Sequence[str], expected: Sequence[str]) -> bool:
-    """`all_correct` within limits: hostile values can take hours to build, such as sets of numbers of one hash."""
-    try:
-        names = (problem.task_id, problem.entry_point)
-        return call(_GRADING, all_correct, *names, list(inputs), list(found), list(expected), problem.atol)
-    except LimitExceeded:
-        return False
 
 
 _CHANGED = """
@@ -173,6 +171,14 @@ def _reply(program: str, prefix: str) -> Callable[[object], str]:
     else:
         text = f"\n{program}\n```"
     return lambda prompt: text
+
+
+async def _within_limits(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
+    """The result of a function of hostile data; None if that makes it take too long, or too much memory."""
+    try:
+        return await asyncio.to_thread(bounded.call, _BOUNDS, function, *args, **kwargs)
+    except LimitExceeded:
+        return None
 
 
 def pass_at(k: int, answers: int, correct: int) -> float:

@@ -72,7 +72,7 @@ class MariadbDatabase:
                     pass
         except InfrastructureError as error:
             reason = error.__cause__
-            if not isinstance(reason, pymysql.MySQLError) or reason.args[0] not in _TABLE_ERRORS:
+            if not isinstance(reason, pymysql.MySQLError) or not _is_the_tables(reason):
                 raise
             self.close()
             raise DataError(f"table {table.name!r}: the database cannot store it: {reason.args[-1]}") from error
@@ -178,6 +178,13 @@ class MariadbDatabase:
             self._drop_session()
         state = getattr(error, "sqlstate", None) or "HY000"
         return f"{code} ({state}): {' '.join(map(str, rest))}".replace(self._name, self._table.name)
+
+
+def _is_the_tables(error: pymysql.MySQLError) -> bool:
+    """Whether a table causes the error of the statement that creates or fills it."""
+    code, message = error.args[0], str(error.args[-1])
+    too_large = "File name too long" in message or "Too many columns" in message
+    return code in _TABLE_ERRORS or (code == ER.CANT_CREATE_TABLE and too_large)
 
 
 class _PartialCursor(SSCursor):

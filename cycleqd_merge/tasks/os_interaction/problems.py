@@ -10,6 +10,7 @@ from typing import Any
 
 from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.errors import DataError
+from cycleqd_merge.tasks.matching import is_found
 
 LANGUAGES = ("bash", "python", "c", "c++")
 _LONGEST_SCRIPT = 131_071
@@ -53,6 +54,8 @@ def read_os_problem(row: Mapping[str, Any], scripts: Path) -> OsProblem:
     Raises:
         DataError: the row is not a problem, names a script that does not exist, or cannot be graded.
     """
+    if "description" not in row and "config" not in row:
+        raise DataError(f"not an OS problem: no `description`; the row has the columns {', '.join(row)}")
     if "evaluation" in row:
         graded, create = _object(row["evaluation"], "evaluation"), row.get("create")
         init, example = (create.get("init") if isinstance(create, Mapping) else None), graded.get("example")
@@ -113,17 +116,18 @@ def _match(value: Any) -> tuple[str | None, str | None, bool]:
                 f"match: answer: {answer!r} has blanks at an end, which are removed from the model's answer; "
                 "remove them, or set `strip: false`"
             )
-    elif re.search(_pattern(pattern), "") is not None:
+    elif is_found(_pattern(pattern), ""):
         raise DataError(f"match: regex: {pattern!r} accepts an empty answer; anchor it, as in '^[0-9]+$'")
     return answer, pattern, strip
 
 
-def _pattern(value: Any) -> re.Pattern[str]:
+def _pattern(value: Any) -> str:
     text = _text(value, "match: regex")
     try:
-        return re.compile(text)
+        re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise DataError(f"match: regex: {text!r} is not a regular expression: {error}") from None
+    return text
 
 
 def _object(value: Any, key: str) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from cycleqd_merge.sandbox.boxes import Box, open_box
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, RootFs
 from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
+from cycleqd_merge.tasks.matching import is_found
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
 from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
@@ -122,7 +123,7 @@ class OsInteractionTask:
             "finish": lambda prompt: "Think: done.\n\nAct: finish",
             "empty": lambda prompt: "",
         }
-        if problem.answer == "done" or re.search(problem.pattern or "(?!)", "done"):
+        if problem.answer == "done" or (problem.pattern is not None and is_found(problem.pattern, "done")):
             del stubs["stub"]
         return [KnownAnswer(name, name == "gold", reply) for name, reply in {**answers, **stubs}.items()]
 
@@ -178,7 +179,7 @@ async def _accepts(box: Box, problem: OsProblem, answer: str | None) -> bool:
         answer = answer.strip() if problem.strip else answer
         if problem.answer is not None:
             return answer == problem.answer
-        return re.search(problem.pattern or "", answer) is not None
+        return await asyncio.to_thread(is_found, problem.pattern or "", answer)
     parameters = [str(answer)]
     for script in problem.check:
         called = script if script is not None else problem.example

@@ -200,11 +200,42 @@ def test_every_result_becomes_text(databases: tuple[MariadbDatabase, MariadbData
     assert re.match(result, databases[0].execute(sql))
 
 
-def test_statements_share_only_the_tables(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
+@pytest.mark.parametrize(
+    ("statements", "result", "left"),
+    [
+        (("SET @m = (SELECT MAX(`No.`) FROM `Jazz Albums`)", "SELECT @m"), "[('2',)]", CELLS),
+        (("CREATE TEMPORARY TABLE t AS SELECT * FROM `Jazz Albums`", "SELECT COUNT(*) FROM t"), "[(3,)]", CELLS),
+        (("DELETE FROM `Jazz Albums` WHERE `No.` = '2'", "SELECT ROW_COUNT()"), "[(2,)]", CELLS[:1]),
+        (("SELECT SQL_CALC_FOUND_ROWS 1 FROM `Jazz Albums` LIMIT 1", "SELECT FOUND_ROWS()"), "[(3,)]", CELLS),
+        (("BEGIN", "DELETE FROM `Jazz Albums` WHERE `No.` = '2'", "COMMIT"), "[]", CELLS[:1]),
+        (("BEGIN", "DELETE FROM `Jazz Albums`", "ROLLBACK"), "[]", CELLS),
+        (("START TRANSACTION", "DELETE FROM `Jazz Albums` WHERE `No.` = '2'"), "[]", CELLS[:1]),  # committed at the end
+        (("SET autocommit = 0", "DELETE FROM `Jazz Albums` WHERE `No.` = '2'"), "[]", CELLS[:1]),
+        (("LOCK TABLES `Jazz Albums` WRITE", "SELECT 1"), "[(1,)]", CELLS),
+        (("SET SESSION sql_mode = 'ANSI'", "SELECT @@sql_mode LIKE '%ANSI%'"), "[(1,)]", CELLS),
+        (("SET SESSION group_concat_max_len = 4", "SELECT 1"), "[(1,)]", CELLS),  # the digest has its own session
+        (("SET NAMES latin1", "SELECT 'é'", "SELECT 1"), "[(1,)]", CELLS),
+        (("KILL CONNECTION_ID()", "SELECT 1"), "[(1,)]", CELLS),
+        (("SET @m = 1", "SELECT REPEAT('x', 1000) FROM seq_1_to_5000", "SELECT @m"), "[(1,)]", CELLS),
+        (("SET @m = 1", "SELECT seq FROM seq_1_to_1000000", "SELECT @m"), "[(None,)]", CELLS),  # too many rows to skip
+    ],
+)
+def test_a_conversations_statements_share_a_session(
+    databases: tuple[MariadbDatabase, MariadbDatabase],
+    statements: tuple[str, ...],
+    result: str,
+    left: tuple[tuple[str, ...], ...],
+) -> None:
+    database, other = databases
+    assert [database.execute(statement) for statement in statements][-1] == result
+    assert database.digest() == digest(left)
+    assert other.digest() == digest(CELLS)
+
+
+def test_several_statements_at_once_are_refused(databases: tuple[MariadbDatabase, MariadbDatabase]) -> None:
     database, _ = databases
-    database.execute("SET SESSION sql_mode = 'ANSI', max_statement_time = 0")
-    assert database.execute("SELECT @@sql_mode, @@max_statement_time") == "[('NO_ENGINE_SUBSTITUTION', 1.0)]"
     assert database.execute("SELECT 1; DROP TABLE `Jazz Albums`").startswith("1064 (42000): You have an error in your")
+    assert database.execute("SELECT 1;") == "[(1,)]"
     assert database.digest() == digest(CELLS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,26 +162,133 @@ def test_problems_are_read_in_all_formats(tmp_path: Path) -> None:
     assert (matched.answer, matched.strip) == ("yes", True)
 
 
+def matching(match: Any) -> dict[str, Any]:
+    return {"description": "d", "match": match}
+
+
+def checking(check: Any, **keys: Any) -> dict[str, Any]:
+    return {"description": "d", "check": check, **keys}
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"q": 1}, "not an OS problem: KeyError: 'description'; columns: q"),
+        ({"q": 1}, "not an OS problem: no `description`; the row has the columns q"),
         ({"description": "d"}, "an OS problem requires a `match` or a `check`"),
-        (
-            {"description": "d", "check": [None]},
-            "an OS problem with null in its `check` requires an `example_script`",
-        ),
-        (
-            {"description": "d", "check": [["perl", "1"]]},
-            "unknown script language 'perl'; allowed: bash, python, c, c++",
-        ),
+        ({"description": None, "match": "7"}, "description: expected a text; found null"),
+        ({"description": " ", "match": "7"}, "description: is empty"),
+        ({"description": ["d"], "match": "7"}, "description: expected a text; found ['d']"),
+        ({"config": None}, "config: expected an object; found null"),
+        ({"config": {"config": "x"}}, "config: config: expected an object; found 'x'"),
+        ({"description": "d", "evaluation": "x"}, "evaluation: expected an object; found 'x'"),
+        (matching({"answer": 7}), "match: answer: expected a text; found 7: write it in quotes"),
+        (matching({"answer": True}), "match: answer: expected a text; found true"),
+        (matching({"answer": ["7"]}), "match: answer: expected a text; found ['7']"),
+        (matching({"answer": ""}), "match: answer: is empty"),
+        (matching({"answer": " 7"}), "match: answer: ' 7' has blanks at an end"),
+        (matching({"answer": None}), "match: set `answer` to the exact answer, or `regex`"),
+        (matching({"anwser": "7"}), "match: set `answer` to the exact answer, or `regex`"),
+        (matching(7), "match: expected an object; found 7"),
+        (matching([]), "match: expected an object; found []"),
+        (matching({"regex": 7}), "match: regex: expected a text; found 7: write it in quotes"),
+        (matching({"regex": "(7"}), "match: regex: '(7' is not a regular expression: missing ), unterminated"),
+        (matching({"regex": ""}), "match: regex: is empty"),
+        (matching({"regex": ".*"}), "match: regex: '.*' accepts an empty answer"),
+        (matching({"regex": "7|"}), "match: regex: '7|' accepts an empty answer"),
+        (matching({"answer": "7", "strip": "no"}), "match: strip: expected true or false; found 'no'"),
+        (checking([]), "an OS problem requires a `match` or a `check`"),
+        (checking([None]), "an OS problem with null in its `check` requires an `example_script`"),
+        (checking([None], example_script="ls"), "check: only runs the example, so every answer would be right"),
+        (checking([["bash", " "]]), "check: a script is empty, so every answer would be right"),
+        (checking(""), "check: a script is empty, so every answer would be right"),
+        (checking([["perl", "1"]]), "check: unknown script language 'perl'; allowed: bash, python, c, c++"),
+        (checking(["ruby", "exit 0"]), "check: unknown script language 'ruby'; allowed: bash, python, c, c++"),
+        (checking([["bash", "a", "b"]]), "check: expected a script: a text, a pair such as"),
+        (checking([["bash", 7]]), "check: expected a script: a text, a pair such as"),
+        (checking([7]), "check: expected a script: a text, a pair such as"),
+        (checking([{"language": "bash"}]), "check: expected a script: a text, a pair such as"),
+        (checking("true", init_script=7), "init_script: expected a script"),
+        (checking("true", init_script=[["bash", "a\0b"]]), "init_script: a script contains a NUL character"),
+        (checking("true", init_script=["x" * 140_000]), "init_script: a script has more than 131071 bytes"),
+        (checking("true", start="x" * 70_000), "start: a command has at most 60000 characters"),
+        (checking("true", start=["bash"]), "start: expected a script"),
+        (checking("true", example_script="\ud800"), "surrogate"),
         ({"description": "d", "evaluation": {"check": {"file": "no.sh"}}}, "no.sh: cannot be read: No such file"),
+        ({"description": "d", "evaluation": {"check": {"file": 7}}}, "check: file: expected a text; found 7"),
+        ({"description": "d", "evaluation": {"check": {"file": "../s.sh"}}}, "../s.sh: is outside the scripts' folder"),
+        ({"description": "d", "evaluation": {"check": {"file": "/etc/passwd"}}}, "is outside the scripts' folder"),
+        ({"description": "d", "evaluation": {"check": {"file": "binary.sh"}}}, "binary.sh: not UTF-8 text"),
     ],
 )
 def test_other_rows_are_refused(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
+    (tmp_path / "binary.sh").write_bytes(b"\xff")
     with pytest.raises(DataError) as raised:
-        open_os(tmp_path, row)
+        open_os(tmp_path, row, scripts=str(tmp_path))
     assert problem in str(raised.value)
+    assert "rows.jsonl:1" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "turn", "score"),
+    [
+        (matching("7"), "Act: answer(7)", 1.0),  # in AgentBench's own form, a plain text is the answer
+        (matching({"answer": "f(x)"}), "Act: answer(f(x))", 1.0),
+        (matching({"answer": "7"}), 'Act: answer("7")', 0.0),
+        (matching({"answer": "None"}), "Act: finish", 0.0),
+        (matching({"regex": "^[A-Z]"}), "Act: finish", 0.0),  # no answer, not the answer `None`
+        (matching({"answer": " 7", "strip": False}), "Act: answer( 7)", 1.0),
+        (checking(["bash", "exit 1"]), "Act: finish", 0.0),  # one script, not the script `bash` and another one
+        (checking(["python", "exit(1)"]), "Act: finish", 0.0),
+        (checking("exit 1"), "Act: finish", 0.0),
+        (checking({"language": "python", "code": "exit(1)"}), "Act: finish", 0.0),
+        (checking(["test 1", "test $2 = x"]), "Act: answer(y)", 0.0),  # two scripts in bash
+        (checking(["test 1", "test $1 = y"]), "Act: answer(y)", 1.0),
+        (checking(["test $1 = None"]), "Act: finish", 1.0),  # a check is called as in AgentBench
+    ],
+)
+def test_every_form_of_a_grader_is_used(tmp_path: Path, row: dict[str, Any], turn: str, score: float) -> None:
+    assert play(open_os(tmp_path, row), turn)[0].score == score
+
+
+def test_a_pattern_that_takes_too_long_costs_one_sample(tmp_path: Path) -> None:
+    task = open_os(tmp_path, matching({"regex": "^(a+)+$"}))
+    started = time.monotonic()
+    assert play(task, f"Act: answer({'a' * 40}!)")[0].score == 0.0
+    assert time.monotonic() - started < 30
+    assert play(task, "Act: answer(aaa)")[0].score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("commands", "shown"),
+    [
+        (["cd /usr && X=5", "pwd; echo $X"], "/usr\n5\n"),
+        (["cat"], ""),
+        (["read -p 'name? ' n; echo got $n", "echo on"], "on\n"),
+        (["python3", "echo on"], "on\n"),
+        (["sleep 100 &\necho started", "jobs | head -1"], "[1]+  Running                 sleep 100 &\n"),
+        (["cat > /root/x <<'EOF'\nit's \"a\" $HOME\nEOF\ncat /root/x"], 'it\'s "a" $HOME\n'),
+        (["cd /tmp; exit 3", "pwd"], "/\n"),
+        (["echo 'abc", "echo on"], "on\n"),
+        (["kill -9 $$", "echo on"], "on\n"),
+        (["set -e; cd /usr", "false", "pwd"], "/\n"),
+        (["su - nobody -s /bin/bash 2> /dev/null", "whoami"], "nobody\n"),
+        (["printf '\\xff ok \\xe2\\x82\\xac\\n'"], "\ufffd ok €\n"),
+    ],
+)
+def test_a_shell_behaves_as_one(tmp_path: Path, commands: list[str], shown: str) -> None:
+    task = open_os(tmp_path, matching("7"), seconds=2.0, rounds=9)
+    _, messages = play(task, *map(bash, commands), "Act: finish")
+    assert messages[-1] == (f"The output of the OS:\n\n{shown}" if shown else "The output of the OS is empty.")
+    assert not any("printf '" in message or " $?" in message for message in messages)
+
+
+def test_known_answers_are_not_asked_where_none_is_known(tmp_path: Path) -> None:
+    rows = [matching({"regex": "^[a-z]+$"}), matching({"answer": "done"}), checking("test $1 = x")]
+    task = open_os(tmp_path, *rows)
+    verdicts = asyncio.run(check(task, task.samples("search")))
+    assert [verdict for verdict in verdicts if not verdict.passed] == []
+    assert [verdict.answer for verdict in verdicts].count("gold") == 1
 
 
 @pytest.mark.needs("published data")
