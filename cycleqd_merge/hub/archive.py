@@ -61,7 +61,7 @@ def portable_events(events: Sequence[Event], portable: PortableRecipe) -> list[E
         "folder": ".",
         "bases": last["bases"],
         "environment": last.get("environment", {}),
-        **{key: last[key] for key in ("engine_semantics",) if key in last},
+        **{key: last[key] for key in ("task_environments", "engine_semantics") if key in last},
     }
     rest = [_without_details(event) for event in events[1:] if event["event"] != "session"]
     return [events[0], session, *rest]

@@ -119,4 +119,5 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 def _session(event: Mapping[str, Any]) -> dict[str, Any]:
     began = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M UTC") if "time" in event else None
-    return {"began": began, "environment": event.get("environment", {}), "bases": event["bases"]}
+    environment = {**event.get("environment", {}), **event.get("task_environments", {})}
+    return {"began": began, "environment": environment, "bases": event["bases"]}

@@ -102,6 +102,19 @@ def test_a_finished_run_is_not_refused_and_stays_as_it_is(
     assert (run / JOURNAL_FILE).read_bytes() == before
 
 
+def test_what_tasks_run_on_is_recorded_and_published(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GenerateTask, "environment", lambda self: "a sandbox, version 3", raising=False)
+    recipe = write_recipe(tmp_path, models)
+    assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
+    events = read_events(tmp_path / "run")
+    expected = {"vowels": "a sandbox, version 3", "letters": "a sandbox, version 3"}
+    assert [session["task_environments"] for session in of_kind(events, "session")] == [expected]
+    published = portable_events(events, portable_recipe(open_run(tmp_path / "run").recipe))
+    assert published[1]["task_environments"] == expected
+
+
 def test_versions_are_recorded_and_an_older_program_extends_no_newer_run(models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models)
     run = tmp_path / "run"

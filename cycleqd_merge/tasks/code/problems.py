@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,19 +127,21 @@ def _tuple_at(value: Any, path: Sequence[int | None]) -> Any:
 
 def _from_hub(row: Mapping[str, Any]) -> CodeProblem:
     """The datasets have a test script: its literals are read, the script is never executed."""
-    tree = ast.parse(row["test"])
-    inputs = next(_assigned_literals(tree, "inputs"), None)
-    if inputs is None:
-        raise ValueError("its test script has no inputs")
+    with _integers_of_any_length():
+        tree = ast.parse(row["test"])
+        inputs = next(_assigned_literals(tree, "inputs"), None)
+        if inputs is None:
+            raise ValueError("its test script has no inputs")
+        packed = [pack(list(arguments))[1] for arguments in inputs]
     called, atol = _assertion(tree)
-    base = len(row["test_list"]) if "test_list" in row else 0
+    tests = list(row.get("test_list") or [])
+    base = len(set(tests))  # they are the first inputs, each of them once
     solution = row["code"] if "code" in row else row["prompt"] + row["canonical_solution"]
-    instruction, assertion = _split_prompt("\n".join([row["prompt"], *row.get("test_list", [])[:1]]))
+    instruction, assertion = _split_prompt("\n".join([row["prompt"], *tests[:1]]))
     task_id = str(row["task_id"])
-    packed = [pack(list(arguments))[1] for arguments in inputs]
     return CodeProblem(
         task_id=task_id if "/" in task_id else f"Mbpp/{task_id}",
-        entry_point=row.get("entry_point") or called,
+        entry_point=row.get("entry_point") or _function_under_test(called, solution, tests),
         prompt=row["prompt"],
         instruction=instruction,
         assertion=assertion,
@@ -146,6 +150,26 @@ def _from_hub(row: Mapping[str, Any]) -> CodeProblem:
         plus_inputs=packed[base:],
         atol=atol,
     )
+
+
+@contextmanager
+def _integers_of_any_length() -> Iterator[None]:
+    """Lifts Python's limit on the digits of an integer: inputs and results of some problems have thousands."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
+def _function_under_test(called: str, solution: str, tests: Sequence[str]) -> str:
+    """The function that a test script calls; if it names it `candidate`, the solution's that the first test calls."""
+    defined = [node.name for node in ast.parse(solution).body if isinstance(node, ast.FunctionDef)]
+    if called in defined or not defined:
+        return called
+    words = re.findall(r"\w+", tests[0]) if tests else []
+    return next((word for word in words if word in defined), defined[-1])
 
 
 def _assigned_literals(tree: ast.Module, name: str) -> Iterator[Any]:
@@ -167,8 +191,9 @@ def _assertion(tree: ast.Module) -> tuple[str, float]:
     """The function under test and its tolerance, from the script's call `assertion(f(*inp), exp, atol)`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "assertion":
-            call, _, atol = node.args
-            assert isinstance(call, ast.Call)
+            call, atol = node.args[0], node.args[2]
+            if not isinstance(call, ast.Call):
+                continue
             parts = [part.id for part in ast.walk(call) if isinstance(part, ast.Name) and part.id not in ("inp", "exp")]
             return parts[-1], float(ast.literal_eval(atol))
     raise ValueError("its test script has no assertion")

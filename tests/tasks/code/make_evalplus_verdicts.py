@@ -71,16 +71,21 @@ def _verdict(problem: dict[str, Any], expected: dict[str, Any] | None, answer: s
     program = sanitize(answer, problem["entry_point"])
     for number, kind in enumerate(("base", "plus")):
         values, seconds = expected[kind]
-        status, _ = untrusted_check(
-            "mbpp",
-            program,
-            problem[f"{kind}_input"],
-            problem["entry_point"],
-            values,
-            problem["atol"],
-            seconds,
-            fast_check=True,
-        )
+        inputs, name = problem[f"{kind}_input"], problem["entry_point"]
+        for factor in (1, 10):  # a busy machine must not decide: a second time with generous limits
+            status, _ = untrusted_check(
+                "mbpp",
+                program,
+                inputs,
+                name,
+                values,
+                problem["atol"],
+                [factor * each for each in seconds],
+                fast_check=True,
+                min_time_limit=float(factor),
+            )
+            if status == "pass":
+                break
         if status != "pass":
             return number
     return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.code.problems import read_code_problem, restore_inputs
 from cycleqd_merge.tasks.code.values import unpack
+from tests.components import DATA
 
 JSONL = {
     "task_id": "Mbpp/2",
@@ -54,6 +56,90 @@ def test_a_row_in_the_hub_format_is_read_and_never_executed() -> None:
     assert problem.assertion == read_code_problem(JSONL).assertion
     assert inputs(problem.base_inputs) == [[(3, 4), (5, 4)]]
     assert inputs(problem.plus_inputs) == [[(), ()], [(1,), (1, float("inf"))]]
+
+
+HUB_INPUTS = [
+    [[(3, 4), [5]], [{"a": (1, 2)}, {1, 2}]],
+    [[set(), frozenset()], [1 + 2j, -1.5e-7]],
+    [[float("inf"), -float("inf")], [b"ab", None]],
+    [["text\n'quoted'", 'x"y'], [True, 10**30]],
+]
+
+
+@pytest.mark.parametrize("given", HUB_INPUTS, ids=str)
+def test_literals_of_every_type_are_read(given: list[Any]) -> None:
+    """As EvalPlus writes them: the representation of a list."""
+    text = repr(given).replace("frozenset()", "()")
+    test = f"from math import inf\n\ninputs = {text}\nresults = {text}\n"
+    test += "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion(similar_elements(*inp), exp, 1e-6)\n"
+    problem = read_code_problem({**HUB, "test": test, "test_imports": ["import numpy as np", "import math"]})
+    assert repr(inputs([*problem.base_inputs, *problem.plus_inputs])) == text
+    assert problem.atol == 1e-6
+
+
+def test_integers_of_thousands_of_digits_are_read() -> None:
+    digits = "9" * 6000
+    test = f"inputs = [[{digits}]]\nresults = [{digits}]\nassertion(similar_elements(*inp), exp, 0)\n"
+    problem = read_code_problem({**HUB, "test": test, "test_list": []})
+    assert inputs(problem.plus_inputs) == [[10**6000 - 1]]
+    assert sys.get_int_max_str_digits() > 0
+
+
+CROSSCHECK = """
+import numpy as np
+
+def assertion(out, exp, atol):
+    assert out == exp
+
+def ref_func(a, b):
+    inputs = sorted(a)
+    return tuple(set(inputs) & set(b))
+
+inputs = [[(3, 4), (5, 4)], [(), ()]]
+for i, inp in enumerate(inputs):
+    assertion(similar_elements(*inp), ref_func(*inp), 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        CROSSCHECK,
+        CROSSCHECK.replace("similar_elements(", "candidate("),
+        CROSSCHECK.replace("ref_func(*inp), 0)", "ref_func(*inp), 0, inp)"),
+    ],
+    ids=["large results", "candidate", "a rule of its own"],
+)
+def test_other_forms_of_the_test_script(test: str) -> None:
+    problem = read_code_problem({**HUB, "test": test})
+    assert (problem.entry_point, problem.atol, len(problem.base_inputs)) == ("similar_elements", 0.0, 1)
+    assert inputs(problem.plus_inputs) == [[(), ()]]
+
+
+def test_a_repeated_test_is_one_input() -> None:
+    problem = read_code_problem({**HUB, "test_list": HUB["test_list"] * 2})
+    assert (len(problem.base_inputs), len(problem.plus_inputs)) == (1, 2)
+
+
+@pytest.mark.needs("published data")
+def test_all_problems_of_the_benchmark_are_read_in_both_formats() -> None:
+    """The rows of the Hub's dataset have the same inputs, as literals in a script, each of them once."""
+    for line in (DATA / "MbppPlus-2023-11-16.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        from_file = read_code_problem(row)
+        given = [
+            arguments for key in ("base_input", "plus_input") for arguments in restore_inputs(row["task_id"], row[key])
+        ]
+        unique = list({repr(list(arguments)): arguments for arguments in given}.values())
+        test = f"from math import inf\ninputs = {[list(arguments) for arguments in unique]}\n"
+        test += f"for i, inp in enumerate(inputs):\n    assertion({row['entry_point']}(*inp), None, {row['atol']})\n"
+        problem = read_code_problem(
+            {**HUB, "task_id": int(row["task_id"][5:]), "code": row["canonical_solution"], "test": test}
+        )
+        assert (problem.task_id, problem.entry_point, problem.atol) == (row["task_id"], row["entry_point"], row["atol"])
+        found = inputs([*problem.base_inputs, *problem.plus_inputs])
+        assert found == [list(arguments) for arguments in unique]
+        assert problem.solution == from_file.solution
 
 
 def test_humanevals_solution_continues_its_prompt() -> None:
