@@ -42,7 +42,9 @@ def test_plan_passes_it_with_stand_ins(tmp_path: Path) -> None:
     settings = {
         "base": str(base),
         "experts": experts,
-        "tasks.0.task": shipped("mbpp-plus", write_rows(tmp_path / "coding.jsonl", *[DOUBLE] * 2)),
+        "tasks.0.task": shipped(
+            "mbpp-plus", write_rows(tmp_path / "coding.jsonl", DOUBLE, {**DOUBLE, "task_id": "Mbpp/2"})
+        ),
         "tasks.1.task": shipped("agentbench-db", write_rows(tmp_path / "db.jsonl", *ROWS)),
         "tasks.2.task": shipped("agentbench-os", write_rows(tmp_path / "os.jsonl", COUNT, MAKE)),
         "engine": {"kind": "transformers"},
