@@ -134,4 +134,6 @@ def close(found: Any, wanted: Any, atol: float, rtol: float = 1e-7) -> bool:
         return False
     if type(wanted) is int and not -_LARGEST < wanted < _LARGEST:
         return False
-    return bool(found == wanted or (math.isfinite(abs(wanted)) and abs(found - wanted) <= atol + rtol * abs(wanted)))
+    numbers: tuple[Any, Any] = (found, wanted)  # a fraction and a complex number have no common type
+    difference, size = abs(numbers[0] - numbers[1]), abs(numbers[1])
+    return bool(found == wanted or (math.isfinite(size) and difference <= atol + rtol * size))
