@@ -132,7 +132,11 @@ class _Child:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, start_new_session=True
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
                 )
         except OSError as error:
             raise InfrastructureError(f"cannot start a process for bounded calls: {error}") from error

@@ -157,6 +157,14 @@ FORMS: dict[str, Form] = {
         decoder=decoders.WordPiece(),
     ),
     "llama2_ends": Form(_byte_fallback, _LLAMA, "<s> $A </s>", normalizer=_PREPEND, decoder=_FUSE),
+    "gemma_ends": Form(
+        _byte_fallback,
+        {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"},
+        "$A <eos>",  # and no BOS token
+        normalizer=normalizers.Replace(" ", "▁"),
+        pre_tokenizer=pre_tokenizers.Split(" ", "merged_with_previous"),
+        decoder=_FUSE,
+    ),
     "gpt2_ends": Form(_byte_level, _GPT, "$A <|endoftext|>", pre_tokenizer=_BYTES, decoder=decoders.ByteLevel()),
     "qwen_ends": Form(
         _byte_level,
@@ -167,7 +175,7 @@ FORMS: dict[str, Form] = {
     ),
     "doubled": Form(_byte_fallback, _LLAMA, "<s> <s> $A", pre_tokenizer=_FIRST, decoder=_FUSE),
 }
-APPENDING = ("t5", "bert", "llama2_ends", "gpt2_ends", "qwen_ends")
+APPENDING = ("t5", "bert", "llama2_ends", "gemma_ends", "gpt2_ends", "qwen_ends")
 DOUBLED = "doubled"
 
 

@@ -23,10 +23,10 @@ def rendered(
     options: `add_generation_prompt` and `continue_final_message`. variables: special tokens, and the template's own.
     """
     try:
-        texts, _ = render_jinja_template(
-            conversations=[list(messages)],
+        result: Any = render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
             chat_template=template,
-            **options,
+            **dict[str, Any](options),
             **variables,
         )
     except _LIMITS:
@@ -39,7 +39,7 @@ def rendered(
         return False, f"rejects these turns: {_reason(error)}"
     except Exception as error:  # a template may raise anything
         return False, f"fails: {type(error).__name__}: {_reason(error)}"
-    return True, texts[0]
+    return True, result[0][0]
 
 
 def variables_of(template: str) -> list[str]:

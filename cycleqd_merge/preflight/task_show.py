@@ -32,10 +32,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class ShownExchange:
-    """An exchange, and the token ids of its prompt as the model receives it (and of the continuation), if asked for."""
+    """An exchange and, if asked for, the token ids that the model reads.
+
+    scored: the number of them, at the end, whose likelihood is the continuation's.
+    """
 
     exchange: Exchange
     tokens: tuple[int, ...] | None = None
+    scored: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,8 @@ def show_task(
 def _prompt_only(task: Task, sample: Sample) -> ShownSample:
     if isinstance(task, Prompting):
         prompt = task.prompt_of(sample)
-        choices = task.choices_of(sample) if isinstance(task, GenerateTask) else []
-        exchanges = [Exchange.unanswered(prompt, choice) for choice in choices or [None]]
+        choices: Sequence[str | None] = task.choices_of(sample) if isinstance(task, GenerateTask) else []
+        exchanges = [Exchange.unanswered(prompt, choice) for choice in choices or (None,)]
     else:
         exchanges = _run(_first_requests(task, sample))
     return ShownSample(sample.id, tuple(map(ShownExchange, exchanges)), _reference(task, sample))
@@ -135,8 +139,12 @@ async def _scored(
 def _encoded(exchange: Exchange, encode: Callable[[str], list[int]] | None) -> ShownExchange:
     if encode is None:
         return ShownExchange(exchange)
-    text = type(exchange.prompt)(exchange.prompt + (exchange.continuation or ""))  # rendered text stays marked as such
-    return ShownExchange(exchange, tuple(encode(text)))
+    if exchange.continuation is None:
+        return ShownExchange(exchange, tuple(encode(exchange.prompt)))
+    from cycleqd_merge.evaluation.engines.prompts import encode_pair
+
+    tokens, scored = encode_pair(encode, exchange.prompt, exchange.continuation)
+    return ShownExchange(exchange, tuple(tokens), scored)
 
 
 def _run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:

@@ -44,7 +44,8 @@ def _exchange_lines(shown: ShownExchange, before: Exchange | None) -> Iterator[s
             for turn in exchange.turns:
                 yield from (f"----- {turn['role']}", _text(turn["content"]))
     if shown.tokens is not None:
-        yield from (f"----- {len(shown.tokens)} token ids", " ".join(map(str, shown.tokens)))
+        scored = "" if shown.scored is None else f", the last {shown.scored} scored"
+        yield from (f"----- {len(shown.tokens)} token ids{scored}", " ".join(map(str, shown.tokens)))
     if exchange.continuation is not None:
         likelihood = "" if exchange.logprob is None else f" (log-probability {exchange.logprob:.4f})"
         yield from (f"----- choice{likelihood}", exchange.continuation)
@@ -105,7 +106,7 @@ def _exchange_json(shown: ShownExchange) -> dict[str, Any]:
     return {
         "turns": None if exchange.turns is None else [dict(turn) for turn in exchange.turns],
         "prompt": exchange.prompt if rendered else None,
-        **({} if shown.tokens is None else {"tokens": list(shown.tokens)}),
+        **({} if shown.tokens is None else {"tokens": list(shown.tokens), "scored": shown.scored}),
         "continuation": exchange.continuation,
         "logprob": exchange.logprob,
         "answer": exchange.answer,

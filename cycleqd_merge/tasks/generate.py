@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, PythonScorerConfig
@@ -115,8 +114,7 @@ class GenerateTask:
         samples = [*self._samples["search"], *self._samples["heldout"]]
         start = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % len(samples)
         others = (self.reference_of(samples[place % len(samples)]) for place in range(start, start + len(samples)))
-        score = partial(self._scorer, reference=reference)
-        return known_texts(scorer, score, reference, others, self._definition.stop)
+        return known_texts(scorer, lambda text: self._scorer(text, reference), reference, others, self._definition.stop)
 
     async def _choose(self, sample: Sample, model: LanguageModel, scorer: MultipleChoiceScorerConfig) -> Outcome:
         """Score the choice with the highest log-likelihood."""

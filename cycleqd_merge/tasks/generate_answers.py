@@ -9,7 +9,7 @@ from itertools import chain
 from math import ceil
 
 from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, RegexScorerConfig, TokenF1ScorerConfig
-from cycleqd_merge.tasks.matching import last_match
+from cycleqd_merge.tasks.matching import is_found, last_match
 from cycleqd_merge.tasks.protocol import KnownAnswer
 from cycleqd_merge.tasks.sample_text import matching_text
 
@@ -39,9 +39,9 @@ def known_texts(
     other = next((text for text in others if _differs(scorer, text, reference)), None)
     near = {"another sample's answer": other, "one value changed": _changed(scorer, reference)}
     for name, text in near.items():
-        written = None if text is None else next(_written(scorer, text), None)
-        if written is not None and _reads(scorer, written, str(text)):
-            answers.append(_answer(name, written))
+        miss = None if text is None else next(_written(scorer, text), None)
+        if miss is not None and _reads(scorer, miss, str(text)):
+            answers.append(_answer(name, miss))
     return answers
 
 
@@ -60,7 +60,7 @@ def _right_texts(scorer: KnownScorer, reference: str) -> list[str]:
     """Ways to write the reference: as it is, or as the scorer's normalisation leaves it."""
     if isinstance(scorer, RegexScorerConfig):
         text = matching_text(reference)
-        return [] if text is None or re.search(reference, text) is None else [text]
+        return [] if text is None or not is_found(reference, text) else [text]
     forms = [reference, reference.strip(), reference.lower(), reference.upper(), reference.capitalize()]
     if isinstance(scorer, ExactScorerConfig):
         normal = reference.lower() if scorer.lowercase else reference

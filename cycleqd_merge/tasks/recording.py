@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,12 +42,16 @@ class Recorder(LanguageModel):
     exchanges: list[Exchange] = field(default_factory=list)
 
     async def chat(
-        self, messages: Sequence[Message], sampling: Sampling, template: str | None = None, **options: Any
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> Completion:
         turns = tuple(dict(message) for message in messages)
-        completion = await self.model.chat(messages, sampling, template, **options)
+        completion = await self.model.chat(messages, sampling, template, variables)
         try:
-            prompt = self.render(messages, template, **options)
+            prompt = self.render(messages, template, variables)
         except CycleQDError:  # the model could not read these turns either: its answer is empty
             prompt = ""
         self.exchanges.append(Exchange(turns, prompt, answer=completion.text, truncated=completion.truncated))
@@ -59,11 +63,11 @@ class Recorder(LanguageModel):
         return completion
 
     async def logprobs(
-        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None, **options: Any
+        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
-        logprobs = await self.model.logprobs(prompt, continuation, template, **options)
+        logprobs = await self.model.logprobs(prompt, continuation, template)
         turns = None if isinstance(prompt, str) else tuple(dict(message) for message in prompt)
-        text = prompt if isinstance(prompt, str) else self.render(prompt, template, **options)
+        text = prompt if isinstance(prompt, str) else self.render(prompt, template)
         self.exchanges.append(Exchange(turns, text, continuation, logprob=sum(logprobs)))
         return logprobs
 
@@ -72,8 +76,10 @@ class Recorder(LanguageModel):
         self.exchanges.append(Exchange(None, prompt, continuation, logprob=sum(likelihood.logprobs)))
         return likelihood
 
-    def render(self, messages: Sequence[Message], template: str | None = None, **options: Any) -> str:
-        return self.model.render(messages, template, **options)
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> str:
+        return self.model.render(messages, template, variables)
 
 
 class AskedError(Exception):
@@ -87,7 +93,11 @@ class Unanswered(LanguageModel):
         self.exchanges: list[Exchange] = []
 
     async def chat(
-        self, messages: Sequence[Message], sampling: Sampling, template: str | None = None, **options: Any
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> Completion:
         raise self._asked(Exchange.unanswered(messages))
 
@@ -95,14 +105,16 @@ class Unanswered(LanguageModel):
         raise self._asked(Exchange.unanswered(prompt))
 
     async def logprobs(
-        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None, **options: Any
+        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
         raise self._asked(Exchange.unanswered(prompt, continuation))
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         raise self._asked(Exchange.unanswered(prompt, continuation))
 
-    def render(self, messages: Sequence[Message], template: str | None = None, **options: Any) -> str:
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> str:
         return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
     def _asked(self, exchange: Exchange) -> AskedError:

@@ -199,7 +199,7 @@ def _read_csv(content: bytes, label: str) -> list[Row]:
 
 
 def _csv_rows(reader: Any, label: str) -> Iterator[Row]:
-    header = next(reader, [])
+    header: list[str] = next(reader, [])
     _require_columns(header, f"{label}:1")
     end = reader.line_num
     for cells in reader:

@@ -61,14 +61,16 @@ def test_a_comparison_is_not_resumed_across_semantics_versions(
 ) -> None:
     out = shutil.copytree(finished, tmp_path / "compared")
     before = (out / JOURNAL_FILE).read_bytes()
-    monkeypatch.setattr(GenerateTask, "semantics", 1)
+    task = GenerateTask.semantics
+    monkeypatch.setattr(GenerateTask, "semantics", task + 1)
     assert compare(recipe, out, "random").code == 0  # nothing is left to evaluate
     assert (out / JOURNAL_FILE).read_bytes() == before
     lines = before.splitlines(keepends=True)
     (out / JOURNAL_FILE).write_bytes(b"".join(line for line in lines if b'"event":"heldout"' not in line))
     refused = (
-        f"error: {out}: cannot be resumed: new scores would not be comparable (semantics of task vowels: 0 -> 1, "
-        "semantics of task letters: 0 -> 1); compare again in a different folder (--output)\n"
+        f"error: {out}: cannot be resumed: new scores would not be comparable "
+        f"(semantics of task vowels: {task} -> {task + 1}, semantics of task letters: {task} -> {task + 1}); "
+        "compare again in a different folder (--output)\n"
     )
     answer = compare(recipe, out, "random")
     assert (answer.code, answer.err.endswith(refused)) == (2, True), answer.err

@@ -20,7 +20,8 @@ from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.suite import open_task
 from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe
 
-TASKS = "semantics of task vowels: 0 -> 1, semantics of task letters: 0 -> 1"
+TASK = GenerateTask.semantics
+TASKS = f"semantics of task vowels: {TASK} -> {TASK + 1}, semantics of task letters: {TASK} -> {TASK + 1}"
 VERSION = SEMANTICS["transformers"]
 ENGINE = f"semantics of engine transformers: {VERSION} -> {VERSION + 1}"
 
@@ -35,7 +36,7 @@ def run(finished: CliRun, tmp_path: Path) -> Path:
 def changed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Raises the current version of the tasks, of the engine, or of both; gives the change as messages state it."""
     if request.param != "engine":
-        monkeypatch.setattr(GenerateTask, "semantics", 1)
+        monkeypatch.setattr(GenerateTask, "semantics", TASK + 1)
     if request.param != "task":
         monkeypatch.setitem(SEMANTICS, "transformers", VERSION + 1)
     return {"task": TASKS, "engine": ENGINE, "both": f"{TASKS}, {ENGINE}"}[request.param]
@@ -53,8 +54,10 @@ def refusal(run: Path, changed: str) -> str:
     )
 
 
-def test_version_0_is_not_written(finished: CliRun) -> None:
-    assert '"semantics"' not in (finished.folder / JOURNAL_FILE).read_text()
+def test_version_0_is_not_written(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GenerateTask, "semantics", 0)
+    assert cycleqd_merge("evolve", write_recipe(tmp_path, models), "--generations", 1).code == 0
+    assert '"semantics"' not in (tmp_path / "run" / JOURNAL_FILE).read_text()
 
 
 def test_a_run_of_another_version_can_be_read(
@@ -116,12 +119,12 @@ def test_versions_are_recorded_and_an_older_program_extends_no_newer_run(models:
     recipe = write_recipe(tmp_path, models)
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as newer:
-        newer.setattr(GenerateTask, "semantics", 2)
+        newer.setattr(GenerateTask, "semantics", TASK + 2)
         newer.setitem(SEMANTICS, "transformers", VERSION + 1)
         assert cycleqd_merge("evolve", recipe, "--generations", 1).code == 0
         assert cycleqd_merge("evolve", recipe, "--generations", 2).code == 0
     start, *_ = events = read_events(run)
-    assert [task["semantics"] for task in start["tasks"].values()] == [2, 2]
+    assert [task["semantics"] for task in start["tasks"].values()] == [TASK + 2] * 2
     assert [session["engine_semantics"] for session in of_kind(events, "session")] == [VERSION + 1] * 2
     assert cycleqd_merge("show", run).code == 0
     assert (
@@ -129,7 +132,7 @@ def test_versions_are_recorded_and_an_older_program_extends_no_newer_run(models:
     )  # as others pull it
     answer = cycleqd_merge("evolve", recipe)
     older = (
-        "semantics of task vowels: 2 -> 0, semantics of task letters: 2 -> 0, "
+        f"semantics of task vowels: {TASK + 2} -> {TASK}, semantics of task letters: {TASK + 2} -> {TASK}, "
         f"semantics of engine transformers: {VERSION + 1} -> {VERSION}"
     )
     assert (answer.code, answer.err) == (2, f"error: {refusal(run, older)}\n")
@@ -150,7 +153,7 @@ def test_a_fork_keeps_only_scores_that_compare(
     start, *_ = events = read_events(tmp_path / "fork")
     assert start["seeds"]
     assert all(founder["scores"] == {} for founder in start["seeds"])
-    assert [task.get("semantics", 0) for task in start["tasks"].values()] == [int("task" in changed)] * 2
+    assert [task.get("semantics", 0) for task in start["tasks"].values()] == [TASK + int("task" in changed)] * 2
     recorded = [each["engine_semantics"] for each in of_kind(events, "session")]
     assert recorded == [VERSION + int("engine" in changed)]
     answer = cycleqd_merge("evolve", tmp_path / "fork", "--generations", 1)
@@ -171,7 +174,7 @@ def test_rescore_keeps_no_scores(run: Path, tmp_path: Path) -> None:
 
 def test_runs_of_two_versions_are_not_united(run: Path, models: Models, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as newer:
-        newer.setattr(GenerateTask, "semantics", 1)
+        newer.setattr(GenerateTask, "semantics", TASK + 1)
         newer.setitem(SEMANTICS, "transformers", VERSION + 1)
         assert cycleqd_merge("fork", run, tmp_path / "fork", "--rescore", "--set", "evolution.generations=0").code == 0
     ours, theirs = read_events(run), read_events(tmp_path / "fork")
@@ -179,8 +182,8 @@ def test_runs_of_two_versions_are_not_united(run: Path, models: Models, tmp_path
     with pytest.raises(UserError, match="cannot be united") as refused:
         unite([("ours", ours), ("theirs", theirs)])
     assert str(refused.value).splitlines()[1:] == [
-        "  tasks.vowels.semantics: 0 -> 1",
-        "  tasks.letters.semantics: 0 -> 1",
+        f"  tasks.vowels.semantics: {TASK} -> {TASK + 1}",
+        f"  tasks.letters.semantics: {TASK} -> {TASK + 1}",
         f"  engine.transformers.semantics: {VERSION} -> {VERSION + 1}",
     ]
 

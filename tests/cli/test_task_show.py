@@ -158,7 +158,7 @@ def test_an_agents_conversation_is_recorded(tmp_path: Path) -> None:
 
 
 def test_a_task_of_the_harness_is_shown(tmp_path: Path, models: Models) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", *({"q": f"{n}+1", "a": str(n + 1)} for n in range(6)))
+    rows = write_rows(tmp_path / "rows.jsonl", *({"q": f"letter {n}", "a": "abcdef"[n]} for n in range(6)))
     (tmp_path / "sums.yaml").write_text(
         json.dumps(
             {
@@ -169,7 +169,7 @@ def test_a_task_of_the_harness_is_shown(tmp_path: Path, models: Models) -> None:
                 "test_split": "test",
                 "doc_to_text": "{{q}} =",
                 "doc_to_target": "{{a}}",
-                "doc_to_choice": [str(n) for n in range(1, 7)],
+                "doc_to_choice": list("abcdef"),
                 "metric_list": [{"metric": "acc"}],
             }
         )

@@ -101,6 +101,10 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
 @pytest.mark.parametrize(
     ("text", "line"),
     [
+        (
+            replaced(INLINE, 'prompt: "{{ q }}"', 'prompt: "{{ q }}"\n      stop: [""]'),
+            "13: tasks.1.task.stop.0: string should have at least 1 character; found ''",
+        ),
         # wrong types
         (in_evolution("generations: many"), "12: evolution.generations: expected a whole number; found 'many'"),
         (in_evolution("generations: 1.5"), "12: evolution.generations: expected a whole number; found 1.5"),

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from tokenizers.processors import TemplateProcessing
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.tasks.protocol import Completion, Sampling
-from tests.evaluation.conftest import Models, Reference
-from tests.models import TOKENS, edit_json, make_base, make_recipe, make_tokenizer, open_recipe_family
+from tests.evaluation.conftest import Models, Reference, make_models
+from tests.models import TOKENS, Architecture, edit_json, make_base, make_recipe, make_tokenizer, open_recipe_family
 
 PROMPTS = ("a", "What is it?", "x" * 60, "once upon a time there was", "1 + 1 = ", "A longer prompt, {}; and\nlines")
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "go"}]
@@ -261,3 +262,54 @@ def test_a_begun_turn_is_continued(engine: TransformersEngine) -> None:
     assert asyncio.run(engine.chat(begun, Sampling(4))) == asyncio.run(
         engine.complete(engine.render(begun), Sampling(4))
     )
+
+
+def test_a_stop_string_that_the_seam_spells_ends_nothing(engine: TransformersEngine, reference: Reference) -> None:
+    for prompt in PROMPTS:
+        usual = reference.text(prompt, 12)
+        seams = tuple(stop for stop in (prompt[-1] + usual[0], prompt[-3:] + usual[:2], prompt) if stop not in usual)
+        assert seams
+        (answer,) = complete(engine, [prompt], Sampling(12, stop=seams))
+        assert (answer.text, answer.truncated) == (usual, True)
+
+
+def test_rows_end_at_their_own_stop_strings(engine: TransformersEngine, reference: Reference) -> None:
+    usual = [reference.text(prompt, 16) for prompt in PROMPTS]
+    stop = tuple(text[place : place + 2] for place, text in enumerate(usual))  # one per row, each at another place
+    for text, answer in zip(usual, complete(engine, PROMPTS, Sampling(16, stop=stop)), strict=True):
+        assert answer.text == text[: min(text.find(each) for each in stop if each in text)]
+        assert not answer.truncated
+
+
+def test_the_batch_ends_with_its_last_row(
+    engine: TransformersEngine, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens after a stop string would be cut off, but cost time."""
+    widths, generate = [], engine.model.generate
+
+    def counted(**options: Any) -> Any:
+        output = generate(**options)
+        widths.append(output.shape[1] - options["input_ids"].shape[1])
+        return output
+
+    monkeypatch.setattr(engine.model, "generate", counted)
+    usual = reference.text("a", 40)
+    (answer,) = complete(engine, ["a"], Sampling(40, stop=(usual[3:6],)))
+    assert widths == [answer.tokens]
+    assert answer.tokens < 10
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_context_ends_answers(tmp_path: Path, architecture: Architecture) -> None:
+    models = make_models(tmp_path, architecture)
+    reference, engine = Reference(models.base), models.engine()
+    context = {"llama": 256, "gpt2": 128}[architecture]
+    prompts = ["x" * length for length in (3, context - 12, context - 5, context - 1, context, 2 * context)]
+    answers = complete(engine, prompts, Sampling(12))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        room = max(min(context - len(prompt), 12), 0)
+        text = reference.text(prompt, room) if room else ""
+        assert (answer.text, answer.tokens, answer.truncated) == (text, room, True)
+    asked = engine.likelihood("x" * 3 * context, " yes")
+    assert asyncio.run(asked).logprobs == pytest.approx(reference.logprobs("x" * (context - 5), " yes"), abs=1e-4)
+    engine.close()

@@ -6,14 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.tasks.protocol import Sampling
-from tests.evaluation.conftest import BASE, Models, Reference, make_models
+from tests.evaluation.conftest import BASE, Models, Reference
 
 LONGEST_WAIT = 60
 
@@ -149,37 +148,46 @@ def test_environments_that_occupy_every_thread_do_not_block_the_model(engine: Tr
 
 
 @pytest.fixture
-def short_engine(tmp_path: Path) -> TransformersEngine:
-    """A gpt2 engine: prompts beyond its 128 positions make the model itself fail."""
-    return make_models(tmp_path, "gpt2").engine(batch_size=2)
+def failing_engine(models: Models, monkeypatch: pytest.MonkeyPatch) -> TransformersEngine:
+    """An engine whose model fails on long prompts."""
+    engine = models.engine(batch_size=2)
+    generate = engine.model.generate
+
+    def failing(**options: Any) -> Any:
+        if options["input_ids"].shape[1] > 128:
+            raise IndexError("index out of range in self")
+        return generate(**options)
+
+    monkeypatch.setattr(engine.model, "generate", failing)
+    return engine
 
 
 def test_a_failing_batch_fails_all_waiting_requests_and_later_ones_work(
-    short_engine: TransformersEngine,
+    failing_engine: TransformersEngine,
 ) -> None:
     async def all_tasks() -> list[Any]:
-        prompts = ["x" * 500, *(f"short {place}" for place in range(5))]
-        asked = (short_engine.complete(prompt, Sampling(2)) for prompt in prompts)
-        return list(await asyncio.gather(*asked, short_engine.logprobs("a", "b"), return_exceptions=True))
+        prompts = ["x" * 200, *(f"short {place}" for place in range(5))]
+        asked = (failing_engine.complete(prompt, Sampling(2)) for prompt in prompts)
+        return list(await asyncio.gather(*asked, failing_engine.logprobs("a", "b"), return_exceptions=True))
 
     async def later() -> str:
-        return (await short_engine.complete("short 0", Sampling(2))).text
+        return (await failing_engine.complete("short 0", Sampling(2))).text
 
     before = run(later())
     answers = run(all_tasks())
     assert {type(answer) for answer in answers} == {IndexError}
     assert run(later()) == before
-    short_engine.close()
+    failing_engine.close()
 
 
-def test_an_event_loop_works_after_a_failure_in_it(short_engine: TransformersEngine) -> None:
+def test_an_event_loop_works_after_a_failure_in_it(failing_engine: TransformersEngine) -> None:
     async def both() -> str:
         with pytest.raises(IndexError):
-            await short_engine.complete("x" * 500, Sampling(2))
-        return (await short_engine.complete("short", Sampling(2))).text
+            await failing_engine.complete("x" * 200, Sampling(2))
+        return (await failing_engine.complete("short", Sampling(2))).text
 
     assert run(both())
-    short_engine.close()
+    failing_engine.close()
 
 
 def test_cancelled_requests_are_not_computed(

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -139,6 +140,27 @@ def test_scores_from_0_to_1_are_accepted(finish: Callable[..., Finished], score:
     assert (finished.number, finished.error) == (7, None)
     assert finished.evaluation is not None
     assert finished.evaluation.scores == (score, 0.5)
+
+
+@pytest.mark.parametrize("score", [True, False, np.float32(0.5), np.int64(1)])
+def test_scores_that_are_numbers_of_another_type_are_accepted(finish: Callable[..., Finished], score: Any) -> None:
+    finished = finish(use("a", "Scores", scores=[score]))
+    assert finished.evaluation is not None
+    (outcome,) = finished.evaluation.results["a"].outcomes
+    assert (type(outcome.score), outcome.score) == (float, float(score))
+
+
+@pytest.mark.parametrize(("score", "shown"), [(None, "None"), ("1", "'1'"), ([1.0], "[1.0]"), (1 + 0j, "(1+0j)")])
+def test_a_score_that_is_no_number_fails_the_evaluation(
+    finish: Callable[..., Finished], score: Any, shown: str
+) -> None:
+    finished = finish(use("a", "Scores", scores=[0.5, score]))
+    assert finished.error == f"ValueError: task a, sample search-1: score {shown} is not in [0, 1]"
+
+
+def test_a_result_that_is_no_outcome_fails_the_evaluation(finish: Callable[..., Finished]) -> None:
+    finished = finish(use("a", "ReturnsScore", scores=[0.5]))
+    assert finished.error == "ValueError: task a, sample search-0: the result is of type float, not an Outcome"
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.0001, math.nan, math.inf])

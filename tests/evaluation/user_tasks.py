@@ -41,6 +41,13 @@ class Scores:
         return Outcome(sample.row["score"], answer.text, answer.truncated)
 
 
+class ReturnsScore(Scores):
+    """Gives its scores without an outcome around them."""
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        return sample.row["score"]  # type: ignore[no-any-return]
+
+
 class Raises(Scores):
     """Raises errors by name, one per call, and gives its scores once none are left."""
 

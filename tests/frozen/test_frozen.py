@@ -1,7 +1,7 @@
 """Runs of version 0.1.0 open, show, replay and export as they did then, bit for bit; see tests/data/frozen/README.md.
 
-Since engine semantics 1 they are not extended: `fork --rescore` continues them. With the version set back, new
-proposals and scores are still the same. Files other than weights are copies of the base's.
+Since engine and task semantics 1 they are not extended: `fork --rescore` continues them. With the versions set back,
+new proposals and scores are still the same. Files other than weights are copies of the base's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
+from cycleqd_merge.tasks.generate import GenerateTask
 from tests.cli.conftest import cycleqd_merge
 from tests.frozen.records import (
     OWN_FILES,
@@ -64,8 +65,9 @@ def exact(made_on: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def engine_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets the engine's semantics version to that of the runs."""
+    """Sets the semantics versions of engine and tasks to those of the runs."""
     monkeypatch.setitem(SEMANTICS, "transformers", 0)
+    monkeypatch.setattr(GenerateTask, "semantics", 0)
 
 
 @pytest.fixture(params=RUNS)
@@ -136,7 +138,8 @@ def test_extending_it_is_refused_and_a_fork_continues_it(name: str, run: Path, t
     generations = kept(name, "show.json")["generation"]
     answer = cycleqd_merge("evolve", run, "--generations", generations + MORE)
     assert answer.code == 2
-    assert "(semantics of engine transformers: 0 -> 1)" in answer.err
+    assert f"semantics of engine transformers: 0 -> {SEMANTICS['transformers']})" in answer.err
+    assert f"(semantics of task reverse: 0 -> {GenerateTask.semantics}, " in answer.err
     assert answer.err.endswith(f"cycleqd-merge fork {run} NEW --rescore\n")
     assert (run / "journal.jsonl").read_bytes() == journal
     fork = tmp_path / "fork"

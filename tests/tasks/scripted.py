@@ -27,7 +27,13 @@ class Scripted:
     likelihoods: Mapping[str, list[float]] = field(default_factory=dict)
     requests: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, template: str | None = None) -> Completion:
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Completion:
         self.requests.append(("chat", list(messages), sampling, template))
         return Completion(self.answer(messages), 1, truncated=False)
 
@@ -45,7 +51,9 @@ class Scripted:
         self.requests.append(("likelihood", prompt, continuation))
         return Likelihood(tuple(self.likelihoods[continuation]), continuation == self.answer(prompt))
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> str:
         return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 

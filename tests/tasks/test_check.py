@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 from cycleqd_merge.tasks.check import GradingCheck, check
 from tests.cli.conftest import cycleqd_merge
+from tests.tasks.scripted import write_rows
 
 TASK = """
 from cycleqd_merge.tasks.protocol import KnownAnswer, Outcome, Sample, Sampling
@@ -70,5 +72,16 @@ def test_a_wrong_grade_is_reported_with_its_sample(tmp_path: Path) -> None:
 
 
 def test_a_task_without_known_answers_is_refused(tmp_path: Path) -> None:
-    answer = cycleqd_merge("task", "check", "smollm2-math")
+    path = write(tmp_path)
+    (tmp_path / "doubles.py").write_text(TASK.replace("known_answers", "other_answers"))
+    answer = cycleqd_merge("task", "check", path)
     assert answer.code == 2
+    assert answer.err.endswith("kind `python` has no known answers to check\n")
+    (tmp_path / "mine.py").write_text("def score(output, reference):\n    return 0.5\n")
+    write_rows(tmp_path / "rows.jsonl", {"q": "a", "answer": "1"}, {"q": "b", "answer": "2"})
+    scorer = {"kind": "python", "target": "mine.py:score"}
+    stated = {"kind": "generate", "data": {"rows": {"path": "rows.jsonl"}}, "prompt": "{{ q }}", "scorer": scorer}
+    path.write_text(json.dumps(stated))
+    answer = cycleqd_merge("task", "check", path)
+    assert answer.code == 2
+    assert "a `python` scorer decides that itself" in answer.err

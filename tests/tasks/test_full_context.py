@@ -21,7 +21,7 @@ class Short(Scripted):
 
     room: int = 2
 
-    async def chat(self, messages: Any, sampling: Sampling, template: str | None = None) -> Completion:
+    async def chat(self, messages: Any, sampling: Sampling, template: Any = None, *_: Any) -> Completion:
         self.requests.append(("chat", list(messages), sampling, template))
         if len(messages) > 2 * self.room:
             return Completion("", 0, truncated=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,10 @@ def test_a_user_defined_scorer_gets_output_reference_and_options(tmp_path: Path)
 def test_a_missing_user_defined_scorer_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"target .*none\.py: no such file"):
         score("", "", kind="python", target=f"{tmp_path}/none.py:share")
+
+
+@pytest.mark.parametrize("part", ["12,", "111,", "1,1111", "1", ".1", "1e", "-", "$", "1,11,"])
+def test_the_last_number_of_a_repetitive_output_is_found_quickly(part: str) -> None:
+    started = time.process_time()
+    score(part * 20_000, "1", kind="number")
+    assert time.process_time() - started < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -125,13 +126,21 @@ class AnswerReader:
         return min(found, key=len, default=None)
 
     def _candidates(self, tokens: list[int], sampling: Sampling) -> range:
-        """The numbers of tokens after which a stop string may be complete: none if no stop is in the whole text."""
-        stops = self._stops(sampling.stop)
-        text = self._text(tokens)
-        # bytes that are not a character can make a tokenizer replace whole characters before them, too
-        possible = _PARTIAL in text or _first(text, stops.all) is not None
-        possible = possible or _first(self._text(tokens, special=True), stops.written) is not None
-        return range(1, len(tokens) + 1 if possible else 0)
+        """The numbers of tokens to search for the first that completes a stop string."""
+        stops, counts = self._stops(sampling.stop), range(1, len(tokens) + 1)
+
+        def contains(count: int) -> bool:
+            text, written = (
+                self._text(tokens[:count]),
+                self._text(tokens[:count], special=True) if stops.written else "",
+            )
+            return _first(text, stops.all) is not None or _first(written, stops.written) is not None
+
+        if _PARTIAL in self._text(tokens):
+            return counts  # bytes that are no character can make a tokenizer replace whole characters before them, too
+        if not contains(len(tokens)):
+            return counts[:0]
+        return counts[bisect_left(counts, True, key=contains) :]
 
     def _cut(self, tokens: list[int], strings: Sequence[str], special: bool) -> str | None:
         """The text before the first of these strings, without special tokens; None if there is none."""

@@ -61,6 +61,11 @@ def tokenizer_notices(tokenizer: PreTrainedTokenizerBase) -> list[str]:
             "answer after the end"
         )
     bos = tokenizer.bos_token_id
+    if appended and bos not in (None, tokenizer.eos_token_id, *ahead):
+        notices.append(
+            f"base: its tokenizer does not write its BOS token {tokenizer.bos_token!r} before texts; if the models "
+            "were trained with it, correct the post-processor in tokenizer.json"
+        )
     for writer, tokens in (("tokenizer", ahead), ("chat template", chat)):
         if bos is not None and tokens[:2] == [bos, bos]:
             notices.append(f"base: its {writer} begins texts with {tokenizer.bos_token!r} twice; prompts keep one")

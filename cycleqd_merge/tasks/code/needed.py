@@ -96,8 +96,9 @@ def _changed(statement: Statement, name: str, effects: dict[str, set[str]]) -> I
     if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield from _roots(tree.decorator_list)  # as in `@add.register`
         return
-    called = {call.func.id for call in _nodes(tree, ast.Call) if isinstance(call.func, ast.Name)}
-    if called & (_TALKS | {name}) or any(_nodes(tree, ast.Assert)):
+    parts = list(ast.walk(tree))
+    called = {part.func.id for part in parts if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)}
+    if called & (_TALKS | {name}) or any(isinstance(part, ast.Assert) for part in parts):
         return
     yield from _changed_inside(tree)
     for function in called & effects.keys():
@@ -123,10 +124,6 @@ def _roots(nodes: Iterable[ast.AST]) -> Iterator[str]:
             inner = inner.func if isinstance(inner, ast.Call) else inner.value
         if isinstance(inner, ast.Name) and inner is not node:
             yield inner.id
-
-
-def _nodes(tree: ast.AST, kind: type[ast.AST]) -> Iterator[ast.AST]:
-    return (node for node in ast.walk(tree) if isinstance(node, kind))
 
 
 def _is_setting(statement: Statement) -> bool:

@@ -176,7 +176,7 @@ def _reply(program: str, prefix: str) -> Callable[[object], str]:
 async def _within_limits(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
     """The result of a function of hostile data; None if that makes it take too long, or too much memory."""
     try:
-        return await asyncio.to_thread(bounded.call, _BOUNDS, function, *args, **kwargs)
+        return await asyncio.to_thread(lambda: bounded.call(_BOUNDS, function, *args, **kwargs))
     except LimitExceeded:
         return None
 

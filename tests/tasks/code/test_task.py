@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.bounded import Bounds
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import CodeTaskConfig
@@ -74,6 +75,12 @@ def test_errors_and_endless_loops_are_wrong_answers(tmp_path: Path) -> None:
     bodies = ["raise ValueError", "while True: pass", "import os; os._exit(0)", "exit()", "return double(x)"]
     bodies.append("return 'x' * 10**10")
     assert scores(task, *(f"def double(x):\n    {body}" for body in bodies)) == [0.0] * 6
+
+
+def test_an_answer_that_takes_too_long_to_read_has_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cycleqd_merge.tasks.code.task._BOUNDS", Bounds(seconds=0.1))
+    slow = "\n".join(f"double = {name}" for name in range(20_000))
+    assert scores(open_code(tmp_path), slow, "def double(x):\n    return 2 * x") == [0.0, 1.0]
 
 
 ATTACKS = {
