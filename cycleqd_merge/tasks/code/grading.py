@@ -132,6 +132,8 @@ def close(found: Any, wanted: Any, atol: float, rtol: float = 1e-7) -> bool:
     wanted = wanted.item() if isinstance(wanted, np.generic) else wanted
     if not isinstance(wanted, int | float | complex) or not isinstance(found, int | float | complex | Fraction):
         return False
-    if isinstance(wanted, int) and abs(wanted) >= _LARGEST:
+    if type(wanted) is int and not -_LARGEST < wanted < _LARGEST:
         return False
-    return bool(found == wanted or (math.isfinite(abs(wanted)) and abs(found - wanted) <= atol + rtol * abs(wanted)))
+    numbers: tuple[Any, Any] = (found, wanted)  # a fraction and a complex number have no common type
+    difference, size = abs(numbers[0] - numbers[1]), abs(numbers[1])
+    return bool(found == wanted or (math.isfinite(size) and difference <= atol + rtol * size))

@@ -187,8 +187,9 @@ def _derived(kind: Any) -> Any:
 
 
 def _build_derived(content: Any) -> Any:
-    value = unpack(content)
-    return _derived(type(value))(value)
+    value: Any = unpack(content)
+    kind: Any = type(value)
+    return _derived(kind)(value)
 
 
 def _checked(char: Any, allowed: set[str]) -> str:

@@ -22,7 +22,7 @@ from evalplus.eval import untrusted_check  # type: ignore[import-not-found]
 from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS  # type: ignore[import-not-found]
 from evalplus.gen.util import trusted_exec  # type: ignore[import-not-found]
 from evalplus.sanitize import sanitize  # type: ignore[import-not-found]
-from mutants import answer_of, digest, stub
+from mutants import answer_of, digest, stub  # type: ignore[import-not-found]
 
 MUTANTS = 300
 PATH = Path(__file__).parents[2] / "data" / "evalplus" / "mbppplus.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evalplus.eval import untrusted_check  # type: ignore[import-not-found]
 from evalplus.gen.util import trusted_exec  # type: ignore[import-not-found]
-from value_cases import CASES, DIFFERENT, INPUTS, Side, program
+from value_cases import CASES, DIFFERENT, INPUTS, Side, program  # type: ignore[import-not-found]
 
 PATH = Path(__file__).parents[2] / "data" / "evalplus" / "values.json"
 

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 WRAPPINGS = (
     "{}",
@@ -80,7 +81,7 @@ def answer_of(solutions: Sequence[tuple[str, str]], seed: int) -> tuple[str, str
 def mutated(program: str, draw: random.Random) -> str:
     """A program with one change."""
     tree = ast.parse(program)
-    changes: dict[str, list[Callable[[], None]]] = {}
+    changes: dict[str, list[Callable[[], object]]] = {}
     for node in ast.walk(tree):
         for kind, change in _changes(node, draw):
             changes.setdefault(kind, []).append(change)
@@ -88,11 +89,12 @@ def mutated(program: str, draw: random.Random) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
-def _changes(node: ast.AST, draw: random.Random) -> list[tuple[str, Callable[[], None]]]:
+def _changes(node: ast.AST, draw: random.Random) -> list[tuple[str, Callable[[], object]]]:
     """The changes that can be made at a node, each with its kind."""
-    found: list[tuple[str, Callable[[], None]]] = []
+    found: list[tuple[str, Callable[[], object]]] = []
     field = "ops" if isinstance(node, ast.Compare) else "op"
-    first, *others = node.ops if isinstance(node, ast.Compare) else [getattr(node, "op", None)]
+    operators: list[Any] = list(node.ops if isinstance(node, ast.Compare) else [getattr(node, "op", None)])
+    first, *others = operators
     if type(first) in _SWAPPED:
         other = _SWAPPED[type(first)]()
         found.append(("operator", lambda: setattr(node, field, [other, *others] if field == "ops" else other)))
@@ -112,7 +114,7 @@ def _changes(node: ast.AST, draw: random.Random) -> list[tuple[str, Callable[[],
     return found
 
 
-def _changed(value: float | str, draw: random.Random) -> float | str:
+def _changed(value: Any, draw: random.Random) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):

@@ -13,7 +13,7 @@ from cycleqd_merge.tasks.code.problems import read_code_problem, restore_inputs
 from cycleqd_merge.tasks.code.values import unpack
 from tests.components import DATA
 
-JSONL = {
+JSONL: dict[str, Any] = {
     "task_id": "Mbpp/2",
     "prompt": "'''\nWrite a function to find the shared elements\n'''",
     "entry_point": "similar_elements",
@@ -23,7 +23,7 @@ JSONL = {
     "atol": 0,
     "assertion": "\nassert similar_elements((3, 4), (5, 4)) == (4,)\nassert similar_elements((), ()) == ()\n",
 }
-HUB = {
+HUB: dict[str, Any] = {
     "task_id": 2,
     "code": JSONL["canonical_solution"],
     "prompt": "Write a function to find the shared elements",

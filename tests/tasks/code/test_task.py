@@ -21,7 +21,7 @@ from tests.components import DATA
 from tests.tasks.code.test_problems import HUB, JSONL
 from tests.tasks.scripted import Scripted, defined, write_rows
 
-DOUBLE = {
+DOUBLE: dict[str, Any] = {
     "task_id": "Mbpp/1000",
     "prompt": '"""\nWrite a function to double a number.\nassert double(459136) == 918272\n"""\n',
     "entry_point": "double",
