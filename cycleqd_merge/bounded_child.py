@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any, BinaryIO
 
 
-def serve() -> None:
+def serve_calls() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     silence = os.open(os.devnull, os.O_RDWR)
@@ -80,4 +80,4 @@ def _decode(line: bytes) -> Any:
 
 
 if __name__ == "__main__":
-    serve()
+    serve_calls()

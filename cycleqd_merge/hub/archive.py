@@ -55,7 +55,7 @@ def archive_files(run: Run, events: Sequence[Event], portable: PortableRecipe, r
 def portable_events(events: Sequence[Event], portable: PortableRecipe) -> list[Event]:
     """The journal for publication: one session, with the portable recipe; errors are reduced to their class."""
     last = next(event for event in reversed(events) if event["event"] == "session")
-    session = {
+    session: Event = {
         "event": "session",
         "recipe": portable.recipe.model_dump(mode="json", exclude_unset=True),
         "folder": ".",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import takewhile
 
 from cycleqd_merge.tasks.code.needed import is_weak, needed
-from cycleqd_merge.tasks.code.runs import Run, python_runs
+from cycleqd_merge.tasks.code.runs import PythonRun, python_runs
 
 _THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning|reflection|scratchpad)>|\[/think\]", re.IGNORECASE)
 """The end of a part of the answer that holds drafts."""
@@ -68,11 +68,11 @@ def _best(texts: list[str], entry_point: str) -> tuple[str, bool]:
     return "\n".join(program), _is_real(runs[chosen], entry_point)
 
 
-def _defines(run: Run, name: str) -> bool:
+def _defines(run: PythonRun, name: str) -> bool:
     return any(name in statement.binds for statement in run.statements)
 
 
-def _is_real(run: Run, name: str) -> bool:
+def _is_real(run: PythonRun, name: str) -> bool:
     """Whether a run has a definition that stands on its own, unlike `add = cached(add)`, and is not weak."""
     definitions = [statement for statement in run.statements if name in statement.binds and not is_weak(statement)]
     return any(hasattr(statement.tree, "body") or name not in statement.uses for statement in definitions)

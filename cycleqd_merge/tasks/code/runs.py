@@ -40,16 +40,16 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Run:
+class PythonRun:
     """Consecutive lines that are valid Python. lines: how many of them are not blank."""
 
     lines: int
     statements: tuple[Statement, ...]
 
 
-def python_runs(text: str) -> list[Run]:
+def python_runs(text: str) -> list[PythonRun]:
     """The longest runs of lines that are valid Python, in their order; none begins with an indented line."""
-    runs: list[Run] = []
+    runs: list[PythonRun] = []
     lines, statements = 0, list[Statement]()
     for piece, valid in [*_pieces(text), ([""], 0)]:  # an invalid piece at the end
         if valid:
@@ -57,7 +57,7 @@ def python_runs(text: str) -> list[Run]:
             statements += _statements(piece[:valid])
         if valid < len(piece):
             if statements:
-                runs.append(Run(lines, tuple(statements)))
+                runs.append(PythonRun(lines, tuple(statements)))
             lines, statements = 0, []
     return runs
 
