@@ -57,6 +57,8 @@ def refusal(path: Path) -> str:
         ("pretty.jsonl", "\n".join(json.dumps(row, indent=2) for row in PAIR), [":1", ":5"]),
         ("pretty.json", "\n".join(json.dumps(row, indent=2) for row in PAIR), [":1", ":5"]),
         ("rows.csv", "q,answer\na,1\nb,2\n", [":2", ":3"]),
+        ("spreadsheet.csv", "q,answer\r\na,1\r\nb,2\r\n,\r\n,\r\n", [":2", ":3"]),
+        ("return.csv", "q,answer\ra,1\rb,2\r", [":2", ":3"]),
         ("quoted.csv", '"q","answer"\r\n"a",1\r\n"b","2"', [":2", ":3"]),
     ],
 )
@@ -143,7 +145,17 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("a.csv", "q,answer\n".encode("utf-16-be"), ":1: a NUL byte"),
         ("a.csv", "q\nau\nlait\ncafé\n".encode("latin-1"), ":4: not UTF-8 text (byte 0xe9); save the file as UTF-8"),
         ("a.jsonl", b'\xef\xbb\xbf{"q": 1}\n{"q": "\xff"}', ":2: not UTF-8 text (byte 0xff)"),
-        ("a.json", b'{"data": [{"q": 1}]}', ": expected a list of rows; found an object with the keys data"),
+        (
+            "a.json",
+            b'{"data": [{"q": 1}]}',
+            ": expected a list of rows; found an object with the keys data; write a list",
+        ),
+        (  # pandas' `to_json` with `orient="index"`
+            "a.json",
+            json.dumps({str(number): {"q": number} for number in range(5000)}).encode(),
+            ": expected a list of rows; found an object with the keys 0, 1, 2, 3, 4, ...; write a list of objects",
+        ),
+        ("a.json", b"{}", ": expected a list of rows; found an object; write a list of objects"),
         ("a.csv", b"q,answer,answer\na,1,2\n", ":1: column 'answer' occurs twice; rename or remove all but one"),
         ("a.csv", b"q,answer,,\na,1,,\n", ":1: several columns have no name; rename or remove all but one"),
         ("a.csv", b"q;answer\na;1\n", ":1: one column, 'q;answer': its cells seem to be separated by semicolons"),
