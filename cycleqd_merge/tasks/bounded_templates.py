@@ -81,8 +81,9 @@ def _fill(text: str, is_reference: bool, columns: str, names: list[str]) -> str:
 
 def _encode(value: Any) -> Any:
     """A value that JSON has no type for, as in rows from Parquet; other objects as text."""
-    if isinstance(value, datetime | date | time):
-        return {_TYPE: [type(value).__name__, value.isoformat()]}
+    for kind in (datetime, date, time):  # a datetime is a date, too; pandas has a datetime of its own
+        if isinstance(value, kind):
+            return {_TYPE: [kind.__name__, kind.isoformat(value)]}
     if isinstance(value, timedelta):
         return {_TYPE: ["timedelta", value // timedelta(microseconds=1)]}
     if isinstance(value, Decimal):

@@ -57,7 +57,7 @@ class GenerateTask:
 
     def _check(self, sample: Sample) -> None:
         scorer = self._definition.scorer
-        if not self.prompt_of(sample):
+        if _is_blank(self.prompt_of(sample)):
             raise DataError("prompt: empty; every row requires a prompt")
         reference = self.reference_of(sample)
         if isinstance(scorer, MultipleChoiceScorerConfig):
@@ -130,6 +130,14 @@ class GenerateTask:
         likelihoods = [sum(logprobs) / max(length, 1) for logprobs, length in zip(scored, lengths, strict=True)]
         chosen = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
         return Outcome(float(chosen.strip() == self.reference_of(sample).strip()), chosen)
+
+
+def _is_blank(prompt: str | list[Message]) -> bool:
+    """Whether a prompt asks nothing: it is blank, or all turns of the user are."""
+    if isinstance(prompt, str):
+        return not prompt.strip()
+    asked = [turn for turn in prompt if turn["role"] == "user"] or prompt
+    return not any(str(turn["content"]).strip() for turn in asked)
 
 
 def _choices(scorer: MultipleChoiceScorerConfig, sample: Sample) -> list[str]:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from cycleqd_merge.errors import DataError, RecipeError, UserError
@@ -272,8 +274,43 @@ def test_a_choice_can_be_named_by_its_number_or_letter(
     assert outcomes(task, Scripted(likelihoods=likelihoods)) == [Outcome(1.0, right)]
 
 
-def test_an_empty_prompt_is_reported(tmp_path: Path) -> None:
-    assert refusal(tmp_path, {"q": "", "answer": "x"}) == "prompt: empty; every row requires a prompt"
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{{ q }}"}]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"chat": True},
+        {"chat": True, "system": "Be brief."},
+        {"prompt": "{{ q }}\n"},
+        {"messages": TURNS},
+        {"messages": [*TURNS, {"role": "assistant", "content": "A:"}]},
+    ],
+)
+@pytest.mark.parametrize("text", ["", " \u00a0"])
+def test_an_empty_prompt_is_reported(tmp_path: Path, keys: dict[str, Any], text: str) -> None:
+    assert refusal(tmp_path, {"q": text, "answer": "x"}, **keys) == "prompt: empty; every row requires a prompt"
+
+
+def test_turns_around_the_users_may_be_empty(tmp_path: Path) -> None:
+    messages = [
+        {"role": "system", "content": "{{ s or '' }}"},
+        {"role": "user", "content": "{{ q }}"},
+        {"role": "assistant", "content": ""},
+    ]
+    assert requests_of(tmp_path, {"q": "a", "s": None, "answer": "x"}, messages=messages)
+
+
+def test_times_of_pandas_are_times(tmp_path: Path) -> None:
+    times = pyarrow.array([1_704_164_645_123_456_789], pyarrow.timestamp("ns"))  # which pyarrow reads by pandas' type
+    table = pyarrow.table({"q": ["a"], "answer": times})
+    for split in ("search", "heldout"):
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+    data = {split: {"path": str(tmp_path / f"{split}.parquet")} for split in ("search", "heldout")}
+    keys = {"kind": "generate", "data": data, "prompt": "{{ row['q'] }}", "scorer": {"kind": "exact"}}
+    task = GenerateTask(defined(tmp_path, keys))
+    assert task.reference_of(task.samples("search")[0]) == "2024-01-02 03:04:05.123456"
 
 
 @pytest.mark.parametrize("other", [{"answer": "2", "id": 7}, {"answer": " 2\n", "q": "1 +\n 1"}])
