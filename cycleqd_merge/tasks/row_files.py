@@ -203,15 +203,16 @@ def _read_csv(content: bytes, label: str) -> list[Row]:
 
 
 def _csv_rows(reader: Any, label: str) -> Iterator[Row]:
-    header: list[str] = next(reader, [])
-    _require_columns(header, f"{label}:1")
+    header: list[str] = next(filter(any, reader), [])
+    _require_columns(header, f"{label}:{max(reader.line_num, 1)}")
     end = reader.line_num
     for cells in reader:
         line, end = end + 1, reader.line_num
         if not any(cells):  # an empty line, or one of a spreadsheet: `,,,`
             continue
         if len(cells) != len(header):
-            raise DataError(f"{label}:{line}: expected {len(header)} cells; found {len(cells)}")
+            hint = "; put cells with commas in quotes" if len(cells) > len(header) else ""
+            raise DataError(f"{label}:{line}: expected {len(header)} cells; found {len(cells)}{hint}")
         yield Row(dict(zip(header, cells, strict=True)), f"{label}:{line}")
 
 

@@ -229,6 +229,23 @@ def test_choices_follow_a_chat_through_its_template(tmp_path: Path) -> None:
             "answer: 'B' is not among the choices 'x', 'y'; if it is a choice's letter, write "
             """`answer: '{{ o["AB".index(answer)] }}'`""",
         ),
+        (
+            {"answer": "b", "o": ["x", "y"]},
+            "o",
+            "answer: 'b' is not among the choices 'x', 'y'; if it is a choice's letter, write "
+            """`answer: '{{ o["ab".index(answer)] }}'`""",
+        ),
+        (
+            {"answer": "x", "o": "['x', 'y']"},
+            "o",
+            """choices: column 'o' must contain a list of choices; found "['x', 'y']", which is text; write the rows """
+            "as JSONL or Parquet, which have lists",
+        ),
+        (
+            {"answer": "x", "o": {"A": "x", "B": None}},
+            "o",
+            "choices: choice 2 of 2 is null; every choice must be a text",
+        ),
         ({"answer": None, "o": ["x"]}, "o", "answer: column 'answer' is null; give it a value, or write "),
         ({"answer": "", "o": ["x"]}, "o", "answer: '' is not among the choices 'x'"),
     ],
@@ -258,6 +275,7 @@ def test_choices_that_cannot_contain_the_answer_are_reported(
             "{{ o.text[o.label.index(answer)] }}",
         ),
         ({"answer": "y", "o.text": ["x", "y"]}, "o.text", "{{ answer }}"),
+        ({"answer": "B", "o": {"A": "x", "B": "y"}}, "o", "{{ o[answer] }}"),  # as in MedQA
         ({"answer": True, "o": [False, True]}, "o", "{{ answer }}"),
         ({"answer": "y", "o": ["y", "y", "x"]}, "o", "{{ answer }}"),
     ],
@@ -311,6 +329,13 @@ def test_times_of_pandas_are_times(tmp_path: Path) -> None:
     keys = {"kind": "generate", "data": data, "prompt": "{{ row['q'] }}", "scorer": {"kind": "exact"}}
     task = GenerateTask(defined(tmp_path, keys))
     assert task.reference_of(task.samples("search")[0]) == "2024-01-02 03:04:05.123456"
+
+
+def test_the_same_choices_in_another_order_are_equal(tmp_path: Path) -> None:
+    rows = [{"q": "a", "o": order, "answer": "x"} for order in (["x", "y"], ["y", "x"], ["x", "z"])]
+    task = open_task(tmp_path, *rows, scorer={"kind": "multiple_choice", "choices": "o"})
+    first, second, other = map(task.content_of, task.samples("search"))
+    assert first == second != other
 
 
 @pytest.mark.parametrize("other", [{"answer": "2", "id": 7}, {"answer": " 2\n", "q": "1 +\n 1"}])
