@@ -13,7 +13,7 @@ from cycleqd_merge.bounded import Bounds
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import CodeTaskConfig
-from cycleqd_merge.errors import TaskError
+from cycleqd_merge.errors import DataError, TaskError
 from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.code.task import CodeTask, pass_at
 from cycleqd_merge.tasks.protocol import Sampling
