@@ -45,7 +45,10 @@ def encode_pair(encode: Callable[[str], list[int]], text: str, continuation: str
     if len(whole) > len(before):
         return whole, len(whole) - len(before)
     pairs = enumerate(zip(before, whole, strict=False))
-    return whole, len(whole) - next((at for at, (one, other) in pairs if one != other), len(whole))
+    same = next((at for at, (one, other) in pairs if one != other), len(whole))
+    if not same:  # a prompt of one token that the continuation changes: nothing is left to read before it
+        return [*encode(type(text)()), *whole], len(whole)
+    return whole, len(whole) - same
 
 
 def tokenizer_notices(tokenizer: PreTrainedTokenizerBase) -> list[str]:
