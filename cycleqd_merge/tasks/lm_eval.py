@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,19 @@ FEWSHOT_SEED = 1234
 """lm-evaluation-harness's default seed for drawing few-shot examples."""
 ANSWER_TOKENS = 256
 """lm-evaluation-harness's default for tasks that do not set a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessPrompt:
+    """The prompt of one request, and what follows it: `continuation`, which is scored, or up to `answer` tokens.
+
+    row: its task and row, for messages.
+    """
+
+    row: str
+    text: str
+    continuation: str | None
+    answer: int
 
 
 class LmEvalTask:
@@ -68,14 +81,30 @@ class LmEvalTask:
         return self._samples[split]
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
-        if not self._requests:
-            built = (self._build(name, self._renderer(model)) for name in self._tasks)
-            self._requests = {place: requests for each in built for place, requests in each}
+        self._requests = self._requests or dict(self._built(model.render))
         name, row = place = self._places[sample.id]
         requests = [replace(request, resps=[], filtered_resps={}) for request in self._requests[place]]
         truncated = await asyncio.gather(*(_answer(request, model, self._definition.thinking) for request in requests))
         with _naming(name, row, RuntimeError):  # another model's answers may well be graded
             return Outcome(self._grade(name, requests), _output(requests), any(truncated))
+
+    def prompts(self, render: Callable[..., str]) -> Iterator[HarnessPrompt]:
+        """The prompts of all documents. render: as `LanguageModel.render`, called before a chat's prompt is yielded.
+
+        Raises:
+            TaskError: a prompt cannot be rendered; the message names the task and the row.
+        """
+        for (name, place), requests in self._requests.items() or self._built(render):
+            for request in requests:
+                text, following = request.args
+                if isinstance(following, str):
+                    yield HarnessPrompt(f"{name} {place}", text, following, 0)
+                else:
+                    yield HarnessPrompt(f"{name} {place}", text, None, _sampling(following, 0).max_new_tokens)
+
+    def _built(self, render: Callable[..., str]) -> Iterator[tuple[tuple[str, int], list[Instance]]]:
+        """The requests of all documents. render: as `LanguageModel.render`."""
+        return (each for name in self._tasks for each in self._build(name, self._renderer(render)))
 
     def _grade(self, name: str, requests: list[Instance]) -> float:
         """The score of a document whose requests have been answered.
@@ -179,13 +208,13 @@ class LmEvalTask:
         )
         return requests if isinstance(requests, list) else [requests]
 
-    def _renderer(self, model: LanguageModel) -> Callable[..., str]:
+    def _renderer(self, of_model: Callable[..., str]) -> Callable[..., str]:
         variables = self._definition.template_variables
         options = {} if variables is None else {"variables": variables}
 
         def render(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
             # looks at the last turn instead of the flag
-            return model.render(messages, self._definition.chat_template, **options)
+            return of_model(messages, self._definition.chat_template, **options)
 
         return render
 
