@@ -406,7 +406,13 @@ def test_what_no_model_can_answer_is_reported_when_opened(
     ("keys", "definition", "template", "error", "notice"),
     [
         ({}, {}, None, None, None),
-        ({"num_fewshot": 12}, {}, None, "12 of 12 prompts, such as row own 0, leave no room for an answer in the", None),
+        (
+            {"num_fewshot": 12},
+            {},
+            None,
+            "12 of 12 prompts, such as row own 0, leave no room for an answer in the",
+            None,
+        ),
         ({"generation_kwargs": {"max_gen_toks": 118}}, {}, None, None, "12 of 12 prompts, .* leave less room than an"),
         ({**CHOICE, "num_fewshot": 12}, {}, None, None, "24 of 24 prompts, .* beginning is cut off, as by lm-eval"),
         (CHOICE, {}, None, None, None),
