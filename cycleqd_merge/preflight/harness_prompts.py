@@ -48,38 +48,36 @@ class _Turns:
 def check_harness(where: str, task: LmEvalTask, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Problems:
     """Render and count the tokens of every prompt. where: the task, for messages; limit: the model's context."""
     found, turns = Problems(), _Turns(tokenizer)
-    over: dict[str, list[HarnessPrompt]] = {"empty": [], "short": [], "cut": []}
-    count = 0
     try:
-        for count, prompt in enumerate(task.prompts(turns.render), 1):
-            if limit is not None and (kind := _excess(prompt, tokenizer, limit)):
-                over[kind].append(prompt)
+        excesses = [(prompt.row, _excess(prompt, tokenizer, limit)) for prompt in task.prompts(turns.render)]
     except UserError as error:
         found.errors.append(f"{where}: {error}")
         return found
     for role, _ in sorted(turns.changed):
         found.notices.append(f"{where}: the chat template changes the text of the {role} turn of some prompts")
-    texts = {
-        "empty": (found.errors, f"leave no room for an answer in the model's {limit} tokens; lower `num_fewshot`"),
-        "short": (found.notices, f"leave less room than an answer may need in the model's {limit} tokens"),
-        "cut": (
-            found.notices,
-            f"do not fit the model's {limit} tokens: their beginning is cut off, as by lm-evaluation-harness; lower "
-            "`num_fewshot` to avoid this",
-        ),
-    }
-    for kind, (reported, text) in texts.items():
-        if over[kind]:
-            reported.append(f"{where}: {len(over[kind])} of {count} prompts, such as row {over[kind][0].row}, {text}")
+    for kind, text in _EXCESSES.items():
+        rows = [row for row, excess in excesses if excess == kind]
+        if rows:
+            line = f"{where}: {len(rows)} of {len(excesses)} prompts, such as row {rows[0]}, {text.format(limit)}"
+            (found.errors if kind == "empty" else found.notices).append(line)
     return found
 
 
-def _excess(prompt: HarnessPrompt, tokenizer: PreTrainedTokenizerBase, limit: int) -> str | None:
-    """How a prompt exceeds the context: its answer would be `empty` or `short`, or its beginning is `cut` off."""
-    following = prompt.continuation or ""
-    if len((prompt.text + following).encode()) + prompt.answer < limit // 2:
-        return None  # a token has at least one byte, except a few that tokenizers add
-    length = len(encode(tokenizer, type(prompt.text)(prompt.text + following)))
+_EXCESSES = {
+    "empty": "leave no room for an answer in the model's {} tokens; lower `num_fewshot`",
+    "short": "leave less room than an answer may need in the model's {} tokens",
+    "cut": "do not fit the model's {} tokens: their beginning is cut off, as by lm-evaluation-harness; lower "
+    "`num_fewshot` to avoid this",
+}
+"""How a prompt can exceed the context, for messages."""
+
+
+def _excess(prompt: HarnessPrompt, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> str | None:
+    """The key of `_EXCESSES` for a prompt: its answer would be empty or short, or its beginning is cut off."""
+    whole = prompt.text + (prompt.continuation or "")
+    if limit is None or len(whole.encode("utf-8", "replace")) + prompt.answer < limit // 2:
+        return None  # a token has about a byte at least: most prompts need not be encoded
+    length = len(encode(tokenizer, type(prompt.text)(whole)))
     if prompt.continuation is not None:
         return "cut" if length >= limit else None
     return "empty" if length >= limit else "short" if length + prompt.answer > limit else None

@@ -175,7 +175,7 @@ class TransformersEngine:
                 request.answer.set_exception(error)
 
     def _take_batch(self) -> list[_Request]:
-        """The longest prompts with the same sampling (and length, without padding); empty if all waiting requests were cancelled."""
+        """The longest prompts with the same sampling (without padding: and length); empty if no request waits."""
         self._waiting = [request for request in self._waiting if not request.answer.done()]
         if not self._waiting:
             return []
