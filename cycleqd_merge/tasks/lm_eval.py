@@ -63,6 +63,10 @@ class LmEvalTask:
     def __init__(self, definition: LmEvalTaskConfig) -> None:
         self._definition = definition
         self._tasks = _load(definition)
+        if definition.thinking == "strip" and self.scores_continuations:
+            raise TaskError(
+                f"thinking: `strip` has no effect on {definition.task}, which generates no answers; use `off`"
+            )
         self._metrics = {name: _metric(name, task, definition.metric) for name, task in self._tasks.items()}
         places = [(name, place, doc) for name in self._tasks for place, doc in self._documents(name)]
         if len(places) < 2:
@@ -73,6 +77,11 @@ class LmEvalTask:
         self._requests: dict[tuple[str, int], list[Instance]] = {}
         for name in self._tasks:
             self._check(name)
+
+    @property
+    def scores_continuations(self) -> bool:
+        """Whether all requests score a continuation, such as a choice, so that a model generates nothing."""
+        return all(task.OUTPUT_TYPE != "generate_until" for task in self._tasks.values())
 
     def _documents(self, name: str) -> Iterator[tuple[int, Any]]:
         return iter(self._tasks[name].doc_iterator(limit=self._definition.limit))

@@ -25,6 +25,7 @@ FEWSHOT = [
     {"role": "assistant", "content": "1"},
     {"role": "user", "content": "{{ q }}"},
 ]
+CHOICES = {"kind": "multiple_choice", "choices": ["1", "2"]}
 MIDDLE = [FEWSHOT[0], {"role": "system", "content": "Be brief."}, FEWSHOT[2]]
 
 
@@ -35,8 +36,8 @@ def findings(
     write_rows(folder / "rows.jsonl", {"q": q, "answer": "1"})
     data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
     prompt = {} if "messages" in keys else {"chat": True, "prompt": "{{ q }}"}
-    scorer = {"kind": "exact"}
-    definition = defined(folder, {"kind": "generate", "data": data, "scorer": scorer, **prompt, **keys})
+    scorer = {"scorer": {"kind": "exact"}}
+    definition = defined(folder, {"kind": "generate", "data": data, **scorer, **prompt, **keys})
     tokenizer = make_tokenizer(template)
     if special:
         tokenizer.add_tokens([AddedToken(special, special=True)])
@@ -119,6 +120,11 @@ def test_errors_of_templates_name_task_turn_and_remedy(
         (known.CHATML.replace("m.content", "m.content | replace('\\n', ' ')"), {"q": "1\n2"}, ["changes the text"]),
         (known.R1, {}, ["makes the model think before it answers"]),
         (known.R1, {"thinking": "strip"}, []),
+        (
+            known.R1,
+            {"scorer": CHOICES},
+            ["choices are scored as the beginning of its thought; `off` or a `chat_templat"],
+        ),
         (known.QWEN3, {"thinking": "off"}, []),
         (known.GRANITE, {"thinking": "off"}, []),
     ],
@@ -137,6 +143,7 @@ def test_notices_tell_what_a_template_does_to_turns(
     [
         (known.R1, {"thinking": "off"}, "has no switch (a variable enable_thinking or thinking); use `strip`"),
         (known.CHATML, {"thinking": "off"}, "has no switch"),
+        (known.R1, {"thinking": "off", "scorer": CHOICES}, "enable_thinking or thinking); use a `chat_template` that"),
         (known.R1, {"thinking": "strip", "special": "</think>"}, "answers do not contain </think>, a special token"),
         (known.CHATML, {"thinking": "strip", "special": "[/THINK]"}, "answers do not contain [/THINK]"),
     ],

@@ -382,6 +382,7 @@ def own_task(folder: Path, keys: dict[str, Any], changed: dict[str, Any] | None 
             {},
             "its exact_match is 50.0, not a number from 0 to 1",
         ),
+        ({**CHOICE, "definition": {"thinking": "strip"}}, {}, "thinking: `strip` has no effect on .*own.yaml, which"),
         ({"test_split": "exam"}, {}, "task: .*own.yaml cannot be loaded: its data or configuration has no 'exam'"),
     ],
 )
