@@ -105,11 +105,7 @@ class LmEvalTask:
         """
         for (name, place), requests in self._requests.items() or self._built(render):
             for request in requests:
-                text, following = request.args
-                if isinstance(following, str):
-                    yield HarnessPrompt(f"{name} {place}", text, following, 0)
-                else:
-                    yield HarnessPrompt(f"{name} {place}", text, None, _sampling(following, 0).max_new_tokens)
+                yield HarnessPrompt(f"{name} {place}", request.args[0], *_following(request))
 
     def _built(self, render: Callable[..., str]) -> Iterator[tuple[tuple[str, int], list[Instance]]]:
         """The requests of all documents. render: as `LanguageModel.render`."""
@@ -153,6 +149,8 @@ class LmEvalTask:
                 with _naming(name, row):
                     _require_answer(task, doc)
                     if count == 1:
+                        for request in requests:
+                            _following(request)
                         self._grade(name, [_answered(request) for request in requests])
         if own:
             log.warning(
@@ -305,6 +303,16 @@ def _joined(messages: Sequence[Message], add_generation_prompt: bool = True) -> 
     return "\n".join(str(message["content"]) for message in messages)
 
 
+def _following(request: Instance) -> tuple[str | None, int]:
+    """What follows a request's prompt: a continuation to score, or the largest number of tokens to generate.
+
+    Raises:
+        TaskError: its generation options are not supported.
+    """
+    _, following = request.args
+    return (following, 0) if isinstance(following, str) else (None, _sampling(following, 0).max_new_tokens)
+
+
 def _answered(request: Instance) -> Instance:
     """The request with the answer of a model that knows nothing."""
     likelihoods = request.request_type == "loglikelihood"
@@ -404,8 +412,15 @@ async def _answer(request: Instance, model: LanguageModel, thinking: Thinking) -
 
 
 def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
-    """The harness's generation options as a `Sampling`: greedy unless `do_sample` is set."""
+    """The harness's generation options as a `Sampling`: greedy unless `do_sample` is set.
+
+    Raises:
+        TaskError: they are not supported.
+    """
     stop = options.get("until") or []
+    stop = [stop] if isinstance(stop, str) else stop
+    if not all(isinstance(text, str) for text in stop):
+        raise TaskError(f"`until` in its `generation_kwargs` is {short_repr(stop)}, not a list of texts")
     tokens = next((options[key] for key in _LIMIT_KEYS if options.get(key) is not None), ANSWER_TOKENS)
     temperature = float(options.get("temperature") or 0.0)
     if options.get("do_sample") is False:
@@ -414,8 +429,7 @@ def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
         temperature = 1.0
     unknown = [key for key in ("top_p", "top_k", "min_p") if temperature and options.get(key) not in (None, 0, 1, 1.0)]
     if unknown:
-        raise TaskError(f"task: sampling with {', '.join(unknown)} is not supported; override its `generation_kwargs`")
-    stop = [stop] if isinstance(stop, str) else stop
+        raise TaskError(f"sampling with {', '.join(unknown)} is not supported; override its `generation_kwargs`")
     return Sampling(int(tokens), temperature, tuple(text for text in stop if text), seed=number)
 
 

@@ -383,6 +383,13 @@ def own_task(folder: Path, keys: dict[str, Any], changed: dict[str, Any] | None 
             "its exact_match is 50.0, not a number from 0 to 1",
         ),
         ({**CHOICE, "definition": {"thinking": "strip"}}, {}, "thinking: `strip` has no effect on .*own.yaml, which"),
+        (
+            {"generation_kwargs": {"do_sample": True, "temperature": 0.7, "top_p": 0.9}},
+            {},
+            "task: own: row 0: sampling with top_p is not supported; override its `generation_kwargs`",
+        ),
+        ({"generation_kwargs": {"max_gen_toks": "many"}}, {}, "task: own: row 0: ValueError: invalid literal for int"),
+        ({"generation_kwargs": {"until": [1]}}, {}, r"row 0: `until` in its `generation_kwargs` is \[1\], not a list"),
         ({"test_split": "exam"}, {}, "task: .*own.yaml cannot be loaded: its data or configuration has no 'exam'"),
     ],
 )
