@@ -9,6 +9,7 @@ import pytest
 from transformers import AddedToken
 
 from cycleqd_merge.config.recipe import TaskConfig
+from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.merging.checks import Problems
 from cycleqd_merge.preflight.prompts import check_prompts
 from cycleqd_merge.tasks.generate import GenerateTask
@@ -199,3 +200,13 @@ def test_the_template_is_checked_with_the_turns_of_later_rounds(tmp_path: Path) 
 
 def test_a_database_conversation_has_one_turn_more_than_rounds(tmp_path: Path) -> None:
     assert open_dbbench(tmp_path, *ROWS, rounds=2).later_turns.answers == 3
+
+
+def test_a_choice_fits_only_if_no_token_of_its_prompt_is_cut_off(tmp_path: Path) -> None:
+    """Engines keep the last tokens for which the context has room, and generate one more."""
+    choices = {"kind": "multiple_choice", "choices": ["1", "22"]}
+    for limit, count in ((13, 0), (12, 1)):  # ten characters, and two of the choice
+        found = findings(tmp_path, None, q="x" * 10, limit=limit, scorer=choices, chat=False)
+        assert len(found.errors) == count
+        tokens = list(range(12))
+        assert (AnswerReader(make_tokenizer(None), [], limit).fitting_pair(tokens, 2) == tokens) == (not count)

@@ -101,7 +101,9 @@ def _start(tokenizer: PreTrainedTokenizerBase) -> int:
 def prompt_length(
     task: Prompting, definition: PromptedTaskConfig, sample: Sample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int]:
-    """Tokens of a sample's prompt, and the largest number that may follow: a choice to score, or an answer.
+    """Tokens of a sample's prompt, and the largest number that may follow: an answer, or a choice and one more.
+
+    Engines generate one token after a choice; see `AnswerReader.fitting_pair`.
 
     Raises:
         TaskError: the prompt cannot be rendered; the message names the row.
@@ -122,4 +124,4 @@ def prompt_length(
     for choice, (_, scored) in zip(choices, encoded, strict=True):
         if not scored:
             raise TaskError(f"choice {choice!r} adds no token to the prompt and cannot be scored; in row {sample.id}")
-    return max(((len(tokens) - scored, scored) for tokens, scored in encoded), key=sum)
+    return max(((len(tokens) - scored, scored + 1) for tokens, scored in encoded), key=sum)
