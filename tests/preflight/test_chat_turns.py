@@ -146,6 +146,7 @@ def test_notices_tell_what_a_template_does_to_turns(
         (known.CHATML, {"thinking": "off"}, "has no switch"),
         (known.R1, {"thinking": "off", "scorer": CHOICES}, "enable_thinking or thinking); use a `chat_template` that"),
         (known.R1, {"thinking": "strip", "special": "</think>"}, "answers do not contain </think>, a special token"),
+        (known.CHATML, {"thinking": "strip", "special": "<|END_THINKING|>"}, "answers do not contain <|END_THINKING|>"),
         (known.CHATML, {"thinking": "strip", "special": "[/THINK]"}, "answers do not contain [/THINK]"),
     ],
 )
