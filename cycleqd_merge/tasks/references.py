@@ -13,6 +13,8 @@ from cycleqd_merge.config.scorers import (
     RegexScorerConfig,
     TokenF1ScorerConfig,
 )
+from cycleqd_merge.config.validation_errors import short_repr
+from cycleqd_merge.tasks.matching import is_found
 from cycleqd_merge.tasks.scorers import exact, is_integer, last_number
 
 TextScorerConfig = ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig | PythonScorerConfig
@@ -47,11 +49,10 @@ def _number_problem(reference: str) -> str | None:
 
 def _regex_problem(reference: str, scorer: RegexScorerConfig) -> str | None:
     try:
-        expression = re.compile(reference)
+        re.compile(reference)
     except (re.error, OverflowError, RecursionError) as error:
-        return f"{reference!r} is not a regular expression: {error}"
-    find = expression.fullmatch if scorer.full else expression.search
-    if all(find(output) for output in _ANYTHING):
+        return f"{short_repr(reference)} is not a regular expression: {error}"
+    if all(is_found(reference, output, scorer.full) for output in _ANYTHING):
         kind = "an empty regular expression" if not reference else f"{reference!r}"
         return f"{kind} matches every output, so that every answer scores 1; write what a right answer must contain"
     return None
