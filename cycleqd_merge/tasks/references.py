@@ -14,6 +14,7 @@ from cycleqd_merge.config.scorers import (
     RegexScorerConfig,
     TokenF1ScorerConfig,
 )
+from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.tasks.generate_answers import right_texts, until_stop
 from cycleqd_merge.tasks.matching import is_found
 from cycleqd_merge.tasks.scorers import exact, is_integer, last_number
@@ -63,13 +64,11 @@ def _number_problem(reference: str) -> str | None:
 
 def _regex_problem(reference: str, scorer: RegexScorerConfig) -> str | None:
     try:
-        expression = re.compile(reference)
+        re.compile(reference)
     except (re.error, OverflowError, RecursionError) as error:
-        return f"{reference!r} is not a regular expression: {error}"
-    find = expression.fullmatch if scorer.full else expression.search
-    if all(find(output) for output in _ANYTHING) and all(
-        is_found(reference, output, scorer.full) for output in (*_words_of(reference), *_MORE)
-    ):
+        return f"{short_repr(reference)} is not a regular expression: {error}"
+    outputs = (*_ANYTHING, *_words_of(reference), *_MORE)
+    if all(is_found(reference, output, scorer.full) for output in outputs):
         kind = "an empty regular expression" if not reference else f"{reference!r}"
         return f"{kind} matches every output, so that every answer scores 1; write what a right answer must contain"
     return None

@@ -46,6 +46,7 @@ def problem_of(reference: str, stop: tuple[str, ...] = (), **scorer: Any) -> str
         (r"[\s\S]*", {"kind": "regex", "full": True}, (), "'[\\\\s\\\\S]*' matches every output"),
         ("(?i)(yes|no)?", {"kind": "regex"}, (), "'(?i)(yes|no)?' matches every output"),
         ("(2", {"kind": "regex"}, (), "'(2' is not a regular expression"),
+        ("(" * 3000 + ")" * 3000, {"kind": "regex"}, (), "'(((((("),
         ("a\nb", {"kind": "exact", "first_line": True}, (), "'a\\nb' has several lines"),
         ("a\nb", {"kind": "exact", "first_line": True, "pattern": "x(.*)"}, (), "'a\\nb' has several lines"),
         ("a\u2028b", {"kind": "exact", "first_line": True, "squeeze": True}, (), "'a\\u2028b' has several lines"),
@@ -97,6 +98,7 @@ def test_a_reference_that_decides_nothing_is_a_problem(
         (".{0,9}", "yes", {"kind": "regex", "full": True}, ()),
         ("(?:x+x+)*", "xx", {"kind": "regex", "full": True}, ()),
         ("a|b", "b", {"kind": "regex"}, ()),
+        ("a|(?:(?:(?:x?){999}){999}){999}y", "a", {"kind": "regex"}, ()),  # would take minutes on other outputs
         (".+", "x", {"kind": "regex"}, ()),
         ("x*", "xx", {"kind": "regex", "full": True}, ()),
         ("", "", {"kind": "exact"}, ()),

@@ -45,12 +45,15 @@ def encode_pair(encode: Callable[[str], list[int]], text: str, continuation: str
     if len(whole) > len(before):
         return whole, len(whole) - len(before)
     pairs = enumerate(zip(before, whole, strict=False))
-    return whole, len(whole) - next((at for at, (one, other) in pairs if one != other), len(whole))
+    same = next((at for at, (one, other) in pairs if one != other), len(whole))
+    if not same:  # a prompt of one token that the continuation changes: nothing is left to read before it
+        return [*encode(type(text)()), *whole], len(whole)
+    return whole, len(whole) - same
 
 
 def tokenizer_notices(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Notices about tokens that a tokenizer and its chat template add and that `encode` leaves out."""
-    ahead, after = _added(tokenizer, True)
+    before, after = _added(tokenizer, True)
     chat = _ids(tokenizer, render_turns(tokenizer, [("user", _PROBE)]), False)
     notices = []
     appended = list(dict.fromkeys([*after, *_added(tokenizer, False)[1]]))
@@ -61,12 +64,12 @@ def tokenizer_notices(tokenizer: PreTrainedTokenizerBase) -> list[str]:
             "answer after the end"
         )
     bos = tokenizer.bos_token_id
-    if appended and bos not in (None, tokenizer.eos_token_id, *ahead):
+    if appended and bos not in (None, tokenizer.eos_token_id, *before):
         notices.append(
             f"base: its tokenizer does not write its BOS token {tokenizer.bos_token!r} before texts; if the models "
             "were trained with it, correct the post-processor in tokenizer.json"
         )
-    for writer, tokens in (("tokenizer", ahead), ("chat template", chat)):
+    for writer, tokens in (("tokenizer", before), ("chat template", chat)):
         if bos is not None and tokens[:2] == [bos, bos]:
             notices.append(f"base: its {writer} begins texts with {tokenizer.bos_token!r} twice; prompts keep one")
     return notices
@@ -98,7 +101,9 @@ def _start(tokenizer: PreTrainedTokenizerBase) -> int:
 def prompt_length(
     task: Prompting, definition: PromptedTaskConfig, sample: Sample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int]:
-    """Tokens of a sample's prompt, and the largest number that may follow: a choice to score, or an answer.
+    """Tokens of a sample's prompt, and the largest number that may follow: an answer, or a choice and one more.
+
+    Engines generate one token after a choice; see `AnswerReader.fitting_pair`.
 
     Raises:
         TaskError: the prompt cannot be rendered; the message names the row.
@@ -119,4 +124,4 @@ def prompt_length(
     for choice, (_, scored) in zip(choices, encoded, strict=True):
         if not scored:
             raise TaskError(f"choice {choice!r} adds no token to the prompt and cannot be scored; in row {sample.id}")
-    return max(((len(tokens) - scored, scored) for tokens, scored in encoded), key=sum)
+    return max(((len(tokens) - scored, scored + 1) for tokens, scored in encoded), key=sum)
