@@ -25,6 +25,7 @@ from cycleqd_merge.tasks.protocol import (
     TaskSplit,
 )
 from cycleqd_merge.tasks.recording import AskedError, Exchange, Recorder, Unanswered
+from cycleqd_merge.tasks.splits import row_place
 from cycleqd_merge.tasks.suite import require_environments
 
 _Result = TypeVar("_Result")
@@ -46,13 +47,14 @@ class ShownExchange:
 class ShownSample:
     """A sample of a task: its requests in order and, with a model, the replies and the outcome.
 
-    reference: the task's reference answer; None if the task has none to show.
+    reference: the task's reference answer; None if the task has none to show. place: where its row is, as `row_place`.
     """
 
     sample: str
     exchanges: tuple[ShownExchange, ...]
     reference: str | None
     outcome: Outcome | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ def _prompt_only(task: Task, sample: Sample) -> ShownSample:
         exchanges = [Exchange.unanswered(prompt, choice) for choice in choices or (None,)]
     else:
         exchanges = _run(_first_requests(task, sample))
-    return ShownSample(sample.id, tuple(map(ShownExchange, exchanges)), _reference(task, sample))
+    shown = tuple(map(ShownExchange, exchanges))
+    return ShownSample(sample.id, shown, _reference(task, sample), place=row_place(sample))
 
 
 def _reference(task: Task, sample: Sample) -> str | None:
@@ -129,7 +132,7 @@ async def _scored(
         recorder = Recorder(model)
         outcome = await task.score(sample, recorder)
         exchanges = tuple(_encoded(exchange, encode) for exchange in recorder.exchanges)
-        return ShownSample(sample.id, exchanges, _reference(task, sample), outcome)
+        return ShownSample(sample.id, exchanges, _reference(task, sample), outcome, row_place(sample))
 
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(score(sample)) for sample in samples]

@@ -32,6 +32,10 @@ def test_prompts_are_shown_without_a_model(tmp_path: Path) -> None:
     assert headings(answer.out) == ["prompt", "reference"] * 2
     row = json.loads((tmp_path / "letters-search.jsonl").read_text().splitlines()[0])
     assert f"----- prompt\n{row['question']}: \n----- reference\n{row['answer']}\n" in answer.out
+    places = [line.split(", ")[1] for line in answer.out.splitlines() if line.startswith("===== sample ")]
+    assert places == [f"{tmp_path}/letters-search.jsonl:{line}" for line in (1, 2)]
+    shown = cycleqd_merge("task", "show", task, "-n", 2, "--json").json
+    assert [sample["place"] for sample in shown["samples"]] == places
     heldout = cycleqd_merge("task", "show", task, "--split", "heldout", "-n", 99)
     assert heldout.out.startswith("12 of 12 samples of the held-out split\n")
 
