@@ -50,7 +50,7 @@ def encode_pair(encode: Callable[[str], list[int]], text: str, continuation: str
 
 def tokenizer_notices(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Notices about tokens that a tokenizer and its chat template add and that `encode` leaves out."""
-    ahead, after = _added(tokenizer, True)
+    before, after = _added(tokenizer, True)
     chat = _ids(tokenizer, render_turns(tokenizer, [("user", _PROBE)]), False)
     notices = []
     appended = list(dict.fromkeys([*after, *_added(tokenizer, False)[1]]))
@@ -61,12 +61,12 @@ def tokenizer_notices(tokenizer: PreTrainedTokenizerBase) -> list[str]:
             "answer after the end"
         )
     bos = tokenizer.bos_token_id
-    if appended and bos not in (None, tokenizer.eos_token_id, *ahead):
+    if appended and bos not in (None, tokenizer.eos_token_id, *before):
         notices.append(
             f"base: its tokenizer does not write its BOS token {tokenizer.bos_token!r} before texts; if the models "
             "were trained with it, correct the post-processor in tokenizer.json"
         )
-    for writer, tokens in (("tokenizer", ahead), ("chat template", chat)):
+    for writer, tokens in (("tokenizer", before), ("chat template", chat)):
         if bos is not None and tokens[:2] == [bos, bos]:
             notices.append(f"base: its {writer} begins texts with {tokenizer.bos_token!r} twice; prompts keep one")
     return notices
