@@ -12,6 +12,7 @@ from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import TaskError, UserError, first_line
 from cycleqd_merge.evaluation.failures import is_infrastructure, single_cause
+from cycleqd_merge.evaluation.worker import checked_outcome
 from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.preflight.task_check import open_alone
 from cycleqd_merge.tasks.generate import GenerateTask
@@ -130,7 +131,7 @@ async def _scored(
 ) -> list[ShownSample]:
     async def score(sample: Sample) -> ShownSample:
         recorder = Recorder(model)
-        outcome = await task.score(sample, recorder)
+        outcome = checked_outcome(await task.score(sample, recorder), f"sample {sample.id}")
         exchanges = tuple(_encoded(exchange, encode) for exchange in recorder.exchanges)
         return ShownSample(sample.id, exchanges, _reference(task, sample), outcome, row_place(sample))
 
