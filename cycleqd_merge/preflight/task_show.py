@@ -1,4 +1,4 @@
-"""Showing what a task asks, and what a model answers, outside any run."""
+"""Showing a task's prompts and a model's answers outside any run."""
 
 from __future__ import annotations
 
