@@ -22,7 +22,6 @@ from cycleqd_merge.comparison.results import (
     SplitOpening,
     StrategyRunResult,
 )
-from cycleqd_merge.comparison.statistics import duplicates
 from cycleqd_merge.comparison.strategy_runs import (
     ObserverFactory,
     PlannedRun,
@@ -47,6 +46,7 @@ from cycleqd_merge.run.interruption import terminable
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.strategies.factory import ordered_tasks
+from cycleqd_merge.tasks.equal_rows import seen_among
 from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
@@ -120,7 +120,7 @@ def compare(
             candidates = [*(each.candidate for each in chosen), *(each for elites in sets for each in elites)]
             _require_comparable(changed, not unscored(journal, candidates), folder)
             scored = score_candidates(journal, pool, candidates, rows, progress, deadline)
-        result = _result(runs, chosen, sets, scored, opening, _row_counts(opened.suite, rows))
+        result = _result(runs, chosen, sets, scored, opening, row_counts(opened.suite, rows))
         report = comparison_report(result)
         files = write_outputs(result, report, _archives(runs), folder)
         return FinishedComparison(folder, result, report, tuple(files))
@@ -215,14 +215,14 @@ def _result(
     )
 
 
-def _row_counts(suite: Suite, final: Split) -> dict[str, RowCount]:
+def row_counts(suite: Suite, final: Split) -> dict[str, RowCount]:
     """By task, the rows of the search split and of the final split, and how many of the latter are not new."""
     counts = {}
     for task in suite:
         seen = [*task.samples("search"), *(task.samples("confirm") if final == "heldout" else ())]
         held_out = task.samples(final)
-        known = duplicates((sample.row for sample in seen), (sample.row for sample in held_out))
-        counts[task.name] = RowCount(len(task.samples("search")), len(held_out), known)
+        known = seen_among(task.task, held_out, seen)
+        counts[task.name] = RowCount(len(task.samples("search")), len(held_out), len(known))
     return counts
 
 

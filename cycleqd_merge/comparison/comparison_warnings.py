@@ -79,7 +79,9 @@ def _over_seeds(reference: str, models: Sequence[ModelStatistics], best: HeadToH
         )
     others = [name for name in unclear if best is None or name != best.other]
     if others:
-        lines.append(f"Not distinguishable from {reference} over rows and seeds, only over rows: {', '.join(others)}.")
+        lines.append(
+            f"Different from {reference} over rows, but not distinguishable over rows and seeds: {', '.join(others)}."
+        )
     return lines
 
 
@@ -125,7 +127,7 @@ def many_comparisons(result: ComparisonResult) -> list[str]:
         return []
     return [
         f"{count} models are compared with {result.reference}, each at 95%: if all were equally good, at least one "
-        f"would still differ with a chance of about {chance_of_a_false_difference(count):.0%}."
+        f"would still appear to differ with a chance of up to {chance_of_a_false_difference(count):.0%}."
     ]
 
 

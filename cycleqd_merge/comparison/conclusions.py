@@ -144,7 +144,7 @@ class HeadToHead:
 
     @property
     def verdict(self) -> str:
-        """What the wider interval says of the reference."""
+        """Whether the reference is better, by the wider interval."""
         decisive = self.over_rows_and_seeds or self.difference
         if decisive.holds_zero:
             return "not distinguishable"

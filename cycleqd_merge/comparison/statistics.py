@@ -1,15 +1,13 @@
-"""The statistics of a comparison: intervals, gaps, hypervolume and duplicates. Pure functions of their arguments.
+"""The statistics of a comparison: intervals, gaps and hypervolume. Pure functions of their arguments.
 
 `scipy.stats.bootstrap` agrees with `paired_bootstrap` but draws differently: numbers in docs/results.md would change.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -127,7 +125,10 @@ def spread_over_seeds(own: Sequence[float], other: Sequence[float] = ()) -> floa
 
 
 def chance_of_a_false_difference(comparisons: int) -> float:
-    """The probability that at least one of several 95% intervals excludes zero by accident, if they are independent."""
+    """The probability that at least one of several 95% intervals excludes zero by accident, if they are independent.
+
+    Correlated intervals, such as those of one reference, do so less often (Sidak 1967, for normal differences).
+    """
     return float(1 - 0.95**comparisons)
 
 
@@ -163,13 +164,3 @@ def hypervolume(points: Sequence[Sequence[float]] | NDArray[np.float64], referen
 
     array = np.asarray(points, np.float64)
     return float(moocore.hypervolume(array, ref=reference, maximise=True)) if array.size else 0.0
-
-
-def duplicates(search: Iterable[Mapping[str, Any]], heldout: Iterable[Mapping[str, Any]]) -> int:
-    """The number of held-out rows that equal, in all their columns, a row of the other splits."""
-    seen = {_content(row) for row in search}
-    return sum(_content(row) in seen for row in heldout)
-
-
-def _content(row: Mapping[str, Any]) -> str:
-    return json.dumps(dict(row), sort_keys=True, default=str)

@@ -112,7 +112,7 @@ def strategies_table(result: ComparisonResult) -> ComparisonTable:
         Column("95% over seeds", "{0.low:.4f} to {0.high:.4f}".format),
     )
     rows = tuple(_strategy_row(name, runs) for name, runs in result.runs_by_strategy.items())
-    title = "Strategies, averaged over seeds; a best mean (search) is optimistic: it chose its model"
+    title = "Strategies, averaged over seeds; a best mean (search) is optimistic: it was used to choose its model"
     return ComparisonTable(title, columns, rows)
 
 

@@ -133,13 +133,7 @@ class Worker:
         }
 
     async def _sample(self, task: SuiteTask, sample: Sample) -> Outcome:
-        outcome = await task.task.score(sample, self._engine)
-        place = f"task {task.name}, sample {sample.id}"
-        if not isinstance(outcome, Outcome):
-            raise ValueError(f"{place}: the result is of type {type(outcome).__name__}, not an Outcome")
-        if not isinstance(outcome.score, Real) or not 0 <= outcome.score <= 1:
-            raise ValueError(f"{place}: score {outcome.score!r} is not in [0, 1]")
-        return replace(outcome, score=float(outcome.score))
+        return checked_outcome(await task.task.score(sample, self._engine), f"task {task.name}, sample {sample.id}")
 
     def prepare(self, candidate: Candidate) -> None:
         """Announce the next candidate; see `Engine.prepare`."""
@@ -149,6 +143,19 @@ class Worker:
         """Free the engine."""
         self._event_loop.close()
         self._engine.close()
+
+
+def checked_outcome(outcome: Any, place: str) -> Outcome:
+    """The outcome that a task returned, with its score as a float. place: task and sample, for messages.
+
+    Raises:
+        ValueError: it is no `Outcome`, or its score is not from 0 to 1.
+    """
+    if not isinstance(outcome, Outcome):
+        raise ValueError(f"{place}: the result is of type {type(outcome).__name__}, not an Outcome")
+    if not isinstance(outcome.score, Real) or not 0 <= outcome.score <= 1:
+        raise ValueError(f"{place}: score {outcome.score!r} is not in [0, 1]")
+    return replace(outcome, score=float(outcome.score))
 
 
 async def _cancelling_others(scoring: Coroutine[Any, Any, dict[str, TaskResult]]) -> dict[str, TaskResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from cycleqd_merge.config.recipe import TaskConfig, reference_name
 from cycleqd_merge.errors import TaskError
@@ -10,6 +11,7 @@ from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.tasks.check import GradingCheck, check
 from cycleqd_merge.tasks.protocol import Checkable
+from cycleqd_merge.tasks.row_files import READERS
 from cycleqd_merge.tasks.suite import SuiteTask, open_task, require_environments
 
 
@@ -19,6 +21,8 @@ def open_alone(reference: str) -> SuiteTask:
     Raises:
         UserError: it cannot be opened; the message begins with its name.
     """
+    if Path(reference).suffix.lower() in READERS.keys() - {".json"}:  # JSON is YAML, too
+        raise TaskError(f"{reference}: a file of rows, not a task; name a YAML file that reads them (`data`)")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", reference_name(reference)).lstrip("-._") or "task"
     return open_task(TaskConfig(task=reference, name=name), confirm_share=0.0)
 

@@ -1,4 +1,4 @@
-"""Showing what a task asks, and what a model answers, outside any run."""
+"""Showing a task's prompts and a model's answers outside any run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import TaskError, UserError, first_line
 from cycleqd_merge.evaluation.failures import is_infrastructure, single_cause
+from cycleqd_merge.evaluation.worker import checked_outcome
 from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.preflight.task_check import open_alone
 from cycleqd_merge.tasks.generate import GenerateTask
@@ -25,6 +26,7 @@ from cycleqd_merge.tasks.protocol import (
     TaskSplit,
 )
 from cycleqd_merge.tasks.recording import AskedError, Exchange, Recorder, Unanswered
+from cycleqd_merge.tasks.splits import row_place
 from cycleqd_merge.tasks.suite import require_environments
 
 _Result = TypeVar("_Result")
@@ -46,13 +48,14 @@ class ShownExchange:
 class ShownSample:
     """A sample of a task: its requests in order and, with a model, the replies and the outcome.
 
-    reference: the task's reference answer; None if the task has none to show.
+    reference: the task's reference answer; None if the task has none to show. place: where its row is, as `row_place`.
     """
 
     sample: str
     exchanges: tuple[ShownExchange, ...]
     reference: str | None
     outcome: Outcome | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,8 @@ def _prompt_only(task: Task, sample: Sample) -> ShownSample:
         exchanges = [Exchange.unanswered(prompt, choice) for choice in choices or (None,)]
     else:
         exchanges = _run(_first_requests(task, sample))
-    return ShownSample(sample.id, tuple(map(ShownExchange, exchanges)), _reference(task, sample))
+    shown = tuple(map(ShownExchange, exchanges))
+    return ShownSample(sample.id, shown, _reference(task, sample), place=row_place(sample))
 
 
 def _reference(task: Task, sample: Sample) -> str | None:
@@ -127,9 +131,9 @@ async def _scored(
 ) -> list[ShownSample]:
     async def score(sample: Sample) -> ShownSample:
         recorder = Recorder(model)
-        outcome = await task.score(sample, recorder)
+        outcome = checked_outcome(await task.score(sample, recorder), f"sample {sample.id}")
         exchanges = tuple(_encoded(exchange, encode) for exchange in recorder.exchanges)
-        return ShownSample(sample.id, exchanges, _reference(task, sample), outcome)
+        return ShownSample(sample.id, exchanges, _reference(task, sample), outcome, row_place(sample))
 
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(score(sample)) for sample in samples]

@@ -31,10 +31,10 @@ class ChosenMean:
     confirm: int
 
     def __str__(self) -> str:
-        rows = f"{self.search} + {self.confirm}" if self.confirm else f"{self.search}"
+        rows = f"{self.search} search" + (f" and {self.confirm} confirmation" if self.confirm else "")
         return (
-            f"The mean {self.mean:.3f} of #{self.number} is optimistic by about {self.optimism:.2f}, because it chose "
-            f"this model among {self.models} (simulated for {rows} rows per task)."
+            f"The mean {self.mean:.3f} of #{self.number} is optimistic by about {self.optimism:.2f}, because it was "
+            f"used to choose this model from {self.models} (simulated for {rows} rows per task)."
         )
 
 

@@ -16,9 +16,12 @@ from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.report.scores import ScoreTable
 from cycleqd_merge.report.summary import summary
+from cycleqd_merge.report.task_show import visible
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.tasks.check import GradingCheck
 
+_MOST_NAMED = 5
+"""Rows that a table names."""
 _SHADES = " ░▒▓█"
 _FOUNDERS = {"expert": "expert", "seed": "founder", "level": "level"}
 """Names of the steps without parents, by the key of a step in the journal."""
@@ -178,13 +181,15 @@ def _shade(value: float, low: float, high: float) -> str:
 
 
 def verdict_table(verdicts: Sequence[GradingCheck]) -> Table:
-    """One row per kind of known answer: how many were accepted, and the samples that are graded incorrectly."""
+    """One row per kind of known answer: how many were accepted, and the first rows that are graded incorrectly."""
     table = Table(title="Known answers", title_justify="left")
     for heading in ("answer", "expected", "accepted", "graded incorrectly"):
         table.add_column(heading, justify="right" if heading == "accepted" else "left", overflow="fold")
     for answer, right in dict.fromkeys((verdict.answer, verdict.right) for verdict in verdicts):
         given = [verdict for verdict in verdicts if (verdict.answer, verdict.right) == (answer, right)]
         accepted = sum(verdict.score == 1.0 for verdict in given)
-        wrong = ", ".join(verdict.sample for verdict in given if not verdict.passed)
-        table.add_row(answer, "accepted" if right else "rejected", f"{accepted} of {len(given)}", wrong)
+        wrong = [verdict.place or verdict.sample for verdict in given if not verdict.passed]
+        more = [f"and {len(wrong) - _MOST_NAMED} more"] if len(wrong) > _MOST_NAMED else []
+        named = Text(visible(", ".join([*wrong[:_MOST_NAMED], *more])))
+        table.add_row(answer, "accepted" if right else "rejected", f"{accepted} of {len(given)}", named)
     return table

@@ -14,7 +14,7 @@ def shown_lines(shown: ShownTask) -> Iterator[str]:
     """The parts of a report on a task's samples: a heading, followed by its text in full."""
     yield f"{len(shown.samples)} of {shown.available} samples of the {SPLIT_NAMES[shown.split]}"
     for sample in shown.samples:
-        yield f"\n===== sample {sample.sample}"
+        yield f"\n===== sample {sample.sample}" + (f", {visible(sample.place)}" if sample.place else "")
         yield from map(visible, _sample_lines(sample))
 
 
@@ -31,7 +31,7 @@ def _sample_lines(sample: ShownSample) -> Iterator[str]:
 
 
 def _exchange_lines(shown: ShownExchange, before: Exchange | None) -> Iterator[str]:
-    """A request and its reply; of a conversation that goes on, only the new turns."""
+    """A request and its reply; of a continued conversation, only the new turns."""
     exchange = shown.exchange
     new = _new_turns(exchange, before)
     if new is not None:
@@ -89,6 +89,7 @@ def shown_json(shown: ShownTask) -> dict[str, Any]:
         "samples": [
             {
                 "sample": sample.sample,
+                "place": sample.place or None,
                 "requests": [_exchange_json(each) for each in sample.exchanges],
                 "reference": sample.reference,
                 "score": None if sample.outcome is None else sample.outcome.score,

@@ -144,7 +144,7 @@ Mounts = Sequence[tuple[str, str]]
 def _reachable_mounts(python: BoundPython) -> tuple[list[str], Mounts]:
     """Command prefix that makes the interpreter reachable for the box's user, and its mounts from there on.
 
-    Root gives up its rights before bubblewrap mounts anything: what lies below its home is mounted elsewhere first.
+    Root gives up its rights before bubblewrap mounts anything: what is below its home is mounted elsewhere first.
     """
     hidden = unreachable([source for source, _ in python.mounts]) if os.geteuid() == 0 else []
     if not hidden:

@@ -18,13 +18,14 @@ from cycleqd_merge.tasks.protocol import (
     Sampling,
     Task,
 )
+from cycleqd_merge.tasks.splits import row_place
 
 
 @dataclass(frozen=True, slots=True)
 class GradingCheck:
     """The grade of one known answer. answer, right: its name and whether it is right, as in `KnownAnswer`.
 
-    sample: the sample's id. score, output: as in `Outcome`.
+    sample: the sample's id. score, output: as in `Outcome`. place: where the sample's row is, as `row_place`.
     """
 
     sample: str
@@ -32,6 +33,7 @@ class GradingCheck:
     right: bool
     score: float
     output: str = ""
+    place: str = ""
 
     @property
     def passed(self) -> bool:
@@ -94,4 +96,4 @@ async def check(task: Task, samples: Sequence[Sample]) -> list[GradingCheck]:
 
 async def _grade(task: Task, sample: Sample, answer: KnownAnswer) -> GradingCheck:
     outcome = await task.score(sample, ScriptedModel(answer.reply))
-    return GradingCheck(sample.id, answer.name, answer.right, outcome.score, outcome.output)
+    return GradingCheck(sample.id, answer.name, answer.right, outcome.score, outcome.output, row_place(sample))

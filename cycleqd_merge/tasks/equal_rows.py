@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from cycleqd_merge.tasks.protocol import Sample, Task
@@ -33,8 +33,13 @@ def row_content(sample: Sample) -> str:
 
 def leaked(task: Task) -> list[Sample]:
     """The held-out samples that equal a sample of the search split."""
-    searched = {content_of(task, sample) for sample in task.samples("search")}
-    return [sample for sample in task.samples("heldout") if content_of(task, sample) in searched]
+    return seen_among(task, task.samples("heldout"), task.samples("search"))
+
+
+def seen_among(task: Task, samples: Iterable[Sample], seen: Iterable[Sample]) -> list[Sample]:
+    """Those of a task's samples that equal one of the samples in `seen`."""
+    contents = {content_of(task, sample) for sample in seen}
+    return [sample for sample in samples if content_of(task, sample) in contents]
 
 
 def draw_groups(order: Sequence[int], contents: Sequence[str], most: int) -> set[int]:

@@ -1,4 +1,4 @@
-"""Recording what a task asks a model and what it answers, for any kind of task."""
+"""Recording a task's requests and a model's replies, for any kind of task."""
 
 from __future__ import annotations
 

@@ -67,8 +67,7 @@ def _regex_problem(reference: str, scorer: RegexScorerConfig) -> str | None:
         re.compile(reference)
     except (re.error, OverflowError, RecursionError) as error:
         return f"{short_repr(reference)} is not a regular expression: {error}"
-    outputs = (*_ANYTHING, *_words_of(reference), *_MORE)
-    if all(is_found(reference, output, scorer.full) for output in outputs):
+    if all(is_found(reference, output, scorer.full) for output in (*_ANYTHING, *_words_of(reference), *_MORE)):
         kind = "an empty regular expression" if not reference else f"{reference!r}"
         return f"{kind} matches every output, so that every answer scores 1; write what a right answer must contain"
     return None

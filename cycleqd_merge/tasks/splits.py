@@ -50,7 +50,12 @@ def read_splits(
 
 def place_of(sample: Sample) -> str:
     """Where a sample's row is, for messages: its file and line, or its id."""
-    return getattr(sample.row, "place", "") or f"row {sample.id}"
+    return row_place(sample) or f"row {sample.id}"
+
+
+def row_place(sample: Sample) -> str:
+    """The file and line of a sample's row, such as `data/rows.jsonl:12`; empty if it has none."""
+    return str(getattr(sample.row, "place", ""))
 
 
 def halves(

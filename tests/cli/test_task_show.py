@@ -32,6 +32,10 @@ def test_prompts_are_shown_without_a_model(tmp_path: Path) -> None:
     assert headings(answer.out) == ["prompt", "reference"] * 2
     row = json.loads((tmp_path / "letters-search.jsonl").read_text().splitlines()[0])
     assert f"----- prompt\n{row['question']}: \n----- reference\n{row['answer']}\n" in answer.out
+    places = [line.split(", ")[1] for line in answer.out.splitlines() if line.startswith("===== sample ")]
+    assert places == [f"{tmp_path}/letters-search.jsonl:{line}" for line in (1, 2)]
+    shown = cycleqd_merge("task", "show", task, "-n", 2, "--json").json
+    assert [sample["place"] for sample in shown["samples"]] == places
     heldout = cycleqd_merge("task", "show", task, "--split", "heldout", "-n", 99)
     assert heldout.out.startswith("12 of 12 samples of the held-out split\n")
 
@@ -108,8 +112,8 @@ PYTHON_TASK = """
 from cycleqd_merge.plugins import Outcome, Sample, Sampling
 
 class Twice:
-    def __init__(self, fails=False):
-        self.fails = fails
+    def __init__(self, fails=False, result=None):
+        self.fails, self.result = fails, result
 
     def samples(self, split):
         return [Sample(word, {"word": word}) for word in ("one", "two")]
@@ -121,11 +125,11 @@ class Twice:
         for _ in range(2):
             answer = await model.chat(messages, Sampling(max_new_tokens=2))
             messages += [{"role": "assistant", "content": answer.text}, {"role": "user", "content": "Again."}]
-        return Outcome(0.5, answer.text, answer.truncated)
+        return self.result or Outcome(0.5, answer.text, answer.truncated)
 """
 
 
-def python_task(folder: Path, **options: bool) -> Path:
+def python_task(folder: Path, **options: Any) -> Path:
     (folder / "twice.py").write_text(PYTHON_TASK)
     path = folder / "twice.yaml"
     path.write_text(json.dumps({"kind": "python", "target": "twice.py:Twice", "options": options}))
@@ -190,9 +194,13 @@ def test_mistakes_are_one_line(tmp_path: Path, models: Models) -> None:
     edit_json(plain / "tokenizer_config.json", chat_template=None)
     chat = write_task(tmp_path, "chat", kind="exact")
     edit_json(chat, chat=True)
-    (tmp_path / "other").mkdir()
+    for folder in ("other", "odd"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "rows.csv").write_text("question,answer\n1,2\n")
     for arguments, problem in [
         ((tmp_path / "no.yaml",), "no.yaml"),
+        ((tmp_path / "rows.csv",), f"{tmp_path}/rows.csv: a file of rows, not a task; name a YAML file"),
+        ((python_task(tmp_path / "odd", result=3), "--model", models.base), "sample one: the result is of type int"),
         ((task, "--tokens"), "token ids depend on the model: add --model"),
         ((task, "--model", tmp_path / "nowhere"), "nowhere"),
         ((task, "--model", "https://example.org/x"), "write a model as a Hub id or a path"),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from cycleqd_merge.comparison.compare import row_counts
 from cycleqd_merge.comparison.results import RowCount, result_from_json, result_to_json
+from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.errors import UserError
+from cycleqd_merge.tasks.suite import open_task
 from tests.comparison.examples import ROWS, TASKS, example, fixed
+from tests.tasks.scripted import write_rows
 
 
 def test_a_result_comes_back_equal_through_json() -> None:
@@ -41,3 +46,17 @@ def test_a_result_that_contradicts_itself_is_refused() -> None:
 def test_rows_are_averaged_over_seeds() -> None:
     rows = example().by_name["cma-es best-mean"].heldout("sql")
     assert rows.tolist() == [1.0] * 20 + [0.5] * 2 + [0.0] * 18
+
+
+def test_rows_that_are_not_held_out_are_counted_by_the_definition_of_equal_rows(tmp_path: Path) -> None:
+    search = write_rows(tmp_path / "search.jsonl", {"q": "a", "answer": "1"}, {"q": "b", "answer": "2"})
+    rows = [{"q": " a ", "answer": "1", "id": 7}, {"q": "a", "answer": "2"}, {"q": "b", "answer": 2}]
+    heldout = write_rows(tmp_path / "heldout.jsonl", *rows)
+    stated = {
+        "kind": "generate",
+        "data": {"search": {"path": str(search)}, "heldout": {"path": str(heldout)}},
+        "prompt": "{{ q }}",
+        "scorer": {"kind": "exact"},
+    }
+    task = open_task(TaskConfig.model_validate({"task": stated, "name": "t"}), 0.0)
+    assert row_counts((task,), "heldout") == {"t": RowCount(2, 3, 2)}

@@ -17,7 +17,6 @@ from cycleqd_merge.comparison.statistics import (
     Gap,
     Interval,
     chance_of_a_false_difference,
-    duplicates,
     hypervolume,
     paired_bootstrap,
     rows_and_seeds_interval,
@@ -256,14 +255,3 @@ def test_hypervolume_never_shrinks(points: list[tuple[float, ...]], further: tup
 def test_hypervolume_is_measured_from_the_reference() -> None:
     assert hypervolume([(0.75, 0.5), (0.2, 0.9)], reference=0.25) == pytest.approx(0.5 * 0.25)
     assert hypervolume([]) == 0.0
-
-
-def test_duplicates_are_counted_by_content_whatever_the_order_of_columns() -> None:
-    search = [{"question": "a", "answer": 1}, {"question": "b", "answer": 2}]
-    heldout = [
-        {"answer": 1, "question": "a"},
-        {"question": "a", "answer": 1},
-        {"question": "a", "answer": 2},
-        {"question": "b", "answer": "2"},
-    ]
-    assert duplicates(search, heldout) == 2

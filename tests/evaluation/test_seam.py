@@ -171,7 +171,7 @@ def test_chat_prompts_score_as_the_whole_text_does(engine: TransformersEngine, t
 
 @pytest.mark.parametrize("family", [name for name in FORMS if name not in (*APPENDING, DOUBLED)], indirect=True)
 def test_as_many_tokens_and_the_same_likelihood_as_in_the_harness(engine: TransformersEngine, truth: Truth) -> None:
-    """Wherever the harness reads the text itself: it keeps what tokenizers append, and where the prompt's tokens do not
+    """Where the harness reads the text itself: it keeps what tokenizers append, and where the prompt's tokens do not
     begin the whole text's, it puts together parts of two encodings."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM

@@ -77,8 +77,8 @@ def test_it_is_the_same_each_time_and_said_in_one_sentence(tmp_path: Path) -> No
     assert found == chosen_mean(made)
     assert (found.number, found.models, found.search, found.confirm) == (made.best_mean(), 43, 240, 0)
     assert str(found) == (
-        f"The mean {found.mean:.3f} of #{found.number} is optimistic by about {found.optimism:.2f}, because it chose "
-        "this model among 43 (simulated for 240 rows per task)."
+        f"The mean {found.mean:.3f} of #{found.number} is optimistic by about {found.optimism:.2f}, because it was "
+        "used to choose this model from 43 (simulated for 240 search rows per task)."
     )
 
 

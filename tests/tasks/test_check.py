@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from io import StringIO
 from pathlib import Path
 
+from rich.console import Console
+
+from cycleqd_merge.report.tables import verdict_table
 from cycleqd_merge.tasks.check import GradingCheck, check
 from tests.cli.conftest import cycleqd_merge
 from tests.tasks.scripted import write_rows
@@ -69,6 +73,16 @@ def test_a_wrong_grade_is_reported_with_its_sample(tmp_path: Path) -> None:
     row = next(line for line in answer.out.splitlines() if "next number" in line)
     assert "1 of 5" in row
     assert row.rstrip(" │").endswith("4")
+
+
+def test_wrong_grades_name_the_first_rows() -> None:
+    checks = [GradingCheck(f"id{n}", "gold", True, 0.0, place=f"a[b].jsonl:{n}" if n < 6 else "") for n in range(1, 9)]
+    console = Console(width=200, file=(printed := StringIO()))
+    console.print(verdict_table(checks))
+    console.print(verdict_table(checks[5:]))
+    places = ", ".join(f"a[b].jsonl:{n}" for n in range(1, 6))
+    assert f"{places}, and 3 more" in printed.getvalue()
+    assert "id6, id7, id8 " in printed.getvalue()
 
 
 def test_a_task_without_known_answers_is_refused(tmp_path: Path) -> None:

@@ -488,7 +488,7 @@ def test_prompts_that_show_their_own_answer_are_reported(
 
 
 def test_an_answer_that_cannot_be_graded_fails_one_evaluation(tmp_path: Path, engine: TransformersEngine) -> None:
-    """Another child's answer may well be graded, so the run goes on; the message names task and row."""
+    """Another child's answer may well be graded, so the run continues; the message names task and row."""
     (tmp_path / "graders.py").write_text(
         "def grade(doc, results): return {'exact_match': 1.0 if results[0] == 'I do not know.' else None}\n"
     )

@@ -59,7 +59,7 @@ class AnswerReader:
         self._warned = False
 
     def fitting(self, sampling: Sampling, prompt: int) -> Sampling:
-        """`sampling` with a token limit that the context has room for after a prompt of so many tokens: 0 if none."""
+        """`sampling` with a token limit that the context has room for after a prompt of `prompt` tokens: 0 if none."""
         if self.context is None or prompt + sampling.max_new_tokens <= self.context:
             return sampling
         room = max(self.context - prompt, 0)

@@ -146,7 +146,7 @@ class MariadbDatabase:
         return texts
 
     def _skips_rest(self, cursor: _PartialCursor) -> bool:
-        """Read the rows that are not shown, so that the session can go on; returns whether that was possible."""
+        """Read the rows that are not shown, so that the session can be used again; returns whether it can."""
         deadline = time.monotonic() + self._seconds
         try:
             for _ in range(_MOST_ROWS):

@@ -80,10 +80,10 @@ def read_os_problem(row: Mapping[str, Any], scripts: Path) -> OsProblem:
 
 
 def _require_gradable(problem: OsProblem) -> None:
-    """Check what a problem says about right answers.
+    """Check a problem's definition of right answers.
 
     Raises:
-        DataError: it says nothing, or accepts every answer.
+        DataError: it has none, or accepts every answer.
     """
     if len(problem.start or "") > _LONGEST_START:
         raise DataError(f"start: a command has at most {_LONGEST_START} characters; use `init_script`")
@@ -103,7 +103,7 @@ def _match(value: Any) -> tuple[str | None, str | None, bool]:
     """The answer, pattern and strip of a `match`; a plain text is the answer."""
     if value is None or value == {}:
         return None, None, True
-    match = {"answer": value} if isinstance(value, str) else _object(value, "match")
+    match = {"answer": value} if isinstance(value, str | int | float) else _object(value, "match")
     answer, pattern, strip = match.get("answer"), match.get("regex"), match.get("strip", True)
     strip = True if strip is None else strip
     if not isinstance(strip, bool):
@@ -138,7 +138,7 @@ def _object(value: Any, key: str) -> Mapping[str, Any]:
 
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        hint = ": write it in quotes" if isinstance(value, int | float) else ""
+        hint = "; write it in quotes" if isinstance(value, int | float) else ""
         raise DataError(f"{key}: expected a text; found {short_repr(value)}{hint}")
     if not value.strip():
         raise DataError(f"{key}: is empty")
