@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +27,7 @@ VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",  # a thread per core of the host would exceed a box's limits
     "MKL_NUM_THREADS": "1",
 }
+_LOCK = threading.Lock()
 OPTIONS = ("-P", "-s", "-S")
 """Options of the interpreter: modules come from its standard library and `PACKAGES` alone."""
 SHOW_VERSIONS = (
@@ -104,12 +106,12 @@ def _staging() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-@functools.cache
 def staged(path: str) -> str:
     """An empty folder or file, which any user can reach, to mount a path on; it is removed when this process ends."""
-    place = Path(_staging().name, path.replace("/", "-"))
-    if Path(path).is_dir():
-        place.mkdir(mode=0o755)
-    else:
-        place.touch(mode=0o755)
+    with _LOCK:  # two threads would make two folders, of which the cache keeps one, and the other one is removed
+        place = Path(_staging().name, path.replace("/", "-"))
+        if Path(path).is_dir():
+            place.mkdir(mode=0o755, exist_ok=True)
+        else:
+            place.touch(mode=0o755)
     return str(place)
