@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +169,12 @@ def test_files_below_a_closed_folder_are_mounted_elsewhere(tmp_path: Path) -> No
     place = Path(staged(str(closed)))
     assert place.is_dir()
     assert place.parent.stat().st_mode & 0o005 == 0o005
+
+
+def test_threads_get_the_same_mount_point(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        places = set(pool.map(lambda _: staged(str(tmp_path)), range(100)))
+    assert [Path(place).is_dir() for place in places] == [True]
 
 
 def test_links_and_proc_do_not_lead_outside(bubblewrap: Bubblewrap, host_file: Path) -> None:
