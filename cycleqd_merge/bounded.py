@@ -102,6 +102,9 @@ class _Children:
     def call(self, request: bytes, bounds: Bounds) -> tuple[str, Any]:
         child, intact = self._idle.get(), False
         try:
+            if child and child.has_ended():  # killed while idle, as for lack of memory: not because of this call
+                child.end()
+                child = None
             child = child or _Child()
             answer = child.call(request, bounds)
             intact = answer[0] != "limit"
@@ -171,6 +174,9 @@ class _Child:
         if -code not in _OWN_ENDS:
             raise InfrastructureError(f"the process of a bounded call ended with exit code {code}")
         return _OWN_ENDS[signal.Signals(-code)]
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
     def end(self) -> None:
         self._process.kill()

@@ -65,6 +65,15 @@ def test_errors_of_the_function_are_raised() -> None:
         call(SHORT, functions.same, object())
 
 
+def test_a_child_killed_while_idle_is_replaced() -> None:
+    assert call(SHORT, functions.same, 1) == [1]
+    killed = [child for child in psutil.Process().children() if "bounded_child" in " ".join(child.cmdline())]
+    for child in killed:
+        child.kill()
+    psutil.wait_procs(killed, timeout=0.5)
+    assert [call(SHORT, functions.same, 1) for _ in range(5)] == [[1]] * 5
+
+
 def test_a_child_killed_from_outside_is_no_limit() -> None:
     with pytest.raises(InfrastructureError, match="-9"):
         call(SHORT, functions.end_by, signal.SIGKILL)

@@ -66,7 +66,7 @@ Repository = Annotated[str, AfterValidator(_repository), WithJsonSchema({"type":
 def _regular_expression(value: str) -> str:
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
     return value
 

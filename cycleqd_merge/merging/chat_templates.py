@@ -42,7 +42,8 @@ def render(
 
     The text is what the tokenizer's `apply_chat_template` returns, except that an assistant's turn to be continued
     keeps the white space at its end, which many templates strip. A turn's text is given as a content part to templates
-    that write nothing else. variables: values that the template reads, such as `enable_thinking`.
+    that write nothing else, and text parts are joined by line breaks for those that write text alone, as vLLM does.
+    variables: values that the template reads, such as `enable_thinking`; JSON values.
 
     Raises:
         TemplateLimit: the template exceeds its limit of time or memory.
@@ -56,8 +57,8 @@ def render(
     begun = _text_of(turns[-1]) if turns[-1]["role"] == "assistant" else None
     if begun is not None:
         turns[-1] = _with_text(turns[-1], begun.rstrip() or _BEGUN)
-    if all(isinstance(turn.get("content"), str) for turn in turns) and _takes_parts(tokenizer, template):
-        turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    form = _form(tokenizer, template)
+    turns = [_in_form(turn, form) for turn in turns]
     options = {"add_generation_prompt": begun is None, "continue_final_message": begun is not None}
     text = _applied(tokenizer, turns, template, options, variables or {})
     if begun is None:
@@ -128,7 +129,11 @@ def _applied(
             raise TaskError(f"the tokenizer rejects these turns: {first_line(error)}") from error
         return str(text)
     special = {**tokenizer.special_tokens_map, **variables}
-    return _rendered(_source(tokenizer, template), json.dumps([_plain(turns), options, special]))
+    try:
+        arguments = json.dumps([_plain(turns), options, special])
+    except TypeError as error:
+        raise TaskError(f"the variables of a chat template must be JSON values: {error}") from error
+    return _rendered(_source(tokenizer, template), arguments)
 
 
 @cached(LRUCache(_CACHED, getsizeof=len), lock=Lock())  # every child gets the same prompts
@@ -167,22 +172,36 @@ def _plain(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return plain
 
 
-def _takes_parts(tokenizer: PreTrainedTokenizerBase, template: str | None) -> bool:
-    """Whether a template writes content parts only, and drops or rejects plain text, as multimodal models' do."""
-    return not _own_way(tokenizer) and _parts_only(_source(tokenizer, template), _frozen(tokenizer.special_tokens_map))
+def _form(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str | None:
+    """The only form of a turn's content that a template writes: `text` or `parts`; None if both, or if unknown."""
+    return (
+        None if _own_way(tokenizer) else _only_form(_source(tokenizer, template), _frozen(tokenizer.special_tokens_map))
+    )
 
 
 @lru_cache
-def _parts_only(source: str, special: tuple[tuple[str, Any], ...]) -> bool:
-    for content in (_PROBE, [{"type": "text", "text": _PROBE}]):
+def _only_form(source: str, special: tuple[tuple[str, Any], ...]) -> str | None:
+    contents = {"text": _PROBE, "parts": [{"type": "text", "text": _PROBE}]}
+    written = []
+    for form, content in contents.items():
         turns = [{"role": "user", "content": content}]
         try:
             accepted, text = call(BOUNDS, rendered, source, turns, {}, dict(special))
         except LimitExceeded:
-            return False
-        if accepted and _PROBE in text:
-            return not isinstance(content, str)
-    return False
+            return None
+        if accepted and _PROBE in text and f"'{_PROBE}'" not in text:  # not the list as Python writes it
+            written.append(form)
+    return written[0] if len(written) == 1 else None
+
+
+def _in_form(turn: dict[str, Any], form: str | None) -> dict[str, Any]:
+    """A turn with its content as text or as parts; one that has other parts than text stays as it is."""
+    content = turn.get("content")
+    if form == "parts" and isinstance(content, str):
+        return {**turn, "content": [{"type": "text", "text": content}]}
+    if form == "text" and isinstance(content, list) and all(set(part) == {"type", "text"} for part in content):
+        return {**turn, "content": "\n".join(str(part["text"]) for part in content)}
+    return turn
 
 
 def _frozen(special: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -8,10 +8,18 @@ from datetime import date
 
 from transformers import PreTrainedTokenizerBase
 
-from cycleqd_merge.config.tasks import SWITCHES, ConversationTaskConfig, LmEvalTaskConfig, PromptedTaskConfig
+from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig
+from cycleqd_merge.config.tasks import (
+    SWITCHES,
+    ConversationTaskConfig,
+    GenerateTaskConfig,
+    LmEvalTaskConfig,
+    PromptedTaskConfig,
+)
 from cycleqd_merge.errors import TaskError
 from cycleqd_merge.merging.chat_templates import TemplateLimit, render, template_source, template_variables
 from cycleqd_merge.merging.checks import Problems
+from cycleqd_merge.tasks.lm_eval import LmEvalTask
 from cycleqd_merge.tasks.protocol import Message
 from cycleqd_merge.tasks.suite import SuiteTask
 from cycleqd_merge.tasks.thinking import TAGS, opens_thought
@@ -158,11 +166,12 @@ def check_thinking(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> Probl
     found, definition = Problems(), task.definition
     assert isinstance(definition, PromptedTaskConfig | LmEvalTaskConfig)
     where, template = f"task {task.name}: thinking: ", _Template(tokenizer, definition)
+    choices = _scores_choices(task)
     variables = template_variables(tokenizer, definition.chat_template) if definition.is_chat else frozenset()
     if definition.thinking == "off" and not variables & SWITCHES.keys():
         found.errors.append(
-            f"{where}`off`: the chat template has no switch (a variable {' or '.join(SWITCHES)}); use `strip`, or a "
-            "`chat_template` that begins answers with a closed thought"
+            f"{where}`off`: the chat template has no switch (a variable {' or '.join(SWITCHES)}); use "
+            f"{'' if choices else '`strip`, or '}{_CLOSED}"
         )
     if definition.thinking == "strip":
         hidden = _hidden_tag(template.source if definition.is_chat else "", tokenizer)
@@ -173,11 +182,24 @@ def check_thinking(task: SuiteTask, tokenizer: PreTrainedTokenizerBase) -> Probl
             )
     kept = definition.thinking == "keep" and definition.is_chat
     if kept and opens_thought(template.render(recognised(roles_of(definition)))):
+        scored = "choices are scored as the beginning of its thought; `off` or " + _CLOSED
+        if not choices:
+            scored = "its thoughts are scored as part of its answers; `strip` or `off`"
         found.notices.append(
-            f"{where}the chat template makes the model think before it answers, and its thoughts are scored as part of "
-            "its answers; `strip` or `off` prevents this"
+            f"{where}the chat template makes the model think before it answers, and {scored} prevents this"
         )
     return found
+
+
+_CLOSED = "a `chat_template` that begins answers with a closed thought"
+
+
+def _scores_choices(task: SuiteTask) -> bool:
+    """Whether the model generates no answers."""
+    if isinstance(task.task, LmEvalTask):
+        return task.task.scores_continuations
+    definition = task.definition
+    return isinstance(definition, GenerateTaskConfig) and isinstance(definition.scorer, MultipleChoiceScorerConfig)
 
 
 def _hidden_tag(source: str, tokenizer: PreTrainedTokenizerBase) -> str | None:

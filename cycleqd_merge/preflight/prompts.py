@@ -21,7 +21,9 @@ from cycleqd_merge.preflight.chat_turns import (
     recognised,
     roles_of,
 )
+from cycleqd_merge.preflight.harness_prompts import check_harness
 from cycleqd_merge.tasks.generate import GenerateTask
+from cycleqd_merge.tasks.lm_eval import LmEvalTask
 from cycleqd_merge.tasks.prompting import Conversing, LaterTurns
 from cycleqd_merge.tasks.protocol import Prompting, TaskSplit
 from cycleqd_merge.tasks.suite import Suite, SuiteTask
@@ -71,6 +73,8 @@ def check_prompts(task: SuiteTask, tokenizer: PreTrainedTokenizerBase, limit: in
         _check_lengths(task, definition, tokenizer, limit, lengths, findings)
     if definition.is_chat:
         _add(findings, check_written(task, tokenizer))
+    if isinstance(task.task, LmEvalTask) and not findings.errors:  # a turn that is dropped would be reported again
+        _add(findings, check_harness(f"task {task.name}", task.task, tokenizer, limit))
     _add(findings, check_thinking(task, tokenizer))
     if definition.is_chat and not findings.errors:  # a turn that is dropped would be reported again
         _add(findings, _check_texts(task, tokenizer))

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from cycleqd_merge.config.scorers import ExactScorerConfig, RegexScorerConfig, TokenF1ScorerConfig
+from cycleqd_merge.config.scorers import (
+    ExactScorerConfig,
+    NumberScorerConfig,
+    RegexScorerConfig,
+    TokenF1ScorerConfig,
+)
 from cycleqd_merge.config.tasks import GenerateTaskConfig
 from cycleqd_merge.tasks.equal_rows import content_of
 from cycleqd_merge.tasks.generate import GenerateTask
@@ -14,6 +19,22 @@ from cycleqd_merge.tasks.splits import place_of
 from cycleqd_merge.tasks.suite import SuiteTask, leak_notices
 
 FEW_ROWS = 20
+_MISSING = {
+    "nan",
+    "none",
+    "null",
+    "nil",
+    "<na>",
+    "nat",
+    "#n/a",
+    "#null!",
+    "#div/0!",
+    "#value!",
+    "#ref!",
+    "#name?",
+    "#num!",
+}
+"""Texts by which pandas, databases and spreadsheets mark a missing value or an error, in lower case."""
 
 
 def check_rows(task: SuiteTask) -> list[str]:
@@ -69,6 +90,10 @@ def _references(task: SuiteTask) -> list[str]:
         notices += notice(lambda sample: not reference(sample), "references are empty: an empty answer scores 1")
         notices += notice(
             is_number_or_boolean, "references are numbers or booleans as Python writes them (`1.0`, `True`)"
+        )
+    if isinstance(scorer, ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig):
+        notices += notice(
+            lambda sample: reference(sample).lower() in _MISSING, "references are marks of a missing value or an error"
         )
     if isinstance(scorer, TokenF1ScorerConfig) and scorer.first_line:
         notices += notice(

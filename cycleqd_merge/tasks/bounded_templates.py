@@ -81,7 +81,9 @@ def _fill(text: str, is_reference: bool, columns: str, names: list[str]) -> str:
 
 def _encode(value: Any) -> Any:
     """A value that JSON has no type for, as in rows from Parquet; other objects as text."""
-    if isinstance(value, datetime | date | time):
+    if isinstance(value, datetime):  # pandas has a class of its own, which writes nanoseconds
+        return {_TYPE: ["datetime", datetime.isoformat(value)]}
+    if isinstance(value, date | time):
         return {_TYPE: [type(value).__name__, value.isoformat()]}
     if isinstance(value, timedelta):
         return {_TYPE: ["timedelta", value // timedelta(microseconds=1)]}

@@ -57,7 +57,7 @@ class GenerateTask:
 
     def _check(self, sample: Sample) -> None:
         scorer = self._definition.scorer
-        if not self.prompt_of(sample):
+        if _is_blank(self.prompt_of(sample)):
             raise DataError("prompt: empty; every row requires a prompt")
         reference = self.reference_of(sample)
         if isinstance(scorer, MultipleChoiceScorerConfig):
@@ -82,11 +82,14 @@ class GenerateTask:
         return render_template(self._answer, sample.row, "answer")
 
     def content_of(self, sample: Sample) -> str:
-        """Text that is equal for samples with the same prompt, reference and choices, except for white space."""
+        """Text that is equal for samples with the same prompt, reference and choices in any order.
+
+        Differences in white space do not count.
+        """
         if sample.id not in self._contents:
             prompt = self.prompt_of(sample)
             turns = [prompt] if isinstance(prompt, str) else [str(turn["content"]) for turn in prompt]
-            texts = [*turns, self.reference_of(sample), *self.choices_of(sample)]
+            texts = [*turns, self.reference_of(sample), *sorted(self.choices_of(sample))]
             self._contents[sample.id] = json.dumps([" ".join(text.split()) for text in texts])
         return self._contents[sample.id]
 
@@ -132,10 +135,20 @@ class GenerateTask:
         return Outcome(float(chosen.strip() == self.reference_of(sample).strip()), chosen)
 
 
+def _is_blank(prompt: str | list[Message]) -> bool:
+    """Whether a prompt asks nothing: it is blank, or all turns of the user are."""
+    if isinstance(prompt, str):
+        return not prompt.strip()
+    asked = [turn for turn in prompt if turn["role"] == "user"] or prompt
+    return not any(str(turn["content"]).strip() for turn in asked)
+
+
 def _choices(scorer: MultipleChoiceScorerConfig, sample: Sample) -> list[str]:
     choices: Any = scorer.choices
     if isinstance(choices, str):
         column, choices = choices, _column(choices, sample.row)
+        if isinstance(choices, Mapping) and not any(isinstance(part, list) for part in choices.values()):
+            choices = [*choices.values()]  # {"A": "red", "B": "green"}
         if not isinstance(choices, Sequence) or isinstance(choices, str | bytes) or not choices:
             hint = _list_hint(column, choices)
             raise DataError(f"choices: column {column!r} must contain a list of choices; found {choices!r}{hint}")
@@ -157,7 +170,9 @@ def _column(name: str, row: Mapping[str, Any]) -> Any:
 
 
 def _list_hint(column: str, value: Any) -> str:
-    """Which part of an object is the list of choices."""
+    """Which part of an object is the list of choices, or why there is none."""
+    if isinstance(value, str) and value.startswith("["):
+        return ", which is text; write the rows as JSONL or Parquet, which have lists"
     lists = [key for key, part in value.items() if isinstance(part, list)] if isinstance(value, Mapping) else []
     return f"; write `choices: {column}.{lists[0]}`" if lists else ""
 
@@ -170,7 +185,8 @@ def _choice_hint(reference: str, column: str | list[str], count: int) -> str:
     if answer.isdecimal():
         return f"; if it is a choice's number, counted from 0, write `answer: '{{{{ {column}[answer | int] }}}}'`"
     if len(answer) == 1 and answer.isalpha():
-        place = f'"{_LETTERS[:count]}".index(answer)'
+        letters = (_LETTERS if answer.isupper() else _LETTERS.lower())[:count]
+        place = f'"{letters}".index(answer)'
         return f"; if it is a choice's letter, write `answer: '{{{{ {column}[{place}] }}}}'`"
     return ""
 

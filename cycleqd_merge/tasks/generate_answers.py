@@ -29,7 +29,7 @@ def known_texts(
     There is no right answer if the scorer's regular expression is too complicated to write a text for, and no near
     miss that the scorer rightly accepts: an empty answer to an empty reference, or another sample's equal answer.
     """
-    written = [_until_stop(text, stop) for text in _right_texts(scorer, reference)]
+    written = [until_stop(text, stop) for text in right_texts(scorer, reference)]
     gold = next((text for text in written if score(text) == 1.0), written[0] if written else None)
     answers = [] if gold is None else [_answer("gold", gold)]
     if reference.strip():
@@ -56,7 +56,7 @@ def _answer(name: str, text: str) -> KnownAnswer:
     return KnownAnswer(name, name == "gold", lambda prompt: text)
 
 
-def _right_texts(scorer: KnownScorer, reference: str) -> list[str]:
+def right_texts(scorer: KnownScorer, reference: str) -> list[str]:
     """Ways to write the reference: as it is, or as the scorer's normalisation leaves it."""
     if isinstance(scorer, RegexScorerConfig):
         text = matching_text(reference)
@@ -91,7 +91,7 @@ def _reads(scorer: KnownScorer, written: str, answer: str) -> bool:
     return pattern is None or (last_match(pattern, written) or "").strip() == answer.strip()
 
 
-def _until_stop(text: str, stop: Sequence[str]) -> str:
+def until_stop(text: str, stop: Sequence[str]) -> str:
     """A text as a model generates it: it ends at the first stop string."""
     return text[: min((text.find(each) for each in stop if each in text), default=len(text))]
 

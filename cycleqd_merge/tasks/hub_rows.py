@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cycleqd_merge.config.rows import RowsConfig
 from cycleqd_merge.errors import DataError, first_line
@@ -27,7 +29,7 @@ def read_dataset(source: RowsConfig) -> list[Row]:
         try:
             with hub_errors(label):
                 rows = _loaded(source)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"{label}: cannot be read: {_reason(error, logged)}") from error
     return [Row(row, f"{label}: row {number}") for number, row in enumerate(rows, start=1)]
 
@@ -44,7 +46,22 @@ def _loaded(source: RowsConfig) -> list[dict[str, object]]:
             f"dataset {source.dataset}: a script ({str(error).rpartition(' ')[2]}), which `datasets` no longer runs; "
             "on the Hub, try `revision: refs/convert/parquet`, or save its rows as a file and name that by `path`"
         ) from error
-    return list(rows.with_format("arrow")[:].to_pylist())
+    stored = rows.with_format("arrow")[:].to_pylist()
+    return [{name: _decoded(value, rows.features[name]) for name, value in row.items()} for row in stored]
+
+
+def _decoded(value: Any, feature: Any) -> Any:
+    """A value as it was in the dataset's file: values of different types in one column are stored as JSON."""
+    import datasets
+
+    if value is None or isinstance(feature, datasets.Value):
+        return value
+    if isinstance(feature, getattr(datasets, "Json", ())):  # versions before 5 may lack it
+        return json.loads(value)
+    if isinstance(feature, dict):
+        return {name: _decoded(part, feature[name]) for name, part in value.items()}
+    inner = getattr(feature, "feature", None)  # of a list
+    return value if inner is None else [_decoded(part, inner) for part in value]
 
 
 def _reason(error: BaseException, logged: list[str]) -> str:
@@ -54,6 +71,8 @@ def _reason(error: BaseException, logged: list[str]) -> str:
         if file is not None:
             return f"{file[1]}: {first_line(_cause(error))}"
     cause = _cause(error)
+    if isinstance(cause, StopIteration):
+        return "its first file is empty"
     wanted, found = getattr(cause, "requested_column_names", None), getattr(cause, "table_column_names", None)
     if wanted and found and set(wanted) != set(found):
         differing = sorted(set(wanted) ^ set(found))

@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,19 @@ ANSWER_TOKENS = 256
 """lm-evaluation-harness's default for tasks that do not set a limit."""
 
 
+@dataclass(frozen=True, slots=True)
+class HarnessPrompt:
+    """The prompt of one request, and what follows it: `continuation`, which is scored, or up to `answer` tokens.
+
+    row: its task and row, for messages.
+    """
+
+    row: str
+    text: str
+    continuation: str | None
+    answer: int
+
+
 class LmEvalTask:
     """A `Task` built from its definition. A group of the harness is one set of samples.
 
@@ -50,6 +63,10 @@ class LmEvalTask:
     def __init__(self, definition: LmEvalTaskConfig) -> None:
         self._definition = definition
         self._tasks = _load(definition)
+        if definition.thinking == "strip" and self.scores_continuations:
+            raise TaskError(
+                f"thinking: `strip` has no effect on {definition.task}, which generates no answers; use `off`"
+            )
         self._metrics = {name: _metric(name, task, definition.metric) for name, task in self._tasks.items()}
         places = [(name, place, doc) for name in self._tasks for place, doc in self._documents(name)]
         if len(places) < 2:
@@ -61,6 +78,11 @@ class LmEvalTask:
         for name in self._tasks:
             self._check(name)
 
+    @property
+    def scores_continuations(self) -> bool:
+        """Whether all requests score a continuation, such as a choice, so that a model generates nothing."""
+        return all(task.OUTPUT_TYPE != "generate_until" for task in self._tasks.values())
+
     def _documents(self, name: str) -> Iterator[tuple[int, Any]]:
         return iter(self._tasks[name].doc_iterator(limit=self._definition.limit))
 
@@ -68,14 +90,26 @@ class LmEvalTask:
         return self._samples[split]
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
-        if not self._requests:
-            built = (self._build(name, self._renderer(model)) for name in self._tasks)
-            self._requests = {place: requests for each in built for place, requests in each}
+        self._requests = self._requests or dict(self._built(model.render))
         name, row = place = self._places[sample.id]
         requests = [replace(request, resps=[], filtered_resps={}) for request in self._requests[place]]
         truncated = await asyncio.gather(*(_answer(request, model, self._definition.thinking) for request in requests))
         with _naming(name, row, RuntimeError):  # another model's answers may well be graded
             return Outcome(self._grade(name, requests), _output(requests), any(truncated))
+
+    def prompts(self, render: Callable[..., str]) -> Iterator[HarnessPrompt]:
+        """The prompts of all documents. render: as `LanguageModel.render`, called before a chat's prompt is yielded.
+
+        Raises:
+            TaskError: a prompt cannot be rendered; the message names the task and the row.
+        """
+        for (name, place), requests in self._requests.items() or self._built(render):
+            for request in requests:
+                yield HarnessPrompt(f"{name} {place}", request.args[0], *_following(request))
+
+    def _built(self, render: Callable[..., str]) -> Iterator[tuple[tuple[str, int], list[Instance]]]:
+        """The requests of all documents. render: as `LanguageModel.render`."""
+        return (each for name in self._tasks for each in self._build(name, self._renderer(render)))
 
     def _grade(self, name: str, requests: list[Instance]) -> float:
         """The score of a document whose requests have been answered.
@@ -115,6 +149,8 @@ class LmEvalTask:
                 with _naming(name, row):
                     _require_answer(task, doc)
                     if count == 1:
+                        for request in requests:
+                            _following(request)
                         self._grade(name, [_answered(request) for request in requests])
         if own:
             log.warning(
@@ -179,13 +215,13 @@ class LmEvalTask:
         )
         return requests if isinstance(requests, list) else [requests]
 
-    def _renderer(self, model: LanguageModel) -> Callable[..., str]:
+    def _renderer(self, of_model: Callable[..., str]) -> Callable[..., str]:
         variables = self._definition.template_variables
         options = {} if variables is None else {"variables": variables}
 
         def render(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
             # looks at the last turn instead of the flag
-            return model.render(messages, self._definition.chat_template, **options)
+            return of_model(messages, self._definition.chat_template, **options)
 
         return render
 
@@ -265,6 +301,16 @@ def _recorded(sampler: Any, drawn: list[Any]) -> Iterator[None]:
 def _joined(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
     """Chat turns as text while there is no model to render them."""
     return "\n".join(str(message["content"]) for message in messages)
+
+
+def _following(request: Instance) -> tuple[str | None, int]:
+    """What follows a request's prompt: a continuation to score, or the largest number of tokens to generate.
+
+    Raises:
+        TaskError: its generation options are not supported.
+    """
+    _, following = request.args
+    return (following, 0) if isinstance(following, str) else (None, _sampling(following, 0).max_new_tokens)
 
 
 def _answered(request: Instance) -> Instance:
@@ -366,8 +412,15 @@ async def _answer(request: Instance, model: LanguageModel, thinking: Thinking) -
 
 
 def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
-    """The harness's generation options as a `Sampling`: greedy unless `do_sample` is set."""
+    """The harness's generation options as a `Sampling`: greedy unless `do_sample` is set.
+
+    Raises:
+        TaskError: they are not supported.
+    """
     stop = options.get("until") or []
+    stop = [stop] if isinstance(stop, str) else stop
+    if not all(isinstance(text, str) for text in stop):
+        raise TaskError(f"`until` in its `generation_kwargs` is {short_repr(stop)}, not a list of texts")
     tokens = next((options[key] for key in _LIMIT_KEYS if options.get(key) is not None), ANSWER_TOKENS)
     temperature = float(options.get("temperature") or 0.0)
     if options.get("do_sample") is False:
@@ -376,8 +429,7 @@ def _sampling(options: Mapping[str, Any], number: int) -> Sampling:
         temperature = 1.0
     unknown = [key for key in ("top_p", "top_k", "min_p") if temperature and options.get(key) not in (None, 0, 1, 1.0)]
     if unknown:
-        raise TaskError(f"task: sampling with {', '.join(unknown)} is not supported; override its `generation_kwargs`")
-    stop = [stop] if isinstance(stop, str) else stop
+        raise TaskError(f"sampling with {', '.join(unknown)} is not supported; override its `generation_kwargs`")
     return Sampling(int(tokens), temperature, tuple(text for text in stop if text), seed=number)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections.abc import Sequence
 
 from cycleqd_merge.config.scorers import (
@@ -13,11 +14,27 @@ from cycleqd_merge.config.scorers import (
     RegexScorerConfig,
     TokenF1ScorerConfig,
 )
+from cycleqd_merge.config.validation_errors import short_repr
+from cycleqd_merge.tasks.generate_answers import right_texts, until_stop
+from cycleqd_merge.tasks.matching import is_found
 from cycleqd_merge.tasks.scorers import exact, is_integer, last_number
 
 TextScorerConfig = ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig | PythonScorerConfig
 _ANYTHING = ("", "\u2603", "q7")
-"""Outputs with nothing in common: a regular expression that matches all of them matches every output."""
+"""Outputs with nothing in common: few regular expressions match all of them."""
+_MORE = ("a b, c.\n\n- 1: 2\nAnd (so) on!", string.printable.strip(), "caf\xe9 \u0416 \u4e2d\u6587 \u3042", "x" * 9999)
+"""Outputs that expressions reject which demand what an answer is not: `^\\S*$`, `^.{0,50}$`, `^[^,]*$`."""
+_NOT_DECIMAL = re.compile(
+    r"""
+    ( \d \s* / \s* \d[\d.,]*  # 1/2
+    | \d [\u00bc-\u00be\u2150-\u215e]  # 2½
+    | \\[dtc]?frac \s* (\{[^{}]*\}|\d) \s* (\{[^{}]*\}|\d)
+    | \\sqrt \s* (\{[^{}]*\}|\d+)
+    | \^ \s* \{?[-+]?\d+\}?  # 10^5, m^2
+    ) \W* $
+    """,
+    re.VERBOSE,
+)
 
 
 def reference_problem(reference: str, scorer: TextScorerConfig, stop: Sequence[str] = ()) -> str | None:
@@ -40,21 +57,26 @@ def _number_problem(reference: str) -> str | None:
         return f"{reference!r} contains no number; correct it, or use another scorer"
     if not is_integer(number) and not math.isfinite(float(number)):
         return f"{reference!r} is too large a number; use the scorer `exact`"
-    if re.search(r"\d\s*/\s*\d[\d.,]*\W*$", reference):
-        return f"{reference!r} is a fraction, which is read as its last number, {number}; write it as a decimal"
+    if _NOT_DECIMAL.search(reference):
+        return f"{reference!r} ends in a fraction, root or power, which is read as {number}; write it as a decimal"
     return None
 
 
 def _regex_problem(reference: str, scorer: RegexScorerConfig) -> str | None:
     try:
-        expression = re.compile(reference)
+        re.compile(reference)
     except (re.error, OverflowError, RecursionError) as error:
-        return f"{reference!r} is not a regular expression: {error}"
-    find = expression.fullmatch if scorer.full else expression.search
-    if all(find(output) for output in _ANYTHING):
+        return f"{short_repr(reference)} is not a regular expression: {error}"
+    if all(is_found(reference, output, scorer.full) for output in (*_ANYTHING, *_words_of(reference), *_MORE)):
         kind = "an empty regular expression" if not reference else f"{reference!r}"
         return f"{kind} matches every output, so that every answer scores 1; write what a right answer must contain"
     return None
+
+
+def _words_of(expression: str) -> list[str]:
+    """The texts that a regular expression mentions: it may say that an answer lacks one, as `^(?!.*sorry)` does."""
+    literal = re.sub(r"\\(.)", lambda escape: " " if escape[1].isalnum() else escape[1], expression)
+    return [expression, literal, *re.findall(r"\w+|[^\w\s]", literal)]
 
 
 def _exact_problem(reference: str, scorer: ExactScorerConfig, stop: Sequence[str]) -> str | None:
@@ -62,11 +84,7 @@ def _exact_problem(reference: str, scorer: ExactScorerConfig, stop: Sequence[str
         return f"{reference!r} has several lines and `first_line` reads one; choose one, or leave out `first_line`"
     if scorer.pattern is not None:
         return _pattern_problem(reference, scorer)
-    cut = reference.strip()
-    for text in stop:
-        if text and (place := cut.find(text)) >= 0:
-            cut = cut[:place]
-    if exact(cut, reference, scorer) == 1.0:
+    if any(exact(until_stop(text, stop), reference, scorer) == 1.0 for text in right_texts(scorer, reference)):
         return None
     end = next(text for text in stop if text and text in reference.strip())
     return f"{reference!r} contains {end!r}, at which `stop` ends every answer; change one of them"
@@ -78,11 +96,12 @@ def _pattern_problem(reference: str, scorer: ExactScorerConfig) -> str | None:
     group = _group(pattern)
     if group is None or scorer.replace or scorer.strip:
         return None
-    text = reference.strip()
-    forms = {text, text.lower(), text.upper(), text.title(), text.capitalize()} if scorer.lowercase else {text}
+    plain = scorer.model_copy(update={"pattern": None})
+    forms = [text for text in right_texts(plain, reference.strip()) if exact(text, reference, plain) == 1.0]
+    flags = re.compile(pattern).flags | (re.IGNORECASE if scorer.lowercase else 0)
     candidates = [before + form + after for form in forms for before in ("", " ", "\n") for after in ("", " ", "\n")]
     try:
-        if any(re.fullmatch(group, candidate, re.compile(pattern).flags) for candidate in candidates):
+        if any(re.fullmatch(group, candidate, flags) for candidate in candidates):
             return None
     except re.error:
         return None
@@ -93,7 +112,8 @@ def _group(pattern: str) -> str | None:
     """What the only group of a regular expression must match, or all of it; None if that depends on the text around."""
     groups = re.compile(pattern).groups
     text = pattern if groups == 0 else _between_brackets(pattern)
-    if groups > 1 or text is None or re.search(r"\(\?|\\[bBAZ]|[\^$]", text):
+    scoped = re.search(r"\(\?[aiLmsux-]+:", pattern)  # flags of a part
+    if groups > 1 or text is None or scoped or re.search(r"\(\?|\\[bBAZ]|[\^$]", text):
         return None
     return text
 

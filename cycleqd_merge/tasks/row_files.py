@@ -99,8 +99,12 @@ def _read_json(content: bytes, label: str) -> list[Row]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{label}: {_reason(error)}") from None
     if not isinstance(value, list):
-        keys = f" with the keys {', '.join(value)}" if isinstance(value, dict) else ""
-        raise DataError(f"{label}: expected a list of rows; found {_kind(value)}{keys}")
+        shown = [*value][:5] + ["..."] * (len(value) > 5) if isinstance(value, dict) else []
+        keys = f" with the keys {', '.join(shown)}" if shown else ""
+        raise DataError(
+            f"{label}: expected a list of rows; found {_kind(value)}{keys}; write a list of objects "
+            'with a key per column (pandas: `to_json(..., orient="records")`)'
+        )
     return _listed(value, label)
 
 
@@ -199,15 +203,16 @@ def _read_csv(content: bytes, label: str) -> list[Row]:
 
 
 def _csv_rows(reader: Any, label: str) -> Iterator[Row]:
-    header: list[str] = next(reader, [])
-    _require_columns(header, f"{label}:1")
+    header: list[str] = next(filter(any, reader), [])
+    _require_columns(header, f"{label}:{max(reader.line_num, 1)}")
     end = reader.line_num
     for cells in reader:
         line, end = end + 1, reader.line_num
-        if not cells:
+        if not any(cells):  # an empty line, or one of a spreadsheet: `,,,`
             continue
         if len(cells) != len(header):
-            raise DataError(f"{label}:{line}: expected {len(header)} cells; found {len(cells)}")
+            hint = "; put cells with commas in quotes" if len(cells) > len(header) else ""
+            raise DataError(f"{label}:{line}: expected {len(header)} cells; found {len(cells)}{hint}")
         yield Row(dict(zip(header, cells, strict=True)), f"{label}:{line}")
 
 

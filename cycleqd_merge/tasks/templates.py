@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import filters, nodes
 from jinja2.sandbox import SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -78,8 +78,48 @@ def _as_reference(value: Any) -> Any:
     return _as_text(value)
 
 
+class _Position(int):
+    """A position in a list that a template computes, such as a row's label; not one that it states, such as `[-1]`."""
+
+
+def _as_position(value: Any) -> Any:
+    return _Position(value) if type(value) is int else value
+
+
+def _as_int(value: Any, default: Any = None, base: int = 10) -> Any:
+    """Jinja's filter `int`, without its silent 0 for what is not a number."""
+    found = filters.do_int(value, default, base)
+    if found is None:
+        raise _no_number(value, "int")
+    return found
+
+
+def _as_float(value: Any, default: Any = None) -> Any:
+    """Jinja's filter `float`, without its silent 0 for what is not a number."""
+    found = filters.do_float(value, default)
+    if found is None:
+        raise _no_number(value, "float")
+    return found
+
+
+def _no_number(value: Any, name: str) -> _NotText:
+    shown = str(value) if isinstance(value, Null | str) else value  # raises for a null
+    return _NotText(f"{shown!r} is not a number; correct the row, or write what to use instead, such as `{name}(0)`")
+
+
+class _Environment(SandboxedEnvironment):
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Refuse a label of -1, by which datasets mark rows without a label: it is not the last element."""
+        if isinstance(argument, _Position) and argument < 0 and isinstance(obj, list | tuple | str):
+            raise _NotText(f"{int(argument)} is not a position in {short_repr(obj)}; leave out rows without a label")
+        return super().getitem(obj, argument)
+
+
 class _ColumnsFirst(NodeTransformer):
-    """Makes `q.items` mean q["items"] where there is such a column, unless it is called; and `self` a column."""
+    """Makes `q.items` mean q["items"] where there is such a column, unless it is called; and `self` a column.
+
+    It also marks positions that are computed (see `_Position`).
+    """
 
     def visit_Call(self, node: nodes.Call) -> nodes.Node:
         called = node.node
@@ -92,6 +132,12 @@ class _ColumnsFirst(NodeTransformer):
         self.generic_visit(node)
         return nodes.Getitem(node.node, nodes.Const(node.attr), node.ctx, lineno=node.lineno)
 
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Expr) and not isinstance(node.arg, nodes.Slice | nodes.Const | nodes.Neg):
+            node.arg = nodes.Filter(node.arg, "position", [], [], None, None, lineno=node.lineno)
+        return node
+
     def visit_Name(self, node: nodes.Name) -> nodes.Node:
         if node.name == "self":
             return nodes.Getitem(nodes.Name("row", "load"), nodes.Const("self"), "load", lineno=node.lineno)
@@ -99,8 +145,9 @@ class _ColumnsFirst(NodeTransformer):
 
 
 def _environment(finalize: Any) -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=finalize)
+    environment = _Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=finalize)
     environment.tests["none"] = lambda value: value is None or isinstance(value, Null)
+    environment.filters |= {"int": _as_int, "float": _as_float, "position": _as_position}
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _json_default}
     return environment
 

@@ -292,6 +292,11 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
             "unterminated character set at position 0; found '['",
         ),
         (
+            replaced(INLINE, "lowercase: true", "pattern: 'a{99999999999}'"),
+            "15: tasks.1.task.scorer.pattern: not a regular expression: "
+            "the repetition number is too large; found 'a{99999999999}'",
+        ),
+        (
             replaced(NAMED, "org/code", "a+b+c"),
             "3: experts.code: write a model as a Hub id or a path, with `@revision` and `+adapter` where needed; "
             "found 'a+b+c'",

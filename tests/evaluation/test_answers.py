@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, RwkvConfig
 
+from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Completion, Sampling
 from tests.evaluation.conftest import Models, Reference, make_models
 from tests.models import TOKENS, Architecture, edit_json, make_base, make_recipe, make_tokenizer, open_recipe_family
@@ -313,3 +317,27 @@ def test_the_context_ends_answers(tmp_path: Path, architecture: Architecture) ->
     asked = engine.likelihood("x" * 3 * context, " yes")
     assert asyncio.run(asked).logprobs == pytest.approx(reference.logprobs("x" * (context - 5), " yes"), abs=1e-4)
     engine.close()
+
+
+def test_a_model_that_reads_padding_gets_prompts_of_one_length_in_a_batch(tmp_path: Path) -> None:
+    """RWKV in transformers ignores the attention mask."""
+    base = make_base(tmp_path / "base")
+    config = RwkvConfig(vocab_size=len(TOKENS), context_length=64, hidden_size=32, num_hidden_layers=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    family = open_recipe_family(make_recipe(tmp_path, base, {"first": base, "second": base}))
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+
+    async def scored(engine: TransformersEngine) -> list[tuple[float, ...]]:
+        found = await asyncio.gather(*(engine.likelihood(prompt, " honey") for prompt in PROMPTS))
+        return [each.logprobs for each in found]
+
+    results = []
+    for size in (1, 8):
+        engine = TransformersEngine(TransformersEngineConfig(device="cpu", batch_size=size), materialiser)
+        results.append((complete(engine, PROMPTS, Sampling(6)), asyncio.run(scored(engine))))
+        engine.close()
+    assert results[0][0] == results[1][0]
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        assert one == pytest.approx(other, abs=1e-4)

@@ -35,12 +35,13 @@ PROMPTS = (
     "1 + 1 = ",
     "f(x) =\u00a0",
     "They make ho",
+    "h",
     "Choose one: (",
     "",
     " ",
     " \n",
 )
-CONTINUATIONS = ("honey", " honey", "hydroelectric power", " (A)", "A)", "2", " ", "a dam\n")
+CONTINUATIONS = ("honey", " honey", "oney", "hydroelectric power", " (A)", "A)", "2", " ", "a dam\n")
 PAIRS = tuple(itertools.product(PROMPTS, CONTINUATIONS))
 
 
@@ -111,19 +112,24 @@ class Truth:
             ids = ids[: len(ids) - mask[::-1].index(0)]
         return list(ids[1:] if ids[:1] == ids[1:2] == [self.tokenizer.bos_token_id] else ids)
 
+    def start(self) -> list[int]:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return [eos if bos is None else bos]
+
     def likelihood(self, prompt: str, continuation: str, special: bool = True) -> tuple[float, bool, int]:
         """The sum, whether each token is the most likely one, and the number of tokens."""
         kept = prompt.rstrip()
         context, whole = self.ids(kept, special), self.ids(prompt + continuation, special)
         if not context:  # an empty prompt begins with a token of its own
-            bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-            context = [eos if bos is None else bos]
+            context = self.start()
             whole = [*context, *whole]
         start = len(context)
         if start >= len(whole):
             start = next((at for at, both in enumerate(zip(context, whole, strict=False)) if len({*both}) > 1), start)
         if start >= len(whole):
             return 0.0, True, 0
+        if not start:  # not even the prompt's first token is left
+            whole, start = [*self.start(), *whole], 1
         with torch.inference_mode():
             scores = self.model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
         found = [float(scores[at - 1, whole[at]]) for at in range(start, len(whole))]
@@ -218,6 +224,9 @@ def tokens_of(family: str, text: str, continuation: str, added: Sequence[str] = 
         ("llama2_ends", "", "honey", ["▁honey"]),
         ("doubled", "", "honey", ["▁honey"]),
         ("gpt2", "Answer:", "", []),
+        ("gpt2", "h", "oney", ["honey"]),  # no token of the prompt is left
+        ("llama3", "h", "oney", ["honey"]),
+        ("t5", "h", "oney", ["▁honey"]),
     ],
 )
 def test_the_tokens_that_are_scored(family: str, text: str, continuation: str, scored: list[str]) -> None:

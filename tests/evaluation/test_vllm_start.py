@@ -39,7 +39,7 @@ class StubVllm:
         """As `vllm.LLM`."""
         self._fail(self.start)
         self.running += 1
-        config = SimpleNamespace(try_get_generation_config=lambda: {"eos_token_id": 2})
+        config = SimpleNamespace(try_get_generation_config=lambda: {"eos_token_id": 2}, max_model_len=64)
         engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=self._stop), model_config=config)
         return SimpleNamespace(
             llm_engine=engine,

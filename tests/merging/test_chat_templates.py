@@ -80,6 +80,21 @@ def test_templates_that_write_content_parts_alone_get_them(template: str) -> Non
     assert all(turn["content"].strip() in render(tokenizer(template), turns) for turn in turns)
 
 
+@pytest.mark.parametrize("name", ["CHATML", "LLAMA3", "GEMMA", "QWEN3", "R1", "PRINTED"])
+def test_templates_that_write_text_alone_get_text_parts_as_text(name: str) -> None:
+    """Otherwise they fail, or write the list as Python prints it."""
+    made = tokenizer({**TEMPLATES, "PRINTED": "{% for m in messages %}{{ m.content }}\n{% endfor %}"}[name])
+    parts = [{"type": "text", "text": "What"}, {"type": "text", "text": "is it?"}]
+    assert render(made, [{"role": "user", "content": parts}]) == render(
+        made, [{"role": "user", "content": "What\nis it?"}]
+    )
+
+
+def test_variables_that_are_not_json_are_one_line() -> None:
+    with pytest.raises(TaskError, match="the variables of a chat template must be JSON values: Object of type set"):
+        render(tokenizer(known.CHATML), [USER], None, {"tools": {1}})
+
+
 def test_images_reach_a_template_as_parts_without_their_content() -> None:
     content = [{"type": "image", "image": object()}, {"type": "text", "text": "What?"}]
     assert render(tokenizer(known.PARTS), [{"role": "user", "content": content}]) == "user: What?assistant:"

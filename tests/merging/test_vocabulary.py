@@ -29,6 +29,7 @@ from cycleqd_merge.evolution.genome import Genome, Mutation, expert_genome
 from cycleqd_merge.merging.bases import basis_folder, prepare_bases
 from cycleqd_merge.merging.candidates import candidate_configuration, candidate_tensors, write_candidate
 from cycleqd_merge.merging.checks import check_family, require_mergeable
+from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.family import ModelFamily, open_base
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -325,7 +326,7 @@ def test_a_chat_template_of_an_expert_finds_its_tokens(tmp_path: Path) -> None:
     engine = TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser_of(family))
     tokens = engine.encode(engine.render([{"role": "user", "content": "hi"}]))
     assert (tokens[0], tokens[3]) == (100, 101)  # 102 and 101 in the expert's own tokenizer
-    assert 101 in engine._ends
+    assert 101 in end_tokens(family).ids
     engine.close()
 
 

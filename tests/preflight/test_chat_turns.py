@@ -9,6 +9,7 @@ import pytest
 from transformers import AddedToken
 
 from cycleqd_merge.config.recipe import TaskConfig
+from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.merging.checks import Problems
 from cycleqd_merge.preflight.prompts import check_prompts
 from cycleqd_merge.tasks.generate import GenerateTask
@@ -25,6 +26,7 @@ FEWSHOT = [
     {"role": "assistant", "content": "1"},
     {"role": "user", "content": "{{ q }}"},
 ]
+CHOICES = {"kind": "multiple_choice", "choices": ["1", "2"]}
 MIDDLE = [FEWSHOT[0], {"role": "system", "content": "Be brief."}, FEWSHOT[2]]
 
 
@@ -35,8 +37,8 @@ def findings(
     write_rows(folder / "rows.jsonl", {"q": q, "answer": "1"})
     data = {"search": {"path": "rows.jsonl"}, "heldout": {"path": "rows.jsonl"}}
     prompt = {} if "messages" in keys else {"chat": True, "prompt": "{{ q }}"}
-    scorer = {"kind": "exact"}
-    definition = defined(folder, {"kind": "generate", "data": data, "scorer": scorer, **prompt, **keys})
+    scorer = {"scorer": {"kind": "exact"}}
+    definition = defined(folder, {"kind": "generate", "data": data, **scorer, **prompt, **keys})
     tokenizer = make_tokenizer(template)
     if special:
         tokenizer.add_tokens([AddedToken(special, special=True)])
@@ -119,6 +121,11 @@ def test_errors_of_templates_name_task_turn_and_remedy(
         (known.CHATML.replace("m.content", "m.content | replace('\\n', ' ')"), {"q": "1\n2"}, ["changes the text"]),
         (known.R1, {}, ["makes the model think before it answers"]),
         (known.R1, {"thinking": "strip"}, []),
+        (
+            known.R1,
+            {"scorer": CHOICES},
+            ["choices are scored as the beginning of its thought; `off` or a `chat_templat"],
+        ),
         (known.QWEN3, {"thinking": "off"}, []),
         (known.GRANITE, {"thinking": "off"}, []),
     ],
@@ -137,7 +144,9 @@ def test_notices_tell_what_a_template_does_to_turns(
     [
         (known.R1, {"thinking": "off"}, "has no switch (a variable enable_thinking or thinking); use `strip`"),
         (known.CHATML, {"thinking": "off"}, "has no switch"),
+        (known.R1, {"thinking": "off", "scorer": CHOICES}, "enable_thinking or thinking); use a `chat_template` that"),
         (known.R1, {"thinking": "strip", "special": "</think>"}, "answers do not contain </think>, a special token"),
+        (known.CHATML, {"thinking": "strip", "special": "<|END_THINKING|>"}, "answers do not contain <|END_THINKING|>"),
         (known.CHATML, {"thinking": "strip", "special": "[/THINK]"}, "answers do not contain [/THINK]"),
     ],
 )
@@ -192,3 +201,13 @@ def test_the_template_is_checked_with_the_turns_of_later_rounds(tmp_path: Path) 
 
 def test_a_database_conversation_has_one_turn_more_than_rounds(tmp_path: Path) -> None:
     assert open_dbbench(tmp_path, *ROWS, rounds=2).later_turns.answers == 3
+
+
+def test_a_choice_fits_only_if_no_token_of_its_prompt_is_cut_off(tmp_path: Path) -> None:
+    """Engines keep the last tokens for which the context has room, and generate one more."""
+    choices = {"kind": "multiple_choice", "choices": ["1", "22"]}
+    for limit, count in ((13, 0), (12, 1)):  # ten characters, and two of the choice
+        found = findings(tmp_path, None, q="x" * 10, limit=limit, scorer=choices, chat=False)
+        assert len(found.errors) == count
+        tokens = list(range(12))
+        assert (AnswerReader(make_tokenizer(None), [], limit).fitting_pair(tokens, 2) == tokens) == (not count)

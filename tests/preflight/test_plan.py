@@ -219,11 +219,11 @@ def test_the_tokenizers_limit_counts_too(family: Family, tmp_path: Path) -> None
 
 def test_choices_are_counted_instead_of_new_tokens(family: Family, tmp_path: Path) -> None:
     scorer = {"kind": "multiple_choice", "choices": ["a", "b" * 10]}
-    rows = [{"question": "y" * 246, "answer": "a"}, *rows_of("short")]
+    rows = [{"question": "y" * 245, "answer": "a"}, *rows_of("short")]
     assert checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors == []
-    rows = [{"question": "y" * 247, "answer": "a"}, *rows_of("short")]
+    rows = [{"question": "y" * 246, "answer": "a"}, *rows_of("short")]
     error = only(checked(recipe_of(tmp_path, family, generate(tmp_path, "three", rows, scorer=scorer))).errors)
-    assert "has 247 prompt tokens and up to 10 answer tokens" in error
+    assert "has 246 prompt tokens and up to 11 answer tokens" in error
 
 
 def test_rows_are_noticed(family: Family, tmp_path: Path) -> None:

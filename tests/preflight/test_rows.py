@@ -40,6 +40,10 @@ def opened(folder: Path, rows: list[dict[str, Any]], **keys: Any) -> SuiteTask:
             "references are numbers or booleans as Python writes them (`1.0`, `True`)",
         ),
         ({"answer": 1}, {"kind": "exact"}, None),
+        ({"answer": "nan"}, {"kind": "exact"}, "references are marks of a missing value or an error"),
+        ({"answer": "#N/A"}, {"kind": "token_f1"}, "references are marks of a missing value or an error"),
+        ({"answer": "#DIV/0!"}, {"kind": "number"}, "references are marks of a missing value or an error"),
+        ({"answer": "None of them"}, {"kind": "exact"}, None),
         ({"answer": 1.0}, {"kind": "number"}, None),
         ({"answer": "1.0"}, {"kind": "exact"}, None),
         ({"answer": "x\ny"}, {"kind": "token_f1"}, None),
@@ -62,7 +66,7 @@ def test_a_row_that_may_not_be_meant_is_noticed(
 ) -> None:
     answer = "{{ answer }}"
     if scorer["kind"] == "number":
-        answer = "{{ answer if answer is number else 5 }}"
+        answer = "{{ 5 if answer == 'a' else answer }}"
     found = check_rows(opened(tmp_path, [{"q": "odd", **row}], scorer=scorer, answer=answer))
     expected = [] if notice is None else [f"task t: 1 of 31 {notice}, such as {tmp_path}/search.jsonl:1"]
     assert found == expected

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from cycleqd_merge.errors import DataError, RecipeError, UserError
@@ -227,6 +229,23 @@ def test_choices_follow_a_chat_through_its_template(tmp_path: Path) -> None:
             "answer: 'B' is not among the choices 'x', 'y'; if it is a choice's letter, write "
             """`answer: '{{ o["AB".index(answer)] }}'`""",
         ),
+        (
+            {"answer": "b", "o": ["x", "y"]},
+            "o",
+            "answer: 'b' is not among the choices 'x', 'y'; if it is a choice's letter, write "
+            """`answer: '{{ o["ab".index(answer)] }}'`""",
+        ),
+        (
+            {"answer": "x", "o": "['x', 'y']"},
+            "o",
+            """choices: column 'o' must contain a list of choices; found "['x', 'y']", which is text; write the rows """
+            "as JSONL or Parquet, which have lists",
+        ),
+        (
+            {"answer": "x", "o": {"A": "x", "B": None}},
+            "o",
+            "choices: choice 2 of 2 is null; every choice must be a text",
+        ),
         ({"answer": None, "o": ["x"]}, "o", "answer: column 'answer' is null; give it a value, or write "),
         ({"answer": "", "o": ["x"]}, "o", "answer: '' is not among the choices 'x'"),
     ],
@@ -256,6 +275,7 @@ def test_choices_that_cannot_contain_the_answer_are_reported(
             "{{ o.text[o.label.index(answer)] }}",
         ),
         ({"answer": "y", "o.text": ["x", "y"]}, "o.text", "{{ answer }}"),
+        ({"answer": "B", "o": {"A": "x", "B": "y"}}, "o", "{{ o[answer] }}"),  # as in MedQA
         ({"answer": True, "o": [False, True]}, "o", "{{ answer }}"),
         ({"answer": "y", "o": ["y", "y", "x"]}, "o", "{{ answer }}"),
     ],
@@ -272,8 +292,50 @@ def test_a_choice_can_be_named_by_its_number_or_letter(
     assert outcomes(task, Scripted(likelihoods=likelihoods)) == [Outcome(1.0, right)]
 
 
-def test_an_empty_prompt_is_reported(tmp_path: Path) -> None:
-    assert refusal(tmp_path, {"q": "", "answer": "x"}) == "prompt: empty; every row requires a prompt"
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{{ q }}"}]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"chat": True},
+        {"chat": True, "system": "Be brief."},
+        {"prompt": "{{ q }}\n"},
+        {"messages": TURNS},
+        {"messages": [*TURNS, {"role": "assistant", "content": "A:"}]},
+    ],
+)
+@pytest.mark.parametrize("text", ["", " \u00a0"])
+def test_an_empty_prompt_is_reported(tmp_path: Path, keys: dict[str, Any], text: str) -> None:
+    assert refusal(tmp_path, {"q": text, "answer": "x"}, **keys) == "prompt: empty; every row requires a prompt"
+
+
+def test_turns_around_the_users_may_be_empty(tmp_path: Path) -> None:
+    messages = [
+        {"role": "system", "content": "{{ s or '' }}"},
+        {"role": "user", "content": "{{ q }}"},
+        {"role": "assistant", "content": ""},
+    ]
+    assert requests_of(tmp_path, {"q": "a", "s": None, "answer": "x"}, messages=messages)
+
+
+def test_times_of_pandas_are_times(tmp_path: Path) -> None:
+    times = pyarrow.array([1_704_164_645_123_456_789], pyarrow.timestamp("ns"))  # which pyarrow reads by pandas' type
+    table = pyarrow.table({"q": ["a"], "answer": times})
+    for split in ("search", "heldout"):
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+    data = {split: {"path": str(tmp_path / f"{split}.parquet")} for split in ("search", "heldout")}
+    keys = {"kind": "generate", "data": data, "prompt": "{{ row['q'] }}", "scorer": {"kind": "exact"}}
+    task = GenerateTask(defined(tmp_path, keys))
+    assert task.reference_of(task.samples("search")[0]) == "2024-01-02 03:04:05.123456"
+
+
+def test_the_same_choices_in_another_order_are_equal(tmp_path: Path) -> None:
+    rows = [{"q": "a", "o": order, "answer": "x"} for order in (["x", "y"], ["y", "x"], ["x", "z"])]
+    task = open_task(tmp_path, *rows, scorer={"kind": "multiple_choice", "choices": "o"})
+    first, second, other = map(task.content_of, task.samples("search"))
+    assert first == second != other
 
 
 @pytest.mark.parametrize("other", [{"answer": "2", "id": 7}, {"answer": " 2\n", "q": "1 +\n 1"}])

@@ -59,6 +59,7 @@ def dataset(folder: Path, files: dict[str, str]) -> Path:
             "cannot be read: BuilderConfig 'none' not found. Available: ['main', 'other']",
         ),
         ({"a.jsonl": ROWS}, {"split": "test"}, """cannot be read: Unknown split "test". Should be one of ['train']."""),
+        ({"a.jsonl": ""}, {}, "cannot be read: its first file is empty"),
         ({}, {}, "cannot be read: The directory at FOLDER doesn't contain any data files"),
     ],
 )
@@ -79,6 +80,16 @@ def test_missing_columns_are_null_and_every_row_has_a_number(tmp_path: Path) -> 
     rows = read_rows(RowsConfig(dataset=str(folder), only=[1]))
     assert rows == [{"q": "b", "answer": None}]
     assert rows[0].place == f"dataset {folder}: row 2"
+
+
+def test_values_of_different_types_are_as_in_the_file(tmp_path: Path) -> None:
+    rows = [
+        {"q": "a", "answer": 1, "o": {"x": [1]}, "l": [{"a": 1}], "n": 1.5},
+        {"q": "b", "answer": "x", "o": {"y": "z"}, "l": [{"b": "2"}], "n": None},
+        {"q": "c", "answer": ["x"], "o": None, "l": [], "n": 2.5},
+    ]
+    folder = dataset(tmp_path, {"a.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
+    assert read_rows(RowsConfig(dataset=str(folder))) == rows
 
 
 def test_images_stay_bytes(tmp_path: Path) -> None:

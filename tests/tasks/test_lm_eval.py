@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.preflight.prompts import check_prompts
 from cycleqd_merge.tasks.lm_eval import LmEvalTask, _manager
 from cycleqd_merge.tasks.suite import SuiteTask, open_task
+from tests import chat_templates as known
 from tests.models import edit_json, make_base, make_recipe, make_tokenizer, open_recipe_family
 
 DOCUMENTS = 16
@@ -380,6 +382,14 @@ def own_task(folder: Path, keys: dict[str, Any], changed: dict[str, Any] | None 
             {},
             "its exact_match is 50.0, not a number from 0 to 1",
         ),
+        ({**CHOICE, "definition": {"thinking": "strip"}}, {}, "thinking: `strip` has no effect on .*own.yaml, which"),
+        (
+            {"generation_kwargs": {"do_sample": True, "temperature": 0.7, "top_p": 0.9}},
+            {},
+            "task: own: row 0: sampling with top_p is not supported; override its `generation_kwargs`",
+        ),
+        ({"generation_kwargs": {"max_gen_toks": "many"}}, {}, "task: own: row 0: ValueError: invalid literal for int"),
+        ({"generation_kwargs": {"until": [1]}}, {}, r"row 0: `until` in its `generation_kwargs` is \[1\], not a list"),
         ({"test_split": "exam"}, {}, "task: .*own.yaml cannot be loaded: its data or configuration has no 'exam'"),
     ],
 )
@@ -398,6 +408,48 @@ def test_what_no_model_can_answer_is_reported_when_opened(
     with pytest.raises(TaskError, match=reason) as refused:
         LmEvalTask(own_task(tmp_path, keys, changed))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "definition", "template", "error", "notice"),
+    [
+        ({}, {}, None, None, None),
+        (
+            {"num_fewshot": 12},
+            {},
+            None,
+            "12 of 12 prompts, such as row own 0, leave no room for an answer in the",
+            None,
+        ),
+        ({"generation_kwargs": {"max_gen_toks": 118}}, {}, None, None, "12 of 12 prompts, .* leave less room than an"),
+        ({**CHOICE, "num_fewshot": 12}, {}, None, None, "24 of 24 prompts, .* beginning is cut off, as by lm-eval"),
+        (CHOICE, {}, None, None, None),
+        ({"description": "Count."}, {"chat": True}, known.CHATML, None, None),
+        (
+            {"description": "Count."},
+            {"chat": True},
+            known.GEMMA,
+            "task: own: row 0: the chat template rejects these turns: System role not supported; lm-.* `description`",
+            None,
+        ),
+        ({"description": "Count."}, {"chat": True}, known.NO_SYSTEM, "row 0: the chat template drops the system", None),
+        ({}, {"chat": True, "system": "Be brief."}, known.NO_SYSTEM, "drops the system turn; put its text into", None),
+        ({"gen_prefix": "So:"}, {"chat": True}, known.NO_ANSWERS, "row 0: the chat template drops the assistant", None),
+        ({"gen_prefix": "So:"}, {"chat": True}, known.GEMMA, None, None),
+        ({"num_fewshot": 12}, {"chat": True}, known.CHATML, "12 of 12 prompts, such as row own 0, leave no room", None),
+    ],
+)
+def test_prompts_that_do_not_fit_the_model_are_reported_before_a_run(
+    keys: Any, definition: Any, template: str | None, error: str | None, notice: str | None, tmp_path: Path
+) -> None:
+    """Templates and contexts of models: what the harness writes besides the question is known only by its prompts."""
+    options = {"training_split": "train", "generation_kwargs": {"max_gen_toks": 20}, **keys}
+    stated = own_task(tmp_path, {**options, "definition": definition})
+    use = TaskConfig(task=stated, name="own")
+    found = check_prompts(SuiteTask("own", use, stated, LmEvalTask(stated)), make_tokenizer(template), 120)
+    for reported, expected in ((found.errors, error), (found.notices, notice)):
+        assert len(reported) == (expected is not None), reported
+        assert expected is None or re.search(expected, reported[0])
 
 
 @pytest.mark.parametrize("where", ["folder", "file"])

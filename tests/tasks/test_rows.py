@@ -84,9 +84,14 @@ def test_json_values_keep_their_types_and_rows_their_own_columns(tmp_path: Path)
         ("rows.jsonl", b'{"a": 1}\n\n{"a": \n', ":3: not JSON: Expecting value"),
         ("rows.jsonl", b'{"a": 1}\n"text"\n', ":2: expected an object of columns and values; found str"),
         ("rows.json", b'[{"a": 1},\n {"a" 2}]', ":2: not JSON: Expecting ':' delimiter"),
-        ("rows.json", b'{"a": 1}', ": expected a list of rows; found an object with the keys a"),
+        (
+            "rows.json",
+            b'{"a": 1}',
+            ": expected a list of rows; found an object with the keys a; write a list of objects with a key per column "
+            '(pandas: `to_json(..., orient="records")`)',
+        ),
         ("rows.json", b'[{"a": 1}, 2]', ": row 2: expected an object of columns and values; found int"),
-        ("rows.csv", b"a,b\n1,2\n1,2,3\n", ":3: expected 2 cells; found 3"),
+        ("rows.csv", b"a,b\n1,2\n1,2,3\n", ":3: expected 2 cells; found 3; put cells with commas in quotes"),
         ("rows.csv", b"a,b\n1,2\n1\n", ":3: expected 2 cells; found 1"),
         ("rows.csv", b'a,b\n"1,2\n', ":2: unexpected end of data; is a quote missing or not doubled?"),
         ("rows.jsonl", b"\xff\xfe", ": UTF-16 text; save it as UTF-8"),

@@ -41,6 +41,8 @@ SWITCH = {"enable_thinking": False, "thinking": False}
         ("7 <think>8", False, "7"),
         ("[THINK]6[/THINK]7", False, "7"),
         ("<seed:think>6</seed:think>7", False, "7"),
+        ("<thought>\n6</thought>\n\n7", False, "7"),
+        ("◁think▷6◁/think▷7", False, "7"),
         ("<|channel>thought\n6<channel|>7", False, "7"),
         ("<|channel|>analysis<|message|>6<|end|><|start|>assistant<|channel|>final<|message|>7", False, "7"),
         ("a < b and <b>think</b>", False, "a < b and <b>think</b>"),

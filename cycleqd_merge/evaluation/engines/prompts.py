@@ -45,7 +45,10 @@ def encode_pair(encode: Callable[[str], list[int]], text: str, continuation: str
     if len(whole) > len(before):
         return whole, len(whole) - len(before)
     pairs = enumerate(zip(before, whole, strict=False))
-    return whole, len(whole) - next((at for at, (one, other) in pairs if one != other), len(whole))
+    same = next((at for at, (one, other) in pairs if one != other), len(whole))
+    if not same:  # a prompt of one token that the continuation changes: nothing is left to read before it
+        return [*encode(type(text)()), *whole], len(whole)
+    return whole, len(whole) - same
 
 
 def tokenizer_notices(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -98,7 +101,9 @@ def _start(tokenizer: PreTrainedTokenizerBase) -> int:
 def prompt_length(
     task: Prompting, definition: PromptedTaskConfig, sample: Sample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int]:
-    """Tokens of a sample's prompt, and the largest number that may follow: a choice to score, or an answer.
+    """Tokens of a sample's prompt, and the largest number that may follow: an answer, or a choice and one more.
+
+    Engines generate one token after a choice; see `AnswerReader.fitting_pair`.
 
     Raises:
         TaskError: the prompt cannot be rendered; the message names the row.
@@ -119,4 +124,4 @@ def prompt_length(
     for choice, (_, scored) in zip(choices, encoded, strict=True):
         if not scored:
             raise TaskError(f"choice {choice!r} adds no token to the prompt and cannot be scored; in row {sample.id}")
-    return max(((len(tokens) - scored, scored) for tokens, scored in encoded), key=sum)
+    return max(((len(tokens) - scored, scored + 1) for tokens, scored in encoded), key=sum)

@@ -25,6 +25,9 @@ from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
 
+_UNPADDED = {"rwkv", "minimax"}
+"""Types of models that transformers runs over padding as if it were text: their batches have prompts of one length."""
+
 
 @dataclass(eq=False)
 class _Request:
@@ -67,6 +70,7 @@ class TransformersEngine:
         self._resident = self.model.state_dict()
         # only the last logits of a prompt are needed; all of them would take gigabytes with a large vocabulary
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self._pads = self.model.config.model_type not in _UNPADDED
         self._waiting: list[_Request] = []
         self._drainer: asyncio.Task[None] | None = None
         # a separate thread: tasks may fill asyncio's pool with slow work, and a load waits for the running batch
@@ -171,13 +175,17 @@ class TransformersEngine:
                 request.answer.set_exception(error)
 
     def _take_batch(self) -> list[_Request]:
-        """The longest prompts with the same sampling; empty if all waiting requests were cancelled."""
+        """The longest prompts with the same sampling (without padding: and length); empty if no request waits."""
         self._waiting = [request for request in self._waiting if not request.answer.done()]
         if not self._waiting:
             return []
         self._waiting.sort(key=lambda request: -len(request.tokens))
-        sampling = self._waiting[0].sampling
-        batch = [request for request in self._waiting if request.sampling == sampling][: self._batch_size]
+        first = self._waiting[0]
+        batch = [
+            request
+            for request in self._waiting
+            if request.sampling == first.sampling and (self._pads or len(request.tokens) == len(first.tokens))
+        ][: self._batch_size]
         taken = {id(request) for request in batch}
         self._waiting = [request for request in self._waiting if id(request) not in taken]
         return batch

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import symtable
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cycleqd_merge.errors import DataError
+from cycleqd_merge.errors import DataError, first_line
 from cycleqd_merge.tasks.code.values import pack
 
 ANY = None  # step of a path: every element
@@ -61,17 +62,35 @@ def read_code_problem(row: Mapping[str, Any]) -> CodeProblem:
         DataError: the row is neither.
     """
     try:
-        return _from_jsonl(row) if "base_input" in row else _from_hub(row)
+        problem = _from_jsonl(row) if "base_input" in row else _from_hub(row)
+        _require_gradable(problem)
     except (KeyError, TypeError, ValueError, SyntaxError, IndexError) as error:
-        columns = ", ".join(row)
-        raise DataError(
-            f"not a problem in EvalPlus' format: {type(error).__name__}: {error}; columns: {columns}"
-        ) from error
+        reason = f"no column {error}" if isinstance(error, KeyError) else first_line(error)
+        raise DataError(f"not a problem in EvalPlus' format: {reason}; its columns are {', '.join(row)}") from error
+    return problem
+
+
+def _require_gradable(problem: CodeProblem) -> None:
+    """Raise ValueError if no answer can be right, or every answer would be."""
+    name = problem.entry_point
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"its entry point is {name!r}, not the name of a function")
+    try:
+        names = {symbol.get_name() for symbol in symtable.symtable(problem.solution, "solution", "exec").get_symbols()}
+    except SyntaxError as error:
+        raise ValueError(f"its solution is not Python: {error.msg} in line {error.lineno}") from None
+    if name not in names:
+        raise ValueError(f"its solution does not define {name}")
+    if not problem.base_inputs and not problem.plus_inputs:
+        raise ValueError("it has no inputs, so that every answer would be correct")
 
 
 def _from_jsonl(row: Mapping[str, Any]) -> CodeProblem:
-    task_id, prompt = str(row["task_id"]), str(row["prompt"])
-    base, plus = (restore_inputs(task_id, row[key] or []) for key in ("base_input", "plus_input"))
+    task_id, prompt = str(row["task_id"]), row["prompt"]
+    for column in ("prompt", "canonical_solution"):
+        if not isinstance(row[column], str):
+            raise ValueError(f"{column} is {row[column]!r}, not text")
+    base, plus = (restore_inputs(task_id, _inputs(row, key)) for key in ("base_input", "plus_input"))
     is_function = task_id.startswith("HumanEval")  # the prompt is the function's head, the solution its body
     solution = prompt + row["canonical_solution"] if is_function else row["canonical_solution"]
     instruction, assertions = _split_prompt(prompt + "\n" + str(row.get("assertion") or ""))
@@ -84,8 +103,21 @@ def _from_jsonl(row: Mapping[str, Any]) -> CodeProblem:
         solution=solution,
         base_inputs=[pack(arguments)[1] for arguments in base],
         plus_inputs=[pack(arguments)[1] for arguments in plus],
-        atol=float(row["atol"]),
+        atol=_tolerance(row["atol"]),
     )
+
+
+def _inputs(row: Mapping[str, Any], key: str) -> list[list[Any]]:
+    inputs = row[key] or []
+    if not isinstance(inputs, list) or not all(isinstance(arguments, list) for arguments in inputs):
+        raise ValueError(f"{key} is not a list that has a list of arguments for every call")
+    return inputs
+
+
+def _tolerance(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise ValueError(f"atol is {value!r}, not a number")
+    return float(value)
 
 
 def _split_prompt(prompt: str) -> tuple[str, str]:
@@ -100,7 +132,7 @@ def _split_prompt(prompt: str) -> tuple[str, str]:
 def restore_inputs(task_id: str, inputs: Sequence[Any]) -> Sequence[Any]:
     """Inputs as the functions take them: JSON has turned tuples and sets into lists, and complex numbers into text."""
     kind, _, number = task_id.rpartition("/")
-    if kind != "Mbpp":
+    if kind != "Mbpp" or not number.isdecimal():
         return inputs
     if number == "115":
         return [[[set(item) if isinstance(item, list) and item else {} for item in i[0]]] for i in inputs]

@@ -73,9 +73,8 @@ def _pieces(text: str) -> Iterator[tuple[Sequence[str], int]]:
     while start < len(lines):
         rest = lines[start:]
         inside = _inside(rest)
-        bounds = [n for n in range(len(rest)) if not n or _starts_piece(rest, inside, n)] + [len(rest)]
         start = len(lines)
-        for first, end in pairwise(bounds):
+        for first, end in pairwise(_bounds(rest, inside)):
             piece = rest[first:end]
             valid = _valid_lines(piece)
             yield piece, valid
@@ -115,12 +114,16 @@ def _inside(lines: Sequence[str]) -> list[bool]:
     return inside
 
 
-def _starts_piece(lines: Sequence[str], inside: Sequence[bool], number: int) -> bool:
-    """Whether a line begins a top-level statement, if the lines are Python."""
-    if inside[number] or _CONTINUES.match(lines[number]):
-        return False
-    before = lines[number - 1]
-    return not (before.endswith("\\") or (before.startswith("@") and not inside[number - 1]))
+def _bounds(lines: Sequence[str], inside: Sequence[bool]) -> list[int]:
+    """The numbers of the lines that begin a top-level statement, if the lines are Python, and the number of lines."""
+    bounds, is_decorator = [0], lines[0].startswith("@")
+    for number in range(1, len(lines)):
+        if inside[number] or lines[number - 1].endswith("\\") or _CONTINUES.match(lines[number]):
+            continue
+        if not is_decorator:
+            bounds.append(number)
+        is_decorator = lines[number].startswith("@")
+    return [*bounds, len(lines)]
 
 
 def _valid_lines(lines: Sequence[str]) -> int:

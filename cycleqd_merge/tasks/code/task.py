@@ -25,7 +25,7 @@ from cycleqd_merge.tasks.code.grading import all_correct
 from cycleqd_merge.tasks.code.problems import CodeProblem, read_code_problem
 from cycleqd_merge.tasks.prompting import Prompt
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
-from cycleqd_merge.tasks.splits import read_splits
+from cycleqd_merge.tasks.splits import place_of, read_splits
 
 _HOST_FILES = RootFs()
 _BOUNDS = Bounds(seconds=20.0, memory=4 * 2**30)
@@ -60,7 +60,7 @@ class CodeTask:
             problem = read_code_problem(sample.row)
             self._prompt.render(problem.columns)
         except DataError as error:
-            raise DataError(f"{error}; in row {sample.id}") from error
+            raise DataError(f"{place_of(sample)}: {error}") from error
         if not problem.base_inputs and self._definition.metric == "base":
             raise TaskError(f"metric: {problem.task_id} has no separate base inputs; use `metric: plus`")
         return problem

@@ -49,7 +49,8 @@ def _array(value: Any) -> list[Any]:
     char = "O" if value.dtype.kind in "US" else value.dtype.char
     if char not in _NUMBERS | {"O"}:
         raise TypeError("not an array of plain values")
-    return [char, list(value.shape), [pack(item) for item in value.ravel().tolist()]]
+    plain = importlib.import_module("numpy").asarray(value)  # a matrix has two dimensions, whatever is done with it
+    return [char, list(plain.shape), [pack(item) for item in plain.ravel().tolist()]]
 
 
 _PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -74,6 +75,11 @@ _PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "collections.OrderedDict": ("OrderedDict", _pairs),
     "builtins.dict": ("dict", _pairs),
     "collections.deque": ("deque", lambda value: [pack(item) for item in value]),
+    "collections.ChainMap": ("derived", lambda value: pack(dict(value))),
+    "collections.UserDict": ("derived", lambda value: pack(dict(value))),
+    "collections.UserList": ("derived", lambda value: pack(list(value))),
+    "collections.UserString": ("derived", lambda value: pack(str(value))),
+    "builtins.mappingproxy": ("derived", lambda value: pack(dict(value))),
     "array.array": ("array", lambda value: [value.typecode, [pack(item) for item in value]]),
     "fractions.Fraction": ("Fraction", lambda value: [hex(value.numerator), hex(value.denominator)]),
     "decimal.Decimal": ("Decimal", lambda value: str(value)),

@@ -13,6 +13,14 @@ import types
 GOOD = "def add(a, b):\n    return a + b"
 WRONG = "def add(a, b):\n    return a - b"
 LONG = "def add(a, b):\n    total = a\n    total += b\n    return total"
+LESS = "def add(a, b):\n    return a + b - 1"
+PLUS = """def plus(n):
+    def decorate(f):
+        def inner(a, b):
+            return f(a, b) + n
+        return inner
+    return decorate
+"""
 FENCED = f"```python\n{GOOD}\n```"
 INDENTED = GOOD.replace("\n", "\n   ")
 
@@ -35,6 +43,7 @@ EARLIER = {
         "diff": "- return a\n+ return a + b",
         "sh": "python3 - <<'END'\nprint(1)\nEND",
         "": "add(1, 2) == 3",
+        "table": "| a | b |\n|---|---|\n| 1 | 2 |",
         "yaml": "a: 1\nb: 2\nc: 3\nd: 4",
         "sql": "SELECT a + b FROM pairs;",
         "java": "int add(int a, int b) {\n    return a + b;\n}",
@@ -126,6 +135,9 @@ PROSE = {
     "<code>": f"<code>\n{GOOD}\n</code>",
     "<code> on the same line": f"Here: <code>{GOOD}</code>",
     "<pre><code>": f'<pre><code class="python">{GOOD}\n</code></pre>',
+    "<tool_call>": f"<tool_call>\n{GOOD}\n</tool_call>",
+    "channel and message": f"<|channel|>final<|message|>{FENCED}<|return|>",
+    "between dashes": f"---\nlang: python\n---\n{GOOD}",
     "<answer>": f"<answer>\n{FENCED}\n</answer>",
     "latex": f"\\begin{{code}}\n{GOOD}\n\\end{{code}}",
     "latex minted": f"\\begin{{minted}}{{python}}\n{GOOD}\n\\end{{minted}}",
@@ -183,6 +195,15 @@ PROGRAMS = {
     "class under its name": "class add(int):\n    def __new__(cls, a, b):\n        return a + b\n",
     "decorator": f"from functools import lru_cache\n\n@lru_cache(maxsize=None)\n{GOOD}",
     "own decorator": f"def twice(f):\n    def inner(a, b):\n        return f(f(a, b), 0)\n    return inner\n\n@twice\n{GOOD}",
+    "decorator of several lines": f"from functools import lru_cache\n\n@lru_cache(\n    maxsize=None,\n)\n{GOOD}",
+    "own decorator of several lines": f"{PLUS}\n@plus(\n    1\n)\n{LESS}",
+    "comment after a decorator": f"{PLUS}\n@plus(1)\n# memo\n{LESS}",
+    "blank line after a decorator": f"{PLUS}\n@plus(1)\n\n{LESS}",
+    "two decorators": f"{PLUS}\n@plus(\n    1)\n@plus(0)\n{LESS}",
+    "decorator without a name": f"@(lambda f:\n    lambda a, b: f(a, b) + 1)\n{LESS}",
+    "class decorator of several lines": "from dataclasses import dataclass\n\n@dataclass(\n    order=True\n)\nclass Item:\n"
+    "    value: int\n\ndef add(a, b):\n    return Item(a).value + Item(b).value",
+    "mention before the program": f"@user Sure, here it is:\n\n{GOOD}",
     "decorated helper": "import functools\n\n@functools.cache\ndef plus(a, b):\n    return a + b\n\n"
     "def add(a, b):\n    return plus(a, b)",
     "decorated later": f"from functools import lru_cache\n{GOOD}\n\nadd = lru_cache(None)(add)",
@@ -221,6 +242,20 @@ PROGRAMS = {
     "def add(a, b):\n    return B().plus(a, b)",
     "type aliases": "from typing import List, Union\nNumber = Union[int, float]\n\ndef add(a: Number, b: Number) -> Number:\n"
     "    return a + b",
+    "finally at line start": "try:\n    import no_such_module\nexcept ImportError:\n    pass\n# comment\nfinally:\n    ZERO = 0\n\n"
+    "def add(a, b):\n    return a + b + ZERO",
+    "own function under a builtin's name": "def sum(values):\n    return values[0] + values[1]\n\ndef add(a, b):\n"
+    "    return sum([a, b])",
+    "alias used before it is bound": "def add(a, b):\n    return b if not a else again(a - 1, b + 1)\n\nagain = add",
+    "wrapper of its old self": f"{GOOD}\n\nold = add\n\ndef add(a, b):\n    return old(a, b)",
+    "metaclass": "class Meta(type):\n    def __call__(cls, a, b):\n        return a + b\n\nclass add(metaclass=Meta):\n    pass",
+    "starred constant": "zero, *rest = [0, 1, 2]\n\ndef add(a, b):\n    return a + b + zero",
+    "constant of a loop": "for zero in (5, 0):\n    pass\n\ndef add(a, b):\n    return a + b + zero",
+    "list sorted later": "values = [3, 0]\nvalues.sort()\n\ndef add(a, b):\n    return a + b + values[0]",
+    "element deleted later": "values = [3, 0]\ndel values[0]\n\ndef add(a, b):\n    return a + b + values[0]",
+    "quotes in a comment": f"# use ''' or \"\"\"\n{GOOD}",
+    "quotes in a string": f"QUOTES = \"'''\"\n{GOOD}",
+    "Python 2 print": f"{GOOD}\n\nprint add(1, 2)",
     "type variable": "from typing import TypeVar\nT = TypeVar('T')\n\ndef add(a: T, b: T) -> T:\n    return a + b",
     "default arguments": "ZERO = 0\n\ndef add(a, b, c=ZERO):\n    return a + b + c",
     "overloads": "from typing import overload\n\n@overload\ndef add(a: int, b: int) -> int: ...\n"

@@ -143,7 +143,8 @@ def test_all_problems_of_the_benchmark_are_read_in_both_formats() -> None:
 
 
 def test_humanevals_solution_continues_its_prompt() -> None:
-    row = {**JSONL, "task_id": "HumanEval/0", "prompt": "def f(x):\n", "canonical_solution": "    return x\n"}
+    row = {**JSONL, "task_id": "HumanEval/0", "entry_point": "f", "prompt": "def f(x):\n"}
+    row["canonical_solution"] = "    return x\n"
     assert read_code_problem(row).solution == "def f(x):\n    return x\n"
     hub = {
         "task_id": "HumanEval/0",
@@ -187,3 +188,29 @@ def test_types_that_json_lacks_are_restored(number: int, stored: list[Any], mean
 def test_other_rows_are_refused(row: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="not a problem in EvalPlus' format"):
         read_code_problem(row)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"prompt": None}, "prompt is None, not text"),
+        ({"canonical_solution": None}, "canonical_solution is None, not text"),
+        ({"canonical_solution": "def f(x:\n"}, "its solution is not Python: '(' was never closed in line 1"),
+        ({"canonical_solution": "def g(x):\n    return x"}, "its solution does not define similar_elements"),
+        ({"entry_point": 5}, "its entry point is 5, not the name of a function"),
+        ({"entry_point": ""}, "its entry point is '', not the name of a function"),
+        ({"base_input": "[[1]]"}, "base_input is not a list that has a list of arguments for every call"),
+        ({"base_input": [1, 2]}, "base_input is not a list that has"),
+        ({"plus_input": [{"a": 1}]}, "plus_input is not a list that has"),
+        ({"base_input": [], "plus_input": None}, "it has no inputs, so that every answer would be correct"),
+        ({"atol": "small"}, "atol is 'small', not a number"),
+    ],
+)
+def test_a_row_that_cannot_be_graded_says_why(changed: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DataError) as raised:
+        read_code_problem({**JSONL, **changed})
+    assert str(raised.value).startswith(f"not a problem in EvalPlus' format: {reason}")
+
+
+def test_ids_like_those_of_mbpp_may_have_no_number() -> None:
+    assert read_code_problem({**JSONL, "task_id": "Mbpp/mine"}).base_inputs

@@ -48,15 +48,19 @@ BETTER = {
     "what the function does not need is not imported, nor does it replace the function": [
         *("unused import that is missing", "tests imported from it"),
     ],
-    "decorated definitions are definitions": ["decorator", "decorated helper", "dataclass", "singledispatch"],
+    "decorated definitions are definitions": [
+        *("decorator", "decorator of several lines", "decorated helper", "dataclass", "singledispatch"),
+        "class decorator of several lines",
+    ],
     "a helper need not return a value": ["generator helper", "helper without return"],
     "statements at module level change what the function uses": [
         *("dict filled later", "list filled later", "table filled in a loop", "table filled by a function"),
         *("augmented constant", "attribute of the function", "attribute of a class"),
-        *("recursion limit", "decimal context"),
+        *("recursion limit", "decimal context", "list sorted later", "element deleted later"),
     ],
-    "names are also bound by compound statements": [
+    "names are also bound by compound statements and starred targets": [
         *("with at module level", "try import", "version check", "else at line start", "walrus"),
+        *("finally at line start", "constant of a loop", "starred constant"),
     ],
     "the last definition counts, as in Python": ["overriding definition", "overriding helper"],
 }

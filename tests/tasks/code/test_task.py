@@ -13,7 +13,7 @@ from cycleqd_merge.bounded import Bounds
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.recipe import TaskConfig
 from cycleqd_merge.config.tasks import CodeTaskConfig
-from cycleqd_merge.errors import TaskError
+from cycleqd_merge.errors import DataError, TaskError
 from cycleqd_merge.tasks.check import check
 from cycleqd_merge.tasks.code.task import CodeTask, pass_at
 from cycleqd_merge.tasks.protocol import Sampling
@@ -248,3 +248,9 @@ def test_the_grader_is_correct_on_real_problems(tmp_path: Path) -> None:
     verdicts = asyncio.run(check(task, task.samples("search")))
     assert len(verdicts) == 5 * len(rows)
     assert [verdict for verdict in verdicts if not verdict.passed] == []
+
+
+def test_an_error_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        open_code(tmp_path, JSONL, {name: value for name, value in JSONL.items() if name != "entry_point"})
+    assert str(raised.value).startswith(f"{tmp_path}/rows.jsonl:2: not a problem in EvalPlus' format: no column")

@@ -10,7 +10,10 @@ from __future__ import annotations
 NUMPY = "import numpy as np\n"
 FRACTION = "from fractions import Fraction\n"
 DECIMAL = "from decimal import Decimal\n"
-COLLECTIONS = "from collections import Counter, OrderedDict, defaultdict, deque, namedtuple\n"
+COLLECTIONS = (
+    "from collections import Counter, OrderedDict, defaultdict, deque, namedtuple\n"
+    "from collections import ChainMap, UserDict, UserList, UserString\n"
+)
 DATES = "from datetime import date, datetime, time, timedelta, timezone\n"
 EVIL = """
 class Yes:
@@ -174,6 +177,14 @@ CASES: list[tuple[str, Side, Side, float]] = [
     ),
     ("dict in another order", "{'a': 1, 'b': 2}", "{'b': 2, 'a': 1}", 0),
     ("dict of floats, inexact", "{'a': 0.3}", "{'a': 0.1 + 0.2}", 0),
+    ("list of the class UserList", "[1]", (COLLECTIONS, "UserList([1])"), 0),
+    ("list of the class UserList, inexact", "[0.3]", (COLLECTIONS, "UserList([0.1 + 0.2])"), 0),
+    ("tuple and UserList", "(1,)", (COLLECTIONS, "UserList([1])"), 0),
+    ("dict of the class UserDict", "{'a': 1}", (COLLECTIONS, "UserDict({'a': 1})"), 0),
+    ("text of the class UserString", "'a'", (COLLECTIONS, "UserString('a')"), 0),
+    ("chain of dicts", "{'a': 1, 'b': 2}", (COLLECTIONS, "ChainMap({'a': 1}, {'a': 5, 'b': 2})"), 0),
+    ("view of a dict", "{'a': 1}", ("import types\n", "types.MappingProxyType({'a': 1})"), 0),
+    ("counter less a counter", "{'a': 1}", (COLLECTIONS, "Counter('aab') - Counter('ab')"), 0),
     ("int and float keys", "{1: 1}", "{1.0: True}", 0),
     # numpy
     ("numpy float", "0.5", (NUMPY, "np.float64(0.5)"), 0),
@@ -203,6 +214,15 @@ CASES: list[tuple[str, Side, Side, float]] = [
     ("array as a list", "[[1, 2], [3, 4]]", (NUMPY, "np.array([[1, 2], [3, 4]]).tolist()"), 0),
     ("list of arrays", "[[1, 2]]", (NUMPY, "[np.array([1, 2])]"), 0),
     ("other arrays", (NUMPY, "np.array([1, 2])"), (NUMPY, "np.array([1, 3])"), 0),
+    ("matrix and array", (NUMPY, "np.matrix([[1]])"), (NUMPY, "np.array([[1]])"), 0),
+    ("matrices", (NUMPY, "np.matrix([[1]])"), (NUMPY, "np.matrix([[1]])"), 0),
+    ("masked arrays", (NUMPY, "np.ma.array([1])"), (NUMPY, "np.ma.array([1])"), 0),
+    ("numpy date", "1", (NUMPY, "np.datetime64('2024-01-01')"), 0),
+    ("tuple of numpy ints for floats", "(1.0, 2.0)", (NUMPY, "(np.int64(1), np.int64(2))"), 0),
+    ("list of numpy bools", "[True, False]", (NUMPY, "[np.bool_(True), np.bool_(False)]"), 0),
+    ("list of numpy texts", "['a']", (NUMPY, "list(np.array(['a']))"), 0),
+    ("numpy mean", "2.0", (NUMPY, "np.mean([1, 2, 3])"), 0),
+    ("numpy deviation, inexact", "0.816496580927726", (NUMPY, "np.std([1, 2, 3])"), 0),
     ("numpy key", "{1: 2}", (NUMPY, "{np.int64(1): 2}"), 0),
     ("numpy in a set", "{1, 2}", (NUMPY, "set(np.array([1, 2]))"), 0),
     # others
@@ -226,6 +246,12 @@ CASES: list[tuple[str, Side, Side, float]] = [
     ("enumeration", "2", (ENUM + "class C(Enum):\n    A = 2\n", "C.A"), 0),
     ("int enumeration", "2", (ENUM + "class C(IntEnum):\n    A = 2\n", "C.A"), 0),
     ("text enumeration", "'a'", (ENUM + "class C(StrEnum):\n    A = 'a'\n", "C.A"), 0),
+    ("flags", "3", ("from enum import IntFlag\nclass F(IntFlag):\n    A = 1\n    B = 2\n", "F.A | F.B"), 0),
+    ("struct_time and tuple", "(1970, 1, 1, 0, 0, 0, 3, 1, 0)", ("import time\n", "time.gmtime(0)"), 0),
+    ("zip and list", "[(1, 2)]", "zip([1], [2])", 0),
+    ("path and text", "'a'", ("from pathlib import Path\n", "Path('a')"), 0),
+    ("a list that holds itself", "1", "(lambda items: (items.append(items), items)[1])([])", 0),
+    ("an endless iterator", "[0]", ("import itertools\n", "itertools.count()"), 0),
     ("matches", ("import re\n", "re.match('a', 'ab')"), ("import re\n", "re.match('a', 'ab')"), 0),
     ("exceptions", "ValueError('a')", "ValueError('a')", 0),
     ("functions", "(lambda: 1)", "(lambda: 1)", 0),
