@@ -103,7 +103,7 @@ def _match(value: Any) -> tuple[str | None, str | None, bool]:
     """The answer, pattern and strip of a `match`; a plain text is the answer."""
     if value is None or value == {}:
         return None, None, True
-    match = {"answer": value} if isinstance(value, str | int | float) else _object(value, "match")
+    match: Mapping[str, Any] = {"answer": value} if isinstance(value, str | int | float) else _object(value, "match")
     answer, pattern, strip = match.get("answer"), match.get("regex"), match.get("strip", True)
     strip = True if strip is None else strip
     if not isinstance(strip, bool):
@@ -111,7 +111,8 @@ def _match(value: Any) -> tuple[str | None, str | None, bool]:
     if answer is None and pattern is None:
         raise DataError("match: set `answer` to the exact answer, or `regex` to a pattern of right answers")
     if answer is not None:
-        if answer != (answer := _text(answer, "match: answer")).strip() and strip:
+        answer = _text(answer, "match: answer")
+        if answer != answer.strip() and strip:
             raise DataError(
                 f"match: answer: {answer!r} has blanks at an end, which are removed from the model's answer; "
                 "remove them, or set `strip: false`"
