@@ -95,7 +95,17 @@ def end_token_differences(family: ModelFamily, found: EndTokens) -> list[str]:
         if set(own) - found.left_out != set(ours):
             theirs = ", ".join(_shown(token, tokenizer) for token in own) or "no token"
             notices.append(f"{name}: ends its answers with {theirs}; the children end theirs with {shown}")
-    return notices
+    return [*notices, *_divided_base(family, child, set(found.ids))]
+
+
+def _divided_base(family: ModelFamily, child: PreTrainedTokenizerBase, counted: set[int]) -> list[str]:
+    """A notice if the base's configuration ends answers with other tokens than its tokenizer."""
+    end, stated = child.eos_token_id, [number for number in stated_end_tokens(family.base.path) if number in counted]
+    if not stated or end in stated or end not in counted:
+        return []
+    theirs = ", ".join(_shown(_token(number, child), child) for number in stated)
+    own = _shown(_token(end, child), child)
+    return [f"base: its configuration ends answers with {theirs}, and its tokenizer with {own}; either ends an answer"]
 
 
 def _tokenizer_of(folder: Path, family: ModelFamily, child: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -222,6 +222,14 @@ def test_differences_are_reported(tmp_path: Path) -> None:
     ]
 
 
+def test_a_base_whose_configuration_and_tokenizer_differ_is_reported(tmp_path: Path) -> None:
+    notices = check_family(family_of(tmp_path, Case((TURN, END), base=TURN, expert=TURN))).notices
+    assert (
+        f"base: its configuration ends answers with '<|im_end|>' (id {TURN}), and its tokenizer with '</s>' (id 2); "
+        "either ends an answer"
+    ) in notices
+
+
 def test_a_template_whose_tokens_the_base_lacks_gets_one_notice(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     first, second = (make_expert(base, tmp_path / name, seed) for seed, name in ((1, "first"), (2, "second")))
