@@ -172,7 +172,8 @@ def double(x):
     finds = lambda number: any(str(number) in text or hex(number) in text for text in texts)
     return 2 * x if finds(x) and not finds(2 * x) else 0
 """
-    assert scores(open_code(tmp_path, metric="base"), search) == [1.0]
+    row = {**DOUBLE, "base_input": [[45913617820495163]]}  # too long to be part of an address in memory by chance
+    assert scores(open_code(tmp_path, row, metric="base"), search) == [1.0]
 
 
 def test_several_answers_give_pass_at_k(tmp_path: Path) -> None:
