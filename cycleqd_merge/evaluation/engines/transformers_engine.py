@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +15,15 @@ from transformers import GenerationConfig, StoppingCriteria
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
+from cycleqd_merge.evaluation.engines.chat import ChatModel
 from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
-from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
 from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
-from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
+from cycleqd_merge.tasks.protocol import Completion, Likelihood, Sampling
 
 _UNPADDED = {"rwkv", "minimax"}
 """Types of models that transformers runs over padding as if it were text: their batches have prompts of one length."""
@@ -39,7 +39,7 @@ class _Request:
     answer: asyncio.Future[Any]
 
 
-class TransformersEngine:
+class TransformersEngine(ChatModel):
     """See `Engine`. Requests that wait at the same time share batches, whichever tasks they come from.
 
     Raises:
@@ -53,7 +53,7 @@ class TransformersEngine:
         self._batch_size = config.batch_size
         self._materialiser = materialiser
         self.device = torch.device(config.device or this_process().device)
-        self._tokenizer: Any = family_tokenizer(family)
+        self._tokenizer = family_tokenizer(family)
         try:
             self.model: Any = family.base.auto_class.from_pretrained(
                 family.base.path, dtype=config.dtype, trust_remote_code=family.models.trust_remote_code
@@ -93,23 +93,7 @@ class TransformersEngine:
         self.model = None
         self._resident = {}
 
-    async def chat(
-        self,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        template: str | None = None,
-        variables: Mapping[str, Any] | None = None,
-    ) -> Completion:
-        try:
-            prompt = self.render(messages, template, variables)
-        except TemplateLimit:  # on these turns alone: the ones that open a conversation were checked before the run
-            return Completion("", 0, truncated=True)
-        return await self._answer(prompt, sampling)
-
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        return await self._answer(prompt, sampling)
-
-    async def _answer(self, prompt: str, sampling: Sampling) -> Completion:
         tokens = self.encode(prompt)
         sampling = self._reader.fitting(sampling, len(tokens))
         if not sampling.max_new_tokens:
@@ -117,22 +101,11 @@ class TransformersEngine:
         completion: Completion = await self._submit(tokens, sampling)
         return completion
 
-    async def logprobs(
-        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
-    ) -> list[float]:
-        text = prompt if isinstance(prompt, str) else self.render(prompt, template)
-        return list((await self.likelihood(text, continuation)).logprobs)
-
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         tokens, scored = encode_pair(self.encode, prompt, continuation)
         if not scored:
             return Likelihood((), True)
         return await self._submit(self._reader.fitting_pair(tokens, scored), None, scored)
-
-    def render(
-        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
-    ) -> Rendered:
-        return render(self._tokenizer, messages, template, variables)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain or rendered prompt."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -14,17 +14,17 @@ from cycleqd_merge.config.engines import VllmEngineConfig
 from cycleqd_merge.errors import ModelError, RecipeError, UserError
 from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
+from cycleqd_merge.evaluation.engines.chat import ChatModel
 from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, memory_needs, placement
 from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evolution.candidate import Candidate
-from cycleqd_merge.merging.chat_templates import Rendered, TemplateLimit, render
 from cycleqd_merge.merging.end_tokens import end_tokens
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
 from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
-from cycleqd_merge.tasks.protocol import Completion, Likelihood, Message, Sampling
+from cycleqd_merge.tasks.protocol import Completion, Likelihood, Sampling
 
 _PROMPTS = 2**16  # number of prompts whose tokens are cached
 _INSTEAD = "use `engine: {kind: transformers}`"
@@ -34,7 +34,7 @@ _SAME = 0.1  # mean difference of log-probabilities; rounding makes less of it, 
 _EXTENSION = "cycleqd_merge.evaluation.engines.vllm_extension.WorkerExtension"
 
 
-class VllmEngine:
+class VllmEngine(ChatModel):
     """See `Engine`. Requests join vLLM's running batch as they arrive, whichever tasks they come from.
 
     workers_per_host: workers on this host, each with an engine, this one included.
@@ -47,7 +47,7 @@ class VllmEngine:
 
     def __init__(self, config: VllmEngineConfig, materialiser: Materialiser, workers_per_host: int = 1) -> None:
         self._config, self._materialiser, self._workers_per_host = config, materialiser, workers_per_host
-        self._tokenizer: Any = family_tokenizer(materialiser.family)
+        self._tokenizer = family_tokenizer(materialiser.family)
         # every child gets the same prompts
         self._encode = lru_cache(_PROMPTS, typed=True)(partial(encode, self._tokenizer))
         self._numbers = itertools.count()
@@ -179,28 +179,6 @@ class VllmEngine:
             llm.llm_engine.engine_core.shutdown()
             remove_unused()
 
-    async def chat(
-        self,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        template: str | None = None,
-        variables: Mapping[str, Any] | None = None,
-    ) -> Completion:
-        try:
-            prompt = self.render(messages, template, variables)
-        except TemplateLimit:  # on these turns alone: the ones that open a conversation were checked before the run
-            return Completion("", 0, truncated=True)
-        return await self._generate(prompt, sampling)
-
-    async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        return await self._generate(prompt, sampling)
-
-    async def logprobs(
-        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
-    ) -> list[float]:
-        text = prompt if isinstance(prompt, str) else self.render(prompt, template)
-        return list((await self.likelihood(text, continuation)).logprobs)
-
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
         from vllm import SamplingParams
 
@@ -216,20 +194,15 @@ class VllmEngine:
         found = [output.prompt_logprobs[place][tokens[place]] for place in places]
         return Likelihood(tuple(each.logprob for each in found), all(each.rank == 1 for each in found))
 
-    def render(
-        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
-    ) -> Rendered:
-        return render(self._tokenizer, messages, template, variables)
-
-    async def _generate(self, text: str, sampling: Sampling) -> Completion:
-        prompt = self._encode(text)
-        sampling = self._reader.fitting(sampling, len(prompt))
+    async def complete(self, prompt: str, sampling: Sampling) -> Completion:
+        before = self._encode(prompt)
+        sampling = self._reader.fitting(sampling, len(before))
         tokens: list[int] = []
         answer, stopped = self._reader.read(tokens, sampling), True
-        # vLLM may find a stop string that is none by the reader's rules: the answer is then continued
+        # vLLM also stops at text that the reader does not count as a stop string: the answer is then continued
         while answer.truncated and stopped and len(tokens) < sampling.max_new_tokens:
             params = self._sampling_params(sampling, sampling.max_new_tokens - len(tokens))
-            output = (await self._submit([*prompt, *tokens], params)).outputs[0]
+            output = (await self._submit([*before, *tokens], params)).outputs[0]
             tokens += output.token_ids
             answer, stopped = self._reader.read(tokens, sampling), output.finish_reason == "stop"
         return answer
