@@ -22,7 +22,7 @@ from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.sandbox.boxes import open_box
 from cycleqd_merge.sandbox.cgroups import limited_cgroups, parent_cgroups
 from cycleqd_merge.sandbox.interpreter import OPTIONS, BoundPython, bound_python, staged, unreachable
-from cycleqd_merge.sandbox.processes import piped_process
+from cycleqd_merge.sandbox.processes import bubblewrap_process
 from cycleqd_merge.sandbox.protocol import BoxLost, Limits, RootFs
 from cycleqd_merge.sandbox.rootfs import find_rootfs
 from cycleqd_merge.sandbox.users import first_user, unprivileged_prefix, user_namespace
@@ -30,8 +30,10 @@ from cycleqd_merge.sandbox.users import first_user, unprivileged_prefix, user_na
 _CAPABILITIES = "chown dac_override fowner fsetid kill setgid setuid setpcap sys_chroot net_bind_service audit_write"
 _COMMON_OPTIONS = (
     "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --new-session "
-    "--hostname box --cap-drop ALL --clearenv --as-pid-1"
+    "--hostname box --cap-drop ALL --clearenv"
 )
+_PROC_READ_ONLY = ("--remount-ro", "/proc")
+"""Nothing in a box may write to the memory of bubblewrap's process 1, by which the box ends."""
 _OVERLAY = """
 echo 0 > /proc/sys/user/max_user_namespaces || exit 1
 mount -t tmpfs -o mode=755,size="$1",nr_inodes=200k tmpfs /tmp && mkdir /tmp/upper /tmp/work /tmp/root || exit 1
@@ -95,27 +97,35 @@ class Bubblewrap:
                 python = bound_python()
                 staging, mounts = _reachable_mounts(python)
                 options = [*_host_files_options(limits), *_python_options(python, mounts), "--remount-ro", "/"]
-                line = [*prefix, *staging, *unprivileged_prefix(), self._program, *options, *inside]
+                before = [*prefix, *staging, *unprivileged_prefix(), self._program]
             else:
                 folder = find_rootfs(root.name)
                 as_root = await stack.enter_async_context(user_namespace())
                 mounting = ["unshare", "--mount", "--propagation", "private", "--"]
                 mounting += ["sh", "-c", _OVERLAY, "sh", str(limits.disk)]
-                line = [*prefix, *as_root, *mounting, self._program, *_rootfs_options(), *inside]
+                before, options = [*prefix, *as_root, *mounting, self._program], _rootfs_options()
             # a box can read bubblewrap's environment, so it gets none of this process's variables
             variables = {"PATH": os.environ.get("PATH", os.defpath)}
-            async with piped_process(line, limits.output, cwd=folder or "/", env=variables) as process:
-                yield process  # the box ends with bubblewrap
+            async with bubblewrap_process(
+                lambda noted: [*before, *noted, *options, *inside],
+                limits.output,
+                cwd=folder or "/",
+                env=variables,
+            ) as process:
+                yield process
 
 
 def _process_limits(limits: Limits) -> list[str]:
     """Command prefix that limits every process."""
-    return ["prlimit", f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=0", "--nofile=1024", "--"]
+    return ["prlimit", f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=1", "--nofile=1024", "--"]
 
 
 def _limited_inside(command: Sequence[str], limits: Limits) -> list[str]:
-    """A command with the limit that is set inside the box: outside, it would also count this user's other processes."""
-    return ["--", "prlimit", f"--nproc={limits.processes}", "--", *command]
+    """A command with the limit that is set inside the box: outside, it would also count this user's other processes.
+
+    Process 1 of the box is bubblewrap's, and does not count.
+    """
+    return ["--", "prlimit", f"--nproc={limits.processes + 1}", "--", *command]
 
 
 @functools.cache
@@ -132,7 +142,7 @@ def _usr() -> tuple[str, ...]:
 
 
 def _host_files_options(limits: Limits) -> list[str]:
-    files = ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    files = ["--proc", "/proc", *_PROC_READ_ONLY, "--dev", "/dev", "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp"]
     variables = ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
     user = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
     return [*_COMMON_OPTIONS.split(), *user, *_usr(), *files, *variables]
@@ -166,7 +176,7 @@ def _python_options(python: BoundPython, mounts: Mounts) -> list[str]:
 
 
 def _rootfs_options() -> list[str]:
-    files = ["--bind", "/tmp/root", "/", "--proc", "/proc", "--tmpfs", "/proc/tty", "--dev", "/dev", "--chdir", "/"]
+    files = ["--bind", "/tmp/root", "/", "--proc", "/proc", "--tmpfs", "/proc/tty", *_PROC_READ_ONLY, "--dev", "/dev", "--chdir", "/"]
     paths = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = ["--setenv", "PATH", paths, "--setenv", "HOME", "/root"]
     allowed = [word for name in _CAPABILITIES.split() for word in ("--cap-add", f"cap_{name}")]
