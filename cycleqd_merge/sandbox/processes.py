@@ -143,19 +143,19 @@ async def _completed(work: Awaitable[tuple[Process, int | None]]) -> tuple[Proce
 async def _wait_until_gone(process: Process, first: int | None) -> None:
     """Wait until a killed process, and the namespace of the file descriptor `first`, are gone; closes `first`.
 
-    Process 1 of a namespace ends after all of its other processes. The rest of the output is read: full pipes would
-    block the end.
+    Process 1 of a namespace ends after all of its other processes.
     """
     try:
         async with asyncio.timeout(_END_SECONDS):
             if first is not None:
                 await _until_readable(first)
+            # what is left in the pipes is not read: messages in flight between dead sockets may keep them open
+            for number in (0, 1, 2):
+                process._transport.get_pipe_transport(number).close()  # type: ignore[attr-defined]
+            await process.wait()
+            if first is not None:
                 with contextlib.suppress(ChildProcessError):  # as process 1 of a container, this is its parent now
                     os.waitid(os.P_PIDFD, first, os.WEXITED | os.WNOHANG)
-            for stream in (process.stdout, process.stderr):
-                while stream is not None and await stream.read(65536):
-                    pass
-            await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
