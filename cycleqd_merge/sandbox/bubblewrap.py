@@ -142,7 +142,19 @@ def _usr() -> tuple[str, ...]:
 
 
 def _host_files_options(limits: Limits) -> list[str]:
-    files = ["--proc", "/proc", *_PROC_READ_ONLY, "--dev", "/dev", "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    files = [
+        "--proc",
+        "/proc",
+        *_PROC_READ_ONLY,
+        "--dev",
+        "/dev",
+        "--size",
+        str(limits.disk),
+        "--tmpfs",
+        "/tmp",
+        "--chdir",
+        "/tmp",
+    ]
     variables = ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
     user = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
     return [*_COMMON_OPTIONS.split(), *user, *_usr(), *files, *variables]
@@ -176,7 +188,20 @@ def _python_options(python: BoundPython, mounts: Mounts) -> list[str]:
 
 
 def _rootfs_options() -> list[str]:
-    files = ["--bind", "/tmp/root", "/", "--proc", "/proc", "--tmpfs", "/proc/tty", *_PROC_READ_ONLY, "--dev", "/dev", "--chdir", "/"]
+    files = [
+        "--bind",
+        "/tmp/root",
+        "/",
+        "--proc",
+        "/proc",
+        "--tmpfs",
+        "/proc/tty",
+        *_PROC_READ_ONLY,
+        "--dev",
+        "/dev",
+        "--chdir",
+        "/",
+    ]
     paths = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = ["--setenv", "PATH", paths, "--setenv", "HOME", "/root"]
     allowed = [word for name in _CAPABILITIES.split() for word in ("--cap-add", f"cap_{name}")]
