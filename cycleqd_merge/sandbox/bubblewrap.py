@@ -49,8 +49,8 @@ It runs in a mount namespace of its own. Files in /tmp/shm count towards the sam
 _READ_ONLY = "bus fs irq pressure sys sysrq-trigger"
 """Entries of /proc that have settings in them; some belong to the box's own namespaces."""
 _HIDDEN = (
-    "acpi asound config.gz interrupts iomem ioports kallsyms kcore key-users keys kmsg latency_stats modules partitions "
-    "sched_debug scsi timer_list timer_stats tty"
+    "acpi asound config.gz interrupts iomem ioports kallsyms kcore key-users keys kmsg latency_stats modules "
+    "partitions sched_debug scsi timer_list timer_stats tty"
 )
 """Entries of /proc that describe the host, its memory, or keys of others."""
 _STAGE = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
