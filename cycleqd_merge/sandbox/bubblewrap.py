@@ -49,10 +49,10 @@ It runs in a mount namespace of its own. Files in /tmp/shm count towards the sam
 _READ_ONLY = "bus fs irq pressure sys sysrq-trigger"
 """Entries of /proc that have settings in them; some belong to the box's own namespaces."""
 _HIDDEN = (
-    "acpi asound config.gz interrupts iomem ioports kallsyms kcore key-users keys kmsg latency_stats modules "
-    "partitions sched_debug scsi timer_list timer_stats tty"
+    "acpi asound config.gz interrupts kallsyms kcore key-users keys kmsg latency_stats sched_debug scsi timer_list "
+    "timer_stats tty"
 )
-"""Entries of /proc that describe the host, its memory, or keys of others."""
+"""Entries of /proc that describe the host, its memory or keys; most container runtimes hide them, too."""
 _STAGE = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 """Mounts paths elsewhere, in pairs before `--`, then runs the command after it."""
 
@@ -128,8 +128,12 @@ class Bubblewrap:
 
 
 def _process_limits(limits: Limits) -> list[str]:
-    """Command prefix that limits every process."""
-    return ["prlimit", f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=0", "--nofile=1024", "--"]
+    """Command prefix that limits every process.
+
+    One byte of memory dumps is the value that keeps away the host's handler of crashes, which 0 does not.
+    """
+    sizes = [f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=1", "--nofile=1024"]
+    return ["prlimit", *sizes, "--rtprio=0", "--nice=0", "--"]
 
 
 def _limited_inside(command: Sequence[str], limits: Limits) -> list[str]:

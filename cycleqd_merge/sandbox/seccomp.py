@@ -117,29 +117,33 @@ _UNUSED = {"x86_64": (335, 423), "aarch64": (295, 423)}  # numbers from 424 on a
 
 @dataclass(frozen=True)
 class Check:
-    """A condition on the lower half of an argument; no argument checked here has more than 32 bits.
+    """A condition on half of an argument.
 
-    argument: its index. values: those that fulfil it. mask: the bits that count. wanted: False reverses it.
+    argument: its index. values: those that fulfil it. mask: the bits that count. wanted: False reverses it. upper:
+    its upper half, which the kernel ignores where an argument is not a pointer or size.
     """
 
     argument: int
     values: tuple[int, ...]
     mask: int = 0xFFFFFFFF
     wanted: bool = True
+    upper: bool = False
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A system call that is allowed if all checks of one of its cases hold, else refused.
+    """A system call that is allowed if all checks of one of its cases hold, else answered by an error.
 
-    numbers: on x86-64 and arm64.
+    numbers: on x86-64 and arm64. answer: the error's number; 0 pretends success.
     """
 
     name: str
     numbers: tuple[int, int]
     cases: tuple[tuple[Check, ...], ...]
+    answer: int = errno.EPERM
 
 
+_DUMPS = 4  # RLIMIT_CORE: its value keeps away the host's handler of crashes
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET
 _TERMINAL_INPUT = (0x5412, 0x541C, 0x541D, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCCONS and TIOCSETD
@@ -148,6 +152,13 @@ _RULES = (
     Rule("ioctl", (16, 29), ((Check(1, _TERMINAL_INPUT, wanted=False),),)),
     # Linux, with and without UNAME26 and PER_LINUX32, and the question
     Rule("personality", (135, 92), ((Check(0, (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)),),)),
+    Rule("setrlimit", (160, 164), ((Check(0, (_DUMPS,), wanted=False),),), answer=0),
+    Rule(
+        "prlimit64",
+        (302, 261),
+        ((Check(1, (_DUMPS,), wanted=False),), (Check(2, (0,)), Check(2, (0,), upper=True))),  # no new limit
+        answer=0,
+    ),
     Rule("socketpair", (53, 199), ((Check(0, (_UNIX,)),),)),
     Rule(
         "socket",
@@ -196,7 +207,7 @@ def filter_program(machine: str) -> bytes:
         for number in _numbers(table)[machine].values():
             lines += _if_equal(number, [(_RETURN, 0, 0, _ERROR | answer)])
     for rule in _RULES:
-        lines += _if_equal(rule.numbers[column], _decision(rule.cases))
+        lines += _if_equal(rule.numbers[column], _decision(rule))
     lines.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
 
@@ -215,20 +226,21 @@ def _if_equal(value: int, then: Sequence[Instruction]) -> list[Instruction]:
     return [(_JUMP_EQUAL, 0, len(then), value), *then]
 
 
-def _decision(cases: Sequence[Sequence[Check]]) -> list[Instruction]:
-    """Instructions that return: allowed if all checks of one case hold, else refused."""
+def _decision(rule: Rule) -> list[Instruction]:
+    """Instructions that return a rule's decision."""
     lines: list[Instruction] = []
-    for case in cases:
+    for case in rule.cases:
         body: list[Instruction] = [(_RETURN, 0, 0, _ALLOW)]
         for check in reversed(case):
             body = [*_test(check, len(body)), *body]
         lines += body
-    return [*lines, (_RETURN, 0, 0, _ERROR | errno.EPERM)]
+    return [*lines, (_RETURN, 0, 0, _ERROR | rule.answer)]
 
 
 def _test(check: Check, skipped: int) -> list[Instruction]:
     """Instructions that continue after themselves if a check holds, else `skipped` instructions later."""
-    lines: list[Instruction] = [(_LOAD, 0, 0, _ARGUMENTS + 8 * check.argument), (_AND, 0, 0, check.mask)]
+    half = _ARGUMENTS + 8 * check.argument + 4 * check.upper
+    lines: list[Instruction] = [(_LOAD, 0, 0, half), (_AND, 0, 0, check.mask)]
     count = len(check.values)
     lines += [(_JUMP_EQUAL, count - index, 0, value) for index, value in enumerate(check.values)]
     found, not_found = (0, skipped) if check.wanted else (skipped, 0)

@@ -146,8 +146,6 @@ FILES = [
         "/proc/timer_list",
         "/proc/interrupts",
         "/proc/sched_debug",
-        "/proc/iomem",
-        "/proc/partitions",
         "/proc/acpi",
         "/proc/scsi",
         "/proc/tty",
@@ -171,7 +169,12 @@ UNLOADED = [
     Attack("kernel", "a filter that cannot be loaded", "no box starts, and one line says why", 0),
     Attack("kernel", "a filter that is cut off", "no box starts, and one line says why", 100),
 ]
-ATTACKS = [*CALLS, *DEADLY, *PLACES, *FILES, *SETTINGS, *KEYS, *UNLOADED]
+LIMITED = [
+    Attack("kernel", "let the host handle crashes (core dumps)", "the limit that keeps them away stays", "CORE"),
+    Attack("kernel", "get a real-time priority", "the limit stays at 0", "RTPRIO"),
+    Attack("kernel", "get a higher priority than the host's programs", "the limit stays at 0", "NICE"),
+]
+ATTACKS = [*CALLS, *DEADLY, *LIMITED, *PLACES, *FILES, *SETTINGS, *KEYS, *UNLOADED]
 
 PRELUDE = """
 import ctypes, errno, json, mmap, os, sys
@@ -211,15 +214,15 @@ import os, sys
 held = []
 def fill(folder, unlinked=False):
     written = 0
-    try:
-        for number in range(6):
-            path = f"{folder}/attack-{len(held)}"
+    for number in range(6):
+        path = f"{folder}/attack-{len(held)}"
+        try:
             file = open(path, "wb", 0)
             held.append(file)
             if unlinked: os.remove(path)
             while True: written += file.write(bytes(1 << 20))
-    except OSError:
-        pass
+        except OSError:  # no space, or a file at its own limit
+            continue
     return written
 
 mounted = [line.split()[4] for line in open("/proc/self/mountinfo")]
@@ -270,6 +273,22 @@ def test_a_system_call_is_refused(case: Attack, answers: Mapping[str, Mapping[st
 def test_a_foreign_architecture_ends_the_process(case: Attack, answers: Mapping[str, Mapping[str, str]]) -> None:
     for kind in BOXES:
         assert answers[kind][case.attack] == "signal 31", kind
+
+
+@pytest.mark.parametrize("case", cases(LIMITED))
+def test_a_limit_stays(case: Attack, own_root: RootFs) -> None:
+    program = """
+import os, resource, sys
+name = getattr(resource, "RLIMIT_" + sys.argv[1])
+for value in (0, 1, 20, resource.RLIM_INFINITY):
+    for change in (resource.setrlimit, lambda name, both: resource.prlimit(os.getpid(), name, both)):
+        try: change(name, (value, value))
+        except (OSError, ValueError): pass
+print(resource.getrlimit(name))
+"""
+    wanted = "(1, 1)" if case.given == "CORE" else "(0, 0)"
+    for kind in BOXES:
+        assert in_box(kind, program, case.given) == f"{wanted}\n", kind
 
 
 @pytest.mark.parametrize("case", cases(PLACES))
@@ -384,7 +403,8 @@ os.execv("/usr/bin/bwrap", ["bwrap", *sys.argv[1:]])
 # ---- the program of the filter, by an interpreter of its own
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-ALLOWED, KILLING, NOT_PERMITTED, MISSING = 0x7FFF0000, 0x80000000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
+ALLOWED, KILLING, PRETENDED = 0x7FFF0000, 0x80000000, 0x50000
+NOT_PERMITTED, MISSING = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
 _REFUSED_NAMES = """
     add_key request_key keyctl io_uring_setup io_uring_enter io_uring_register bpf perf_event_open userfaultfd ptrace
     process_vm_readv process_vm_writev process_madvise process_mrelease kcmp pidfd_getfd unshare setns mount umount2
@@ -395,7 +415,16 @@ _REFUSED_NAMES = """
     sethostname setdomainname clone3 memfd_create memfd_secret shmget remap_file_pages io_setup io_submit uselib ustat
     sysfs _sysctl create_module get_kernel_syms query_module getpmsg putpmsg afs_syscall tuxcall security vserver
 """
-CONDITIONAL = {"clone", "ioctl", "personality", "socket", "socketpair"}
+CONDITIONAL = {
+    "clone": (56, 220),
+    "ioctl": (16, 29),
+    "personality": (135, 92),
+    "prlimit64": (302, 261),
+    "setrlimit": (160, 164),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+}
+"""Name -> numbers on x86-64 and arm64."""
 
 
 def decide(program: bytes, architecture: int, number: int, arguments: Sequence[int] = ()) -> int:
@@ -487,6 +516,13 @@ ARGUMENTS = [
     ("ioctl", (0, 0x5401), True),
     ("ioctl", (0, 0x5413), True),
     *(("ioctl", (0, value), False) for value in (0x5412, 0x541C, 0x541D, 0x5423, 0x100005412)),
+    ("setrlimit", (7, 0x1234), True),
+    ("setrlimit", (4, 0x1234), False),
+    ("setrlimit", ((1 << 32) | 4, 0x1234), False),
+    ("prlimit64", (0, 4, 0, 0x1234), True),
+    ("prlimit64", (0, 6, 0x1234, 0), True),
+    ("prlimit64", (0, 4, 0x1234, 0), False),
+    ("prlimit64", (0, 4, 1 << 32, 0), False),
     ("socketpair", (1, 1, 0), True),
     *(("socketpair", (family, 1, 0), False) for family in (2, 16, 30, 38, 40)),
     ("socket", (1, 2, 0), True),
@@ -504,9 +540,8 @@ ARGUMENTS = [
 
 @pytest.mark.parametrize(("name", "arguments", "allowed"), ARGUMENTS)
 def test_arguments_decide(name: str, arguments: tuple[int, ...], allowed: bool, machine: str) -> None:
-    numbers = {"clone": (56, 220), "personality": (135, 92), "ioctl": (16, 29), "socket": (41, 198)}
-    number = (numbers | {"socketpair": (53, 199)})[name][list(ARCHITECTURES).index(machine)]
-    wanted = ALLOWED if allowed else NOT_PERMITTED
+    number = CONDITIONAL[name][list(ARCHITECTURES).index(machine)]
+    wanted = ALLOWED if allowed else PRETENDED if "limit" in name else NOT_PERMITTED
     assert decide(program_of(machine), ARCHITECTURES[machine], number, arguments) == wanted
 
 
@@ -542,7 +577,9 @@ def test_usual_commands_work_in_a_box_with_a_root_file_system(own_root: RootFs) 
         "echo 'int main(void){puts(\"hi\");}' > a.c; gcc -include stdio.h a.c -o a && ./a": "hi\n",
         "ps -eo comm= | grep -c bash; ip -o link | cut -d: -f2; ss -tln | wc -l": "1\n lo\n1\n",
         "python3 -m compileall -q /usr/lib/python3/dist-packages; echo $?": "0\n",
-        "echo x > /dev/null; head -c 3 /dev/zero | wc -c; script -qc 'echo pty' /dev/null </dev/null | tr -d '\\r'": "3\npty\n",
+        "echo x > /dev/null; head -c 3 /dev/zero | wc -c": "3\n",
+        "script -qc 'echo pty' /dev/null < /dev/null | tr -d '\\r'": "pty\n",
+        "ulimit -c 0; ulimit -n 100; ulimit -n": "100\n",
         'python3 -c "from multiprocessing import Pool; print(Pool(2).map(abs, [-1]))"': "[1]\n",
         "su - jack -c 'echo mine > /dev/shm/mine; cat /dev/shm/mine'": "mine\n",
     }
