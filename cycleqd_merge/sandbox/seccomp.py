@@ -53,7 +53,6 @@ name_to_handle_at 303 264   files without a path
 open_by_handle_at 304 265
 fanotify_init 300 262
 fanotify_mark 301 263
-shmget 29 194               memory that belongs to no process
 mbind 237 235               placement of memory
 set_mempolicy 238 237
 get_mempolicy 239 236
@@ -88,8 +87,11 @@ lsm_set_self_attr 460 460
 """Refused as without the right to it. Each line: name, numbers on x86-64 and arm64, and why (for those that follow)."""
 _ENOSYS = """
 clone3 435 435              its flags are in memory, where a filter cannot see them; programs then call `clone`
-memfd_create 319 279        files without a size limit of their own
+memfd_create 319 279        memory that belongs to no process and no file system, without a limit of its own
 memfd_secret 447 447
+shmget 29 194
+msgget 68 186
+semget 64 190
 io_setup 206 0              limited on the whole host
 io_submit 209 2
 statmount 457 457           programs then read /proc/self/mountinfo
@@ -111,6 +113,14 @@ security 185 -
 vserver 236 -
 """
 """Answered as by a kernel that does not have them, because programs then do without."""
+_EOPNOTSUPP = """
+setxattr 188 5              does not count towards the size of a file system
+lsetxattr 189 6
+fsetxattr 190 7
+setxattrat 463 463
+"""
+"""Answered as by a file system that does not have them."""
+_TABLES = {errno.EPERM: _EPERM, errno.ENOSYS: _ENOSYS, errno.EOPNOTSUPP: _EOPNOTSUPP}
 _NEWEST = 469  # numbers above, and those that no kernel up to Linux 6.18 uses, answer ENOSYS
 _UNUSED = {"x86_64": (335, 423), "aarch64": (295, 423)}  # numbers from 424 on are common to all architectures
 
@@ -203,7 +213,7 @@ def filter_program(machine: str) -> bytes:
     first, last = _UNUSED[machine]
     lines += [(_JUMP_AT_LEAST, 0, 1, _NEWEST + 1), missing]
     lines += [(_JUMP_AT_LEAST, 0, 2, first), (_JUMP_AT_LEAST, 1, 0, last + 1), missing]
-    for answer, table in ((errno.EPERM, _EPERM), (errno.ENOSYS, _ENOSYS)):
+    for answer, table in _TABLES.items():
         for number in _numbers(table)[machine].values():
             lines += _if_equal(number, [(_RETURN, 0, 0, _ERROR | answer)])
     for rule in _RULES:
