@@ -103,8 +103,8 @@ os._exit(0)""",
     "libc.semget(7, 9, 0o1666); os.memfd_create('MARK'); forever()",
     "takes all memory in many processes": "for _ in range(5): os.fork()\nheld = bytearray(90 << 20)\nforever()",
     "takes all memory in files": "while True:\n    with open('/tmp/MARK', 'ab') as file: file.write(bytes(1 << 20))",
-    "writes a program that writes itself": "open('/tmp/x.py', 'w').write('import os\\n'\n"
-    "    'os.execv(\"/usr/bin/python3\", [\"python3\", \"/tmp/x.py\"])')\nos.execv('/usr/bin/python3', ['python3', '/tmp/x.py'])",
+    "writes a program that starts itself": "open('/tmp/x', 'w').write('#!/bin/sh\\n/tmp/x & exec /tmp/x\\n')\n"
+    "os.chmod('/tmp/x', 0o755); os.execv('/bin/sh', ['sh', '/tmp/x'])",
 }
 """What a hostile program does -> its text, after `PRELUDE`."""
 

@@ -27,7 +27,7 @@ from tests.security.boxes import PROGRAMS, groups_of, in_groups, marked, program
 from tests.tasks.code.test_task import open_code, scores
 
 MARK = f"cq{os.getpid()}"
-LIMITS = Limits(memory=128 * MIB, disk=16 * MIB, output=100_000, processes=32, seconds=0.5)
+LIMITS = Limits(memory=128 * MIB, disk=16 * MIB, output=100_000, processes=32, seconds=0.3)
 SHELL = Limits(memory=256 * MIB, disk=32 * MIB, output=20_000, processes=64, seconds=0.7)
 ROOT = Path(__file__).parents[2]
 SOON = 8.0
@@ -108,23 +108,9 @@ _OPEN_HOME = (
 _IN_MOUNTS = ("unshare", "--mount", "sh", "-c")
 HOSTS = {
     "a host without control groups": [*_IN_MOUNTS, 'mount -t tmpfs x /sys/fs/cgroup && exec "$@"', "sh"],
-        "unshare",
-        "--mount",
-        "sh",
-        "-c",
-        'mount -t tmpfs x /sys/fs/cgroup && exec "$@"',
-        "sh",
-    ],
     "a user who is not root": [
         *(*_IN_MOUNTS, _OPEN_HOME, "sh"),
         *("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--"),
-    ],
-        *["unshare", "--mount", "sh", "-c", _OPEN_HOME, "sh"],
-        "setpriv",
-        "--reuid=54321",
-        "--regid=54321",
-        "--clear-groups",
-        "--",
     ],
 }
 
@@ -138,9 +124,7 @@ ATTACKS = [
         for name in COMMANDS
     ),
     *(Attack("outlives its box", f"all programs, on {name}", "gone, as with control groups", name) for name in HOSTS),
-    Attack(
-        "outlives its run", "all programs, in a run that is killed", "gone; the next run removes their groups"
-    ),
+    Attack("outlives its run", "all programs, in a run that is killed", "gone; the next run removes their groups"),
     *(
         Attack("leftovers", f"a program in a group of {kind}", "swept" if swept else "untouched", (kind, swept))
         for kind, swept in OWNERS.items()
@@ -196,10 +180,8 @@ def test_a_program_ends_with_its_box(attack: Attack) -> None:
 
 @pytest.mark.parametrize("attack", cases(given("outlives its box", "a root")))
 def test_a_root_and_its_users_end_with_their_box(attack: Attack, own_root: RootFs) -> None:
-    prelude = hostile("floods the errors", MARK).partition("while True: os.write(2")[0]
-    command = COMMANDS[attack.given].replace(
-        "PYTHON", 'python3 -c \'exec(open("/prelude").read())\nexec(__import__("sys").argv[1])\''
-    )
+    start_python = "python3 -c 'exec(open(\"/prelude\").read())\nexec(sys.argv[1])'"
+    command = COMMANDS[attack.given].replace("PYTHON", start_python)
 
     async def run() -> None:
         async with open_box(Bubblewrap(), own_root, SHELL) as box:
@@ -343,10 +325,8 @@ def test_groups_of_dead_owners_are_swept_and_no_others(attack: Attack, group: Ca
 
 @pytest.mark.parametrize("attack", cases(given("control of process 1", "")))
 def test_process_1_of_a_box_is_out_of_reach(attack: Attack) -> None:
-    program = f"{hostile('floods the errors', MARK).partition('while True')[0]}\n{attack.given}"
-    finished = asyncio.run(
-        run_once(Bubblewrap(), ["python3", "-I", "-c", program], limits=replace(LIMITS, seconds=5.0))
-    )
+    line = ["python3", "-I", "-c", program_of(attack.given, MARK)]
+    finished = asyncio.run(run_once(Bubblewrap(), line, limits=replace(LIMITS, seconds=5.0)))
     assert finished.output == b"bwrap denied\n"
 
 
