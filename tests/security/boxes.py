@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import sys
@@ -109,9 +110,39 @@ os._exit(0)""",
 """What a hostile program does -> its text, after `PRELUDE`."""
 
 
+COMMANDS = {
+    "leaves a shell in the background": "exec -a x sh -c 'while :; do sleep 1; done' &",
+    "leaves a program with a session of its own": "PYTHON 'orphan(lambda: (unarmed(), closed(), forever()))'",
+    "leaves a program of another user": "chmod 755 /root; useradd jack; "
+    "su jack -c \"nohup sleep 1000 & trap '' HUP; setsid sleep 1000\" & sleep 0.3",
+    "keeps the agent's pipes": "for n in 1 2; do sleep 1000 > /proc/2/fd/$n 2>&1 & done; "
+    "setsid sleep 1000 < /proc/2/fd/0 &",
+    "stops the agent": "kill -STOP 2",
+    "kills the agent": "PYTHON 'orphan(lambda: (unarmed(), deaf(), forever()))'; kill -9 2",
+    "kills everything": "setsid sleep 1000 & kill -9 -1",
+    "traces the agent": "PYTHON 'unarmed(); libc.ptrace(16, 2, 0, 0); forever()' & sleep 0.3",
+    "traces process 1": "PYTHON 'unarmed(); libc.ptrace(16, 1, 0, 0); forever()' & sleep 0.3",
+    "signals process 1": "for n in $(seq 64); do kill -$n 1; done",
+    "bombs with forks": ":(){ :|:& };:",
+    "bombs with forks as root and others": "for n in 1 2 3; do useradd u$n; su u$n -c ':(){ :|:& };:' & done; "
+    "sleep 0.3",
+    "takes all memory": "for n in 1 2 3 4 5 6; do PYTHON 'held = bytearray(90 << 20); forever()' & done; sleep 0.4",
+    "replaces the agent's Python": "cp /bin/sleep /usr/bin/python3; rm -rf /usr/lib/python3*; setsid sleep 1000 &",
+    "floods": "cat /dev/zero",
+}
+"""What a hostile root of a box does -> its command; PYTHON runs a text after the prelude of hostile programs."""
+
+
 def program_of(text: str, mark: str) -> str:
     """A program that begins with `PRELUDE`, and whose processes carry a name, of at most 15 characters."""
     return f"{PRELUDE}\n{text}\n".replace("MARK", mark)
+
+
+def command_of(name: str, mark: str) -> str:
+    """A command of a hostile root, whose Python processes carry a name."""
+    prelude = base64.b64encode(program_of("", mark).encode()).decode()
+    start = f"python3 -c 'import base64, sys; exec(base64.b64decode(\"{prelude}\")); exec(sys.argv[1])'"
+    return COMMANDS[name].replace("PYTHON", start)
 
 
 def marked(mark: str) -> list[int]:

@@ -23,7 +23,7 @@ from cycleqd_merge.sandbox.cgroups import parent_cgroups
 from cycleqd_merge.sandbox.owners import own_name
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, RootFs
 from tests.security.attacks import Attack, cases
-from tests.security.boxes import PROGRAMS, groups_of, in_groups, marked, program_of
+from tests.security.boxes import COMMANDS, PROGRAMS, command_of, groups_of, in_groups, marked, program_of
 from tests.tasks.code.test_task import open_code, scores
 
 MARK = f"cq{os.getpid()}"
@@ -32,28 +32,6 @@ SHELL = Limits(memory=256 * MIB, disk=32 * MIB, output=20_000, processes=64, sec
 ROOT = Path(__file__).parents[2]
 SOON = 8.0
 """Seconds that are plenty for a box to end on a busy machine; before, it took a minute, or for ever."""
-
-COMMANDS = {
-    "leaves a shell in the background": "exec -a x sh -c 'while :; do sleep 1; done' &",
-    "leaves a program with a session of its own": "PYTHON 'orphan(lambda: (unarmed(), closed(), forever()))'",
-    "leaves a program of another user": "chmod 755 /root; useradd jack; "
-    "su jack -c \"nohup sleep 1000 & trap '' HUP; setsid sleep 1000\" & sleep 0.3",
-    "keeps the agent's pipes": "for n in 1 2; do sleep 1000 > /proc/2/fd/$n 2>&1 & done; "
-    "setsid sleep 1000 < /proc/2/fd/0 &",
-    "stops the agent": "kill -STOP 2",
-    "kills the agent": "PYTHON 'orphan(lambda: (unarmed(), deaf(), forever()))'; kill -9 2",
-    "kills everything": "setsid sleep 1000 & kill -9 -1",
-    "traces the agent": "PYTHON 'unarmed(); libc.ptrace(16, 2, 0, 0); forever()' & sleep 0.3",
-    "traces process 1": "PYTHON 'unarmed(); libc.ptrace(16, 1, 0, 0); forever()' & sleep 0.3",
-    "signals process 1": "for n in $(seq 64); do kill -$n 1; done",
-    "bombs with forks": ":(){ :|:& };:",
-    "bombs with forks as root and others": "for n in 1 2 3; do useradd u$n; su u$n -c ':(){ :|:& };:' & done; "
-    "sleep 0.3",
-    "takes all memory": "for n in 1 2 3 4 5 6; do PYTHON 'held = bytearray(90 << 20); forever()' & done; sleep 0.4",
-    "replaces the agent's Python": "cp /bin/sleep /usr/bin/python3; rm -rf /usr/lib/python3*; setsid sleep 1000 &",
-    "floods": "cat /dev/zero",
-}
-"""What a hostile root of a box does -> its command; PYTHON runs a text after the prelude of hostile programs."""
 
 ENDLESS = {
     "at exit": "import atexit, time\natexit.register(time.sleep, 1000)",
@@ -180,12 +158,10 @@ def test_a_program_ends_with_its_box(attack: Attack) -> None:
 
 @pytest.mark.parametrize("attack", cases(given("outlives its box", "a root")))
 def test_a_root_and_its_users_end_with_their_box(attack: Attack, own_root: RootFs) -> None:
-    start_python = "python3 -c 'exec(open(\"/prelude\").read())\nexec(sys.argv[1])'"
-    command = COMMANDS[attack.given].replace("PYTHON", start_python)
+    command = command_of(attack.given, MARK)
 
     async def run() -> None:
         async with open_box(Bubblewrap(), own_root, SHELL) as box:
-            await box.run(["tee", "/prelude"], program_of("", MARK).encode())
             try:
                 await box.shell(command)
                 await box.shell("echo more")
