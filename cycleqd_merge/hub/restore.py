@@ -24,7 +24,7 @@ from cycleqd_merge.config.tasks import OsInteractionTaskConfig
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, OWN_SETTINGS, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, journal_bytes, of_kind
 from cycleqd_merge.run.order import order_differences
 
 _FILES = (JOURNAL_FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
@@ -48,7 +48,7 @@ def download_run(repo: str, revision: str | None, trust: bool) -> tuple[list[Eve
     folder = Path(downloaded)
     if not (folder / JOURNAL_FILE).is_file():
         raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
-    events = read_events(folder)
+    events = complete_events(folder)
     sessions = of_kind(events, "session")
     if events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
         raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`")
@@ -157,8 +157,7 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
         if part in stated:
             stated[part] = with_renamed_models(stated[part], _moved(published, recipe))
     kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
-    text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
-    (folder / JOURNAL_FILE).write_text(text, encoding="utf-8")
+    (folder / JOURNAL_FILE).write_bytes(journal_bytes((start, kept, *rest)))
     for path in files.rglob("*"):
         place = path.relative_to(files)
         if path.is_file() and (place.parts[0] == ROWS_FOLDER or place.name == CHAT_TEMPLATE):

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.genome import expert_genome
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, read_events
 from cycleqd_merge.journal.measured import Estimate, measured_event
 from cycleqd_merge.run.state import open_run
-from tests.run.synthetic import EXPERTS, run, session_of, start_of, synthetic_recipe
+from tests.run.synthetic import run, synthetic_recipe
 from tests.security.attacks import Attack, cases
 from tests.security.forked import outcome_of
 
@@ -105,6 +104,12 @@ def evolution(**settings: Any) -> Change:
     return lambda event: event["recipe"]["evolution"].update(settings)
 
 
+def bins_of_all_tasks(event: Event) -> None:
+    """Gives every task as many bins as VALUE."""
+    for use in event["recipe"]["tasks"]:
+        use["bins"] = "VALUE"
+
+
 # name: (line, change, JSON text in the place of VALUE)
 DAMAGED_EVENTS: dict[str, tuple[int, Change, str]] = {
     "scores as text": (RESULT, at("scores", 0), '"0.5"'),
@@ -176,7 +181,7 @@ DAMAGED_EVENTS: dict[str, tuple[int, Change, str]] = {
     "a time of an object": (SESSION, at("time"), "{}"),
     "an engine's semantics as text": (SESSION, at("engine_semantics"), '"1"'),
     "1e9 bins": (SESSION, evolution(bins="VALUE"), "1000000000"),
-    "30,000 bins": (SESSION, evolution(bins="VALUE"), "30000"),
+    "30,000 bins of each task": (SESSION, bins_of_all_tasks, "30000"),
     "10**18 bins of a task": (SESSION, at("recipe", "tasks", 0, "bins"), "1" + "0" * 18),
     "10**18 samples": (SESSION, at("recipe", "tasks", 0, "samples"), "1" + "0" * 18),
     "10**18 generations": (SESSION, evolution(generations="VALUE"), "1" + "0" * 18),
