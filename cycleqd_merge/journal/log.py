@@ -32,6 +32,7 @@ _KEY = "crc"
 So it also tells of lines that were lost, swapped or written twice, and of damage to older lines that have none.
 """
 _SUM = re.compile(rb',"crc":"([0-9a-f]{8})"\}\Z')
+_FORMATTED = re.compile(rb'"crc":\s+"[0-9a-f]{8}"')
 
 
 def read_events(folder: Path) -> list[Event]:
@@ -135,7 +136,7 @@ def _is_torn(rest: bytes) -> bool:
 def _event_in(line: bytes, before: int) -> tuple[Event, int, bool]:
     """The event in a line, without its checksum; that checksum, which continues the one before; whether it was stated.
 
-    Versions before 0.2 stated none.
+    Versions before 0.2 stated none, and one in a line that another program has formatted is no longer valid.
 
     Raises:
         ValueError: the line is damaged.
@@ -146,8 +147,11 @@ def _event_in(line: bytes, before: int) -> tuple[Event, int, bool]:
     if found is not None and int(found[1], 16) != checksum:
         raise ValueError("its checksum does not match this line and the lines before it")
     event = loads(body)
-    if not isinstance(event, dict) or "event" not in event or _KEY in event:
+    if not isinstance(event, dict) or "event" not in event:
         raise ValueError("this line is not an event")
+    if _KEY in event and (found is not None or not _FORMATTED.search(line)):
+        raise ValueError("its checksum is not one")
+    event.pop(_KEY, None)
     return event, checksum, found is not None
 
 

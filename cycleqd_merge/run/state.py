@@ -21,7 +21,7 @@ from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome, aggregate
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, of_kind, require_complete
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events, require_complete
 from cycleqd_merge.journal.measured import Measured, measured_scores
 from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
@@ -339,7 +339,7 @@ def open_run(folder: str | PathLike[str]) -> Run:
         RecipeError: not a run directory, or its journal is damaged.
     """
     folder = Path(folder)
-    events = complete_events(folder)
+    events = read_events(folder)
     if not of_kind(events, "session"):
         raise RecipeError(f"{folder}: not a run directory, or its run never started")
     return replay_events(events, where=str(folder / JOURNAL_FILE))
