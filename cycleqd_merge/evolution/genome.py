@@ -63,14 +63,12 @@ def _require_valid(record: Any) -> None:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part)[:60] for part in first["loc"])
         raise ValueError(f"genome: {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
-    experts, groups = len(valid.coefficients), len(valid.coefficients[0])
+    groups = len(valid.coefficients[0])
     if any(len(row) != groups for row in valid.coefficients):
         raise ValueError("genome: coefficients: rows of different lengths")
     for place, mutation in enumerate(valid.mutations):
         if len(mutation.share) != groups:
             raise ValueError(f"genome: mutations.{place}.share: {len(mutation.share)} values for {groups} groups")
-        if mutation.expert is not None and mutation.expert >= experts:
-            raise ValueError(f"genome: mutations.{place}.expert: {mutation.expert} of {experts} experts, from 0")
 
 
 @dataclass(frozen=True, slots=True)
