@@ -11,8 +11,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cycleqd_merge.config.origin import is_download
 from cycleqd_merge.errors import InfrastructureError, RecipeError
 from cycleqd_merge.files import sync_folder, write_failure
+from cycleqd_merge.journal.foreign import marked
 
 JOURNAL_FILE = "journal.jsonl"
 FORMAT = 1
@@ -22,7 +24,7 @@ Event = dict[str, Any]
 
 
 def read_events(folder: Path) -> list[Event]:
-    """All events of a run's journal, without a torn last line.
+    """All events of a run's journal, without a torn last line. Recipes that others published are marked as foreign.
 
     Raises:
         RecipeError: there is no journal, it has a different format, or a line before the last cannot be read.
@@ -57,7 +59,7 @@ def _read(path: Path) -> tuple[list[Event], int]:
         size += len(line)
     if events and events[0].get("format") != FORMAT:
         raise RecipeError(f"{path}:1: journal format {events[0].get('format')!r}; this version reads format {FORMAT}")
-    return with_renamed_sampling(events), size
+    return marked(with_renamed_sampling(events), path.parent, is_download(path)), size
 
 
 def with_renamed_sampling(events: list[Event]) -> list[Event]:
