@@ -67,6 +67,7 @@ PUBLISHED_OUTPUT = "run"
 """The run directory of a published recipe, whose own one is not published."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_OUTSIDE = "is outside the run's folder"
 _PLAIN = re.compile(r"[\w .:,+=()\[\]%-]*")
 
 
@@ -142,7 +143,7 @@ def _model(reference: str, _: BaseModel, context: _Context) -> str | None:
 def _model_part(part: str, context: _Context) -> str | None:
     path, _, revision = part.partition("@")
     if not _HUB_ID.fullmatch(path):
-        return _outside(part, context)
+        return _outside(part, context) if part.startswith("./") else f"{printable(part)} {_OUTSIDE}"
     if os.path.exists(path):
         return f"{path} is meant as a Hub id, but is also a folder here; run the command in a different folder"
     return _unpinned(part, revision, context)
@@ -161,7 +162,7 @@ def _experts(experts: Mapping[str, str], config: BaseModel, context: _Context) -
 def _outside(path: str, context: _Context) -> str | None:
     """A path must be in the run's folder, also after symbolic links."""
     inside = not path.startswith("~") and "\0" not in path and _is_inside(path, context.folder)
-    return None if inside else f"{printable(path)} is outside the run's folder"
+    return None if inside else f"{printable(path)} {_OUTSIDE}"
 
 
 def _is_inside(path: str, folder: str) -> bool:
@@ -189,7 +190,7 @@ def _url(url: str | None, _: BaseModel, __: _Context) -> str | None:
 
 
 def _dataset(name: str | None, config: BaseModel, context: _Context) -> str | None:
-    """A Hub dataset at a commit, with its owner: without one, it may be a loader of `datasets` that reads files here."""
+    """A Hub dataset at a commit, with its owner: without one, it may be a loader of `datasets` that reads files."""
     if name is None:
         return None
     if not _HUB_ID.fullmatch(name):

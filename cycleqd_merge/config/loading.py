@@ -55,7 +55,7 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     data, node = read_yaml(path)
     published = data.pop("foreign", None) is not None or is_download(path)
     if published:
-        data["foreign"] = {"folder": str(path.parent.absolute())}
+        data["foreign"] = {"folder": os.path.abspath(path.parent)}
     source = Source(str(path), node, {_override(data, text): text for text in overrides})
     _record_own(data, source.settings)
     recipe = parse(TypeAdapter(Recipe), data if published else _substitute(data, source), source)

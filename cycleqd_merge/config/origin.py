@@ -45,7 +45,19 @@ def is_download(path: Path) -> bool:
 
 _HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]")
 """A name with a top-level domain: neither an address in any notation nor a name of the local network."""
-_PRIVATE = "local localhost localdomain internal intranet lan home corp private arpa onion".split()
+_PRIVATE = [
+    "local",
+    "localhost",
+    "localdomain",
+    "internal",
+    "intranet",
+    "lan",
+    "home",
+    "corp",
+    "private",
+    "arpa",
+    "onion",
+]
 
 
 def is_public_address(url: str) -> bool:

@@ -21,7 +21,7 @@ from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import row_sources
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.foreign import require_plain
@@ -45,10 +45,13 @@ def download_run(
         RecipeError: it is not a published run, or its recipe is refused.
     """
     label = f"dataset {repo}"
-    with hub_errors(label):
-        downloaded = huggingface_hub.snapshot_download(
-            repo, repo_type="dataset", revision=revision, allow_patterns=list(_FILES)
-        )
+    try:
+        with hub_errors(label):
+            downloaded = huggingface_hub.snapshot_download(
+                repo, repo_type="dataset", revision=revision, allow_patterns=list(_FILES)
+            )
+    except ValueError as error:  # a file's name has `..`
+        raise RecipeError(f"{label}: refused: {first_line(error)}") from error
     folder = Path(downloaded)
     if not (folder / JOURNAL_FILE).is_file():
         raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def _is_published(event: Mapping[str, Any]) -> bool:
 def _marked(event: dict[str, Any], folder: Path) -> dict[str, Any]:
     if event.get("event") != "session" or not isinstance(event.get("recipe"), dict):
         return event
-    here = str(folder.absolute())
+    here = os.path.abspath(folder)
     mark = {"folder": here, "own": [["output"]]}
     return {**event, "folder": here, "recipe": {**event["recipe"], "output": here, "foreign": mark}}
 
