@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from cycleqd_merge.config.loading import yaml_text
+from cycleqd_merge.config.loading import stated, stated_recipe, yaml_text
 from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecipe
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed, with_renamed_sampling
@@ -37,7 +37,7 @@ def archive_files(run: Run, events: Sequence[Event], portable: PortableRecipe, r
     files = {
         ELITES: _parquet(elite_rows(run)),
         GENERATIONS: _parquet(generation_rows(run)),
-        RECIPE: yaml_text(portable.recipe.model_dump(mode="json", exclude_unset=True)).encode(),
+        RECIPE: yaml_text(stated(portable.recipe)[0]).encode(),
         REVISIONS: _json(portable.recipe.revisions),
         JOURNAL_FILE: b"".join(
             json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in portable_events(events, portable)
@@ -57,7 +57,7 @@ def portable_events(events: Sequence[Event], portable: PortableRecipe) -> list[E
     last = next(event for event in reversed(events) if event["event"] == "session")
     session: Event = {
         "event": "session",
-        "recipe": portable.recipe.model_dump(mode="json", exclude_unset=True),
+        **stated_recipe(portable.recipe),
         "folder": ".",
         "bases": last["bases"],
         "environment": last.get("environment", {}),

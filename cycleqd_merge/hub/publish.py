@@ -18,8 +18,9 @@ from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
 from cycleqd_merge.hub.facts import card_facts
 from cycleqd_merge.hub.portable import portable_recipe
-from cycleqd_merge.hub.publication import Publication, PushOptions, require_no_token
+from cycleqd_merge.hub.publication import Publication, PushOptions
 from cycleqd_merge.hub.publish_models import file_name, push_models
+from cycleqd_merge.hub.scan import require_no_credentials
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.outputs.export import require_genome
@@ -51,7 +52,7 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
     """Push the run in `folder` as `hub` says. on_pushed: called after each repository.
 
     Raises:
-        UserError: not a run directory, no such model, no write access, or a token is part of what would be published.
+        UserError: not a run directory, no such model, no write access, or a credential is part of what would be published.
         HubFailed: the Hub refused or failed; what was pushed before stays, and pushing again completes the rest.
     """
     events = read_events(folder)
@@ -106,7 +107,7 @@ def _push_archive(publication: Publication) -> Pushed:
     run, hub = publication.run, publication.hub
     files = archive_files(run, publication.events, portable_recipe(run.recipe), hub.rows)
     files[REPOCARD_NAME] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
-    require_no_token(files)
+    require_no_credentials(files)
     draft = publication.draft("dataset", hub.archive_repo)
     draft.claim(lambda: continues(publication.events, draft.read(JOURNAL_FILE)))
     draft.add(files)
@@ -123,7 +124,7 @@ def _push_page(publication: Publication) -> Pushed:
         "index.html": render_page(shown, name).encode("utf-8", "backslashreplace"),
         REPOCARD_NAME: f"{front}\nThe report page of a cycleqd-merge run.\n".encode(),
     }
-    require_no_token(files)
+    require_no_credentials(files)
     draft = publication.draft("space", repo)
     draft.claim(lambda: False)
     draft.add(files)

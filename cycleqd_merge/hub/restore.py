@@ -11,12 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import huggingface_hub
-from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.loading import DEFINITIONS, load_task, override_recipe, parse
+from cycleqd_merge.config.loading import DEFINITIONS, load_task, override_recipe, recorded_recipe, stated_recipe
 from cycleqd_merge.config.model_names import model_names
-from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, row_sources
@@ -82,7 +80,8 @@ def _require_harmless(recipe: Recipe, label: str, trust: bool) -> None:
 def _recipe_of(session: Event, where: str) -> Recipe:
     """The recipe of a published session event, without settings that are up to this machine's user."""
     stated = {key: value for key, value in session["recipe"].items() if key not in OWN_SETTINGS}
-    return parse(TypeAdapter(Recipe), with_fixed_presets({**stated, "output": OUTPUT}, first_versions()), where)
+    unexpanded = [*session.get("variables", []), *session.get("unpublished", [])]
+    return recorded_recipe({"recipe": {**stated, "output": OUTPUT}, "unpublished": unexpanded}, where)
 
 
 def _paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -152,11 +151,13 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     recipe = override_recipe(_placed(published, here), [f"output={json.dumps(str(out))}", *overrides], str(out))
     if reordered := order_differences(start, recipe):
         raise RecipeError(f"{out}: {'; '.join(reordered)}: genomes and scores go by the order; keep the published one")
-    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    recorded = stated_recipe(recipe)
+    stated = recorded["recipe"]
     for part in ("strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(stated[part], _moved(published, recipe))
-    kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
+    replaced = ("folder", "variables", "unpublished")
+    kept = {key: value for key, value in session.items() if key not in replaced} | recorded
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
     (folder / JOURNAL_FILE).write_text(text, encoding="utf-8")
     for path in files.rglob("*"):

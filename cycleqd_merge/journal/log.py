@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from cycleqd_merge.errors import InfrastructureError, RecipeError
 from cycleqd_merge.files import sync_folder, write_failure
+from cycleqd_merge.redaction import redacted
 
 JOURNAL_FILE = "journal.jsonl"
 FORMAT = 1
@@ -109,11 +110,13 @@ class Journal:
         sync_folder(folder)
 
     def append(self, event: Event) -> None:
-        """Record an event; it is on disk when this returns.
+        """Record an event; it is on disk when this returns. An error is recorded without values of variables.
 
         Raises:
             InfrastructureError: the disk is full or the file cannot be written; nothing counts as recorded.
         """
+        if isinstance(event.get("error"), str):
+            event = {**event, "error": redacted(event["error"])}
         try:
             self._file.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
             self._file.flush()

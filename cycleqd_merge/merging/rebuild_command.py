@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+CONFIGURATION = "mergekit_config.yml"
+"""The file of an exported model that rebuilds it."""
+_STOCK = "mergekit-yaml"
 NO_COMMAND = "mergekit cannot rebuild this model: "
 """The beginning of the line if there is no command; the reason follows."""
+
+
+def with_variable_command(configuration: str, written: str) -> str:
+    """A configuration with variables in its models' paths, whose command replaces them: stock mergekit does not.
+
+    configuration: the text with the values. written: the text with `${NAME}`.
+    """
+    first, newline, rest = written.partition("\n")
+    if written == configuration or not first.startswith(f"# {_STOCK} "):
+        return written
+    command = first.removeprefix("# ").replace(CONFIGURATION, "config.yml")
+    return f"# envsubst < {CONFIGURATION} > config.yml && {command}{newline}{rest}"
 
 
 def rebuild_command(configuration: str) -> str | None:

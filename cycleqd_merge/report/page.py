@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cycleqd_merge.config.loading import yaml_text
+from cycleqd_merge.config.loading import stated, yaml_text
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_file
 from cycleqd_merge.journal.log import failed
@@ -111,7 +111,7 @@ def _provenance(run: Run) -> dict[str, Any]:
             task: {"rows": facts["rows"], "digests": {rows: facts[rows] for rows in ("search", "confirm", "heldout")}}
             for task, facts in start.get("tasks", {}).items()
         },
-        "settings": yaml_text(recipe.model_dump(mode="json", exclude_unset=True)),
+        "settings": yaml_text(stated(recipe)[0]),
         "identity": json.dumps({"evolution": start["evolution"], "in_flight": start["in_flight"]}, indent=1),
         "sessions": [_session(event) for event in run.sessions],
     }

@@ -10,11 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
 from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.loading import parse
-from cycleqd_merge.config.presets import first_versions, with_fixed_presets
+from cycleqd_merge.config.loading import recorded_recipe
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
@@ -270,7 +267,7 @@ def session_recipe(session: Event, where: str) -> Recipe:
     Raises:
         RecipeError: the recipe is not valid; `where` names it.
     """
-    recipe = parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
+    recipe = recorded_recipe(session, where)
     folder = Path(session.get("folder", ""))
     return anchored(recipe, folder) if folder.is_absolute() else recipe
 
