@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cycleqd_merge.config.loading import stated, yaml_text
+from cycleqd_merge.config.references import with_variables
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_file
 from cycleqd_merge.journal.log import failed
@@ -106,7 +107,7 @@ def _provenance(run: Run) -> dict[str, Any]:
     named = {"base": recipe.base, **recipe.experts}
     digests = {"base": start["base"], **start["experts"]}
     return {
-        "models": [(name, recipe.pinned(reference), digests[name]) for name, reference in named.items()],
+        "models": [(name, with_variables(recipe.pinned(reference), recipe), digests[name]) for name, reference in named.items()],
         "task_rows": {
             task: {"rows": facts["rows"], "digests": {rows: facts[rows] for rows in ("search", "confirm", "heldout")}}
             for task, facts in start.get("tasks", {}).items()
