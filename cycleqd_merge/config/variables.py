@@ -186,6 +186,20 @@ def texts_of(config: Any, at: Location = ()) -> Iterator[tuple[Location, Written
             yield from texts_of(each, (*at, place))
 
 
+def keep_texts(config: Any, keep: Callable[[Location, Written], bool], at: Location = ()) -> None:
+    """Forget the other texts with variables: their values are what is stored."""
+    if isinstance(config, StrictConfig):
+        config._written = {inner: text for inner, text in config._written.items() if keep((*at, *inner), text)}
+        for name in type(config).model_fields:
+            keep_texts(getattr(config, name), keep, (*at, name))
+    elif isinstance(config, dict):
+        for key, each in config.items():
+            keep_texts(each, keep, (*at, key))
+    elif isinstance(config, list | tuple):
+        for place, each in enumerate(config):
+            keep_texts(each, keep, (*at, place))
+
+
 def carry(old: StrictConfig, new: StrictConfig) -> None:
     """Give the texts with variables of `old` to `new`, where both have the same value."""
     attach(new, {at: text for at, text in texts_of(old) if leaf(old, at) == leaf(new, at) is not None})

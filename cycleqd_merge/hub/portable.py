@@ -16,7 +16,7 @@ from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
 from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
 from cycleqd_merge.config.validation_errors import Location
-from cycleqd_merge.config.variables import attach, texts_of
+from cycleqd_merge.config.variables import attach, keep_texts, texts_of
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS_FOLDER = "rows"
@@ -62,7 +62,8 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
         if part in stated:
             stated[part] = with_renamed_models(_without_machine(stated[part]), names)
     whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe", changed)
-    attach(whole, {at: text for at, text in texts_of(changed) if text.environment and not _is_resolved(at)})
+    attach(whole, dict(texts_of(changed)))
+    keep_texts(whole, lambda at, text: not _is_resolved(at) and (text.environment or text.missing is not None))
     return PortableRecipe(whole, rows, Path(template) if from_file and template is not None else None)
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.constants import REPOCARD_NAME
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.hub import HubConfig
-from cycleqd_merge.config.loading import parse
+from cycleqd_merge.config.loading import parse, require_variables
 from cycleqd_merge.errors import HubFailed, RecipeError
 from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues, portable_events
 from cycleqd_merge.hub.card import archive_card
@@ -52,13 +52,14 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
     """Push the run in `folder` as `hub` says. on_pushed: called after each repository.
 
     Raises:
-        UserError: not a run directory, no such model, no write access, or a credential is part of what would be published.
+        UserError: not a run directory, no such model, no write access, or something to publish has a credential.
         HubFailed: the Hub refused or failed; what was pushed before stays, and pushing again completes the rest.
     """
     events = read_events(folder)
     run = replay_events(events, str(folder))
     if not run.archives:
         raise RecipeError(f"{folder}: nothing to push yet: not all experts are scored")
+    require_variables(run.recipe, ("base", "experts", "models"))
     if options.archive_only:
         hub = hub.model_copy(update={"root": None, "elites": [], "space": False})
     places = _model_places(run, hub)

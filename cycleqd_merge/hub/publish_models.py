@@ -19,6 +19,7 @@ from cycleqd_merge.hub.publication import Publication
 from cycleqd_merge.hub.scan import require_no_credentials
 from cycleqd_merge.merging.end_tokens import listed_ids
 from cycleqd_merge.merging.model_files import GENERATION, TOKENIZER
+from cycleqd_merge.merging.rebuild_command import without_variable_command
 from cycleqd_merge.merging.sizes import model_bytes
 from cycleqd_merge.outputs.export import export, export_adapter, model_record
 from cycleqd_merge.report.figures import archives_figure, png
@@ -101,7 +102,8 @@ def _add_model(draft: Draft, prefix: str, publication: Publication, model: Named
             name = f"{prefix}{path.relative_to(out).as_posix()}"
             files[name] = path
             if path.suffix in _TEXT_FILES and path.stat().st_size < _LONGEST_TEXT:
-                files[name] = without_paths(path.read_text(encoding="utf-8"), run.recipe).encode()
+                text = without_paths(path.read_text(encoding="utf-8"), run.recipe)
+                files[name] = (without_variable_command(text) if path.name == CONFIGURATION else text).encode()
         require_no_credentials(files)
         draft.add(files)
     return files

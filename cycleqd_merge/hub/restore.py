@@ -50,8 +50,18 @@ def download_run(repo: str, revision: str | None, trust: bool) -> tuple[list[Eve
     sessions = of_kind(events, "session")
     if events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
         raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`")
-    _require_harmless(_recipe_of(sessions[0], label), label, trust)
+    events = [_unexpanded(event) for event in events]
+    _require_harmless(_recipe_of(of_kind(events, "session")[0], label), label, trust)
     return events, folder
+
+
+def _unexpanded(event: Event) -> Event:
+    """A published event; variables in its recipe never get values of this machine's environment."""
+    if event["event"] != "session":
+        return event
+    kept = {key: value for key, value in event.items() if key not in ("variables", "unpublished")}
+    places = [each for key in ("variables", "unpublished") if isinstance(each := event.get(key, []), list)]
+    return {**kept, **({"unpublished": sum(places, [])} if any(places) else {})}
 
 
 def _require_harmless(recipe: Recipe, label: str, trust: bool) -> None:
@@ -80,8 +90,8 @@ def _require_harmless(recipe: Recipe, label: str, trust: bool) -> None:
 def _recipe_of(session: Event, where: str) -> Recipe:
     """The recipe of a published session event, without settings that are up to this machine's user."""
     stated = {key: value for key, value in session["recipe"].items() if key not in OWN_SETTINGS}
-    unexpanded = [*session.get("variables", []), *session.get("unpublished", [])]
-    return recorded_recipe({"recipe": {**stated, "output": OUTPUT}, "unpublished": unexpanded}, where)
+    recorded = {"recipe": {**stated, "output": OUTPUT}, "unpublished": session.get("unpublished", [])}
+    return recorded_recipe(recorded, where)
 
 
 def _paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -156,7 +166,7 @@ def write_run(events: Sequence[Event], files: Path, folder: Path, out: Path, ove
     for part in ("strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(stated[part], _moved(published, recipe))
-    replaced = ("folder", "variables", "unpublished")
+    replaced = ("folder", "unpublished")
     kept = {key: value for key, value in session.items() if key not in replaced} | recorded
     text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, kept, *rest))
     (folder / JOURNAL_FILE).write_text(text, encoding="utf-8")

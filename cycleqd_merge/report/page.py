@@ -17,6 +17,7 @@ from cycleqd_merge.config.references import with_variables
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_file
 from cycleqd_merge.journal.log import failed
+from cycleqd_merge.redaction import redacted
 from cycleqd_merge.report.optimism import chosen_mean
 from cycleqd_merge.report.page_data import page_data
 from cycleqd_merge.report.scores import Comparison, ScoreTable, compare_best, usual_scores
@@ -64,6 +65,7 @@ def render_page(
     comparison that the run is part of, from `comparison.page_section`. verdict: of the summary, by default that of
     `compare_best`.
     """
+    name = redacted(name)
     environment = Environment(
         loader=PackageLoader("cycleqd_merge.report", "assets"),
         autoescape=True,
@@ -107,7 +109,9 @@ def _provenance(run: Run) -> dict[str, Any]:
     named = {"base": recipe.base, **recipe.experts}
     digests = {"base": start["base"], **start["experts"]}
     return {
-        "models": [(name, with_variables(recipe.pinned(reference), recipe), digests[name]) for name, reference in named.items()],
+        "models": [
+            (name, with_variables(recipe.pinned(reference), recipe), digests[name]) for name, reference in named.items()
+        ],
         "task_rows": {
             task: {"rows": facts["rows"], "digests": {rows: facts[rows] for rows in ("search", "confirm", "heldout")}}
             for task, facts in start.get("tasks", {}).items()

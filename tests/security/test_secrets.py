@@ -20,6 +20,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
+from safetensors.torch import load_file
 
 from tests.cli.conftest import MUTATION, Answer, cycleqd_merge
 from tests.hub.address import BOUND
@@ -116,6 +117,8 @@ OTHERS = [
         ("a pulled recipe expands variables of the puller", "the text stays; evolve names the key"),
         ("the salt is read by others, or published", "mode 0600, in no repository"),
         ("a run with values in its journal is resumed with variables", "resumed as it was"),
+        ("an exported configuration with the paths of its models", "has ${NAME}; `merge` replaces it"),
+        ("a published model named by a variable", "the Hub id is published: pulling it needs no variable"),
         ("a traceback of --debug", "names variables, not values"),
         ("the address of a database with its password", "in no error and no repr"),
     )
@@ -467,6 +470,53 @@ def test_older_runs_are_resumed(
         for text in (journal, (planted.run / "journal.jsonl").read_text())
     ]
     assert scores[0] == scores[1]
+
+
+@attack("an exported configuration with the paths of its models")
+def test_an_exported_configuration_rebuilds_the_model(
+    attack: Attack, planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = planted.folder / "exported" / "mergekit_config.yml"
+    assert "${PLANT_MODELS}/base" in configuration.read_text()
+    answer = cycleqd_merge("merge", configuration, tmp_path / "rebuilt")
+    assert answer.code == 2
+    assert "${PLANT_MODELS} is not set" in answer.err
+    set_all(monkeypatch, planted)
+    succeeded("merge", configuration, tmp_path / "rebuilt")
+    exported, rebuilt = (load_file(each / "model.safetensors") for each in (configuration.parent, tmp_path / "rebuilt"))
+    assert exported.keys() == rebuilt.keys()
+    assert all(exported[name].equal(tensor) for name, tensor in rebuilt.items())
+    for path in (tmp_path / "rebuilt").rglob("*"):
+        assert not path.is_file() or planted.values["PLANT_MODELS"].encode() not in path.read_bytes(), path
+
+
+@attack("a published model named by a variable")
+def test_hub_ids_are_published(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cycleqd_merge import load_recipe
+    from cycleqd_merge.config.loading import stated_recipe
+    from cycleqd_merge.hub.portable import portable_recipe
+
+    for name, value in {"BASE": "org/base", "ORG": "acme", "PLANT_PROMPT": "prompt-4726-value"}.items():
+        monkeypatch.setenv(name, value)
+    tasks = [write_task(tmp_path, name) for name in ("vowels", "letters")]
+    tasks[0] |= {
+        "data": {"rows": {"dataset": "${ORG}/rows", "split": "${SPLIT:-train}"}},
+        "prompt": "${PLANT_PROMPT} {{ q }}",
+    }
+    recipe = {
+        "base": "${BASE}",
+        "experts": {"a": "${ORG}/a", "b": "${BASE}+${ORG}/b"},
+        "tasks": [{"task": task, "name": name} for task, name in zip(tasks, ("vowels", "letters"), strict=True)],
+        "output": "run",
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    published = stated_recipe(portable_recipe(load_recipe(tmp_path / "recipe.yaml")).recipe)
+    assert published["recipe"]["base"] == "org/base"
+    assert published["recipe"]["experts"] == {"a": "acme/a", "b": "org/base+acme/b"}
+    task = published["recipe"]["tasks"][0]["task"]
+    assert task["data"]["rows"] == {"dataset": "acme/rows", "split": "train"}
+    assert task["prompt"] == "${PLANT_PROMPT} {{ q }}"
+    assert published["variables"] == [["tasks", 0, "task", "prompt"]]
 
 
 @attack("a traceback of --debug")
