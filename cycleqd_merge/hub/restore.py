@@ -60,8 +60,9 @@ def _unexpanded(event: Event) -> Event:
     if event["event"] != "session":
         return event
     kept = {key: value for key, value in event.items() if key not in ("variables", "unpublished")}
-    places = [each for key in ("variables", "unpublished") if isinstance(each := event.get(key, []), list)]
-    return {**kept, **({"unpublished": sum(places, [])} if any(places) else {})}
+    stated = (event.get(key, []) for key in ("variables", "unpublished"))
+    places = [place for each in stated if isinstance(each, list) for place in each]
+    return {**kept, **({"unpublished": places} if places else {})}
 
 
 def _require_harmless(recipe: Recipe, label: str, trust: bool) -> None:
