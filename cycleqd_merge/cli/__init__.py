@@ -12,7 +12,7 @@ import typer
 
 from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.verbosity import OPTIONS
-from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line, printable
 from cycleqd_merge.files import write_failure
 from cycleqd_merge.redaction import redacted
 from cycleqd_merge.run.interruption import terminable
@@ -78,7 +78,7 @@ def _explain_usage(error: Any) -> None:
 
 def _fail(error: BaseException, message: str, code: int) -> None:
     if _debug():
-        typer.echo(redacted("".join(traceback.format_exception(error))), err=True, nl=False)
+        typer.echo(printable(redacted("".join(traceback.format_exception(error)))), err=True, nl=False)
     for line in redacted(message).splitlines():
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)

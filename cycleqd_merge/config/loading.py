@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,7 +18,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
+from cycleqd_merge.config.foreign import guarded
 from cycleqd_merge.config.model_names import is_malformed, model_names
+from cycleqd_merge.config.origin import is_download
 from cycleqd_merge.config.presets import first_versions, with_fixed_presets, without_preset_keys
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig, reference_name, task_name
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
@@ -25,16 +28,18 @@ from cycleqd_merge.config.validation_errors import Location, Source, explain, lo
 from cycleqd_merge.config.values import REFERENCE_FORM, UNEXPANDED, StrictConfig
 from cycleqd_merge.config.variables import (
     Written,
-    as_published,
     attach,
     carry,
+    escaped,
     expand,
     leaf,
+    published_text,
     put_back,
     require_values,
     texts_of,
     with_leaf,
     with_texts,
+    without_values,
 )
 from cycleqd_merge.deprecation import warn_deprecated
 from cycleqd_merge.errors import RecipeError, first_line
@@ -62,12 +67,16 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     """
     path = Path(path)
     data, node = read_yaml(path)
+    published = data.pop("foreign", None) is not None or is_download(path)
+    if published:
+        data["foreign"] = {"folder": os.path.abspath(path.parent)}
     source = Source(str(path), node, {_override(data, text): text for text in overrides})
-    recipe = _parse_written(TypeAdapter(Recipe), data, source)
+    _record_own(data, source.settings)
+    recipe = _parse_published(data, source) if published else _parse_written(TypeAdapter(Recipe), data, source)
     for old, new in DEPRECATED_KEYS.items():
         if old in data:
             warn_deprecated(old, new, "0.3", source.where((old,)))
-    return _with_references(anchored(recipe, path.parent), source)
+    return guarded(_with_references(anchored(recipe, path.parent), source), str(path), shipped_tasks())
 
 
 def loaded_recipe(recipe: Recipe | str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -80,7 +89,9 @@ def loaded_recipe(recipe: Recipe | str | PathLike[str], overrides: Sequence[str]
     """
     if not isinstance(recipe, Recipe):
         return load_recipe(recipe, overrides)
-    return override_recipe(recipe, overrides, "recipe") if overrides else anchored(recipe, Path())
+    if overrides:
+        return override_recipe(recipe, overrides, "recipe")
+    return guarded(anchored(recipe, Path()), "recipe", shipped_tasks())
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
@@ -93,7 +104,28 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     """
     data = _for_new_presets(recipe.model_dump(mode="json", exclude_unset=True), overrides)
     source = Source(where, None, {_override(data, text): text for text in overrides})
-    return _with_references(anchored(parse(TypeAdapter(Recipe), data, source, recipe), Path()), source)
+    _record_own(data, source.settings)
+    recipe = _with_references(anchored(parse(TypeAdapter(Recipe), data, source, recipe), Path()), source)
+    return guarded(recipe, where, shipped_tasks())
+
+
+def _record_own(data: dict[str, Any], settings: Mapping[Location, str]) -> None:
+    """Record in a stranger's recipe the keys that the user set: they are trusted."""
+    mark = data.get("foreign")
+    if isinstance(mark, dict):
+        own = [*mark.get("own", []), *(list(location) for location in settings if location[0] != "foreign")]
+        data["foreign"] = {**mark, "own": [key for place, key in enumerate(own) if key not in own[:place]]}
+
+
+def own_keys(data: Mapping[str, Any], overrides: Sequence[str]) -> list[list[int | str]]:
+    """The keys of a recipe that `overrides` set."""
+    changed = copy.deepcopy(dict(data))
+    return [list(_override(changed, text)) for text in overrides]
+
+
+def shipped_tasks() -> frozenset[str]:
+    """The names of the task definitions that are shipped with this package."""
+    return frozenset(path.stem for path in DEFINITIONS.glob("*.yaml"))
 
 
 def _with_references(recipe: Recipe, source: Source) -> Recipe:
@@ -137,10 +169,10 @@ def load_task(use: TaskConfig) -> TaskDefinitionConfig:
     if not isinstance(use.task, str):
         return use.task
     require_values(dict(texts_of(use)), lambda _: f"task {task_name(use)}")
-    candidates = (Path(use.task), DEFINITIONS / f"{use.task}.yaml")
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    shipped = sorted(shipped_tasks())
+    named = DEFINITIONS / f"{use.task}.yaml" if use.task in shipped else Path(use.task)  # a file's path is absolute
+    path = named if named.is_file() else None
     if path is None:
-        shipped = sorted(file.stem for file in DEFINITIONS.glob("*.yaml"))
         hint = suggestion(Path(use.task).name.removesuffix(".yaml").removesuffix(".yml"), shipped)
         raise RecipeError(f"task {use.task!r}: no such file or shipped task; shipped: {', '.join(shipped)}{hint}")
     data, node = read_yaml(path)
@@ -243,6 +275,15 @@ _STEERING = {"groups", "methods", "grid"}
 """Keys whose values appear in the results of a run: labels of groups, steps of children."""
 
 
+def _parse_published(data: Any, source: Source) -> Recipe:
+    """Validate a stranger's recipe, in which variables never get values."""
+    texts: dict[Location, Written] = {}
+    values = without_values(data, texts)
+    recipe = _validated(TypeAdapter(Recipe), values, source, texts)
+    attach(recipe, texts)
+    return recipe
+
+
 def _stored_as_written(
     adapter: TypeAdapter[Any], values: Any, texts: Mapping[Location, Written]
 ) -> dict[Location, Written]:
@@ -280,6 +321,12 @@ def stated(config: StrictConfig, **options: Any) -> tuple[Any, list[Location]]:
     return put_back(config, config.model_dump(mode="json", exclude_unset=True, **options))
 
 
+def recipe_text(recipe: Recipe, others: Mapping[str, Any]) -> str:
+    """A recipe as a file: with `${NAME}` instead of the values of variables. others: further keys."""
+    keys, places = stated(recipe)
+    return yaml_text({**escaped(keys, places), **others})
+
+
 def stated_recipe(recipe: Recipe) -> dict[str, Any]:
     """The keys of a `session` event that record a recipe; `recorded_recipe` is the inverse.
 
@@ -300,14 +347,18 @@ def stated_recipe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def recorded_recipe(session: Mapping[str, Any], where: str) -> Recipe:
+def recorded_recipe(session: Mapping[str, Any], where: str, published: bool = False) -> Recipe:
     """The recipe of a `session` event, with the variables of this environment; those that are not set stay as they are.
+
+    published: it is a stranger's, in which variables never get values; so is one that is marked as foreign.
 
     Raises:
         RecipeError: the recipe is not valid; `where` names it.
     """
     data = with_fixed_presets(session["recipe"], first_versions())
     own, unpublished = (_locations(session.get(key, [])) for key in ("variables", "unpublished"))
+    if published or data.get("foreign") is not None:
+        own, unpublished = [], [*own, *unpublished]
     if not own and not unpublished:
         return parse(TypeAdapter(Recipe), data, where)
     texts: dict[Location, Written] = {}
@@ -321,7 +372,7 @@ def recorded_recipe(session: Mapping[str, Any], where: str) -> Recipe:
 def published_texts(data: Any, places: Collection[Location]) -> dict[Location, Written]:
     """The texts at these locations, whose variables have no values on this machine."""
     found = {at: text for at in places if isinstance(text := leaf(data, at), str)}
-    return as_published({at: Written(text, text, (), False) for at, text in found.items()})
+    return {at: published_text(text) for at, text in found.items()}
 
 
 def _locations(recorded: Any) -> list[Location]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from cycleqd_merge.config.validation_errors import Location
@@ -216,12 +216,32 @@ def put_back(config: StrictConfig, data: Any) -> tuple[Any, list[Location]]:
     return data, locations
 
 
-def as_published(texts: Mapping[Location, Written]) -> dict[Location, Written]:
-    """Texts from a published run, whose variables have no values on this machine."""
-    return {
-        at: replace(text, value=text.text, parts=(), missing=next(iter(names_in(text.text)), None), published=True)
-        for at, text in texts.items()
-    }
+def published_text(text: str) -> Written:
+    """A text from a published run, whose variables have no values on this machine."""
+    return Written(text, text, (), False, next(iter(names_in(text)), None), True)
+
+
+def without_values(data: Any, texts: dict[Location, Written], at: Location = ()) -> Any:
+    """Plain values of a published file, whose variables have no values. texts: receives the texts that have some."""
+    if isinstance(data, dict):
+        return {key: without_values(item, texts, (*at, key)) for key, item in data.items()}
+    if isinstance(data, list):
+        return [without_values(item, texts, (*at, place)) for place, item in enumerate(data)]
+    if not isinstance(data, str):
+        return data
+    if names_in(data):
+        texts[at] = published_text(data)
+        return data
+    return _VARIABLE.sub(lambda found: found[0].removeprefix("$"), data)
+
+
+def escaped(data: Any, places: Collection[Location], at: Location = ()) -> Any:
+    """Plain values as a file writes them: with `$${` for a literal `${` where a text has no variables."""
+    if isinstance(data, dict):
+        return {key: escaped(item, places, (*at, key)) for key, item in data.items()}
+    if isinstance(data, list):
+        return [escaped(item, places, (*at, place)) for place, item in enumerate(data)]
+    return _literal(data) if isinstance(data, str) and at not in places else data
 
 
 def leaf(value: Any, location: Location) -> Any:
