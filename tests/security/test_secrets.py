@@ -328,17 +328,22 @@ def mine(planted: Planted, tmp_path: Path) -> Path:
     return Path(shutil.copytree(planted.run, tmp_path / "mine", ignore=shutil.ignore_patterns("lock", "hub.json")))
 
 
+def edit_task(run: Path, **changes: Any) -> None:
+    """Change the inline task of a run's recorded recipe."""
+    journal = run / "journal.jsonl"
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    for event in events:
+        if event["event"] == "session":
+            event["recipe"]["tasks"][1]["task"] |= changes
+    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
 @pytest.mark.parametrize("attack", cases(PUBLISHED))
 def test_credentials_are_not_pushed(
     attack: Attack, running: LocalHub, mine: Path, planted: Planted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, planted, DEPLOY_SECRET=SECRET)
-    journal = mine / "journal.jsonl"
-    events = [json.loads(line) for line in journal.read_text().splitlines()]
-    for event in events:
-        if event["event"] == "session":
-            event["recipe"]["tasks"][1]["task"]["prompt"] = f"{attack.given} {{{{ question }}}}"
-    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+    edit_task(mine, prompt=f"{attack.given} {{{{ question }}}}")
     answer = cycleqd_merge("push", mine, "--repo", "ann/refused", "--archive-only")
     assert answer.code == 2, answer.err
     (line,) = answer.err.splitlines()
@@ -359,11 +364,7 @@ def test_rows_with_credentials_are_not_pushed(
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines), rows, compression="zstd")
     else:
         rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    journal = mine / "journal.jsonl"
-    stated = "letters-search.jsonl"
-    text = journal.read_text()
-    before = next(part for part in text.split('"') if part.endswith(stated))
-    journal.write_text(text.replace(before, str(rows)))
+    edit_task(mine, data={"rows": {"path": str(rows)}})
     answer = cycleqd_merge("push", mine, "--repo", "ann/rows", "--archive-only", "--rows")
     assert answer.code == 2, answer.err
     assert "contains the value of the environment variable DEPLOY_SECRET" in answer.err
