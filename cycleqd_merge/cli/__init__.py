@@ -14,6 +14,7 @@ from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.verbosity import OPTIONS
 from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line, printable
 from cycleqd_merge.files import write_failure
+from cycleqd_merge.redaction import redacted
 from cycleqd_merge.run.interruption import terminable
 
 __all__ = ["app", "main"]
@@ -39,7 +40,8 @@ def main() -> None:
     except RunFailed as error:
         _fail(error, str(error), FAILED)
     except Interrupted as error:
-        typer.echo(f"{error}; resume with: {error.resume_command or _command_line(*arguments)}", err=True)
+        command = error.resume_command or _command_line(*arguments)
+        typer.echo(redacted(f"{error}; resume with: {command}"), err=True)
         sys.exit(INTERRUPTED)
     except Exception as raised:
         cause = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
@@ -71,12 +73,12 @@ def _explain_usage(error: Any) -> None:
         return
     command = error.ctx.command_path if error.ctx is not None else "cycleqd-merge"
     message = " ".join(error.format_message().split()).rstrip(".")
-    typer.echo(f"error: {message}; see `{command} --help`", err=True)
+    typer.echo(redacted(f"error: {message}; see `{command} --help`"), err=True)
 
 
 def _fail(error: BaseException, message: str, code: int) -> None:
     if _debug():
-        traceback.print_exception(error)
-    for line in message.splitlines():
+        typer.echo(printable(redacted("".join(traceback.format_exception(error)))), err=True, nl=False)
+    for line in redacted(message).splitlines():
         typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.foreign import findings, require_harmless
-from cycleqd_merge.config.loading import load_task, override_recipe, own_keys, parse, shipped_tasks
+from cycleqd_merge.config.loading import (
+    load_task,
+    override_recipe,
+    own_keys,
+    recorded_recipe,
+    shipped_tasks,
+    stated_recipe,
+)
 from cycleqd_merge.config.model_names import model_names
 from cycleqd_merge.config.origin import ForeignConfig
-from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import row_sources
@@ -70,7 +75,7 @@ def download_run(
 def _recipe_of(session: Event, where: str) -> Recipe:
     """The recipe of a published session event, as it was published."""
     stated = {key: value for key, value in session["recipe"].items() if key != "foreign"}
-    return parse(TypeAdapter(Recipe), with_fixed_presets({**stated, "output": OUTPUT}, first_versions()), where)
+    return recorded_recipe({**session, "recipe": {**stated, "output": OUTPUT}}, where, published=True)
 
 
 def placed_events(events: Sequence[Event], out: Path, overrides: Sequence[str], trust: bool) -> list[Event]:
@@ -89,11 +94,13 @@ def placed_events(events: Sequence[Event], out: Path, overrides: Sequence[str], 
     recipe = override_recipe(_placed(published, here), overrides, str(out))
     if reordered := order_differences(start, recipe):
         raise RecipeError(f"{out}: {'; '.join(reordered)}: genomes and scores go by the order; keep the published one")
-    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    recorded = stated_recipe(recipe)
+    stated = recorded["recipe"]
     for part in ("strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(stated[part], _moved(published, recipe))
-    kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
+    replaced = ("folder", "variables", "unpublished")
+    kept = {key: value for key, value in session.items() if key not in replaced} | recorded
     return [start, kept, *rest]
 
 

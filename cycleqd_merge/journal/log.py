@@ -19,6 +19,7 @@ from cycleqd_merge.errors import InfrastructureError, RecipeError, RunFailed
 from cycleqd_merge.files import sync_folder, write_failure
 from cycleqd_merge.journal.foreign import marked
 from cycleqd_merge.journal.schema import problem, unknown_keys
+from cycleqd_merge.redaction import redacted
 from cycleqd_merge.strict_json import loads
 
 JOURNAL_FILE = "journal.jsonl"
@@ -232,12 +233,14 @@ class Journal:
         sync_folder(folder)
 
     def append(self, event: Event) -> None:
-        """Record an event; it is on disk when this returns.
+        """Record an event; it is on disk when this returns. An error is recorded without values of variables.
 
         Raises:
             InfrastructureError: the disk is full or the file cannot be written; nothing counts as recorded.
             RunFailed: the event holds values that JSON does not have, such as infinite numbers.
         """
+        if isinstance(event.get("error"), str):
+            event = {**event, "error": redacted(event["error"])}
         try:
             body = _body(event)
             loads(body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -29,7 +29,7 @@ class Server:
     connection: keyword arguments of `pymysql.connect`. label: for messages, without the password.
     """
 
-    connection: Mapping[str, Any]
+    connection: Mapping[str, Any] = field(repr=False)
     label: str
 
     @classmethod
