@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cycleqd_merge.cache import cache_root
-from cycleqd_merge.errors import CycleQDError, first_line
+from cycleqd_merge.errors import CycleQDError
 
 _REMEDIES = {
     errno.EMFILE: "too many open files; raise the limit (`ulimit -n`), or use fewer workers",
@@ -69,10 +70,8 @@ def _variable(path: Path) -> str | None:
         ("HF_HOME", Path(constants.HF_HOME)),
         ("HF_HOME", Path(constants.HF_HUB_CACHE)),
     ]
-    try:
+    with suppress(CycleQDError):
         folders.insert(0, ("CYCLEQD_CACHE", cache_root()))
-    except CycleQDError:
-        pass
     for name, folder in folders:
         if path.absolute().is_relative_to(folder.absolute()):
             return f"set {name} to a folder that you may write"

@@ -18,7 +18,7 @@ from typing import Any
 
 _NO_READER = (errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF)
 """Nobody reads any more: a closed pipe or connection, a terminal that was hung up, a closed descriptor."""
-_SIMILAR = {"░": ":", "▒": "+", "▓": "%", "█": "#", "·": ".", "│": "|", "…": "~", "–": "-", "’": "'"}
+_SIMILAR = {"░": ":", "▒": "+", "▓": "%", "█": "#", "·": ".", "│": "|", "…": "~"}
 
 
 class Dropping(io.FileIO):
@@ -57,7 +57,7 @@ def make_dependable() -> list[Dropping]:
     sys.stdout = _dependable(sys.stdout, sys.__stdout__, 1, raw)
     sys.stderr = _dependable(sys.stderr, sys.__stderr__, 2, raw)
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
     return raw
 
 

@@ -23,7 +23,7 @@ from cycleqd_merge.config.rows import RowsConfig, row_sources
 from cycleqd_merge.config.tasks import OsInteractionTaskConfig
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, OWN_SETTINGS, ROWS_FOLDER
-from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.hub_errors import ask_hub
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
 from cycleqd_merge.run.order import order_differences
 
@@ -41,10 +41,12 @@ def download_run(repo: str, revision: str | None, trust: bool) -> tuple[list[Eve
         RecipeError: it is not a published run, or its recipe is refused.
     """
     label = f"dataset {repo}"
-    with hub_errors(label):
-        downloaded = huggingface_hub.snapshot_download(
+    downloaded = ask_hub(
+        label,
+        lambda: huggingface_hub.snapshot_download(
             repo, repo_type="dataset", revision=revision, allow_patterns=list(_FILES)
-        )
+        ),
+    )
     folder = Path(downloaded)
     if not (folder / JOURNAL_FILE).is_file():
         raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
