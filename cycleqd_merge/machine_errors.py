@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cycleqd_merge.cache import cache_root
-from cycleqd_merge.errors import CycleQDError
+from cycleqd_merge.errors import CycleQDError, first_line
 
 _REMEDIES = {
     errno.EMFILE: "too many open files; raise the limit (`ulimit -n`), or use fewer workers",
@@ -45,8 +45,12 @@ def _failure(error: BaseException) -> str | None:
         return f"memory: {_REMEDIES[errno.ENOMEM]}"
     if isinstance(error, RuntimeError) and "determine home" in str(error):
         return "no home folder; set HOME"
-    if not isinstance(error, OSError) or isinstance(error, CycleQDError):
+    if isinstance(error, Warning):
+        return f"{type(error).__name__} of a library: {first_line(error)}; PYTHONWARNINGS or -W makes it an error: unset it"
+    if not isinstance(error, OSError):
         return None
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_current_folder():
+        return "the current folder no longer exists; change to a different one (`cd`)"
     if "No usable temporary directory" in str(error):
         folders = str(error.args[-1]).partition("found in ")[2] or "the usual places"
         return f"no temporary folder can be written (tried {folders}); set TMPDIR to a folder that you may write"
@@ -78,6 +82,14 @@ def _variable(path: Path) -> str | None:
     if tempfile.tempdir is not None and path.absolute().parent == Path(tempfile.tempdir):
         return "set TMPDIR to a folder that you may write"
     return None
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _text(path: object) -> str:

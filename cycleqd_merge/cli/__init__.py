@@ -69,6 +69,9 @@ def _run() -> None:
             _fail(cause, f"{'' if place is None else f'{place}: '}cannot be written: {reason}", FAILED)
         if (line := machine_failure(cause)) is not None:
             _fail(cause, line, FAILED)
+        if sys.flags.optimize > 1:  # transformers and others read their own docstrings
+            what = "libraries need the docstrings that -OO or PYTHONOPTIMIZE=2 removes; unset it"
+            _fail(cause, f"{type(cause).__name__}: {first_line(cause)}; {what}", FAILED)
         hint = "" if _debug() else f"; for a traceback run `{_command_line('--debug', *arguments)}`"
         _fail(cause, f"{type(cause).__name__}: {first_line(cause)} (internal error{hint})", FAILED)
 
@@ -100,6 +103,9 @@ def _explain_usage(error: Any) -> None:
 def _fail(error: BaseException, message: str, code: int) -> None:
     if _debug():
         traceback.print_exception(error)
+    for argument in sys.argv:
+        if len(argument.splitlines()) > 1:  # a file's name may contain line breaks
+            message = message.replace(argument, ascii(argument))
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)
     sys.exit(code)

@@ -18,6 +18,8 @@ from typing import Any
 
 _NO_READER = (errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF)
 """Nobody reads any more: a closed pipe or connection, a terminal that was hung up, a closed descriptor."""
+_NARROWEST = 10
+"""Columns."""
 _SIMILAR = {"░": ":", "▒": "+", "▓": "%", "█": "#", "·": ".", "│": "|", "…": "~"}
 
 
@@ -52,6 +54,8 @@ def make_dependable() -> list[Dropping]:
     ends: libraries print while it does.
     """
     _open_closed_descriptors()
+    if not os.environ.get("COLUMNS", "80").isdigit() or int(os.environ.get("COLUMNS", "80")) < _NARROWEST:
+        del os.environ["COLUMNS"]  # nothing would be shown
     codecs.register_error("spelled", _spelled)
     raw: list[Dropping] = []
     sys.stdout = _dependable(sys.stdout, sys.__stdout__, 1, raw)
