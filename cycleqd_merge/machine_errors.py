@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -43,10 +44,11 @@ def _failure(error: BaseException) -> str | None:
         return f"threads: {_REMEDIES[errno.EAGAIN]}"
     if isinstance(error, MemoryError):
         return f"memory: {_REMEDIES[errno.ENOMEM]}"
-    if isinstance(error, RuntimeError) and "determine home" in str(error):
-        return "no home folder; set HOME"
+    if isinstance(error, RuntimeError) and re.search("determine (the )?home", str(error)):
+        return "this user has no home folder; set HOME to a folder that you may write"
     if isinstance(error, Warning):
-        return f"{type(error).__name__} of a library: {first_line(error)}; PYTHONWARNINGS or -W makes it an error: unset it"
+        what = f"{type(error).__name__} of a library: {first_line(error)}"
+        return f"{what}; PYTHONWARNINGS or -W makes it an error: unset it"
     if not isinstance(error, OSError):
         return None
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_current_folder():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError, first_line
+from cycleqd_merge.machine_errors import machine_failure
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS, _JOIN_SECONDS = 10.0, 60.0
@@ -52,9 +53,10 @@ def connect(address: str | None) -> None:
             ray.init(
                 address=address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises its base class too
         if address is None:
-            raise RecipeError(f"ray: cannot be started on this host: {first_line(error)}") from error
+            reason = machine_failure(error) or first_line(error)
+            raise RecipeError(f"ray: cannot be started on this host: {reason}") from error
         raise RecipeError(_refusal(address, "\n".join(_chain(error)))) from error
 
 
