@@ -24,7 +24,7 @@ from cycleqd_merge.sandbox.boxes import open_box
 from cycleqd_merge.sandbox.cgroups import limited_cgroups, parent_cgroups
 from cycleqd_merge.sandbox.interpreter import OPTIONS, BoundPython, bound_python, staged, unreachable
 from cycleqd_merge.sandbox.keyring import new_keyring_prefix
-from cycleqd_merge.sandbox.processes import piped_process
+from cycleqd_merge.sandbox.processes import bubblewrap_process
 from cycleqd_merge.sandbox.protocol import BoxLost, Limits, RootFs
 from cycleqd_merge.sandbox.rootfs import find_rootfs
 from cycleqd_merge.sandbox.seccomp import filter_file, supported
@@ -33,7 +33,7 @@ from cycleqd_merge.sandbox.users import first_user, unprivileged_prefix, user_na
 _CAPABILITIES = "chown dac_override fowner fsetid kill setgid setuid setpcap sys_chroot net_bind_service audit_write"
 _COMMON_OPTIONS = (
     "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --new-session "
-    "--hostname box --cap-drop ALL --clearenv --as-pid-1"
+    "--hostname box --cap-drop ALL --clearenv"
 )
 _OVERLAY = """
 echo 0 > /proc/sys/user/max_user_namespaces || exit 1
@@ -46,8 +46,6 @@ shift && exec "$@"
 
 It runs in a mount namespace of its own. Files in /tmp/shm count towards the same limit.
 """
-_READ_ONLY = "bus fs irq pressure sys sysrq-trigger"
-"""Entries of /proc that have settings in them; some belong to the box's own namespaces."""
 _HIDDEN = (
     "acpi asound config.gz interrupts kallsyms kcore key-users keys kmsg latency_stats sched_debug scsi timer_list "
     "timer_stats tty"
@@ -76,7 +74,8 @@ class Bubblewrap:
             first_user()
         problem = run_coroutine(self._try_box(root))
         if problem:
-            raise TaskError(f"sandbox: bubblewrap does not work here: {problem}; {_remedy()} (or {_ALTERNATIVE})")
+            why = problem.splitlines()[0]
+            raise TaskError(f"sandbox: bubblewrap does not work here: {why}; {_remedy()} (or {_ALTERNATIVE})")
         files = "" if root.name is None else f"root {root.name}, "
         limits = "by control groups" if parent_cgroups() else "per process (control groups are not writable)"
         return f"bubblewrap, {files}limits {limits}"
@@ -112,19 +111,23 @@ class Bubblewrap:
                 python = bound_python()
                 staging, mounts = _reachable_mounts(python)
                 options = [*_host_files_options(limits), *_python_options(python, mounts), "--remount-ro", "/"]
-                line = [*prefix, *staging, *unprivileged_prefix(), self._program, *options, *inside]
+                before = [*prefix, *staging, *unprivileged_prefix(), self._program]
             else:
                 folder = find_rootfs(root.name)
                 as_root = await stack.enter_async_context(user_namespace())
                 mounting = ["unshare", "--mount", "--propagation", "private", "--"]
                 mounting += ["sh", "-c", _OVERLAY, "sh", str(limits.disk)]
-                line = [*prefix, *as_root, *mounting, self._program, *_rootfs_options(), *inside]
+                before, options = [*prefix, *as_root, *mounting, self._program], _rootfs_options()
             # a box can read bubblewrap's environment, so it gets none of this process's variables
             variables = {"PATH": os.environ.get("PATH", os.defpath)}
-            async with piped_process(
-                line, limits.output, cwd=folder or "/", env=variables, pass_fds=(filtering,)
+            async with bubblewrap_process(
+                lambda noted: [*before, *noted, *options, *inside],
+                limits.output,
+                pass_fds=(filtering,),
+                cwd=folder or "/",
+                env=variables,
             ) as process:
-                yield process  # the box ends with bubblewrap
+                yield process
 
 
 def _process_limits(limits: Limits) -> list[str]:
@@ -137,8 +140,11 @@ def _process_limits(limits: Limits) -> list[str]:
 
 
 def _limited_inside(command: Sequence[str], limits: Limits) -> list[str]:
-    """A command with the limit that is set inside the box: outside, it would also count this user's other processes."""
-    return ["--", "prlimit", f"--nproc={limits.processes}", "--", *command]
+    """A command with the limit that is set inside the box: outside, it would also count this user's other processes.
+
+    Process 1 of the box is bubblewrap's, and does not count.
+    """
+    return ["--", "prlimit", f"--nproc={limits.processes + 1}", "--", *command]
 
 
 @functools.cache
@@ -163,10 +169,12 @@ def _host_files_options(limits: Limits) -> list[str]:
 
 @functools.cache
 def _proc_options() -> tuple[str, ...]:
-    """Options for a /proc without the entries that a box does not need; kernels differ in what they have."""
-    options = ["--proc", "/proc"]
-    for path in (Path("/proc", name) for name in _READ_ONLY.split()):
-        options += ["--ro-bind", str(path), str(path)] if path.exists() else []
+    """Options for a read-only /proc without the entries that a box does not need; kernels differ in what they have.
+
+    Nothing in a box may write to the kernel's settings, or to the memory of bubblewrap's process 1, by which the box
+    ends.
+    """
+    options = ["--proc", "/proc", "--remount-ro", "/proc"]
     for path in (Path("/proc", name) for name in _HIDDEN.split()):
         if path.is_dir():
             options += ["--size", "4096", "--tmpfs", str(path), "--remount-ro", str(path)]
