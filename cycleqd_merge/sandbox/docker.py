@@ -67,7 +67,8 @@ def run_line(name: str, command: Sequence[str], root: RootFs, limits: Limits) ->
         f"--pids-limit={limits.processes}",
         f"--cpus={limits.cpus}",
         f"--ulimit=fsize={limits.disk}",
-        "--ulimit=core=0",
+        "--ulimit=core=1",  # keeps away the host's handler of crashes, which 0 does not
+        f"--shm-size={limits.disk // 8}",
     ]
     if root.name is None:
         user = ["--user=65534:65534", "--read-only", f"--tmpfs=/tmp:size={limits.disk}", "--workdir=/tmp"]
