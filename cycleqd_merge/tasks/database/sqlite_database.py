@@ -77,4 +77,4 @@ class SqliteDatabase:
 
     def _bounds(self, statements: int) -> Bounds:
         """Limits of a call that runs this number of statements; SQLite interrupts itself earlier, if it can."""
-        return Bounds(seconds=(self._seconds + 1) * statements, memory=_MEMORY)
+        return Bounds(seconds=(self._seconds + 0.5) * statements, memory=_MEMORY)
