@@ -2,9 +2,9 @@
 
 A regular expression, a parse or a template cannot be interrupted inside a thread, so a hostile one would stop a run.
 Each child process serves one call at a time and is kept for the next one; one that exceeds a limit ends and is
-replaced. `call` takes any child; a `Keeper` has one of its own, in which calls can leave state behind. Only JSON travels
-in both directions. Children end with this process: their connection to it closes, and the limit of CPU time ends those
-that are still computing.
+replaced. `call` takes any child; a `Keeper` has one of its own, in which calls can leave state behind. Only JSON
+travels in both directions. Children end with this process: their connection to it closes, and the limit of CPU time
+ends those that are still computing.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ _MOST_ROWS = 10_000
 """Rows beyond those that a model is shown after which its session is closed instead of skipping the others."""
 _KILLED = 1927
 """MariaDB's error code of a connection that was killed."""
+_HELD = (ER.LOCK_WAIT_TIMEOUT, 1969, 3024, 2013)
+"""Errors of the administrator's statements whose reason may be a sample's statement: limits of locks and of time."""
 _TABLE_ERRORS = (
     ER.TOO_LONG_IDENT,
     ER.DUP_FIELDNAME,
@@ -111,7 +113,11 @@ class MariadbDatabase:
                 cursor.execute(f"DROP DATABASE IF EXISTS {self._name}")
                 cursor.execute(f"DROP USER {self._name}")
         except InfrastructureError as error:
-            self._server.connect().close()  # raises if the server itself has failed
+            reason = error.__cause__
+            if isinstance(reason, pymysql.MySQLError) and reason.args[0] not in _HELD:
+                raise
+            with self._server.administer():  # raises if the server itself has failed
+                pass
             self._server.abandoned.add(self._name)
             log.warning("%s; its database could not be removed", error)
 
