@@ -1,4 +1,4 @@
-"""Limits that grading an answer exceeded: they are recorded with its outcome, because a score of 0 does not show them."""
+"""Limits that grading an answer exceeded: recorded with its outcome, because a score of 0 does not show them."""
 
 from __future__ import annotations
 
