@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues,
 from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
 from cycleqd_merge.hub.facts import card_facts
-from cycleqd_merge.hub.portable import portable_recipe
+from cycleqd_merge.hub.portable import portable_recipe, pull_notices
 from cycleqd_merge.hub.publication import Publication, PushOptions, require_no_token
 from cycleqd_merge.hub.publish_models import file_name, push_models
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, complete_events
 from cycleqd_merge.outputs.export import require_genome
 from cycleqd_merge.preflight.access import repositories as named_repositories
 from cycleqd_merge.preflight.access import require_shareable_adapters, require_write
@@ -29,6 +30,7 @@ from cycleqd_merge.report.page import render_page
 from cycleqd_merge.run.elites import NamedModel, choose, expand
 from cycleqd_merge.run.state import Run, open_run, replay_events
 
+log = logging.getLogger(__name__)
 OnPushed = Callable[[Pushed], None]
 ModelPlaces = dict[str, dict[str, NamedModel]]
 """By repository, its models by their folders; `""` is the root."""
@@ -54,7 +56,7 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
         UserError: not a run directory, no such model, no write access, or a token is part of what would be published.
         HubFailed: the Hub refused or failed; what was pushed before stays, and pushing again completes the rest.
     """
-    events = read_events(folder)
+    events = complete_events(folder)
     run = replay_events(events, str(folder))
     if not run.archives:
         raise RecipeError(f"{folder}: nothing to push yet: not all experts are scored")
@@ -104,7 +106,10 @@ def _pushes(publication: Publication, places: ModelPlaces) -> list[Callable[[], 
 
 def _push_archive(publication: Publication) -> Pushed:
     run, hub = publication.run, publication.hub
-    files = archive_files(run, publication.events, portable_recipe(run.recipe), hub.rows)
+    portable = portable_recipe(run.recipe)
+    for notice in pull_notices(portable.recipe, f"dataset {hub.archive_repo}"):
+        log.warning("%s", notice)
+    files = archive_files(run, publication.events, portable, hub.rows)
     files[REPOCARD_NAME] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
     require_no_token(files)
     draft = publication.draft("dataset", hub.archive_repo)
