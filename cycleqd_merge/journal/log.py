@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cycleqd_merge.errors import InfrastructureError, RecipeError
-from cycleqd_merge.files import sync_folder, write_failure
+from cycleqd_merge.files import sync_folder, write_failure, writing
 
 JOURNAL_FILE = "journal.jsonl"
 FORMAT = 1
@@ -98,6 +99,8 @@ class Journal:
         except OSError as error:
             if folder.is_file():
                 raise RecipeError(f"{folder}: is a file; choose another directory") from error
+            if error.errno not in (None, errno.EROFS) and (reason := write_failure(error)) is not None:
+                raise InfrastructureError(f"{error.filename or path}: cannot be written: {reason}") from error
             hint = "make it writable or choose another directory"
             raise RecipeError(f"{folder}: cannot be written: {error.strerror}; {hint}") from error
         try:
@@ -106,7 +109,8 @@ class Journal:
             self.close()
             raise
         self._file.truncate(size)
-        sync_folder(folder)
+        with writing(path):
+            sync_folder(folder)
 
     def append(self, event: Event) -> None:
         """Record an event; it is on disk when this returns.
@@ -114,6 +118,7 @@ class Journal:
         Raises:
             InfrastructureError: the disk is full or the file cannot be written; nothing counts as recorded.
         """
+        self._require_in_place()
         try:
             self._file.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
@@ -122,6 +127,22 @@ class Journal:
             reason = write_failure(error) or error.strerror
             raise InfrastructureError(f"{self.folder / JOURNAL_FILE}: cannot be written: {reason}") from error
         self.events.append(event)
+
+    def _require_in_place(self) -> None:
+        """Check that the open file is the run's journal still: events in a deleted file would be lost.
+
+        Raises:
+            InfrastructureError: it was deleted, moved or replaced.
+        """
+        path = self.folder / JOURNAL_FILE
+        try:
+            same = os.path.samestat(path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            same = False
+        if not same:
+            raise InfrastructureError(
+                f"{path}: was deleted, moved or replaced during the run; put it back, then resume the run"
+            )
 
     def close(self) -> None:
         """Release the run for other processes."""

@@ -21,7 +21,7 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.model_names import hub_id
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import HubRefused, ModelError, first_line
-from cycleqd_merge.files import new_folder, remove_leftovers
+from cycleqd_merge.files import file_version, new_folder
 from cycleqd_merge.hub_errors import hub_errors, hub_reason
 from cycleqd_merge.merging.mergekit_references import model_reference
 from cycleqd_merge.merging.weight_files import PICKLE, SAFETENSORS, chosen_weights, weight_files
@@ -232,7 +232,7 @@ def _converted(folder: Path, shards: Sequence[Path], save: Save) -> Path:
         ModelError: they contain more than weights, or are damaged.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    key = hashlib.sha256("|".join(_version(path) for path in files).encode())
+    key = hashlib.sha256("|".join(file_version(path) for path in files).encode())
     target = cache_folder("converted") / key.hexdigest()[:32]
     with FileLock(f"{target}.lock"):
         if not target.is_dir():
@@ -240,14 +240,7 @@ def _converted(folder: Path, shards: Sequence[Path], save: Save) -> Path:
     return target
 
 
-def _version(path: Path) -> str:
-    """A text that changes with the file."""
-    status = path.stat()
-    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
-
-
 def _convert(folder: Path, shards: Sequence[Path], target: Path, save: Save) -> None:
-    remove_leftovers(target)
     with new_folder(target) as unfinished:
         try:
             tensors: dict[str, torch.Tensor] = {}

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
-from cycleqd_merge.files import new_folder, remove_leftovers
+from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.adapter_checks import require_adapter
 from cycleqd_merge.merging.checkpoint import Weight
@@ -63,7 +63,6 @@ def _merged(reference: ModelReference, models: ModelsConfig) -> Path:
     folder = cache_folder("lora") / hashlib.sha256(key.encode()).hexdigest()[:32]
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            remove_leftovers(folder)
             with new_folder(folder) as unfinished:
                 name = f"{reference.model._unique_id()}_{reference.lora._unique_id()}"
                 _write(family, unfinished / name)

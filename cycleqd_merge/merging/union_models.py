@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError
-from cycleqd_merge.files import new_folder, remove_leftovers
+from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.json_files import edited, read_json
@@ -58,7 +58,6 @@ def unite_models(base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter], 
     with FileLock(f"{folder}.lock"):
         if not (folder / _UNION).is_file():
             union = _union(base, experts, models)
-            remove_leftovers(folder)
             with new_folder(folder) as unfinished:
                 _write(base, experts, union, unfinished, models)
                 (unfinished / _UNION).write_text(json.dumps(union.to_json()), encoding="utf-8")
