@@ -9,6 +9,7 @@ system "refuses".
 from __future__ import annotations
 
 import atexit
+import ctypes
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,8 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 _CREATING = {"open", "os.rename", "os.mkdir", "os.link", "os.symlink", "os.fsync"}
 _UNREAL = ("/dev", "/proc", "/sys")
+_NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000  # of unshare(2)
+_READ_ONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18  # of mount(2)
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,16 @@ class Zygote:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
         before: str = "",
+        mounts: Sequence[tuple[str, Path, str]] = (),
+        again: str | None = None,
     ) -> Ended:
         """Run the command line with `arguments` in a child.
 
         kill, full: the number of the event at which the child is killed, or from which on the disk is full. count:
-        events to count, "disk" or "requests". shift: seconds by which the clock is wrong. before: Python code that the
-        child executes first.
+        events to count: "disk", "requests", or "lines" (of Python code that writes files). shift: seconds by which the
+        clock is wrong. before: Python code that the child executes first. mounts: file systems that only the child
+        sees, of kind "tmpfs" with an option such as "size=64k", or "read-only". again: Python code to execute once the
+        command has ended; it is then run again.
         """
         request = {
             "arguments": [str(each) for each in arguments],
@@ -79,6 +86,8 @@ class Zygote:
             "environment": dict(environment or {}),
             "folder": str(folder or "/"),
             "before": before,
+            "mounts": [(kind, str(path), option) for kind, path, option in mounts],
+            "again": again,
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -130,18 +139,18 @@ class _Events:
 
 def _count_requests(events: _Events) -> None:
     """Count every request of the Hub's client twice: before it is sent, and when its response has arrived."""
-    import httpx
+    from huggingface_hub.utils import get_session
 
-    send = httpx.HTTPTransport.handle_request
+    transport: Any = next(kind for kind in type(get_session()).__mro__ if kind.__module__.startswith("httpx"))
+    send = transport.send
 
-    def counted(self: Any, request: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         events.met(creates=False)
-        response = send(self, request)
-        response.read()
+        response = send(*arguments, **options)
         events.met(creates=False)
         return response
 
-    httpx.HTTPTransport.handle_request = counted  # type: ignore[method-assign]
+    transport.send = counted
 
 
 def _count_disk(events: _Events) -> None:
@@ -153,6 +162,52 @@ def _count_disk(events: _Events) -> None:
 
     os.fsync = synced
     sys.addaudithook(events.audit)
+
+
+def _count_lines(events: _Events) -> None:
+    written = tuple(str(ROOT / "cycleqd_merge" / name) for name in ("files.py", "report/page.py"))
+
+    def line(frame: Any, event: str, _: Any) -> Any:
+        if event == "line":
+            events.met(creates=False)
+        return line
+
+    sys.settrace(lambda frame, event, _: line if frame.f_code.co_filename in written else None)
+
+
+def _mount(kind: str, path: str, option: str) -> None:
+    """Mount a file system in this process's own view of the file systems."""
+    if kind == "tmpfs":
+        _call("mount", b"tmpfs", path.encode(), b"tmpfs", 0, option.encode())
+    else:
+        _call("mount", path.encode(), path.encode(), None, _BIND | _RECURSIVE, None)
+        _call("mount", None, path.encode(), None, _BIND | _REMOUNT | _READ_ONLY, None)
+
+
+def grow(path: str) -> None:
+    """Give a mounted tmpfs more space."""
+    _call("mount", None, path.encode(), None, _REMOUNT, b"size=64m")
+
+
+def _own_mounts() -> None:
+    """Give this process, which has one thread, its own view of the file systems."""
+    user, group = os.getuid(), os.getgid()
+    if user == 0:
+        _call("unshare", _NEW_MOUNTS)
+    else:
+        _call("unshare", _NEW_MOUNTS | _NEW_USER)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    _call("mount", None, b"/", None, _RECURSIVE | _PRIVATE, None)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Call a function of the C library."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if getattr(library, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
 def _shift_clock(seconds: float) -> None:
@@ -167,22 +222,41 @@ def _child(request: dict[str, Any], out: int, err: int, counter: int) -> int:
     """Run the command; returns the exit code."""
     os.dup2(out, 1)
     os.dup2(err, 2)
+    if request["mounts"]:
+        _own_mounts()
+        for mount in request["mounts"]:
+            _mount(*mount)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     if request["before"]:
         exec(request["before"], {})
-    from cycleqd_merge import cli
-
-    sys.argv = ["cycleqd-merge", *request["arguments"]]
     events = _Events(counter, request["kill"], request["full"])
     if request["shift"]:
         _shift_clock(request["shift"])
-    (_count_disk if request["count"] == "disk" else _count_requests)(events)
+    _COUNTS[request["count"]](events)
+    code = _command(request["arguments"])
+    if request["again"] is not None:
+        exec(request["again"], {})
+        code = _command(request["arguments"])
+    return code
+
+
+def _command(arguments: list[str]) -> int:
+    from cycleqd_merge import cli
+
+    sys.argv = ["cycleqd-merge", *arguments]
     try:
         cli.main()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     return 0
+
+
+_COUNTS: dict[str, Callable[[_Events], None]] = {
+    "disk": _count_disk,
+    "requests": _count_requests,
+    "lines": _count_lines,
+}
 
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
@@ -219,8 +293,6 @@ def _end(request: dict[str, Any], out: int, err: int, counter: int) -> NoReturn:
 
 def _warm_up() -> None:
     """Import what the commands need."""
-    import tests.conftest  # noqa: F401 - settings of every test
-
     for name in (
         "cycleqd_merge.session.evolve",
         "cycleqd_merge.session.push",
