@@ -20,6 +20,7 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.model_names import hub_id
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import HubRefused, ModelError, first_line
+from cycleqd_merge.files import file_version
 from cycleqd_merge.hub_errors import ending_waits, hub_errors, hub_reason, repeated
 from cycleqd_merge.merging.cached_folders import cached_folder
 from cycleqd_merge.merging.mergekit_references import model_reference
@@ -235,15 +236,9 @@ def _converted(folder: Path, shards: Sequence[Path], save: Save) -> Path:
         ModelError: they contain more than weights, or are damaged.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    key = hashlib.sha256("|".join(_version(path) for path in files).encode())
+    key = hashlib.sha256("|".join(file_version(path) for path in files).encode())
     target = cache_folder("converted") / key.hexdigest()[:32]
     return cached_folder(target, lambda unfinished: _convert(folder, shards, unfinished, save))
-
-
-def _version(path: Path) -> str:
-    """A text that changes with the file."""
-    status = path.stat()
-    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _convert(folder: Path, shards: Sequence[Path], unfinished: Path, save: Save) -> None:
