@@ -46,8 +46,6 @@ shift && exec "$@"
 
 It runs in a mount namespace of its own. Files in /tmp/shm count towards the same limit.
 """
-_READ_ONLY = "bus fs irq pressure sys sysrq-trigger"
-"""Entries of /proc that have settings in them; some belong to the box's own namespaces."""
 _HIDDEN = (
     "acpi asound config.gz interrupts kallsyms kcore key-users keys kmsg latency_stats sched_debug scsi timer_list "
     "timer_stats tty"
@@ -76,7 +74,8 @@ class Bubblewrap:
             first_user()
         problem = run_coroutine(self._try_box(root))
         if problem:
-            raise TaskError(f"sandbox: bubblewrap does not work here: {problem}; {_remedy()} (or {_ALTERNATIVE})")
+            why = problem.splitlines()[0]
+            raise TaskError(f"sandbox: bubblewrap does not work here: {why}; {_remedy()} (or {_ALTERNATIVE})")
         files = "" if root.name is None else f"root {root.name}, "
         limits = "by control groups" if parent_cgroups() else "per process (control groups are not writable)"
         return f"bubblewrap, {files}limits {limits}"
@@ -124,7 +123,7 @@ class Bubblewrap:
             async with bubblewrap_process(
                 lambda noted: [*before, *noted, *options, *inside],
                 limits.output,
-                (filtering,),
+                pass_fds=(filtering,),
                 cwd=folder or "/",
                 env=variables,
             ) as process:
@@ -172,17 +171,16 @@ def _host_files_options(limits: Limits) -> list[str]:
 def _proc_options() -> tuple[str, ...]:
     """Options for a read-only /proc without the entries that a box does not need; kernels differ in what they have.
 
-    Read-only: nothing in a box may write to the memory of bubblewrap's process 1, by which the box ends.
+    Nothing in a box may write to the kernel's settings, or to the memory of bubblewrap's process 1, by which the box
+    ends.
     """
-    options = ["--proc", "/proc"]
-    for path in (Path("/proc", name) for name in _READ_ONLY.split()):
-        options += ["--ro-bind", str(path), str(path)] if path.exists() else []
+    options = ["--proc", "/proc", "--remount-ro", "/proc"]
     for path in (Path("/proc", name) for name in _HIDDEN.split()):
         if path.is_dir():
             options += ["--size", "4096", "--tmpfs", str(path), "--remount-ro", str(path)]
         elif path.exists():
             options += ["--dev-bind", "/dev/null", str(path)]
-    return (*options, "--remount-ro", "/proc")
+    return tuple(options)
 
 
 @functools.cache

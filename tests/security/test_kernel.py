@@ -11,6 +11,7 @@ import platform
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,12 @@ LIMITED = [
     Attack("kernel", "get a real-time priority", "the limit stays at 0", "RTPRIO"),
     Attack("kernel", "get a higher priority than the host's programs", "the limit stays at 0", "NICE"),
 ]
-ATTACKS = [*CALLS, *DEADLY, *LIMITED, *PLACES, *FILES, *SETTINGS, *KEYS, *UNLOADED]
+PROCESSES = [
+    Attack("kernel", "look for a process without the filter", "all have it, process 1 included", "unfiltered"),
+    Attack("kernel", "look for open files of the host", "only standard input and output are open", "files"),
+    Attack("kernel", "look for a process with more rights", "none can gain any", "privileged"),
+]
+ATTACKS = [*CALLS, *DEADLY, *PROCESSES, *LIMITED, *PLACES, *FILES, *SETTINGS, *KEYS, *UNLOADED]
 
 PRELUDE = """
 import ctypes, errno, json, mmap, os, sys
@@ -277,6 +283,39 @@ def test_a_system_call_is_refused(case: Attack, answers: Mapping[str, Mapping[st
 def test_a_foreign_architecture_ends_the_process(case: Attack, answers: Mapping[str, Mapping[str, str]]) -> None:
     for kind in BOXES:
         assert answers[kind][case.attack] == "signal 31", kind
+
+
+@pytest.mark.parametrize("case", cases(PROCESSES))
+def test_no_process_of_a_box_is_freer(case: Attack, own_root: RootFs) -> None:
+    program = """
+import glob, os, sys
+found = []
+for status in glob.glob("/proc/[0-9]*/status"):
+    lines = dict(line.split(":", 1) for line in open(status).read().splitlines())
+    if sys.argv[1] == "unfiltered" and lines["Seccomp"].strip() != "2": found.append(status)
+    if sys.argv[1] == "privileged" and lines["NoNewPrivs"].strip() != "1": found.append(status)
+if sys.argv[1] == "files":
+    found = [name for name in range(3, 1024) if os.path.exists(f"/proc/self/fd/{name}")]
+print(found)
+"""
+    for kind in BOXES:
+        assert in_box(kind, program, case.given) == "[]\n", kind
+
+
+def test_no_key_is_left() -> None:
+    def keys() -> set[str]:
+        return {line.split()[0] for line in Path("/proc/keys").read_text().splitlines()}
+
+    async def several() -> None:
+        await asyncio.gather(*(run_once(Bubblewrap(), ["true"], limits=LIMITS) for _ in range(20)))
+
+    before = keys()
+    asyncio.run(several())
+    new = keys() - before
+    deadline = time.monotonic() + 10  # the kernel collects keys in the background
+    while len(left := new & keys()) >= 10 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(left) < 10  # other tests may have boxes of their own at this time
 
 
 @pytest.mark.parametrize("case", cases(LIMITED))
