@@ -8,7 +8,7 @@ from pathlib import Path
 
 def own_name() -> str:
     """This process's id, its start time and its pid namespace: numbers with `-` between them."""
-    return f"{os.getpid()}-{_start_time(os.getpid())}-{_pid_namespace()}"
+    return f"{os.getpid()}-{_start_time('self')}-{_pid_namespace()}"
 
 
 def is_dead(owner: str) -> bool:
@@ -16,14 +16,15 @@ def is_dead(owner: str) -> bool:
 
     owner: also the id alone, as version 0.1.0 wrote it.
     """
-    pid, *rest = owner.split("-")
-    if not rest:
-        return not Path("/proc", pid).exists()
-    started, namespace = rest
-    return namespace == _pid_namespace() and _start_time(int(pid)) != started
+    match owner.split("-"):
+        case [pid]:
+            return pid.isdecimal() and not Path("/proc", pid).exists()
+        case [pid, started, namespace]:
+            return namespace == _pid_namespace() and _start_time(pid) != started
+    return False
 
 
-def _start_time(pid: int) -> str | None:
+def _start_time(pid: str) -> str | None:
     """Clock ticks between the start of the system and of a process; None if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

@@ -1,4 +1,4 @@
-"""What hostile programs leave on the host, and a process of its own that runs them, to be killed or to have less rights.
+"""Hostile programs, what they leave on the host, and a process that runs them, to be killed or to have fewer rights.
 
 `python -m tests.security.boxes MARK SECONDS` runs the programs of `PROGRAMS`, all at once, each in a box.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import sys
@@ -72,7 +73,7 @@ PROGRAMS = {
     "traces process 1 and closes its pipes": "libc.ptrace(0x4206, 1, 0, 0); unarmed(); closed(); forever()",
     "holds its children by tracing": "def traced():\n    libc.ptrace(0, 0, 0, 0); os.kill(os.getpid(), 19); forever()\n"
     "child(traced); child(traced); forever()",
-    "signals process 1": "for number in range(1, 65):\n    try: os.kill(1, number)\n    except OSError: pass\nforever()",
+    "signals process 1": "for number in range(65):\n    try: os.kill(1, number)\n    except OSError: pass\nforever()",
     "writes over the memory of process 1": """
 try:
     memory = open("/proc/1/mem", "r+b", 0)
@@ -88,8 +89,8 @@ unarmed(); closed(); forever()""",
     "limits process 1": "libc.prlimit(1, 0, (ctypes.c_ulong * 2)(0, 0), None); libc.setpriority(0, 1, 19); forever()",
     "floods the output from an orphan": "orphan(lambda: [os.write(1, bytes(65536)) for _ in iter(int, 1)]); forever()",
     "floods the errors": "while True: os.write(2, bytes(65536))",
-    "fills the pipes and closes the input": "os.set_blocking(1, False)\ntry:\n    while True: os.write(1, bytes(4096))\n"
-    "except BlockingIOError: pass\nos.close(0); unarmed(); forever()",
+    "fills the pipes and closes the input": "os.set_blocking(1, False)\n"
+    "try:\n    while True: os.write(1, bytes(4096))\nexcept BlockingIOError: pass\nos.close(0); unarmed(); forever()",
     "keeps the pipes in flight": """
 import array
 one, other = socket.socketpair()
@@ -99,19 +100,49 @@ other.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, held)])
 os._exit(0)""",
     "waits for a child that shares its memory": "if libc.vfork() == 0: libc.sleep(1000)\nforever()",
     "starts threads that never end": "for _ in range(20): threading.Thread(target=forever).start()",
-    "keeps shared memory and queues": "libc.shmget(7, 1 << 20, 0o1666); libc.msgget(7, 0o1666); libc.semget(7, 9, 0o1666)\n"
-    "os.memfd_create('MARK'); forever()",
+    "keeps shared memory and queues": "libc.shmget(7, 1 << 20, 0o1666); libc.msgget(7, 0o1666)\n"
+    "libc.semget(7, 9, 0o1666); os.memfd_create('MARK'); forever()",
     "takes all memory in many processes": "for _ in range(5): os.fork()\nheld = bytearray(90 << 20)\nforever()",
     "takes all memory in files": "while True:\n    with open('/tmp/MARK', 'ab') as file: file.write(bytes(1 << 20))",
-    "writes a program that writes itself": "open('/tmp/x.py', 'w').write('import os\\nos.execv(\"/usr/bin/python3\", '\n"
-    "    '[\"python3\", \"/tmp/x.py\"])')\nos.execv('/usr/bin/python3', ['python3', '/tmp/x.py'])",
+    "writes a program that starts itself": "open('/tmp/x', 'w').write('#!/bin/sh\\n/tmp/x & exec /tmp/x\\n')\n"
+    "os.chmod('/tmp/x', 0o755); os.execv('/bin/sh', ['sh', '/tmp/x'])",
 }
 """What a hostile program does -> its text, after `PRELUDE`."""
 
 
-def hostile(name: str, mark: str) -> str:
-    """The text of a hostile program whose processes carry a name, of at most 15 characters."""
-    return f"{PRELUDE}\n{PROGRAMS[name]}\n".replace("MARK", mark)
+COMMANDS = {
+    "leaves a shell in the background": "exec -a x sh -c 'while :; do sleep 1; done' &",
+    "leaves a program with a session of its own": "PYTHON 'orphan(lambda: (unarmed(), closed(), forever()))'",
+    "leaves a program of another user": "chmod 755 /root; useradd jack; "
+    "su jack -c \"nohup sleep 1000 & trap '' HUP; setsid sleep 1000\" & sleep 0.3",
+    "keeps the agent's pipes": "for n in 1 2; do sleep 1000 > /proc/2/fd/$n 2>&1 & done; "
+    "setsid sleep 1000 < /proc/2/fd/0 &",
+    "stops the agent": "kill -STOP 2",
+    "kills the agent": "PYTHON 'orphan(lambda: (unarmed(), deaf(), forever()))'; kill -9 2",
+    "kills everything": "setsid sleep 1000 & kill -9 -1",
+    "traces the agent": "PYTHON 'unarmed(); libc.ptrace(16, 2, 0, 0); forever()' & sleep 0.3",
+    "traces process 1": "PYTHON 'unarmed(); libc.ptrace(16, 1, 0, 0); forever()' & sleep 0.3",
+    "signals process 1": "for n in $(seq 64); do kill -$n 1; done",
+    "bombs with forks": ":(){ :|:& };:",
+    "bombs with forks as root and others": "for n in 1 2 3; do useradd u$n; su u$n -c ':(){ :|:& };:' & done; "
+    "sleep 0.3",
+    "takes all memory": "for n in 1 2 3 4 5 6; do PYTHON 'held = bytearray(90 << 20); forever()' & done; sleep 0.4",
+    "replaces the agent's Python": "cp /bin/sleep /usr/bin/python3; rm -rf /usr/lib/python3*; setsid sleep 1000 &",
+    "floods": "cat /dev/zero",
+}
+"""What a hostile root of a box does -> its command; PYTHON runs a text after the prelude of hostile programs."""
+
+
+def program_of(text: str, mark: str) -> str:
+    """A program that begins with `PRELUDE`, and whose processes carry a name, of at most 15 characters."""
+    return f"{PRELUDE}\n{text}\n".replace("MARK", mark)
+
+
+def command_of(name: str, mark: str) -> str:
+    """A command of a hostile root, whose Python processes carry a name."""
+    prelude = base64.b64encode(program_of("", mark).encode()).decode()
+    start = f"python3 -c 'import base64, sys; exec(base64.b64decode(\"{prelude}\")); exec(sys.argv[1])'"
+    return COMMANDS[name].replace("PYTHON", start)
 
 
 def marked(mark: str) -> list[int]:
@@ -142,7 +173,7 @@ def _each(file: str) -> list[tuple[int, str]]:
 
 async def _run(name: str, mark: str, seconds: float) -> float:
     limits = Limits(memory=128 * MIB, disk=16 * MIB, output=100_000, processes=32, seconds=seconds)
-    program = f"print('ready', flush=True)\n{hostile(name, mark)}"
+    program = f"print('ready', flush=True)\n{program_of(PROGRAMS[name], mark)}"
     start = time.monotonic()
     await run_once(Bubblewrap(), ["python3", "-I", "-c", program], limits=limits, ready=b"ready\n")
     return time.monotonic() - start
@@ -154,4 +185,4 @@ async def _run_all(mark: str, seconds: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_run_all(sys.argv[1], float(sys.argv[2])))))
+    json.dump(asyncio.run(_run_all(sys.argv[1], float(sys.argv[2]))), sys.stdout)
