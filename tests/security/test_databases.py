@@ -242,10 +242,11 @@ def test_a_statement_that_cannot_be_killed_costs_its_server(monkeypatch: pytest.
     private = PrivateServer()
     monkeypatch.setattr(mariadb, "_private", private)
     try:
-        hostile, other = (MariadbDatabase(private.server, TABLE, 0.5) for _ in range(2))
-        assert hostile.execute(f"DROP TABLE `{NAME}`") == "[]"
-        endless = f"SELECT REPEAT('x', 10000000) AS `{COLUMNS[0]}`, 1 AS `No.`, 1 AS `{COLUMNS[2].replace('`', '``')}`"
-        assert hostile.execute(f"CREATE VIEW `{NAME}` AS {endless} FROM seq_1_to_1000000") == "[]"
+        hostile = MariadbDatabase(private.server, Table("t", ("a", "b"), (("1", "2"),)), 1.0)
+        other = MariadbDatabase(private.server, TABLE, 1.0)
+        assert hostile.execute("DROP TABLE t") == "[]"
+        endless = "SELECT REPEAT('x', 10000000) AS a, 1 AS b FROM seq_1_to_1000000"
+        assert hostile.execute(f"CREATE VIEW t AS {endless}") == "[]"
         assert hostile.digest() is None
         within(hostile.close)
         following = mariadb.mariadb_server()
