@@ -238,17 +238,14 @@ def test_another_samples_prepared_transaction_survives(server: PrivateServer) ->
 
 @pytest.mark.needs("mariadb")
 def test_a_statement_that_cannot_be_killed_costs_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_END_SECONDS", 1.0, raising=False)
+    monkeypatch.setattr(server_module, "_LIMITS", "SET SESSION lock_wait_timeout = 1", raising=False)
     private = PrivateServer()
     monkeypatch.setattr(mariadb, "_private", private)
     try:
-        hostile = MariadbDatabase(private.server, Table("t", ("a", "b"), (("1", "2"),)), 1.0)
-        other = MariadbDatabase(private.server, TABLE, 1.0)
-        assert hostile.execute("DROP TABLE t") == "[]"
-        endless = "SELECT REPEAT('x', 10000000) AS a, 1 AS b FROM seq_1_to_1000000"
-        assert hostile.execute(f"CREATE VIEW t AS {endless}") == "[]"
-        assert hostile.digest() is None
-        within(hostile.close)
+        hostile, other = (MariadbDatabase(private.server, TABLE, 1.0) for _ in range(2))
+        with closing(private.server.connect()) as holding, holding.cursor() as cursor:  # as a statement that hangs
+            cursor.execute(f"LOCK TABLES {hostile._name}.`{NAME}` WRITE")
+            within(hostile.close)
         following = mariadb.mariadb_server()
         assert following is not private.server
         with closing(MariadbDatabase(following, TABLE, 1.0)) as database:
