@@ -33,7 +33,8 @@ def main() -> None:
     for run in range(5):
         start = time.perf_counter()
         right = asyncio.run(score(task))
-        print(f"run {run}: {len(task.samples('search'))} samples, {right:.0f} right, {time.perf_counter() - start:.2f} s")
+        seconds = time.perf_counter() - start
+        print(f"run {run}: {len(task.samples('search'))} samples, {right:.0f} right, {seconds:.2f} s")
 
 
 if __name__ == "__main__":

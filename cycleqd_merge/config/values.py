@@ -11,6 +11,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
+    ValidationInfo,
     WithJsonSchema,
 )
 
@@ -64,8 +66,16 @@ Moderate = Annotated[float, Field(ge=-LARGE, le=LARGE)]
 _REPOSITORY = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
 
 
-def _repository(value: str) -> str:
-    if not re.fullmatch(_REPOSITORY, value):
+UNEXPANDED = {"unexpanded": True}
+"""Context of a validation that accepts `${NAME}` where a text must have a form."""
+
+
+def _has_variable(value: str, info: ValidationInfo) -> bool:
+    return "${" in value and bool((info.context or {}).get("unexpanded"))
+
+
+def _repository(value: str, info: ValidationInfo) -> str:
+    if not _has_variable(value, info) and not re.fullmatch(_REPOSITORY, value):
         raise ValueError("write a repository as `user/name`")
     return value
 
@@ -88,12 +98,15 @@ class StrictConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    _written: dict[tuple[int | str, ...], Any] = PrivateAttr(default_factory=dict)
+    """The texts with variables among its values, by location; see `variables`."""
+
 
 _TARGET = r"^([\w.]+|.+\.py):\w+$"
 
 
-def _target(value: str) -> str:
-    if not re.fullmatch(_TARGET, value):
+def _target(value: str, info: ValidationInfo) -> str:
+    if not _has_variable(value, info) and not re.fullmatch(_TARGET, value):
         raise ValueError("write `module:Class` or `path/to/file.py:Class`")
     return value
 

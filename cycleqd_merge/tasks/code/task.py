@@ -44,7 +44,7 @@ class CodeTask:
         TaskError: the metric is `base`, and the rows do not separate base inputs.
     """
 
-    semantics = 1
+    semantics = 2
 
     def __init__(self, definition: CodeTaskConfig) -> None:
         self._definition = definition

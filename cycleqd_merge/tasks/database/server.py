@@ -41,7 +41,7 @@ class Server:
     that could not be removed.
     """
 
-    connection: Mapping[str, Any]
+    connection: Mapping[str, Any] = field(repr=False)
     label: str
     abandoned: set[str] = field(default_factory=set, compare=False)
 
