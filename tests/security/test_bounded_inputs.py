@@ -102,7 +102,7 @@ _WRONG = "it scores 0 in little time"
 ANSWERS = [
     Attack("answers", "a set of a million numbers", _WRONG, ("dbbench", "{" + ",".join(map(str, range(10**6))) + "}")),
     Attack("answers", "numbers with one hash", _WRONG, ("dbbench", _SAME_HASH)),
-    Attack("answers", "brackets", _WRONG, ("dbbench", "(" * 10**5 + ")" * 10**5)),
+    Attack("answers", "a hundred thousand brackets", _WRONG, ("dbbench", "(" * 10**5 + ")" * 10**5)),
     Attack("answers", "a list of lists", _WRONG, ("dbbench", "[" * 80 + "]" * 80)),
     Attack("answers", "minus signs", _WRONG, ("dbbench", "[" + "-" * 10**6 + "1]")),
     Attack("answers", "an integer of a million digits", _WRONG, ("dbbench", "[" + "9" * 10**6 + "]")),
