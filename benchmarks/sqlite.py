@@ -3,7 +3,8 @@
     python benchmarks/sqlite.py data_dbbench_standard_dev.jsonl
 
 A scripted model answers immediately, so all of the time is the database's. Before statements ran in child processes,
-360 samples took 0.57 to 0.66 s on two cores; since then 0.63 to 0.74 s.
+360 samples took 0.57 to 0.66 s on two idle cores; since then 0.63 to 0.74 s. All processes together take more CPU time
+(0.9 s instead of 0.3 s), so that the difference grows on a busy machine.
 """
 
 from __future__ import annotations
