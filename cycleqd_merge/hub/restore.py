@@ -50,7 +50,7 @@ def download_run(repo: str, revision: str | None, trust: bool) -> tuple[list[Eve
         raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
     events = complete_events(folder)
     sessions = of_kind(events, "session")
-    if events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
+    if not events or events[0]["event"] != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
         raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`")
     _require_harmless(_recipe_of(sessions[0], label), label, trust)
     return events, folder
