@@ -12,7 +12,7 @@ import typer
 
 from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.verbosity import OPTIONS
-from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line, printable
 from cycleqd_merge.files import write_failure
 from cycleqd_merge.run.interruption import terminable
 
@@ -78,5 +78,5 @@ def _fail(error: BaseException, message: str, code: int) -> None:
     if _debug():
         traceback.print_exception(error)
     for line in message.splitlines():
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)

@@ -19,7 +19,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
 from cycleqd_merge.config.anchoring import anchored, anchored_task
+from cycleqd_merge.config.foreign import guarded
 from cycleqd_merge.config.model_names import is_malformed, model_names
+from cycleqd_merge.config.origin import is_download
 from cycleqd_merge.config.presets import with_fixed_presets, without_preset_keys
 from cycleqd_merge.config.recipe import DEPRECATED_KEYS, Recipe, TaskConfig
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
@@ -51,12 +53,16 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     """
     path = Path(path)
     data, node = read_yaml(path)
+    published = data.pop("foreign", None) is not None or is_download(path)
+    if published:
+        data["foreign"] = {"folder": os.path.abspath(path.parent)}
     source = Source(str(path), node, {_override(data, text): text for text in overrides})
-    recipe = parse(TypeAdapter(Recipe), _substitute(data, source), source)
+    _record_own(data, source.settings)
+    recipe = parse(TypeAdapter(Recipe), data if published else _substitute(data, source), source)
     for old, new in DEPRECATED_KEYS.items():
         if old in data:
             warn_deprecated(old, new, "0.3", source.where((old,)))
-    return _with_references(anchored(recipe, path.parent), source)
+    return guarded(_with_references(anchored(recipe, path.parent), source), str(path), shipped_tasks())
 
 
 def loaded_recipe(recipe: Recipe | str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -69,7 +75,9 @@ def loaded_recipe(recipe: Recipe | str | PathLike[str], overrides: Sequence[str]
     """
     if not isinstance(recipe, Recipe):
         return load_recipe(recipe, overrides)
-    return override_recipe(recipe, overrides, "recipe") if overrides else anchored(recipe, Path())
+    if overrides:
+        return override_recipe(recipe, overrides, "recipe")
+    return guarded(anchored(recipe, Path()), "recipe", shipped_tasks())
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
@@ -82,7 +90,28 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
     """
     data = _for_new_presets(recipe.model_dump(mode="json", exclude_unset=True), overrides)
     source = Source(where, None, {_override(data, text): text for text in overrides})
-    return _with_references(anchored(parse(TypeAdapter(Recipe), data, source), Path()), source)
+    _record_own(data, source.settings)
+    recipe = _with_references(anchored(parse(TypeAdapter(Recipe), data, source), Path()), source)
+    return guarded(recipe, where, shipped_tasks())
+
+
+def _record_own(data: dict[str, Any], settings: Mapping[Location, str]) -> None:
+    """Record in a stranger's recipe the keys that the user set: they are trusted."""
+    mark = data.get("foreign")
+    if isinstance(mark, dict):
+        own = [*mark.get("own", []), *(list(location) for location in settings if location[0] != "foreign")]
+        data["foreign"] = {**mark, "own": [key for place, key in enumerate(own) if key not in own[:place]]}
+
+
+def own_keys(data: Mapping[str, Any], overrides: Sequence[str]) -> list[list[int | str]]:
+    """The keys of a recipe that `overrides` set."""
+    changed = copy.deepcopy(dict(data))
+    return [list(_override(changed, text)) for text in overrides]
+
+
+def shipped_tasks() -> frozenset[str]:
+    """The names of the task definitions that are shipped with this package."""
+    return frozenset(path.stem for path in DEFINITIONS.glob("*.yaml"))
 
 
 def _with_references(recipe: Recipe, source: Source) -> Recipe:
@@ -124,10 +153,10 @@ def load_task(use: TaskConfig) -> TaskDefinitionConfig:
     """
     if not isinstance(use.task, str):
         return use.task
-    candidates = (Path(use.task), DEFINITIONS / f"{use.task}.yaml")
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    shipped = sorted(shipped_tasks())
+    named = DEFINITIONS / f"{use.task}.yaml" if use.task in shipped else Path(use.task)  # a file's path is absolute
+    path = named if named.is_file() else None
     if path is None:
-        shipped = sorted(file.stem for file in DEFINITIONS.glob("*.yaml"))
         hint = suggestion(Path(use.task).name.removesuffix(".yaml").removesuffix(".yml"), shipped)
         raise RecipeError(f"task {use.task!r}: no such file or shipped task; shipped: {', '.join(shipped)}{hint}")
     data, node = read_yaml(path)

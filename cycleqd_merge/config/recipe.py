@@ -20,6 +20,7 @@ from cycleqd_merge.config.engines import EngineConfig, TransformersEngineConfig,
 from cycleqd_merge.config.evolution import MAX_BINS, MAX_IN_FLIGHT, EvolutionConfig
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.model_names import model_names
+from cycleqd_merge.config.origin import ForeignConfig
 from cycleqd_merge.config.strategies import (
     CmaEsConfig,
     CycleQDConfig,
@@ -171,6 +172,8 @@ class Recipe(PresetStrategyConfig):
     """Exports and scores after the last generation."""
     hub: HubConfig | None = None
     """Where to publish the run; by default nowhere."""
+    foreign: ForeignConfig | None = None
+    """Set by `pull`: somebody else published this recipe. `--set foreign=null` makes it yours."""
     revisions: dict[str, str] = Field(default_factory=dict)
     """Commits of Hub ids, by `id` or `id@revision` as written in this recipe; datasets as `datasets/id`. A new run
     resolves the missing ones and records them."""

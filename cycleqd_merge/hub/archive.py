@@ -14,6 +14,7 @@ from cycleqd_merge.config.loading import yaml_text
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecipe
+from cycleqd_merge.journal.foreign import PUBLISHED_FOLDER
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed, journal_bytes, parse_events
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
@@ -38,7 +39,7 @@ def archive_files(run: Run, events: Sequence[Event], portable: PortableRecipe, r
     files = {
         ELITES: _parquet(elite_rows(run)),
         GENERATIONS: _parquet(generation_rows(run)),
-        RECIPE: yaml_text(portable.recipe.model_dump(mode="json", exclude_unset=True)).encode(),
+        RECIPE: yaml_text({**portable.recipe.model_dump(mode="json", exclude_unset=True), "foreign": {}}).encode(),
         REVISIONS: _json(portable.recipe.revisions),
         JOURNAL_FILE: journal_bytes(portable_events(events, portable)),
         "figures/archives.png": png(archives_figure(run.archives, run.objectives, _best(run))),
@@ -57,7 +58,7 @@ def portable_events(events: Sequence[Event], portable: PortableRecipe) -> list[E
     session: Event = {
         "event": "session",
         "recipe": portable.recipe.model_dump(mode="json", exclude_unset=True),
-        "folder": ".",
+        "folder": PUBLISHED_FOLDER,
         "bases": last.get("bases", {}),
         "environment": last.get("environment", {}),
         **{key: last[key] for key in ("task_environments", "engine_semantics") if key in last},

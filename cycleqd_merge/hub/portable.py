@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -10,17 +11,19 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import without_folders
-from cycleqd_merge.config.loading import load_task, parse
+from cycleqd_merge.config.foreign import FIELDS, PUBLISHED_OUTPUT, findings, without_keys
+from cycleqd_merge.config.loading import load_task, parse, shipped_tasks
 from cycleqd_merge.config.model_names import model_names
+from cycleqd_merge.config.origin import ForeignConfig
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
 from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS_FOLDER = "rows"
-OUTPUT = "run"
-OWN_SETTINGS = ("workers", "ray_address", "output", "finish", "hub")
-"""Keys about the machine and its user, not about the run."""
+OUTPUT = PUBLISHED_OUTPUT
+OWN_SETTINGS = {key for key, rule in FIELDS[Recipe].items() if rule.kind == "dropped"}
+"""Sections about the machine and its user, not about the run."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,23 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
             "models": models,
         }
     )
-    stated = changed.model_dump(mode="json", exclude_unset=True, exclude=set(OWN_SETTINGS))
+    own = [each.at for each in findings(changed, ForeignConfig(), shipped_tasks()) if each.kind == "dropped"]
+    stated = without_keys(changed, own).model_dump(mode="json", exclude_unset=True, exclude=OWN_SETTINGS)
     for part in ("engine", "strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(_without_machine(stated[part]), names)
     whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")
     return PortableRecipe(whole, rows, Path(template) if from_file and template is not None else None)
+
+
+def pull_notices(recipe: Recipe, label: str) -> list[str]:
+    """What `pull` will say about a portable recipe, one line for each kind of refusal. label: its repository."""
+    found = findings(recipe, ForeignConfig(folder=os.getcwd()), shipped_tasks())
+    code = sorted({each.reason for each in found if each.kind == "code"})
+    refused = [str(each) for each in found if each.kind == "checked"]
+    notices = [f"{label}: can only be pulled with --trust-remote-code, because it runs code: {', '.join(code)}"]
+    unless = f"{label}: cannot be pulled unless the reader replaces these keys with --set: {'; '.join(refused)}"
+    return [*(notices if code else ()), *([unless] if refused else ())]
 
 
 def _renamed(reference: str, names: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues,
 from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
 from cycleqd_merge.hub.facts import card_facts
-from cycleqd_merge.hub.portable import portable_recipe
+from cycleqd_merge.hub.portable import portable_recipe, pull_notices
 from cycleqd_merge.hub.publication import Publication, PushOptions, require_no_token
 from cycleqd_merge.hub.publish_models import file_name, push_models
 from cycleqd_merge.hub_errors import hub_errors
@@ -29,6 +30,7 @@ from cycleqd_merge.report.page import render_page
 from cycleqd_merge.run.elites import NamedModel, choose, expand
 from cycleqd_merge.run.state import Run, open_run, replay_events
 
+log = logging.getLogger(__name__)
 OnPushed = Callable[[Pushed], None]
 ModelPlaces = dict[str, dict[str, NamedModel]]
 """By repository, its models by their folders; `""` is the root."""
@@ -104,7 +106,10 @@ def _pushes(publication: Publication, places: ModelPlaces) -> list[Callable[[], 
 
 def _push_archive(publication: Publication) -> Pushed:
     run, hub = publication.run, publication.hub
-    files = archive_files(run, publication.events, portable_recipe(run.recipe), hub.rows)
+    portable = portable_recipe(run.recipe)
+    for notice in pull_notices(portable.recipe, f"dataset {hub.archive_repo}"):
+        log.warning("%s", notice)
+    files = archive_files(run, publication.events, portable, hub.rows)
     files[REPOCARD_NAME] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
     require_no_token(files)
     draft = publication.draft("dataset", hub.archive_repo)

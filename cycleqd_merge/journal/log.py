@@ -8,14 +8,16 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cycleqd_merge.config.origin import is_download
 from cycleqd_merge.errors import InfrastructureError, RecipeError, RunFailed
 from cycleqd_merge.files import sync_folder, write_failure
+from cycleqd_merge.journal.foreign import marked
 from cycleqd_merge.journal.schema import problem, unknown_keys
 from cycleqd_merge.strict_json import loads
 
@@ -36,7 +38,7 @@ _FORMATTED = re.compile(rb'"crc":\s+"[0-9a-f]{8}"')
 
 
 def read_events(folder: Path) -> list[Event]:
-    """All events of a run's journal, without a torn last line.
+    """All events of a run's journal, without a torn last line. Recipes that others published are marked as foreign.
 
     Raises:
         RecipeError: there is no journal, it has a different format, or a line is damaged.
@@ -86,7 +88,8 @@ def _read(path: Path) -> _Contents:
         raise RecipeError(f"{path.parent}: not a run directory (no {JOURNAL_FILE})") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    return _parsed(data, str(path))
+    contents = _parsed(data, str(path))
+    return replace(contents, events=marked(contents.events, path.parent, is_download(path)))
 
 
 def parse_events(data: bytes, where: str) -> list[Event]:

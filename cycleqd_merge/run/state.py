@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
+from cycleqd_merge.config.foreign import guarded
 from cycleqd_merge.config.grid import require_grid
-from cycleqd_merge.config.loading import parse
+from cycleqd_merge.config.loading import parse, shipped_tasks
 from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RecipeError, RunFailed
@@ -269,7 +270,7 @@ def session_recipe(session: Event, where: str) -> Recipe:
     """The recipe of a `session` event; where it holds relative paths, they start at the folder that the event names.
 
     Raises:
-        RecipeError: the recipe is not valid; `where` names it.
+        RecipeError: the recipe is not valid, or states something that a stranger may not state; `where` names it.
     """
     try:
         recipe = parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
@@ -277,7 +278,7 @@ def session_recipe(session: Event, where: str) -> Recipe:
         first, *others = str(error).splitlines()
         raise RecipeError(f"{first} (and {len(others)} more errors)" if others else first) from None
     folder = Path(session.get("folder", ""))
-    return anchored(recipe, folder) if folder.is_absolute() else recipe
+    return guarded(anchored(recipe, folder) if folder.is_absolute() else recipe, where, shipped_tasks())
 
 
 def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
