@@ -127,6 +127,12 @@ class ComparisonResult:
         for run in self.runs:
             if not run.strategy or run.strategy.startswith(".") or "/" in run.strategy or "\0" in run.strategy:
                 raise ValueError(f"{run.strategy!r:.50} is not the name of a strategy")
+            curve = run.curve
+            values = (curve.best_mean, curve.hypervolume, curve.qd_score, curve.coverage)
+            if {len(each) for each in values} != {len(curve.evaluations)}:
+                raise ValueError(f"the curve of {run.strategy} has values of different numbers of evaluations")
+            if len({len(scores) for scores in run.elite_set}) > 1:
+                raise ValueError(f"the elites of {run.strategy} have scores of different numbers of tasks")
         for model in self.models:
             self._require_scores(model)
 
