@@ -64,7 +64,7 @@ def download_run(
         raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
     events = complete_events(folder)
     sessions = of_kind(events, "session")
-    if events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
+    if [each["event"] for each in events[:2]] != ["start", "session"] or len(sessions) > 1:
         raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`")
     require_plain(events, label)
     mark = ForeignConfig(folder=str(folder), own=own_keys(sessions[0]["recipe"], overrides), trust_remote_code=trust)
