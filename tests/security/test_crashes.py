@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cycleqd_merge.journal.log import opened_journal
 from tests.cli.conftest import Models, write_recipe
 from tests.hub.address import BOUND
 from tests.hub.conftest import ANN, TOKEN
@@ -464,3 +465,244 @@ def test_writing_to_a_read_only_folder_is_one_line(
     line = one_line(ended)
     assert "ead-only" in line
     assert str(here / place) in line
+
+
+@dataclass(frozen=True)
+class During:
+    """What happens to a run's models or folder: `action` is Python code, in which `here` is the test's folder.
+
+    It is executed after the third evaluation. line: part of the error; None if the run must end normally.
+    """
+
+    action: str
+    line: str | None
+    code: int = 2
+
+
+_REWRITE = """
+import os
+from pathlib import Path
+path = Path(here, {model!r}, 'model.safetensors')
+status = path.stat()
+data = bytearray(path.read_bytes())
+data[-4:] = bytes(value ^ 1 for value in data[-4:])
+{write}
+os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+"""
+_IN_PLACE = _REWRITE.format(model="first", write="with path.open('r+b') as file: file.write(data)")
+_REPLACED = _REWRITE.format(
+    model="base", write="Path(f'{path}.new').write_bytes(data); os.replace(f'{path}.new', path)"
+)
+DURING = [
+    Attack(
+        "changed model",
+        "an expert is rewritten during a run, its size and modification time kept",
+        "the run stops with one line",
+        During(_IN_PLACE, "expert first: its files in {here}/first changed while they were in use; restore them"),
+    ),
+    Attack(
+        "changed model",
+        "the base is replaced during a run by one of equal size and modification time",
+        "the run stops with one line",
+        During(_REPLACED, "base: its files in {here}/base changed while they were in use; restore them"),
+    ),
+    Attack(
+        "changed model",
+        "an expert is deleted during a run",
+        "the run stops with one line",
+        During("import os; os.remove(f'{here}/second/model.safetensors')", "expert second: {here}/second/model.safe"),
+    ),
+    Attack(
+        "changed model",
+        "an expert is touched and linked during a run, its content unchanged",
+        "the run goes on",
+        During(
+            "import os; os.utime(f'{here}/first/model.safetensors'); os.chmod(f'{here}/base/config.json', 0o600)", None
+        ),
+    ),
+    Attack(
+        "run folder",
+        "the run folder is deleted during the run",
+        "the run stops with one line: results would be lost",
+        During("import shutil; shutil.rmtree(f'{here}/new')", "{here}/new/journal.jsonl: was deleted, moved or", 1),
+    ),
+    Attack(
+        "run folder",
+        "the run folder is moved during the run",
+        "the run stops with one line",
+        During(
+            "import os; os.rename(f'{here}/new', f'{here}/moved')", "{here}/new/journal.jsonl: was deleted, moved or", 1
+        ),
+    ),
+    Attack(
+        "run folder",
+        "the journal is replaced by an older copy during the run",
+        "the run stops with one line",
+        During(
+            "import os, shutil; journal = f'{here}/new/journal.jsonl'; shutil.copy(journal, f'{here}/older'); "
+            "os.replace(f'{here}/older', journal)",
+            "{here}/new/journal.jsonl: was deleted, moved or replaced",
+            1,
+        ),
+    ),
+]
+_AFTER_THE_THIRD = """
+from cycleqd_merge.cli.display import EvolveDisplay
+usual = EvolveDisplay.evaluated
+
+def evaluated(display, run, event):
+    usual(display, run, event)
+    if event["number"] == 2:
+        exec({action!r}, {{"here": {here!r}}})
+
+EvolveDisplay.evaluated = evaluated
+"""
+
+
+def own_models(ground: Ground, here: Path) -> Path:
+    """A recipe in `here` over copies of the models there, which a test may change."""
+    for model in ("base", "first", "second"):
+        shutil.copytree(ground.folder / model, here / model)
+    shutil.copytree(ground.recipe.parent, here / "recipe", ignore=shutil.ignore_patterns("run"))
+    recipe = here / "recipe" / "recipe.yaml"
+    recipe.write_text(ground.recipe.read_text().replace(str(ground.folder), str(here)))
+    return recipe
+
+
+@pytest.mark.parametrize("attack", cases(DURING))
+def test_a_run_whose_models_or_folder_change_stops(attack: Attack, ground: Ground, tmp_path: Path) -> None:
+    during: During = attack.given
+    recipe = own_models(ground, tmp_path)
+    ended = ground.zygote(
+        "evolve",
+        recipe,
+        "--output",
+        tmp_path / "new",
+        before=_AFTER_THE_THIRD.format(action=during.action, here=str(tmp_path)),
+    )
+    if during.line is None:
+        assert ended.code == 0, ended
+    else:
+        assert one_line(ended).startswith(during.line.format(here=tmp_path)), ended.err
+        assert ended.code == during.code
+
+
+CHANGED = [
+    Attack(
+        "changed model",
+        "an expert is rewritten after a run, its size and modification time kept",
+        "one line",
+        _IN_PLACE,
+    ),
+    Attack("changed model", "the base is replaced after a run by one of equal size and time", "one line", _REPLACED),
+]
+
+
+@pytest.mark.parametrize("attack", cases(CHANGED))
+def test_a_changed_model_is_noticed_by_its_content(attack: Attack, ground: Ground, tmp_path: Path) -> None:
+    recipe, run = own_models(ground, tmp_path), tmp_path / "run"
+    assert ground.zygote("evolve", recipe, "--output", run).code == 0
+    exec(attack.given, {"here": str(tmp_path)})
+    for arguments in (("export", run, "best-mean", tmp_path / "model"), ("evolve", run, "--generations", 5)):
+        ended = ground.zygote(*arguments)
+        assert ended.code == 2
+        assert "base: " in one_line(ended) or "experts.first: " in one_line(ended)
+        assert not (tmp_path / "model").exists()
+
+
+YEAR = 365.25 * 24 * 3600
+_STEPS = """
+import itertools, time
+steps = itertools.cycle((0.0, 1e8, -1e8, 3.0))
+now = time.time
+time.time = lambda: now() + next(steps)
+"""
+CLOCKS = [
+    Attack("clock", "a clock that shows 1970", "the same run", (-56 * YEAR, "")),
+    Attack("clock", "a clock that is 230 years ahead", "the same run", (230 * YEAR, "")),
+    Attack("clock", "a clock beyond the last year that can be written", "the same run", (9000 * YEAR, "")),
+    Attack("clock", "a clock that jumps back and forth during the run", "the same run", (0.0, _STEPS)),
+]
+
+
+@pytest.mark.parametrize("attack", cases(CLOCKS))
+def test_a_wrong_clock_changes_nothing(attack: Attack, ground: Ground, tmp_path: Path) -> None:
+    shift, before = attack.given
+    run = tmp_path / "run"
+    for arguments in (
+        ("evolve", ground.recipe, "--output", run, "--generations", "2"),
+        ("evolve", run, "--generations", "4"),
+        ("report", run),
+        ("show", run),
+    ):
+        ended = ground.zygote(*arguments, shift=shift, before=before)
+        assert ended.code == 0, ended
+        shift = -shift  # the next session has a clock that is wrong in the other direction
+    assert [event for event in history(run) if event["event"] == "result"] == [
+        event for event in history(ground.run) if event["event"] == "result"
+    ]
+
+
+_NO_LOCKS = """
+import errno, fcntl, os
+
+def flock(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+fcntl.flock = flock
+"""
+FOLDERS = [
+    Attack("run folder", "a file system without locks", "one line that says so", "no locks"),
+    Attack("run folder", "two processes on one run", "the second ends with one line", "two"),
+    Attack("run folder", "a run folder that was renamed between sessions", "it resumes", "renamed"),
+    Attack("run folder", "a run folder that is a link", "it resumes", "link"),
+    Attack("run folder", "a journal that is a link", "it resumes, and the link stays", "journal link"),
+    Attack("run folder", "a page that is a link", "the file that it names is replaced", "page link"),
+    Attack("run folder", "an export to a link to nothing", "one line", "dangling"),
+]
+
+
+@pytest.mark.parametrize("attack", cases(FOLDERS))
+def test_unusual_run_folders(attack: Attack, ground: Ground, tmp_path: Path) -> None:
+    here = ground.fresh(tmp_path.name)
+    run, extend = here / "run", ("--generations", "5")
+    elsewhere = here / "elsewhere"
+    if attack.given == "no locks":
+        ended = ground.zygote("evolve", run, *extend, before=_NO_LOCKS)
+        assert ended.code == 1
+        assert "file locks" in one_line(ended)
+        assert ground.zygote("show", run, before=_NO_LOCKS).code == 0
+        assert ground.zygote("report", run, before=_NO_LOCKS).code == 0
+        return
+    if attack.given == "two":
+        with opened_journal(run):
+            ended = ground.zygote("evolve", run, *extend)
+        assert ended.code == 2
+        assert one_line(ended) == f"{run}: another process is using this run; wait until it ends"
+    elif attack.given == "renamed":
+        run = run.rename(elsewhere)
+    elif attack.given == "link":
+        run = Path(shutil.move(run, elsewhere))
+        (here / "run").symlink_to(elsewhere)
+        run = here / "run"
+    elif attack.given == "journal link":
+        shutil.move(run / "journal.jsonl", elsewhere)
+        (run / "journal.jsonl").symlink_to(elsewhere)
+    elif attack.given == "page link":
+        elsewhere.write_text("old")
+        (run / "report.html").symlink_to(elsewhere)
+        assert ground.zygote("report", run).code == 0
+        assert elsewhere.read_text().startswith("<!doctype html>")
+        assert (run / "report.html").is_symlink()
+    elif attack.given == "dangling":
+        elsewhere.symlink_to(here / "nothing")
+        ended = ground.zygote("export", run, "best-mean", elsewhere)
+        assert ended.code == 2
+        assert str(elsewhere) in one_line(ended)
+    ended = ground.zygote("evolve", run, *extend)
+    assert ended.code == 0, ended
+    assert [event["number"] for event in history(run) if event["event"] == "result"] == list(range(7))
+    assert attack.given != "journal link" or (run / "journal.jsonl").is_symlink()
+
+
+ATTACKS = [*WRITING, *BASES, *PUSHES, *FULL, *SMALL, *READ_ONLY, *REFUSED, *DURING, *CHANGED, *CLOCKS, *FOLDERS]
