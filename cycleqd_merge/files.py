@@ -93,6 +93,23 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         sync_folder(path.parent)
 
 
+def write_private(path: Path, data: bytes | str) -> None:
+    """As `write_atomically`, for a file that only its owner may read.
+
+    Raises:
+        InfrastructureError, OSError: the file cannot be written, see `new_file`.
+    """
+    with new_file(path) as unfinished, open(unfinished, "xb", opener=_private) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill; it is then renamed to `path`, readable by everyone. An empty `path` is replaced.

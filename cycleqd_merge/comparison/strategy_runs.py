@@ -21,13 +21,13 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
-from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, opened_journal, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, complete_events, of_kind, opened_journal
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.mergekit_plan import require_candidates
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event
-from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.observer import Observer, Tolerated
 from cycleqd_merge.run.opening import changed_semantics, closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.search import search
@@ -192,7 +192,7 @@ def complete_runs(
         if run is None:
             hours = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 3600)
             with observers(each, at_once == 1) as observer:
-                run = search(each.recipe, observer, pool=own_pool, max_hours=hours)
+                run = search(each.recipe, Tolerated(observer), pool=own_pool, max_hours=hours)
         if run.generation > each.recipe.evolution.generations:
             raise RecipeError(
                 f"{each.folder}: has evaluated {run.generation} children, more than the budget of "
@@ -210,7 +210,7 @@ def all_complete(planned: Sequence[PlannedRun]) -> bool:
 
 def _complete_run(planned: PlannedRun) -> Run | None:
     """The run on disk if it is complete."""
-    if not (planned.folder / JOURNAL_FILE).is_file() or not of_kind(read_events(planned.folder), "session"):
+    if not (planned.folder / JOURNAL_FILE).is_file() or not of_kind(complete_events(planned.folder), "session"):
         return None  # never started, or stopped while it was set up
     run = open_run(planned.folder)
     enough = run.generation >= min(planned.recipe.evolution.generations, run.generations)

@@ -22,9 +22,10 @@ from mergekit.options import MergeOptions
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
+from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
-from cycleqd_merge.files import file_version, write_atomically
+from cycleqd_merge.files import file_version
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
@@ -335,11 +336,12 @@ def digest_files(paths: list[Path]) -> str:
     """SHA-256 over the contents of `paths`; cached per file and version of it, see `file_version`."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(_digest_file(path).encode())
+        total.update(digest_file(path).encode())
     return total.hexdigest()
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """SHA-256 over a file's contents, cached; see `digest_files`."""
     from cycleqd_merge.cache import cache_folder
 
     if abs(time.time_ns() - path.stat().st_ctime_ns) < _CLOCK_TICK:  # written again now, it could get the same times
@@ -347,10 +349,10 @@ def _digest_file(path: Path) -> str:
     version = file_version(path)
     key = hashlib.sha256(version.encode()).hexdigest()
     cached = cache_folder("digests") / key
-    if cached.is_file():
-        return cached.read_text()
+    if (stored := read_entry(cached)) is not None:
+        return stored
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if file_version(path) == version:  # else it has been written in the meantime
-        write_atomically(cached, digest)
+        write_entry(cached, digest)
     return digest
