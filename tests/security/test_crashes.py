@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from cycleqd_merge.journal.log import opened_journal
 from tests.cli.conftest import Models, write_recipe
@@ -19,7 +20,7 @@ from tests.hub.conftest import ANN, TOKEN
 from tests.hub.server import LocalHub
 from tests.models import make_base, make_expert
 from tests.run.synthetic import history
-from tests.security.attacks import Attack, cases
+from tests.security.attacks import Attack
 from tests.security.zygote import Ended, Zygote
 
 KILLED, WRITTEN = -9, 0
@@ -59,6 +60,36 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         ended = zygote("evolve", recipe)
         assert ended.code == 0, ended.err
         yield Ground(folder, recipe, folder / "recipe" / "run", zygote)
+
+
+SLOW = {
+    "killed while figures are written",
+    "killed while a pull writes",
+    "killed while a push writes",
+    "no space left for figures",
+    "no space left for a pulled run and the Hub's cache",
+    "no space left for what a push records",
+    "no space left for journal, log, lock and checks of a run",
+    "no space left for digests and singular bases",
+    "a cache of 16 KiB",
+    "a page on 16 KiB",
+    "figures on 16 KiB",
+    "a temporary folder of 16 KiB",
+    "`plot` into a read-only folder",
+    "`confirm` of a run in a read-only folder",
+    "`evolve` into a read-only folder",
+    "the base is replaced after a run by one of equal size and time",
+    "a clock that is 230 years ahead",
+    "a clock that jumps back and forth during the run",
+}
+"""Attacks of the same kinds as others, which take long."""
+
+
+def parameters(attacks: list[Attack]) -> list[ParameterSet]:
+    """The attacks as parameters of a test."""
+    return [
+        pytest.param(each, id=each.attack, marks=[pytest.mark.slow] if each.attack in SLOW else []) for each in attacks
+    ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -146,7 +177,7 @@ def spread(events: int, points: int) -> list[int]:
     return sorted({1 + round(step * (events - 1) / max(1, points - 1)) for step in range(points)})
 
 
-@pytest.mark.parametrize("attack", cases(WRITING))
+@pytest.mark.parametrize("attack", parameters(WRITING))
 def test_a_killed_command_leaves_the_old_or_the_new(
     attack: Attack, ground: Ground, hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -186,7 +217,7 @@ def test_a_killed_command_leaves_the_old_or_the_new(
 BASES = [Attack("killed", "killed while singular bases are computed and written", "the next run computes the others")]
 
 
-@pytest.mark.parametrize("attack", cases(BASES))
+@pytest.mark.parametrize("attack", parameters(BASES))
 def test_singular_bases_of_killed_runs_are_completed(attack: Attack, ground: Ground, tmp_path: Path) -> None:
     cache, run = tmp_path / "cache", tmp_path / "run"
     arguments: tuple[object, ...] = ("evolve", ground.recipe, "--output", run)
@@ -216,7 +247,7 @@ PUSHES = [
 ]
 
 
-@pytest.mark.parametrize("attack", cases(PUSHES))
+@pytest.mark.parametrize("attack", parameters(PUSHES))
 def test_a_killed_push_leaves_main_as_it_was_or_complete(
     attack: Attack, ground: Ground, hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -290,7 +321,7 @@ FULL = [
 ]
 
 
-@pytest.mark.parametrize("attack", cases(FULL))
+@pytest.mark.parametrize("attack", parameters(FULL))
 def test_a_full_disk_is_one_line_that_names_the_file(
     attack: Attack, ground: Ground, hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -384,7 +415,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("attack", cases(SMALL))
+@pytest.mark.parametrize("attack", parameters(SMALL))
 def test_a_file_system_without_room_is_one_line_and_the_command_succeeds_once_there_is_some(
     attack: Attack, ground: Ground, hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -424,7 +455,7 @@ READ_ONLY = [
 ]
 
 
-@pytest.mark.parametrize("attack", cases(READ_ONLY))
+@pytest.mark.parametrize("attack", parameters(READ_ONLY))
 def test_a_run_in_a_read_only_folder_can_be_looked_at(attack: Attack, ground: Ground, tmp_path: Path) -> None:
     here = ground.fresh(tmp_path.name)
     arguments = [each.format(here=here) for each in attack.given]
@@ -451,7 +482,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("attack", cases(REFUSED))
+@pytest.mark.parametrize("attack", parameters(REFUSED))
 def test_writing_to_a_read_only_folder_is_one_line(
     attack: Attack, ground: Ground, hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -569,7 +600,7 @@ def own_models(ground: Ground, here: Path) -> Path:
     return recipe
 
 
-@pytest.mark.parametrize("attack", cases(DURING))
+@pytest.mark.parametrize("attack", parameters(DURING))
 def test_a_run_whose_models_or_folder_change_stops(attack: Attack, ground: Ground, tmp_path: Path) -> None:
     during: During = attack.given
     recipe = own_models(ground, tmp_path)
@@ -598,7 +629,7 @@ CHANGED = [
 ]
 
 
-@pytest.mark.parametrize("attack", cases(CHANGED))
+@pytest.mark.parametrize("attack", parameters(CHANGED))
 def test_a_changed_model_is_noticed_by_its_content(attack: Attack, ground: Ground, tmp_path: Path) -> None:
     recipe, run = own_models(ground, tmp_path), tmp_path / "run"
     assert ground.zygote("evolve", recipe, "--output", run).code == 0
@@ -626,7 +657,7 @@ CLOCKS = [
 ]
 
 
-@pytest.mark.parametrize("attack", cases(CLOCKS))
+@pytest.mark.parametrize("attack", parameters(CLOCKS))
 def test_a_wrong_clock_changes_nothing(attack: Attack, ground: Ground, tmp_path: Path) -> None:
     shift, before = attack.given
     run = tmp_path / "run"
@@ -663,7 +694,7 @@ FOLDERS = [
 ]
 
 
-@pytest.mark.parametrize("attack", cases(FOLDERS))
+@pytest.mark.parametrize("attack", parameters(FOLDERS))
 def test_unusual_run_folders(attack: Attack, ground: Ground, tmp_path: Path) -> None:
     here = ground.fresh(tmp_path.name)
     run, extend = here / "run", ("--generations", "5")
