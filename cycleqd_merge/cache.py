@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import shutil
 import tempfile
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from cycleqd_merge.errors import RecipeError, first_line
+from cycleqd_merge.errors import InfrastructureError, RecipeError, first_line
+from cycleqd_merge.files import write_failure
 
 _LIBRARIES = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "FLASHINFER_WORKSPACE_BASE")
 """Variables that name the folders of libraries which would otherwise use the home folder."""
@@ -46,6 +48,8 @@ def cache_folder(kind: str) -> Path:
     except FileExistsError:
         reason = "a file is in the way"
     except (OSError, ValueError) as error:
+        if (failure := write_failure(error)) is not None and getattr(error, "errno", None) != errno.EROFS:
+            raise InfrastructureError(f"{folder}: cannot be written: {failure}") from error
         reason = getattr(error, "strerror", None) or first_line(error)
     if reason is not None and not (kind == "rootfs" and folder.is_dir()):  # an image may contain those, read-only
         raise RecipeError(

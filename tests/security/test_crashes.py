@@ -366,9 +366,9 @@ class Small:
 SMALL = [
     Attack(
         "disk full",
-        "a run folder of 8 KiB",
+        "a run folder of 4 KiB",
         "one line, then it resumes",
-        Small("new", ("evolve", "{recipe}", "--output", "{here}/new"), {}, "8k"),
+        Small("new", ("evolve", "{recipe}", "--output", "{here}/new"), {}, "4k"),
     ),
     Attack(
         "disk full",
@@ -438,7 +438,7 @@ def test_a_file_system_without_room_is_one_line_and_the_command_succeeds_once_th
     )
     line = one_line(ended)
     assert "free some space" in line
-    assert line.startswith(str(place)), line
+    assert str(place) in line
     assert ended.code == 0
 
 
