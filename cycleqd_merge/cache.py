@@ -11,8 +11,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from cycleqd_merge.errors import InfrastructureError, RecipeError, first_line
-from cycleqd_merge.files import write_failure
+from cycleqd_merge.errors import RecipeError, first_line
 
 _LIBRARIES = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "FLASHINFER_WORKSPACE_BASE")
 """Variables that name the folders of libraries which would otherwise use the home folder."""
@@ -41,19 +40,19 @@ def cache_folder(kind: str) -> Path:
     Raises:
         RecipeError: it cannot be created or written.
     """
-    folder = cache_root() / kind
+    folder, full = cache_root() / kind, False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(folder, os.W_OK | os.X_OK) else "may not be written by this user"
     except FileExistsError:
         reason = "a file is in the way"
     except (OSError, ValueError) as error:
-        if (failure := write_failure(error)) is not None and getattr(error, "errno", None) != errno.EROFS:
-            raise InfrastructureError(f"{folder}: cannot be written: {failure}") from error
         reason = getattr(error, "strerror", None) or first_line(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     if reason is not None and not (kind == "rootfs" and folder.is_dir()):  # an image may contain those, read-only
+        remedy = "free some space, or " if full else ""
         raise RecipeError(
-            f"cache folder {folder}: cannot be used: {reason}; set CYCLEQD_CACHE to a folder that you may write"
+            f"cache folder {folder}: cannot be used: {reason}; {remedy}set CYCLEQD_CACHE to a folder that you may write"
         )
     return folder
 
