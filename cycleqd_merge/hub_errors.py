@@ -185,7 +185,8 @@ def hub_reason(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError):  # wraps the errors of an upload's threads
         cause = error.__cause__
         return hub_reason(cause) if cause is not None else f"the transfer failed ({first_line(error)})"
-    return None
+    cause = _transient_cause(error)  # other errors of the client, and those of `datasets`, name it only as their cause
+    return None if cause is None or cause is error else hub_reason(cause)
 
 
 def _refusal(error: Exception, signed_in: bool) -> str:
