@@ -22,6 +22,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def printable(text: str) -> str:
+    """A text as one that cannot control a terminal: control and direction characters are written as escapes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 class CycleQDError(Exception):
     """Base of every error that this package raises on purpose."""
 

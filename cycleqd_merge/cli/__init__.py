@@ -14,9 +14,10 @@ from cycleqd_merge.cache import give_libraries_folders
 from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.streams import loss_of_output, make_dependable
 from cycleqd_merge.cli.verbosity import OPTIONS, print_messages_to
-from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line, printable
 from cycleqd_merge.files import write_failure
 from cycleqd_merge.machine_errors import machine_failure
+from cycleqd_merge.redaction import redacted
 from cycleqd_merge.run.interruption import terminable
 
 __all__ = ["app", "main"]
@@ -60,7 +61,8 @@ def _run() -> None:
     except RunFailed as error:
         _fail(error, str(error), FAILED)
     except Interrupted as error:
-        typer.echo(f"{error}; resume with: {error.resume_command or _command_line(*arguments)}", err=True)
+        command = error.resume_command or _command_line(*arguments)
+        typer.echo(redacted(f"{error}; resume with: {command}"), err=True)
         sys.exit(INTERRUPTED)
     except Exception as raised:
         cause = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
@@ -97,15 +99,16 @@ def _explain_usage(error: Any) -> None:
         return
     command = error.ctx.command_path if error.ctx is not None else "cycleqd-merge"
     message = " ".join(error.format_message().split()).rstrip(".")
-    typer.echo(f"error: {message}; see `{command} --help`", err=True)
+    typer.echo(redacted(f"error: {message}; see `{command} --help`"), err=True)
 
 
 def _fail(error: BaseException, message: str, code: int) -> None:
     if _debug():
-        traceback.print_exception(error)
+        typer.echo(printable(redacted("".join(traceback.format_exception(error)))), err=True, nl=False)
+    message = redacted(message)
     for argument in sys.argv:
         if len(argument.splitlines()) > 1:  # a file's name may contain line breaks
             message = message.replace(argument, ascii(argument))
     for line in message.splitlines():
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)

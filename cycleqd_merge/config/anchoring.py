@@ -27,13 +27,16 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every relative path resolved against `folder`.
 
     A value that may also be a Hub id counts as a path only if `folder` has such a file or folder; a task's name also
-    counts as one if it has a slash or ends in .yaml or .yml.
+    counts as one if it has a slash or ends in .yaml or .yml. A task's name in a stranger's recipe never counts as one.
     """
 
     changes: dict[str, Any] = {
         "base": anchored_reference(recipe.base, folder),
         "experts": {name: anchored_reference(reference, folder) for name, reference in recipe.experts.items()},
-        "tasks": [_task_use(use, folder) for use in recipe.tasks],
+        "tasks": [
+            _task_use(use, folder, recipe.foreign is None or recipe.foreign.is_own(("tasks", number, "task")))
+            for number, use in enumerate(recipe.tasks)
+        ],
     }
     template = recipe.models.chat_template
     if template is not None and template != "base" and template not in recipe.experts:
@@ -89,12 +92,12 @@ def _existing(path: str, folder: Path) -> str:
     return _absolute(path, folder) if (folder / path).exists() else path
 
 
-def _task_use(use: TaskConfig, folder: Path) -> TaskConfig:
+def _task_use(use: TaskConfig, folder: Path, may_name_file: bool) -> TaskConfig:
     if not isinstance(use.task, str):
         definition = anchored_task(use.task, folder)
         return use if definition == use.task else use.model_copy(update={"task": definition})
     is_path = "/" in use.task or use.task.endswith((".yaml", ".yml")) or (folder / use.task).is_file()
-    return use.model_copy(update={"task": _absolute(use.task, folder)}) if is_path else use
+    return use.model_copy(update={"task": _absolute(use.task, folder)}) if is_path and may_name_file else use
 
 
 def _named_strategy(named: NamedStrategyConfig, folder: Path) -> NamedStrategyConfig:

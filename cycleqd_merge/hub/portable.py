@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -10,17 +11,21 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import without_folders
-from cycleqd_merge.config.loading import load_task, parse
+from cycleqd_merge.config.foreign import FIELDS, PUBLISHED_OUTPUT, findings, without_keys
+from cycleqd_merge.config.loading import load_task, parse, shipped_tasks
 from cycleqd_merge.config.model_names import model_names
+from cycleqd_merge.config.origin import ForeignConfig
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
 from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
+from cycleqd_merge.config.validation_errors import Location
+from cycleqd_merge.config.variables import attach, keep_texts, texts_of
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS_FOLDER = "rows"
-OUTPUT = "run"
-OWN_SETTINGS = ("workers", "ray_address", "output", "finish", "hub")
-"""Keys about the machine and its user, not about the run."""
+OUTPUT = PUBLISHED_OUTPUT
+OWN_SETTINGS = {key for key, rule in FIELDS[Recipe].items() if rule.kind == "dropped"}
+"""Sections about the machine and its user, not about the run."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,31 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
             "models": models,
         }
     )
-    stated = changed.model_dump(mode="json", exclude_unset=True, exclude=set(OWN_SETTINGS))
+    own = [each.at for each in findings(changed, ForeignConfig(), shipped_tasks()) if each.kind == "dropped"]
+    stated = without_keys(changed, own).model_dump(mode="json", exclude_unset=True, exclude=OWN_SETTINGS)
     for part in ("engine", "strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(_without_machine(stated[part]), names)
-    whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")
+    whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe", changed)
+    attach(whole, dict(texts_of(changed)))
+    keep_texts(whole, lambda at, text: not _is_resolved(at) and (text.environment or text.missing is not None))
     return PortableRecipe(whole, rows, Path(template) if from_file and template is not None else None)
+
+
+def _is_resolved(at: Location) -> bool:
+    """Whether a key is published with the values of its variables: models and datasets on the Hub, and names of
+    published files."""
+    return at[0] in ("base", "experts", "models") or at[-1] == "dataset" or ("data" in at and at[-1] == "path")
+
+
+def pull_notices(recipe: Recipe, label: str) -> list[str]:
+    """What `pull` will say about a portable recipe, one line for each kind of refusal. label: its repository."""
+    found = findings(recipe, ForeignConfig(folder=os.getcwd()), shipped_tasks())
+    code = sorted({each.reason for each in found if each.kind == "code"})
+    refused = [str(each) for each in found if each.kind == "checked"]
+    notices = [f"{label}: can only be pulled with --trust-remote-code, because it runs code: {', '.join(code)}"]
+    unless = f"{label}: cannot be pulled unless the reader replaces these keys with --set: {'; '.join(refused)}"
+    return [*(notices if code else ()), *([unless] if refused else ())]
 
 
 def _renamed(reference: str, names: Mapping[str, str]) -> str:
@@ -76,14 +100,19 @@ def _use(use: TaskConfig, rows: dict[str, Path]) -> TaskConfig:
         if source.path is None:
             return source
         here = Path(source.path)
-        place = next((place for place, path in rows.items() if path == here), f"{ROWS_FOLDER}/{name}-{here.name}")
+        own = f"{name}{here.suffix}" if dict(texts_of(source)).get(("path",)) else f"{name}-{here.name}"
+        taken = f"{ROWS_FOLDER}/{own}" in rows and rows[f"{ROWS_FOLDER}/{own}"] != here
+        new = f"{ROWS_FOLDER}/{len(rows)}-{own}" if taken else f"{ROWS_FOLDER}/{own}"
+        place = next((place for place, path in rows.items() if path == here), new)
         rows[place] = here
         return source.model_copy(update={"path": place})
 
     moved_rows = with_row_sources(definition, moved)
     stated = without_folders(_without_machine(moved_rows.model_dump(mode="json", exclude_unset=True)))
     whole = {**use.model_dump(mode="json", exclude_unset=True, exclude={"task"}), "task": stated, "name": name}
-    return parse(TypeAdapter(TaskConfig), whole, f"task {name}")
+    inlined = parse(TypeAdapter(TaskConfig), whole, f"task {name}", use)
+    attach(inlined, {("task", *at): text for at, text in texts_of(moved_rows)})
+    return inlined
 
 
 def _without_machine(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,18 @@ from huggingface_hub.constants import REPOCARD_NAME
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.hub import HubConfig
-from cycleqd_merge.config.loading import parse
+from cycleqd_merge.config.loading import parse, require_variables
 from cycleqd_merge.errors import HubFailed, RecipeError
 from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues, portable_events
 from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
 from cycleqd_merge.hub.facts import card_facts
-from cycleqd_merge.hub.portable import portable_recipe
-from cycleqd_merge.hub.publication import Publication, PushOptions, require_no_token
+from cycleqd_merge.hub.portable import portable_recipe, pull_notices
+from cycleqd_merge.hub.publication import Publication, PushOptions
 from cycleqd_merge.hub.publish_models import file_name, push_models
+from cycleqd_merge.hub.scan import require_no_credentials
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, complete_events
 from cycleqd_merge.outputs.export import require_genome
 from cycleqd_merge.preflight.access import repositories as named_repositories
 from cycleqd_merge.preflight.access import require_shareable_adapters, require_write
@@ -29,6 +31,7 @@ from cycleqd_merge.report.page import render_page
 from cycleqd_merge.run.elites import NamedModel, choose, expand
 from cycleqd_merge.run.state import Run, open_run, replay_events
 
+log = logging.getLogger(__name__)
 OnPushed = Callable[[Pushed], None]
 ModelPlaces = dict[str, dict[str, NamedModel]]
 """By repository, its models by their folders; `""` is the root."""
@@ -51,13 +54,14 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
     """Push the run in `folder` as `hub` says. on_pushed: called after each repository.
 
     Raises:
-        UserError: not a run directory, no such model, no write access, or a token is part of what would be published.
+        UserError: not a run directory, no such model, no write access, or something to publish has a credential.
         HubFailed: the Hub refused or failed; what was pushed before stays, and pushing again completes the rest.
     """
-    events = read_events(folder)
+    events = complete_events(folder)
     run = replay_events(events, str(folder))
     if not run.archives:
         raise RecipeError(f"{folder}: nothing to push yet: not all experts are scored")
+    require_variables(run.recipe, ("base", "experts", "models"))
     if options.archive_only:
         hub = hub.model_copy(update={"root": None, "elites": [], "space": False})
     places = _model_places(run, hub)
@@ -104,9 +108,12 @@ def _pushes(publication: Publication, places: ModelPlaces) -> list[Callable[[], 
 
 def _push_archive(publication: Publication) -> Pushed:
     run, hub = publication.run, publication.hub
-    files = archive_files(run, publication.events, portable_recipe(run.recipe), hub.rows)
+    portable = portable_recipe(run.recipe)
+    for notice in pull_notices(portable.recipe, f"dataset {hub.archive_repo}"):
+        log.warning("%s", notice)
+    files = archive_files(run, publication.events, portable, hub.rows)
     files[REPOCARD_NAME] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
-    require_no_token(files)
+    require_no_credentials(files)
     draft = publication.draft("dataset", hub.archive_repo)
     draft.claim(lambda: continues(publication.events, draft.read(JOURNAL_FILE)))
     draft.add(files)
@@ -123,7 +130,7 @@ def _push_page(publication: Publication) -> Pushed:
         "index.html": render_page(shown, name).encode("utf-8", "backslashreplace"),
         REPOCARD_NAME: f"{front}\nThe report page of a cycleqd-merge run.\n".encode(),
     }
-    require_no_token(files)
+    require_no_credentials(files)
     draft = publication.draft("space", repo)
     draft.claim(lambda: False)
     draft.add(files)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_folder
-from cycleqd_merge.hub.restore import download_run, write_run
+from cycleqd_merge.hub.restore import download_run, missing_rows, placed_events, write_run
 from cycleqd_merge.hub.unite import unite
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events
 from cycleqd_merge.run.state import Run, open_run
 
 
@@ -37,16 +37,18 @@ def pull(
     out = Path(out)
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
-    events, files = download_run(repo, revision, trust)
+    events, files = download_run(repo, revision, trust, overrides)
+    events = placed_events(events, out, overrides, trust)
     if merge:
         events = unite([(repo, events), *((other, _events(other, trust)) for other in merge)])
     with new_folder(out) as unfinished:
-        missing = write_run(events, files, unfinished, out, overrides)
+        write_run(events, files, unfinished)
         open_run(unfinished)  # checks that it can be replayed
-    return open_run(out), missing
+    run = open_run(out)
+    return run, missing_rows(run.recipe, out)
 
 
 def _events(source: str, trust: bool) -> list[Event]:
     """The events of a run directory or of a published run."""
     folder = Path(source)
-    return read_events(folder) if (folder / JOURNAL_FILE).is_file() else download_run(source, None, trust)[0]
+    return complete_events(folder) if (folder / JOURNAL_FILE).is_file() else download_run(source, None, trust)[0]

@@ -8,8 +8,11 @@ import shutil
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.cache_entries import report_damage
+from cycleqd_merge.config.origin import is_public_address
 from cycleqd_merge.config.rows import RowsConfig
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.files import new_file
@@ -50,14 +53,31 @@ def _from_disk(path: Path, sha256: str | None) -> list[Row]:
     return read_file(path, str(path))
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects of public web servers may not lead to this machine or its network."""
+
+    def redirect_request(self, req: urllib.request.Request, *rest: Any) -> urllib.request.Request | None:
+        """See `urllib.request.HTTPRedirectHandler`."""
+        target = rest[-1]
+        if is_public_address(req.full_url) and not is_public_address(target):
+            raise OSError(f"redirected to {target}, which is not a public https:// address")
+        return super().redirect_request(req, *rest)
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
+
+
 def _downloaded(url: str, sha256: str) -> Path:
     """A file from the web, kept in the cache under its checksum."""
     ending = format_of(urllib.parse.unquote(urllib.parse.urlsplit(url).path), url)
     path = cache_folder("rows") / f"{sha256}{ending}"
+    if path.exists() and _sha256(path) != sha256:
+        report_damage(path)
+        path.unlink(missing_ok=True)
     if not path.exists():
         try:
             with new_file(path) as unchecked:
-                with urllib.request.urlopen(url, timeout=60) as answer, unchecked.open("wb") as file:
+                with _OPENER.open(url, timeout=60) as answer, unchecked.open("wb") as file:
                     shutil.copyfileobj(answer, file)
                 _require_sha256(unchecked, sha256, url)
         except (OSError, ValueError, http.client.HTTPException) as error:
@@ -65,10 +85,14 @@ def _downloaded(url: str, sha256: str) -> Path:
     return path
 
 
-def _require_sha256(path: Path, sha256: str, label: str) -> None:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_sha256(path: Path, sha256: str, label: str) -> None:
+    found = _sha256(path)
+    with path.open("rb") as file:
         is_page = file.read(1024).lstrip().lower().startswith((b"<!doctype html", b"<html"))
     if found == sha256:
         return

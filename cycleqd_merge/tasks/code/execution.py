@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.errors import InfrastructureError
-from cycleqd_merge.files import write_atomically
 from cycleqd_merge.sandbox.boxes import run_once
 from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider
 from cycleqd_merge.sandbox.providers import Sandbox
@@ -37,7 +37,7 @@ class ExpectedValues:
 async def returned_values(
     provider: Provider, program: str, entry_point: str, inputs: Sequence[Any], limits: Limits
 ) -> list[str] | None:
-    """The return values of a program's function for packed inputs, a text each; None if it did not complete.
+    """The return values of a program's function for packed inputs, a text each; None if it did not complete and end.
 
     Raises:
         InfrastructureError: the host cannot start a box.
@@ -45,7 +45,8 @@ async def returned_values(
     request = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
     finished = await run_once(provider, [*provider.python(), "-c", RUNNER], request, limits, ready=_READY)
     outputs = finished.output.decode(errors="replace").split("\n")[:-1]
-    return outputs if len(outputs) == len(inputs) and not finished.truncated else None
+    has_ended = finished.code is not None  # a program that returns the right values, but never ends, is not correct
+    return outputs if has_ended and len(outputs) == len(inputs) and not finished.truncated else None
 
 
 async def expected_values(sandbox: Sandbox, problem: CodeProblem, inputs: Sequence[Any], kind: str) -> ExpectedValues:
@@ -60,13 +61,14 @@ async def expected_values(sandbox: Sandbox, problem: CodeProblem, inputs: Sequen
         json.dumps([sandbox.python, RUNNER, problem.solution, problem.entry_point, inputs]).encode()
     ).hexdigest()
     path = cache_folder("expected") / f"{key[:32]}.json"
-    if path.exists():
-        return ExpectedValues(**json.loads(await asyncio.to_thread(path.read_text)))
+    stored = await asyncio.to_thread(read_entry, path)
+    if stored is not None:
+        return ExpectedValues(**json.loads(stored))
     start = time.perf_counter()
     limits = Limits(memory=4096 * MIB, output=256 * MIB, seconds=120.0)
     outputs = await returned_values(sandbox.provider, problem.solution, problem.entry_point, inputs, limits)
     if outputs is None or any(map(is_error, outputs)):
         raise InfrastructureError(f"{problem.task_id}: its reference solution fails on its {kind} inputs")
     found = ExpectedValues(outputs, time.perf_counter() - start)
-    write_atomically(path, json.dumps(asdict(found)))
+    write_entry(path, json.dumps(asdict(found)))
     return found

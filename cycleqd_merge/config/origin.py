@@ -1,0 +1,71 @@
+"""The mark of a recipe that somebody else published, and how downloads and public addresses are recognised."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from pathlib import Path
+
+from pydantic import Field
+
+from cycleqd_merge.config.values import StrictConfig
+
+Location = tuple[int | str, ...]
+
+
+class ForeignConfig(StrictConfig):
+    """Where a published recipe came from, and what you allow it. `pull` writes this section; do not write it yourself.
+
+    While it is set, only values that are harmless in a stranger's recipe are accepted; see docs/hub.md.
+    """
+
+    folder: str = ""
+    """The folder of the pulled run: the only one that the recipe may name files in."""
+    own: list[list[int | str]] = Field(default_factory=list)
+    """The keys that you set yourself, such as `[experts, math]`; they are trusted."""
+    trust_remote_code: bool = False
+    """Allow the recipe to run code."""
+
+    def is_own(self, location: Location) -> bool:
+        """Whether the user set the key at `location`, or one above it."""
+        return any(location[: len(key)] == tuple(key) for key in self.own)
+
+
+def is_download(path: Path) -> bool:
+    """Whether `huggingface_hub` downloaded a file from a repository: into its cache, or with `--local-dir`."""
+    path = path.absolute()
+    for folder in path.parents:
+        if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith(("datasets--", "models--")):
+            return True
+        record = folder / ".cache" / "huggingface" / "download" / path.relative_to(folder)
+        if record.with_name(f"{record.name}.metadata").is_file():
+            return True
+    return False
+
+
+_HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]")
+"""A name with a top-level domain: neither an address in any notation nor a name of the local network."""
+_PRIVATE = [
+    "local",
+    "localhost",
+    "localdomain",
+    "internal",
+    "intranet",
+    "lan",
+    "home",
+    "corp",
+    "private",
+    "arpa",
+    "onion",
+]
+
+
+def is_public_address(url: str) -> bool:
+    """Whether a URL is one of a public web server over TLS, whose certificate then proves its name."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return False
+    secure = parts.scheme == "https" and port in (None, 443) and "@" not in parts.netloc
+    return secure and _HOST.fullmatch(host) is not None and host.rpartition(".")[2] not in _PRIVATE
