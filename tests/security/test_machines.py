@@ -442,10 +442,11 @@ def test_a_cluster_that_refuses_is_not_a_missing_one(
     short = tempfile.mkdtemp(dir="/tmp")  # the paths of Ray's sockets have a limit
     disguise = f"ray.__version__ = {version!r}; " if version else ""
     start = f"import ray; {disguise}from ray.scripts.scripts import main; main()"
-    options = [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={short}"]
+    options = [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
     environment = {**os.environ, "OURS": str(tmp_path), "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "a" * 64}
-    subprocess.run([sys.executable, "-c", start, "start", "--head", *options], env=environment, check=True)
+    command = [sys.executable, "-c", start, "start", "--head", f"--temp-dir={short}", *options]
     try:
+        subprocess.run(command, env=environment, check=True, stdin=subprocess.DEVNULL, timeout=120)
         if mode == "disabled":
             monkeypatch.setenv("RAY_AUTH_MODE", mode)
         with pytest.raises(RecipeError, match=says):
