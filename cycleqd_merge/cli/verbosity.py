@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TextIO
 
 from cycleqd_merge.redaction import RedactingFormatter
 
@@ -21,6 +22,11 @@ def set_verbosity(quiet: bool, verbose: bool) -> None:
     _STDERR.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[_STDERR])
     logging.getLogger("cycleqd_merge").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def print_messages_to(stream: TextIO) -> None:
+    """Print log messages to this stream, instead of the one that was stderr when this package was imported."""
+    _STDERR.setStream(stream)
 
 
 def is_quiet() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
@@ -41,6 +40,7 @@ from cycleqd_merge.config.variables import (
     with_texts,
     without_values,
 )
+from cycleqd_merge.config.yaml_limits import YamlLimitError, require_bounded
 from cycleqd_merge.deprecation import warn_deprecated
 from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.redaction import redacted
@@ -185,7 +185,8 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     """Plain values and the node tree (for line numbers) of a YAML mapping.
 
     Raises:
-        RecipeError: the file cannot be read, is not YAML, has duplicate keys or tags, or is not a mapping.
+        RecipeError: the file cannot be read, is not YAML, has duplicate keys or tags, exceeds a limit of size or
+            nesting, or is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -194,11 +195,12 @@ def read_yaml(path: Path) -> tuple[Any, Node | None]:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     try:
+        require_bounded(text)
         data = YAML(typ="safe", pure=True).load(text)
         node = YAML(typ="safe", pure=True).compose(text)
-        json.dumps(
-            data, default=str, skipkeys=True
-        )  # rejects a value that contains itself, by an alias inside its own anchor
+    except YamlLimitError as error:
+        place = str(path) if error.line is None else f"{path}:{error.line}"
+        raise RecipeError(f"{place}: {error}") from None
     except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise RecipeError(f"{path}{line}: {_problem(error)}") from None
@@ -417,9 +419,12 @@ def _override(data: dict[str, Any], override: str) -> Location:
     if not equals or not path:
         raise RecipeError(f"--set {override}: write key.path=value")
     try:
+        require_bounded(text)
         value = YAML(typ="safe", pure=True).load(text) if text else None
     except MarkedYAMLError as error:
-        raise RecipeError(f"--set {override}: {_problem(error)}") from None
+        raise RecipeError(f"--set {_shown(override)}: {_problem(error)}") from None
+    except (YamlLimitError, YAMLError, ValueError) as error:
+        raise RecipeError(f"--set {_shown(override)}: {first_line(error)}") from None
     steps = path.split(".")
     part: Any = data
     location: Location = ()
@@ -432,6 +437,10 @@ def _override(data: dict[str, Any], override: str) -> Location:
     key = _key(part, steps[-1], location, override)
     part[key] = value
     return (*location, key)
+
+
+def _shown(override: str) -> str:
+    return override if len(override) <= 200 else f"{override[:200]}..."
 
 
 def _key(part: Any, step: str, location: Location, override: str) -> int | str:

@@ -16,6 +16,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from cycleqd_merge.config.patterns import pattern_problem
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -82,10 +84,8 @@ Repository = Annotated[str, AfterValidator(_repository), WithJsonSchema({"type":
 
 
 def _regular_expression(value: str) -> str:
-    try:
-        re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+    if (problem := pattern_problem(value)) is not None:
+        raise ValueError(f"not a regular expression: {problem}")
     return value
 
 

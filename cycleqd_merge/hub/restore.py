@@ -28,7 +28,7 @@ from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import row_sources
 from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, ROWS_FOLDER
-from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.hub_errors import ask_hub
 from cycleqd_merge.journal.foreign import require_plain
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, journal_bytes, of_kind
 from cycleqd_merge.run.order import order_differences
@@ -51,10 +51,12 @@ def download_run(
     """
     label = f"dataset {repo}"
     try:
-        with hub_errors(label):
-            downloaded = huggingface_hub.snapshot_download(
+        downloaded = ask_hub(
+            label,
+            lambda: huggingface_hub.snapshot_download(
                 repo, repo_type="dataset", revision=revision, allow_patterns=list(_FILES)
-            )
+            ),
+        )
     except ValueError as error:  # a file's name has `..`
         raise RecipeError(f"{label}: refused: {first_line(error)}") from error
     folder = Path(downloaded)

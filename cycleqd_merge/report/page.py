@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -123,6 +123,9 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 
 def _session(event: Mapping[str, Any]) -> dict[str, Any]:
-    began = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M UTC") if "time" in event else None
+    began = None
+    if "time" in event:
+        with suppress(ValueError, OverflowError, OSError):  # of a clock that was years off
+            began = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
     environment = {**event.get("environment", {}), **event.get("task_environments", {})}
     return {"began": began, "environment": environment, "bases": event["bases"]}
