@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -156,7 +157,8 @@ def test_a_recipe_that_contains_the_token_is_not_published(hub: LocalHub, parent
     path.write_text(path.read_text().replace('"output"', '"strategy": {"kind": "cycleqd"}, "output"'))
     assert cycleqd_merge("evolve", path, "--generations", 0).code == 0
     journal = tmp_path / "run" / "journal.jsonl"
-    journal.write_text(journal.read_text().replace('"prompt":"{{ question }}: "', f'"prompt":"{TOKEN}"'))
+    text = journal.read_text().replace('"prompt":"{{ question }}: "', f'"prompt":"{TOKEN}"')
+    journal.write_text("".join(json.dumps(json.loads(line)) + "\n" for line in text.splitlines()))  # no checksums
     task = tmp_path / "vowels.yaml"
     task.write_text(task.read_text().replace("{{ question }}", f"{{{{ question }}}} {TOKEN}"))
     answer = cycleqd_merge("push", tmp_path / "run", "--repo", "ann/run", "--archive-only")
