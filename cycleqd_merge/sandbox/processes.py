@@ -78,9 +78,13 @@ class _Pipes:
     """Two pipes: bubblewrap announces process 1 of its namespace, which then waits before it runs the command."""
 
     def __init__(self) -> None:
-        self._info, info = os.pipe()
+        self._info, end = os.pipe()
+        # bubblewrap reads this pipe, too: otherwise it would end while it writes, if this process is killed before, and
+        # leave process 1 waiting for it
+        info = os.open(f"/proc/self/fd/{end}", os.O_RDWR | os.O_CLOEXEC)
+        os.close(end)
         block, self._go = os.pipe()
-        self.passed = (info, block)
+        self.passed: tuple[int, ...] = (info, block)
         self.options = ("--info-fd", str(info), "--block-fd", str(block))
 
     async def first_process(self) -> int | None:
@@ -172,8 +176,8 @@ async def _read(descriptor: int) -> bytes:
 
 async def _until_readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:
