@@ -132,8 +132,8 @@ def _up_to(most: float) -> Rule:
 
 def _model(reference: str, _: BaseModel, context: _Context) -> str | None:
     """A Hub id at a commit, or a folder in the run's folder; with an adapter of this form."""
-    if context.folder:
-        reference = reference.replace(f"{context.folder.rstrip('/')}/", "./")  # the folder's own name may contain signs
+    here = re.escape(context.folder.rstrip("/"))
+    reference = re.sub(rf"(^|(?<=\+)){here}/", "./", reference)  # the folder's own name may contain signs
     parts = reference.split("+")
     if len(parts) > 2:
         return f"{printable(reference)} is not a model"

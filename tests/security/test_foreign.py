@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -204,6 +205,8 @@ PYTHON_TASK = {"kind": "python", "target": "EVIL"}
 DIGEST = "0" * 64
 CODE_LINE, REFUSED_LINE = "its recipe runs code (", "refused: "
 OUTSIDE = "is outside the run's folder"
+_INVALID = ("a name consists of", "a name consists", "unknown key")
+"""Parts of lines about values that no recipe may have."""
 
 _RUNS_CODE: dict[str, Callable[[Events, str], None]] = {
     "inline Python task": task_is(PYTHON_TASK),
@@ -224,6 +227,8 @@ _RUNS_CODE: dict[str, Callable[[Events, str], None]] = {
 }
 _REFUSED: dict[str, tuple[Callable[[Events, str], None], str]] = {
     "lm_eval task file": (task_is({"kind": "lm_eval", "task": "rows/evil.yaml"}), "not a plain name"),
+    "lm_eval task that is a folder of the puller's": (task_is({"kind": "lm_eval", "task": "own"}), "a file here"),
+    "lm_eval metric that is a path": (task_is({**HARNESS, "metric": "../x"}), "not a plain name"),
     "lm_eval task file by URL": (task_is({"kind": "lm_eval", "task": "hf://a/b.yaml"}), "not a plain name"),
     "rows by an absolute path": (rows_from(path="/etc/passwd"), OUTSIDE),
     "rows above the folder": (rows_from(path="rows/../../secret.jsonl"), OUTSIDE),
@@ -290,6 +295,19 @@ _REFUSED: dict[str, tuple[Callable[[Events, str], None], str]] = {
     "all children at once": (evolution_with(in_flight=10**9), "the limit"),
     "all proposals at once": (start_with(in_flight=10**9), "in_flight"),
     "proposals without number": (start_with(in_flight="all"), "in_flight"),
+    "expert that is a path": (experts_with("../../x", "lab/tuned"), "a name consists of"),
+    "task that is a path": (
+        lambda events, _: events[1]["recipe"]["tasks"][0].update(name="../../x"),
+        "a name consists",
+    ),
+    "strategy that is a path": (recipe_with(strategies={"../x": {}}), "a name consists of"),
+    "a grid of merges without end": (
+        recipe_with(
+            strategies={"x": {"strategy": {"kind": "mergekit", "grid": {"ties": dict.fromkeys("abcdef", [0.5] * 20)}}}}
+        ),
+        "the limit",
+    ),
+    "keys of a later version": (recipe_with(judge={"endpoint": "http://localhost"}), "unknown key"),
     "huge archives": (evolution_with(bins=10**9), "the limit"),
     "huge axis": (lambda events, _: events[1]["recipe"]["tasks"][0].update(bins=10**9), "the limit"),
     "all memory": (task_is({**CODE, "memory": 10**9}), "the limit"),
@@ -326,7 +344,8 @@ def test_pull_refuses_it(attack: Attack, world: World, here: Path) -> None:
     for trust in ([], ["--trust-remote-code"]) if reason != CODE_LINE else ([],):
         answer = cycleqd_merge("pull", repo, here / "there", *trust)
         assert answer.code == 2, (answer.out, answer.err)
-        assert answer.err.startswith(f"error: dataset {repo}: {CODE_LINE if reason == CODE_LINE else REFUSED_LINE}")
+        begin = CODE_LINE if reason == CODE_LINE else "" if reason in _INVALID else REFUSED_LINE
+        assert answer.err.startswith(f"error: dataset {repo}: {begin}")
         assert reason in answer.err
         assert answer.err.count("\n") == 1
         assert answer.err[:-1].isprintable()
@@ -400,6 +419,9 @@ DOWNLOADED = [
     Attack(KIND, f"{command} of an archive downloaded to a {way}", "refused in one line, nothing runs", (command, way))
     for way in ("cache", "folder", "copy")
     for command in ("plan recipe.yaml", "evolve recipe.yaml", "show .", "evolve .", "plan .", "export .", "push .")
+] + [
+    Attack(KIND, f"{command} of a downloaded archive", "refused in one line, nothing runs", (command, "folder"))
+    for command in ("compare recipe.yaml", "fork .", "evaluate .", "plot .", "report .", "confirm .")
 ]
 
 
@@ -410,6 +432,7 @@ def test_a_download_is_foreign_too(attack: Attack, world: World, here: Path) -> 
     folder = downloaded(world, repo, here, way)
     verb, _, place = command.partition(" ")
     more = {"export": ["best-mean", here / "model"], "push": ["--repo", "ann/x"], "evolve": ["--output", here / "out"]}
+    more |= {"fork": [here / "out"], "compare": ["--output", here / "out"]}
     answer = cycleqd_merge(verb, folder / place, *more.get(verb, []))
     assert answer.code == 2, (answer.out, answer.err)
     assert f"its recipe runs code ({world.evil})" in answer.err
@@ -448,6 +471,20 @@ def test_a_shipped_task_is_never_a_file_of_the_current_directory(world: World, h
     assert cycleqd_merge("pull", repo, here / "there").code == 0
     assert open_run(here / "there").recipe.tasks[0].task == "mbpp-plus"
     assert cycleqd_merge("plan", here / "there", "--no-measure").code == 2
+    assert not world.ran.exists()
+
+
+def test_an_lm_eval_task_is_never_a_folder_of_the_archive(world: World, here: Path) -> None:
+    """Files of such a folder may name Python functions, which lm-evaluation-harness calls."""
+    file = b"task: rows\ndoc_to_text: !function evil.text\n"
+    change = task_is({"kind": "lm_eval", "task": "rows"})
+    more = {"rows/rows.yaml": file, "rows/evil.py": f"open({str(world.ran)!r}, 'w')\n".encode()}
+    repo = world.publish(lambda events: change(events, ""), more)
+    cycleqd_merge("pull", repo, here / "there")
+    os.chdir(here / "there")
+    answer = cycleqd_merge("plan", ".", "--no-measure")
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
     assert not world.ran.exists()
 
 
