@@ -38,7 +38,7 @@ from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
-from cycleqd_merge.journal.log import FORMAT, JOURNAL_FILE, Event, Journal, failed, opened_journal, read_events
+from cycleqd_merge.journal.log import FORMAT, JOURNAL_FILE, Event, Journal, complete_events, failed, opened_journal
 from cycleqd_merge.merging.download import fetch
 from cycleqd_merge.merging.revisions import pin
 from cycleqd_merge.run.differences import differences, order_difference
@@ -128,7 +128,7 @@ def compare(
 
 def _preset_versions(folder: Path) -> dict[str, str]:
     """The version of every preset, by name, that strategies use: those of the existing comparison, or the newest."""
-    events = read_events(folder) if (folder / JOURNAL_FILE).is_file() else []
+    events = complete_events(folder) if (folder / JOURNAL_FILE).is_file() else []
     return {**first_versions(), **events[0].get("presets", {})} if events else newest_versions()
 
 

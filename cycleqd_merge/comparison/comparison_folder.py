@@ -13,7 +13,7 @@ from cycleqd_merge.comparison.results import ComparisonResult, StrategyRunResult
 from cycleqd_merge.comparison.statistics import RowScores, paired_bootstrap
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import candidate_digest
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, of_kind
 from cycleqd_merge.journal.measured import Estimate, Measured
 from cycleqd_merge.report.scores import Comparison, compare_best, usual_scores
 from cycleqd_merge.run.elites import choose
@@ -47,7 +47,7 @@ def open_run_or_comparison(folder: Path) -> RunInComparison:
         strategy = result.by_name[result.reference].strategy
         first = next(run for run in result.runs if run.strategy == strategy)
         return _with_comparison(folder / _place(first), folder, result)
-    if (folder / JOURNAL_FILE).is_file() and of_kind(read_events(folder), "comparison"):
+    if (folder / JOURNAL_FILE).is_file() and of_kind(complete_events(folder), "comparison"):
         raise RecipeError(
             f"{folder}: the comparison is not complete; resume it with `compare`, or name one of its runs"
         )
@@ -78,7 +78,7 @@ def _place(run: StrategyRunResult) -> Path:
 
 def _with_comparison(run_folder: Path, folder: Path, result: ComparisonResult) -> RunInComparison:
     run, split = open_run(run_folder), result.opened.rows
-    scored = _scored(run, read_events(folder))
+    scored = _scored(run, complete_events(folder))
     final: Measured = {
         (digest, split): {task: Estimate.of(scores, model.truncated[task]) for task, scores in model.scores.items()}
         for digest, model in scored.items()

@@ -21,7 +21,7 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
-from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, opened_journal, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, complete_events, of_kind, opened_journal
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.mergekit_plan import require_candidates
 from cycleqd_merge.merging.processes import this_process
@@ -210,7 +210,7 @@ def all_complete(planned: Sequence[PlannedRun]) -> bool:
 
 def _complete_run(planned: PlannedRun) -> Run | None:
     """The run on disk if it is complete."""
-    if not (planned.folder / JOURNAL_FILE).is_file() or not of_kind(read_events(planned.folder), "session"):
+    if not (planned.folder / JOURNAL_FILE).is_file() or not of_kind(complete_events(planned.folder), "session"):
         return None  # never started, or stopped while it was set up
     run = open_run(planned.folder)
     enough = run.generation >= min(planned.recipe.evolution.generations, run.generations)

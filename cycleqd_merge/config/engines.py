@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from cycleqd_merge.config.validation_errors import KeyProblem
-from cycleqd_merge.config.values import StrictConfig
+from cycleqd_merge.config.values import MAX_COUNT, StrictConfig
 
 
 class TransformersEngineConfig(StrictConfig):
@@ -23,9 +23,9 @@ class TransformersEngineConfig(StrictConfig):
     """A torch device; by default the one that accelerate chooses."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type for inference; `auto` uses the checkpoint's."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=MAX_COUNT)
     """Number of prompts per batch."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MAX_COUNT)
     """CPU threads; by default torch's."""
 
     @property
@@ -50,7 +50,7 @@ class VllmEngineConfig(StrictConfig):
     """Where base, experts and singular bases are kept between children: memory-mapped files, pinned host memory, or
     the GPU's memory; `auto` chooses the fastest with enough room. vLLM gets the rest of the GPU's memory unless
     `options` set its share."""
-    per_gpu: int = Field(1, ge=1)
+    per_gpu: int = Field(1, ge=1, le=MAX_COUNT)
     """Number of engines that share a GPU, for models so small that a single engine leaves it idle; each takes its share
     of the memory. The total number of engines is `workers`."""
 

@@ -16,15 +16,26 @@ from pydantic import (
 
 from cycleqd_merge.config.presets import PresetName, preset_evolution, preset_name
 from cycleqd_merge.config.validation_errors import KeyProblem
-from cycleqd_merge.config.values import RegularExpression, StrictConfig
+from cycleqd_merge.config.values import (
+    LARGE,
+    MAX_GENERATIONS,
+    MAX_ROWS,
+    MAX_SEED,
+    Moderate,
+    RegularExpression,
+    StrictConfig,
+)
+
+MAX_BINS, MAX_IN_FLIGHT = 1_000_000, 10_000
+_Factor = Annotated[float, Field(gt=0, le=LARGE)]
 
 
 class LayerGroupsConfig(StrictConfig):
     """Blocks of layers, optionally divided by the kind of module within a layer."""
 
-    layers: int | None = Field(None, ge=1)
+    layers: int | None = Field(None, ge=1, le=MAX_ROWS)
     """Layers per block; if neither this key nor `blocks` is set, all layers form one block."""
-    blocks: int | None = Field(None, ge=1)
+    blocks: int | None = Field(None, ge=1, le=MAX_ROWS)
     """Number of blocks of nearly equal size; at most one per layer."""
     modules: bool = False
     """Also divide by the module that contains a tensor (attention, MLP ...); everything else is one more group."""
@@ -63,11 +74,11 @@ class SvdMutationConfig(StrictConfig):
     """Random strengthening along the singular directions of a task vector (paper, section 4.3)."""
 
     kind: Literal["svd"] = "svd"
-    w_max: float = Field(0.3, gt=0)
+    w_max: float = Field(0.3, gt=0, le=LARGE)
     """Upper end of the uniform draw per singular direction."""
     signed: bool = False
     """Draw from -w_max to w_max, so that directions can also be weakened."""
-    rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    rank: Annotated[int, Field(ge=1, le=MAX_ROWS)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     """Mutate only along the leading singular directions of a task vector: a whole number of them per matrix, or the
     fewest that hold this share of its squared norm. Fewer directions take less memory and time; `plan` reports how
     much they leave out."""
@@ -77,7 +88,7 @@ class GaussianMutationConfig(StrictConfig):
     """Gaussian noise on every matrix (the paper's ablation)."""
 
     kind: Literal["gaussian"]
-    std: float = Field(0.0003, gt=0)
+    std: float = Field(0.0003, gt=0, le=LARGE)
     """Standard deviation of the noise."""
 
 
@@ -100,9 +111,9 @@ MutationConfig = Annotated[
 class BoundsConfig(StrictConfig):
     """Bounds of an archive's axes, derived from the experts' scores in generation 0."""
 
-    low: float = Field(0.85, ge=0)
+    low: float = Field(0.85, ge=0, le=LARGE)
     """Lower bound, as a multiple of the lowest score of the tasks' experts on the axis' task."""
-    high: float = Field(1.15, gt=0)
+    high: float = Field(1.15, gt=0, le=LARGE)
     """Upper bound, as a multiple of their highest score on it."""
 
 
@@ -119,21 +130,21 @@ class RacingConfig(StrictConfig):
 class EvolutionConfig(StrictConfig):
     """The search: CycleQD's operators and its length."""
 
-    generations: int = Field(1200, ge=0)
+    generations: int = Field(1200, ge=0, le=MAX_GENERATIONS)
     """Number of children to evaluate; a run can be extended later."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of the run."""
-    bins: int = Field(15, ge=1)
+    bins: int = Field(15, ge=1, le=MAX_BINS)
     """Number of bins along each axis of an archive."""
     bounds: BoundsConfig = BoundsConfig()
     """How archive bounds follow from the experts' scores."""
     groups: GroupsConfig = "one"
     """Groups of tensors that share a coefficient per expert."""
-    mu: float = Field(1.0, gt=0)
+    mu: float = Field(1.0, gt=0, le=LARGE)
     """Mean of the crossover weights."""
-    sigma: float = Field(0.03, ge=0)
+    sigma: float = Field(0.03, ge=0, le=LARGE)
     """Standard deviation of the crossover weights."""
-    scaling: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    scaling: tuple[_Factor, _Factor] | None = None
     """Crossover multiplies a child's task vectors by a factor drawn from this range, such as [1.0, 1.6]. The paper's
     plain mean of two experts keeps only half of each."""
     mutation: MutationConfig = SvdMutationConfig()
@@ -150,16 +161,16 @@ class EvolutionConfig(StrictConfig):
     adaptive: bool = False
     """`sigma` and the strength of mutations (`w_max`, `std`) follow the 1/5 success rule per task: they grow
     while more than one child in five enters an archive and shrink otherwise, by a factor of at most 8."""
-    warm_start: list[float] | None = Field(None, min_length=1)
+    warm_start: list[Moderate] | None = Field(None, min_length=1)
     """Coefficients such as [0.3, 0.5, 0.7, 1.0]: the first generations are static merges, one per value,
     which give every expert this coefficient. They fill the archives before the first crossover."""
     race: RacingConfig | None = None
     """Reject children early on part of the rows, such as `{share: 0.25, confidence: 0.99}`; see docs/operators.md."""
-    alpha_low: float = Field(0.5, gt=0)
+    alpha_low: float = Field(0.5, gt=0, le=LARGE)
     """Elite sampling: weight factor of a task's worst elite."""
-    alpha_high: float = Field(0.8, gt=0)
+    alpha_high: float = Field(0.8, gt=0, le=LARGE)
     """Elite sampling: weight factor of a task's best elite."""
-    in_flight: int | None = Field(None, ge=1)
+    in_flight: int | None = Field(None, ge=1, le=MAX_IN_FLIGHT)
     """Number of children in flight; by default 2 per worker, or 1 with `preset: paper`."""
     preset: PresetName | None = None
     """Values for keys that the recipe does not set. `paper`: the search as published, one child at a time.

@@ -8,7 +8,7 @@ from pydantic import (
     Field,
 )
 
-from cycleqd_merge.config.values import Repository, StrictConfig
+from cycleqd_merge.config.values import MAX_GENERATIONS, Repository, StrictConfig
 
 
 class HubConfig(StrictConfig):
@@ -18,7 +18,7 @@ class HubConfig(StrictConfig):
     """The model repository; the archive goes to the dataset repository of this name plus `-archive`."""
     private: bool = False
     """Make new repositories private."""
-    every: int | None = Field(None, ge=1)
+    every: int | None = Field(None, ge=1, le=MAX_GENERATIONS)
     """Also push the archive during the run, every this many generations."""
     archive: bool = True
     """Push the archive: every elite's genome and scores, all generations, the recipe; enough to restore the run."""

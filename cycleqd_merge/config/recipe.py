@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from cycleqd_merge.config.engines import EngineConfig, TransformersEngineConfig, VllmEngineConfig
-from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.evolution import MAX_BINS, MAX_IN_FLIGHT, EvolutionConfig
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.model_names import model_names
 from cycleqd_merge.config.origin import ForeignConfig
@@ -32,7 +32,16 @@ from cycleqd_merge.config.strategies import (
 )
 from cycleqd_merge.config.tasks import TaskDefinitionConfig
 from cycleqd_merge.config.validation_errors import KeyProblem, suggestion
-from cycleqd_merge.config.values import EndToken, ModelReference, Name, StrictConfig, Unit, require_name
+from cycleqd_merge.config.values import (
+    MAX_ROWS,
+    EndToken,
+    ModelReference,
+    Moderate,
+    Name,
+    StrictConfig,
+    Unit,
+    require_name,
+)
 
 
 def _task_form(value: Any) -> str:
@@ -57,11 +66,11 @@ class TaskConfig(StrictConfig):
     """`optimise` gives the task an archive; `keep` reports its score and enforces its `floor`."""
     floor: Unit | None = None
     """`role: keep`: children below this score enter no archive."""
-    samples: int | None = Field(None, ge=1)
+    samples: int | None = Field(None, ge=1, le=MAX_ROWS)
     """Number of search rows to use, from the first; by default all. The confirmation split shrinks in proportion."""
-    bins: int | None = Field(None, ge=1)
+    bins: int | None = Field(None, ge=1, le=MAX_BINS)
     """Number of bins along this task's axis, instead of `evolution.bins`."""
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[Moderate, Moderate] | None = None
     """Explicit lowest and highest score of this task's axis, instead of `evolution.bounds`."""
 
     @model_validator(mode="after")
@@ -102,7 +111,7 @@ class ConfirmConfig(StrictConfig):
 
     share: float = Field(0.2, ge=0, lt=1)
     """Share of each task's search rows that becomes the confirmation split; 0 disables it."""
-    top: int = Field(10, ge=0)
+    top: int = Field(10, ge=0, le=MAX_ROWS)
     """Number of elites with the highest mean to score again, in addition to the best of each archive; 0 confirms no
     elites at all and leaves the split unused."""
 
@@ -150,7 +159,7 @@ class Recipe(PresetStrategyConfig):
     """How models are opened."""
     engine: EngineConfig = TransformersEngineConfig()
     """The engine that evaluates children."""
-    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT)] = 1
     """Number of parallel evaluations, each on its own engine; more than one requires Ray. `auto`: one per GPU (or
     group of GPUs, with tensor parallelism)."""
     ray_address: str | None = None

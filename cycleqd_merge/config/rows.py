@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from cycleqd_merge.config.validation_errors import KeyProblem
-from cycleqd_merge.config.values import StrictConfig
+from cycleqd_merge.config.values import MAX_SEED, StrictConfig
 
 
 class RowsConfig(StrictConfig):
@@ -52,7 +52,7 @@ class SplitRowsConfig(StrictConfig):
 
     rows: RowsConfig
     """All rows; half of them, drawn by `seed`, are the search split, the others the held-out split."""
-    seed: int = 0
+    seed: int = Field(0, ge=-MAX_SEED, le=MAX_SEED)
     """Seed of the division; it is part of the task, not of a run."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from cycleqd_merge.config.values import PythonTargetConfig, RegularExpression, StrictConfig
+from cycleqd_merge.config.values import LARGE, PythonTargetConfig, RegularExpression, StrictConfig
 
 
 class ExactScorerConfig(StrictConfig):
@@ -44,7 +44,7 @@ class NumberScorerConfig(StrictConfig):
     pattern: RegularExpression | None = None
     """A regular expression; its last match in the output (first group, if it has one) is searched for the number
     instead of the whole output."""
-    tolerance: float = Field(0.0, ge=0)
+    tolerance: float = Field(0.0, ge=0, le=LARGE)
     """Largest absolute difference that still counts as equal."""
 
 

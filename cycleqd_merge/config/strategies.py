@@ -13,7 +13,9 @@ from pydantic import (
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.presets import PRESETS, newest, preset_strategy
 from cycleqd_merge.config.validation_errors import KeyProblem
-from cycleqd_merge.config.values import Name, PythonTargetConfig, StrictConfig, Unit
+from cycleqd_merge.config.values import LARGE, Moderate, Name, PythonTargetConfig, StrictConfig, Unit
+
+MAX_POPULATION = 100_000
 
 
 class CycleQDConfig(StrictConfig):
@@ -25,9 +27,9 @@ class CycleQDConfig(StrictConfig):
 class CoefficientRangeConfig(StrictConfig):
     """A range of coefficients: the share of an expert's task vector in each group of tensors."""
 
-    low: float = 0.0
+    low: Moderate = 0.0
     """Lower end."""
-    high: float = 1.0
+    high: Moderate = 1.0
     """Upper end."""
 
     @model_validator(mode="after")
@@ -47,13 +49,13 @@ class CmaEsConfig(StrictConfig):
     """CMA-ES over the coefficients of all experts and groups; maximises a weighted mean of the scores."""
 
     kind: Literal["cma-es"]
-    start: float | None = None
+    start: Moderate | None = None
     """Initial value of all coefficients; by default 1 / experts, the experts' plain mean."""
-    sigma: float = Field(0.2, gt=0)
+    sigma: float = Field(0.2, gt=0, le=LARGE)
     """Initial standard deviation of every coefficient."""
-    population: int | None = Field(None, ge=2)
+    population: int | None = Field(None, ge=2, le=MAX_POPULATION)
     """Children per population; by default `cma`'s choice for the number of coefficients."""
-    weights: dict[Name, Annotated[float, Field(ge=0)]] | None = None
+    weights: dict[Name, Annotated[float, Field(ge=0, le=LARGE)]] | None = None
     """Weight of each task's score in the objective; by default equal weights."""
 
 
@@ -62,11 +64,11 @@ class CmaMeConfig(StrictConfig):
     improve it, and one for the mean score, in turns; optionally also children created by CycleQD's operators."""
 
     kind: Literal["cma-me"]
-    start: float | None = None
+    start: Moderate | None = None
     """Initial value of all coefficients; by default 1 / experts, the experts' plain mean."""
-    sigma: float = Field(0.2, gt=0)
+    sigma: float = Field(0.2, gt=0, le=LARGE)
     """Initial standard deviation of every coefficient."""
-    population: int | None = Field(None, ge=2)
+    population: int | None = Field(None, ge=2, le=MAX_POPULATION)
     """Children per population; by default `ribs`' choice for the number of coefficients."""
     bred: Unit = 0.0
     """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
@@ -78,7 +80,7 @@ class BayesianConfig(StrictConfig):
     also children created by CycleQD's operators. Learns most from few evaluations."""
 
     kind: Literal["bayesian"]
-    optimism: float = Field(1.0, ge=0)
+    optimism: float = Field(1.0, ge=0, le=LARGE)
     """Standard deviations added to the predicted score when candidates are compared; higher values explore more."""
     bred: Unit = 0.0
     """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
@@ -88,7 +90,7 @@ class Nsga2Config(CoefficientRangeConfig):
     """NSGA-II over the coefficients of all experts and groups, with one objective per task."""
 
     kind: Literal["nsga2"]
-    population: int = Field(20, ge=4)
+    population: int = Field(20, ge=4, le=MAX_POPULATION)
     """Children per population."""
 
 
@@ -98,7 +100,7 @@ class MergekitConfig(StrictConfig):
     kind: Literal["mergekit"]
     methods: list[str] | None = Field(None, min_length=1)
     """Methods by mergekit's names; by default all that apply to the recipe's models."""
-    grid: dict[str, dict[str, Annotated[list[float | bool], Field(min_length=1)]]] = Field(default_factory=dict)
+    grid: dict[str, dict[str, Annotated[list[Moderate | bool], Field(min_length=1)]]] = Field(default_factory=dict)
     """Values of parameters to try, by method and parameter, instead of the method's small default grid. `weight`
     applies to every expert."""
 

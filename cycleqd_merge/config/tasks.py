@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 from cycleqd_merge.config.rows import DataConfig
 from cycleqd_merge.config.scorers import MultipleChoiceScorerConfig, ScorerConfig
 from cycleqd_merge.config.validation_errors import KeyProblem
-from cycleqd_merge.config.values import PythonTargetConfig, StrictConfig
+from cycleqd_merge.config.values import (
+    LARGE,
+    MAX_COUNT,
+    MAX_REPEATS,
+    MAX_ROWS,
+    MAX_SEED,
+    PythonTargetConfig,
+    StrictConfig,
+)
 
 SWITCHES = {"enable_thinking": False, "thinking": False}
 """Variables of chat templates that turn thinking off: the first of Qwen3, GLM-4.5, SmolLM3, Nemotron and Gemma 4, the
@@ -38,11 +46,11 @@ class PromptedTaskConfig(StrictConfig):
     """A system turn before the others; requires a chat prompt."""
     chat_template: str | None = None
     """A Jinja chat template to use instead of the model's own."""
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(64, ge=1, le=MAX_COUNT)
     """Maximum length of an answer in tokens."""
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Strings that end an answer; they are removed from it. They may contain special tokens of the model."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, le=LARGE)
     """Sampling temperature; 0 is greedy decoding."""
     thinking: Thinking = "keep"
     """A thinking model's thoughts: `keep` them in answers, `strip` them before answers are scored or become part of a
@@ -100,17 +108,17 @@ class CodeTaskConfig(PromptedTaskConfig):
     """One line about the task, for readers; it has no effect on scores."""
     data: DataConfig
     """Rows in EvalPlus' format, and how they are divided into a search and a held-out split."""
-    max_new_tokens: int = Field(512, ge=1)
+    max_new_tokens: int = Field(512, ge=1, le=MAX_COUNT)
     """Maximum length of an answer in tokens."""
     metric: Literal["base", "plus"] = "plus"
     """`base`: an answer must be correct on the benchmark's own inputs; `plus`: on EvalPlus' additional inputs too."""
-    k: int = Field(1, ge=1)
+    k: int = Field(1, ge=1, le=MAX_REPEATS)
     """The score is pass@k: the probability that one of `k` answers is correct."""
-    answers: int = Field(1, ge=1)
+    answers: int = Field(1, ge=1, le=MAX_REPEATS)
     """Answers per problem from which pass@k is estimated; more than one requires a `temperature`."""
-    seconds: float = Field(5.0, gt=0)
+    seconds: float = Field(5.0, gt=0, le=LARGE)
     """Time limit of a program, in addition to four times the reference solution's time."""
-    memory: int = Field(4096, ge=64)
+    memory: int = Field(4096, ge=64, le=MAX_COUNT)
     """Memory limit of a program, in MiB."""
 
     @model_validator(mode="after")
@@ -125,7 +133,7 @@ class CodeTaskConfig(PromptedTaskConfig):
 class ConversationTaskConfig(PromptedTaskConfig):
     """Keys of tasks with several turns: the prompt is a chat, and the model's turns may be longer."""
 
-    max_new_tokens: int = Field(512, ge=1)
+    max_new_tokens: int = Field(512, ge=1, le=MAX_COUNT)
     """Maximum length of a turn in tokens."""
 
     @model_validator(mode="after")
@@ -145,21 +153,21 @@ class OsInteractionTaskConfig(ConversationTaskConfig):
     """Problems in AgentBench's format, and how they are divided into a search and a held-out split."""
     scripts: str | None = None
     """Folder of the scripts; a relative path starts at the task file's folder."""
-    rounds: int = Field(5, ge=1)
+    rounds: int = Field(5, ge=1, le=MAX_REPEATS)
     """Maximum number of the model's turns; if it has not answered by then, the system is graded as it is."""
-    output_longest: int = Field(800, ge=1)
+    output_longest: int = Field(800, ge=1, le=MAX_COUNT)
     """Length of a command's output, in characters, above which it is truncated."""
-    output_kept: int = Field(780, ge=1)
+    output_kept: int = Field(780, ge=1, le=MAX_COUNT)
     """Length to which such output is truncated, in characters."""
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=MAX_REPEATS)
     """Number of attempts at each problem; the score is their mean."""
     root: str = "default"
     """The sandbox's root file system, by the name given to `sandbox build`."""
-    seconds: float = Field(5.0, gt=0)
+    seconds: float = Field(5.0, gt=0, le=LARGE)
     """Time limit of one command, in seconds."""
-    memory: int = Field(512, ge=64)
+    memory: int = Field(512, ge=64, le=MAX_COUNT)
     """Memory limit of a box, in MiB."""
-    boxes: int = Field(32, ge=1)
+    boxes: int = Field(32, ge=1, le=MAX_REPEATS)
     """Number of boxes at once; each is the sandboxed system of one conversation."""
 
 
@@ -173,9 +181,9 @@ class DbbenchTaskConfig(ConversationTaskConfig):
     """Rows in AgentBench's format, and how they are divided into a search and a held-out split."""
     database: Literal["mariadb", "sqlite"] = "mariadb"
     """MariaDB, which behaves like AgentBench's MySQL, or SQLite with translated SQL, which is an approximation."""
-    rounds: int = Field(5, ge=1)
+    rounds: int = Field(5, ge=1, le=MAX_REPEATS)
     """Number of statements that the model may run before it must answer."""
-    seconds: float = Field(10.0, gt=0)
+    seconds: float = Field(10.0, gt=0, le=LARGE)
     """Time limit of one statement, in seconds."""
 
 
@@ -193,7 +201,7 @@ class LmEvalTaskConfig(StrictConfig):
     """Keys of its configuration to override, such as `dataset_path`; only for a single task given by its name."""
     metric: str | None = None
     """The metric, such as `acc_norm` or, with a filter, `exact_match,strict-match`; by default the task's first."""
-    num_fewshot: int | None = Field(None, ge=0)
+    num_fewshot: int | None = Field(None, ge=0, le=MAX_REPEATS)
     """Number of examples before each question, unless the task's configuration sets it to 0; by default its own."""
     chat: bool = False
     """Apply the model's chat template to prompts."""
@@ -206,9 +214,9 @@ class LmEvalTaskConfig(StrictConfig):
     thinking: Thinking = "keep"
     """A thinking model's thoughts: `keep` them in answers, `strip` them before answers are scored, or turn them `off`
     by the chat template's switch and strip those that remain."""
-    limit: int | None = Field(None, ge=2)
+    limit: int | None = Field(None, ge=2, le=MAX_ROWS)
     """Number of documents to use (of each task in a group); by default all."""
-    seed: int = 0
+    seed: int = Field(0, ge=-MAX_SEED, le=MAX_SEED)
     """Random seed of the division into search and held-out splits."""
 
     @model_validator(mode="after")

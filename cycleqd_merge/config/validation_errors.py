@@ -33,10 +33,10 @@ _EXPECTED = {
     "union_tag_not_found": "keys with values",
 }
 _LIMITS = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be above {gt:,.10g}",
+    "greater_than_equal": "must be at least {ge:,.10g}",
+    "less_than": "must be below {lt:,.10g}",
+    "less_than_equal": "must be at most {le:,.10g}",
     "too_short": "requires {min_length} or more entries",
     "too_long": "allows {max_length} or fewer entries",
 }

@@ -50,6 +50,14 @@ Name = Annotated[str, AfterValidator(require_name), WithJsonSchema({"type": "str
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
+LARGE = 1e6
+"""No setting of the search is larger: sums and products of such numbers are finite, and what they count fits into
+memory."""
+MAX_GENERATIONS, MAX_ROWS, MAX_SEED = 10_000_000, 1_000_000_000, 2**63 - 1
+MAX_COUNT, MAX_REPEATS = 10_000_000, 10_000
+
+Moderate = Annotated[float, Field(ge=-LARGE, le=LARGE)]
+
 
 _REPOSITORY = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
 

@@ -26,8 +26,15 @@ class MergekitConfiguration:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> MergekitConfiguration:
-        """Inverse of `to_json`."""
-        return cls(record["mergekit"], record["seed"])
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: the record is not a configuration.
+        """
+        text, seed = record.get("mergekit"), record.get("seed")
+        if not isinstance(text, str) or not isinstance(seed, int) or isinstance(seed, bool):
+            raise ValueError("not a mergekit configuration with a seed")
+        return cls(text, seed)
 
 
 Candidate = Genome | MergekitConfiguration
@@ -42,7 +49,7 @@ def candidate_from_json(record: dict[str, Any]) -> Candidate:
     """Inverse of `to_json` of both kinds.
 
     Raises:
-        ValueError: the record is a genome of a different format version.
+        ValueError: the record is neither.
     """
     return MergekitConfiguration.from_json(record) if "mergekit" in record else Genome.from_json(record)
 

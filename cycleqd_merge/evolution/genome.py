@@ -12,15 +12,63 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 GENOME_FORMAT = 1
+MAX_COEFFICIENT = 1e6  # far beyond any model that answers; what is larger is damage
 NEGLIGIBLE = 1e-4  # a mutation whose share is smaller in every group is below bfloat16 rounding and is dropped
 
 Matrix = NDArray[np.float64]
+
+
+_Value = Annotated[float, Field(ge=-MAX_COEFFICIENT, le=MAX_COEFFICIENT)]
+
+
+class _StrictRecord(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class _MutationRecord(_StrictRecord):
+    kind: Literal["svd", "gaussian"]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    scale: _Value
+    share: list[_Value]
+    expert: Annotated[int, Field(ge=0)] | None = None
+    signed: bool = False
+
+
+class _GenomeRecord(_StrictRecord):
+    coefficients: Annotated[list[Annotated[list[_Value], Field(min_length=1)]], Field(min_length=1)]
+    mutations: list[_MutationRecord]
+
+
+def _require_valid(record: Any) -> None:
+    """Check the JSON values of a genome.
+
+    Raises:
+        ValueError: a different format version, or not what `Genome.to_json` gives; one line.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("not a genome")
+    stated = record.get("format")
+    if stated != GENOME_FORMAT or isinstance(stated, bool):
+        raise ValueError(f"genome format {stated!r:.50}; this version reads format {GENOME_FORMAT}")
+    try:
+        valid = _GenomeRecord.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part)[:60] for part in first["loc"])
+        raise ValueError(f"genome: {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+    groups = len(valid.coefficients[0])
+    if any(len(row) != groups for row in valid.coefficients):
+        raise ValueError("genome: coefficients: rows of different lengths")
+    for place, mutation in enumerate(valid.mutations):
+        if len(mutation.share) != groups:
+            raise ValueError(f"genome: mutations.{place}.share: {len(mutation.share)} values for {groups} groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +147,9 @@ class Genome:
         """Inverse of `to_json`.
 
         Raises:
-            ValueError: the record has a different format version.
+            ValueError: the record has a different format version, or is not a genome.
         """
-        if record.get("format") != GENOME_FORMAT:
-            raise ValueError(f"genome format {record.get('format')!r}; this version reads format {GENOME_FORMAT}")
+        _require_valid(record)
         coefficients = np.array(record["coefficients"], dtype=np.float64)
         mutations = tuple(Mutation.from_json(entry) for entry in record["mutations"])
         shares = np.array([entry["share"] for entry in record["mutations"]], dtype=np.float64)

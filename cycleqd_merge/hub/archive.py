@@ -11,10 +11,11 @@ import pyarrow
 import pyarrow.parquet
 
 from cycleqd_merge.config.loading import yaml_text
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecipe
 from cycleqd_merge.journal.foreign import PUBLISHED_FOLDER
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed, with_renamed_sampling
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed, journal_bytes, parse_events
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
 from cycleqd_merge.run.differences import differences
@@ -40,9 +41,7 @@ def archive_files(run: Run, events: Sequence[Event], portable: PortableRecipe, r
         GENERATIONS: _parquet(generation_rows(run)),
         RECIPE: yaml_text({**portable.recipe.model_dump(mode="json", exclude_unset=True), "foreign": {}}).encode(),
         REVISIONS: _json(portable.recipe.revisions),
-        JOURNAL_FILE: b"".join(
-            json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in portable_events(events, portable)
-        ),
+        JOURNAL_FILE: journal_bytes(portable_events(events, portable)),
         "figures/archives.png": png(archives_figure(run.archives, run.objectives, _best(run))),
         "figures/progress.png": png(progress_figure(history(run), run.objectives)),
     }
@@ -60,7 +59,7 @@ def portable_events(events: Sequence[Event], portable: PortableRecipe) -> list[E
         "event": "session",
         "recipe": portable.recipe.model_dump(mode="json", exclude_unset=True),
         "folder": PUBLISHED_FOLDER,
-        "bases": last["bases"],
+        "bases": last.get("bases", {}),
         "environment": last.get("environment", {}),
         **{key: last[key] for key in ("task_environments", "engine_semantics") if key in last},
     }
@@ -73,9 +72,9 @@ def continues(events: Sequence[Event], published: bytes | None) -> bool:
     if published is None:
         return False
     try:
-        earlier = with_renamed_sampling([json.loads(line) for line in published.splitlines()])
+        earlier = parse_events(published, JOURNAL_FILE)
         results = [[event["step"] for event in each if event["event"] == "result"] for each in (earlier, events)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (RecipeError, KeyError):
         return False
     same = bool(earlier) and earlier[0] == events[0] and not differences(earlier[0], events[0])  # order counts
     return same and results[1][: len(results[0])] == results[0]

@@ -22,7 +22,7 @@ from cycleqd_merge.hub.portable import portable_recipe, pull_notices
 from cycleqd_merge.hub.publication import Publication, PushOptions, require_no_token
 from cycleqd_merge.hub.publish_models import file_name, push_models
 from cycleqd_merge.hub_errors import hub_errors
-from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, complete_events
 from cycleqd_merge.outputs.export import require_genome
 from cycleqd_merge.preflight.access import repositories as named_repositories
 from cycleqd_merge.preflight.access import require_shareable_adapters, require_write
@@ -56,7 +56,7 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
         UserError: not a run directory, no such model, no write access, or a token is part of what would be published.
         HubFailed: the Hub refused or failed; what was pushed before stays, and pushing again completes the rest.
     """
-    events = read_events(folder)
+    events = complete_events(folder)
     run = replay_events(events, str(folder))
     if not run.archives:
         raise RecipeError(f"{folder}: nothing to push yet: not all experts are scored")

@@ -10,7 +10,7 @@ from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_folder
 from cycleqd_merge.hub.restore import download_run, missing_rows, placed_events, write_run
 from cycleqd_merge.hub.unite import unite
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events
 from cycleqd_merge.run.state import Run, open_run
 
 
@@ -51,4 +51,4 @@ def pull(
 def _events(source: str, trust: bool) -> list[Event]:
     """The events of a run directory or of a published run."""
     folder = Path(source)
-    return read_events(folder) if (folder / JOURNAL_FILE).is_file() else download_run(source, None, trust)[0]
+    return complete_events(folder) if (folder / JOURNAL_FILE).is_file() else download_run(source, None, trust)[0]

@@ -7,9 +7,24 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import write_atomically
+from cycleqd_merge.strict_json import loads
 
 _FILE = "hub.json"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    commit: str | None = None
+    mark: str | None = None
+    pull_request: int | None = None
+
+
+_ENTRIES = TypeAdapter(dict[str, _Entry])
 
 
 class PushRecord:
@@ -25,17 +40,17 @@ class PushRecord:
     @property
     def commit(self) -> str | None:
         """The last commit on `main` that this run made or accepted."""
-        return self._all().get(self._repository, {}).get("commit")  # type: ignore[no-any-return]
+        return self._all().get(self._repository, {}).get("commit")
 
     @property
     def mark(self) -> str | None:
         """The mark of a commit that was sent and not confirmed."""
-        return self._all().get(self._repository, {}).get("mark")  # type: ignore[no-any-return]
+        return self._all().get(self._repository, {}).get("mark")
 
     @property
     def pull_request(self) -> int | None:
         """The number of a pull request that collects several commits, if it was not confirmed as merged."""
-        return self._all().get(self._repository, {}).get("pull_request")  # type: ignore[no-any-return]
+        return self._all().get(self._repository, {}).get("pull_request")
 
     def announce(self, parent: str | None) -> str:
         """Record that a commit on `parent` is about to be sent; returns the mark to include in its message."""
@@ -51,8 +66,24 @@ class PushRecord:
         """Record that `main` is at `commit`, with this run's files."""
         self._write({"commit": commit})
 
-    def _all(self) -> dict[str, Any]:
-        return dict(json.loads(self._path.read_text())) if self._path.is_file() else {}
+    def _all(self) -> dict[str, dict[str, Any]]:
+        """The file's entries.
+
+        Raises:
+            RecipeError: it is damaged.
+        """
+        if not self._path.is_file():
+            return {}
+        try:
+            entries: dict[str, dict[str, Any]] = loads(self._path.read_bytes())
+            _ENTRIES.validate_python(entries)
+            return entries
+        except ValueError as error:
+            reason = "not a record of pushes" if isinstance(error, ValidationError) else str(error)
+            raise RecipeError(
+                f"{self._path}: damaged: {reason}; restore the file from a backup, or remove it and name the "
+                "repository's last commit with --onto"
+            ) from None
 
     def _write(self, entry: dict[str, Any]) -> None:
         write_atomically(self._path, json.dumps({**self._all(), self._repository: entry}, indent=1) + "\n")

@@ -25,7 +25,7 @@ from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, ROWS_FOLDER
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.foreign import require_plain
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, journal_bytes, of_kind
 from cycleqd_merge.run.order import order_differences
 
 _FILES = (JOURNAL_FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
@@ -55,7 +55,7 @@ def download_run(
     folder = Path(downloaded)
     if not (folder / JOURNAL_FILE).is_file():
         raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
-    events = read_events(folder)
+    events = complete_events(folder)
     sessions = of_kind(events, "session")
     if events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
         raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`")
@@ -103,8 +103,7 @@ def write_run(events: Sequence[Event], files: Path, folder: Path) -> None:
     Raises:
         RecipeError: a downloaded file is a link to a file outside the repository's copy.
     """
-    text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
-    (folder / JOURNAL_FILE).write_text(text, encoding="utf-8")
+    (folder / JOURNAL_FILE).write_bytes(journal_bytes(events))
     for path in files.rglob("*"):
         place = path.relative_to(files)
         if path.is_file() and (place.parts[0] == ROWS_FOLDER or place.name == CHAT_TEMPLATE):

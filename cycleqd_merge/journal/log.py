@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from cycleqd_merge.config.origin import is_download
-from cycleqd_merge.errors import InfrastructureError, RecipeError
+from cycleqd_merge.errors import InfrastructureError, RecipeError, RunFailed
 from cycleqd_merge.files import sync_folder, write_failure
 from cycleqd_merge.journal.foreign import marked
+from cycleqd_merge.journal.schema import problem, unknown_keys
+from cycleqd_merge.strict_json import loads
 
 JOURNAL_FILE = "journal.jsonl"
 FORMAT = 1
@@ -23,43 +28,158 @@ SAMPLING_SEMANTICS = "sampling_semantics"
 Event = dict[str, Any]
 
 
+_KEY = "crc"
+"""The last key of a line: the CRC-32 of all events up to this one, as they are written, without these keys.
+
+So it also tells of lines that were lost, swapped or written twice, and of damage to older lines that have none.
+"""
+_SUM = re.compile(rb',"crc":"([0-9a-f]{8})"\}\Z')
+_FORMATTED = re.compile(rb'"crc":\s+"[0-9a-f]{8}"')
+
+
 def read_events(folder: Path) -> list[Event]:
     """All events of a run's journal, without a torn last line. Recipes that others published are marked as foreign.
 
     Raises:
-        RecipeError: there is no journal, it has a different format, or a line before the last cannot be read.
+        RecipeError: there is no journal, it has a different format, or a line is damaged.
     """
-    events, _ = _read(folder / JOURNAL_FILE)
+    return _read(folder / JOURNAL_FILE).events
+
+
+def complete_events(folder: Path) -> list[Event]:
+    """`read_events`, where every event must have the keys that this version reads.
+
+    Raises:
+        RecipeError: one lacks a key; see also `read_events`.
+    """
+    events = read_events(folder)
+    require_complete(events, str(folder / JOURNAL_FILE))
     return events
 
 
-def _read(path: Path) -> tuple[list[Event], int]:
-    """Events, and the number of bytes that they take up in the file."""
+def require_complete(events: Iterable[Event], where: str) -> None:
+    """Check that every event has the keys that this version reads.
+
+    Raises:
+        RecipeError: one does not; `where` names the journal.
+    """
+    for number, event in enumerate(events, start=1):
+        if (reason := problem(event, complete=True)) is not None:
+            raise _damaged(f"{where}:{number}", reason)
+
+
+def _damaged(place: str, reason: str) -> RecipeError:
+    return RecipeError(f"{place}: damaged: {reason}; restore the file from a backup")
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """A journal's events, the bytes that they take up in the file, and the checksum after the last of them."""
+
+    events: list[Event]
+    size: int
+    checksum: int
+
+
+def _read(path: Path) -> _Contents:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise RecipeError(f"{path.parent}: not a run directory (no {JOURNAL_FILE})") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    lines = data.splitlines(keepends=True)
+    contents = _parsed(data, str(path))
+    return replace(contents, events=marked(contents.events, path.parent, is_download(path)))
+
+
+def parse_events(data: bytes, where: str) -> list[Event]:
+    """The events in a journal's bytes, see `read_events`; `where` names it in errors."""
+    return _parsed(data, where).events
+
+
+def _parsed(data: bytes, where: str) -> _Contents:
+    *lines, rest = data.split(b"\n")
+    if lines and not rest and b"\0" in lines[-1]:  # a power failure can leave zeros where a write did not arrive
+        rest = lines.pop()
+    if not _is_torn(rest):
+        raise _damaged(f"{where}:{len(lines) + 1}", "this line is not an event")
     events: list[Event] = []
-    size = 0
+    checksum, has_sums = 0, False
     for number, line in enumerate(lines, start=1):
+        place = f"{where}:{number}"
         try:
-            event = json.loads(line)
-            if not line.endswith(b"\n") or not isinstance(event, dict) or "event" not in event:
-                raise ValueError("not a whole event")
-        except ValueError:
-            if number == len(lines):  # cut off while it was being written, so it never counted
-                break
-            raise RecipeError(
-                f"{path}:{number}: damaged: this line is not an event; restore the file from a backup"
-            ) from None
+            event, checksum, has_sum = _event_in(line, checksum)
+        except ValueError as error:
+            raise _damaged(place, str(error)) from None
+        stated = event.get("format")
+        if number == 1 and (stated != FORMAT or isinstance(stated, bool)):
+            raise RecipeError(f"{place}: journal format {stated!r:.50}; this version reads format {FORMAT}")
+        if (reason := problem(event, complete=False)) is not None:
+            raise _damaged(place, reason)
+        has_sums |= has_sum
+        if has_sums and not has_sum and unknown_keys(event):  # no version without checksums wrote these
+            raise _damaged(place, f"unknown key {min(unknown_keys(event))!r:.50}, and no checksum")
         events.append(event)
-        size += len(line)
-    if events and events[0].get("format") != FORMAT:
-        raise RecipeError(f"{path}:1: journal format {events[0].get('format')!r}; this version reads format {FORMAT}")
-    return marked(with_renamed_sampling(events), path.parent, is_download(path)), size
+    return _Contents(with_renamed_sampling(events), sum(map(len, lines)) + len(lines), checksum)
+
+
+def _is_torn(rest: bytes) -> bool:
+    """Whether what follows the last newline is the beginning of a line that was never completed.
+
+    Zeros are what some file systems leave of it after a power failure. It did not count yet.
+    """
+    try:
+        text = rest.partition(b"\0")[0].decode(errors="replace")
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return True
+    return end == len(text)
+
+
+def _event_in(line: bytes, before: int) -> tuple[Event, int, bool]:
+    """The event in a line, without its checksum; that checksum, which continues the one before; whether it was stated.
+
+    Versions before 0.2 stated none, and one in a line that another program has formatted is no longer valid.
+
+    Raises:
+        ValueError: the line is damaged.
+    """
+    found = _SUM.search(line)
+    body = line if found is None else line[: found.start()] + b"}"
+    checksum = zlib.crc32(body, before)
+    if found is not None and int(found[1], 16) != checksum:
+        raise ValueError("its checksum does not match this line and the lines before it")
+    event = loads(body)
+    if not isinstance(event, dict) or "event" not in event:
+        raise ValueError("this line is not an event")
+    if _KEY in event and (found is not None or not _FORMATTED.search(line)):
+        raise ValueError("its checksum is not one")
+    event.pop(_KEY, None)
+    return event, checksum, found is not None
+
+
+def journal_bytes(events: Iterable[Event]) -> bytes:
+    """A whole journal with these events, each with its checksum."""
+    lines, checksum = [], 0
+    for event in events:
+        line, checksum = _line(_body(event), checksum)
+        lines.append(line)
+    return b"".join(lines)
+
+
+def _body(event: Event) -> bytes:
+    """An event as JSON; texts that are not valid Unicode, such as some file names, are replaced as far as necessary."""
+    text = json.dumps(event, separators=(",", ":"), allow_nan=False)
+    if "\\ud" in text:
+        valid = json.dumps(event, ensure_ascii=False).encode(errors="replace")
+        text = json.dumps(json.loads(valid), separators=(",", ":"))
+    return text.encode()
+
+
+def _line(body: bytes, before: int) -> tuple[bytes, int]:
+    """A line with its checksum, and that checksum."""
+    checksum = zlib.crc32(body, before)
+    return b'%b,"%b":"%08x"}\n' % (body[:-1], _KEY.encode(), checksum), checksum
 
 
 def with_renamed_sampling(events: list[Event]) -> list[Event]:
@@ -103,11 +223,12 @@ class Journal:
             hint = "make it writable or choose another directory"
             raise RecipeError(f"{folder}: cannot be written: {error.strerror}; {hint}") from error
         try:
-            self.events, size = _read(path)
+            contents = _read(path)
         except RecipeError:
             self.close()
             raise
-        self._file.truncate(size)
+        self.events, self._checksum = contents.events, contents.checksum
+        self._file.truncate(contents.size)
         sync_folder(folder)
 
     def append(self, event: Event) -> None:
@@ -115,9 +236,16 @@ class Journal:
 
         Raises:
             InfrastructureError: the disk is full or the file cannot be written; nothing counts as recorded.
+            RunFailed: the event holds values that JSON does not have, such as infinite numbers.
         """
         try:
-            self._file.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+            body = _body(event)
+            loads(body)
+        except (ValueError, TypeError) as error:
+            raise RunFailed(f"{self.folder / JOURNAL_FILE}: an event cannot be recorded: {error}") from error
+        line, self._checksum = _line(body, self._checksum)
+        try:
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -144,6 +272,7 @@ def opened_journal(folder: Path) -> Iterator[Journal]:
     """
     journal = Journal(folder)
     try:
+        require_complete(journal.events, str(folder / JOURNAL_FILE))
         yield journal
     finally:
         journal.close()

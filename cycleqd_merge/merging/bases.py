@@ -20,17 +20,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.cache_entries import read_entry, report_damage, write_entry
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.files import new_file, write_atomically
 from cycleqd_merge.merging.adapter import LowRank
-from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.checkpoint import Weight, digest_file
 from cycleqd_merge.merging.family import ModelFamily, open_family
-from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.singular import Basis, singular_basis, skew, truncated
 
 BASIS_METHOD = "gram-float64/2"
+_MANIFEST = "manifest.json"
 Rank = int | float | None
 """Directions kept of a task vector: a number of them (int), the fewest that hold this share of its squared norm (float
 below 1), or all (None)."""
@@ -47,7 +48,7 @@ class ExpertBases:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        manifest = read_json(folder / "manifest.json")
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         self._files: dict[str, str] = manifest["files"]
         self.rank: Rank = manifest["rank"]
         self.loss: float = manifest["loss"]
@@ -95,13 +96,14 @@ def prepare_bases(
     bases = {}
     for expert in experts:
         folder = basis_folder(family, expert, rank)
-        manifest = folder / "manifest.json"
-        if not from_main_process(manifest.is_file()):
+        if not from_main_process(state.is_main_process and _is_complete(folder, family, rank)):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}-{state.process_index}.lock"):  # processes launched together hold one each
+                if state.is_main_process:
+                    _remove_damaged(folder, family, rank)
                 _compute(family, expert, from_main_process(missing_bases(family, expert, rank)), rank, progress)
                 state.wait_for_everyone()
-                if state.is_main_process and not manifest.is_file():
+                if state.is_main_process and not (folder / _MANIFEST).is_file():
                     _write_manifest(folder, family, expert, rank)
                 state.wait_for_everyone()
             if state.device.type == "cuda":
@@ -140,7 +142,7 @@ def compute_share_of_bases() -> None:
 def missing_bases(family: ModelFamily, expert: int, rank: Rank = None) -> list[Weight]:
     """An expert's matrices whose bases are not in the cache."""
     folder = basis_folder(family, expert, rank)
-    if (folder / "manifest.json").is_file():
+    if (folder / _MANIFEST).is_file():
         return []
     matrices = (weight for weight in family.weights if weight.is_matrix)
     return [weight for weight in matrices if not (folder / f"{weight.name}.safetensors").is_file()]
@@ -167,6 +169,57 @@ def compute_basis(family: ModelFamily, expert: int, weight: Weight, rank: Rank =
     metadata = json.dumps({"side": basis.side, **measures})  # one entry: safetensors writes several in no fixed order
     with new_file(path) as unfinished:
         save_file(tensors, unfinished, metadata={"basis": metadata})
+        write_entry(_entry(path), _sha256(unfinished))  # first: a basis without its digest counts as damaged
+
+
+def _entry(path: Path) -> Path:
+    """The place of a checksum for a file in a folder of bases: in a folder next to that one."""
+    folder = path.parent.with_name(f"{path.parent.name}.sums")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / path.name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_complete(folder: Path, family: ModelFamily, rank: Rank) -> bool:
+    """Whether the manifest exists, and everything that it lists is as it was written."""
+    try:
+        text = (folder / _MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return False
+    if read_entry(_entry(folder / _MANIFEST)) not in (None, text):  # version 0.1 stored none
+        return False
+    matrices = {weight.name for weight in family.weights if weight.is_matrix}
+    return (
+        isinstance(manifest, dict)
+        and manifest.keys() == {"method", "rank", "loss", "skew", "files"}
+        and (manifest["method"], manifest["rank"]) == (BASIS_METHOD, rank)
+        and all(isinstance(manifest[key], float) and 0 <= manifest[key] < math.inf for key in ("loss", "skew"))
+        and isinstance(manifest["files"], dict)
+        and manifest["files"].keys() <= matrices
+        and all(_digest(folder / f"{name}.safetensors") == stated for name, stated in manifest["files"].items())
+    )
+
+
+def _digest(path: Path) -> str | None:
+    return digest_file(path) if path.is_file() else None
+
+
+def _remove_damaged(folder: Path, family: ModelFamily, rank: Rank) -> None:
+    """Remove an incomplete manifest, and every basis that is not as it was written, so that they are made again."""
+    if _is_complete(folder, family, rank):  # another process was faster
+        return
+    manifest = folder / _MANIFEST
+    if manifest.exists():
+        report_damage(manifest)
+        manifest.unlink()
+    for path in folder.glob("*.safetensors"):
+        if read_entry(_entry(path)) != _sha256(path):
+            path.unlink()
 
 
 def _metadata(file: Any) -> dict[str, Any]:
@@ -195,12 +248,13 @@ def _write_manifest(folder: Path, family: ModelFamily, expert: int, rank: Rank) 
     for weight in family.weights:
         path = folder / f"{weight.name}.safetensors"
         if path.is_file():
-            with path.open("rb") as file:
-                files[weight.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            files[weight.name] = digest_file(path)
             with safe_open(path, framework="pt") as opened:
                 measures = _metadata(opened)
             norm, kept = norm + measures["norm"] ** 2, kept + measures["kept"] ** 2
             worst = max(worst, measures["skew"])
     loss = math.sqrt(max(0.0, 1.0 - kept / norm)) if norm else 0.0
     record = {"method": BASIS_METHOD, "rank": rank, "loss": loss, "skew": worst, "files": files}
-    write_atomically(folder / "manifest.json", json.dumps(record, indent=1))
+    text = json.dumps(record, indent=1)
+    write_entry(_entry(folder / _MANIFEST), text)
+    write_atomically(folder / _MANIFEST, text)

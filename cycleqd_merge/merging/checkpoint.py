@@ -21,9 +21,9 @@ from mergekit.options import MergeOptions
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
+from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
-from cycleqd_merge.files import write_atomically
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
@@ -326,19 +326,20 @@ def digest_files(paths: list[Path]) -> str:
     """SHA-256 over the contents of `paths`; cached per file, by its size and modification time."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(_digest_file(path).encode())
+        total.update(digest_file(path).encode())
     return total.hexdigest()
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """SHA-256 over a file's contents, cached; see `digest_files`."""
     from cycleqd_merge.cache import cache_folder
 
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode()).hexdigest()
     cached = cache_folder("digests") / key
-    if cached.is_file():
-        return cached.read_text()
+    if (stored := read_entry(cached)) is not None:
+        return stored
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_atomically(cached, digest)
+    write_entry(cached, digest)
     return digest

@@ -12,7 +12,6 @@ from zipfile import is_zipfile
 
 import huggingface_hub
 import torch
-from filelock import FileLock
 from huggingface_hub import constants
 from mergekit.common import ModelPath
 from safetensors.torch import save_file
@@ -21,8 +20,8 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.model_names import hub_id
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import HubRefused, ModelError, first_line
-from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.hub_errors import hub_errors, hub_reason
+from cycleqd_merge.merging.cached_folders import cached_folder
 from cycleqd_merge.merging.mergekit_references import model_reference
 from cycleqd_merge.merging.weight_files import PICKLE, SAFETENSORS, chosen_weights, weight_files
 
@@ -234,10 +233,7 @@ def _converted(folder: Path, shards: Sequence[Path], save: Save) -> Path:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     key = hashlib.sha256("|".join(_version(path) for path in files).encode())
     target = cache_folder("converted") / key.hexdigest()[:32]
-    with FileLock(f"{target}.lock"):
-        if not target.is_dir():
-            _convert(folder, shards, target, save)
-    return target
+    return cached_folder(target, lambda unfinished: _convert(folder, shards, unfinished, save))
 
 
 def _version(path: Path) -> str:
@@ -246,23 +242,21 @@ def _version(path: Path) -> str:
     return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
 
 
-def _convert(folder: Path, shards: Sequence[Path], target: Path, save: Save) -> None:
-    remove_leftovers(target)
-    with new_folder(target) as unfinished:
-        try:
-            tensors: dict[str, torch.Tensor] = {}
-            for shard in shards:
-                tensors |= torch.load(shard, map_location="cpu", mmap=is_zipfile(shard), weights_only=True)
-            save(tensors, unfinished)
-        except Exception as error:  # a damaged or hostile pickle may raise anything
-            what = "its pickles contain more than weights, or are damaged"
-            raise ModelError(f"{folder}: {what}: {type(error).__name__}") from error
-        for path in folder.iterdir():
-            if path.is_file() and not path.name.endswith((".bin", ".bin.index.json", ".safetensors")):
-                shutil.copy(path, unfinished)
-        for name in _FOLDERS:
-            if (folder / name).is_dir():
-                shutil.copytree(folder / name, unfinished / name)
+def _convert(folder: Path, shards: Sequence[Path], unfinished: Path, save: Save) -> None:
+    try:
+        tensors: dict[str, torch.Tensor] = {}
+        for shard in shards:
+            tensors |= torch.load(shard, map_location="cpu", mmap=is_zipfile(shard), weights_only=True)
+        save(tensors, unfinished)
+    except Exception as error:  # a damaged or hostile pickle may raise anything
+        what = "its pickles contain more than weights, or are damaged"
+        raise ModelError(f"{folder}: {what}: {type(error).__name__}") from error
+    for path in folder.iterdir():
+        if path.is_file() and not path.name.endswith((".bin", ".bin.index.json", ".safetensors")):
+            shutil.copy(path, unfinished)
+    for name in _FOLDERS:
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, unfinished / name)
 
 
 def _save_adapter(tensors: dict[str, torch.Tensor], folder: Path) -> None:

@@ -17,16 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from safetensors.torch import save_file
 
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
-from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.adapter_checks import require_adapter
+from cycleqd_merge.merging.cached_folders import cached_folder
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily, open_family
 
@@ -61,13 +60,8 @@ def _merged(reference: ModelReference, models: ModelsConfig) -> Path:
     family = open_family(PinnedModels(str(reference.model), {"adapter": str(reference)}, models))
     key = f"{_METHOD}|{family.base.digest}|{family.experts[0].digest}|{MERGE_DTYPE}|{models.vocabulary}|{reference}"
     folder = cache_folder("lora") / hashlib.sha256(key.encode()).hexdigest()[:32]
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            remove_leftovers(folder)
-            with new_folder(folder) as unfinished:
-                name = f"{reference.model._unique_id()}_{reference.lora._unique_id()}"
-                _write(family, unfinished / name)
-    return next(folder.iterdir())
+    name = f"{reference.model._unique_id()}_{reference.lora._unique_id()}"
+    return cached_folder(folder, lambda unfinished: _write(family, unfinished / name)) / name
 
 
 def _write(family: ModelFamily, folder: Path) -> None:

@@ -5,7 +5,6 @@ Importing this module registers the method with mergekit: `cycleqd-merge merge` 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
+from cycleqd_merge.strict_json import loads
 
 log = logging.getLogger(__name__)
 _opening: ContextVar[ModelsConfig] = ContextVar("opening")
@@ -58,9 +58,11 @@ class MutationsParameter:
             ModelError: it has a different form.
         """
         try:
-            record = json.loads(text)
+            record = loads(text)
             groups = len(record["mutations"][0]["share"]) if record["mutations"] else 1
             genome = Genome.from_json({**record, "coefficients": np.zeros((experts, groups)).tolist()})
+            if any(mutation.expert is not None and mutation.expert >= experts for mutation in genome.mutations):
+                raise ValueError(f"a mutation of an expert beyond the {experts} models")
             setting = TypeAdapter(GroupsConfig).validate_python(record["groups"])
             bases = {int(number): digest for number, digest in record["bases"].items()}
             return cls(genome, setting, record["vocabulary"], record["rank"], bases, record.get("originals", {}))

@@ -13,12 +13,12 @@ import huggingface_hub
 from huggingface_hub import constants
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.model_names import hub_id, model_names
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.config.rows import dataset_key, row_sources
 from cycleqd_merge.errors import HubRefused
-from cycleqd_merge.files import write_atomically
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.merging.missing_files import nearest
 
@@ -88,8 +88,9 @@ def _resolve(name: str, label: str) -> str:
     cached = cache_folder("commits") / quote(f"{kind}/{repo}@{revision}", safe="")
     with hub_errors(label, HubRefused):
         if constants.is_offline_mode():
-            if cached.is_file():
-                return cached.read_text()
+            stored = read_entry(cached)
+            if stored is not None and _COMMIT.fullmatch(stored):
+                return stored
             found = huggingface_hub.snapshot_download(
                 repo, revision=revision or None, repo_type=kind, local_files_only=True
             )
@@ -100,5 +101,5 @@ def _resolve(name: str, label: str) -> str:
             api.auth_check(repo, repo_type=kind)
     assert info.sha is not None
     # the Hub's own cache records commits only for downloads by branch or tag
-    write_atomically(cached, info.sha)
+    write_entry(cached, info.sha)
     return info.sha

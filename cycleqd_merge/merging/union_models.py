@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from rich.filesize import decimal
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -26,8 +25,8 @@ from tokenizers import Tokenizer
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError
-from cycleqd_merge.files import new_folder, remove_leftovers
 from cycleqd_merge.merging.adapter import Adapter, LowRank
+from cycleqd_merge.merging.cached_folders import cached_folder
 from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
 from cycleqd_merge.merging.json_files import edited, read_json
 from cycleqd_merge.merging.tokenizer_folders import has_tokenizer, open_tokenizer
@@ -55,13 +54,13 @@ def unite_models(base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter], 
         ModelError: their tokenizers or embeddings cannot be joined, or there is no room for the copies.
     """
     folder = cache_folder("unions") / _key(base, experts, models)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / _UNION).is_file():
-            union = _union(base, experts, models)
-            remove_leftovers(folder)
-            with new_folder(folder) as unfinished:
-                _write(base, experts, union, unfinished, models)
-                (unfinished / _UNION).write_text(json.dumps(union.to_json()), encoding="utf-8")
+
+    def build(unfinished: Path) -> None:
+        union = _union(base, experts, models)
+        _write(base, experts, union, unfinished, models)
+        (unfinished / _UNION).write_text(json.dumps(union.to_json()), encoding="utf-8")
+
+    cached_folder(folder, build)
     union = Union.from_json(read_json(folder / _UNION))
     return UnitedModels(union, *_opened(base, experts, union, folder, models))
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
+from cycleqd_merge.config.grid import cells, require_grid
 from cycleqd_merge.config.loading import fix_presets, loaded_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.engines.prompts import tokenizer_notices
 from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, opened_journal, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, of_kind, opened_journal
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
@@ -34,7 +35,6 @@ from cycleqd_merge.outputs.rehearsal import rehearse_export, require_exports
 from cycleqd_merge.preflight.access import repositories, require_publishable, require_write
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
 from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
-from cycleqd_merge.preflight.grid import cells, require_grid
 from cycleqd_merge.preflight.plan_result import BasesSummary, ModelSummary, Plan, TaskSummary, existing
 from cycleqd_merge.preflight.prompts import check_answers, check_prompts
 from cycleqd_merge.preflight.rows import check_rows
@@ -86,7 +86,7 @@ def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: floa
 def _begun(out: Path) -> list[Event]:
     """The events of an existing run; none if they cannot be read, which `_check_output` reports."""
     try:
-        return read_events(out) if (out / JOURNAL_FILE).is_file() else []
+        return complete_events(out) if (out / JOURNAL_FILE).is_file() else []
     except UserError:
         return []
 

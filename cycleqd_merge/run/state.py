@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.foreign import guarded
+from cycleqd_merge.config.grid import require_grid
 from cycleqd_merge.config.loading import parse, shipped_tasks
 from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe, task_name
@@ -21,7 +22,7 @@ from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome, aggregate
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events, require_complete
 from cycleqd_merge.journal.measured import Measured, measured_scores
 from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
@@ -271,7 +272,11 @@ def session_recipe(session: Event, where: str) -> Recipe:
     Raises:
         RecipeError: the recipe is not valid, or states something that a stranger may not state; `where` names it.
     """
-    recipe = parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
+    try:
+        recipe = parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
+    except RecipeError as error:
+        first, *others = str(error).splitlines()
+        raise RecipeError(f"{first} (and {len(others)} more errors)" if others else first) from None
     folder = Path(session.get("folder", ""))
     return guarded(anchored(recipe, folder) if folder.is_absolute() else recipe, where, shipped_tasks())
 
@@ -283,8 +288,13 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
         RecipeError: the strategy now proposes something other than the journal recorded, results are out of order, or
             values by position do not fit the run's experts and tasks.
     """
-    start, session = events[0], of_kind(events, "session")[-1]
-    recipe = in_recorded_order(session_recipe(session, where), start, where)
+    require_complete(events, where)
+    sessions = [(line, event) for line, event in enumerate(events, start=1) if event["event"] == "session"]
+    if not sessions or events[0]["event"] != "start":
+        raise RecipeError(f"{where}: damaged: line 1 is not the start of a run; restore the file from a backup")
+    start, (line, session) = events[0], sessions[-1]
+    recipe = in_recorded_order(session_recipe(session, f"{where}:{line}"), start, where)
+    require_grid(recipe, f"{where}:{line}")
     steps = [event.get("step") for event in of_kind(events, "result")]
     recorded = [step if isinstance(step, dict) else {} for step in steps]
     require_founders(start, list(recipe.experts), [task_name(use) for use in recipe.tasks], where)
@@ -294,6 +304,8 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
     for line, event in enumerate(events, start=1):
         _require_columns(run, event, f"{where}:{line}")
         if event["event"] == "confirm":
+            if event["number"] >= len(run.results):
+                raise RecipeError(f"{where}:{line}: damaged: confirms {event['number']}, which was not evaluated")
             run.tell_confirmed(event)
         if event["event"] != "result":
             continue

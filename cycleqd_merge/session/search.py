@@ -9,6 +9,7 @@ from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 
+from cycleqd_merge.config.grid import require_grid
 from cycleqd_merge.config.loading import fix_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
@@ -28,7 +29,6 @@ from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.outputs.rehearsal import rehearse_export, require_exports
 from cycleqd_merge.preflight.access import require_publishable
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
-from cycleqd_merge.preflight.grid import require_grid
 from cycleqd_merge.preflight.prompts import require_answerable
 from cycleqd_merge.run.confirm import confirm, to_confirm
 from cycleqd_merge.run.environment import environment

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.cache_entries import report_damage
 from cycleqd_merge.config.origin import is_public_address
 from cycleqd_merge.config.rows import RowsConfig
 from cycleqd_merge.errors import DataError
@@ -70,6 +71,9 @@ def _downloaded(url: str, sha256: str) -> Path:
     """A file from the web, kept in the cache under its checksum."""
     ending = format_of(urllib.parse.unquote(urllib.parse.urlsplit(url).path), url)
     path = cache_folder("rows") / f"{sha256}{ending}"
+    if path.exists() and _sha256(path) != sha256:
+        report_damage(path)
+        path.unlink(missing_ok=True)
     if not path.exists():
         try:
             with new_file(path) as unchecked:
@@ -81,10 +85,14 @@ def _downloaded(url: str, sha256: str) -> Path:
     return path
 
 
-def _require_sha256(path: Path, sha256: str, label: str) -> None:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_sha256(path: Path, sha256: str, label: str) -> None:
+    found = _sha256(path)
+    with path.open("rb") as file:
         is_page = file.read(1024).lstrip().lower().startswith((b"<!doctype html", b"<html"))
     if found == sha256:
         return

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.cache import cache_folder
+from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.errors import InfrastructureError
-from cycleqd_merge.files import write_atomically
 from cycleqd_merge.sandbox.boxes import run_once
 from cycleqd_merge.sandbox.protocol import MIB, Limits, Provider
 from cycleqd_merge.sandbox.providers import Sandbox
@@ -60,13 +60,14 @@ async def expected_values(sandbox: Sandbox, problem: CodeProblem, inputs: Sequen
         json.dumps([sandbox.python, RUNNER, problem.solution, problem.entry_point, inputs]).encode()
     ).hexdigest()
     path = cache_folder("expected") / f"{key[:32]}.json"
-    if path.exists():
-        return ExpectedValues(**json.loads(await asyncio.to_thread(path.read_text)))
+    stored = await asyncio.to_thread(read_entry, path)
+    if stored is not None:
+        return ExpectedValues(**json.loads(stored))
     start = time.perf_counter()
     limits = Limits(memory=4096 * MIB, output=256 * MIB, seconds=120.0)
     outputs = await returned_values(sandbox.provider, problem.solution, problem.entry_point, inputs, limits)
     if outputs is None or any(map(is_error, outputs)):
         raise InfrastructureError(f"{problem.task_id}: its reference solution fails on its {kind} inputs")
     found = ExpectedValues(outputs, time.perf_counter() - start)
-    write_atomically(path, json.dumps(asdict(found)))
+    write_entry(path, json.dumps(asdict(found)))
     return found

@@ -26,15 +26,16 @@ def cells(recipe: Recipe) -> dict[str, int]:
     return found
 
 
-def require_grid(recipe: Recipe) -> None:
-    """Refuse archives that are too large to fill, or to hold in memory.
+def require_grid(recipe: Recipe, where: str | None = None) -> None:
+    """Refuse archives that are too large to fill, or to hold in memory. where: names the recipe in the message.
 
     Raises:
         RecipeError: an archive has more than a million cells.
     """
     task, most = max(cells(recipe).items(), key=lambda item: item[1])
     if most > MAX_CELLS:
+        place = "" if where is None else f"{where}: "
         raise RecipeError(
-            f"evolution.bins: archive {task} would have {most:,} cells, the limit is {MAX_CELLS:,}; "
+            f"{place}evolution.bins: archive {task} would have {most:,} cells, the limit is {MAX_CELLS:,}; "
             "use fewer bins, or `role: keep` for some tasks"
         )
