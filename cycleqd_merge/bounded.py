@@ -2,8 +2,9 @@
 
 A regular expression, a parse or a template cannot be interrupted inside a thread, so a hostile one would stop a run.
 Each child process serves one call at a time and is kept for the next one; one that exceeds a limit ends and is
-replaced. Only JSON travels in both directions. Children end with this process: their connection to it closes, and the
-limit of CPU time ends those that are still computing.
+replaced. `call` takes any child; a `Keeper` has one of its own, in which calls can leave state behind. Only JSON
+travels in both directions. Children end with this process: their connection to it closes, and the limit of CPU time
+ends those that are still computing.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from cycleqd_merge import errors
 from cycleqd_merge.errors import CycleQDError, InfrastructureError
@@ -66,15 +68,25 @@ def call(bounds: Bounds, function: Callable[_P, _T], *args: _P.args, **kwargs: _
         RuntimeError: it raised any other error.
         TypeError: an argument is not a JSON value.
     """
+    return _called(_children, bounds, function, args, kwargs)  # type: ignore[no-any-return]
+
+
+class _Server(Protocol):
+    def serve(self, request: bytes, bounds: Bounds) -> tuple[str, Any]: ...
+
+
+def _called(
+    server: _Server, bounds: Bounds, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
     name = [function.__module__, function.__qualname__]
     limits = [bounds.seconds, bounds.memory, bounds.output]
     try:
         request = _encode([name, limits, args, kwargs])
     except RecursionError:
         raise LimitExceeded("exceeded the limit of depth") from None
-    status, value = _children.call(request, bounds)
+    status, value = server.serve(request, bounds)
     if status == "value":
-        return value  # type: ignore[no-any-return]
+        return value
     if status == "limit":
         raise LimitExceeded(f"exceeded the limit of {value}")
     raise _error(*value)
@@ -94,19 +106,19 @@ def _encode(value: Any) -> bytes:
 class _Children:
     """A few child processes, each started when all others are busy."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
-        for _ in range(_CHILDREN):
+        for _ in range(most):
             self._idle.put(None)
 
-    def call(self, request: bytes, bounds: Bounds) -> tuple[str, Any]:
+    def serve(self, request: bytes, bounds: Bounds) -> tuple[str, Any]:
         child, intact = self._idle.get(), False
         try:
             if child and child.has_ended():  # killed while idle, as for lack of memory: not because of this call
                 child.end()
                 child = None
             child = child or _Child()
-            answer = child.call(request, bounds)
+            answer = child.serve(request, bounds)
             intact = answer[0] != "limit"
             return answer
         finally:
@@ -119,6 +131,25 @@ class _Children:
         while not self._idle.empty():
             if child := self._idle.get():
                 child.end()
+
+
+class Keeper:
+    """A child process of its own, which keeps the state that calls leave in their modules until it ends.
+
+    It ends when a call exceeds a limit, or is killed, and takes that state with it: the next call finds a new child.
+    """
+
+    def __init__(self) -> None:
+        self._children = _Children(1)
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    def call(self, bounds: Bounds, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """As `bounded.call`, in this child."""
+        with self._lock:
+            if self._process != os.getpid():  # a forked process needs a child of its own
+                self._children, self._process = _Children(1), os.getpid()
+        return _called(self._children, bounds, function, args, kwargs)  # type: ignore[no-any-return]
 
 
 class _Child:
@@ -145,7 +176,7 @@ class _Child:
             raise InfrastructureError(f"cannot start a process for bounded calls: {error}") from error
         self._greeting = _encode(sys.path)
 
-    def call(self, request: bytes, bounds: Bounds) -> tuple[str, Any]:
+    def serve(self, request: bytes, bounds: Bounds) -> tuple[str, Any]:
         """The child's answer: ("value", value), ("limit", which) or ("error", (class name, message, traceback)).
 
         Raises:
@@ -188,9 +219,9 @@ class _Child:
 def _new_children() -> None:
     """A forked process has children of its own: two processes must not share one connection."""
     global _children
-    _children = _Children()
+    _children = _Children(_CHILDREN)
 
 
-_children = _Children()
+_children = _Children(_CHILDREN)
 os.register_at_fork(after_in_child=_new_children)
 atexit.register(lambda: _children.end())

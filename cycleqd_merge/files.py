@@ -1,20 +1,21 @@
 """Atomic writes: files and folders appear under their final name only once they are complete.
 
 They are written next to their destination, on the same file system, and renamed at the end. Readers see either the old
-content or the new, never a part of it; if an error interrupts the writing, the unfinished content is removed.
+content or the new, never a part of it; if an error interrupts the writing, the unfinished content is removed. What a
+killed process left is removed when the same file or folder is written again.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
+import fcntl
+import hashlib
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cycleqd_merge.errors import CycleQDError, InfrastructureError, RecipeError
@@ -24,7 +25,9 @@ _REMEDIES = {  # of errors that only writing can cause
     errno.EDQUOT: "free some space or raise the quota",
     errno.EFBIG: "choose a file system that allows files of this size, or raise the limit (`ulimit -f`)",
     errno.EROFS: "choose a different folder",
+    errno.ENOLCK: "choose a folder on a file system with file locks",
 }
+_LOCK = ".lock"
 
 
 def write_failure(error: BaseException) -> str | None:
@@ -70,13 +73,10 @@ def new_file(path: Path) -> Iterator[Path]:
         InfrastructureError: the disk is full, or the file system cannot be written.
         OSError: the folder is missing or may not be written, or the `with` block wrote no file.
     """
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")  # short: `path` may have the longest name allowed
-    try:
-        with writing(path):
-            yield unfinished
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with writing(path), _scratch(path) as scratch:
+        unfinished = scratch / path.name
+        yield unfinished
+        unfinished.replace(path)
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -89,7 +89,25 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
+    with writing(path):
+        sync_folder(path.parent)
+
+
+def write_private(path: Path, data: bytes | str) -> None:
+    """As `write_atomically`, for a file that only its owner may read.
+
+    Raises:
+        InfrastructureError, OSError: the file cannot be written, see `new_file`.
+    """
+    with new_file(path) as unfinished, open(unfinished, "xb", opener=_private) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager
@@ -107,7 +125,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder next to `path`, on its file system; it is removed at the end unless it was renamed.
+    """A temporary folder on the file system of `path`; it is removed at the end unless it was renamed.
 
     After an error, folders above it that did not exist before are removed too.
 
@@ -116,24 +134,22 @@ def scratch_folder(path: Path) -> Iterator[Path]:
         InfrastructureError: the disk is full, or the file system cannot be written.
     """
     created = [each for each in path.absolute().parents if not each.exists()]
-    folder = None
     try:
-        with writing(path):
-            folder = _new_scratch_folder(path)
-            yield folder
+        with writing(path), ExitStack() as stack:
+            yield _new_scratch_folder(path, stack)
     except BaseException:
-        _remove(folder)
         for each in created:
             with suppress(OSError):  # not created, or other files are in it
                 each.rmdir()
         raise
-    _remove(folder)
 
 
-def _new_scratch_folder(path: Path) -> Path:
+def _new_scratch_folder(path: Path, stack: ExitStack) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        folder = stack.enter_context(_scratch(path)) / path.name
+        folder.mkdir(mode=0o700)
+        return folder
     except OSError as error:
         if error.errno != errno.EROFS and write_failure(error) is not None:
             raise
@@ -142,15 +158,81 @@ def _new_scratch_folder(path: Path) -> Path:
         raise RecipeError(f"{path}: cannot be written: {reason}; choose a different folder") from error
 
 
-def _remove(folder: Path | None) -> None:
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder next to `path` for one unfinished version of it, locked by this process; removed at the end.
+
+    Folders of earlier attempts whose process was killed are removed first: nobody holds their locks.
+    """
+    start = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"  # short: `path` may have the longest name
+    for earlier in path.parent.glob(f"{start}*.part"):
+        _remove_if_abandoned(earlier)
+    scratch, lock = _locked_folder(path.parent, start)
+    try:
+        yield scratch
+    finally:
+        _remove_scratch(scratch)
+        os.close(lock)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove unfinished folders for `path` that killed processes left behind; the caller must hold a lock on `path`."""
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        shutil.rmtree(folder, ignore_errors=True)
+def _locked_folder(parent: Path, start: str) -> tuple[Path, int]:
+    """A new folder with a locked file in it; returns the file's descriptor, too."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=start, suffix=".part", dir=parent))
+        descriptor = -1
+        try:
+            descriptor = os.open(scratch / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            with suppress(OSError):  # a file system without locks: what a killed process leaves there stays
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink > 0:
+                return scratch, descriptor
+        except FileNotFoundError:
+            pass  # another process took it for an abandoned one before the lock was held
+        except BaseException:
+            _remove_scratch(scratch)
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _remove_if_abandoned(scratch: Path) -> None:
+    with suppress(OSError):  # in use, on a file system without locks, or removed by another process
+        try:
+            descriptor = os.open(scratch / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            scratch.rmdir()  # its process was killed before it created the lock, or after it removed it
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_scratch(scratch)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_scratch(scratch: Path) -> None:
+    """Remove a scratch folder, its lock last: until then, it can be recognised as abandoned."""
+    with suppress(OSError):
+        for each in scratch.iterdir():
+            if each.name == _LOCK:
+                continue
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink()
+        (scratch / _LOCK).unlink(missing_ok=True)
+        scratch.rmdir()
+
+
+def file_version(path: Path) -> str:
+    """A text that changes with the file at `path`: where it is, its size, and when and as which inode it was written.
+
+    The time of its last change of status (ctime) counts too: no program can set it, as it can the modification time.
+    """
+    status = path.stat()
+    facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return "|".join(map(str, (path.resolve(), *facts)))
 
 
 def sync_folder(folder: Path) -> None:

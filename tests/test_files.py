@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import threading
 from pathlib import Path
 
 import pytest
 
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.files import new_file, new_folder, remove_leftovers, scratch_folder, write_atomically
+from cycleqd_merge.files import new_file, new_folder, scratch_folder, write_atomically
 
 
 class Interrupted(BaseException):
@@ -88,7 +90,8 @@ def test_a_folder_appears_complete_and_readable(tmp_path: Path) -> None:
     with new_folder(out) as unfinished:
         (unfinished / "weights").write_text("x")
         assert not out.exists()
-        assert unfinished.parent == out.parent
+        assert unfinished.stat().st_dev == out.parent.stat().st_dev
+        assert out.parent in unfinished.parents
     assert (out / "weights").read_text() == "x"
     assert out.stat().st_mode & 0o777 == 0o755
     assert list(out.parent.iterdir()) == [out]
@@ -126,11 +129,38 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_leftovers_of_a_folder_go_and_others_stay(tmp_path: Path) -> None:
-    out, other = tmp_path / "a[b]", tmp_path / ".ab.123"
-    other.mkdir()
-    with scratch_folder(out) as unfinished:
-        (tmp_path / f"{unfinished.name}x").mkdir()  # as of a process that was killed
-    (tmp_path / "a[b].lock").touch()
-    remove_leftovers(out)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".ab.123", "a[b].lock"]
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path, kind: str) -> None:
+    out, others = tmp_path / "a[b]", {"a[b].lock", ".ab.123", ".0123456789ab-0123456789ab.part"}
+    for other in others:
+        (tmp_path / other).mkdir()
+    killed = os.fork()
+    if killed == 0:
+        with new_file(out) if kind == "file" else new_folder(out) as unfinished:
+            (unfinished if kind == "file" else unfinished / "deep").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    (left,) = {path.name for path in tmp_path.iterdir()} - others
+    assert not out.exists()
+    start = left.partition("-")[0]
+    (tmp_path / f"{start}-as it was created.part").mkdir()  # by a process killed before it locked it
+    with new_file(out) as held:
+        write_atomically(out, "whole")
+        assert held.parent.is_dir()  # of a living process
+        held.write_text("last")
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, *others}
+    assert out.read_text() == "last"
+
+
+def test_leftovers_stay_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    out = tmp_path / "model"
+    with new_folder(out) as other:
+        (other / "weights").write_text("x")
+        with scratch_folder(out) as unfinished:
+            assert unfinished.is_dir()
+        assert (other / "weights").read_text() == "x"
+    assert (out / "weights").read_text() == "x"

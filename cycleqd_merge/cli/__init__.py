@@ -10,10 +10,14 @@ from typing import Any
 
 import typer
 
+from cycleqd_merge.cache import give_libraries_folders
 from cycleqd_merge.cli.commands import app
-from cycleqd_merge.cli.verbosity import OPTIONS
+from cycleqd_merge.cli.streams import loss_of_output, make_dependable
+from cycleqd_merge.cli.verbosity import OPTIONS, print_messages_to
 from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line, printable
 from cycleqd_merge.files import write_failure
+from cycleqd_merge.machine_errors import machine_failure
+from cycleqd_merge.redaction import redacted
 from cycleqd_merge.run.interruption import terminable
 
 __all__ = ["app", "main"]
@@ -23,7 +27,25 @@ _UsageError: Any = typer.BadParameter.__bases__[0]  # click's, of which some ver
 
 
 def main() -> None:
-    """Run the command line; errors become one line and an exit code, and with `--debug` a traceback."""
+    """Run the command line; errors become one line and an exit code, and with `--debug` a traceback.
+
+    Output that nobody reads is dropped; output that cannot be written otherwise is an error, once the work is done.
+    """
+    descriptors = make_dependable()
+    if descriptors:
+        print_messages_to(sys.stderr)
+    give_libraries_folders()
+    try:
+        _run()
+    except SystemExit as ended:
+        lost = None if ended.code else loss_of_output(descriptors)
+        if lost is None:
+            raise
+        _fail(lost, f"cannot be written: {write_failure(lost) or lost.strerror}", FAILED)
+
+
+def _run() -> None:
+    """Run the command, then exit."""
     arguments = sys.argv[1:]
     try:
         with terminable():  # SIGTERM too lets a command remove its temporary files
@@ -39,13 +61,19 @@ def main() -> None:
     except RunFailed as error:
         _fail(error, str(error), FAILED)
     except Interrupted as error:
-        typer.echo(f"{error}; resume with: {error.resume_command or _command_line(*arguments)}", err=True)
+        command = error.resume_command or _command_line(*arguments)
+        typer.echo(redacted(f"{error}; resume with: {command}"), err=True)
         sys.exit(INTERRUPTED)
     except Exception as raised:
         cause = raised.__cause__ or raised if isinstance(raised, typer.Abort) else raised  # typer hides an EOFError
         if (reason := write_failure(cause)) is not None:
             place = getattr(cause, "filename", None)
             _fail(cause, f"{'' if place is None else f'{place}: '}cannot be written: {reason}", FAILED)
+        if (line := machine_failure(cause)) is not None:
+            _fail(cause, line, FAILED)
+        if sys.flags.optimize > 1:  # transformers and others read their own docstrings
+            what = "libraries need the docstrings that -OO or PYTHONOPTIMIZE=2 removes; unset it"
+            _fail(cause, f"{type(cause).__name__}: {first_line(cause)}; {what}", FAILED)
         hint = "" if _debug() else f"; for a traceback run `{_command_line('--debug', *arguments)}`"
         _fail(cause, f"{type(cause).__name__}: {first_line(cause)} (internal error{hint})", FAILED)
 
@@ -71,12 +99,16 @@ def _explain_usage(error: Any) -> None:
         return
     command = error.ctx.command_path if error.ctx is not None else "cycleqd-merge"
     message = " ".join(error.format_message().split()).rstrip(".")
-    typer.echo(f"error: {message}; see `{command} --help`", err=True)
+    typer.echo(redacted(f"error: {message}; see `{command} --help`"), err=True)
 
 
 def _fail(error: BaseException, message: str, code: int) -> None:
     if _debug():
-        traceback.print_exception(error)
+        typer.echo(printable(redacted("".join(traceback.format_exception(error)))), err=True, nl=False)
+    message = redacted(message)
+    for argument in sys.argv:
+        if len(argument.splitlines()) > 1:  # a file's name may contain line breaks
+            message = message.replace(argument, ascii(argument))
     for line in message.splitlines():
         typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)

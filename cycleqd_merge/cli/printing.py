@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cycleqd_merge.cli.verbosity import is_quiet
+from cycleqd_merge.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,12 +34,12 @@ def console(stderr: bool = False, progress: bool = False) -> Console:
 def print_progress(line: str) -> None:
     """Print a line on stderr, except under `--quiet`."""
     if not is_quiet():
-        typer.echo(line, err=True)
+        typer.echo(redacted(line), err=True)
 
 
 def print_json(value: Any) -> None:
     """Print the answer to `--json`."""
-    typer.echo(json.dumps(value, indent=1))
+    typer.echo(redacted(json.dumps(value, indent=1)))
 
 
 def print_archives(run: Run) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import TextIO
+
+from cycleqd_merge.redaction import RedactingFormatter
 
 OPTIONS = ("--quiet", "--verbose", "--debug")
 """Accepted before and after the command."""
@@ -16,8 +19,14 @@ def set_verbosity(quiet: bool, verbose: bool) -> None:
     `--quiet` is a level of what is printed, not of the package's logger: a run's log file keeps its warnings.
     """
     _STDERR.setLevel(logging.ERROR if quiet else logging.NOTSET)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_STDERR])
+    _STDERR.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[_STDERR])
     logging.getLogger("cycleqd_merge").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def print_messages_to(stream: TextIO) -> None:
+    """Print log messages to this stream, instead of the one that was stderr when this package was imported."""
+    _STDERR.setStream(stream)
 
 
 def is_quiet() -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from cycleqd_merge.config.loading import fix_presets
+from pydantic import TypeAdapter
+
+from cycleqd_merge.config.loading import fix_presets, parse
 from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.validation_errors import suggestion
@@ -60,7 +62,8 @@ def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = Mappi
     if rank is not None and mutation.get("kind", "svd") == "svd":
         evolution["mutation"] = {**mutation, "rank": rank}
     fixed = with_fixed_presets({**named, "evolution": evolution}, versions)
-    return Recipe.model_validate({**stated, "strategy": {"kind": "cycleqd"}, **fixed})
+    whole = {**stated, "strategy": {"kind": "cycleqd"}, **fixed}
+    return parse(TypeAdapter(Recipe), whole, f"strategy {name}", recipe)
 
 
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from cycleqd_merge.merging.mergekit_plan import require_candidates
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.identity import start_event
-from cycleqd_merge.run.observer import Observer
+from cycleqd_merge.run.observer import Observer, Tolerated
 from cycleqd_merge.run.opening import changed_semantics, closed_run, identify
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.session.search import search
@@ -192,7 +192,7 @@ def complete_runs(
         if run is None:
             hours = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 3600)
             with observers(each, at_once == 1) as observer:
-                run = search(each.recipe, observer, pool=own_pool, max_hours=hours)
+                run = search(each.recipe, Tolerated(observer), pool=own_pool, max_hours=hours)
         if run.generation > each.recipe.evolution.generations:
             raise RecipeError(
                 f"{each.folder}: has evaluated {run.generation} children, more than the budget of "

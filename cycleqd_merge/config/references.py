@@ -9,6 +9,7 @@ from typing import Any
 
 from cycleqd_merge.config.model_names import hub_id, model_names
 from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.variables import leaf, texts_of
 
 
 def local_models(recipe: Recipe) -> dict[str, str]:
@@ -23,7 +24,29 @@ def local_models(recipe: Recipe) -> dict[str, str]:
 
 def without_paths(text: str, recipe: Recipe) -> str:
     """A text, such as a file of an exported model, with portable names for local models."""
-    return str(with_renamed_models(text, local_models(recipe)))
+    names = local_models(recipe)
+    written = {text: names[path] for path, text in _written_models(recipe).items() if path in names}
+    return str(with_renamed_models(text, {**written, **names}))
+
+
+def with_variables(value: Any, recipe: Recipe) -> Any:
+    """Plain values with `${NAME}` in the paths of local models that the recipe names with variables."""
+    return with_renamed_models(value, _written_models(recipe))
+
+
+def _written_models(recipe: Recipe) -> dict[str, str]:
+    """Local models that the recipe names with variables: their paths as it writes them, by their paths."""
+    written: dict[str, str] = {}
+    for at, text in texts_of(recipe):
+        reference = leaf(recipe, at)
+        if at[0] not in ("base", "experts") or not isinstance(reference, str) or not text.environment:
+            continue
+        names = [each.path for each in model_names(reference)]
+        for path in names:
+            form = text.put_back(path) if len(names) > 1 or path == reference else path
+            if hub_id(path) is None and form != path:
+                written[path] = form
+    return written
 
 
 def with_renamed_models(value: Any, names: Mapping[str, str]) -> Any:

@@ -85,9 +85,20 @@ class Source:
         return lines
 
 
-def explain(details: Sequence[ErrorDetails], data: Any, schema: Schema, source: Source) -> list[str]:
-    """One line per error, in the order of the file. `schema` is the JSON Schema that `data` should satisfy."""
-    located = [(_location_in(data, detail), detail) for detail in details]
+def locations(details: Sequence[ErrorDetails], data: Any) -> list[Location]:
+    """The place of each error in the data."""
+    return [_location_in(data, detail) for detail in details]
+
+
+def explain(details: Sequence[ErrorDetails], data: Any, schema: Schema, source: Source, shown: Any = None) -> list[str]:
+    """One line per error, in the order of the file. `schema` is the JSON Schema that `data` should satisfy.
+
+    shown: the data as lines may quote it, with variables instead of their values.
+    """
+    located = list(zip(locations(details, data), details, strict=True))
+    if shown is not None:
+        located = [(location, _quoting(shown, location, detail)) for location, detail in located]
+        data = shown
     meant = {
         (*location[:-1], _nearest(location[-1], _keys(schema, data, location[:-1])))
         for location, detail in located
@@ -99,6 +110,16 @@ def explain(details: Sequence[ErrorDetails], data: Any, schema: Schema, source: 
         if not (detail["type"] == "missing" and location in meant)  # a mistyped key is not also a missing one
     }
     return sorted(lines, key=lines.__getitem__)
+
+
+def _quoting(shown: Any, location: Location, detail: ErrorDetails) -> ErrorDetails:
+    """The error with the value that its line may quote."""
+    try:
+        value = _at(shown, location)
+    except (KeyError, IndexError, TypeError):
+        return detail
+    text = isinstance(detail["input"], str) and isinstance(value, str)
+    return {**detail, "input": value} if text else detail
 
 
 def _explain(location: Location, detail: ErrorDetails, data: Any, schema: Schema) -> str:

@@ -11,8 +11,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
+    ValidationInfo,
     WithJsonSchema,
 )
+
+from cycleqd_merge.config.patterns import pattern_problem
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -62,8 +66,16 @@ Moderate = Annotated[float, Field(ge=-LARGE, le=LARGE)]
 _REPOSITORY = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
 
 
-def _repository(value: str) -> str:
-    if not re.fullmatch(_REPOSITORY, value):
+UNEXPANDED = {"unexpanded": True}
+"""Context of a validation that accepts `${NAME}` where a text must have a form."""
+
+
+def _has_variable(value: str, info: ValidationInfo) -> bool:
+    return "${" in value and bool((info.context or {}).get("unexpanded"))
+
+
+def _repository(value: str, info: ValidationInfo) -> str:
+    if not _has_variable(value, info) and not re.fullmatch(_REPOSITORY, value):
         raise ValueError("write a repository as `user/name`")
     return value
 
@@ -72,10 +84,8 @@ Repository = Annotated[str, AfterValidator(_repository), WithJsonSchema({"type":
 
 
 def _regular_expression(value: str) -> str:
-    try:
-        re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+    if (problem := pattern_problem(value)) is not None:
+        raise ValueError(f"not a regular expression: {problem}")
     return value
 
 
@@ -88,12 +98,15 @@ class StrictConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    _written: dict[tuple[int | str, ...], Any] = PrivateAttr(default_factory=dict)
+    """The texts with variables among its values, by location; see `variables`."""
+
 
 _TARGET = r"^([\w.]+|.+\.py):\w+$"
 
 
-def _target(value: str) -> str:
-    if not re.fullmatch(_TARGET, value):
+def _target(value: str, info: ValidationInfo) -> str:
+    if not _has_variable(value, info) and not re.fullmatch(_TARGET, value):
         raise ValueError("write `module:Class` or `path/to/file.py:Class`")
     return value
 

@@ -13,6 +13,7 @@ from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.event_loop import EventLoop
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.strategies.racing import Partial, Race
+from cycleqd_merge.tasks.limits import score
 from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class TaskResult:
         """The share of answers that the token limit cut off."""
         return sum(outcome.truncated for outcome in self.outcomes) / len(self.outcomes)
 
+    @property
+    def limited(self) -> int:
+        """The number of samples whose grading exceeded a limit."""
+        return sum(bool(outcome.limits) for outcome in self.outcomes)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -57,6 +63,11 @@ class Evaluation:
     score_seconds: float
     scored: int = 0
     rows: int = 0
+
+    @property
+    def limited(self) -> dict[str, int]:
+        """By task, the number of samples whose grading exceeded a limit, if there are any."""
+        return {name: result.limited for name, result in self.results.items() if result.limited}
 
     @property
     def censored(self) -> bool:
@@ -133,7 +144,7 @@ class Worker:
         }
 
     async def _sample(self, task: SuiteTask, sample: Sample) -> Outcome:
-        return checked_outcome(await task.task.score(sample, self._engine), f"task {task.name}, sample {sample.id}")
+        return checked_outcome(await score(task.task, sample, self._engine), f"task {task.name}, sample {sample.id}")
 
     def prepare(self, candidate: Candidate) -> None:
         """Announce the next candidate; see `Engine.prepare`."""

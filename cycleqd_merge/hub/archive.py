@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from cycleqd_merge.config.loading import yaml_text
+from cycleqd_merge.config.loading import recipe_text, stated_recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecipe
@@ -39,7 +39,7 @@ def archive_files(run: Run, events: Sequence[Event], portable: PortableRecipe, r
     files = {
         ELITES: _parquet(elite_rows(run)),
         GENERATIONS: _parquet(generation_rows(run)),
-        RECIPE: yaml_text({**portable.recipe.model_dump(mode="json", exclude_unset=True), "foreign": {}}).encode(),
+        RECIPE: recipe_text(portable.recipe, {"foreign": {}}).encode(),
         REVISIONS: _json(portable.recipe.revisions),
         JOURNAL_FILE: journal_bytes(portable_events(events, portable)),
         "figures/archives.png": png(archives_figure(run.archives, run.objectives, _best(run))),
@@ -57,7 +57,7 @@ def portable_events(events: Sequence[Event], portable: PortableRecipe) -> list[E
     last = next(event for event in reversed(events) if event["event"] == "session")
     session: Event = {
         "event": "session",
-        "recipe": portable.recipe.model_dump(mode="json", exclude_unset=True),
+        **stated_recipe(portable.recipe),
         "folder": PUBLISHED_FOLDER,
         "bases": last.get("bases", {}),
         "environment": last.get("environment", {}),

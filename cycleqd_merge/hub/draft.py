@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from cycleqd_merge.errors import HubFailed
 from cycleqd_merge.hub.contents import has_content, size_of
 from cycleqd_merge.hub.record import PushRecord
 from cycleqd_merge.hub.staging import PullRequest
-from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.hub_errors import ask_hub, hub_errors, repeated
 
 MAIN = "main"
 _INITIAL_FILES = {".gitattributes", "README.md"}
@@ -95,7 +96,7 @@ class Draft:
         """Create the repository and the branch if they do not exist."""
         repo, kind = self.target.repo, self.target.kind
         try:
-            self._api.repo_info(repo, repo_type=kind)
+            repeated(self.target.label, lambda: self._api.repo_info(repo, repo_type=kind))
         except errors.RepositoryNotFoundError:
             sdk = "static" if kind == "space" else None
             self._api.create_repo(repo, repo_type=kind, private=self.target.private, exist_ok=True, space_sdk=sdk)
@@ -106,7 +107,8 @@ class Draft:
         """Read the branch's last commit and the list of its files."""
         repo, kind = self.target.repo, self.target.kind
         try:
-            self._head = self._api.repo_info(repo, repo_type=kind, revision=self.target.revision).sha
+            read = partial(self._api.repo_info, repo, repo_type=kind, revision=self.target.revision)
+            self._head = repeated(self.target.label, read).sha
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             if not self._dry:
                 raise
@@ -126,8 +128,10 @@ class Draft:
             return True
         if staged is not None and self._pull_request(staged).merged_as() == self._head:
             return False
-        newest = self._api.list_repo_commits(self.target.repo, repo_type=self.target.kind, revision=self._head)[0]
-        return mark not in newest.message
+        history = partial(
+            self._api.list_repo_commits, self.target.repo, repo_type=self.target.kind, revision=self._head
+        )
+        return mark not in repeated(self.target.label, history)[0].message
 
     def claim(self, is_own: Callable[[], bool]) -> None:
         """Refuse to overwrite content that is not this run's.
@@ -149,11 +153,10 @@ class Draft:
         """The content of a small file of the repository; None if it does not exist."""
         if path not in self.published:
             return None
-        with hub_errors(self.target.label, HubFailed):
-            found = huggingface_hub.hf_hub_download(
-                self.target.repo, path, repo_type=self.target.kind, revision=self._head
-            )
-        return Path(found).read_bytes()
+        download = partial(
+            huggingface_hub.hf_hub_download, self.target.repo, path, repo_type=self.target.kind, revision=self._head
+        )
+        return Path(ask_hub(self.target.label, download, HubFailed)).read_bytes()
 
     def add(self, files: Mapping[str, bytes | Path]) -> None:
         """Add files by their paths, except those that are published unchanged. Files on disk may be deleted afterwards.
@@ -261,7 +264,8 @@ class Draft:
     def _tag(self, tag: str) -> None:
         """Set the tag to the branch's last commit."""
         repo, kind = self.target.repo, self.target.kind
-        tags = {each.name: each.target_commit for each in self._api.list_repo_refs(repo, repo_type=kind).tags}
+        refs = repeated(self.target.label, lambda: self._api.list_repo_refs(repo, repo_type=kind))
+        tags = {each.name: each.target_commit for each in refs.tags}
         if tags.get(tag) == self._head:
             return
         if tag in tags:

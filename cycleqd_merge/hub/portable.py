@@ -18,6 +18,8 @@ from cycleqd_merge.config.origin import ForeignConfig
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
 from cycleqd_merge.config.references import local_models, with_renamed_models
 from cycleqd_merge.config.rows import RowsConfig, with_row_sources
+from cycleqd_merge.config.validation_errors import Location
+from cycleqd_merge.config.variables import attach, keep_texts, texts_of
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS_FOLDER = "rows"
@@ -63,8 +65,16 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
     for part in ("engine", "strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(_without_machine(stated[part]), names)
-    whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe")
+    whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe", changed)
+    attach(whole, dict(texts_of(changed)))
+    keep_texts(whole, lambda at, text: not _is_resolved(at) and (text.environment or text.missing is not None))
     return PortableRecipe(whole, rows, Path(template) if from_file and template is not None else None)
+
+
+def _is_resolved(at: Location) -> bool:
+    """Whether a key is published with the values of its variables: models and datasets on the Hub, and names of
+    published files."""
+    return at[0] in ("base", "experts", "models") or at[-1] == "dataset" or ("data" in at and at[-1] == "path")
 
 
 def pull_notices(recipe: Recipe, label: str) -> list[str]:
@@ -90,14 +100,19 @@ def _use(use: TaskConfig, rows: dict[str, Path]) -> TaskConfig:
         if source.path is None:
             return source
         here = Path(source.path)
-        place = next((place for place, path in rows.items() if path == here), f"{ROWS_FOLDER}/{name}-{here.name}")
+        own = f"{name}{here.suffix}" if dict(texts_of(source)).get(("path",)) else f"{name}-{here.name}"
+        taken = f"{ROWS_FOLDER}/{own}" in rows and rows[f"{ROWS_FOLDER}/{own}"] != here
+        new = f"{ROWS_FOLDER}/{len(rows)}-{own}" if taken else f"{ROWS_FOLDER}/{own}"
+        place = next((place for place, path in rows.items() if path == here), new)
         rows[place] = here
         return source.model_copy(update={"path": place})
 
     moved_rows = with_row_sources(definition, moved)
     stated = without_folders(_without_machine(moved_rows.model_dump(mode="json", exclude_unset=True)))
     whole = {**use.model_dump(mode="json", exclude_unset=True, exclude={"task"}), "task": stated, "name": name}
-    return parse(TypeAdapter(TaskConfig), whole, f"task {name}")
+    inlined = parse(TypeAdapter(TaskConfig), whole, f"task {name}", use)
+    attach(inlined, {("task", *at): text for at, text in texts_of(moved_rows)})
+    return inlined
 
 
 def _without_machine(value: Any) -> Any:

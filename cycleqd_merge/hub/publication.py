@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import huggingface_hub
-
 from cycleqd_merge.config.hub import HubConfig
-from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.draft import CommitTarget, Draft, Pushed
 from cycleqd_merge.hub.facts import CardFacts
 from cycleqd_merge.journal.log import Event
@@ -55,15 +52,3 @@ class Publication:
     def commit(self, draft: Draft) -> Pushed:
         """Commit a draft, named and tagged with the run's generation."""
         return draft.commit(f"Generation {self.run.generation}", f"gen-{self.run.generation}")
-
-
-def require_no_token(files: Mapping[str, bytes | Path]) -> None:
-    """Refuse to publish the user's token, which a recipe may have read from the environment.
-
-    Raises:
-        RecipeError: a file contains the token.
-    """
-    token = (huggingface_hub.get_token() or "").encode()
-    for path, content in files.items():
-        if token and isinstance(content, bytes) and token in content:
-            raise RecipeError(f"hub: {path} contains your token and was not pushed; remove the token from the recipe")

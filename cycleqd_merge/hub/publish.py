@@ -12,15 +12,16 @@ from huggingface_hub.constants import REPOCARD_NAME
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.hub import HubConfig
-from cycleqd_merge.config.loading import parse
+from cycleqd_merge.config.loading import parse, require_variables
 from cycleqd_merge.errors import HubFailed, RecipeError
 from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues, portable_events
 from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
 from cycleqd_merge.hub.facts import card_facts
 from cycleqd_merge.hub.portable import portable_recipe, pull_notices
-from cycleqd_merge.hub.publication import Publication, PushOptions, require_no_token
+from cycleqd_merge.hub.publication import Publication, PushOptions
 from cycleqd_merge.hub.publish_models import file_name, push_models
+from cycleqd_merge.hub.scan import require_no_credentials
 from cycleqd_merge.hub_errors import hub_errors
 from cycleqd_merge.journal.log import JOURNAL_FILE, complete_events
 from cycleqd_merge.outputs.export import require_genome
@@ -53,13 +54,14 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
     """Push the run in `folder` as `hub` says. on_pushed: called after each repository.
 
     Raises:
-        UserError: not a run directory, no such model, no write access, or a token is part of what would be published.
+        UserError: not a run directory, no such model, no write access, or something to publish has a credential.
         HubFailed: the Hub refused or failed; what was pushed before stays, and pushing again completes the rest.
     """
     events = complete_events(folder)
     run = replay_events(events, str(folder))
     if not run.archives:
         raise RecipeError(f"{folder}: nothing to push yet: not all experts are scored")
+    require_variables(run.recipe, ("base", "experts", "models"))
     if options.archive_only:
         hub = hub.model_copy(update={"root": None, "elites": [], "space": False})
     places = _model_places(run, hub)
@@ -111,7 +113,7 @@ def _push_archive(publication: Publication) -> Pushed:
         log.warning("%s", notice)
     files = archive_files(run, publication.events, portable, hub.rows)
     files[REPOCARD_NAME] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
-    require_no_token(files)
+    require_no_credentials(files)
     draft = publication.draft("dataset", hub.archive_repo)
     draft.claim(lambda: continues(publication.events, draft.read(JOURNAL_FILE)))
     draft.add(files)
@@ -128,7 +130,7 @@ def _push_page(publication: Publication) -> Pushed:
         "index.html": render_page(shown, name).encode("utf-8", "backslashreplace"),
         REPOCARD_NAME: f"{front}\nThe report page of a cycleqd-merge run.\n".encode(),
     }
-    require_no_token(files)
+    require_no_credentials(files)
     draft = publication.draft("space", repo)
     draft.claim(lambda: False)
     draft.add(files)

@@ -15,9 +15,11 @@ from cycleqd_merge.hub.card import FIGURE, model_card
 from cycleqd_merge.hub.draft import Draft, Pushed
 from cycleqd_merge.hub.facts import model_facts
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE
-from cycleqd_merge.hub.publication import Publication, require_no_token
+from cycleqd_merge.hub.publication import Publication
+from cycleqd_merge.hub.scan import require_no_credentials
 from cycleqd_merge.merging.end_tokens import listed_ids
 from cycleqd_merge.merging.model_files import GENERATION, TOKENIZER
+from cycleqd_merge.merging.rebuild_command import without_variable_command
 from cycleqd_merge.merging.sizes import model_bytes
 from cycleqd_merge.outputs.export import export, export_adapter, model_record
 from cycleqd_merge.report.figures import archives_figure, png
@@ -56,7 +58,7 @@ def push_models(publication: Publication, repo: str, placed: Mapping[str, NamedM
             kept |= files.keys()
         card = _card(publication, repo, prefix, placed, draft, files)
         page = {f"{prefix}{FIGURE}": _figure(publication, model), f"{prefix}{REPOCARD_NAME}": card}
-        require_no_token(page)
+        require_no_credentials(page)
         draft.add(page)
         kept |= page.keys()
     draft.remove(path for path in draft.published if path not in kept and _is_part_of_a_model(path, draft))
@@ -100,8 +102,9 @@ def _add_model(draft: Draft, prefix: str, publication: Publication, model: Named
             name = f"{prefix}{path.relative_to(out).as_posix()}"
             files[name] = path
             if path.suffix in _TEXT_FILES and path.stat().st_size < _LONGEST_TEXT:
-                files[name] = without_paths(path.read_text(encoding="utf-8"), run.recipe).encode()
-        require_no_token(files)
+                text = without_paths(path.read_text(encoding="utf-8"), run.recipe)
+                files[name] = (without_variable_command(text) if path.name == CONFIGURATION else text).encode()
+        require_no_credentials(files)
         draft.add(files)
     return files
 

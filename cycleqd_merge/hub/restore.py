@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.foreign import findings, require_harmless
-from cycleqd_merge.config.loading import load_task, override_recipe, own_keys, parse, shipped_tasks
+from cycleqd_merge.config.loading import (
+    load_task,
+    override_recipe,
+    own_keys,
+    recorded_recipe,
+    shipped_tasks,
+    stated_recipe,
+)
 from cycleqd_merge.config.model_names import model_names
 from cycleqd_merge.config.origin import ForeignConfig
-from cycleqd_merge.config.presets import first_versions, with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import row_sources
 from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, ROWS_FOLDER
-from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.hub_errors import ask_hub
 from cycleqd_merge.journal.foreign import require_plain
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, journal_bytes, of_kind
 from cycleqd_merge.run.order import order_differences
@@ -46,10 +51,12 @@ def download_run(
     """
     label = f"dataset {repo}"
     try:
-        with hub_errors(label):
-            downloaded = huggingface_hub.snapshot_download(
+        downloaded = ask_hub(
+            label,
+            lambda: huggingface_hub.snapshot_download(
                 repo, repo_type="dataset", revision=revision, allow_patterns=list(_FILES)
-            )
+            ),
+        )
     except ValueError as error:  # a file's name has `..`
         raise RecipeError(f"{label}: refused: {first_line(error)}") from error
     folder = Path(downloaded)
@@ -70,7 +77,7 @@ def download_run(
 def _recipe_of(session: Event, where: str) -> Recipe:
     """The recipe of a published session event, as it was published."""
     stated = {key: value for key, value in session["recipe"].items() if key != "foreign"}
-    return parse(TypeAdapter(Recipe), with_fixed_presets({**stated, "output": OUTPUT}, first_versions()), where)
+    return recorded_recipe({**session, "recipe": {**stated, "output": OUTPUT}}, where, published=True)
 
 
 def placed_events(events: Sequence[Event], out: Path, overrides: Sequence[str], trust: bool) -> list[Event]:
@@ -89,11 +96,13 @@ def placed_events(events: Sequence[Event], out: Path, overrides: Sequence[str], 
     recipe = override_recipe(_placed(published, here), overrides, str(out))
     if reordered := order_differences(start, recipe):
         raise RecipeError(f"{out}: {'; '.join(reordered)}: genomes and scores go by the order; keep the published one")
-    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    recorded = stated_recipe(recipe)
+    stated = recorded["recipe"]
     for part in ("strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(stated[part], _moved(published, recipe))
-    kept = {key: value for key, value in session.items() if key != "folder"} | {"recipe": stated}
+    replaced = ("folder", "variables", "unpublished")
+    kept = {key: value for key, value in session.items() if key not in replaced} | recorded
     return [start, kept, *rest]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,9 +17,10 @@ from filelock import FileLock, Timeout
 
 from cycleqd_merge.config.origin import is_download
 from cycleqd_merge.errors import InfrastructureError, RecipeError, RunFailed
-from cycleqd_merge.files import sync_folder, write_failure
+from cycleqd_merge.files import sync_folder, write_failure, writing
 from cycleqd_merge.journal.foreign import marked
 from cycleqd_merge.journal.schema import problem, unknown_keys
+from cycleqd_merge.redaction import redacted
 from cycleqd_merge.strict_json import loads
 
 JOURNAL_FILE = "journal.jsonl"
@@ -220,6 +222,8 @@ class Journal:
         except OSError as error:
             if folder.is_file():
                 raise RecipeError(f"{folder}: is a file; choose another directory") from error
+            if error.errno not in (None, errno.EROFS) and (reason := write_failure(error)) is not None:
+                raise InfrastructureError(f"{error.filename or path}: cannot be written: {reason}") from error
             hint = "make it writable or choose another directory"
             raise RecipeError(f"{folder}: cannot be written: {error.strerror}; {hint}") from error
         try:
@@ -229,15 +233,19 @@ class Journal:
             raise
         self.events, self._checksum = contents.events, contents.checksum
         self._file.truncate(contents.size)
-        sync_folder(folder)
+        with writing(path):
+            sync_folder(folder)
 
     def append(self, event: Event) -> None:
-        """Record an event; it is on disk when this returns.
+        """Record an event; it is on disk when this returns. An error is recorded without values of variables.
 
         Raises:
             InfrastructureError: the disk is full or the file cannot be written; nothing counts as recorded.
             RunFailed: the event holds values that JSON does not have, such as infinite numbers.
         """
+        self._require_in_place()
+        if isinstance(event.get("error"), str):
+            event = {**event, "error": redacted(event["error"])}
         try:
             body = _body(event)
             loads(body)
@@ -252,6 +260,22 @@ class Journal:
             reason = write_failure(error) or error.strerror
             raise InfrastructureError(f"{self.folder / JOURNAL_FILE}: cannot be written: {reason}") from error
         self.events.append(event)
+
+    def _require_in_place(self) -> None:
+        """Check that the open file is the run's journal still: events in a deleted file would be lost.
+
+        Raises:
+            InfrastructureError: it was deleted, moved or replaced.
+        """
+        path = self.folder / JOURNAL_FILE
+        try:
+            same = os.path.samestat(path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            same = False
+        if not same:
+            raise InfrastructureError(
+                f"{path}: was deleted, moved or replaced during the run; put it back, then resume the run"
+            )
 
     def close(self) -> None:
         """Release the run for other processes."""

@@ -19,6 +19,7 @@ Scores = list[Score]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Names = list[str]
+Place = list[str | Count]
 
 
 class _Record(BaseModel):
@@ -52,6 +53,11 @@ class _TaskIdentity(_Record):
     semantics: Count = 0
 
 
+class _Concealed(_Record):
+    key: Place
+    digest: str
+
+
 class _Start(_Record):
     base: str = ""
     experts: dict[str, str]
@@ -63,6 +69,7 @@ class _Start(_Record):
     in_flight: Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT)]
     seeds: list[_Founder] = []
     revisions: dict[str, str] | None = None
+    variables: list[_Concealed] = []
 
 
 class _Use(_Record):
@@ -98,6 +105,8 @@ class _Session(_Record):
     leaked: dict[str, Any] = {}
     task_environments: dict[str, str] = {}
     engine_semantics: Count = 0
+    variables: list[Place] = []
+    unpublished: list[Place] = []
 
 
 class _Result(_Record):

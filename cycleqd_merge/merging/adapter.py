@@ -388,7 +388,12 @@ class Adapter:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the adapter's weights and configuration."""
-        return digest_files([self.path / "adapter_config.json", self.path / "adapter_model.safetensors"])
+        return digest_files(self.digested)
+
+    @property
+    def digested(self) -> list[Path]:
+        """The files that `digest` covers."""
+        return [self.path / "adapter_config.json", self.path / "adapter_model.safetensors"]
 
 
 def _other_kind(config: PeftConfig) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from cycleqd_merge.cache_entries import read_entry, report_damage, write_entry
-from cycleqd_merge.files import new_folder, remove_leftovers
+from cycleqd_merge.files import new_folder
 
 
 def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -25,7 +25,6 @@ def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
                 report_damage(folder)
             if folder.is_dir():
                 shutil.rmtree(folder)
-            remove_leftovers(folder)
             with new_folder(folder) as unfinished:
                 build(unfinished)
             write_entry(folder, json.dumps(_contents(folder)))

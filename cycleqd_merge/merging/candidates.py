@@ -27,8 +27,9 @@ def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Itera
 
     Raises:
         ModelError: the configuration cannot be read or run, or its model's tensors differ in name or shape from the
-            base's.
+            base's; or the files of the family's models have changed since they were opened.
     """
+    materialiser.family.require_unchanged()
     if isinstance(candidate, Genome):
         tensors = materialiser.tensors(candidate)
     else:
@@ -38,6 +39,7 @@ def candidate_tensors(candidate: Candidate, materialiser: Materialiser) -> Itera
     names = materialiser.family.stored_names
     for name, tensor in tensors:
         yield names[name], tensor
+    materialiser.family.require_unchanged()  # while they were read, too
 
 
 def candidate_configuration(candidate: Candidate, materialiser: Materialiser, evolution: EvolutionConfig) -> str:

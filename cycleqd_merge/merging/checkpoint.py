@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Pret
 from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import ModelError, first_line
+from cycleqd_merge.files import file_version
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
@@ -31,6 +33,9 @@ from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
 from cycleqd_merge.merging.missing_files import require_folder, require_full_model
 from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, renaming, vocabulary_tensors
 from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
+
+_CLOCK_TICK = 20_000_000
+"""Nanoseconds within which a file system may give two changes of a file the same time."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +302,11 @@ class Checkpoint:
         return self._digest or digest_files(self.files)
 
     @property
+    def digested(self) -> list[Path]:
+        """The files that `digest` covers; none of a copy."""
+        return [] if self.is_copy else self.files
+
+    @property
     def files(self) -> list[Path]:
         """Its safetensors files, in the order of their names."""
         return sorted({self.path / shard for shard in self._loader.index.tensor_paths.values()})
@@ -323,7 +333,7 @@ def _architecture(folder: Path, config: PretrainedConfig, trust_remote_code: boo
 
 
 def digest_files(paths: list[Path]) -> str:
-    """SHA-256 over the contents of `paths`; cached per file, by its size and modification time."""
+    """SHA-256 over the contents of `paths`; cached per file and version of it, see `file_version`."""
     total = hashlib.sha256()
     for path in paths:
         total.update(digest_file(path).encode())
@@ -334,12 +344,15 @@ def digest_file(path: Path) -> str:
     """SHA-256 over a file's contents, cached; see `digest_files`."""
     from cycleqd_merge.cache import cache_folder
 
-    status = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode()).hexdigest()
+    if abs(time.time_ns() - path.stat().st_ctime_ns) < _CLOCK_TICK:  # written again now, it could get the same times
+        time.sleep(_CLOCK_TICK / 1e9)
+    version = file_version(path)
+    key = hashlib.sha256(version.encode()).hexdigest()
     cached = cache_folder("digests") / key
     if (stored := read_entry(cached)) is not None:
         return stored
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_entry(cached, digest)
+    if file_version(path) == version:  # else it has been written in the meantime
+        write_entry(cached, digest)
     return digest

@@ -20,7 +20,8 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.model_names import hub_id
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import HubRefused, ModelError, first_line
-from cycleqd_merge.hub_errors import hub_errors, hub_reason
+from cycleqd_merge.files import file_version
+from cycleqd_merge.hub_errors import ending_waits, hub_errors, hub_reason, repeated
 from cycleqd_merge.merging.cached_folders import cached_folder
 from cycleqd_merge.merging.mergekit_references import model_reference
 from cycleqd_merge.merging.weight_files import PICKLE, SAFETENSORS, chosen_weights, weight_files
@@ -94,10 +95,13 @@ def pending_download(path: ModelPath, models: ModelsConfig, label: str, adapter:
     if hub_id(path.path) is None or constants.is_offline_mode():
         return None
     try:
-        names = huggingface_hub.list_repo_files(path.path, revision=path.revision)
-        needed = needed_files(names, models, label, adapter)
-        found = huggingface_hub.snapshot_download(
-            path.path, revision=path.revision, allow_patterns=[_exactly(name) for name in needed], dry_run=True
+        names = huggingface_hub.list_repo_files(path.path, revision=path.revision)  # repeats requests itself
+        patterns = [_exactly(name) for name in needed_files(names, models, label, adapter)]
+        found = repeated(
+            label,
+            lambda: huggingface_hub.snapshot_download(
+                path.path, revision=path.revision, allow_patterns=patterns, dry_run=True
+            ),
         )
     except Exception as error:
         line = hub_reason(error)
@@ -161,11 +165,8 @@ def _cached(path: ModelPath) -> Path | None:
 
 def _download(wanted: Download, label: str, progress: DownloadProgress | None) -> None:
     done = 0
-    with hub_errors(label, HubRefused), ThreadPoolExecutor(_PARALLEL) as pool:
-        running = {
-            pool.submit(huggingface_hub.hf_hub_download, wanted.repo, name, revision=wanted.revision): bytes_
-            for name, bytes_ in wanted.files.items()
-        }
+    with hub_errors(label, HubRefused), ThreadPoolExecutor(_PARALLEL) as pool, ending_waits():
+        running = {pool.submit(_download_file, wanted, name, label): bytes_ for name, bytes_ in wanted.files.items()}
         if progress is not None:
             progress(wanted.repo, 0, wanted.bytes)
         for finished in as_completed(running):
@@ -173,6 +174,10 @@ def _download(wanted: Download, label: str, progress: DownloadProgress | None) -
             done += running[finished]
             if progress is not None:
                 progress(wanted.repo, done, wanted.bytes)
+
+
+def _download_file(wanted: Download, name: str, label: str) -> str:
+    return repeated(label, lambda: huggingface_hub.hf_hub_download(wanted.repo, name, revision=wanted.revision))
 
 
 def hub_models(models: PinnedModels) -> list[tuple[ModelPath, str, bool]]:
@@ -231,15 +236,9 @@ def _converted(folder: Path, shards: Sequence[Path], save: Save) -> Path:
         ModelError: they contain more than weights, or are damaged.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    key = hashlib.sha256("|".join(_version(path) for path in files).encode())
+    key = hashlib.sha256("|".join(file_version(path) for path in files).encode())
     target = cache_folder("converted") / key.hexdigest()[:32]
     return cached_folder(target, lambda unfinished: _convert(folder, shards, unfinished, save))
-
-
-def _version(path: Path) -> str:
-    """A text that changes with the file."""
-    status = path.stat()
-    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _convert(folder: Path, shards: Sequence[Path], unfinished: Path, save: Save) -> None:

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import ModelError
+from cycleqd_merge.files import file_version
 from cycleqd_merge.merging.adapter import Adapter, Fit, LowRank
-from cycleqd_merge.merging.checkpoint import Checkpoint, Weight
+from cycleqd_merge.merging.checkpoint import Checkpoint, Weight, digest_files
 from cycleqd_merge.merging.download import adapter_folder
 from cycleqd_merge.merging.mergekit_references import model_reference
 from cycleqd_merge.merging.missing_files import require_folder
@@ -22,6 +23,7 @@ from cycleqd_merge.merging.name_map import NameMap, build_name_map
 from cycleqd_merge.merging.tokenizer_folders import has_tokenizer, id_bound, open_tokenizer
 from cycleqd_merge.merging.vocabulary import Union, expert_rows
 
+_RESTORE = "restore them, then rerun the command"
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
 
@@ -66,6 +68,7 @@ class ModelFamily:
         self, base: Checkpoint, experts: tuple[Expert, ...], models: ModelsConfig, union: Union | None = None
     ) -> None:
         self.base, self.experts, self.models, self.union = base, experts, models, union
+        self._versions: dict[str, list[str]] = {}  # of the models' files, when they were last seen to be unchanged
 
     def require_digests(self, base: str, experts: Mapping[str, str]) -> None:
         """Check that these are the models with the recorded digests.
@@ -82,6 +85,22 @@ class ModelFamily:
         ]
         if changed:
             raise ModelError("the models have changed since the run began: " + "; ".join(changed))
+
+    def require_unchanged(self) -> None:
+        """Check that the files of the models are those that were opened: tensors are read from them for every child.
+
+        Raises:
+            ModelError: one was changed, moved or deleted.
+        """
+        for label, weights in (("base", self.base), *((f"expert {each.name}", each.weights) for each in self.experts)):
+            try:
+                versions = [file_version(path) for path in weights.digested]
+                seen = not versions or versions == self._versions.get(label)
+                if not seen and digest_files(weights.digested) != weights.digest:
+                    raise ModelError(f"{label}: its files in {weights.path} changed while they were in use; {_RESTORE}")
+            except OSError as error:
+                raise ModelError(f"{label}: {error.filename}: {error.strerror}; {_RESTORE}") from error
+            self._versions[label] = versions
 
     @property
     def weights(self) -> tuple[Weight, ...]:

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
+from cycleqd_merge.bounded import Bounds, LimitExceeded, call
 from cycleqd_merge.config.evolution import LayerGroupsConfig, PatternGroupsConfig
+from cycleqd_merge.errors import RecipeError
 
 if TYPE_CHECKING:
     from cycleqd_merge.merging.checkpoint import Weight
 
 _LAYER = re.compile(r"\.(\d+)\.")
 REST = "rest"
+_BOUNDS = Bounds(seconds=5.0)
 
 
 class Groups:
@@ -26,7 +29,10 @@ class Groups:
         self, weights: Sequence[Weight], setting: Literal["one"] | LayerGroupsConfig | PatternGroupsConfig
     ) -> None:
         layers = 1 + max((int(found.group(1)) for each in weights if (found := _LAYER.search(each.name))), default=-1)
-        labels = {weight.name: _label(weight, setting, layers) for weight in weights}
+        if isinstance(setting, PatternGroupsConfig):
+            labels = _by_patterns(setting.patterns, [weight.name for weight in weights])
+        else:
+            labels = {weight.name: _label(weight, setting, layers) for weight in weights}
         self.setting = setting
         self.labels = tuple(dict.fromkeys(labels.values()))
         self._numbers = {name: self.labels.index(label) for name, label in labels.items()}
@@ -43,11 +49,27 @@ class Groups:
         return [name for name, number in self._numbers.items() if number == group]
 
 
-def _label(weight: Weight, setting: Literal["one"] | LayerGroupsConfig | PatternGroupsConfig, layers: int) -> str:
+def _by_patterns(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """The label of each tensor: the first pattern found in its name.
+
+    Raises:
+        RecipeError: that takes too long.
+    """
+    try:
+        found = call(_BOUNDS, _first_found, list(patterns), list(names))
+    except LimitExceeded as error:
+        raise RecipeError(f"evolution.groups: matching `patterns` with the tensors' names {error}; simplify") from None
+    return {name: REST if place is None else patterns[place] for name, place in zip(names, found, strict=True)}
+
+
+def _first_found(patterns: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """In a child: the number of the first pattern found in each name."""
+    return [next((place for place, pattern in enumerate(patterns) if re.search(pattern, name)), None) for name in names]
+
+
+def _label(weight: Weight, setting: Literal["one"] | LayerGroupsConfig, layers: int) -> str:
     if isinstance(setting, str):
         return "all"
-    if isinstance(setting, PatternGroupsConfig):
-        return next((pattern for pattern in setting.patterns if re.search(pattern, weight.name)), REST)
     layer = _LAYER.search(weight.name)
     if layer is None:
         return REST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from mergekit.options import MergeOptions
 from pydantic import ValidationError
 
 from cycleqd_merge.config.recipe import ModelsConfig
+from cycleqd_merge.config.references import with_renamed_models
+from cycleqd_merge.config.variables import expanded, require_values
 from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
@@ -35,6 +38,7 @@ from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of, models_opened
 from cycleqd_merge.merging.mergekit_plan import merge_errors, planned_tensors, quiet_libraries, weights_in
 from cycleqd_merge.merging.mergekit_references import reference_value
+from cycleqd_merge.merging.model_references import with_renamed_references
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 
 _Step = TypeVar("_Step")
@@ -73,7 +77,8 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0, models: ModelsCon
         raise RecipeError(f"{config_file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise RecipeError(f"{config_file}: not a text file") from None
-    config = parse_configuration(text, str(config_file))
+    values, written = _with_values(text, str(config_file))
+    config = parse_configuration(values, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
     family = _recorded_family(config, models)
@@ -87,7 +92,37 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0, models: ModelsCon
             _merge_options(config, models.trust_remote_code, family, random_seed=seed, **truncation) as options,
         ):
             run_merge(config, str(scratch / out.name), options, config_source=text)
+        card = scratch / out.name / "README.md"
+        if written and card.is_file():
+            card.write_text(str(with_renamed_models(card.read_text(encoding="utf-8"), written)), encoding="utf-8")
         (scratch / out.name).replace(out)
+
+
+def _with_values(text: str, where: str) -> tuple[str, dict[str, str]]:
+    """A configuration with the values of environment variables in its references, which exports write as `${NAME}`;
+    and the references as they are written, by their values.
+
+    Raises:
+        RecipeError: a variable is not set.
+    """
+    written: dict[str, str] = {}
+    if "${" not in text:
+        return text, written
+
+    def value(reference: str) -> str:
+        found = expanded(reference)
+        if isinstance(found, str):
+            return reference
+        require_values({("model",): found}, lambda _: where)
+        written[found.value] = reference
+        return found.value
+
+    try:
+        stated = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text, written  # `parse_configuration` reports it
+    changed = with_renamed_references(stated, value)
+    return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True, width=math.inf), written
 
 
 def _recorded_family(config: MergeConfiguration, settings: ModelsConfig) -> ModelFamily | None:

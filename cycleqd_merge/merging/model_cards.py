@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from huggingface_hub import ModelCard, constants, errors
 
 from cycleqd_merge.config.model_names import hub_id, model_names
 from cycleqd_merge.errors import HubError, HubFailed, HubRefused, RecipeError
-from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.hub_errors import ask_hub
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def _front_matter(path: str, revision: str | None, error: type[HubRefused] | typ
     card = Path(path) / constants.REPOCARD_NAME
     if hub_id(path) is not None:
         try:
-            with hub_errors(f"card of {path}", error):
-                card = Path(huggingface_hub.hf_hub_download(path, constants.REPOCARD_NAME, revision=revision))
+            download = partial(huggingface_hub.hf_hub_download, path, constants.REPOCARD_NAME, revision=revision)
+            card = Path(ask_hub(f"card of {path}", download, error))
         except HubError as failed:
             cause = failed.__cause__
             absent = isinstance(cause, errors.EntryNotFoundError)

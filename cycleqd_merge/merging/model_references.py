@@ -24,7 +24,7 @@ def pinned_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
         stated = yaml.safe_load(candidate.yaml)
     except yaml.YAMLError:
         return candidate  # its evaluation reports the error
-    pinned = _renamed(stated, recipe.pinned)
+    pinned = with_renamed_references(stated, recipe.pinned)
     if pinned == stated:
         return candidate
     text = yaml.safe_dump(pinned, sort_keys=False, allow_unicode=True, width=math.inf)
@@ -38,10 +38,10 @@ def portable_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
     return MergekitConfiguration(without_paths(candidate.yaml, recipe), candidate.seed)
 
 
-def _renamed(value: Any, rename: Callable[[str], str], key: str = "") -> Any:
+def with_renamed_references(value: Any, rename: Callable[[str], str], key: str = "") -> Any:
     """A configuration's plain values with every model reference in them renamed."""
     if isinstance(value, list):
-        return [_renamed(each, rename, key) for each in value]
+        return [with_renamed_references(each, rename, key) for each in value]
     if isinstance(value, dict):
-        return {name: _renamed(each, rename, name) for name, each in value.items()}
+        return {name: with_renamed_references(each, rename, name) for name, each in value.items()}
     return rename(value) if isinstance(value, str) and key in _REFERENCE_KEYS else value

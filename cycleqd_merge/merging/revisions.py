@@ -19,7 +19,7 @@ from cycleqd_merge.config.model_names import hub_id, model_names
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.config.rows import dataset_key, row_sources
 from cycleqd_merge.errors import HubRefused
-from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.hub_errors import ending_waits, hub_errors, repeated
 from cycleqd_merge.merging.missing_files import nearest
 
 _PARALLEL = 8
@@ -47,7 +47,7 @@ def pin(recipe: Recipe, recorded: Mapping[str, str] = MappingProxyType({})) -> R
             errors.append(f"{error}{_local(name)}")
             return None
 
-    with ThreadPoolExecutor(_PARALLEL) as pool:
+    with ThreadPoolExecutor(_PARALLEL) as pool, ending_waits():
         resolved = dict(zip(missing, pool.map(resolve, missing), strict=True))
     if errors:
         raise HubRefused("\n".join(sorted(errors)))
@@ -96,9 +96,9 @@ def _resolve(name: str, label: str) -> str:
             )
             return Path(found).name
         api = huggingface_hub.HfApi()
-        info = api.repo_info(repo, revision=revision or None, repo_type=kind)
+        info = repeated(label, lambda: api.repo_info(repo, revision=revision or None, repo_type=kind))
         if getattr(info, "gated", False):
-            api.auth_check(repo, repo_type=kind)
+            repeated(label, lambda: api.auth_check(repo, repo_type=kind))
     assert info.sha is not None
     # the Hub's own cache records commits only for downloads by branch or tag
     write_entry(cached, info.sha)

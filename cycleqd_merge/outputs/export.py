@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from cycleqd_merge.config.references import with_variables
 from cycleqd_merge.errors import InfrastructureError, RecipeError
 from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.candidates import candidate_configuration, candidate_tensors, write_candidate
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.rebuild_command import with_variable_command
 from cycleqd_merge.outputs.adapter import require_adapters, write_adapter
 from cycleqd_merge.outputs.checkpoint import write_model
 from cycleqd_merge.outputs.verify import verify_adapter, verify_checkpoint
@@ -36,6 +38,7 @@ def export(run: Run, name: str, out: str | PathLike[str]) -> NamedModel:
     chosen = choose(run, name)
     materialiser = reopen_models(run, chosen.candidate)
     configuration = candidate_configuration(chosen.candidate, materialiser, run.recipe.evolution)
+    configuration = with_variable_command(configuration, with_variables(configuration, run.recipe))
     record = _record(run, chosen, materialiser)
 
     fill = partial(write_candidate, chosen.candidate, materialiser)
@@ -126,11 +129,11 @@ def model_record(run: Run, chosen: NamedModel) -> dict[str, Any]:
         "name": chosen.label,
         "evaluation": chosen.number,
         "search_scores": scores,
-        "base": {"model": recipe.pinned(recipe.base), "sha256": start["base"]},
+        "base": {"model": with_variables(recipe.pinned(recipe.base), recipe), "sha256": start["base"]},
         "experts": {
-            name: {"model": recipe.pinned(reference), "sha256": start["experts"][name]}
+            name: {"model": with_variables(recipe.pinned(reference), recipe), "sha256": start["experts"][name]}
             for name, reference in recipe.experts.items()
         },
         "groups": recipe.evolution.model_dump(mode="json")["groups"],
-        candidate_kind(chosen.candidate): chosen.candidate.to_json(),
+        candidate_kind(chosen.candidate): with_variables(chosen.candidate.to_json(), recipe),
     }

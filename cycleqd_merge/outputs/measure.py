@@ -97,13 +97,15 @@ def _with_leaks(evaluation: Evaluation, leaks: Mapping[str, set[str]]) -> Evalua
 
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation as JSON values: each task's score, share of truncated answers, and score per sample; `leaked`, if
-    not 0, is the number of held-out samples that equal search samples.
+    not 0, is the number of held-out samples that equal search samples, and `limited` of those whose grading exceeded a
+    limit.
     """
     return {
         task: {
             "score": result.score,
             "truncated": result.truncated,
             **({"leaked": result.leaked} if result.leaked else {}),
+            **({"limited": result.limited} if result.limited else {}),
             "samples": {sample: outcome.score for sample, outcome in zip(result.samples, result.outcomes, strict=True)},
         }
         for task, result in evaluation.results.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import huggingface_hub
 from huggingface_hub import constants, errors
 
@@ -9,7 +11,7 @@ from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.model_names import hub_id, model_names
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import HubRefused, ModelError, RecipeError, UserError
-from cycleqd_merge.hub_errors import SIGN_IN, hub_errors
+from cycleqd_merge.hub_errors import SIGN_IN, ask_hub
 from cycleqd_merge.merging.model_cards import card_data, derived_license
 
 
@@ -31,8 +33,7 @@ def require_write(*repositories: tuple[str, str]) -> str:
     if huggingface_hub.get_token() is None:
         raise HubRefused(f"hub: no token; {SIGN_IN}")
     api = huggingface_hub.HfApi()
-    with hub_errors("hub"):
-        user = api.whoami()
+    user = ask_hub("hub", api.whoami)
     token = user.get("auth", {}).get("accessToken", {})
     if token.get("role") == "read":
         raise HubRefused(f"hub: the token of {user['name']} is read-only; create one with write access, then {SIGN_IN}")
@@ -42,8 +43,7 @@ def require_write(*repositories: tuple[str, str]) -> str:
             owners = " or ".join(spaces)
             raise HubRefused(f"hub: {user['name']} may not write to {repo}; push to a repository of {owners}")
         try:
-            with hub_errors(f"{kind} {repo}"):
-                api.auth_check(repo, repo_type=kind, write=True)
+            ask_hub(f"{kind} {repo}", partial(api.auth_check, repo, repo_type=kind, write=True))
         except UserError as error:
             if not isinstance(error.__cause__, errors.RepositoryNotFoundError):  # a missing one will be created
                 raise

@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
 from cycleqd_merge.config.grid import cells, require_grid
-from cycleqd_merge.config.loading import fix_presets, loaded_recipe
+from cycleqd_merge.config.loading import fix_presets, loaded_recipe, require_variables
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.engines.prompts import tokenizer_notices
@@ -60,6 +60,7 @@ def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: floa
     """
     since = time.perf_counter() if since is None else since
     recipe = loaded_recipe(recipe)
+    require_variables(recipe)
     begun = _begun(Path(recipe.output))
     recipe = fix_presets(recipe, recorded_presets(begun))
     found = Plan(cells=cells(recipe))

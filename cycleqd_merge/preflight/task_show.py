@@ -15,6 +15,7 @@ from cycleqd_merge.evaluation.failures import is_infrastructure, single_cause
 from cycleqd_merge.evaluation.worker import checked_outcome
 from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.preflight.task_check import open_alone
+from cycleqd_merge.tasks import limits
 from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.protocol import (
     LanguageModel,
@@ -131,7 +132,7 @@ async def _scored(
 ) -> list[ShownSample]:
     async def score(sample: Sample) -> ShownSample:
         recorder = Recorder(model)
-        outcome = checked_outcome(await task.score(sample, recorder), f"sample {sample.id}")
+        outcome = checked_outcome(await limits.score(task, sample, recorder), f"sample {sample.id}")
         exchanges = tuple(_encoded(exchange, encode) for exchange in recorder.exchanges)
         return ShownSample(sample.id, exchanges, _reference(task, sample), outcome, row_place(sample))
 

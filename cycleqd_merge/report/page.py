@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cycleqd_merge.config.loading import yaml_text
+from cycleqd_merge.config.loading import stated, yaml_text
+from cycleqd_merge.config.references import with_variables
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_file
 from cycleqd_merge.journal.log import failed
+from cycleqd_merge.redaction import redacted
 from cycleqd_merge.report.optimism import chosen_mean
 from cycleqd_merge.report.page_data import page_data
 from cycleqd_merge.report.scores import Comparison, ScoreTable, compare_best, usual_scores
@@ -63,6 +65,7 @@ def render_page(
     comparison that the run is part of, from `comparison.page_section`. verdict: of the summary, by default that of
     `compare_best`.
     """
+    name = redacted(name)
     environment = Environment(
         loader=PackageLoader("cycleqd_merge.report", "assets"),
         autoescape=True,
@@ -106,18 +109,23 @@ def _provenance(run: Run) -> dict[str, Any]:
     named = {"base": recipe.base, **recipe.experts}
     digests = {"base": start["base"], **start["experts"]}
     return {
-        "models": [(name, recipe.pinned(reference), digests[name]) for name, reference in named.items()],
+        "models": [
+            (name, with_variables(recipe.pinned(reference), recipe), digests[name]) for name, reference in named.items()
+        ],
         "task_rows": {
             task: {"rows": facts["rows"], "digests": {rows: facts[rows] for rows in ("search", "confirm", "heldout")}}
             for task, facts in start.get("tasks", {}).items()
         },
-        "settings": yaml_text(recipe.model_dump(mode="json", exclude_unset=True)),
+        "settings": yaml_text(stated(recipe)[0]),
         "identity": json.dumps({"evolution": start["evolution"], "in_flight": start["in_flight"]}, indent=1),
         "sessions": [_session(event) for event in run.sessions],
     }
 
 
 def _session(event: Mapping[str, Any]) -> dict[str, Any]:
-    began = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M UTC") if "time" in event else None
+    began = None
+    if "time" in event:
+        with suppress(ValueError, OverflowError, OSError):  # of a clock that was years off
+            began = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
     environment = {**event.get("environment", {}), **event.get("task_environments", {})}
     return {"began": began, "environment": environment, "bases": event["bases"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cycleqd_merge.config.references import with_variables
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.journal.log import Event, failed
 from cycleqd_merge.run.state import Run
@@ -16,8 +17,8 @@ def summary(run: Run) -> dict[str, Any]:
     censored = [event for event in run.results if event.get("censored")]
     seconds = [sum(event["seconds"]) for event in run.results if "seconds" in event]
     return {
-        "base": run.recipe.base,
-        "experts": dict(run.recipe.experts),
+        "base": with_variables(run.recipe.base, run.recipe),
+        "experts": with_variables(dict(run.recipe.experts), run.recipe),
         "tasks": run.tasks,
         "objectives": run.objectives,
         "generation": run.generation,

@@ -27,6 +27,7 @@ def _sample_lines(sample: ShownSample) -> Iterator[str]:
         yield from ("----- reference", sample.reference)
     if sample.outcome is not None:
         cut = "; an answer was truncated" if sample.outcome.truncated else ""
+        cut += "".join(f"; {limit}" for limit in sample.outcome.limits)
         yield f"----- score: {sample.outcome.score:g}{cut}"
 
 

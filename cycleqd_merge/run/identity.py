@@ -14,6 +14,8 @@ from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.presets import first_versions, preset_name
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import local_models, with_renamed_models
+from cycleqd_merge.config.values import StrictConfig
+from cycleqd_merge.config.variables import put_back
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import SAMPLING_SEMANTICS, Event, Journal, of_kind
@@ -35,16 +37,22 @@ if TYPE_CHECKING:  # identities are compared without torch
 
 
 def start_event(
-    opened: OpenedRecipe, workers: int = 1, founders: Sequence[Event] = (), recorded: Event | None = None
+    opened: OpenedRecipe,
+    workers: int = 1,
+    founders: Sequence[Event] = (),
+    recorded: Event | None = None,
+    written: bool = False,
 ) -> Event:
     """The journal's first event. Everything in it belongs to the run's identity.
 
     workers: the number of workers, which sets that of evaluations in flight. founders: genomes that the run starts from
     besides the experts, each with its known scores, by task. recorded: the start event of a run that is resumed: its
     number of evaluations in flight stays, and its models are identified by their contents, however they are named now.
+    written: with `${NAME}` instead of the values of variables.
     """
     recipe, family, suite, groups = opened.recipe, opened.family, opened.suite, opened.groups
-    evolution, models = recipe.evolution, _models(recipe)
+    evolution, models = recipe.evolution, _models(recipe, written)
+    strategy = _values(recipe.strategy, written)
     in_flight = evolution.children_in_flight(workers) if recorded is None else recorded["in_flight"]
     return {
         "event": "start",
@@ -52,9 +60,9 @@ def start_event(
         "base": family.base.digest,
         "experts": {expert.name: expert.digest for expert in family.experts},
         "models": models,
-        "tasks": {task.name: task_identity(task) for task in suite},
-        "strategy": with_renamed_models(without_folders(recipe.strategy.model_dump(mode="json")), local_models(recipe)),
-        "evolution": operators(evolution),
+        "tasks": {task.name: task_identity(task, written) for task in suite},
+        "strategy": with_renamed_models(without_folders(strategy), local_models(recipe)),
+        "evolution": operators(evolution, written),
         "groups": list(groups.labels),
         "in_flight": evolution.in_flight or in_flight,
         "seeds": list(founders),
@@ -62,9 +70,9 @@ def start_event(
     }
 
 
-def operators(evolution: EvolutionConfig) -> dict[str, Any]:
+def operators(evolution: EvolutionConfig, written: bool = False) -> dict[str, Any]:
     """The settings of the search that belong to a run's identity."""
-    settings = evolution.model_dump(mode="json", exclude={"generations", "in_flight", "preset"})
+    settings = _values(evolution, written, exclude={"generations", "in_flight", "preset"})
     return {**settings, SAMPLING_SEMANTICS: 1} if evolution.sampling == "published" else settings
 
 
@@ -91,23 +99,33 @@ def _task_as_of_today(recorded: dict[str, Any]) -> dict[str, Any]:
     return {**recorded, "definition": without_folders(recorded["definition"])}
 
 
-def _models(recipe: Recipe) -> dict[str, Any]:
+def _values(config: StrictConfig, written: bool, **options: Any) -> dict[str, Any]:
+    """All values of a configuration. written: with `${NAME}` instead of the values of variables."""
+    values = config.model_dump(mode="json", **options)
+    return dict(put_back(config, values)[0]) if written else values
+
+
+def _models(recipe: Recipe, written: bool) -> dict[str, Any]:
     """How models are opened; a chat template from a file counts by its content, not by its path."""
-    models = recipe.models.model_dump(mode="json", exclude={"trust_remote_code", "pickles"})
+    models = _values(recipe.models, written, exclude={"trust_remote_code", "pickles"})
     if models["end_tokens"] is None:  # as before there was this key
         del models["end_tokens"]
-    template = models["chat_template"]
+    template = recipe.models.chat_template
     named = template is None or template == "base" or template in recipe.experts
-    if not named and Path(template).is_file():  # a wrong name is reported when the tokenizer is opened
+    # a wrong name is reported when the tokenizer is opened
+    if template is not None and not named and Path(template).is_file():
         models["chat_template"] = hashlib.sha256(Path(template).read_bytes()).hexdigest()[:16]
     return models
 
 
-def task_identity(task: SuiteTask) -> dict[str, Any]:
-    """How a task is used and scored, its rows on each split, and its semantics version unless that is 0."""
+def task_identity(task: SuiteTask, written: bool = False) -> dict[str, Any]:
+    """How a task is used and scored, its rows on each split, and its semantics version unless that is 0.
+
+    written: with `${NAME}` instead of the values of variables.
+    """
     identity = {
-        **task.use.model_dump(mode="json", exclude={"task", "name"}, exclude_none=True),
-        "definition": without_folders(_definition(task)),
+        **_values(task.use, written, exclude={"task", "name"}, exclude_none=True),
+        "definition": without_folders(_definition(task, written)),
         "search": task.digest("search"),
         "heldout": task.digest("heldout"),
         "confirm": task.digest("confirm"),
@@ -116,8 +134,8 @@ def task_identity(task: SuiteTask) -> dict[str, Any]:
     return {**identity, "semantics": task.semantics} if task.semantics else identity
 
 
-def _definition(task: SuiteTask) -> dict[str, Any]:
-    definition = task.definition.model_dump(mode="json", exclude={"description", "data"})
+def _definition(task: SuiteTask, written: bool) -> dict[str, Any]:
+    definition = _values(task.definition, written, exclude={"description", "data"})
     if definition.get("thinking") == "keep":  # as before there was this key
         del definition["thinking"]
     return definition

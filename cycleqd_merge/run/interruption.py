@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from cycleqd_merge.errors import Interrupted
+
+_NOTICES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Further signals that end a run, unless somebody ignores or handles them: a dropped connection, as `nohup` ignores it,
+and the notices of batch systems before they end a job, or of a limit of CPU time."""
+_SAME_SECONDS = 1.0
+"""Signals in quick succession count as one: service managers send two, and terminals one to each process."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does; both raise `Interrupted`.
+    """Let SIGTERM, a hang-up and the notices of batch systems end a run as Ctrl-C does; all raise `Interrupted`.
 
     A running event loop replaces Python's own handler with one that first cancels its tasks; any other handler would
     raise in the middle of one. So Python's own is installed here, even in a background job, which ignores Ctrl-C.
+    A second signal also ends what the first one led to.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ends = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT)}
-    previous = {number: signal.signal(number, end) for number, end in ends.items()}
+    end = _ending()
+    notices = [number for number in _NOTICES if signal.getsignal(number) is signal.SIG_DFL]
+    ends = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys([signal.SIGTERM, *notices], end)}
+    previous = {number: signal.signal(number, handler) for number, handler in ends.items()}
     try:
         yield
     except _interruptions():
         raise Interrupted("interrupted") from None
     finally:
-        for number, end in previous.items():
-            signal.signal(number, end)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _ending() -> Callable[[int, FrameType | None], None]:
+    """A handler that passes signals on as Ctrl-C."""
+    last = float("-inf")
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _SAME_SECONDS:
+            last = now
+            signal.raise_signal(signal.SIGINT)
+
+    return end
 
 
 def _interruptions() -> tuple[type[BaseException], ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from cycleqd_merge.evolution.archive import Scores
     from cycleqd_merge.journal.log import Event
     from cycleqd_merge.run.state import Run
+
+log = logging.getLogger(__name__)
 
 
 class Observer:
@@ -38,6 +41,51 @@ class Observer:
 
     def pushed(self, lines: Sequence[str]) -> None:
         """A Hub repository was updated; `lines` describe what was pushed."""
+
+
+class Tolerated(Observer):
+    """An observer whose failed output ends no run: a closed pipe, a full disk, a character that cannot be printed.
+
+    The first failure is logged; the observer still receives every call.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._failed = False
+
+    def _call(self, method: Callable[..., None], *arguments: object) -> None:
+        try:
+            method(*arguments)
+        except (OSError, UnicodeError, ValueError) as error:
+            if type(error) is ValueError and "closed file" not in str(error):  # what a closed stream raises
+                raise
+            if not self._failed:
+                log.warning("the run continues, but an observer failed: %s: %s", type(error).__name__, error)
+            self._failed = True
+
+    def downloading(self, repo: str, done: int, total: int) -> None:
+        self._call(self._observer.downloading, repo, done, total)
+
+    def computing_bases(self, expert: str, done: int, total: int) -> None:
+        self._call(self._observer.computing_bases, expert, done, total)
+
+    def started(self, run: Run) -> None:
+        self._call(self._observer.started, run)
+
+    def evaluated(self, run: Run, event: Event) -> None:
+        self._call(self._observer.evaluated, run, event)
+
+    def searched(self, run: Run) -> None:
+        self._call(self._observer.searched, run)
+
+    def exported(self, name: str, folder: Path) -> None:
+        self._call(self._observer.exported, name, folder)
+
+    def measured(self, run: Run, split: str, scores: Mapping[str, Scores]) -> None:
+        self._call(self._observer.measured, run, split, scores)
+
+    def pushed(self, lines: Sequence[str]) -> None:
+        self._call(self._observer.pushed, lines)
 
 
 class Observers(Observer):

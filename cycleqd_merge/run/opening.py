@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from cycleqd_merge.config.loading import require_variables, stated_recipe
 from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
@@ -14,9 +15,10 @@ from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
+from cycleqd_merge.run.concealed import as_recorded, with_concealed_values
 from cycleqd_merge.run.confirm import to_confirm
 from cycleqd_merge.run.differences import differences
-from cycleqd_merge.run.identity import require_same, start_event
+from cycleqd_merge.run.identity import as_of_today, require_same, start_event
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
 from cycleqd_merge.run.state import Run, replay_events
 
@@ -28,8 +30,9 @@ def reopen(run: Run) -> OpenedRecipe:
         UserError: something cannot be opened.
         ModelError: the models have changed since the run began.
     """
+    require_variables(run.recipe, ("base", "experts", "models", "tasks", "evolution", "engine"))
     opened = OpenedRecipe.open(run.recipe)
-    now = start_event(opened)
+    now = start_event(opened)  # base, experts and groups have no variables: they are digests and labels
     changed = differences(*({key: event[key] for key in ("base", "experts", "groups")} for event in (run.start, now)))
     if changed:
         raise ModelError("the models have changed since the run began: " + "; ".join(changed))
@@ -44,6 +47,7 @@ def reopen_models(run: Run, candidate: Candidate) -> Materialiser:
         ModelError: the models have changed since the run began.
     """
     recipe = run.recipe
+    require_variables(recipe, ("base", "experts", "models"))
     models, needed = recipe.pinned_models(), sorted(mutated_experts(candidate))
     family = open_family(models)
     family.require_digests(run.start["base"], run.start["experts"])
@@ -61,7 +65,11 @@ def identify(opened: OpenedRecipe, journal: Journal, workers: int = 1, founders:
         RecipeError: the journal belongs to a different run.
     """
     recorded = journal.events[0] if journal.events else None
-    start = start_event(opened, workers, founders if recorded is None else recorded.get("seeds", []), recorded)
+    founders = founders if recorded is None else recorded.get("seeds", [])
+    start, written = (start_event(opened, workers, founders, recorded, as_written) for as_written in (False, True))
+    if recorded is None:
+        return with_concealed_values(start, written, journal.folder)
+    start = as_recorded(start, written, as_of_today(recorded), journal.folder)
     require_same(journal, start)
     return start
 
@@ -80,7 +88,7 @@ def closed_run(journal: Journal, opened: OpenedRecipe) -> Run | None:
     changed = changed_semantics(journal.events[0], sessions, opened)
     if not changed:
         return None
-    now = {"event": "session", "recipe": opened.recipe.model_dump(mode="json", exclude_unset=True)}
+    now = {"event": "session", **stated_recipe(opened.recipe)}
     run = replay_events([*journal.events, now], str(journal.folder / JOURNAL_FILE))
     run.sessions = sessions
     if run.schedule.done and not to_confirm(run):

@@ -10,13 +10,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.foreign import guarded
 from cycleqd_merge.config.grid import require_grid
-from cycleqd_merge.config.loading import parse, shipped_tasks
-from cycleqd_merge.config.presets import first_versions, with_fixed_presets
+from cycleqd_merge.config.loading import recorded_recipe, shipped_tasks
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
@@ -273,7 +270,7 @@ def session_recipe(session: Event, where: str) -> Recipe:
         RecipeError: the recipe is not valid, or states something that a stranger may not state; `where` names it.
     """
     try:
-        recipe = parse(TypeAdapter(Recipe), with_fixed_presets(session["recipe"], first_versions()), where)
+        recipe = recorded_recipe(session, where)
     except RecipeError as error:
         first, *others = str(error).splitlines()
         raise RecipeError(f"{first} (and {len(others)} more errors)" if others else first) from None

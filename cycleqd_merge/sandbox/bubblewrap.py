@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import platform
 import shutil
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
@@ -22,26 +23,34 @@ from cycleqd_merge.event_loop import run_coroutine
 from cycleqd_merge.sandbox.boxes import open_box
 from cycleqd_merge.sandbox.cgroups import limited_cgroups, parent_cgroups
 from cycleqd_merge.sandbox.interpreter import OPTIONS, BoundPython, bound_python, staged, unreachable
-from cycleqd_merge.sandbox.processes import piped_process
+from cycleqd_merge.sandbox.keyring import new_keyring_prefix
+from cycleqd_merge.sandbox.processes import bubblewrap_process
 from cycleqd_merge.sandbox.protocol import BoxLost, Limits, RootFs
 from cycleqd_merge.sandbox.rootfs import find_rootfs
+from cycleqd_merge.sandbox.seccomp import filter_file, supported
 from cycleqd_merge.sandbox.users import first_user, unprivileged_prefix, user_namespace
 
 _CAPABILITIES = "chown dac_override fowner fsetid kill setgid setuid setpcap sys_chroot net_bind_service audit_write"
 _COMMON_OPTIONS = (
     "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --new-session "
-    "--hostname box --cap-drop ALL --clearenv --as-pid-1"
+    "--hostname box --cap-drop ALL --clearenv"
 )
 _OVERLAY = """
 echo 0 > /proc/sys/user/max_user_namespaces || exit 1
 mount -t tmpfs -o mode=755,size="$1",nr_inodes=200k tmpfs /tmp && mkdir /tmp/upper /tmp/work /tmp/root || exit 1
+mkdir -m 1777 /tmp/shm || exit 1
 mount -t overlay -o userxattr,lowerdir=.,upperdir=/tmp/upper,workdir=/tmp/work overlay /tmp/root || exit 1
 shift && exec "$@"
 """
 """Mounts the overlay over the current directory, whose path this user may not be able to reach, and runs a command.
 
-It runs in a mount namespace of its own.
+It runs in a mount namespace of its own. Files in /tmp/shm count towards the same limit.
 """
+_HIDDEN = (
+    "acpi asound config.gz interrupts kallsyms kcore key-users keys kmsg latency_stats sched_debug scsi timer_list "
+    "timer_stats tty"
+)
+"""Entries of /proc that describe the host, its memory or keys; most container runtimes hide them, too."""
 _STAGE = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 """Mounts paths elsewhere, in pairs before `--`, then runs the command after it."""
 
@@ -58,12 +67,15 @@ class Bubblewrap:
                 raise TaskError(
                     f"sandbox: {needed} is not installed: `sudo apt-get install {package}` (or {_ALTERNATIVE})"
                 )
+        if not supported(platform.machine()):
+            raise TaskError(f"sandbox: no filter of system calls for {platform.machine()}; use x86-64 or arm64")
         if root.name is not None:
             find_rootfs(root.name)
             first_user()
         problem = run_coroutine(self._try_box(root))
         if problem:
-            raise TaskError(f"sandbox: bubblewrap does not work here: {problem}; {_remedy()} (or {_ALTERNATIVE})")
+            why = problem.splitlines()[0]
+            raise TaskError(f"sandbox: bubblewrap does not work here: {why}; {_remedy()} (or {_ALTERNATIVE})")
         files = "" if root.name is None else f"root {root.name}, "
         limits = "by control groups" if parent_cgroups() else "per process (control groups are not writable)"
         return f"bubblewrap, {files}limits {limits}"
@@ -87,35 +99,52 @@ class Bubblewrap:
 
     @asynccontextmanager
     async def start(self, command: Sequence[str], root: RootFs, limits: Limits) -> AsyncIterator[Process]:
+        if shutil.which(self._program) is None:
+            raise InfrastructureError(f"sandbox: cannot start a process: {self._program} is no longer installed")
         async with AsyncExitStack() as stack:
-            prefix = [*stack.enter_context(limited_cgroups(limits)), *_process_limits(limits)]
-            inside = _limited_inside(command, limits)
+            filtering = stack.enter_context(filter_file())
+            groups = stack.enter_context(limited_cgroups(limits))
+            prefix = [*new_keyring_prefix(), *groups, *_process_limits(limits)]
+            inside = ["--seccomp", str(filtering), *_limited_inside(command, limits)]
             if root.name is None:
                 folder = None
                 python = bound_python()
                 staging, mounts = _reachable_mounts(python)
                 options = [*_host_files_options(limits), *_python_options(python, mounts), "--remount-ro", "/"]
-                line = [*prefix, *staging, *unprivileged_prefix(), self._program, *options, *inside]
+                before = [*prefix, *staging, *unprivileged_prefix(), self._program]
             else:
                 folder = find_rootfs(root.name)
                 as_root = await stack.enter_async_context(user_namespace())
                 mounting = ["unshare", "--mount", "--propagation", "private", "--"]
                 mounting += ["sh", "-c", _OVERLAY, "sh", str(limits.disk)]
-                line = [*prefix, *as_root, *mounting, self._program, *_rootfs_options(), *inside]
+                before, options = [*prefix, *as_root, *mounting, self._program], _rootfs_options()
             # a box can read bubblewrap's environment, so it gets none of this process's variables
             variables = {"PATH": os.environ.get("PATH", os.defpath)}
-            async with piped_process(line, limits.output, cwd=folder or "/", env=variables) as process:
-                yield process  # the box ends with bubblewrap
+            async with bubblewrap_process(
+                lambda noted: [*before, *noted, *options, *inside],
+                limits.output,
+                pass_fds=(filtering,),
+                cwd=folder or "/",
+                env=variables,
+            ) as process:
+                yield process
 
 
 def _process_limits(limits: Limits) -> list[str]:
-    """Command prefix that limits every process."""
-    return ["prlimit", f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=0", "--nofile=1024", "--"]
+    """Command prefix that limits every process.
+
+    One byte of memory dumps is the value that keeps away the host's handler of crashes, which 0 does not.
+    """
+    sizes = [f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=1", "--nofile=1024"]
+    return ["prlimit", *sizes, "--rtprio=0", "--nice=0", "--"]
 
 
 def _limited_inside(command: Sequence[str], limits: Limits) -> list[str]:
-    """A command with the limit that is set inside the box: outside, it would also count this user's other processes."""
-    return ["--", "prlimit", f"--nproc={limits.processes}", "--", *command]
+    """A command with the limit that is set inside the box: outside, it would also count this user's other processes.
+
+    Process 1 of the box is bubblewrap's, and does not count.
+    """
+    return ["--", "prlimit", f"--nproc={limits.processes + 1}", "--", *command]
 
 
 @functools.cache
@@ -132,10 +161,38 @@ def _usr() -> tuple[str, ...]:
 
 
 def _host_files_options(limits: Limits) -> list[str]:
-    files = ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    files = [*_proc_options(), *_devices_options(), "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp"]
     variables = ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
     user = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
     return [*_COMMON_OPTIONS.split(), *user, *_usr(), *files, *variables]
+
+
+@functools.cache
+def _proc_options() -> tuple[str, ...]:
+    """Options for a read-only /proc without the entries that a box does not need; kernels differ in what they have.
+
+    Nothing in a box may write to the kernel's settings, or to the memory of bubblewrap's process 1, by which the box
+    ends.
+    """
+    options = ["--proc", "/proc", "--remount-ro", "/proc"]
+    for path in (Path("/proc", name) for name in _HIDDEN.split()):
+        if path.is_dir():
+            options += ["--size", "4096", "--tmpfs", str(path), "--remount-ro", str(path)]
+        elif path.exists():
+            options += ["--dev-bind", "/dev/null", str(path)]
+    return tuple(options)
+
+
+@functools.cache
+def _devices_options() -> tuple[str, ...]:
+    """Options for a read-only /dev without terminals, whose shared memory counts as files in /tmp."""
+    options = ["--size", "65536", "--tmpfs", "/dev"]
+    for name in ("null", "zero", "full", "random", "urandom", "tty"):
+        options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    for name, target in (("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")):
+        options += ["--symlink", target, f"/dev/{name}"]
+    options += ["--symlink", "/proc/self/fd", "/dev/fd", "--symlink", "/tmp", "/dev/shm"]
+    return (*options, "--remount-ro", "/dev")
 
 
 Mounts = Sequence[tuple[str, str]]
@@ -166,7 +223,8 @@ def _python_options(python: BoundPython, mounts: Mounts) -> list[str]:
 
 
 def _rootfs_options() -> list[str]:
-    files = ["--bind", "/tmp/root", "/", "--proc", "/proc", "--tmpfs", "/proc/tty", "--dev", "/dev", "--chdir", "/"]
+    devices = ["--dev", "/dev", "--bind", "/tmp/shm", "/dev/shm", "--remount-ro", "/dev"]
+    files = ["--bind", "/tmp/root", "/", *_proc_options(), *devices, "--chdir", "/"]
     paths = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = ["--setenv", "PATH", paths, "--setenv", "HOME", "/root"]
     allowed = [word for name in _CAPABILITIES.split() for word in ("--cap-add", f"cap_{name}")]
@@ -187,6 +245,8 @@ def _remedy() -> str:
         path = Path("/proc/sys", name)
         if path.exists() and path.read_text().strip() == blocking:
             return f"allow user namespaces: `sudo sysctl {name.replace('/', '.')}={allowing}`"
+    if not any(line.startswith("Seccomp:") for line in Path("/proc/self/status").read_text().splitlines()):
+        return "its boxes require a kernel with filters of system calls (CONFIG_SECCOMP_FILTER)"
     if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
         return "start this container with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
     return "it requires a kernel with user namespaces and overlays in them (5.11 or newer): see docs/sandbox.md"

@@ -9,14 +9,18 @@ import uuid
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from cycleqd_merge.errors import TaskError
+from cycleqd_merge.errors import InfrastructureError, TaskError
 from cycleqd_merge.sandbox.interpreter import OPTIONS, PACKAGES, VARIABLES, numpy_version, python_release
+from cycleqd_merge.sandbox.owners import is_dead, own_name
 from cycleqd_merge.sandbox.processes import piped_process
 from cycleqd_merge.sandbox.protocol import Limits, RootFs
 from cycleqd_merge.sandbox.rootfs import BUILD_COMMAND, FINISH_SCRIPT, SYSTEM_PACKAGES
 
 _CAPABILITIES = "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP SYS_CHROOT NET_BIND_SERVICE AUDIT_WRITE"
+_LABEL = "cycleqd-merge.owner"
+_REMOVE_SECONDS = 60.0
 
 
 class Docker:
@@ -30,6 +34,7 @@ class Docker:
         image = image_of(root)
         if not self._succeeds("image", "inspect", image):
             raise TaskError(f"sandbox: Docker has no image {image}: `{BUILD_COMMAND} --docker`")
+        _sweep()
         return f"Docker, image {image}"
 
     def python(self) -> list[str]:
@@ -42,14 +47,46 @@ class Docker:
     @asynccontextmanager
     async def start(self, command: Sequence[str], root: RootFs, limits: Limits) -> AsyncIterator[Process]:
         name = f"cycleqd-{uuid.uuid4().hex}"
-        async with piped_process(run_line(name, command, root, limits), limits.output) as process:
-            try:
+        try:
+            async with piped_process(run_line(name, command, root, limits), limits.output) as process:
                 yield process
-            finally:  # killing the client does not end the container
-                removing = await asyncio.create_subprocess_exec(
-                    "docker", "rm", "--force", name, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
-                )
-                await removing.wait()
+        finally:  # killing the client does not end the container
+            await _remove(name)
+
+
+async def _remove(name: str) -> None:
+    try:
+        removing = await asyncio.create_subprocess_exec(
+            "docker", "rm", "--force", name, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
+        )
+    except OSError:  # nor has the container been started
+        return
+    try:
+        await asyncio.wait_for(removing.wait(), _REMOVE_SECONDS)
+    except TimeoutError:
+        removing.kill()
+        raise InfrastructureError(f"sandbox: Docker did not remove the container {name}") from None
+
+
+def _sweep() -> None:
+    """Remove containers of this host's processes that have ended."""
+    listing = ["docker", "ps", "--all", f"--filter=label={_LABEL}", f'--format={{{{.ID}}}} {{{{.Label "{_LABEL}"}}}}']
+    found = subprocess.run(listing, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    for line in found.stdout.splitlines():
+        name, _, owner = line.partition(" ")
+        if is_left(owner):
+            subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+
+
+def is_left(owner: str) -> bool:
+    """Whether a container's owner, by its label, was a process of this host that has ended."""
+    host, _, process = owner.rpartition("/")
+    return host == _host() and is_dead(process)
+
+
+def _host() -> str:
+    """A text that differs between hosts, and between starts of a host: several may share a daemon."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def image_of(root: RootFs) -> str:
@@ -67,7 +104,8 @@ def run_line(name: str, command: Sequence[str], root: RootFs, limits: Limits) ->
         f"--pids-limit={limits.processes}",
         f"--cpus={limits.cpus}",
         f"--ulimit=fsize={limits.disk}",
-        "--ulimit=core=0",
+        "--ulimit=core=1",  # keeps away the host's handler of crashes, which 0 does not
+        f"--shm-size={limits.disk // 8}",
     ]
     if root.name is None:
         user = ["--user=65534:65534", "--read-only", f"--tmpfs=/tmp:size={limits.disk}", "--workdir=/tmp"]
@@ -75,7 +113,18 @@ def run_line(name: str, command: Sequence[str], root: RootFs, limits: Limits) ->
     else:
         user = [*(f"--cap-add={capability}" for capability in _CAPABILITIES.split()), "--workdir=/"]
     isolation = ["--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--log-driver=none"]
-    options = ["--rm", "--interactive", f"--name={name}", "--hostname=box", *isolation, *resources, *user]
+    owner = f"--label={_LABEL}={_host()}/{own_name()}"
+    options = [
+        "--rm",
+        "--init",
+        owner,
+        "--interactive",
+        f"--name={name}",
+        "--hostname=box",
+        *isolation,
+        *resources,
+        *user,
+    ]
     return ["docker", "run", *options, image_of(root), *command]
 
 

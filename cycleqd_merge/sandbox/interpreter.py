@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import threading
@@ -13,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from cycleqd_merge.sandbox.owners import is_dead, own_name
 
 PREFIX = "/python"
 """Folder of a box that holds the interpreter, unless it is the system's, and always numpy."""
@@ -101,7 +105,12 @@ def unreachable(paths: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _staging() -> tempfile.TemporaryDirectory[str]:
-    folder = tempfile.TemporaryDirectory(prefix="cycleqd-python-", dir="/tmp")
+    for left in Path("/tmp").glob("cycleqd-python-*-*-*-*"):  # by processes that were killed
+        owner = left.name.removeprefix("cycleqd-python-").rpartition("-")[0]
+        with contextlib.suppress(OSError):
+            if left.stat().st_uid == os.geteuid() and is_dead(owner):
+                shutil.rmtree(left)
+    folder = tempfile.TemporaryDirectory(prefix=f"cycleqd-python-{own_name()}-", dir="/tmp")
     Path(folder.name).chmod(0o755)
     return folder
 

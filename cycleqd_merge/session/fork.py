@@ -13,6 +13,7 @@ from cycleqd_merge.config.loading import override_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event
+from cycleqd_merge.run.concealed import as_recorded
 from cycleqd_merge.run.differences import order_difference
 from cycleqd_merge.run.identity import task_identity
 from cycleqd_merge.run.semantics import changed_engines, changed_tasks
@@ -68,7 +69,9 @@ def _kept_tasks(run: Run, suite: Suite) -> list[str]:
         log.warning(
             "semantics of task %s: %s: its scores are not kept; every elite is scored on it again", name, change
         )
-    now = {task.name: task_identity(task) for task in suite if task.name not in tasks and not engines}
+    kept = [task for task in suite if task.name not in tasks and not engines]
+    identities, written = ({task.name: task_identity(task, each) for task in kept} for each in (False, True))
+    now = as_recorded({"tasks": identities}, {"tasks": written}, run.start, Path(run.recipe.output))["tasks"]
     return [task for task in run.tasks if task in now and _same(run.start["tasks"][task], now[task])]
 
 

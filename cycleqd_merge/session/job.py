@@ -16,7 +16,7 @@ from cycleqd_merge.outputs.export import finish_exports
 from cycleqd_merge.outputs.measure import heldout_scores
 from cycleqd_merge.preflight.access import repositories, require_write
 from cycleqd_merge.run.interruption import terminable
-from cycleqd_merge.run.observer import Observer, Observers
+from cycleqd_merge.run.observer import Observer, Observers, Tolerated
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.session.search import output_folder, search
 
@@ -24,6 +24,7 @@ from cycleqd_merge.session.search import output_folder, search
 def run_job(recipe: Recipe, observer: Observer, founders: Sequence[Event], fresh: bool, max_hours: float | None) -> Run:
     """See `evolve`."""
     recipe = recipe.model_copy(update={"output": str(output_folder(recipe.output, fresh))})
+    observer = Tolerated(observer)
     with terminable():
         with _pushing(recipe.hub, recipe.output) as pushes:
             if recipe.hub is not None:

@@ -31,7 +31,7 @@ def push(
     section, such as `repo="user/name"`, which override it.
 
     Raises:
-        UserError: not a run directory, no such model, no write access, or a token is part of what would be published.
+        UserError: not a run directory, no such model, no write access, or something to publish has a credential.
         HubFailed: the Hub failed; what was pushed before stays, and pushing again completes the rest.
     """
     folder = Path(run)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cycleqd_merge.redaction import RedactingFormatter
+
 _LOGGING: set[int] = set()
 """Threads whose runs keep a log: a comparison runs several at the same time."""
 
@@ -30,7 +32,7 @@ def logging_to(path: Path) -> Iterator[None]:
     handler = _LogFile(path, encoding="utf-8")
     own = threading.get_ident()
     handler.addFilter(lambda record: record.thread == own or record.thread not in _LOGGING)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("cycleqd_merge")  # never the root logger: that belongs to the program
     package.addHandler(handler)
     _LOGGING.add(own)

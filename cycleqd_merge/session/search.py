@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from cycleqd_merge.config.grid import require_grid
-from cycleqd_merge.config.loading import fix_presets
+from cycleqd_merge.config.loading import fix_presets, require_variables, stated_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
 from cycleqd_merge.evaluation.engines.prompts import tokenizer_notices
@@ -121,6 +121,7 @@ def _set_up(
     The second value opens a pool; None if nothing is left to evaluate.
     """
     observer = observer or Observer()
+    require_variables(recipe)
     recipe = pin(recipe, recorded_revisions(journal.events))
     recipe = fix_presets(recipe, recorded_presets(journal.events))
     mutated = sorted(recipe.mutated_experts(journal.events[0].get("seeds", []) if journal.events else founders))
@@ -163,7 +164,7 @@ def _session_event(opened: OpenedRecipe, materialiser: Materialiser, task_enviro
     semantics = SEMANTICS[opened.recipe.engine.kind]
     return {
         "event": "session",
-        "recipe": opened.recipe.model_dump(mode="json", exclude_unset=True),
+        **stated_recipe(opened.recipe),
         "bases": {opened.family.experts[n].name: bases.digest for n, bases in materialiser.bases.items()},
         "environment": environment(),
         "time": round(time.time()),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cycleqd_merge.cache import give_numba_a_cache
 from cycleqd_merge.evolution.archive import AddStatus
 from cycleqd_merge.evolution.draws import generator, new_seed
 from cycleqd_merge.evolution.genome import Matrix
@@ -26,6 +27,7 @@ class CmaMe:
     """
 
     def __init__(self, state: SearchState, start: Matrix, sigma: float, population: int | None, seed: int) -> None:
+        give_numba_a_cache()
         from ribs.emitters import EvolutionStrategyEmitter  # late: it imports torch
 
         tasks = len(state.objectives)

@@ -8,12 +8,14 @@ from decimal import Decimal
 from itertools import chain
 from math import ceil
 
+from cycleqd_merge.bounded import Bounds, LimitExceeded, call
 from cycleqd_merge.config.scorers import ExactScorerConfig, NumberScorerConfig, RegexScorerConfig, TokenF1ScorerConfig
 from cycleqd_merge.tasks.matching import is_found, last_match
 from cycleqd_merge.tasks.protocol import KnownAnswer
 from cycleqd_merge.tasks.sample_text import matching_text
 
 KnownScorer = ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig
+_BOUNDS = Bounds(seconds=1.0)
 _LONGEST_NUMBER = 25  # digits: what Decimal adds exactly
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -59,7 +61,7 @@ def _answer(name: str, text: str) -> KnownAnswer:
 def right_texts(scorer: KnownScorer, reference: str) -> list[str]:
     """Ways to write the reference: as it is, or as the scorer's normalisation leaves it."""
     if isinstance(scorer, RegexScorerConfig):
-        text = matching_text(reference)
+        text, _ = _text_for(reference, None)
         return [] if text is None or not is_found(reference, text) else [text]
     forms = [reference, reference.strip(), reference.lower(), reference.upper(), reference.capitalize()]
     if isinstance(scorer, ExactScorerConfig):
@@ -78,11 +80,26 @@ def _written(scorer: KnownScorer, answer: str) -> Iterator[str]:
     if pattern is None:
         yield answer
         return
-    text = matching_text(pattern, answer if re.compile(pattern).groups else None)
-    if re.compile(pattern).groups == 0:
+    text, groups = _text_for(pattern, answer)
+    if groups == 0:
         yield answer
     elif text is not None:
         yield text
+
+
+def _text_for(pattern: str, captured: str | None) -> tuple[str | None, int]:
+    """A text for a pattern (see `matching_text`), within limits, and the pattern's number of groups."""
+    try:
+        text, groups = call(_BOUNDS, _matching_text, pattern, captured)
+    except LimitExceeded:
+        return None, 1
+    return text, groups
+
+
+def _matching_text(pattern: str, captured: str | None) -> tuple[str | None, int]:
+    """In a child."""
+    groups = re.compile(pattern).groups
+    return matching_text(pattern, captured if groups else None), groups
 
 
 def _reads(scorer: KnownScorer, written: str, answer: str) -> bool:
@@ -116,7 +133,7 @@ def _changed(scorer: KnownScorer, reference: str) -> str:
     if not places or len(places[-1].group()) > _LONGEST_NUMBER:
         return f"{reference.rstrip()}x"
     last = places[-1]
-    step = 1 + ceil(2 * scorer.tolerance) if isinstance(scorer, NumberScorerConfig) else 1
+    step = 1 + ceil(min(2 * scorer.tolerance, 1e300)) if isinstance(scorer, NumberScorerConfig) else 1
     value = Decimal(last.group())
     if float(value + step) == float(value):  # a `number` scorer cannot tell such large numbers apart
         step += int(value)

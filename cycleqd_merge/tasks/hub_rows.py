@@ -11,7 +11,7 @@ from typing import Any
 
 from cycleqd_merge.config.rows import RowsConfig
 from cycleqd_merge.errors import DataError, first_line
-from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.hub_errors import ask_hub
 from cycleqd_merge.tasks.row_files import Row
 
 
@@ -27,8 +27,7 @@ def read_dataset(source: RowsConfig) -> list[Row]:
     label = f"dataset {source.dataset}"
     with _logged_errors() as logged:
         try:
-            with hub_errors(label):
-                rows = _loaded(source)
+            rows = ask_hub(label, lambda: _loaded(source))
         except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"{label}: cannot be read: {_reason(error, logged)}") from error
     return [Row(row, f"{label}: row {number}") for number, row in enumerate(rows, start=1)]

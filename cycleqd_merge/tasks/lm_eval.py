@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,9 +17,13 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ruamel.yaml.error import YAMLError
+
 from cycleqd_merge.config.tasks import LmEvalTaskConfig, Thinking
 from cycleqd_merge.config.validation_errors import short_repr, suggestion
+from cycleqd_merge.config.yaml_limits import YamlLimitError, require_bounded
 from cycleqd_merge.errors import DataError, TaskError, UserError, first_line
+from cycleqd_merge.tasks.matching import find_all
 from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import halves, samples_of
 from cycleqd_merge.tasks.thinking import answer_of, opens_thought
@@ -229,6 +234,8 @@ class LmEvalTask:
 def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
     """lm-evaluation-harness's task objects by name, with the definition's number of few-shot examples."""
     path, include = Path(definition.task), definition.include
+    for file in ([path] if path.is_file() else []) + (sorted(Path(include).rglob("*.yaml")) if include else []):
+        _require_bounded(file)
     manager = _manager(include, include is None and not path.is_file())
     name = str(path) if path.is_file() else definition.task
     if not path.is_file() and name not in manager.all_tasks:
@@ -245,9 +252,51 @@ def _load(definition: LmEvalTaskConfig) -> dict[str, Any]:
         raise TaskError(f"task: {name} cannot be loaded: {_load_problem(error)}") from error
     for each, task in loaded.items():
         _require_supported(each, task)
+        _bound_filters(task)
         if definition.num_fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config("num_fewshot", definition.num_fewshot)
     return dict(loaded)
+
+
+def _bound_filters(task: Any) -> None:
+    """Let the regular expressions of a task's filters run within limits."""
+    for ensemble in getattr(task, "_filters", ()):
+        ensemble.filters = [functools.partial(_bounded_filter, make) for make in ensemble.filters]
+
+
+def _bounded_filter(make: Callable[[], Any]) -> Any:
+    made = make()
+    if isinstance(getattr(made, "regex", None), re.Pattern):
+        made.regex = _BoundedPattern(made.regex)
+    return made
+
+
+class _BoundedPattern:
+    """A compiled regular expression whose `findall`, the method that filters use, runs within limits."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+
+    def findall(self, text: str) -> list[Any]:
+        return find_all(self._pattern.pattern, self._pattern.flags, text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pattern, name)
+
+
+def _require_bounded(path: Path) -> None:
+    """Check a task's file against the limits of YAML.
+
+    Raises:
+        TaskError: it exceeds one.
+    """
+    try:
+        require_bounded(path.read_text(encoding="utf-8", errors="replace"))
+    except YamlLimitError as error:
+        place = str(path) if error.line is None else f"{path}:{error.line}"
+        raise TaskError(f"task: {place}: {error}") from None
+    except (YAMLError, OSError):  # reported when the task is loaded
+        pass
 
 
 def _load_problem(error: Exception) -> str:

@@ -7,6 +7,8 @@ import re
 import string
 from collections.abc import Sequence
 
+from cycleqd_merge.bounded import Bounds, LimitExceeded, call
+from cycleqd_merge.config.patterns import pattern_problem
 from cycleqd_merge.config.scorers import (
     ExactScorerConfig,
     NumberScorerConfig,
@@ -20,6 +22,7 @@ from cycleqd_merge.tasks.matching import is_found
 from cycleqd_merge.tasks.scorers import exact, is_integer, last_number
 
 TextScorerConfig = ExactScorerConfig | TokenF1ScorerConfig | NumberScorerConfig | RegexScorerConfig | PythonScorerConfig
+_BOUNDS = Bounds(seconds=1.0)
 _ANYTHING = ("", "\u2603", "q7")
 """Outputs with nothing in common: few regular expressions match all of them."""
 _MORE = ("a b, c.\n\n- 1: 2\nAnd (so) on!", string.printable.strip(), "caf\xe9 \u0416 \u4e2d\u6587 \u3042", "x" * 9999)
@@ -63,10 +66,8 @@ def _number_problem(reference: str) -> str | None:
 
 
 def _regex_problem(reference: str, scorer: RegexScorerConfig) -> str | None:
-    try:
-        re.compile(reference)
-    except (re.error, OverflowError, RecursionError) as error:
-        return f"{short_repr(reference)} is not a regular expression: {error}"
+    if (problem := pattern_problem(reference)) is not None:
+        return f"{short_repr(reference)} is not a regular expression: {problem}"
     if all(is_found(reference, output, scorer.full) for output in (*_ANYTHING, *_words_of(reference), *_MORE)):
         kind = "an empty regular expression" if not reference else f"{reference!r}"
         return f"{kind} matches every output, so that every answer scores 1; write what a right answer must contain"
@@ -93,19 +94,31 @@ def _exact_problem(reference: str, scorer: ExactScorerConfig, stop: Sequence[str
 def _pattern_problem(reference: str, scorer: ExactScorerConfig) -> str | None:
     """A reference that `pattern` cannot find, as far as its group alone decides that."""
     pattern = str(scorer.pattern)
-    group = _group(pattern)
-    if group is None or scorer.replace or scorer.strip:
+    if scorer.replace or scorer.strip:
         return None
     plain = scorer.model_copy(update={"pattern": None})
     forms = [text for text in right_texts(plain, reference.strip()) if exact(text, reference, plain) == 1.0]
-    flags = re.compile(pattern).flags | (re.IGNORECASE if scorer.lowercase else 0)
     candidates = [before + form + after for form in forms for before in ("", " ", "\n") for after in ("", " ", "\n")]
     try:
-        if any(re.fullmatch(group, candidate, flags) for candidate in candidates):
-            return None
-    except re.error:
+        group = call(_BOUNDS, _unmatched_group, pattern, scorer.lowercase, candidates)
+    except LimitExceeded:
+        return None
+    if group is None:
         return None
     return f"{reference!r} cannot be found by `pattern`, which looks for {group}; change one of them"
+
+
+def _unmatched_group(pattern: str, lowercase: bool, candidates: Sequence[str]) -> str | None:
+    """In a child: what the pattern's group must match, if no candidate does; None if one may."""
+    group = _group(pattern)
+    if group is None:
+        return None
+    flags = re.compile(pattern).flags | (re.IGNORECASE if lowercase else 0)
+    try:
+        found = any(re.fullmatch(group, candidate, flags) for candidate in candidates)
+    except re.error:
+        return None
+    return None if found else group
 
 
 def _group(pattern: str) -> str | None:

@@ -23,6 +23,7 @@ TextScorer = Callable[[str, str], float]
 
 _MINUS = "\u2212\u2013\uff0d\ufe63"  # minus sign, en dash, full-width and small hyphen
 _ASCII_MINUS = str.maketrans(_MINUS, "-" * len(_MINUS))
+_LONGEST = 2**20  # characters at a text's end in which its last number is looked for
 _SPACES = "\u00a0\u2009\u202f"  # that separate thousands: no-break, thin, narrow no-break space
 _NUMBER = re.compile(
     rf"""
@@ -124,10 +125,12 @@ def _first_line(text: str) -> str:
 
 def last_number(text: str) -> str | None:
     """The last number in a text, as Python reads it; None if there is none."""
-    matches = list(_NUMBER.finditer(text))
-    if not matches:
+    match = None
+    for match in _NUMBER.finditer(text[-_LONGEST:]):  # noqa: B007
+        pass
+    if match is None:
         return None
-    sign, digits, exponent = matches[-1].groups(default="")
+    sign, digits, exponent = match.groups(default="")
     return sign.translate(_ASCII_MINUS) + re.sub(rf"[,{_SPACES}]", "", digits) + exponent.translate(_ASCII_MINUS)
 
 

@@ -104,7 +104,9 @@ def _as_float(value: Any, default: Any = None) -> Any:
 
 def _no_number(value: Any, name: str) -> _NotText:
     shown = str(value) if isinstance(value, Null | str) else value  # raises for a null
-    return _NotText(f"{shown!r} is not a number; correct the row, or write what to use instead, such as `{name}(0)`")
+    return _NotText(
+        f"{short_repr(shown)} is not a number; correct the row, or write what to use instead, such as `{name}(0)`"
+    )
 
 
 class _Environment(SandboxedEnvironment):

@@ -38,8 +38,11 @@ from tests.config.texts import NAMED, fault
             "recipe.yaml:11: expected a single document in the stream, but found another document",
         ),
         (f"{NAMED}finish: *b\n", "recipe.yaml:11: found undefined alias 'b'"),
-        (f"{NAMED}finish: &a {{export: *a}}\n", "recipe.yaml: Circular reference detected"),
-        ("[" * 600, "recipe.yaml: nested too deeply"),
+        (
+            f"{NAMED}finish: &a {{export: *a}}\n",
+            "recipe.yaml:11: the alias *a is inside its own value; write the value out",
+        ),
+        ("[" * 600, "recipe.yaml:1: nested too deeply: more than 100 levels"),
         ("base: a\0b\n", "recipe.yaml: unacceptable character #x0000: special characters are not allowed"),
     ],
 )

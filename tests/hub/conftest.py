@@ -51,6 +51,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
     huggingface_hub.close_session()
     monkeypatch.setattr("huggingface_hub.utils._http.time", Impatient())
+    monkeypatch.setattr("cycleqd_merge.hub_errors._FIRST_WAIT", 0.01, raising=False)
     with LocalHub([ANN, BOB, READER], BOUND) as running:
         yield running
     huggingface_hub.close_session()

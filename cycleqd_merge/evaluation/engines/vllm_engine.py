@@ -161,6 +161,7 @@ class VllmEngine(ChatModel):
         self._next = candidate  # the workers receive it before the next step
 
     def load(self, candidate: Candidate) -> None:
+        self._materialiser.family.require_unchanged()  # vLLM's own processes cannot report it as what it is
         if self._llm is None:
             self._start()
         try:
@@ -169,6 +170,7 @@ class VllmEngine(ChatModel):
         except Exception:
             self.close()  # an engine whose worker failed cannot be trusted; the next load starts a new one
             raise
+        self._materialiser.family.require_unchanged()
         problem = next((problem for problem in problems if problem is not None), None)
         if problem is not None:
             raise ValueError(problem)

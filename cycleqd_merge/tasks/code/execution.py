@@ -37,7 +37,7 @@ class ExpectedValues:
 async def returned_values(
     provider: Provider, program: str, entry_point: str, inputs: Sequence[Any], limits: Limits
 ) -> list[str] | None:
-    """The return values of a program's function for packed inputs, a text each; None if it did not complete.
+    """The return values of a program's function for packed inputs, a text each; None if it did not complete and end.
 
     Raises:
         InfrastructureError: the host cannot start a box.
@@ -45,7 +45,8 @@ async def returned_values(
     request = json.dumps({"program": program, "entry_point": entry_point, "inputs": inputs}).encode()
     finished = await run_once(provider, [*provider.python(), "-c", RUNNER], request, limits, ready=_READY)
     outputs = finished.output.decode(errors="replace").split("\n")[:-1]
-    return outputs if len(outputs) == len(inputs) and not finished.truncated else None
+    has_ended = finished.code is not None  # a program that returns the right values, but never ends, is not correct
+    return outputs if has_ended and len(outputs) == len(inputs) and not finished.truncated else None
 
 
 async def expected_values(sandbox: Sandbox, problem: CodeProblem, inputs: Sequence[Any], kind: str) -> ExpectedValues:

@@ -23,6 +23,7 @@ from cycleqd_merge.tasks.code.execution import expected_values, returned_values
 from cycleqd_merge.tasks.code.extract import extract_program
 from cycleqd_merge.tasks.code.grading import all_correct
 from cycleqd_merge.tasks.code.problems import CodeProblem, read_code_problem
+from cycleqd_merge.tasks.limits import note
 from cycleqd_merge.tasks.prompting import Prompt
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
@@ -43,7 +44,7 @@ class CodeTask:
         TaskError: the metric is `base`, and the rows do not separate base inputs.
     """
 
-    semantics = 1
+    semantics = 2
 
     def __init__(self, definition: CodeTaskConfig) -> None:
         self._definition = definition
@@ -177,7 +178,8 @@ async def _within_limits(function: Callable[_P, _T], *args: _P.args, **kwargs: _
     """The result of a function of hostile data; None if that makes it take too long, or too much memory."""
     try:
         return await asyncio.to_thread(lambda: bounded.call(_BOUNDS, function, *args, **kwargs))
-    except LimitExceeded:
+    except LimitExceeded as error:
+        note("reading the program or its results", error)
         return None
 
 

@@ -38,6 +38,8 @@ def require_server() -> str:
 def mariadb_server() -> Server:
     """The server of this process: the existing one named in the environment, or a private one, started if necessary.
 
+    A private one with an abandoned database is replaced; it ends when its other databases are closed.
+
     Raises:
         TaskError: MariaDB is not installed.
         InfrastructureError: the private server does not start.
@@ -46,7 +48,7 @@ def mariadb_server() -> Server:
     if URL_VARIABLE in os.environ:
         return _existing(os.environ[URL_VARIABLE])
     with _lock:
-        if _private is None or _private.ended:
+        if _private is None or _private.ended or _private.server.abandoned:
             _private = PrivateServer()
             atexit.register(_private.stop)
         return _private.server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from contextlib import closing, suppress
@@ -21,10 +22,14 @@ _PRIVILEGES = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES, "
     "CREATE VIEW, SHOW VIEW"
 )
+log = logging.getLogger(__name__)
+
 _MOST_ROWS = 10_000
 """Rows beyond those that a model is shown after which its session is closed instead of skipping the others."""
 _KILLED = 1927
 """MariaDB's error code of a connection that was killed."""
+_HELD = (ER.LOCK_WAIT_TIMEOUT, 1969, 3024, 2013)
+"""Errors of the administrator's statements whose reason may be a sample's statement: limits of locks and of time."""
 _TABLE_ERRORS = (
     ER.TOO_LONG_IDENT,
     ER.DUP_FIELDNAME,
@@ -58,6 +63,7 @@ class MariadbDatabase:
         self._session: pymysql.Connection[Any] | None = None
         self._name = f"{PREFIX}{secrets.token_hex(8)}"  # without `_`, which is a wildcard in GRANT
         self._password = secrets.token_urlsafe(16)
+        self._prepared_before = server.prepared_transactions()
         statements = [
             f"CREATE DATABASE {self._name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci",
             f"CREATE USER {self._name} IDENTIFIED BY '{self._password}'",
@@ -98,11 +104,29 @@ class MariadbDatabase:
             return None
 
     def close(self) -> None:
+        """Remove the database and its user. One that a statement holds which cannot be stopped is abandoned."""
         self._drop_session()
-        self._server.kill_statements(self._name)
-        with self._server.administer() as cursor:
-            cursor.execute(f"DROP DATABASE IF EXISTS {self._name}")
-            cursor.execute(f"DROP USER {self._name}")
+        try:
+            self._server.end_sessions(self._name)
+            self._roll_back()
+            with self._server.administer() as cursor:
+                cursor.execute(f"DROP DATABASE IF EXISTS {self._name}")
+                cursor.execute(f"DROP USER {self._name}")
+        except InfrastructureError as error:
+            reason = error.__cause__
+            if isinstance(reason, pymysql.MySQLError) and reason.args[0] not in _HELD:
+                raise
+            with self._server.administer():  # raises if the server itself has failed
+                pass
+            self._server.abandoned.add(self._name)
+            log.warning("%s; its database could not be removed", error)
+
+    def _roll_back(self) -> None:
+        """Roll back what the sample's sessions have left prepared (`XA PREPARE`): it would keep its locks.
+
+        Transactions that other samples have prepared meanwhile belong to open sessions, or are left over, too.
+        """
+        self._server.roll_back(self._server.prepared_transactions() - self._prepared_before)
 
     def _connect(self) -> pymysql.Connection[Any]:
         """A new session of the sample's user."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +30,8 @@ INSTALL = "install MariaDB: `apt install mariadb-server`"
 
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"))
 _WAIT_SECONDS = 60.0
+_IDLE_ROUNDS = 10  # of a fifth of a second
+_TEMPORARY = re.compile(r"#sql-temptable-[0-9a-f]+-([0-9a-f]+)-")
 _OPTIONS = (
     "--skip-networking",
     f"--sql-mode={SQL_MODE}",
@@ -38,8 +42,15 @@ _OPTIONS = (
     "--performance-schema=OFF",
     "--max-connections=1000",
     "--max-session-mem-used=536870912",
-    "--maximum-max-heap-table-size=67108864",
     "--tmp-disk-table-size=268435456",
+    # what sessions may set these to
+    "--maximum-max-session-mem-used=536870912",
+    "--maximum-max-heap-table-size=67108864",
+    "--maximum-tmp-memory-table-size=67108864",
+    "--maximum-tmp-disk-table-size=268435456",
+    "--maximum-sort-buffer-size=67108864",
+    "--maximum-join-buffer-size=67108864",
+    "--loose-max-tmp-session-space-usage=536870912",  # since MariaDB 11.5
     "--innodb-temp-data-file-path=ibtmp1:12M:autoextend:max:1G",
     "--innodb-flush-log-at-trx-commit=0",  # the data need not outlive the process
     "--innodb-doublewrite=0",
@@ -69,17 +80,18 @@ class PrivateServer:
         self.folder = Path(tempfile.mkdtemp(prefix="cycleqd-mariadb-"))
         connection = {"unix_socket": str(self.folder / "socket"), "user": "root", "ssl_disabled": True}
         self.server = Server(connection, "the private MariaDB")
-        data = self.folder / "data"
+        data, temporary = self.folder / "data", self.folder / "tmp"
         data.mkdir()
+        temporary.mkdir()
         if user is not None:
-            for path in (self.folder, data):
+            for path in (self.folder, data, temporary):
                 os.chown(path, user.pw_uid, user.pw_gid)
         run_as: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._install(data, run_as)
             self._start(data, run_as)
-            threading.Thread(target=self._limit_sizes, args=(data,), name="mariadb", daemon=True).start()
+            threading.Thread(target=self._watch, args=(data, temporary), name="mariadb", daemon=True).start()
         except BaseException:
             self.stop()
             raise
@@ -93,7 +105,7 @@ class PrivateServer:
 
     def _start(self, data: Path, run_as: Mapping[str, Any]) -> None:
         log = self.folder / "log"
-        paths = [f"--datadir={data}", f"--tmpdir={data}", f"--socket={self.folder / 'socket'}"]
+        paths = [f"--datadir={data}", f"--tmpdir={self.folder / 'tmp'}", f"--socket={self.folder / 'socket'}"]
         server = [find_program("mariadbd"), "--no-defaults", *paths]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -115,14 +127,36 @@ class PrivateServer:
                     raise InfrastructureError(f"database: MariaDB does not start: {reason}") from error
             time.sleep(0.02)
 
-    def _limit_sizes(self, data: Path) -> None:
-        """Kill the statements of samples whose database grows too large. A database has the name of its user."""
+    def _watch(self, data: Path, temporary: Path) -> None:
+        """Kill what grows too large; end the server when only abandoned databases are left on it for a while."""
+        idle = 0
         while not self.ended:
             time.sleep(0.2)
-            for folder in data.glob(f"{PREFIX}*"):
-                with suppress(OSError, InfrastructureError):  # the database or the server may be gone by now
-                    if sum(file.stat().st_size for file in folder.iterdir()) > LARGEST:
-                        self.server.kill_statements(folder.name)
+            with suppress(OSError, InfrastructureError, pymysql.MySQLError):  # the server may be gone by now
+                self._limit_tables(data)
+                self._limit_temporary_tables(temporary)
+            left = {folder.name for folder in data.glob(f"{PREFIX}*")} - self.server.abandoned
+            idle = idle + 1 if self.server.abandoned and not left else 0
+            if idle > _IDLE_ROUNDS and self._process is not None:
+                self._process.kill()
+
+    def _limit_tables(self, data: Path) -> None:
+        """Kill the statements of samples whose database grows too large. A database has the name of its user."""
+        for folder in data.glob(f"{PREFIX}*"):
+            with suppress(FileNotFoundError):  # a table or the database may be gone by now
+                if sum(file.stat().st_size for file in folder.iterdir()) > LARGEST:
+                    self.server.kill_statements(folder.name)
+
+    def _limit_temporary_tables(self, temporary: Path) -> None:
+        """Kill the sessions whose temporary tables grow too large. A table's file has the number of its session."""
+        sizes: Counter[int] = Counter()
+        for file in temporary.iterdir():
+            if (name := _TEMPORARY.match(file.name)) is not None:
+                with suppress(FileNotFoundError):
+                    sizes[int(name[1], 16)] += file.stat().st_size
+        for session in (number for number, size in sizes.items() if size > LARGEST):
+            with self.server.administer() as cursor:
+                cursor.execute(f"KILL {session}")
 
     @property
     def ended(self) -> bool:
@@ -134,6 +168,8 @@ class PrivateServer:
         if self._process is not None:
             if not self.ended:
                 try:
+                    if self.server.abandoned:  # it would wait for a statement that does not end
+                        self._process.kill()
                     with self.server.administer() as cursor:
                         cursor.execute("SHUTDOWN")
                     self._process.wait(_WAIT_SECONDS)

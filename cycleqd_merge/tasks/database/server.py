@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -20,17 +21,29 @@ PREFIX = "cycleqd"
 """Prefix of the names of samples' databases and users."""
 SQL_MODE = "NO_ENGINE_SUBSTITUTION"
 _CONNECT_SECONDS = 60.0
+_STATEMENT_SECONDS, _LOCK_SECONDS = 60, 10
+"""Limits of the administrator's statements, which a sample's locks and load could delay for a day."""
+_END_SECONDS = 10.0
+"""Time that a killed statement gets to end."""
+_LIMITS = (
+    # the first comment is for MariaDB only, the second for MySQL only
+    f"SET SESSION /*M! max_statement_time={_STATEMENT_SECONDS}, */ "
+    f"/*!50708 max_execution_time={1000 * _STATEMENT_SECONDS}, */ "
+    f"lock_wait_timeout={_LOCK_SECONDS}, innodb_lock_wait_timeout={_LOCK_SECONDS}"
+)
 
 
 @dataclass(frozen=True)
 class Server:
     """The address of a server.
 
-    connection: keyword arguments of `pymysql.connect`. label: for messages, without the password.
+    connection: keyword arguments of `pymysql.connect`. label: for messages, without the password. abandoned: databases
+    that could not be removed.
     """
 
-    connection: Mapping[str, Any]
+    connection: Mapping[str, Any] = field(repr=False)
     label: str
+    abandoned: set[str] = field(default_factory=set, compare=False)
 
     @classmethod
     def at(cls, url: str) -> Server:
@@ -58,13 +71,14 @@ class Server:
 
     @contextmanager
     def administer(self, **options: Any) -> Iterator[Cursor]:
-        """A cursor of the administrator. options: as in `connect`.
+        """A cursor of the administrator, whose statements end within a minute. options: as in `connect`.
 
         Raises:
             InfrastructureError: the server does not respond, or rejects a statement.
         """
+        limits = {"read_timeout": _STATEMENT_SECONDS + 5, "write_timeout": _STATEMENT_SECONDS, "init_command": _LIMITS}
         try:
-            with self.connect(**options) as connection, connection.cursor() as cursor:
+            with self.connect(**limits, **options) as connection, connection.cursor() as cursor:
                 yield cursor
         except (pymysql.MySQLError, OSError) as error:
             raise InfrastructureError(f"database: {self.label}: {error}") from error
@@ -83,3 +97,50 @@ class Server:
                 except pymysql.MySQLError as error:
                     if error.args[0] != ER.NO_SUCH_THREAD:  # it may have ended by now
                         raise
+
+    def end_sessions(self, user: str) -> None:
+        """Kill a user's connections, and wait until they are closed.
+
+        Raises:
+            InfrastructureError: as `administer`, or a connection is still open after seconds.
+        """
+        deadline = time.monotonic() + _END_SECONDS
+        while True:
+            self.kill_statements(user)
+            with self.administer() as cursor:
+                cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", [user])
+                if cursor.fetchall() == ((0,),):
+                    return
+            if time.monotonic() > deadline:
+                raise InfrastructureError(f"database: {self.label}: a statement of {user} does not end")
+            time.sleep(0.02)
+
+    def prepared_transactions(self) -> set[str]:
+        """The XA transactions that are prepared, as `XA ROLLBACK` names them. Such a transaction outlives its session.
+
+        Raises:
+            InfrastructureError: as `administer`.
+        """
+        with self.administer() as cursor:
+            cursor.execute("XA RECOVER")
+            return {_xid(*row) for row in cursor.fetchall()}
+
+    def roll_back(self, transactions: set[str]) -> None:
+        """Roll back prepared transactions, except those whose session is still open.
+
+        Raises:
+            InfrastructureError: as `administer`.
+        """
+        with self.administer() as cursor:
+            for each in transactions:
+                try:
+                    cursor.execute(f"XA ROLLBACK {each}")
+                except pymysql.MySQLError as error:
+                    if error.args[0] != ER.XAER_NOTA:  # of an open session, or rolled back by now
+                        raise
+
+
+def _xid(number: int, first: int, second: int, data: bytes | str) -> str:
+    """The name of an XA transaction in SQL, from a line of `XA RECOVER`. first, second: lengths of its two parts."""
+    content = data.encode("latin-1") if isinstance(data, str) else data
+    return f"X'{content[:first].hex()}',X'{content[first : first + second].hex()}',{number}"

@@ -1,31 +1,25 @@
 """A sample's database in SQLite, where MariaDB is not available: statements are translated, as an approximation.
 
-Text is compared without case, as in MySQL; numbers in text, functions and error messages are SQLite's.
+Text is compared without case, as in MySQL; numbers in text, functions and error messages are SQLite's. Statements run
+in child processes, because a single step of SQLite cannot be interrupted, only killed.
 """
 
 from __future__ import annotations
 
-import hashlib
+import itertools
+import os
+import secrets
 import sqlite3
-import time
+from collections.abc import Callable
 from typing import Any
 
+from cycleqd_merge.bounded import Bounds, Keeper, LimitExceeded
 from cycleqd_merge.errors import TaskError
-from cycleqd_merge.tasks.database.sample_database import row_texts, truncate
+from cycleqd_merge.tasks.database import sqlite_session
 from cycleqd_merge.tasks.database.table import Table
 
-_LONGEST_VALUE = 1 << 20  # bytes
-_MAX_PAGES = 1 << 14
-"""Size limit of a database, in pages of 4 KiB."""
-_KINDS = ("INDEX", "TABLE", "VIEW")
-_ALLOWED_ACTIONS = {
-    getattr(sqlite3, f"SQLITE_{action}")
-    for action in (
-        *("ALTER_TABLE", "DELETE", "FUNCTION", "INSERT", "READ", "RECURSIVE", "REINDEX", "SELECT", "UPDATE"),
-        *("SAVEPOINT", "TRANSACTION"),
-        *(f"{verb}_{kind}" for verb in ("CREATE", "CREATE_TEMP", "DROP", "DROP_TEMP") for kind in _KINDS),
-    )
-}
+_MEMORY = 2**29  # bytes that a statement may take in addition to the size of the database
+_keepers = itertools.cycle([Keeper() for _ in range(min(4, os.cpu_count() or 1))])
 
 
 def require_sqlite() -> str:
@@ -34,62 +28,53 @@ def require_sqlite() -> str:
     Raises:
         TaskError: sqlglot is not installed.
     """
-    _sqlglot()
+    try:
+        import sqlglot  # noqa: F401
+    except ImportError as error:
+        raise TaskError("database: sqlite requires sqlglot: `pip install 'cycleqd-merge[sqlite]'`") from error
     return f"SQLite {sqlite3.sqlite_version} through sqlglot: an approximation of MariaDB"
 
 
-def _sqlglot() -> Any:
-    try:
-        import sqlglot
-    except ImportError as error:
-        raise TaskError("database: sqlite requires sqlglot: `pip install 'cycleqd-merge[sqlite]'`") from error
-    return sqlglot
-
-
 class SqliteDatabase:
-    """A `SampleDatabase` in memory. seconds: time limit of a statement."""
+    """A `SampleDatabase` in the memory of a child process. seconds: limit of a statement's CPU time.
+
+    A statement that exceeds its limits leaves the database as it was. If its process had to be killed, the databases
+    that it held are made again from the statements run so far, each when it is used next.
+    """
 
     def __init__(self, table: Table, seconds: float) -> None:
-        self._table, self._seconds, self._deadline = table, seconds, float("inf")
-        # one thread uses it at a time, but not always the same one
-        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        columns = ",".join(f"{_quoted(column)} TEXT COLLATE NOCASE" for column in table.columns)
-        self._connection.execute(f"CREATE TABLE {_quoted(table.name)} ({columns})")
-        places = ",".join("?" * len(table.columns))
-        self._connection.executemany(f"INSERT INTO {_quoted(table.name)} VALUES ({places})", table.rows)
-        self._connection.execute(f"PRAGMA max_page_count = {_MAX_PAGES}")
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
-        self._connection.set_authorizer(
-            lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED_ACTIONS else sqlite3.SQLITE_DENY
-        )
-        self._connection.set_progress_handler(lambda: time.monotonic() > self._deadline, 10_000)
+        self._table: sqlite_session.Made = (table.name, table.columns, table.rows)
+        self._seconds, self._ran = seconds, list[str]()
+        self._keeper, self._key = next(_keepers), secrets.token_hex(8)
+        self._keeper.call(self._bounds(1), sqlite_session.make, self._key, seconds, self._table, [])
 
     def execute(self, sql: str) -> str:
-        sqlglot = _sqlglot()
-        self._deadline = time.monotonic() + self._seconds
         try:
-            level = sqlglot.ErrorLevel.IGNORE  # a statement that cannot be translated fails when it is executed
-            statements = sqlglot.transpile(sql, read="mysql", write="sqlite", unsupported_level=level)
-            if len(statements) != 1:
-                return f"1064 (42000): expected one statement; found {len(statements)}"
-            return truncate(row_texts(self._connection.execute(statements[0])))
-        except (sqlite3.Error, sqlglot.errors.SqlglotError, RecursionError, UnicodeError) as error:
-            return truncate([f"1064 (42000): {str(error) or type(error).__name__}"])
+            result = self._run(sqlite_session.execute, sql)
+        except LimitExceeded as error:
+            return f"1064 (42000): interrupted: the statement {error}"
+        self._ran.append(sql)
+        return str(result)
 
     def digest(self) -> str | None:
-        self._deadline = time.monotonic() + self._seconds
-        columns = ",".join(map(_quoted, self._table.columns))
+        name, columns, _ = self._table
         try:
-            rows = self._connection.execute(f"SELECT {columns} FROM {_quoted(self._table.name)}").fetchall()
-        except sqlite3.Error:
+            found: list[str | None] = self._run(sqlite_session.digest, name, list(columns))
+        except LimitExceeded:
             return None
-        joined = (",".join(str(cell) for cell in row if cell is not None) for row in rows)
-        hashes = sorted(hashlib.md5(text.encode(errors="replace")).hexdigest()[:5] for text in joined)
-        return f"[{(hashlib.md5(','.join(hashes).encode()).hexdigest(),)!r}]" if hashes else "[(None,)]"
+        return found[0]
 
     def close(self) -> None:
-        self._connection.close()
+        self._keeper.call(Bounds(), sqlite_session.close, self._key)
 
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of `sqlite_session` on the database, which is made again if it is gone."""
+        given = (self._key, self._seconds, self._ran, *arguments)
+        result = self._keeper.call(self._bounds(1), function, *given)
+        if result is not None:
+            return result
+        return self._keeper.call(self._bounds(1 + len(self._ran)), function, *given, self._table)
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    def _bounds(self, statements: int) -> Bounds:
+        """Limits of a call that runs this number of statements; SQLite interrupts itself earlier, if it can."""
+        return Bounds(seconds=(self._seconds + 0.5) * statements, memory=_MEMORY)

@@ -8,14 +8,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+_LONGEST = 2**16  # characters of a list: longer ones can take minutes and gigabytes to read
+
 
 def read_statement(turn: str) -> str | None:
     """The SQL statement that a turn wants to run, on one line; None if it is not an operation in the expected form."""
-    action = re.search(r"Action: (.*?)\n", turn)
-    block = re.search(r"```sql\n([\s\S]*?)\n```", turn)
-    if action is None or action.group(1) != "Operation" or block is None:
+    action, block = _between(turn, "Action: ", "\n"), _between(turn, "```sql\n", "\n```")
+    if action != "Operation" or block is None:
         return None
-    return block.group(1).strip().replace("\n", " ")
+    return block.strip().replace("\n", " ")
+
+
+def _between(text: str, start: str, end: str) -> str | None:
+    """The text between the first `start` and the next `end`; a regular expression would take quadratic time."""
+    _, found, rest = text.partition(start)
+    inner, ended, _ = rest.partition(end)
+    return inner if found and ended else None
 
 
 def is_answer(turn: str, label: Sequence[str]) -> bool:
@@ -34,7 +42,9 @@ def is_answer(turn: str, label: Sequence[str]) -> bool:
 
 
 def _read_values(text: str) -> list[Any]:
-    """The values that a final answer lists; text that is not a Python literal is one value."""
+    """The values that a final answer lists; text that is not a Python literal, or a very long one, is one value."""
+    if len(text) > _LONGEST:
+        return [text]
     try:
         return list(ast.literal_eval(text.strip()))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

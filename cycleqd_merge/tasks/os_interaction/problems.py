@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.config.patterns import pattern_problem
 from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.matching import is_found
@@ -124,10 +125,8 @@ def _match(value: Any) -> tuple[str | None, str | None, bool]:
 
 def _pattern(value: Any) -> str:
     text = _text(value, "match: regex")
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise DataError(f"match: regex: {text!r} is not a regular expression: {error}") from None
+    if (problem := pattern_problem(text)) is not None:
+        raise DataError(f"match: regex: {short_repr(text)} is not a regular expression: {problem}")
     return text
 
 

@@ -34,7 +34,7 @@ class OsInteractionTask:
         RecipeError: a template is not valid.
     """
 
-    semantics = 1
+    semantics = 2
 
     def __init__(self, definition: OsInteractionTaskConfig) -> None:
         self._definition = definition

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 _ACT = re.compile(r"Act:\s*(.+)")
-_BASH = re.compile(r"```bash\n(.*?)\n```", re.DOTALL)
 _CONTROL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)|\x1b[ -/]*[0-~]?|[\x00-\x08\x0b-\x1f\x7f-\x9f]",
     re.DOTALL,
@@ -27,7 +27,7 @@ def read_action(turn: str) -> Action | None:
     for action in reversed(_ACT.findall(turn)):
         word = action.lower()
         if word.startswith("bash"):
-            return Action("bash", "\n\n".join(_BASH.findall(turn)))
+            return Action("bash", "\n\n".join(_blocks(turn)))
         if word.startswith("finish"):
             return Action("commit", None)
         if word.startswith("answer"):
@@ -35,6 +35,17 @@ def read_action(turn: str) -> Action | None:
             if first != -1 and last != -1:
                 return Action("commit", action[first + 1 : last])
     return None
+
+
+def _blocks(turn: str) -> Iterator[str]:
+    """The contents of the blocks of bash; a regular expression would take quadratic time."""
+    rest = turn
+    while True:
+        _, found, rest = rest.partition("```bash\n")
+        block, ended, rest = rest.partition("\n```")
+        if not found or not ended:
+            return
+        yield block
 
 
 def system_turn(output: bytes, longest: int, kept: int) -> str:
