@@ -59,6 +59,8 @@ from cycleqd_merge.config.tasks import (
     OsInteractionTaskConfig,
     PythonTaskConfig,
 )
+from cycleqd_merge.config.values import UNEXPANDED
+from cycleqd_merge.config.variables import carry
 from cycleqd_merge.errors import RecipeError, printable
 
 log = logging.getLogger(__name__)
@@ -161,7 +163,7 @@ def _experts(experts: Mapping[str, str], config: BaseModel, context: _Context) -
 
 def _outside(path: str, context: _Context) -> str | None:
     """A path must be in the run's folder, also after symbolic links."""
-    inside = not path.startswith("~") and "\0" not in path and _is_inside(path, context.folder)
+    inside = not path.startswith("~") and path.isprintable() and _is_inside(path, context.folder)
     return None if inside else f"{printable(path)} {_OUTSIDE}"
 
 
@@ -387,7 +389,9 @@ def _found(config: BaseModel, at: Location, mark: ForeignConfig, context: _Conte
         if value == {}:
             continue
         reason = None if rule.check is None else rule.check(value, config, context)
-        if rule in (DROPPED, CODE):
+        if rule is DROPPED and isinstance(value, BaseModel) and mark.has_own_in(location):
+            yield from _found(value, location, mark, context)
+        elif rule in (DROPPED, CODE):
             shown = printable(value) if name == "target" and isinstance(value, str) else name
             yield Finding(location, rule.kind, shown)
         elif reason is not None:
@@ -442,7 +446,9 @@ def without_keys(recipe: Recipe, keys: Iterable[Location]) -> Recipe:
             part = part[step]
         del part[key]
     adapter: TypeAdapter[Recipe] = TypeAdapter(Recipe)
-    return adapter.validate_python({"output": PUBLISHED_OUTPUT, **stated})
+    kept = adapter.validate_python({"output": PUBLISHED_OUTPUT, **stated}, context=UNEXPANDED)
+    carry(recipe, kept)
+    return kept
 
 
 def require_harmless(found: Iterable[Finding], where: str, trust: bool, remedy: str) -> None:

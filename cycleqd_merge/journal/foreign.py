@@ -46,7 +46,7 @@ def require_plain(events: Sequence[Mapping[str, Any]], where: str) -> None:
     for line, event in enumerate(events, start=1):
         reason = _reason(event)
         if reason is not None:
-            raise RecipeError(f"{where}: refused: line {line} of its journal: {reason}")
+            raise RecipeError(f"{where}:{line}: refused: {reason}")
 
 
 def _reason(event: Mapping[str, Any]) -> str | None:

@@ -32,11 +32,11 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True)
 class World:
-    """A Hub with a published run. files: those of its archive. secret: a folder of the puller's."""
+    """A Hub with a published run. files: those of its archive. run: the publisher's own."""
 
     hub: LocalHub
     files: Mapping[str, bytes]
-    here: Path
+    run: Path
     ran: Path
     evil: str
     published: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             here = tmp_path_factory.mktemp("puller")
             ran = here / "ran"
             (here / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\ndef score(a, b): return 1.0\n")
-            yield World(hub, files, here, ran, f"{here}/evil.py:Evil")
+            yield World(hub, files, folder / "run", ran, f"{here}/evil.py:Evil")
         huggingface_hub.close_session()
 
 
@@ -205,7 +205,16 @@ PYTHON_TASK = {"kind": "python", "target": "EVIL"}
 DIGEST = "0" * 64
 CODE_LINE, REFUSED_LINE = "its recipe runs code (", "refused: "
 OUTSIDE = "is outside the run's folder"
-_INVALID = ("a name consists of", "a name consists", "unknown key", "must be at most", "in_flight")
+_INVALID = (
+    "a name consists of",
+    "a name consists",
+    "unknown key",
+    "must be at most",
+    "in_flight",
+    "control",
+    "not commits",
+    "event",
+)
 """Parts of lines about values that no recipe may have."""
 
 _RUNS_CODE: dict[str, Callable[[Events, str], None]] = {
@@ -232,6 +241,7 @@ _REFUSED: dict[str, tuple[Callable[[Events, str], None], str]] = {
     "lm_eval task file by URL": (task_is({"kind": "lm_eval", "task": "hf://a/b.yaml"}), "not a plain name"),
     "rows by an absolute path": (rows_from(path="/etc/passwd"), OUTSIDE),
     "rows above the folder": (rows_from(path="rows/../../secret.jsonl"), OUTSIDE),
+    "rows with a name of several lines": (rows_from(path="rows/x\nerror: y.jsonl"), OUTSIDE),
     "rows of the home folder": (rows_from(path="~/secret.jsonl"), OUTSIDE),
     "rows by a file URL": (rows_from(url="file:///etc/passwd.csv", sha256=DIGEST), "only https://"),
     "rows over http": (rows_from(url="http://example.com/x.csv", sha256=DIGEST), "only https://"),
@@ -319,13 +329,13 @@ _REFUSED: dict[str, tuple[Callable[[Events, str], None], str]] = {
         recipe_with(strategies={"x": {"strategy": {"kind": "mergekit", "methods": ["../evil"]}}}),
         "not a plain name",
     ),
-    "terminal escapes in a group's name": (start_with(groups=["\x1b]0;owned\x07"]), "control character"),
-    "terminal escapes in an error": (escape_in_error, "control character"),
+    "terminal escapes in a group's name": (start_with(groups=["\x1b]0;owned\x07"]), "control"),
+    "terminal escapes in an error": (escape_in_error, "control"),
     "reversed text in a session": (
         lambda events, _: events[1].update(environment={"python": "\u202e3.12"}),
-        "control character",
+        "control",
     ),
-    "unknown event": (other_event, "unknown event"),
+    "unknown event": (other_event, "event"),
 }
 REFUSED = [
     *(Attack(KIND, name, "pull refuses it, nothing runs", (change, CODE_LINE)) for name, change in _RUNS_CODE.items()),
@@ -440,6 +450,14 @@ def test_a_download_is_foreign_too(attack: Attack, world: World, here: Path) -> 
     assert not world.ran.exists()
 
 
+def test_show_prints_no_escapes_of_a_download(world: World, here: Path) -> None:
+    repo = world.publish(lambda events: events[0].update(groups=["\x1b]0;owned\x07"]))
+    for way in ("cache", "folder"):
+        answer = cycleqd_merge("show", downloaded(world, repo, here, way))
+        assert answer.code == 2
+        assert "\x1b" not in answer.out + answer.err
+
+
 def test_a_downloaded_recipe_leaves_out_its_settings(
     world: World, here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -547,6 +565,35 @@ def test_the_reader_decides_otherwise_key_by_key(world: World, here: Path) -> No
     recipe = open_run(here / "there").recipe
     assert recipe.foreign is not None
     assert ["tasks", 0, "task", "data", "search", "path"] in recipe.foreign.own
+
+
+def test_settings_of_the_reader_are_kept(world: World, here: Path) -> None:
+    """Also in sections that are left out of what the stranger states."""
+    stated = {"hub": {"repo": "ann/theirs", "rows": True, "private": True}, "workers": 7}
+    repo = world.publish(lambda events: events[1]["recipe"].update(stated))
+    mine = ["--set", "hub.repo=ann/mine", "--set", "engine.threads=2", "--set", "finish.heldout=true"]
+    assert cycleqd_merge("pull", repo, here / "there", *mine).code == 0
+    assert cycleqd_merge("evolve", here / "there", "--set", "hub.root=null", "--set", "hub.every=2").code == 0
+    recipe = open_run(here / "there").recipe
+    assert recipe.hub is not None
+    assert (recipe.hub.repo, recipe.hub.rows, recipe.hub.private, recipe.hub.every) == ("ann/mine", False, False, 2)
+    assert (recipe.workers, recipe.engine.model_dump()["threads"], recipe.finish.heldout) == (1, 2, True)
+
+
+def test_push_warns_of_what_pull_refuses(world: World, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Path(shutil.copytree(world.run, here / "run", ignore=shutil.ignore_patterns("lock", "hub.json")))
+    assert cycleqd_merge("evolve", run, "--set", "models.pickles=true", "--generations", 3).code == 0
+    for dry in (["--dry-run"], []):
+        caplog.clear()
+        answer = cycleqd_merge("push", run, "--repo", "ann/pickled", "--archive-only", *dry)
+        assert answer.code == 0, answer.err
+        lines = [record.getMessage() for record in caplog.records]
+        assert lines == [
+            "dataset ann/pickled-archive: can only be pulled with --trust-remote-code, because it runs code: pickles"
+        ]
+    answer = cycleqd_merge("pull", "ann/pickled-archive", here / "there")
+    assert (answer.code, "its recipe runs code (pickles)" in answer.err) == (2, True)
+    assert cycleqd_merge("pull", "ann/pickled-archive", here / "there", "--trust-remote-code").code == 0
 
 
 def test_code_that_the_reader_trusts_runs_until_then_it_does_not(world: World, here: Path) -> None:
