@@ -51,6 +51,8 @@ _HIDDEN = (
     "timer_stats tty"
 )
 """Entries of /proc that describe the host, its memory or keys; most container runtimes hide them, too."""
+_HIDDEN_OF_FIRST = "cmdline environ task/1/cmdline task/1/environ"
+"""Entries of process 1, bubblewrap's own, that name paths of the host."""
 _STAGE = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 """Mounts paths elsewhere, in pairs before `--`, then runs the command after it."""
 
@@ -180,6 +182,8 @@ def _proc_options() -> tuple[str, ...]:
             options += ["--size", "4096", "--tmpfs", str(path), "--remount-ro", str(path)]
         elif path.exists():
             options += ["--dev-bind", "/dev/null", str(path)]
+    for name in _HIDDEN_OF_FIRST.split():
+        options += ["--dev-bind", "/dev/null", f"/proc/1/{name}"]
     return tuple(options)
 
 

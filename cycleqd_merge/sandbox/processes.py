@@ -80,7 +80,7 @@ class _Pipes:
     def __init__(self) -> None:
         self._info, info = os.pipe()
         block, self._go = os.pipe()
-        self.passed = (info, block)
+        self.passed: tuple[int, ...] = (info, block)
         self.options = ("--info-fd", str(info), "--block-fd", str(block))
 
     async def first_process(self) -> int | None:
@@ -172,8 +172,8 @@ async def _read(descriptor: int) -> bytes:
 
 async def _until_readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:

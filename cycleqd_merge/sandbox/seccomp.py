@@ -96,7 +96,6 @@ io_setup 206 0              limited on the whole host
 io_submit 209 2
 statmount 457 457           programs then read /proc/self/mountinfo
 listmount 458 458
-listns 470 470
 uselib 134 -                obsolete
 ustat 136 -
 sysfs 139 -
