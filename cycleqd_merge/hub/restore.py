@@ -61,9 +61,15 @@ def download_run(
     folder = Path(downloaded)
     if not (folder / JOURNAL_FILE).is_file():
         raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
-    events = complete_events(folder)
+    try:
+        events = complete_events(folder)
+    except RecipeError as error:
+        reason = str(error).removeprefix(f"{folder / JOURNAL_FILE}:")
+        raise RecipeError(
+            f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`: line {reason}"
+        ) from None
     sessions = of_kind(events, "session")
-    if events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
+    if not events or events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
         raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`")
     mark = ForeignConfig(folder=str(folder), own=own_keys(sessions[0]["recipe"], overrides), trust_remote_code=trust)
     recipe = _recipe_of(sessions[0], label)

@@ -630,6 +630,12 @@ def test_files_with_names_that_lead_elsewhere_are_not_written(name: str, world: 
     assert not (here / "there").exists()
 
 
+def test_an_empty_journal_is_not_a_run(world: World, here: Path) -> None:
+    repo = world.publish(lambda events: None, {"journal.jsonl": b""})
+    answer = cycleqd_merge("pull", repo, here / "there")
+    assert (answer.code, "not a published run" in answer.err) == (2, True)
+
+
 def test_links_in_a_download_are_not_followed(world: World, here: Path) -> None:
     repo = world.publish(lambda events: None)
     (here / "secret").write_text("{}")
