@@ -79,10 +79,10 @@ ATTACKS = [
         CYCLEQD_CACHE="{tmp}/cache",
     ),
     _shell(
-        "another user shows a CMA-ME run without any cache",
+        "another user imports what ribs compiles, without any cache",
         "numba gets a temporary folder",
         "{other} {python} -c 'from cycleqd_merge.cache import give_numba_a_cache; "
-        "give_numba_a_cache(); import ribs.emitters'",
+        "give_numba_a_cache(); import numpy_groupies'",
         TMPDIR="{tmp}",
     ),
     _shell(
