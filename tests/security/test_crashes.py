@@ -223,7 +223,7 @@ def test_singular_bases_of_killed_runs_are_completed(attack: Attack, ground: Gro
     arguments: tuple[object, ...] = ("evolve", ground.recipe, "--output", run)
     kills, code = 0, KILLED
     while code == KILLED and kills < 100:
-        ended = ground.zygote(*arguments, kill=12 + kills // 2 + kills % 3, environment={"CYCLEQD_CACHE": str(cache)})
+        ended = ground.zygote(*arguments, kill=16 + kills + kills // 2, environment={"CYCLEQD_CACHE": str(cache)})
         code = ended.code
         kills += code == KILLED
         for manifest in (cache / "bases").glob("*/manifest.json"):
