@@ -6,6 +6,7 @@ of factors, and dense for tensors saved whole, trained tokens and DoRA.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 from cycleqd_merge.merging.file_limits import require_configuration, require_names, require_small_files
 from cycleqd_merge.merging.json_files import json_object
 
+_LONGEST_PATH = 1000
 _PREFIX = "base_model.model."
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # initialisations that subtract from the base weights
 _TRAINED = re.compile(
@@ -100,6 +102,8 @@ class Adapter:
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         if self._config.peft_type is None:
             raise ModelError(f"adapter {label}: adapter_config.json states no `peft_type`; save the adapter again")
+        if not isinstance(getattr(self._config, "r", 1), int):
+            raise ModelError(f"adapter {label}: adapter_config.json: r is not a whole number; correct the file")
         kind = _other_kind(self._config)
         if kind is not None:
             raise ModelError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")
@@ -368,7 +372,7 @@ class Adapter:
                 (self._config.rank_pattern, self._config.r),
             )
         )
-        if stated != rank or not isinstance(alpha, int | float):
+        if stated != rank or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise ModelError(
                 f"adapter {self.label}: {name}: factors of rank {rank}; adapter_config.json states rank {stated} and "
                 f"alpha {alpha}, so the scale is unknown; correct the file"
@@ -377,8 +381,12 @@ class Adapter:
 
     @property
     def recorded_base(self) -> str | None:
-        """The base model in its configuration: a Hub id, or a path on the machine that trained it."""
-        return self._config.base_model_name_or_path
+        """The base model in its configuration: a Hub id, or a path on the machine that trained it; None without one.
+
+        It is only compared with the recipe's base, never opened.
+        """
+        name = self._config.base_model_name_or_path
+        return name if isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_PATH else None
 
     @property
     def files(self) -> list[Path]:

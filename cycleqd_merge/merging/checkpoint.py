@@ -27,7 +27,7 @@ from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import CycleQDError, ModelError, first_line
 from cycleqd_merge.files import file_version
 from cycleqd_merge.merging.download import model_folder
-from cycleqd_merge.merging.file_limits import require_configuration, require_small_files
+from cycleqd_merge.merging.file_limits import require_configuration, require_no_kernels, require_small_files
 from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
@@ -82,6 +82,8 @@ class Checkpoint:
             missing = [name for name in weight_files(self.path) if not (self.path / name).is_file()]
             index = None if missing else tensor_index(str(self.path))
             require_configuration(self.path / "config.json", len(index.tensor_paths) if index else None)
+            if not models.trust_remote_code:
+                require_no_kernels(self.path / "config.json")
             here = ModelReference(model=ModelPath(path=str(self.path)))
             self.config: PretrainedConfig = model_config(here, models.trust_remote_code)
         except CycleQDError:

@@ -31,11 +31,13 @@ _LARGER = {"tokenizer.json": 128 * _MIB}
 _MOST_TEMPLATES = 100
 _MOST_DEEP = 32
 """Levels of objects and lists in a configuration."""
-_MOST_LAYERS = 1000
+_FEW_LAYERS, _MOST_LAYERS = 200, 1000
+"""Layers of a model with few tensors, and of any; some configurations state a number that they do not use."""
 _MOST_COUNTED = 1_000_000
 _MOST_TENSORS, _LONGEST_NAME = 200_000, 1000
 _TRIAL = Bounds(seconds=120.0, memory=6 * 2**30)
 _LARGEST = 2**63
+_KERNELS = ("attn_implementation", "attn_implementation_internal", "experts_implementation")
 _EXPLICIT = 1e30  # written as it is in a message
 
 
@@ -76,8 +78,20 @@ def require_configuration(path: Path, tensors: int | None = None) -> None:
     config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path.name} is not a JSON object")
-    for key, value in _numbers(config, path.name):
-        _require_number(path.name, key, value, tensors)
+    for key, value in _values(config, path.name):
+        if isinstance(value, int) and not isinstance(value, bool):
+            _require_number(path.name, key, value, tensors)
+
+
+def require_no_kernels(path: Path) -> None:
+    """Check that a configuration names no code on the Hub: transformers downloads and runs such kernels by itself.
+
+    Raises:
+        ValueError: it does; the message names the key.
+    """
+    for key, value in _values(read_json(path) or {}, path.name):
+        if key.endswith(_KERNELS) and isinstance(value, str) and "/" in value:
+            raise ValueError(f"{path.name}: {key} is {brief(value)!r}, which is code on the Hub; remove this key")
 
 
 def _require_number(file: str, key: str, value: int, tensors: int | None) -> None:
@@ -85,15 +99,15 @@ def _require_number(file: str, key: str, value: int, tensors: int | None) -> Non
     if key.startswith(("num_", "n_")):
         most = _MOST_COUNTED
     if "layer" in key:
-        most = _MOST_LAYERS if tensors is None else min(tensors, _MOST_LAYERS)
+        most = _MOST_LAYERS if tensors is None else min(max(tensors, _FEW_LAYERS), _MOST_LAYERS)
     if value > most:
         shown = str(value) if value < _EXPLICIT else f"a number of {len(str(value))} digits"
-        reason = "" if tensors is None or most != tensors else f", because the model has {tensors} tensors"
-        raise ValueError(f"{file}: {brief(key, 100)} is {shown}; at most {most} is possible{reason}")
+        owner = "" if tensors is None else f" for a model of {tensors} tensors"
+        raise ValueError(f"{file}: {brief(key, 100)} is {shown}; at most {most} is possible{owner}")
 
 
-def _numbers(config: Mapping[str, Any], file: str) -> Iterator[tuple[str, int]]:
-    """Every whole number in a configuration, with its own key; numbers in lists have none, and are left out.
+def _values(config: Mapping[str, Any], file: str) -> Iterator[tuple[str, Any]]:
+    """Every text and number in a configuration, with its own key; in an object or list without one, with the outer key.
 
     Raises:
         ValueError: it is nested too deeply.
@@ -104,9 +118,9 @@ def _numbers(config: Mapping[str, Any], file: str) -> Iterator[tuple[str, int]]:
         if isinstance(value, dict | list):
             if depth == _MOST_DEEP:
                 raise ValueError(f"{file}: nested more than {_MOST_DEEP} levels deep")
-            entries = value.items() if isinstance(value, dict) else (("", each) for each in value)
+            entries = value.items() if isinstance(value, dict) else ((key, each) for each in value)
             pending.extend((name, each, depth + 1) for name, each in entries)
-        elif isinstance(value, int) and not isinstance(value, bool) and key:
+        else:
             yield key, value
 
 

@@ -13,6 +13,7 @@ from cycleqd_merge.merging.file_limits import require_tokenizer
 from cycleqd_merge.merging.tokenizer_trial import PROBE
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken", "*.spm")
+_LONGEST_TEMPLATE = 2**20
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -31,6 +32,8 @@ def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBas
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise TypeError(f"tokenizer_config.json names {type(tokenizer).__name__}, which is no tokenizer")
+        if len(str(tokenizer.chat_template)) > _LONGEST_TEMPLATE:
+            raise ValueError(f"its chat template has more than {_LONGEST_TEMPLATE} characters")
         tokenizer.encode(PROBE)  # some errors in its files show only here
     except BaseException as error:  # tokenizers raises nothing more specific, and its panics are no `Exception`
         if isinstance(error, KeyboardInterrupt | SystemExit | CycleQDError):

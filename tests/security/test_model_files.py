@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
@@ -272,7 +271,7 @@ HOSTILE: dict[str, dict[str, Hostile]] = {
         "nested 300 levels deep": Hostile("base", raw(CONFIG, "x", '{"a":' * 300 + "1" + "}" * 300), "nested more"),
         "a number of 400 digits": Hostile("base", raw(CONFIG, "vocab_size", "1" + "0" * 400), "401 digits"),
         "a number of 5000 digits": Hostile("base", raw(CONFIG, "vocab_size", "1" + "0" * 5000), "digits"),
-        "10^9 layers": Hostile("base", stated(CONFIG, num_hidden_layers=10**9), "at most 21 is possible"),
+        "10^9 layers": Hostile("base", stated(CONFIG, num_hidden_layers=10**9), "at most 200 is possible"),
         "10^9 layers of an expert": Hostile("full", stated(CONFIG, num_hidden_layers=10**9), "num_hidden_layers"),
         "10^9 labels": Hostile("base", stated(CONFIG, num_labels=10**9), "num_labels is 1000000000"),
         "-1 layers": Hostile("base", stated(CONFIG, num_hidden_layers=-1), "error|tensor|layers"),
@@ -297,6 +296,15 @@ HOSTILE: dict[str, dict[str, Hostile]] = {
             "base", with_code(CONFIG, model_type="evil", auto_map={"AutoConfig": "evil.Evil"}), "requires Python code"
         ),
         "auto_map as a text": Hostile("base", with_code(CONFIG, auto_map="evil.Evil"), "cannot be opened"),
+        "attention by code on the Hub": Hostile(
+            "base", stated(CONFIG, attn_implementation="evil/kernels:attend"), "code on the Hub"
+        ),
+        "attention by code on the Hub, in a part": Hostile(
+            "base", stated(CONFIG, attn_implementation={"text_config": "evil/kernels"}), "code on the Hub"
+        ),
+        "experts by code on the Hub": Hostile(
+            "base", stated(CONFIG, _experts_implementation="evil/kernels"), "code on the Hub"
+        ),
         "a path as the model's name": Hostile("base", stated(CONFIG, _name_or_path="../../etc/passwd"), None),
     },
     "adapter": {
@@ -306,6 +314,10 @@ HOSTILE: dict[str, dict[str, Hostile]] = {
         "a base that is a path": Hostile("adapter", stated(ADAPTER, base_model_name_or_path="../../etc/passwd"), None),
         "a base at another address": Hostile(
             "adapter", stated(ADAPTER, base_model_name_or_path="file:///etc/passwd"), None
+        ),
+        "a base that is a number": Hostile("adapter", stated(ADAPTER, base_model_name_or_path=5), None),
+        "a base of a million characters": Hostile(
+            "adapter", stated(ADAPTER, base_model_name_or_path="x" * 10**6), None
         ),
         "an unknown method": Hostile("adapter", stated(ADAPTER, peft_type="evil"), "evil"),
         "a method as a list": Hostile("adapter", stated(ADAPTER, peft_type=["LORA"]), "cannot be opened"),
@@ -357,6 +369,9 @@ HOSTILE: dict[str, dict[str, Hostile]] = {
             "base", with_code(SETTINGS, auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]}), None
         ),
         "a model as its class": Hostile("base", stated(SETTINGS, tokenizer_class="AutoModel"), "cannot be loaded"),
+        "end tokens as an object": Hostile("base", stated("generation_config.json", eos_token_id={"a": 1}), None),
+        "a million end tokens": Hostile("base", stated("generation_config.json", eos_token_id=[*range(10**6)]), None),
+        "a text as its longest input": Hostile("base", stated(SETTINGS, model_max_length="x"), "cannot be loaded"),
         "a file of the system as its vocabulary": Hostile(
             "base", stated(SETTINGS, tokenizer_file="/etc/passwd", vocab_file="/etc/passwd"), None
         ),
@@ -372,14 +387,105 @@ HOSTILE: dict[str, dict[str, Hostile]] = {
     },
 }
 
-ATTACKS = [
+
+def table(columns: dict[str, Any], times: int = 1) -> Change:
+    """A Parquet file with these columns, `times` times one after the other."""
+
+    def write(path: Path) -> None:
+        rows = pyarrow.table(columns)
+        with pyarrow.parquet.ParquetWriter(path, rows.schema, compression="zstd") as file:
+            for _ in range(times):
+                file.write_table(rows)
+
+    return write
+
+
+def nested(levels: int) -> Change:
+    kind, value = pyarrow.int32(), [1]
+    for _ in range(levels):
+        kind, value = pyarrow.list_(kind), [value]
+    return table({"a": pyarrow.array(value, kind)})
+
+
+def extension(path: Path) -> None:
+    """A Parquet file with a type whose metadata is a pickle, as old versions of pyarrow unpickled it."""
+    names = {
+        b"ARROW:extension:name": b"arrow.py_extension_type",
+        b"ARROW:extension:metadata": pickle.dumps(Evil(path.parent / "ran")),
+    }
+    schema = pyarrow.schema([pyarrow.field("a", pyarrow.int32(), metadata=names)])
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}, schema=schema), path)
+
+
+def damaged(place: int, contents: bytes) -> Change:
+    """A Parquet file with some bytes replaced, counted from its end."""
+
+    def write(path: Path) -> None:
+        table({"a": [1, 2, 3]})(path)
+        whole = bytearray(path.read_bytes())
+        whole[place : place + len(contents) or None] = contents
+        path.write_bytes(whole)
+
+    return write
+
+
+def lines(contents: str | bytes) -> Change:
+    return lambda path: path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+
+
+# attack -> (ending of the file's name, what writes it, what the error contains: None if it is read)
+ROWS: dict[str, tuple[str, Change, str | None]] = {
+    "100 million rows in half a megabyte": ("parquet", table({"a": ["x"] * 10**6}, 60), "60,000,000 cells"),
+    "lists in lists, 30 deep": ("parquet", nested(30), None),
+    "a damaged footer": ("parquet", damaged(-60, b"\xff" * 40), "damaged"),
+    "a footer of 2 GB": ("parquet", damaged(-8, b"\xff\xff\xff\x7f"), "damaged"),
+    "a type with a pickle": ("parquet", extension, None),
+    "a column of bytes": ("parquet", table({"a": [b"\xff\xfe"]}), None),
+    "a time beyond the calendar": (
+        "parquet",
+        table({"a": pyarrow.array([2**62], pyarrow.timestamp("us"))}),
+        "cannot represent",
+    ),
+    "a time zone that is a path": (
+        "parquet",
+        table({"a": pyarrow.array([0], pyarrow.timestamp("us", tz="../../evil"))}),
+        "cannot represent",
+    ),
+    "a line of 10 MB": ("jsonl", lines(json.dumps({"a": "x" * 10**7})), None),
+    "a line nested 100,000 levels deep": ("jsonl", lines('{"a":' + "[" * 10**5), "nested too deeply|not JSON"),
+    "a number of 5000 digits": ("jsonl", lines('{"a":' + "1" * 5000 + "}"), "digits"),
+    "30,000 objects that never end": ("jsonl", lines('{"a":\n' * 30_000), "not JSON|nested"),
+    "a list nested 100,000 levels deep": ("json", lines("[" * 10**5), "nested too deeply|not JSON"),
+    "a NUL": ("csv", lines("a,b\n1,\0\n"), "NUL"),
+    "a field of 10 MB": ("csv", lines('a,b\n1,"' + "x" * 10**7 + '"\n'), None),
+    "a quote that never ends": ("csv", lines('a,b\n1,"' + "x\n" * 10**6), "quote"),
+    "100,000 columns of one name": ("csv", lines("a," * 10**5 + "\n1\n"), "occurs twice"),
+    "a header of 10 MB": ("csv", lines("x" * 10**7 + ";y\n1\n"), "semicolons"),
+    "a compressed file": ("jsonl.gz", lines(b"\x1f\x8b\x08"), "compressed; unpack"),
+    "a compressed file under a plain name": ("jsonl", lines(b"\x1f\x8b\x08\0\0"), "not UTF-8"),
+    "a script": ("py", lines("open('ran', 'w')"), "unknown format"),
+    "a pickle": ("pkl", lines(pickle.dumps(1)), "unknown format"),
+}
+
+LARGE_ROWS: dict[str, tuple[str, Change, str | None]] = {
+    "10 GB of text in a small file": ("parquet", table({"a": ["x" * 10**4] * 10**5}, 10), "MiB; at most"),
+    "a value of 2 GB": ("parquet", table({"a": ["x" * 10**8]}, 25), "MiB; at most"),
+}
+
+MODEL_ATTACKS = [
     Attack(f"hostile model: {kind}", f"{kind}: {attack}", LINE if model.says else ACCEPTED, model)
     for kind, attacks in HOSTILE.items()
     for attack, model in attacks.items()
 ]
+ROW_ATTACKS = [
+    Attack("hostile rows", attack, LINE if given[2] else "is read; nothing of it runs", given)
+    for attack, given in ROWS.items()
+]
+LARGE_ROW_ATTACKS = [Attack("hostile rows", attack, LINE, given) for attack, given in LARGE_ROWS.items()]
+ATTACKS = [*MODEL_ATTACKS, *ROW_ATTACKS, *LARGE_ROW_ATTACKS]
 
 
-@pytest.mark.parametrize("attack", cases(ATTACKS))
+@pytest.mark.parametrize("attack", cases(MODEL_ATTACKS))
 def test_a_hostile_model_is_refused_or_harmless(attack: Attack, models: Models) -> None:
     given: Hostile = attack.given
     folder = models.ran.parent / "changed"
@@ -400,3 +506,26 @@ def test_a_hostile_model_is_refused_or_harmless(attack: Attack, models: Models) 
     assert found[0] == "UserError", found[1]
     assert re.search(given.says, found[1])
     assert all(len(line) < 4000 and line.isprintable() for line in found[1].splitlines())
+
+
+@pytest.mark.parametrize("attack", cases(ROW_ATTACKS))
+def test_a_hostile_data_file_is_refused_or_harmless(attack: Attack, tmp_path: Path) -> None:
+    ending, write, says = attack.given
+    path = tmp_path / f"rows.{ending}"
+    write(path)
+    found = outcome_of(lambda: read_rows(RowsConfig(path=str(path))), 3 * GIB, 60)
+    assert not (tmp_path / "ran").exists(), "its code ran"
+    if says is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found[0] == "UserError", found[1]
+    assert re.search(says, found[1])
+    assert len(found[1]) < 4000
+    assert "\n" not in found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", cases(LARGE_ROW_ATTACKS))
+def test_a_data_file_that_fills_the_memory_is_refused(attack: Attack, tmp_path: Path) -> None:
+    test_a_hostile_data_file_is_refused_or_harmless(attack, tmp_path)
