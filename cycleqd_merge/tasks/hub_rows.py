@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.config.rows import RowsConfig
@@ -60,9 +61,9 @@ def _require_own_files(dataset: str, files: Mapping[Any, Iterable[str]]) -> None
     """
     for file in (file for split in files.values() for file in split):
         place = str(file).rpartition("::")[2]  # of a file in an archive, where the archive is
-        owner = place.removeprefix("hf://datasets/").partition("@")[0]
-        own = place.startswith("hf://datasets/") and owner.lower().endswith(dataset.lower())
-        if not own:
+        repo = place.removeprefix("hf://datasets/").partition("@")[0].lower()
+        own = dataset.lower() in (repo, repo.rpartition("/")[2])  # `squad` is short for `rajpurkar/squad`
+        if not (own and place.startswith("hf://datasets/")) or ".." in Path(place).parts:
             raise DataError(
                 f"dataset {dataset}: its README.md names a file outside it: {brief(printable(place))}; name that file "
                 "by `path` or `url` if you trust it"

@@ -239,9 +239,8 @@ def _require_columns(header: list[str], place: str) -> None:
     if len(header) == 1:
         for name, separator in (("semicolons", ";"), ("tabs", "\t"), ("bars", "|")):
             if separator in header[0]:
-                raise DataError(
-                    f"{place}: one column, {brief(header[0])!r}: its cells seem to be separated by {name}; save it with commas"
-                )
+                what = f"one column, {brief(header[0])!r}: its cells seem to be separated by {name}"
+                raise DataError(f"{place}: {what}; save it with commas")
     _require_distinct(header, place)
 
 

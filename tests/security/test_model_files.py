@@ -7,23 +7,29 @@ import pickle
 import re
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from huggingface_hub import constants
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.rows import RowsConfig
+from cycleqd_merge.errors import UserError
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.tokenizer_folders import open_tokenizer
 from cycleqd_merge.tasks.rows import read_rows
+from tests.hub.address import BOUND
+from tests.hub.server import LocalHub, User
 from tests.models import edit_json, make_adapter, make_base, make_expert, on_base, read_tensors, write_tensors
 from tests.security.attacks import Attack, cases
 from tests.security.forked import GIB, outcome_of
@@ -482,7 +488,19 @@ ROW_ATTACKS = [
     for attack, given in ROWS.items()
 ]
 LARGE_ROW_ATTACKS = [Attack("hostile rows", attack, LINE, given) for attack, given in LARGE_ROWS.items()]
-ATTACKS = [*MODEL_ATTACKS, *ROW_ATTACKS, *LARGE_ROW_ATTACKS]
+# the `data_files` of a dataset's README.md -> what the error contains: None if they are read. SECRET: a local file
+DATASETS: dict[str, tuple[str, str | None]] = {
+    "its own file": ("rows/*.jsonl", None),
+    "a file of this machine": ("SECRET", "a file outside it"),
+    "a file of this machine, as an address": ("file://SECRET", "a file outside it"),
+    "a file of this machine, by its place": ("../../../../../../../SECRET", "dataset mallory/rows"),
+    "a file of another dataset": ("hf://datasets/ann/private/rows.jsonl", "a file outside it"),
+}
+DATASET_ATTACKS = [
+    Attack("hostile dataset", f"a README.md that names {attack}", LINE if given[1] else "is read", given)
+    for attack, given in DATASETS.items()
+]
+ATTACKS = [*MODEL_ATTACKS, *ROW_ATTACKS, *LARGE_ROW_ATTACKS, *DATASET_ATTACKS]
 
 
 @pytest.mark.parametrize("attack", cases(MODEL_ATTACKS))
@@ -529,3 +547,38 @@ def test_a_hostile_data_file_is_refused_or_harmless(attack: Attack, tmp_path: Pa
 @pytest.mark.parametrize("attack", cases(LARGE_ROW_ATTACKS))
 def test_a_data_file_that_fills_the_memory_is_refused(attack: Attack, tmp_path: Path) -> None:
     test_a_hostile_data_file_is_refused_or_harmless(attack, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
+    home = tmp_path_factory.mktemp("hf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_ann")
+        patch.setenv("HF_HUB_OFFLINE", "0")
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+        huggingface_hub.close_session()
+        with LocalHub([User("ann", "hf_ann"), User("mallory", "hf_mallory")], BOUND) as server:
+            server.put("ann/private", {"rows.jsonl": b'{"a": "secret"}\n'}, "dataset")
+            yield server
+    huggingface_hub.close_session()
+
+
+@pytest.mark.parametrize("attack", cases(DATASET_ATTACKS))
+def test_a_dataset_on_the_hub_reads_its_own_files_only(attack: Attack, hub: LocalHub, tmp_path: Path) -> None:
+    files, says = attack.given
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text('{"a": "secret"}\n')
+    stated = files.replace("SECRET", str(secret))
+    readme = f"---\nconfigs:\n- config_name: default\n  data_files: {stated}\n---\n"
+    repo = f"mallory/rows{DATASET_ATTACKS.index(attack)}"
+    hub.put(repo, {"README.md": readme.encode(), "rows/a.jsonl": b'{"a": "own"}\n'}, "dataset")
+    source = RowsConfig(dataset=repo, split="train")
+    if says is None:
+        assert read_rows(source) == [{"a": "own"}]
+        return
+    with pytest.raises(UserError, match=says) as caught:
+        read_rows(source)
+    assert "\n" not in str(caught.value)
