@@ -8,14 +8,12 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
-
 from cycleqd_merge.bounded import Bounds, LimitExceeded, call
 from cycleqd_merge.errors import ModelError
 
 _T = TypeVar("_T")
-_BOUNDS = Bounds(seconds=5.0)
+_BOUNDS, _WITH_PEFT = Bounds(seconds=5.0), Bounds(seconds=60.0, memory=4 * 2**30)
+"""For a pattern; and for all of them, matched by peft, whose import alone takes seconds."""
 _PLAIN = re.compile(r"[\w.-]*")
 """Names: as regular expressions they never backtrack for long."""
 _TARGETS = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
@@ -29,7 +27,7 @@ def pattern_key(patterns: tuple[str, ...], module: str) -> str:
     Raises:
         ModelError: a pattern is not valid, or takes too long to match.
     """
-    return _matched(patterns, _pattern_key, patterns, module)
+    return _matched(patterns, _BOUNDS, _pattern_key, patterns, module)
 
 
 def is_target(config: Any, module: str) -> bool:
@@ -41,16 +39,16 @@ def is_target(config: Any, module: str) -> bool:
     stated = {name: _as_list(getattr(config, name, None)) for name in (*_TARGETS, *_OTHERS)}
     values = [stated[name] for name in _TARGETS]
     patterns = [each for value in values for each in (value if isinstance(value, list) else [value]) if each]
-    return _matched(patterns, _is_target, stated, module)
+    return _matched(patterns, _WITH_PEFT, _is_target, stated, module)
 
 
-def _matched(patterns: Sequence[Any], function: Callable[..., tuple[str, _T]], *arguments: Any) -> _T:
+def _matched(patterns: Sequence[Any], bounds: Bounds, function: Callable[..., tuple[str, _T]], *arguments: Any) -> _T:
     """What `function` finds, in a child process unless all patterns are plain names."""
     try:
         if all(isinstance(each, str) and _PLAIN.fullmatch(each) for each in patterns):
             problem, found = function(*arguments)
         else:
-            problem, found = call(_BOUNDS, function, *arguments)
+            problem, found = call(bounds, function, *arguments)
     except LimitExceeded as error:
         raise ModelError(f"adapter_config.json: matching its patterns {error}; simplify them") from error
     if problem:
@@ -59,13 +57,16 @@ def _matched(patterns: Sequence[Any], function: Callable[..., tuple[str, _T]], *
 
 
 def _pattern_key(patterns: Sequence[str], module: str) -> tuple[str, str]:
+    """As peft's `get_pattern_key`."""
     try:
-        return "", str(get_pattern_key(patterns, module))
+        return "", next((each for each in patterns if re.match(rf"(.*\.)?({each})$", module)), module)
     except (re.error, OverflowError) as error:
         return str(error) or "not valid", ""
 
 
 def _is_target(stated: Mapping[str, Any], module: str) -> tuple[str, bool]:
+    from peft.tuners.tuners_utils import check_target_module_exists
+
     try:
         return "", bool(check_target_module_exists(SimpleNamespace(**stated), module))
     except (re.error, OverflowError) as error:
