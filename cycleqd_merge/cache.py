@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import shutil
 import tempfile
@@ -39,7 +40,7 @@ def cache_folder(kind: str) -> Path:
     Raises:
         RecipeError: it cannot be created or written.
     """
-    folder = cache_root() / kind
+    folder, full = cache_root() / kind, False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(folder, os.W_OK | os.X_OK) else "may not be written by this user"
@@ -47,9 +48,11 @@ def cache_folder(kind: str) -> Path:
         reason = "a file is in the way"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     if reason is not None and not (kind == "rootfs" and folder.is_dir()):  # an image may contain those, read-only
+        remedy = "free some space, or " if full else ""
         raise RecipeError(
-            f"cache folder {folder}: cannot be used: {reason}; set CYCLEQD_CACHE to a folder that you may write"
+            f"cache folder {folder}: cannot be used: {reason}; {remedy}set CYCLEQD_CACHE to a folder that you may write"
         )
     return folder
 

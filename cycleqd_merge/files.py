@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -130,7 +131,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     After an error, folders above it that did not exist before are removed too.
 
     Raises:
-        RecipeError: the folder cannot be created.
+        RecipeError: the folder cannot be created, or `path` is a link.
         InfrastructureError: the disk is full, or the file system cannot be written.
     """
     created = [each for each in path.absolute().parents if not each.exists()]
@@ -145,6 +146,8 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def _new_scratch_folder(path: Path, stack: ExitStack) -> Path:
+    if path.is_symlink():  # a folder cannot replace it
+        raise RecipeError(f"{path}: is a link; choose a different folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = stack.enter_context(_scratch(path)) / path.name
@@ -199,6 +202,9 @@ def _locked_folder(parent: Path, start: str) -> tuple[Path, int]:
 
 def _remove_if_abandoned(scratch: Path) -> None:
     with suppress(OSError):  # in use, on a file system without locks, or removed by another process
+        status = scratch.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            return  # somebody else put it there, for example in a temporary folder that all users share
         try:
             descriptor = os.open(scratch / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:

@@ -166,8 +166,9 @@ def hub_reason(error: BaseException) -> str | None:
         return f"not on the Hub, or {private}"
     if isinstance(error, errors.RevisionNotFoundError):
         return "no such revision on the Hub; check the branch, tag or commit"
-    if isinstance(error, errors.LocalEntryNotFoundError) and _transient_cause(error) is not None:
-        return hub_reason(_transient_cause(error))
+    cause = _transient_cause(error)
+    if isinstance(error, errors.LocalEntryNotFoundError) and cause is not None:
+        return hub_reason(cause)
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return "not in the cache, and the Hub cannot be reached (is HF_HUB_OFFLINE set?)"
     if isinstance(error, errors.EntryNotFoundError):
@@ -183,9 +184,10 @@ def hub_reason(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and isinstance(error.__cause__, errors.HfHubHTTPError):  # invalid front matter
         return f"refused: {' '.join(str(error).split())}"
     if isinstance(error, RuntimeError):  # wraps the errors of an upload's threads
-        cause = error.__cause__
-        return hub_reason(cause) if cause is not None else f"the transfer failed ({first_line(error)})"
-    return None
+        wrapped = error.__cause__
+        return hub_reason(wrapped) if wrapped is not None else f"the transfer failed ({first_line(error)})"
+    # other errors of the client, and those of `datasets`, name it only as their cause
+    return None if cause is None or cause is error else hub_reason(cause)
 
 
 def _refusal(error: Exception, signed_in: bool) -> str:

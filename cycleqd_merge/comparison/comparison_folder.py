@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +10,14 @@ from cycleqd_merge.comparison.final_scores import FinalScores, read_scores
 from cycleqd_merge.comparison.output_files import RESULT_FILE
 from cycleqd_merge.comparison.results import ComparisonResult, StrategyRunResult, result_from_json
 from cycleqd_merge.comparison.statistics import RowScores, paired_bootstrap
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, of_kind
 from cycleqd_merge.journal.measured import Estimate, Measured
 from cycleqd_merge.report.scores import Comparison, compare_best, usual_scores
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.strict_json import loads
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ def open_run_or_comparison(folder: Path) -> RunInComparison:
     if (folder / RESULT_FILE).is_file():
         result = read_result(folder)
         strategy = result.by_name[result.reference].strategy
-        first = next(run for run in result.runs if run.strategy == strategy)
+        first = next((run for run in result.runs if run.strategy == strategy), None)
+        if first is None:
+            raise RecipeError(f"{folder / RESULT_FILE}: has no run of {result.reference}; rerun `compare`")
         return _with_comparison(folder / _place(first), folder, result)
     if (folder / JOURNAL_FILE).is_file() and of_kind(complete_events(folder), "comparison"):
         raise RecipeError(
@@ -67,9 +69,9 @@ def read_result(folder: Path) -> ComparisonResult:
     """
     path = folder / RESULT_FILE
     try:
-        return result_from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return result_from_json(loads(path.read_bytes()), str(path))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}; rerun `compare`") from error
+        raise RecipeError(f"{path}: cannot be read: {first_line(error)}; rerun `compare`") from error
 
 
 def _place(run: StrategyRunResult) -> Path:

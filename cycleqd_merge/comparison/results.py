@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cycleqd_merge.comparison.curves import Curve
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.tasks.protocol import Split
 
@@ -124,6 +124,15 @@ class ComparisonResult:
             raise ValueError(
                 f"reference {self.reference!r} must be one of the models, whose names must differ: {', '.join(names)}"
             )
+        for run in self.runs:
+            if not run.strategy or run.strategy.startswith(".") or "/" in run.strategy or "\0" in run.strategy:
+                raise ValueError(f"{run.strategy!r:.50} is not the name of a strategy")
+            curve = run.curve
+            values = (curve.best_mean, curve.hypervolume, curve.qd_score, curve.coverage)
+            if {len(each) for each in values} != {len(curve.evaluations)}:
+                raise ValueError(f"the curve of {run.strategy} has values of different numbers of evaluations")
+            if len({len(scores) for scores in run.elite_set}) > 1:
+                raise ValueError(f"the elites of {run.strategy} have scores of different numbers of tasks")
         for model in self.models:
             self._require_scores(model)
 
@@ -132,6 +141,8 @@ class ComparisonResult:
             raise ValueError(f"model {model.name!r} has no scores")
         for scores in model.by_seed:
             for task in (*self.tasks, *self.kept):
+                if task not in self.rows:
+                    raise ValueError(f"no number of rows of task {task!r:.50}")
                 found, expected = len(scores.heldout.get(task, ())), self.rows[task].heldout
                 if found != expected:
                     raise ValueError(f"model {model.name!r}: scores of {found} of {expected} held-out rows of {task}")
@@ -159,12 +170,14 @@ def result_to_json(result: ComparisonResult) -> dict[str, Any]:
     return {"format": _FORMAT, **_RESULT.dump_python(result, mode="json", by_alias=True)}
 
 
-def result_from_json(record: dict[str, Any], where: str) -> ComparisonResult:
+def result_from_json(record: Any, where: str) -> ComparisonResult:
     """Inverse of `result_to_json`. where: the source of the record, for the error.
 
     Raises:
         RecipeError: a different version of the format, or not a record that `result_to_json` writes.
     """
+    if not isinstance(record, dict):
+        raise RecipeError(f"{where}: not a comparison; rerun `compare`")
     if record.get("format") != _FORMAT:
         raise RecipeError(
             f"{where}: format {record.get('format')} of a comparison; this version reads format {_FORMAT}; use the "
@@ -174,5 +187,5 @@ def result_from_json(record: dict[str, Any], where: str) -> ComparisonResult:
         return _RESULT.validate_python({name: value for name, value in record.items() if name != "format"})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "comparison"
-        raise RecipeError(f"{where}: {place}: {first['msg']}; rerun `compare`") from error
+        place = ".".join(str(part)[:60] for part in first["loc"]) or "comparison"
+        raise RecipeError(f"{where}: {place}: {first_line(ValueError(first['msg']))}; rerun `compare`") from error

@@ -59,6 +59,8 @@ from cycleqd_merge.config.tasks import (
     OsInteractionTaskConfig,
     PythonTaskConfig,
 )
+from cycleqd_merge.config.values import UNEXPANDED
+from cycleqd_merge.config.variables import carry
 from cycleqd_merge.errors import RecipeError, printable
 
 log = logging.getLogger(__name__)
@@ -132,8 +134,8 @@ def _up_to(most: float) -> Rule:
 
 def _model(reference: str, _: BaseModel, context: _Context) -> str | None:
     """A Hub id at a commit, or a folder in the run's folder; with an adapter of this form."""
-    if context.folder:
-        reference = reference.replace(f"{context.folder.rstrip('/')}/", "./")  # the folder's own name may contain signs
+    here = re.escape(context.folder.rstrip("/"))
+    reference = re.sub(rf"(^|(?<=\+)){here}/", "./", reference)  # the folder's own name may contain signs
     parts = reference.split("+")
     if len(parts) > 2:
         return f"{printable(reference)} is not a model"
@@ -161,7 +163,7 @@ def _experts(experts: Mapping[str, str], config: BaseModel, context: _Context) -
 
 def _outside(path: str, context: _Context) -> str | None:
     """A path must be in the run's folder, also after symbolic links."""
-    inside = not path.startswith("~") and "\0" not in path and _is_inside(path, context.folder)
+    inside = not path.startswith("~") and path.isprintable() and _is_inside(path, context.folder)
     return None if inside else f"{printable(path)} {_OUTSIDE}"
 
 
@@ -266,8 +268,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     },
     TaskConfig: {
         "task": _checked(_task),
-        **dict.fromkeys(("name", "expert", "role", "floor", "samples", "bounds"), SAFE),
-        "bins": _up_to(10_000),
+        **dict.fromkeys(("name", "expert", "role", "floor", "samples", "bins", "bounds"), SAFE),
     },
     ModelsConfig: {
         **dict.fromkeys(("vocabulary", "end_tokens"), SAFE),
@@ -293,9 +294,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
             ("seed", "bounds", "groups", "mu", "sigma", "scaling", "mutation", "cycling", "sampling", "mates"), SAFE
         ),
         **dict.fromkeys(("adaptive", "warm_start", "race", "alpha_low", "alpha_high", "preset"), SAFE),
-        "generations": _up_to(10_000_000),
-        "bins": _up_to(10_000),
-        "in_flight": _up_to(4096),
+        **dict.fromkeys(("generations", "bins", "in_flight"), SAFE),
     },
     LayerGroupsConfig: dict.fromkeys(("layers", "blocks", "modules"), SAFE),
     PatternGroupsConfig: {"patterns": SAFE},
@@ -306,10 +305,10 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     RacingConfig: {"share": SAFE, "confidence": SAFE},
     CycleQDConfig: {"kind": SAFE},
     RandomConfig: _RANGE,
-    CmaEsConfig: {**dict.fromkeys(("kind", "start", "sigma", "weights"), SAFE), "population": _up_to(100_000)},
-    CmaMeConfig: {**dict.fromkeys(("kind", "start", "sigma", "bred"), SAFE), "population": _up_to(100_000)},
+    CmaEsConfig: dict.fromkeys(("kind", "start", "sigma", "population", "weights"), SAFE),
+    CmaMeConfig: dict.fromkeys(("kind", "start", "sigma", "population", "bred"), SAFE),
     BayesianConfig: dict.fromkeys(("kind", "optimism", "bred"), SAFE),
-    Nsga2Config: {**_RANGE, "population": _up_to(100_000)},
+    Nsga2Config: {**_RANGE, "population": SAFE},
     MergekitConfig: {"kind": SAFE, "methods": _checked(_methods), "grid": _checked(_grid)},
     PythonStrategyConfig: _TARGET,
     NamedStrategyConfig: {"strategy": SAFE, "evolution": SAFE},
@@ -318,8 +317,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     CodeTaskConfig: {
         **_DESCRIBED,
         **_PROMPTED,
-        "metric": SAFE,
-        **dict.fromkeys(("k", "answers"), _up_to(10_000)),
+        **dict.fromkeys(("metric", "k", "answers"), SAFE),
         "seconds": _SECONDS,
         "memory": _MEMORY,
     },
@@ -329,7 +327,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
         "scripts": _checked(_file),
         "root": _checked(_plain),
         **dict.fromkeys(("rounds", "repeats"), _up_to(1000)),
-        **dict.fromkeys(("output_longest", "output_kept"), _up_to(10_000_000)),
+        **dict.fromkeys(("output_longest", "output_kept"), SAFE),
         "seconds": _SECONDS,
         "memory": _MEMORY,
         "boxes": _up_to(256),
@@ -391,7 +389,9 @@ def _found(config: BaseModel, at: Location, mark: ForeignConfig, context: _Conte
         if value == {}:
             continue
         reason = None if rule.check is None else rule.check(value, config, context)
-        if rule in (DROPPED, CODE):
+        if rule is DROPPED and isinstance(value, BaseModel) and mark.has_own_in(location):
+            yield from _found(value, location, mark, context)
+        elif rule in (DROPPED, CODE):
             shown = printable(value) if name == "target" and isinstance(value, str) else name
             yield Finding(location, rule.kind, shown)
         elif reason is not None:
@@ -446,7 +446,9 @@ def without_keys(recipe: Recipe, keys: Iterable[Location]) -> Recipe:
             part = part[step]
         del part[key]
     adapter: TypeAdapter[Recipe] = TypeAdapter(Recipe)
-    return adapter.validate_python({"output": PUBLISHED_OUTPUT, **stated})
+    kept = adapter.validate_python({"output": PUBLISHED_OUTPUT, **stated}, context=UNEXPANDED)
+    carry(recipe, kept)
+    return kept
 
 
 def require_harmless(found: Iterable[Finding], where: str, trust: bool, remedy: str) -> None:

@@ -30,6 +30,10 @@ class ForeignConfig(StrictConfig):
         """Whether the user set the key at `location`, or one above it."""
         return any(location[: len(key)] == tuple(key) for key in self.own)
 
+    def has_own_in(self, location: Location) -> bool:
+        """Whether the user set a key below `location`."""
+        return any(tuple(key[: len(location)]) == location for key in self.own)
+
 
 def is_download(path: Path) -> bool:
     """Whether `huggingface_hub` downloaded a file from a repository: into its cache, or with `--local-dir`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cycleqd_merge.config.recipe import Recipe
@@ -51,13 +51,18 @@ class OpenedRecipe:
         return Worker(open_engine(self.recipe.engine, materialiser, workers_per_host), self.suite)
 
 
-def open_worker(recipe: Recipe, experts: Iterable[int], workers_per_host: int = 1) -> Worker:
+def open_worker(
+    recipe: Recipe, experts: Iterable[int], workers_per_host: int = 1, digests: Mapping[str, str] | None = None
+) -> Worker:
     """Open a recipe in this process, and a worker for it.
 
-    experts: numbers of those whose singular bases are needed. workers_per_host: see `OpenedRecipe.worker`.
+    experts: numbers of those whose singular bases are needed. workers_per_host: see `OpenedRecipe.worker`. digests: by
+    name, of the models with which the run began; the base's under "".
 
     Raises:
-        UserError: something that the recipe names cannot be opened.
+        UserError: something that the recipe names cannot be opened, or a model has changed.
     """
     opened = OpenedRecipe.open(recipe)
+    if digests is not None:
+        opened.family.require_digests(digests[""], {name: each for name, each in digests.items() if name})
     return opened.worker(opened.materialiser(experts), workers_per_host)

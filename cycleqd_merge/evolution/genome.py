@@ -66,9 +66,9 @@ def _require_valid(record: Any) -> None:
     groups = len(valid.coefficients[0])
     if any(len(row) != groups for row in valid.coefficients):
         raise ValueError("genome: coefficients: rows of different lengths")
-    for place, mutation in enumerate(valid.mutations):
+    for number, mutation in enumerate(valid.mutations):
         if len(mutation.share) != groups:
-            raise ValueError(f"genome: mutations.{place}.share: {len(mutation.share)} values for {groups} groups")
+            raise ValueError(f"genome: mutations.{number}.share: {len(mutation.share)} values for {groups} groups")
 
 
 @dataclass(frozen=True, slots=True)

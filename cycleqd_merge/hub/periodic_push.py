@@ -57,7 +57,8 @@ class PeriodicPush(Observer):
 
     def _begin(self) -> None:
         self._due = False
-        command = [sys.executable, "-c", "from cycleqd_merge.cli import main; main()"]
+        start = f"import sys; sys.path[:] = {sys.path!r}; from cycleqd_merge.cli import main; main()"
+        command = [sys.executable, "-P", "-c", start]  # -P: no module is imported from the current folder
         arguments = ["push", str(self._folder), "--archive-only"]
         try:
             self._log = (self._folder / _LOG).open("w+b")

@@ -25,6 +25,7 @@ from cycleqd_merge.outputs.export import export, export_adapter, model_record
 from cycleqd_merge.report.figures import archives_figure, png
 from cycleqd_merge.run.elites import NamedModel
 from cycleqd_merge.run.opening import reopen
+from cycleqd_merge.strict_json import loads
 
 GENOME, CONFIGURATION = "genome.json", "mergekit_config.yml"
 _TEXT_FILES = (".json", ".yml", ".md", ".jinja")
@@ -70,7 +71,7 @@ def _is_of_this_run(draft: Draft, publication: Publication) -> bool:
     genomes = (draft.read(path) for path in draft.published if path.rpartition("/")[2] == GENOME)
     start = publication.run.start
     try:
-        stated = [json.loads(each) for each in genomes if each is not None]
+        stated = [loads(each) for each in genomes if each is not None]
         parents = [(each["base"]["sha256"], {n: e["sha256"] for n, e in each["experts"].items()}) for each in stated]
     except (ValueError, LookupError, TypeError, AttributeError):
         return False
@@ -83,8 +84,10 @@ def _is_published(draft: Draft, prefix: str, publication: Publication, model: Na
     if record is None or (f"{prefix}adapter_config.json" in draft.published) != publication.hub.adapters:
         return False
     try:
-        stated = json.loads(record)
+        stated = loads(record)
     except ValueError:
+        return False
+    if not isinstance(stated, dict):
         return False
     run = publication.run
     wanted = json.loads(without_paths(json.dumps(model_record(run, model)), run.recipe))

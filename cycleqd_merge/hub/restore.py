@@ -29,7 +29,6 @@ from cycleqd_merge.config.rows import row_sources
 from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, ROWS_FOLDER
 from cycleqd_merge.hub_errors import ask_hub
-from cycleqd_merge.journal.foreign import require_plain
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, journal_bytes, of_kind
 from cycleqd_merge.run.order import order_differences
 
@@ -62,11 +61,16 @@ def download_run(
     folder = Path(downloaded)
     if not (folder / JOURNAL_FILE).is_file():
         raise RecipeError(f"{label}: not a published run (no {JOURNAL_FILE})")
-    events = complete_events(folder)
+    try:
+        events = complete_events(folder)
+    except RecipeError as error:
+        reason = str(error).removeprefix(f"{folder / JOURNAL_FILE}:")
+        raise RecipeError(
+            f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`: line {reason}"
+        ) from None
     sessions = of_kind(events, "session")
-    if events[0].get("event") != "start" or [type(each.get("recipe")) for each in sessions] != [dict]:
+    if [each["event"] for each in events[:2]] != ["start", "session"] or len(sessions) > 1:
         raise RecipeError(f"{label}: not a published run: its {JOURNAL_FILE} was not written by `push`")
-    require_plain(events, label)
     mark = ForeignConfig(folder=str(folder), own=own_keys(sessions[0]["recipe"], overrides), trust_remote_code=trust)
     recipe = _recipe_of(sessions[0], label)
     require_harmless(findings(recipe, mark, shipped_tasks()), label, trust, "pull with --trust-remote-code")

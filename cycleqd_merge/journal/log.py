@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from cycleqd_merge.config.origin import is_download
 from cycleqd_merge.errors import InfrastructureError, RecipeError, RunFailed
 from cycleqd_merge.files import sync_folder, write_failure, writing
-from cycleqd_merge.journal.foreign import marked
+from cycleqd_merge.journal.foreign import marked, require_plain
 from cycleqd_merge.journal.schema import problem, unknown_keys
 from cycleqd_merge.redaction import redacted
 from cycleqd_merge.strict_json import loads
@@ -91,7 +91,10 @@ def _read(path: Path) -> _Contents:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     contents = _parsed(data, str(path))
-    return replace(contents, events=marked(contents.events, path.parent, is_download(path)))
+    download = is_download(path)
+    if download:
+        require_plain(contents.events, str(path))
+    return replace(contents, events=marked(contents.events, path.parent, download))
 
 
 def parse_events(data: bytes, where: str) -> list[Event]:

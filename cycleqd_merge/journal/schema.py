@@ -48,7 +48,7 @@ class _Rows(_Record):
 
 
 class _TaskIdentity(_Record):
-    rows: _Rows | None = None
+    rows: _Rows
     definition: dict[str, Any] = {}
     semantics: Count = 0
 

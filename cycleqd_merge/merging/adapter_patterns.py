@@ -12,8 +12,10 @@ from cycleqd_merge.bounded import Bounds, LimitExceeded, call
 from cycleqd_merge.errors import ModelError
 
 _T = TypeVar("_T")
-_BOUNDS, _WITH_PEFT = Bounds(seconds=5.0), Bounds(seconds=60.0, memory=4 * 2**30)
+_BOUNDS, _WITH_PEFT = Bounds(seconds=2.0), Bounds(seconds=60.0, memory=4 * 2**30)
 """For a pattern; and for all of them, matched by peft, whose import alone takes seconds."""
+_too_slow = set[str]()
+"""Patterns that exceeded their limit: they are asked for again for every tensor."""
 _PLAIN = re.compile(r"[\w.-]*")
 """Names: as regular expressions they never backtrack for long."""
 _TARGETS = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
@@ -44,12 +46,16 @@ def is_target(config: Any, module: str) -> bool:
 
 def _matched(patterns: Sequence[Any], bounds: Bounds, function: Callable[..., tuple[str, _T]], *arguments: Any) -> _T:
     """What `function` finds, in a child process unless all patterns are plain names."""
+    key = repr(patterns)
     try:
         if all(isinstance(each, str) and _PLAIN.fullmatch(each) for each in patterns):
             problem, found = function(*arguments)
+        elif key in _too_slow:
+            raise LimitExceeded("exceeded the limit of CPU time")
         else:
             problem, found = call(bounds, function, *arguments)
     except LimitExceeded as error:
+        _too_slow.add(key)
         raise ModelError(f"adapter_config.json: matching its patterns {error}; simplify them") from error
     if problem:
         raise ModelError(f"adapter_config.json: a pattern is not a regular expression: {problem}")

@@ -78,9 +78,9 @@ def require_configuration(path: Path, tensors: int | None = None) -> None:
     config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path.name} is not a JSON object")
-    for key, value in _values(config, path.name):
+    for keys, value in _values(config, path.name):
         if isinstance(value, int) and not isinstance(value, bool):
-            _require_number(path.name, key, value, tensors)
+            _require_number(path.name, keys[-1], value, tensors)
 
 
 def require_no_kernels(path: Path) -> None:
@@ -89,9 +89,11 @@ def require_no_kernels(path: Path) -> None:
     Raises:
         ValueError: it does; the message names the key.
     """
-    for key, value in _values(read_json(path) or {}, path.name):
-        if key.endswith(_KERNELS) and isinstance(value, str) and "/" in value:
-            raise ValueError(f"{path.name}: {key} is {brief(value)!r}, which is code on the Hub; remove this key")
+    for keys, value in _values(read_json(path) or {}, path.name):
+        if any(key.endswith(_KERNELS) for key in keys) and isinstance(value, str) and "/" in value:
+            raise ValueError(
+                f"{path.name}: {brief('.'.join(keys))} is {brief(value)!r}, which is code on the Hub; remove this key"
+            )
 
 
 def _require_number(file: str, key: str, value: int, tensors: int | None) -> None:
@@ -106,22 +108,26 @@ def _require_number(file: str, key: str, value: int, tensors: int | None) -> Non
         raise ValueError(f"{file}: {brief(key, 100)} is {shown}; at most {most} is possible{owner}")
 
 
-def _values(config: Mapping[str, Any], file: str) -> Iterator[tuple[str, Any]]:
-    """Every text and number in a configuration, with its own key; in an object or list without one, with the outer key.
+def _values(config: Mapping[str, Any], file: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every text and number in a configuration, with the keys that lead to it; places in lists have none.
 
     Raises:
         ValueError: it is nested too deeply.
     """
-    pending: list[tuple[str, Any, int]] = [("", config, 0)]
+    pending: list[tuple[tuple[str, ...], Any, int]] = [((), config, 0)]
     while pending:
-        key, value, depth = pending.pop()
+        keys, value, depth = pending.pop()
         if isinstance(value, dict | list):
             if depth == _MOST_DEEP:
                 raise ValueError(f"{file}: nested more than {_MOST_DEEP} levels deep")
-            entries = value.items() if isinstance(value, dict) else ((key, each) for each in value)
-            pending.extend((name, each, depth + 1) for name, each in entries)
+            entries = (
+                (((*keys, key), each) for key, each in value.items())
+                if isinstance(value, dict)
+                else ((keys, each) for each in value)
+            )
+            pending.extend((path, each, depth + 1) for path, each in entries)
         else:
-            yield key, value
+            yield keys, value
 
 
 def require_tokenizer(folder: Path) -> None:

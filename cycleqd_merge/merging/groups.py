@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _LAYER = re.compile(r"\.(\d+)\.")
 REST = "rest"
-_BOUNDS = Bounds(seconds=5.0)
+_BOUNDS = Bounds(seconds=2.0)
 
 
 class Groups:

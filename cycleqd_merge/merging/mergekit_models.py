@@ -61,6 +61,8 @@ def model_config(reference: ModelReference, trust_remote_code: bool = False) -> 
 def architectures(config: PretrainedConfig) -> list[str] | None:
     """The `architectures` of a configuration, with a missing one and a model without its head completed."""
     stated = config.architectures or []
+    if not isinstance(stated, list) or not all(isinstance(each, str) for each in stated):
+        raise TypeError("config.json: architectures is not a list of names")
     custom = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
     if custom is not None:
         return stated or [custom.rpartition(".")[2]]

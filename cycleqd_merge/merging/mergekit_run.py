@@ -38,7 +38,7 @@ from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of, models_opened
 from cycleqd_merge.merging.mergekit_plan import merge_errors, planned_tensors, quiet_libraries, weights_in
 from cycleqd_merge.merging.mergekit_references import reference_value
-from cycleqd_merge.merging.model_references import with_renamed_references
+from cycleqd_merge.merging.model_references import PATH_KEYS, with_renamed_references
 from cycleqd_merge.merging.rebuild_command import NO_COMMAND
 
 _Step = TypeVar("_Step")
@@ -114,14 +114,14 @@ def _with_values(text: str, where: str) -> tuple[str, dict[str, str]]:
         if isinstance(found, str):
             return reference
         require_values({("model",): found}, lambda _: where)
-        written[found.value] = reference
+        written.update(zip(found.value.split("+"), reference.split("+"), strict=False))
         return found.value
 
     try:
         stated = yaml.safe_load(text)
     except yaml.YAMLError:
         return text, written  # `parse_configuration` reports it
-    changed = with_renamed_references(stated, value)
+    changed = with_renamed_references(stated, value, keys=PATH_KEYS)
     return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True, width=math.inf), written
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import yaml
@@ -12,8 +12,10 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import without_paths
 from cycleqd_merge.evolution.candidate import Candidate, MergekitConfiguration
 
-_REFERENCE_KEYS = ("model", "base_model", "lora")
+_REFERENCE_KEYS: Collection[str] = ("model", "base_model", "lora")
 """Keys of a mergekit configuration whose values are model references."""
+PATH_KEYS: Collection[str] = (*_REFERENCE_KEYS, "path")
+"""The same, with the key of a path in a reference that is written as a mapping."""
 
 
 def pinned_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
@@ -38,10 +40,12 @@ def portable_candidate(candidate: Candidate, recipe: Recipe) -> Candidate:
     return MergekitConfiguration(without_paths(candidate.yaml, recipe), candidate.seed)
 
 
-def with_renamed_references(value: Any, rename: Callable[[str], str], key: str = "") -> Any:
-    """A configuration's plain values with every model reference in them renamed."""
+def with_renamed_references(
+    value: Any, rename: Callable[[str], str], key: str = "", keys: Collection[str] = _REFERENCE_KEYS
+) -> Any:
+    """A configuration's plain values with every model reference in them renamed. keys: those of references."""
     if isinstance(value, list):
-        return [with_renamed_references(each, rename, key) for each in value]
+        return [with_renamed_references(each, rename, key, keys) for each in value]
     if isinstance(value, dict):
-        return {name: with_renamed_references(each, rename, name) for name, each in value.items()}
-    return rename(value) if isinstance(value, str) and key in _REFERENCE_KEYS else value
+        return {name: with_renamed_references(each, rename, name, keys) for name, each in value.items()}
+    return rename(value) if isinstance(value, str) and key in keys else value

@@ -19,7 +19,7 @@ from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import CycleQDError, ModelError, RecipeError, first_line
 from cycleqd_merge.evolution.genome import Genome, Mutation
-from cycleqd_merge.files import writing
+from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.candidates import candidate_configuration
 from cycleqd_merge.merging.end_tokens import end_tokens, listed_ids
 from cycleqd_merge.merging.family import ModelFamily
@@ -99,9 +99,7 @@ def _require_folder(folder: Path) -> None:
 
 def _rehearse_files(family: ModelFamily) -> None:
     """Load a child's files, and find the place of each of its tensors in the module that they describe."""
-    scratch = Path(tempfile.gettempdir())
-    with writing(scratch), tempfile.TemporaryDirectory(prefix="cycleqd-merge-", dir=scratch) as temporary:
-        folder = Path(temporary) / "export"
+    with scratch_folder(Path(tempfile.gettempdir()) / "cycleqd-merge-export") as folder:
         write_files(child_files(family), folder, link=True)
         trust: dict[str, Any] = {"trust_remote_code": family.models.trust_remote_code}
         config = AutoConfig.from_pretrained(folder, **trust)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,6 +16,8 @@ _NOTICES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 and the notices of batch systems before they end a job, or of a limit of CPU time."""
 _SAME_SECONDS = 1.0
 """Signals in quick succession count as one: service managers send two, and terminals one to each process."""
+_last = float("-inf")
+"""When such a signal was last passed on, by `time.monotonic()`."""
 
 
 @contextmanager
@@ -29,9 +31,8 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    end = _ending()
     notices = [number for number in _NOTICES if signal.getsignal(number) is signal.SIG_DFL]
-    ends = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys([signal.SIGTERM, *notices], end)}
+    ends = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys([signal.SIGTERM, *notices], _end)}
     previous = {number: signal.signal(number, handler) for number, handler in ends.items()}
     try:
         yield
@@ -42,18 +43,13 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ending() -> Callable[[int, FrameType | None], None]:
-    """A handler that passes signals on as Ctrl-C."""
-    last = float("-inf")
-
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > _SAME_SECONDS:
-            last = now
-            signal.raise_signal(signal.SIGINT)
-
-    return end
+def _end(number: int, frame: FrameType | None) -> None:
+    """Pass a signal on as Ctrl-C, unless it follows another at once."""
+    global _last
+    now = time.monotonic()
+    if now - _last > _SAME_SECONDS:
+        _last = now
+        signal.raise_signal(signal.SIGINT)
 
 
 def _interruptions() -> tuple[type[BaseException], ...]:

@@ -25,7 +25,7 @@ from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
 from cycleqd_merge.run.order import events_in_order, in_recorded_order, require_founders
 from cycleqd_merge.run.tables import html, one_line, to_pandas
-from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
+from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks, require_memory
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.schedule import Schedule
 from cycleqd_merge.strategies.state import SearchState
@@ -76,6 +76,7 @@ class Run:
 
         recorded: steps of the results that will be replayed; they may be more than the recipe's generations.
         """
+        require_memory(recipe, len(start["groups"]), start["in_flight"])
         founders = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
         state = SearchState(build_space(recipe, len(start["groups"]), founders))
         strategy = build_strategy(recipe, state, static_merges)
@@ -295,13 +296,14 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
     steps = [event.get("step") for event in of_kind(events, "result")]
     recorded = [step if isinstance(step, dict) else {} for step in steps]
     require_founders(start, list(recipe.experts), [task_name(use) for use in recipe.tasks], where)
+    require_memory(recipe, len(start["groups"]), start["in_flight"], f"{where}:1: ")
     run = Run.begin(recipe, start, recorded)
     run.measured = measured_scores(events_in_order(events, where))
     run.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):
         _require_columns(run, event, f"{where}:{line}")
         if event["event"] == "confirm":
-            if event["number"] >= len(run.results):
+            if event["number"] >= len(run.results) or "tasks" not in start:
                 raise RecipeError(f"{where}:{line}: damaged: confirms {event['number']}, which was not evaluated")
             run.tell_confirmed(event)
         if event["event"] != "result":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import itertools
 import os
@@ -81,7 +80,7 @@ def _sweep(parent: Path) -> None:
 
 
 def _kill_members(group: Path) -> bool:
-    """Kill the processes in a group; False if some of them belong to another pid namespace, and so to a live owner."""
+    """Kill the processes in a group; False if some of them belong to another user or pid namespace."""
     try:
         members = [int(line) for line in (group / "cgroup.procs").read_text().split()]
     except OSError:  # it is gone
@@ -89,13 +88,19 @@ def _kill_members(group: Path) -> bool:
     if 0 in members:
         return False
     for pid in members:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
             process = os.pidfd_open(pid)
-            try:
-                if str(pid) in (group / "cgroup.procs").read_text().split():  # the number has not been taken since
-                    signal.pidfd_send_signal(process, signal.SIGKILL)
-            finally:
-                os.close(process)
+        except ProcessLookupError:
+            continue
+        try:
+            if str(pid) in (group / "cgroup.procs").read_text().split():  # the number has not been taken since
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        except PermissionError:
+            return False
+        except OSError:  # it has ended, or the group has been removed
+            continue
+        finally:
+            os.close(process)
     return True
 
 

@@ -11,6 +11,7 @@ _KEYCTL = {"x86_64": 250, "aarch64": 219}
 _ERROR = "sandbox: cannot create a session keyring"
 _PERL = f"""
 syscall({{}}, 1, 0) >= 0 || $! == 38 || die "{_ERROR}: $!\\n";
+$SIG{{{{$_}}}} = "DEFAULT" for keys %SIG;
 exec {{{{$ARGV[0]}}}} @ARGV;
 die "$ARGV[0]: $!\\n";
 """
@@ -19,11 +20,14 @@ import ctypes, os, signal, sys
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.syscall({{}}, 1, None) < 0 and ctypes.get_errno() != 38:
     sys.exit("{_ERROR}: " + os.strerror(ctypes.get_errno()))
-for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and then by the programs that it becomes
-    signal.signal(ignored, signal.SIG_DFL)
+for each in signal.valid_signals() - {{{{signal.SIGKILL, signal.SIGSTOP}}}}:
+    signal.signal(each, signal.SIG_DFL)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-"""Join a new keyring (1: KEYCTL_JOIN_SESSION_KEYRING), if the kernel has any (38: ENOSYS), then run a command."""
+"""Join a new keyring (1: KEYCTL_JOIN_SESSION_KEYRING), if the kernel has any (38: ENOSYS), then run a command.
+
+Signals that this process ignores, such as SIGHUP under `nohup`, end programs in a box as usual.
+"""
 
 
 @functools.cache

@@ -78,7 +78,11 @@ class _Pipes:
     """Two pipes: bubblewrap announces process 1 of its namespace, which then waits before it runs the command."""
 
     def __init__(self) -> None:
-        self._info, info = os.pipe()
+        self._info, end = os.pipe()
+        # bubblewrap reads this pipe, too: otherwise it would end while it writes, if this process is killed before, and
+        # leave process 1 waiting for it
+        info = os.open(f"/proc/self/fd/{end}", os.O_RDWR | os.O_CLOEXEC)
+        os.close(end)
         block, self._go = os.pipe()
         self.passed: tuple[int, ...] = (info, block)
         self.options = ("--info-fd", str(info), "--block-fd", str(block))

@@ -20,6 +20,7 @@ from cycleqd_merge.config.strategies import (
     PythonStrategyConfig,
     RandomConfig,
 )
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome, Matrix
 from cycleqd_merge.strategies.bayesian import Bayesian
@@ -32,6 +33,8 @@ from cycleqd_merge.strategies.optimisers import CmaEs, Nsga2, PopulationStrategy
 from cycleqd_merge.strategies.protocol import Strategy
 from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
 from cycleqd_merge.strategies.state import SearchState
+
+_MAX_VALUES = 100_000_000
 
 Merges = Callable[[Recipe, MergekitConfig], Sequence[tuple[Candidate, dict[str, Any]]]]
 """Lists the mergekit configurations of a recipe, each with its step."""
@@ -104,6 +107,22 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
 def child_count(recipe: Recipe, strategy: Strategy) -> int:
     """The number of children that a run evaluates: the recipe's generations, or the strategy's if it has fewer."""
     return min(recipe.evolution.generations, getattr(strategy, "generations", recipe.evolution.generations))
+
+
+def require_memory(recipe: Recipe, groups: int, in_flight: int, place: str = "") -> None:
+    """Refuse a search whose strategy would need gigabytes. place: put before the message.
+
+    Raises:
+        RecipeError: there are too many coefficients for the strategy, its population or the children in flight.
+    """
+    strategy, coefficients = recipe.strategy, len(recipe.experts) * groups
+    children = max(in_flight, getattr(strategy, "population", None) or 0)
+    matrices = {"cma-es": 1, "cma-me": 1 + len(recipe.tasks)}.get(strategy.kind, 0)  # coefficients x coefficients
+    if children * coefficients > _MAX_VALUES or matrices * coefficients**2 > _MAX_VALUES:
+        raise RecipeError(
+            f"{place}evolution.groups: {strategy.kind} cannot search {coefficients:,} coefficients with {children:,} "
+            "children at a time; use fewer groups or children"
+        )
 
 
 def _start(start: float | None, space: SearchSpace) -> Matrix:

@@ -16,6 +16,7 @@ from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from cycleqd_merge.outputs.measure import measure
 from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
+from tests.journal.unsealed import unsealed
 from tests.report.test_page import Page
 
 STRATEGIES = "paper,cma-es-groups,mergekit"
@@ -167,7 +168,7 @@ def test_a_reordered_recipe_is_another_comparison(copied: Path, key: str, record
     path.write_text(json.dumps({**recipe, key: value[::-1] if key == "tasks" else dict(reversed(value.items()))}))
     journal = copied / "compared" / JOURNAL_FILE
     if not recorded:
-        first, *rest = journal.read_text().splitlines(keepends=True)
+        first, *rest = unsealed(journal.read_text()).splitlines(keepends=True)
         start = {name: value for name, value in json.loads(first).items() if name not in ("experts", "tasks")}
         journal.write_text(json.dumps(start) + "\n" + "".join(rest))
     before = journal.read_bytes()

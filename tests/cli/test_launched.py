@@ -9,6 +9,7 @@ import pytest
 
 from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from tests.cli.conftest import Models, cycleqd_merge, write_recipe
+from tests.journal.unsealed import unsealed
 from tests.merging.processes import outputs_of_two
 
 
@@ -35,7 +36,7 @@ def test_processes_end_when_the_run_is_finished_by_another_semantics_version(mod
     recipe = write_recipe(tmp_path, models)
     assert cycleqd_merge("evolve", recipe).code == 0
     journal = tmp_path / "run" / JOURNAL_FILE
-    other = journal.read_text().replace('"engine_semantics":', '"engine_semantics":9')
+    other = unsealed(journal.read_text()).replace('"engine_semantics":', '"engine_semantics":9')
     assert other != journal.read_text()
     journal.write_text(other)
     outputs_of_two(["cycleqd_merge", "evolve", str(recipe)], tmp_path / "cache")

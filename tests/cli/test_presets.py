@@ -10,6 +10,7 @@ import pytest
 from cycleqd_merge.config.presets import PRESETS
 from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from tests.cli.conftest import Models, cycleqd_merge, write_recipe
+from tests.journal.unsealed import unsealed
 from tests.run.synthetic import history
 
 SECOND = {"strategy": {"kind": "random"}, "evolution": {"groups": {"layers": 1}, "sigma": 0.5}}
@@ -36,7 +37,7 @@ def begun(request: pytest.FixtureRequest, recipe: Path, tmp_path: Path) -> Path:
     """A run of four generations; what is not recorded is the preset's version, as in journals of version 0.1.0."""
     out = tmp_path / "run"
     assert cycleqd_merge("evolve", recipe, "--output", out, "--generations", 4).code == 0
-    text = (out / JOURNAL_FILE).read_text()
+    text = unsealed((out / JOURNAL_FILE).read_text())
     assert text.count('"preset":"recommended@1"') == 1
     if request.param == "not recorded":
         (out / JOURNAL_FILE).write_text(text.replace('"preset":"recommended@1"', '"preset":"recommended"'))

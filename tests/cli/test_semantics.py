@@ -19,6 +19,7 @@ from cycleqd_merge.run.state import open_run
 from cycleqd_merge.tasks.generate import GenerateTask
 from cycleqd_merge.tasks.suite import open_task
 from tests.cli.conftest import CliRun, Models, cycleqd_merge, write_recipe
+from tests.journal.unsealed import unsealed
 
 TASK = GenerateTask.semantics
 TASKS = f"semantics of task vowels: {TASK} -> {TASK + 1}, semantics of task letters: {TASK} -> {TASK + 1}"
@@ -76,7 +77,7 @@ def test_a_run_of_another_version_can_be_read(
 
 
 def test_extending_it_is_refused_in_one_line(run: Path, changed: str) -> None:
-    lines = (run / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
+    lines = unsealed((run / JOURNAL_FILE).read_text()).encode().splitlines(keepends=True)
     unconfirmed = b"".join(line for line in lines if b'"event":"confirm"' not in line)
     for arguments, journal in ((("evolve", "--generations", 6), b"".join(lines)), (("confirm",), unconfirmed)):
         (run / JOURNAL_FILE).write_bytes(journal)

@@ -17,6 +17,7 @@ from cycleqd_merge.session.evolve import evolve
 from tests.cli.conftest import cycleqd_merge
 from tests.hub.conftest import TOKEN, Parents, write_recipe
 from tests.hub.server import LocalHub
+from tests.journal.unsealed import unsealed
 from tests.run.synthetic import history
 
 ARCHIVE = "ann/run-archive"
@@ -156,7 +157,7 @@ def test_a_recipe_that_contains_the_token_is_not_published(hub: LocalHub, parent
     path.write_text(path.read_text().replace('"output"', '"strategy": {"kind": "cycleqd"}, "output"'))
     assert cycleqd_merge("evolve", path, "--generations", 0).code == 0
     journal = tmp_path / "run" / "journal.jsonl"
-    journal.write_text(journal.read_text().replace('"prompt":"{{ question }}: "', f'"prompt":"{TOKEN}"'))
+    journal.write_text(unsealed(journal.read_text()).replace('"prompt":"{{ question }}: "', f'"prompt":"{TOKEN}"'))
     task = tmp_path / "vowels.yaml"
     task.write_text(task.read_text().replace("{{ question }}", f"{{{{ question }}}} {TOKEN}"))
     answer = cycleqd_merge("push", tmp_path / "run", "--repo", "ann/run", "--archive-only")

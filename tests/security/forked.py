@@ -26,7 +26,8 @@ def outcome_of(function: Callable[[], Any], memory: int = GIB, seconds: float = 
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _limit(memory)
+        limit_memory(memory)
+        _silence()
         answer = pickle.dumps(_error_of(function))
         try:
             with os.fdopen(writer, "wb") as pipe:
@@ -45,10 +46,14 @@ def outcome_of(function: Callable[[], Any], memory: int = GIB, seconds: float = 
     return pickle.loads(answer) if answer else ("Died", f"status {status}")
 
 
-def _limit(memory: int) -> None:
+def limit_memory(memory: int) -> None:
+    """Limit this process to `memory` bytes more than it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     whole = pages * resource.getpagesize() + memory
     resource.setrlimit(resource.RLIMIT_AS, (whole, whole))
+
+
+def _silence() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)

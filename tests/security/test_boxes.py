@@ -104,6 +104,10 @@ ATTACKS = [
     *(Attack("outlives its box", f"all programs, on {name}", "gone, as with control groups", name) for name in HOSTS),
     Attack("outlives its run", "all programs, in a run that is killed", "gone; the next run removes their groups"),
     *(
+        Attack("outlives its start", f"a run that is killed {delay:.2f} s after its first box starts", "gone", delay)
+        for delay in (0.0, 0.02, 0.05, 0.1, 0.2)
+    ),
+    *(
         Attack("leftovers", f"a program in a group of {kind}", "swept" if swept else "untouched", (kind, swept))
         for kind, swept in OWNERS.items()
     ),
@@ -248,6 +252,19 @@ def test_boxes_end_with_a_killed_run_whose_groups_the_next_one_removes(attack: A
     assert [each for each in psutil.process_iter(["cmdline"]) if f"/cycleqd-{pid}-" in str(each.info["cmdline"])] == []
     sweep()
     assert groups_of(pid) == []
+
+
+@pytest.mark.parametrize("attack", cases(given("outlives its start", "")))
+def test_boxes_that_are_being_started_end_with_a_killed_run(attack: Attack) -> None:
+    mark = f"cs{os.getpid()}"
+    process = driver(mark=mark, seconds=60.0)
+    assert until(30, lambda: psutil.Process(process.pid).children() != [])
+    time.sleep(attack.given)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert until(SOON, lambda: marked(mark) + in_groups(process.pid) == [])
+    sweep()
+    assert groups_of(process.pid) == []
 
 
 @pytest.fixture

@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from cycleqd_merge.comparison.comparison_folder import open_run_or_comparison
+from cycleqd_merge.config.loading import load_recipe
+from cycleqd_merge.errors import RunFailed, UserError
 from cycleqd_merge.evolution.genome import expert_genome
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, read_events
 from cycleqd_merge.journal.measured import Estimate, measured_event
 from cycleqd_merge.run.state import open_run
-from tests.run.synthetic import run, synthetic_recipe
+from tests.journal.unsealed import unsealed
+from tests.run.synthetic import run, session_of, start_of, synthetic_recipe
 from tests.security.attacks import Attack, cases
 from tests.security.forked import outcome_of
 
@@ -278,7 +282,87 @@ DAMAGED_BYTES: dict[str, tuple[Callable[[bytes], bytes], int]] = {
     "UTF-16": (lambda data: data.decode().encode("utf-16"), 1),
 }
 
+# name: what a power failure or a kill leaves of the last line, or another version writes; it is read
+TOLERATED: dict[str, tuple[Callable[[bytes], bytes], int]] = {
+    "the last line cut off": (lambda data: data[:-20], MEASURED - 1),
+    "the last line without its newline": (lambda data: data[:-1], MEASURED - 1),
+    "a tail of zeros": (lambda data: data + b"\0" * 4096, MEASURED),
+    "a last line that is zeros": (lambda data: data[: data.rindex(b"\n", 0, -1) + 1] + b"\0" * 300, MEASURED - 1),
+    "a last line that ends in zeros": (lambda data: data[:-30] + b"\0" * 30, MEASURED - 1),
+    "a last line whose first block is zeros": (
+        lambda data: data[: data.rindex(b"\n", 0, -1) + 1] + b"\0" * 40 + data[-30:],
+        MEASURED - 1,
+    ),
+    "zeros in the place of the last newline": (lambda data: data[:-1] + b"\0", MEASURED - 1),
+    "no checksums": (lambda data: unsealed(data.decode()).encode(), MEASURED),
+    "no checksums in the first half": (
+        lambda data: unsealed(data[:2000].decode()).encode() + data[2000:],
+        MEASURED,
+    ),
+    "no checksum in the last line": (
+        lines(lambda each: [*each[:-1], unsealed(each[-1].decode()).encode()]),
+        MEASURED,
+    ),
+    "lines formatted by another program": (
+        lines(lambda each: [json.dumps(json.loads(line)).encode() + b"\n" for line in each]),
+        MEASURED,
+    ),
+    "an unknown kind of event": (
+        lambda data: unsealed(data.decode()).encode() + b'{"event":"applause","of":"all"}\n',
+        MEASURED + 1,
+    ),
+    "an unknown key": (
+        lambda data: unsealed(data.decode()).replace('"number":', '"mood":"good","number":').encode(),
+        14,
+    ),
+}
+
+# name: settings that would take gigabytes or overflow, in a recipe
+HUGE: dict[str, dict[str, Any]] = {
+    "bins: 1e9": {"evolution": {"bins": 1e9}},
+    "bins: 10**18": {"evolution": {"bins": 10**18}},
+    "bins: 10**400": {"evolution": {"bins": 10**400}},
+    "generations: 10**18": {"evolution": {"generations": 10**18}},
+    "in_flight: 10**9": {"evolution": {"in_flight": 10**9}},
+    "seed: 10**400": {"evolution": {"seed": 10**400}},
+    "sigma: 1e308": {"evolution": {"sigma": 1e308}},
+    "w_max: 1e308": {"evolution": {"mutation": {"w_max": 1e308}}},
+    "scaling to 1e308": {"evolution": {"scaling": [1.0, 1e308]}},
+    "warm starts of 1e308": {"evolution": {"warm_start": [1e308]}},
+    "a population of 10**9": {"strategy": {"kind": "cma-es", "population": 10**9}},
+    "a range to 1e308": {"strategy": {"kind": "random", "high": 1e308}},
+    "workers: 10**9": {"workers": 10**9},
+    "samples: 10**18": {"tasks": [{"task": "sql", "samples": 10**18}, {"task": "bash"}]},
+    "bounds of 1e308": {"tasks": [{"task": "sql", "bounds": [0.0, 1e308]}, {"task": "bash"}]},
+    "bins of a task": {"tasks": [{"task": "sql", "bins": 10**12}, {"task": "bash"}]},
+    "a list nested deeply": {"evolution": {"warm_start": json.loads("[" * 300 + "]" * 300)}},
+    "recipe of a list": {"base": ["a"] * 1000},
+}
+
+COMPARISONS = {
+    "empty": "",
+    "cut short": '{"format": 1, "tasks": ["a"',
+    "a list": "[]",
+    "null": "null",
+    "a number": "1e999",
+    "nested deeply": "[" * 100_000,
+    "zeros": "\0" * 500,
+    "format of true": '{"format": true}',
+    "no models": '{"format": 1, "tasks": [], "kept": [], "rows": {}, "reference": "x", "entrants": [], "searches": [], '
+    '"opened": {"at": "", "frozen": {}}}',
+}
+
 ATTACKS = [
+    *(
+        Attack("damaged journal", f"a journal with {name}", "read without what never counted", name)
+        for name in TOLERATED
+    ),
+    *(Attack("no limit", f"a recipe with {name}", "refused before memory is taken", name) for name in HUGE),
+    *(Attack("damaged comparison", f"comparison.json: {name}", "one line", name) for name in COMPARISONS),
+    Attack("damaged journal", "every bit of the last lines flipped", LINE, "bits"),
+    Attack("no limit", "a journal with a million groups of tensors", "one line, before memory is taken", "groups"),
+    Attack("damaged journal", "an event with an infinite number is never written", "RunFailed", "infinite"),
+    Attack("damaged journal", "an event with half a surrogate pair is written so that it can be read", "read", "half"),
     *(Attack("damaged journal", f"a journal's event with {name}", LINE, name) for name in DAMAGED_EVENTS),
     *(Attack("damaged journal", f"a journal with damaged bytes: {name}", LINE, name) for name in DAMAGED_BYTES),
 ]
@@ -331,3 +415,72 @@ def test_damaged_bytes_are_named_by_their_line(attack: Attack, copied: Path) -> 
     assert path.read_bytes() != before
     for opened in (lambda: open_run(copied), lambda: Journal(copied)):
         assert_names(outcome_of(opened), f"{path}:{line}: ")
+
+
+@pytest.mark.parametrize("attack", of("damaged journal", TOLERATED))
+def test_what_never_counted_is_dropped(attack: Attack, copied: Path) -> None:
+    damage, count = TOLERATED[attack.given]
+    path = copied / JOURNAL_FILE
+    whole = read_events(copied)
+    path.write_bytes(damage(path.read_bytes()))
+    found = read_events(copied)
+    assert len(found) == count
+    if attack.given not in ("an unknown kind of event", "an unknown key"):
+        assert found == whole[:count]
+    open_run(copied)
+    with closing(Journal(copied)) as journal:
+        journal.append(whole[-1])
+    assert read_events(copied) == [*found, whole[-1]]
+    open_run(copied)
+
+
+def test_a_flipped_bit_is_never_believed(copied: Path) -> None:
+    path = copied / JOURNAL_FILE
+    data = path.read_bytes()
+    for line in (MEASURED, CONFIRM, CHILD):
+        start = sum(map(len, data.splitlines(keepends=True)[: line - 1]))
+        for place in range(start, start + len(data.splitlines(keepends=True)[line - 1])):
+            path.write_bytes(flip(place, place % 8)(data))
+            with pytest.raises(UserError, match=rf":{line}: "):
+                read_events(copied)
+
+
+@pytest.mark.parametrize("attack", of("no limit", HUGE))
+def test_a_recipe_with_huge_numbers_is_refused(attack: Attack, tmp_path: Path) -> None:
+    stated = synthetic_recipe().model_dump(mode="json", exclude_unset=True)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({**stated, **HUGE[attack.given]}))
+    outcome = outcome_of(lambda: load_recipe(path))
+    assert outcome is not None, "accepted"
+    kind, text = outcome
+    assert kind == "UserError", text
+    assert all(line.startswith(str(path)) and len(line) < 300 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("attack", of("damaged comparison", COMPARISONS))
+def test_a_damaged_comparison_is_named(attack: Attack, tmp_path: Path) -> None:
+    path = tmp_path / "comparison.json"
+    path.write_text(COMPARISONS[attack.given])
+    assert_names(outcome_of(lambda: open_run_or_comparison(tmp_path)), f"{path}: ")
+
+
+def test_a_million_groups_are_refused(tmp_path: Path) -> None:
+    recipe = synthetic_recipe(strategy={"kind": "random"}, evolution={"in_flight": 1000})
+    start = {**start_of(recipe, 1000), "groups": ["a"] * 1_000_000}
+    path = written(tmp_path, [start, session_of(recipe)])
+    assert_names(outcome_of(lambda: open_run(tmp_path)), f"{path}:1: ")
+
+
+def test_an_infinite_number_is_never_written(copied: Path) -> None:
+    before = (copied / JOURNAL_FILE).read_bytes()
+    with closing(Journal(copied)) as journal:
+        for value in (float("inf"), float("nan"), 10**400, object()):
+            with pytest.raises(RunFailed):
+                journal.append({"event": "result", "number": 9, "step": {"x": value}, "scores": None})
+    assert (copied / JOURNAL_FILE).read_bytes() == before
+
+
+def test_half_a_surrogate_pair_is_replaced(copied: Path) -> None:
+    with closing(Journal(copied)) as journal:
+        journal.append({"event": "note", "text": "caf\udce9 \U0001f600"})
+    assert read_events(copied)[-1] == {"event": "note", "text": "caf? \U0001f600"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,11 +32,11 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True)
 class World:
-    """A Hub with a published run. files: those of its archive. secret: a folder of the puller's."""
+    """A Hub with a published run. files: those of its archive. run: the publisher's own."""
 
     hub: LocalHub
     files: Mapping[str, bytes]
-    here: Path
+    run: Path
     ran: Path
     evil: str
     published: list[str] = field(default_factory=list)
@@ -81,7 +82,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             here = tmp_path_factory.mktemp("puller")
             ran = here / "ran"
             (here / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\ndef score(a, b): return 1.0\n")
-            yield World(hub, files, here, ran, f"{here}/evil.py:Evil")
+            yield World(hub, files, folder / "run", ran, f"{here}/evil.py:Evil")
         huggingface_hub.close_session()
 
 
@@ -190,7 +191,7 @@ def escape_in_error(events: Events, evil: str) -> None:
 
 
 def other_event(events: Events, evil: str) -> None:
-    events.append({"event": "comparison", "path": "/etc/passwd"})
+    events.append({"event": "install", "path": "/etc/passwd"})
 
 
 def _with_evil(value: Any, evil: str) -> Any:
@@ -204,6 +205,17 @@ PYTHON_TASK = {"kind": "python", "target": "EVIL"}
 DIGEST = "0" * 64
 CODE_LINE, REFUSED_LINE = "its recipe runs code (", "refused: "
 OUTSIDE = "is outside the run's folder"
+_INVALID = (
+    "a name consists of",
+    "a name consists",
+    "unknown key",
+    "must be at most",
+    "in_flight",
+    "control",
+    "not commits",
+    "event",
+)
+"""Parts of lines about values that no recipe may have."""
 
 _RUNS_CODE: dict[str, Callable[[Events, str], None]] = {
     "inline Python task": task_is(PYTHON_TASK),
@@ -224,9 +236,12 @@ _RUNS_CODE: dict[str, Callable[[Events, str], None]] = {
 }
 _REFUSED: dict[str, tuple[Callable[[Events, str], None], str]] = {
     "lm_eval task file": (task_is({"kind": "lm_eval", "task": "rows/evil.yaml"}), "not a plain name"),
+    "lm_eval task that is a folder of the puller's": (task_is({"kind": "lm_eval", "task": "own"}), "a file here"),
+    "lm_eval metric that is a path": (task_is({**HARNESS, "metric": "../x"}), "not a plain name"),
     "lm_eval task file by URL": (task_is({"kind": "lm_eval", "task": "hf://a/b.yaml"}), "not a plain name"),
     "rows by an absolute path": (rows_from(path="/etc/passwd"), OUTSIDE),
     "rows above the folder": (rows_from(path="rows/../../secret.jsonl"), OUTSIDE),
+    "rows with a name of several lines": (rows_from(path="rows/x\nerror: y.jsonl"), OUTSIDE),
     "rows of the home folder": (rows_from(path="~/secret.jsonl"), OUTSIDE),
     "rows by a file URL": (rows_from(url="file:///etc/passwd.csv", sha256=DIGEST), "only https://"),
     "rows over http": (rows_from(url="http://example.com/x.csv", sha256=DIGEST), "only https://"),
@@ -286,28 +301,41 @@ _REFUSED: dict[str, tuple[Callable[[Events, str], None], str]] = {
     "task of the current directory": (task_is("mine.yaml"), "neither defined"),
     "task of the current directory without an ending": (task_is("mine"), "neither defined"),
     "answers without end": (task_with(max_new_tokens=10**6), "the limit"),
-    "all generations": (evolution_with(generations=10**6 + 1), "the limit"),
-    "all children at once": (evolution_with(in_flight=10**9), "the limit"),
+    "all generations": (evolution_with(generations=10**15), "must be at most"),
+    "all children at once": (evolution_with(in_flight=10**9), "must be at most"),
     "all proposals at once": (start_with(in_flight=10**9), "in_flight"),
     "proposals without number": (start_with(in_flight="all"), "in_flight"),
-    "huge archives": (evolution_with(bins=10**9), "the limit"),
-    "huge axis": (lambda events, _: events[1]["recipe"]["tasks"][0].update(bins=10**9), "the limit"),
-    "all memory": (task_is({**CODE, "memory": 10**9}), "the limit"),
-    "time without end": (task_is({**CODE, "seconds": 10**9}), "the limit"),
-    "all boxes": (task_is({**SHELL, "boxes": 10**6}), "the limit"),
-    "rounds without end": (task_is({**SHELL, "rounds": 10**9}), "the limit"),
-    "huge batches": (recipe_with(engine={"kind": "transformers", "batch_size": 10**9}), "the limit"),
+    "expert that is a path": (experts_with("../../x", "lab/tuned"), "a name consists of"),
+    "task that is a path": (
+        lambda events, _: events[1]["recipe"]["tasks"][0].update(name="../../x"),
+        "a name consists",
+    ),
+    "strategy that is a path": (recipe_with(strategies={"../x": {}}), "a name consists of"),
+    "a grid of merges without end": (
+        recipe_with(
+            strategies={"x": {"strategy": {"kind": "mergekit", "grid": {"ties": dict.fromkeys("abcdef", [0.5] * 20)}}}}
+        ),
+        "the limit",
+    ),
+    "keys of a later version": (recipe_with(judge={"endpoint": "http://localhost"}), "unknown key"),
+    "huge archives": (evolution_with(bins=10**9), "must be at most"),
+    "huge axis": (lambda events, _: events[1]["recipe"]["tasks"][0].update(bins=10**9), "must be at most"),
+    "all memory": (task_is({**CODE, "memory": 10**6}), "the limit"),
+    "time without end": (task_is({**CODE, "seconds": 10**5}), "the limit"),
+    "all boxes": (task_is({**SHELL, "boxes": 1000}), "the limit"),
+    "rounds without end": (task_is({**SHELL, "rounds": 5000}), "the limit"),
+    "huge batches": (recipe_with(engine={"kind": "transformers", "batch_size": 10**5}), "the limit"),
     "merge methods by a path": (
         recipe_with(strategies={"x": {"strategy": {"kind": "mergekit", "methods": ["../evil"]}}}),
         "not a plain name",
     ),
-    "terminal escapes in a group's name": (start_with(groups=["\x1b]0;owned\x07"]), "control character"),
-    "terminal escapes in an error": (escape_in_error, "control character"),
+    "terminal escapes in a group's name": (start_with(groups=["\x1b]0;owned\x07"]), "control"),
+    "terminal escapes in an error": (escape_in_error, "control"),
     "reversed text in a session": (
         lambda events, _: events[1].update(environment={"python": "\u202e3.12"}),
-        "control character",
+        "control",
     ),
-    "unknown event": (other_event, "unknown event"),
+    "unknown event": (other_event, "event"),
 }
 REFUSED = [
     *(Attack(KIND, name, "pull refuses it, nothing runs", (change, CODE_LINE)) for name, change in _RUNS_CODE.items()),
@@ -326,10 +354,9 @@ def test_pull_refuses_it(attack: Attack, world: World, here: Path) -> None:
     for trust in ([], ["--trust-remote-code"]) if reason != CODE_LINE else ([],):
         answer = cycleqd_merge("pull", repo, here / "there", *trust)
         assert answer.code == 2, (answer.out, answer.err)
-        invalid = reason == "the limit" and "must be at most" in answer.err  # for everybody
-        started = CODE_LINE if reason == CODE_LINE else "" if invalid else REFUSED_LINE
-        assert answer.err.startswith(f"error: dataset {repo}: {started}")
-        assert reason in answer.err or invalid
+        begin = CODE_LINE if reason == CODE_LINE else REFUSED_LINE
+        assert answer.err.startswith("error: " if reason in _INVALID else f"error: dataset {repo}: {begin}")
+        assert reason in answer.err
         assert answer.err.count("\n") == 1
         assert answer.err[:-1].isprintable()
         assert not (here / "there").exists()
@@ -402,6 +429,9 @@ DOWNLOADED = [
     Attack(KIND, f"{command} of an archive downloaded to a {way}", "refused in one line, nothing runs", (command, way))
     for way in ("cache", "folder", "copy")
     for command in ("plan recipe.yaml", "evolve recipe.yaml", "show .", "evolve .", "plan .", "export .", "push .")
+] + [
+    Attack(KIND, f"{command} of a downloaded archive", "refused in one line, nothing runs", (command, "folder"))
+    for command in ("compare recipe.yaml", "fork .", "evaluate .", "plot .", "report .", "confirm .")
 ]
 
 
@@ -412,11 +442,20 @@ def test_a_download_is_foreign_too(attack: Attack, world: World, here: Path) -> 
     folder = downloaded(world, repo, here, way)
     verb, _, place = command.partition(" ")
     more = {"export": ["best-mean", here / "model"], "push": ["--repo", "ann/x"], "evolve": ["--output", here / "out"]}
+    more |= {"fork": [here / "out"], "compare": ["--output", here / "out"]}
     answer = cycleqd_merge(verb, folder / place, *more.get(verb, []))
     assert answer.code == 2, (answer.out, answer.err)
     assert f"its recipe runs code ({world.evil})" in answer.err
     assert answer.err.count("\n") == 1
     assert not world.ran.exists()
+
+
+def test_show_prints_no_escapes_of_a_download(world: World, here: Path) -> None:
+    repo = world.publish(lambda events: events[0].update(groups=["\x1b]0;owned\x07"]))
+    for way in ("cache", "folder"):
+        answer = cycleqd_merge("show", downloaded(world, repo, here, way))
+        assert answer.code == 2
+        assert "\x1b" not in answer.out + answer.err
 
 
 def test_a_downloaded_recipe_leaves_out_its_settings(
@@ -450,6 +489,20 @@ def test_a_shipped_task_is_never_a_file_of_the_current_directory(world: World, h
     assert cycleqd_merge("pull", repo, here / "there").code == 0
     assert open_run(here / "there").recipe.tasks[0].task == "mbpp-plus"
     assert cycleqd_merge("plan", here / "there", "--no-measure").code == 2
+    assert not world.ran.exists()
+
+
+def test_an_lm_eval_task_is_never_a_folder_of_the_archive(world: World, here: Path) -> None:
+    """Files of such a folder may name Python functions, which lm-evaluation-harness calls."""
+    file = b"task: rows\ndoc_to_text: !function evil.text\n"
+    change = task_is({"kind": "lm_eval", "task": "rows"})
+    more = {"rows/rows.yaml": file, "rows/evil.py": f"open({str(world.ran)!r}, 'w')\n".encode()}
+    repo = world.publish(lambda events: change(events, ""), more)
+    cycleqd_merge("pull", repo, here / "there")
+    os.chdir(here / "there")
+    answer = cycleqd_merge("plan", ".", "--no-measure")
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
     assert not world.ran.exists()
 
 
@@ -514,6 +567,35 @@ def test_the_reader_decides_otherwise_key_by_key(world: World, here: Path) -> No
     assert ["tasks", 0, "task", "data", "search", "path"] in recipe.foreign.own
 
 
+def test_settings_of_the_reader_are_kept(world: World, here: Path) -> None:
+    """Also in sections that are left out of what the stranger states."""
+    stated = {"hub": {"repo": "ann/theirs", "rows": True, "private": True}, "workers": 7}
+    repo = world.publish(lambda events: events[1]["recipe"].update(stated))
+    mine = ["--set", "hub.repo=ann/mine", "--set", "engine.threads=2", "--set", "finish.heldout=true"]
+    assert cycleqd_merge("pull", repo, here / "there", *mine).code == 0
+    assert cycleqd_merge("evolve", here / "there", "--set", "hub.root=null", "--set", "hub.every=2").code == 0
+    recipe = open_run(here / "there").recipe
+    assert recipe.hub is not None
+    assert (recipe.hub.repo, recipe.hub.rows, recipe.hub.private, recipe.hub.every) == ("ann/mine", False, False, 2)
+    assert (recipe.workers, recipe.engine.model_dump()["threads"], recipe.finish.heldout) == (1, 2, True)
+
+
+def test_push_warns_of_what_pull_refuses(world: World, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Path(shutil.copytree(world.run, here / "run", ignore=shutil.ignore_patterns("lock", "hub.json")))
+    assert cycleqd_merge("evolve", run, "--set", "models.pickles=true", "--generations", 3).code == 0
+    for dry in (["--dry-run"], []):
+        caplog.clear()
+        answer = cycleqd_merge("push", run, "--repo", "ann/pickled", "--archive-only", *dry)
+        assert answer.code == 0, answer.err
+        lines = [record.getMessage() for record in caplog.records]
+        assert lines == [
+            "dataset ann/pickled-archive: can only be pulled with --trust-remote-code, because it runs code: pickles"
+        ]
+    answer = cycleqd_merge("pull", "ann/pickled-archive", here / "there")
+    assert (answer.code, "its recipe runs code (pickles)" in answer.err) == (2, True)
+    assert cycleqd_merge("pull", "ann/pickled-archive", here / "there", "--trust-remote-code").code == 0
+
+
 def test_code_that_the_reader_trusts_runs_until_then_it_does_not(world: World, here: Path) -> None:
     repo = world.publish(evil_strategy(world))
     answer = cycleqd_merge("pull", repo, here / "there", "--trust-remote-code")
@@ -546,6 +628,12 @@ def test_files_with_names_that_lead_elsewhere_are_not_written(name: str, world: 
     assert answer.err.count("\n") == 1
     assert "internal error" not in answer.err
     assert not (here / "there").exists()
+
+
+def test_an_empty_journal_is_not_a_run(world: World, here: Path) -> None:
+    repo = world.publish(lambda events: None, {"journal.jsonl": b""})
+    answer = cycleqd_merge("pull", repo, here / "there")
+    assert (answer.code, "not a published run" in answer.err) == (2, True)
 
 
 def test_links_in_a_download_are_not_followed(world: World, here: Path) -> None:

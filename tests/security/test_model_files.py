@@ -285,7 +285,7 @@ HOSTILE: dict[str, dict[str, Hostile]] = {
         "a text for a number": Hostile("base", stated(CONFIG, hidden_size="32"), "hidden_size"),
         "no attention heads": Hostile("base", stated(CONFIG, num_attention_heads=0), "cannot be opened"),
         "a text for a truth value": Hostile("base", stated(CONFIG, tie_word_embeddings="yes"), "tie_word_embeddings"),
-        "architectures as an object": Hostile("base", stated(CONFIG, architectures={"a": 1}), "cannot be opened"),
+        "architectures as an object": Hostile("base", stated(CONFIG, architectures={"a": 1}), "not a list of names"),
         "a list instead of an object": Hostile("base", text(CONFIG, "[1]"), "not a JSON object"),
         "null": Hostile("base", text(CONFIG, "null"), "not a JSON object"),
         "not UTF-8": Hostile("base", text(CONFIG, b"\xff\xfe{"), "cannot be opened"),

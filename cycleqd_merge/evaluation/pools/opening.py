@@ -20,4 +20,6 @@ def open_pool(opened: OpenedRecipe, materialiser: Materialiser, mutated: Sequenc
     workers = worker_count(recipe)
     if workers == 1 and recipe.ray_address is None:
         return LocalPool(opened.worker(materialiser))
-    return RayPool(recipe, mutated, workers, recipe.ray_address)
+    family = opened.family
+    digests = {"": family.base.digest, **{each.name: each.digest for each in family.experts}}
+    return RayPool(recipe, mutated, workers, recipe.ray_address, digests=digests)

@@ -50,9 +50,15 @@ _LOST_HOST = "its node has died"
 class RemoteWorker:
     """A `Worker` in its own process."""
 
-    def open(self, recipe: dict[str, Any], experts: Sequence[int], workers_per_host: int) -> None:
+    def open(
+        self,
+        recipe: dict[str, Any],
+        experts: Sequence[int],
+        workers_per_host: int,
+        digests: Mapping[str, str] | None = None,
+    ) -> None:
         """Open everything that the recipe names; see `open_worker`."""
-        self._worker = open_worker(Recipe.model_validate(recipe), experts, workers_per_host)
+        self._worker = open_worker(Recipe.model_validate(recipe), experts, workers_per_host, digests)
 
     def close(self) -> None:
         """Free the engine's memory."""
@@ -119,7 +125,7 @@ class _BusyWorker:
 
 
 class RayPool:
-    """See `Pool`. `experts` are those whose singular bases the run needs.
+    """See `Pool`. `experts` are those whose singular bases the run needs. digests: see `open_worker`.
 
     It requests `workers` processes; those without a free GPU start once one joins the cluster. A waiting child is
     reserved for a busy worker, which builds its weights while it scores another; an idle worker takes any child.
@@ -137,6 +143,7 @@ class RayPool:
         workers: int,
         address: str | None = None,
         attempts: int = 2,
+        digests: Mapping[str, str] | None = None,
     ) -> None:
         try:
             import ray
@@ -156,7 +163,7 @@ class RayPool:
             connect(address)
         self._gpus = gpus_per_worker(recipe)
         settings = recipe.model_dump(mode="json", exclude_unset=True)
-        self._opening = (settings, list(experts), workers_per_host(workers, self._gpus))
+        self._opening = (settings, list(experts), workers_per_host(workers, self._gpus), digests)
         self._idle: list[Any] = []
         self._warm: set[Any] = set()
         for _ in range(workers):

@@ -39,13 +39,11 @@ def read_action(turn: str) -> Action | None:
 
 def _blocks(turn: str) -> Iterator[str]:
     """The contents of the blocks of bash; a regular expression would take quadratic time."""
-    rest = turn
-    while True:
-        _, found, rest = rest.partition("```bash\n")
-        block, ended, rest = rest.partition("\n```")
-        if not found or not ended:
-            return
-        yield block
+    start, end = "```bash\n", "\n```"
+    place = turn.find(start)
+    while place >= 0 and (ended := turn.find(end, place + len(start))) >= 0:
+        yield turn[place + len(start) : ended]
+        place = turn.find(start, ended + len(end))
 
 
 def system_turn(output: bytes, longest: int, kept: int) -> str:
