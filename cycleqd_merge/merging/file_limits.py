@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.bounded import Bounds, LimitExceeded, call
-from cycleqd_merge.errors import brief
+from cycleqd_merge.errors import brief, printable
 from cycleqd_merge.files import file_version
 from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.tokenizer_trial import problem_of
@@ -105,7 +105,7 @@ def _require_number(file: str, key: str, value: int, tensors: int | None) -> Non
     if value > most:
         shown = str(value) if value < _EXPLICIT else f"a number of {len(str(value))} digits"
         owner = "" if tensors is None else f" for a model of {tensors} tensors"
-        raise ValueError(f"{file}: {brief(key, 100)} is {shown}; at most {most} is possible{owner}")
+        raise ValueError(f"{file}: {brief(printable(key))} is {shown}; at most {most} is possible{owner}")
 
 
 def _values(config: Mapping[str, Any], file: str) -> Iterator[tuple[tuple[str, ...], Any]]:
