@@ -26,6 +26,12 @@ from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
 from cycleqd_merge.merging.file_limits import require_configuration, require_names, require_small_files
 from cycleqd_merge.merging.json_files import json_object
 
+_STATED: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+    ("r", int, "a whole number"),
+    ("alpha_pattern", (dict, type(None)), "an object of patterns and numbers"),
+    ("rank_pattern", (dict, type(None)), "an object of patterns and numbers"),
+)
+"""Keys of its configuration that peft does not check."""
 _LONGEST_PATH = 1000
 _PREFIX = "base_model.model."
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # initialisations that subtract from the base weights
@@ -102,8 +108,9 @@ class Adapter:
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         if self._config.peft_type is None:
             raise ModelError(f"adapter {label}: adapter_config.json states no `peft_type`; save the adapter again")
-        if not isinstance(getattr(self._config, "r", 1), int):
-            raise ModelError(f"adapter {label}: adapter_config.json: r is not a whole number; correct the file")
+        for key, kind, what in _STATED:
+            if hasattr(self._config, key) and not isinstance(getattr(self._config, key), kind):
+                raise ModelError(f"adapter {label}: adapter_config.json: {key} is not {what}; correct the file")
         kind = _other_kind(self._config)
         if kind is not None:
             raise ModelError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")
