@@ -491,10 +491,13 @@ LARGE_ROW_ATTACKS = [Attack("hostile rows", attack, LINE, given) for attack, giv
 # the `data_files` of a dataset's README.md -> what the error contains: None if they are read. SECRET: a local file
 DATASETS: dict[str, tuple[str, str | None]] = {
     "its own file": ("rows/*.jsonl", None),
-    "a file of this machine": ("SECRET", "don't belong to mallory/rows"),
-    "a file of this machine, as an address": ("file://SECRET", "don't belong to mallory/rows"),
+    "a file of this machine": ("SECRET", "don't belong to mallory/rows|a file outside it"),
+    "a file of this machine, as an address": ("file://SECRET", "don't belong to mallory/rows|a file outside it"),
     "a file of this machine, by its place": ("../../../../../../../SECRET", "dataset mallory/rows"),
-    "a file of another dataset": ("hf://datasets/ann/private/rows.jsonl", "don't belong to mallory/rows"),
+    "a file of another dataset": (
+        "hf://datasets/ann/private/rows.jsonl",
+        "don't belong to mallory/rows|a file outside it",
+    ),
 }
 DATASET_ATTACKS = [
     Attack("hostile dataset", f"a README.md that names {attack}", LINE if given[1] else "is read", given)
