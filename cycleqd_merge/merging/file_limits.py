@@ -19,15 +19,15 @@ from cycleqd_merge.merging.tokenizer_trial import problem_of
 
 _MIB = 2**20
 _SMALL_FILES = {
-    ".json": 64 * _MIB,
-    ".jinja": _MIB,
-    ".txt": 64 * _MIB,
-    ".bpe": 64 * _MIB,
-    ".model": 64 * _MIB,
-    ".tiktoken": 64 * _MIB,
-    ".spm": 64 * _MIB,
+    "tokenizer.json": 128 * _MIB,
+    "*.jinja": _MIB,
+    **dict.fromkeys(
+        ("*config.json", "*.index.json", "vocab.*", "merges.txt", "encoder.json", "tekken.json", "added_tokens.json"),
+        64 * _MIB,
+    ),
+    **dict.fromkeys(("special_tokens_map.json", "chat_template.json", "*.model", "*.tiktoken", "*.spm"), 64 * _MIB),
 }
-_LARGER = {"tokenizer.json": 128 * _MIB}
+"""Files that libraries read whole; others, such as the logs of a training, may have any size."""
 _MOST_TEMPLATES = 100
 _MOST_DEEP = 32
 """Levels of objects and lists in a configuration."""
@@ -45,12 +45,13 @@ def require_small_files(folder: Path) -> None:
     """Check the sizes of a model's files other than its weights.
 
     Raises:
-        ValueError: one is too large, or is not a file; the message names it.
+        ValueError: one is too large; the message names it.
     """
-    for path in folder.iterdir():
-        most = _LARGER.get(path.name) or _SMALL_FILES.get(path.suffix)
-        if most is not None and path.is_file() and path.stat().st_size > most:
-            raise ValueError(f"{path.name} has {path.stat().st_size // _MIB} MiB; at most {most // _MIB} MiB are read")
+    for pattern, most in _SMALL_FILES.items():
+        large = next((path for path in folder.glob(pattern) if path.is_file() and path.stat().st_size > most), None)
+        if large is not None:
+            found = large.stat().st_size // _MIB
+            raise ValueError(f"{large.name} has {found} MiB; at most {most // _MIB} MiB are read")
     templates = [*folder.glob("additional_chat_templates/*")]
     if len(templates) > _MOST_TEMPLATES or any(path.stat().st_size > _MIB for path in templates if path.is_file()):
         raise ValueError(f"additional_chat_templates has more than {_MOST_TEMPLATES} files, or one of more than 1 MiB")
