@@ -39,7 +39,8 @@ def _loaded(source: RowsConfig) -> list[dict[str, object]]:
 
     try:
         builder = datasets.load_dataset_builder(source.dataset, source.config, revision=source.revision)
-        _require_own_files(str(source.dataset), builder.config.data_files or {})
+        if not Path(str(source.dataset)).exists():  # a folder here is the user's own
+            _require_own_files(str(source.dataset), builder.config.data_files or {})
         builder.download_and_prepare()
         rows = builder.as_dataset(split=source.split)
     except RuntimeError as error:
