@@ -158,6 +158,17 @@ def pickled(name: str) -> Change:
     return change
 
 
+def deep_pickle_index(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin.index.json").write_text("[" * 100_000)
+
+
+def many_templates(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    for number in range(1000):
+        (folder / f"additional_chat_templates/{number}.jinja").write_text("x")
+
+
 def text(name: str, contents: str | bytes) -> Change:
     """Replaces a file."""
     return lambda folder: (folder / name).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
@@ -261,10 +272,7 @@ HOSTILE: dict[str, dict[str, Hostile]] = {
         ),
         "an index of pickles nested 100,000 levels deep": Hostile(
             "full",
-            lambda folder: (
-                (folder / WEIGHTS).unlink(),
-                (folder / "pytorch_model.bin.index.json").write_text("[" * 100_000),
-            ),
+            deep_pickle_index,
             "nested too deeply",
             pickles=True,
         ),
@@ -384,10 +392,7 @@ HOSTILE: dict[str, dict[str, Hostile]] = {
         "a chat template of 100 MB": Hostile("base", text("chat_template.jinja", b"x" * 10**8), "at most 1 MiB"),
         "1000 chat templates": Hostile(
             "base",
-            lambda folder: (
-                (folder / "additional_chat_templates").mkdir(),
-                [(folder / f"additional_chat_templates/{n}.jinja").write_text("x") for n in range(1000)],
-            ),
+            many_templates,
             "more than 100 files",
         ),
     },
@@ -407,7 +412,8 @@ def table(columns: dict[str, Any], times: int = 1) -> Change:
 
 
 def nested(levels: int) -> Change:
-    kind, value = pyarrow.int32(), [1]
+    kind: Any = pyarrow.int32()
+    value: list[Any] = [1]
     for _ in range(levels):
         kind, value = pyarrow.list_(kind), [value]
     return table({"a": pyarrow.array(value, kind)})
