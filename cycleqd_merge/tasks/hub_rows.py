@@ -7,10 +7,16 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import yaml
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+from cycleqd_merge.config.origin import is_public_address
 from cycleqd_merge.config.rows import RowsConfig
-from cycleqd_merge.errors import DataError, first_line
+from cycleqd_merge.errors import DataError, first_line, printable
 from cycleqd_merge.hub_errors import ask_hub
 from cycleqd_merge.tasks.row_files import Row
 
@@ -36,6 +42,7 @@ def read_dataset(source: RowsConfig) -> list[Row]:
 def _loaded(source: RowsConfig) -> list[dict[str, object]]:
     import datasets
 
+    _require_own_files(source)
     try:
         rows = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
     except RuntimeError as error:
@@ -47,6 +54,62 @@ def _loaded(source: RowsConfig) -> list[dict[str, object]]:
         ) from error
     stored = rows.with_format("arrow")[:].to_pylist()
     return [{name: _decoded(value, rows.features[name]) for name, value in row.items()} for row in stored]
+
+
+def _require_own_files(source: RowsConfig) -> None:
+    """Check that a dataset on the Hub names only its own files: `datasets` opens others, also of this machine and its
+    network, before it refuses them.
+
+    Raises:
+        DataError: its card names other files.
+    """
+    import datasets
+
+    name = str(source.dataset)
+    if Path(name).exists():
+        return
+    for card in (datasets.config.REPOCARD_FILENAME, datasets.config.REPOYAML_FILENAME):
+        try:
+            path = Path(huggingface_hub.hf_hub_download(name, card, repo_type="dataset", revision=source.revision))
+            stated = (
+                yaml.safe_load(path.read_bytes()) if card.endswith(".yaml") else huggingface_hub.metadata_load(path)
+            )
+        except (EntryNotFoundError, HFValidationError):  # no such file, or not cached while offline
+            continue
+        except (yaml.YAMLError, RecursionError) as error:
+            raise DataError(f"dataset {name}: {card}: not YAML") from error
+        for pattern in _file_patterns(stated):
+            if _leads_elsewhere(pattern, name):
+                raise DataError(
+                    f"dataset {name}: refused: its {card} names {printable(pattern)!r}, which is not one of its files"
+                )
+
+
+def _file_patterns(card: Any) -> Iterator[str]:
+    """The files and folders that the configurations in a dataset's card name. A card may contain itself."""
+    configurations = card.get("configs") if isinstance(card, dict) else None
+    pending = [
+        each.get(key)
+        for each in (configurations if isinstance(configurations, list) else [])
+        if isinstance(each, dict)
+        for key in ("data_files", "data_dir")
+    ]
+    seen: set[int] = set()
+    while pending:
+        each = pending.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict | list) and id(each) not in seen:
+            seen.add(id(each))
+            pending.extend(each.values() if isinstance(each, dict) else each)
+
+
+def _leads_elsewhere(pattern: str, dataset: str) -> bool:
+    if "::" in pattern:
+        return True
+    if "://" in pattern:
+        return not (pattern.startswith(f"hf://datasets/{dataset}") or is_public_address(pattern))
+    return pattern.startswith(("/", "~", "\\")) or ".." in pattern.split("/")
 
 
 def _decoded(value: Any, feature: Any) -> Any:
