@@ -78,12 +78,8 @@ def _spellings(value: str) -> set[bytes]:
     found = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     found |= {quote(value, errors="replace"), quote(value, safe="", errors="replace")}
     found |= {quote_plus(value, errors="replace"), html.escape(value), value.replace("'", "''")}
-    spelled = {
-        plain,
-        plain.hex().encode(),
-        plain.hex().upper().encode(),
-        *(each.encode("utf-8", "surrogateescape") for each in found),
-    }
+    found |= {plain.hex(), plain.hex().upper()}
+    spelled = {plain, *(each.encode("utf-8", "surrogateescape") for each in found)}
     for offset in range(3):  # its place among other bytes decides which of three forms base64 gives it
         whole = plain[: offset + (len(plain) - offset) // 3 * 3][offset:]
         if len(whole) >= SHORTEST - 2:

@@ -70,10 +70,9 @@ def _require_own_files(source: RowsConfig) -> None:
         return
     for card in (datasets.config.REPOCARD_FILENAME, datasets.config.REPOYAML_FILENAME):
         try:
-            path = Path(huggingface_hub.hf_hub_download(name, card, repo_type="dataset", revision=source.revision))
-            stated = (
-                yaml.safe_load(path.read_bytes()) if card.endswith(".yaml") else huggingface_hub.metadata_load(path)
-            )
+            path = huggingface_hub.hf_hub_download(name, card, repo_type="dataset", revision=source.revision)
+            is_yaml = card.endswith(".yaml")
+            stated = yaml.safe_load(Path(path).read_bytes()) if is_yaml else huggingface_hub.metadata_load(path)
         except (EntryNotFoundError, HFValidationError):  # no such file, or not cached while offline
             continue
         except (yaml.YAMLError, RecursionError) as error:
