@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -416,6 +417,10 @@ def downloaded(world: World, repo: str, here: Path, way: str) -> Path:
     """The folder of an archive that the reader downloaded without `pull`."""
     if way == "cache":
         return Path(huggingface_hub.snapshot_download(repo, repo_type="dataset"))
+    if way.endswith(" that a link leads to"):
+        link = here / "link"
+        link.symlink_to(downloaded(world, repo, here, way.partition(" ")[0]))
+        return link
     folder = here / "downloaded"
     if way == "folder":
         return Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", local_dir=folder))
@@ -427,7 +432,7 @@ def downloaded(world: World, repo: str, here: Path, way: str) -> Path:
 
 DOWNLOADED = [
     Attack(KIND, f"{command} of an archive downloaded to a {way}", "refused in one line, nothing runs", (command, way))
-    for way in ("cache", "folder", "copy")
+    for way in ("cache", "folder", "copy", "cache that a link leads to", "folder that a link leads to")
     for command in ("plan recipe.yaml", "evolve recipe.yaml", "show .", "evolve .", "plan .", "export .", "push .")
 ] + [
     Attack(KIND, f"{command} of a downloaded archive", "refused in one line, nothing runs", (command, "folder"))
@@ -650,4 +655,36 @@ def test_links_in_a_download_are_not_followed(world: World, here: Path) -> None:
     assert (answer.code, "a link to a file outside" in answer.err) == (2, True)
 
 
-ATTACKS = [*REFUSED, *DROPPED, *DOWNLOADED, *FOLLOWING]
+ELSEWHERE = [
+    Attack(KIND, f"a dataset's card names {what}", "refused; nothing is asked for", pattern)
+    for what, pattern in {
+        "a file of the reader": "/etc/passwd",
+        "a file of the reader by a URL": "file:///etc/passwd",
+        "a file above the dataset": "data/../../x.jsonl",
+        "an archive of the reader": "zip://*.jsonl::/home/me/backup.zip",
+        "a server of the reader's network": "http://127.0.0.1:PORT/x.jsonl",
+        "another dataset that the reader may see": "hf://datasets/ann/private/x.jsonl",
+    }.items()
+]
+
+
+@pytest.mark.parametrize("attack", cases(ELSEWHERE))
+def test_a_dataset_reads_its_own_files_only(attack: Attack, world: World, here: Path) -> None:
+    from cycleqd_merge.config.rows import RowsConfig
+    from cycleqd_merge.errors import DataError
+    from cycleqd_merge.tasks.rows import read_rows
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        pattern = attack.given.replace("PORT", str(server.getsockname()[1]))
+        configs = [{"config_name": "default", "data_files": [{"split": "train", "path": ["rows.jsonl", pattern]}]}]
+        card = f"---\n{yaml.safe_dump({'configs': configs})}---\n"
+        name = f"bob/rows{sum(map(ord, attack.attack))}"
+        sha = world.hub.put(name, {"README.md": card.encode(), "rows.jsonl": b'{"a": 1}\n'}, "dataset")
+        with pytest.raises(DataError, match="which is not one of its files"):
+            read_rows(RowsConfig(dataset=name, revision=sha))
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+ATTACKS = [*REFUSED, *DROPPED, *DOWNLOADED, *FOLLOWING, *ELSEWHERE]

@@ -494,14 +494,14 @@ ROW_ATTACKS = [
     for attack, given in ROWS.items()
 ]
 LARGE_ROW_ATTACKS = [Attack("hostile rows", attack, LINE, given) for attack, given in LARGE_ROWS.items()]
-ELSEWHERE = "don't belong to mallory/rows|a file outside it"  # newer versions of `datasets` say it themselves
+ELSEWHERE = "refused: its README.md names .*, which is not one of its files"
 
 # the `data_files` of a dataset's README.md -> what the error contains: None if they are read. SECRET: a local file
 DATASETS: dict[str, tuple[str, str | None]] = {
     "its own file": ("rows/*.jsonl", None),
     "a file of this machine": ("SECRET", ELSEWHERE),
     "a file of this machine, as an address": ("file://SECRET", ELSEWHERE),
-    "a file of this machine, by its place": ("../../../../../../../SECRET", "dataset mallory/rows"),
+    "a file of this machine, by its place": ("../../../../../../../SECRET", ELSEWHERE),
     "a file of another dataset": (
         "hf://datasets/ann/private/rows.jsonl",
         ELSEWHERE,
