@@ -120,7 +120,10 @@ class PrivateServer:
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
             try:
-                return self.server.connect().close()
+                with self.server.connect() as connection, connection.cursor() as cursor:
+                    # tables of the engine MEMORY would count towards no limit; a user cannot change this
+                    cursor.execute("SET GLOBAL enforce_storage_engine=InnoDB")
+                return
             except pymysql.MySQLError as error:
                 if self.ended or time.monotonic() > deadline:
                     reason = _last_line(log.read_text(errors="replace"))
