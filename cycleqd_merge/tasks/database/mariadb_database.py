@@ -59,9 +59,7 @@ class MariadbDatabase:
         InfrastructureError: the server does not respond.
     """
 
-    def __init__(
-        self, server: Server, table: Table, seconds: float, closed: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, server: Server, table: Table, seconds: float, closed: Callable[[], None] = lambda: None) -> None:
         self._server, self._table, self._seconds, self._closed = server, table, seconds, closed
         self._session: pymysql.Connection[Any] | None = None
         self._name = f"{PREFIX}{secrets.token_hex(8)}"  # without `_`, which is a wildcard in GRANT

@@ -20,8 +20,7 @@ URL_VARIABLE = "CYCLEQD_MYSQL_URL"
 """Environment variable that names an existing server: `mysql://user:password@host:port`."""
 PREFIX = "cycleqd"
 """Prefix of the names of samples' databases and users."""
-SQL_MODE = ""
-"""Not strict; InnoDB takes the place of storage engines that the server does not offer."""
+SQL_MODE = "NO_ENGINE_SUBSTITUTION"
 _CONNECT_SECONDS = 60.0
 _STATEMENT_SECONDS, _LOCK_SECONDS = 60, 10
 """Limits of the administrator's statements, which a sample's locks and load could delay for a day."""

@@ -8,11 +8,13 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from cycleqd_merge.bounded import LimitExceeded
 from cycleqd_merge.config.tasks import DbbenchTaskConfig
 from cycleqd_merge.errors import DataError
+from cycleqd_merge.sandbox.slots import Slots
 from cycleqd_merge.tasks.database.opening import open_database, require_database
 from cycleqd_merge.tasks.database.problem import DbProblem, read_db_problem
 from cycleqd_merge.tasks.database.sample_database import RESULT_LIMIT, SampleDatabase, ServerCrashed
@@ -46,6 +48,7 @@ class DbbenchTask:
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         self._problems = {sample.id: self._problem(sample) for samples in self._samples.values() for sample in samples}
         self._threads = ThreadPoolExecutor(_THREADS, "dbbench")
+        self._alone = Slots(1)
 
     def _problem(self, sample: Sample) -> DbProblem:
         try:
@@ -72,11 +75,11 @@ class DbbenchTask:
         return LaterTurns(self._definition.rounds + 1, RESULT_LIMIT, "`max_new_tokens` or `rounds`")
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
-        for alone in (False, True):  # the first server may have crashed because of another sample
-            try:
-                return await self._play(sample, model, alone)
-            except ServerCrashed:
-                continue
+        with suppress(ServerCrashed):
+            return await self._play(sample, model, alone=False)
+        with suppress(ServerCrashed):  # another sample may have been the reason
+            async with self._alone.slot():
+                return await self._play(sample, model, alone=True)
         log.warning("row %s: the model's statements make the database server crash; the row scores 0", sample.id)
         note("the database", LimitExceeded("server crashed"))
         return Outcome(0.0, "", False)
