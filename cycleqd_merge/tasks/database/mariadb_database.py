@@ -50,9 +50,9 @@ _STATEMENT_ERRORS = (pymysql.MySQLError, ValueError, RuntimeError)  # a result m
 class MariadbDatabase:
     """A `SampleDatabase` on a server, with its own user, who sees nothing else.
 
-    seconds: time limit of a statement. closed: called at the end. Statements share one session, as in a client: variables, temporary tables and
-    transactions last until the conversation ends. What a transaction has not committed by then is committed, as
-    AgentBench does after every statement.
+    seconds: time limit of a statement. closed: called at the end. Statements share one session, as in a client:
+    variables, temporary tables and transactions last until the conversation ends. What a transaction has not committed
+    by then is committed, as AgentBench does after every statement.
 
     Raises:
         DataError: the server cannot store the table.
