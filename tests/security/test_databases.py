@@ -281,7 +281,7 @@ def test_temporary_tables_are_limited(server: PrivateServer, monkeypatch: pytest
     with closing(MariadbDatabase(server.server, TABLE, 60.0)) as database:
         fill = "SELECT REPEAT('x', 60000) AS x FROM seq_1_to_1000000"
         answer = within(lambda: database.execute(f"CREATE TEMPORARY TABLE t ENGINE={engine} {fill}"))
-        assert "killed" in answer or "interrupted" in answer
+        assert re.search("killed|interrupted|NO_ENGINE_SUBSTITUTION", answer), answer  # all tables are InnoDB's
         assert database.digest() == digest(CELLS)
 
 
