@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.config.rows import RowsConfig
-from cycleqd_merge.errors import DataError, first_line
+from cycleqd_merge.errors import DataError, brief, first_line, printable
 from cycleqd_merge.hub_errors import ask_hub
-from cycleqd_merge.tasks.row_files import Row
+from cycleqd_merge.tasks.row_files import Row, require_size
 
 
 def read_dataset(source: RowsConfig) -> list[Row]:
@@ -37,7 +38,11 @@ def _loaded(source: RowsConfig) -> list[dict[str, object]]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
+        builder = datasets.load_dataset_builder(source.dataset, source.config, revision=source.revision)
+        if not Path(str(source.dataset)).exists():  # a folder here is the user's own
+            _require_own_files(str(source.dataset), builder.config.data_files or {})
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split=source.split)
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
@@ -45,8 +50,26 @@ def _loaded(source: RowsConfig) -> list[dict[str, object]]:
             f"dataset {source.dataset}: a script ({str(error).rpartition(' ')[2]}), which `datasets` no longer runs; "
             "on the Hub, try `revision: refs/convert/parquet`, or save its rows as a file and name that by `path`"
         ) from error
+    require_size(f"dataset {source.dataset}", rows.num_rows * len(rows.features), rows.data.nbytes)
     stored = rows.with_format("arrow")[:].to_pylist()
     return [{name: _decoded(value, rows.features[name]) for name, value in row.items()} for row in stored]
+
+
+def _require_own_files(dataset: str, files: Mapping[Any, Iterable[str]]) -> None:
+    """Check that a dataset's configuration names its own files: `datasets` 4.0 reads any file, of this machine too.
+
+    Raises:
+        DataError: it names a file that is somewhere else.
+    """
+    for file in (file for split in files.values() for file in split):
+        place = str(file).rpartition("::")[2]  # of a file in an archive, where the archive is
+        repo = place.removeprefix("hf://datasets/").partition("@")[0].lower()
+        own = dataset.lower() in (repo, repo.rpartition("/")[2])  # `squad` is short for `rajpurkar/squad`
+        if not (own and place.startswith("hf://datasets/")) or ".." in Path(place).parts:
+            raise DataError(
+                f"dataset {dataset}: its README.md names a file outside it: {brief(printable(place))}; name that file "
+                "by `path` or `url` if you trust it"
+            )
 
 
 def _decoded(value: Any, feature: Any) -> Any:
