@@ -107,7 +107,8 @@ def _leads_elsewhere(pattern: str, dataset: str) -> bool:
     if "::" in pattern:
         return True
     if "://" in pattern:
-        return not (pattern.startswith(f"hf://datasets/{dataset}") or is_public_address(pattern))
+        own = re.match(rf"hf://datasets/{re.escape(dataset)}(@[^/]*)?/", pattern)
+        return (own is None or ".." in pattern.split("/")) and not is_public_address(pattern)
     return pattern.startswith(("/", "~", "\\")) or ".." in pattern.split("/")
 
 

@@ -502,10 +502,8 @@ DATASETS: dict[str, tuple[str, str | None]] = {
     "a file of this machine": ("SECRET", ELSEWHERE),
     "a file of this machine, as an address": ("file://SECRET", ELSEWHERE),
     "a file of this machine, by its place": ("../../../../../../../SECRET", ELSEWHERE),
-    "a file of another dataset": (
-        "hf://datasets/ann/private/rows.jsonl",
-        ELSEWHERE,
-    ),
+    "a file of another dataset": ("hf://datasets/ann/private/rows.jsonl", ELSEWHERE),
+    "a file of a dataset whose name begins with its own": ("hf://datasets/mallory/rows5-more/a.jsonl", ELSEWHERE),
 }
 DATASET_ATTACKS = [
     Attack("hostile dataset", f"a README.md that names {attack}", LINE if given[1] else "is read", given)
