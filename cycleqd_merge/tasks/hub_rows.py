@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import yaml
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
-from cycleqd_merge.config.origin import is_public_address
 from cycleqd_merge.config.rows import RowsConfig
-from cycleqd_merge.errors import DataError, first_line, printable
+from cycleqd_merge.errors import DataError, brief, first_line, printable
 from cycleqd_merge.hub_errors import ask_hub
-from cycleqd_merge.tasks.row_files import Row
+from cycleqd_merge.tasks.row_files import Row, require_size
 
 
 def read_dataset(source: RowsConfig) -> list[Row]:
@@ -42,9 +37,12 @@ def read_dataset(source: RowsConfig) -> list[Row]:
 def _loaded(source: RowsConfig) -> list[dict[str, object]]:
     import datasets
 
-    _require_own_files(source)
     try:
-        rows = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
+        builder = datasets.load_dataset_builder(source.dataset, source.config, revision=source.revision)
+        if not Path(str(source.dataset)).exists():  # a folder here is the user's own
+            _require_own_files(str(source.dataset), builder.config.data_files or {})
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split=source.split)
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
@@ -52,63 +50,26 @@ def _loaded(source: RowsConfig) -> list[dict[str, object]]:
             f"dataset {source.dataset}: a script ({str(error).rpartition(' ')[2]}), which `datasets` no longer runs; "
             "on the Hub, try `revision: refs/convert/parquet`, or save its rows as a file and name that by `path`"
         ) from error
+    require_size(f"dataset {source.dataset}", rows.num_rows * len(rows.features), rows.data.nbytes)
     stored = rows.with_format("arrow")[:].to_pylist()
     return [{name: _decoded(value, rows.features[name]) for name, value in row.items()} for row in stored]
 
 
-def _require_own_files(source: RowsConfig) -> None:
-    """Check that a dataset on the Hub names only its own files: `datasets` opens others, also of this machine and its
-    network, before it refuses them.
+def _require_own_files(dataset: str, files: Mapping[Any, Iterable[str]]) -> None:
+    """Check that a dataset's configuration names its own files: `datasets` 4.0 reads any file, of this machine too.
 
     Raises:
-        DataError: its card names other files.
+        DataError: it names a file that is somewhere else.
     """
-    import datasets
-
-    name = str(source.dataset)
-    if Path(name).exists():
-        return
-    for card in (datasets.config.REPOCARD_FILENAME, datasets.config.REPOYAML_FILENAME):
-        try:
-            path = huggingface_hub.hf_hub_download(name, card, repo_type="dataset", revision=source.revision)
-            is_yaml = card.endswith(".yaml")
-            stated = yaml.safe_load(Path(path).read_bytes()) if is_yaml else huggingface_hub.metadata_load(path)
-        except (EntryNotFoundError, HFValidationError):  # no such file, or not cached while offline
-            continue
-        except (yaml.YAMLError, RecursionError) as error:
-            raise DataError(f"dataset {name}: {card}: not YAML") from error
-        for pattern in _file_patterns(stated):
-            if _leads_elsewhere(pattern, name):
-                raise DataError(
-                    f"dataset {name}: refused: its {card} names {printable(pattern)!r}, which is not one of its files"
-                )
-
-
-def _file_patterns(card: Any) -> Iterator[str]:
-    """The files and folders that the configurations in a dataset's card name. A card may contain itself."""
-    configurations = card.get("configs") if isinstance(card, dict) else None
-    pending = [
-        each.get(key)
-        for each in (configurations if isinstance(configurations, list) else [])
-        if isinstance(each, dict)
-        for key in ("data_files", "data_dir")
-    ]
-    seen: set[int] = set()
-    while pending:
-        each = pending.pop()
-        if isinstance(each, str):
-            yield each
-        elif isinstance(each, dict | list) and id(each) not in seen:
-            seen.add(id(each))
-            pending.extend(each.values() if isinstance(each, dict) else each)
-
-
-def _leads_elsewhere(pattern: str, dataset: str) -> bool:
-    if "::" in pattern:
-        return True
-    if "://" in pattern:
-        return not (pattern.startswith(f"hf://datasets/{dataset}") or is_public_address(pattern))
-    return pattern.startswith(("/", "~", "\\")) or ".." in pattern.split("/")
+    for file in (file for split in files.values() for file in split):
+        place = str(file).rpartition("::")[2]  # of a file in an archive, where the archive is
+        repo = place.removeprefix("hf://datasets/").partition("@")[0].lower()
+        own = dataset.lower() in (repo, repo.rpartition("/")[2])  # `squad` is short for `rajpurkar/squad`
+        if not (own and place.startswith("hf://datasets/")) or ".." in Path(place).parts:
+            raise DataError(
+                f"dataset {dataset}: its README.md names a file outside it: {brief(printable(place))}; name that file "
+                "by `path` or `url` if you trust it"
+            )
 
 
 def _decoded(value: Any, feature: Any) -> Any:
