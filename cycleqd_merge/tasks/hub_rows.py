@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import yaml
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+from cycleqd_merge.config.origin import is_public_address
 from cycleqd_merge.config.rows import RowsConfig
 from cycleqd_merge.errors import DataError, brief, first_line, printable
 from cycleqd_merge.hub_errors import ask_hub

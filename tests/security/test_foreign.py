@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -654,4 +655,36 @@ def test_links_in_a_download_are_not_followed(world: World, here: Path) -> None:
     assert (answer.code, "a link to a file outside" in answer.err) == (2, True)
 
 
-ATTACKS = [*REFUSED, *DROPPED, *DOWNLOADED, *FOLLOWING]
+ELSEWHERE = [
+    Attack(KIND, f"a dataset's card names {what}", "refused; nothing is asked for", pattern)
+    for what, pattern in {
+        "a file of the reader": "/etc/passwd",
+        "a file of the reader by a URL": "file:///etc/passwd",
+        "a file above the dataset": "data/../../x.jsonl",
+        "an archive of the reader": "zip://*.jsonl::/home/me/backup.zip",
+        "a server of the reader's network": "http://127.0.0.1:PORT/x.jsonl",
+        "another dataset that the reader may see": "hf://datasets/ann/private/x.jsonl",
+    }.items()
+]
+
+
+@pytest.mark.parametrize("attack", cases(ELSEWHERE))
+def test_a_dataset_reads_its_own_files_only(attack: Attack, world: World, here: Path) -> None:
+    from cycleqd_merge.config.rows import RowsConfig
+    from cycleqd_merge.errors import DataError
+    from cycleqd_merge.tasks.rows import read_rows
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        pattern = attack.given.replace("PORT", str(server.getsockname()[1]))
+        configs = [{"config_name": "default", "data_files": [{"split": "train", "path": ["rows.jsonl", pattern]}]}]
+        card = f"---\n{yaml.safe_dump({'configs': configs})}---\n"
+        name = f"bob/rows{sum(map(ord, attack.attack))}"
+        sha = world.hub.put(name, {"README.md": card.encode(), "rows.jsonl": b'{"a": 1}\n'}, "dataset")
+        with pytest.raises(DataError, match="which is not one of its files"):
+            read_rows(RowsConfig(dataset=name, revision=sha))
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+ATTACKS = [*REFUSED, *DROPPED, *DOWNLOADED, *FOLLOWING, *ELSEWHERE]
