@@ -2,7 +2,7 @@
 
 They are written next to their destination, on the same file system, and renamed at the end. Readers see either the old
 content or the new, never a part of it; if an error interrupts the writing, the unfinished content is removed. What a
-killed process left is removed when the same file or folder is written again.
+killed process left is removed when something is written next to it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _REMEDIES = {  # of errors that only writing can cause
     errno.ENOLCK: "choose a folder on a file system with file locks",
 }
 _LOCK = ".lock"
+_SCRATCH_FOLDERS = f".{'?' * 12}-{'?' * 8}.part"
+"""Names of scratch folders, with the eight random characters of `tempfile.mkdtemp`."""
 
 
 def write_failure(error: BaseException) -> str | None:
@@ -165,10 +167,11 @@ def _new_scratch_folder(path: Path, stack: ExitStack) -> Path:
 def _scratch(path: Path) -> Iterator[Path]:
     """A folder next to `path` for one unfinished version of it, locked by this process; removed at the end.
 
-    Folders of earlier attempts whose process was killed are removed first: nobody holds their locks.
+    Those in the same folder whose process was killed, for this path or others, are removed first: nobody holds their
+    locks.
     """
     start = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"  # short: `path` may have the longest name
-    for earlier in path.parent.glob(f"{start}*.part"):
+    for earlier in path.parent.glob(_SCRATCH_FOLDERS):
         _remove_if_abandoned(earlier)
     scratch, lock = _locked_folder(path.parent, start)
     try:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from cycleqd_merge.errors import HubFailed, HubRefused, first_line
+from cycleqd_merge.errors import CycleQDError, HubFailed, HubRefused, InfrastructureError, first_line
+from cycleqd_merge.files import write_failure
 
 MAIN_CHANGED = "`main` has changed since the push began and was not overwritten; check its new commits and push again"
 SIGN_IN = "sign in with `hf auth login`, or set HF_TOKEN"
@@ -143,14 +144,25 @@ def hub_errors(label: str, kind: type[HubRefused] | type[HubFailed] = HubRefused
 
     Raises:
         HubRefused: (or `kind`, if given) the Hub refused the request, or cannot be reached.
+        InfrastructureError: there is no room in the Hub's cache.
     """
     try:
         yield
+    except CycleQDError:
+        raise
     except Exception as error:
+        if getattr(error, "filename", None) is None and (reason := write_failure(error)) is not None:
+            raise InfrastructureError(_unwritten(label, reason)) from error
         line = hub_reason(error)
         if line is None:
             raise
         raise kind(f"{label}: {line}") from error
+
+
+def _unwritten(label: str, reason: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{label}: {constants.HF_HUB_CACHE}: cannot be written: {reason}, or set HF_HOME"
 
 
 def hub_reason(error: BaseException) -> str | None:

@@ -143,7 +143,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path, k
     (left,) = {path.name for path in tmp_path.iterdir()} - others
     assert not out.exists()
     start = left.partition("-")[0]
-    (tmp_path / f"{start}-as it was created.part").mkdir()  # by a process killed before it locked it
+    (tmp_path / f"{start}-as made!.part").mkdir()  # by a process killed before it locked it
     with new_file(out) as held:
         write_atomically(out, "whole")
         assert held.parent.is_dir()  # of a living process

@@ -63,6 +63,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 
 SLOW = {
+    "killed while singular bases are computed and written",
     "killed while figures are written",
     "killed while a pull writes",
     "killed while a push writes",
@@ -74,7 +75,6 @@ SLOW = {
     "a cache of 16 KiB",
     "a page on 16 KiB",
     "figures on 16 KiB",
-    "a temporary folder of 16 KiB",
     "`plot` into a read-only folder",
     "`confirm` of a run in a read-only folder",
     "`evolve` into a read-only folder",
@@ -253,8 +253,11 @@ def test_a_killed_push_leaves_main_as_it_was_or_complete(
 ) -> None:
     here = ground.fresh(tmp_path.name)
     push = ("push", here / "run", "--repo", "ann/run", "--archive-only")
-    whole = ground.zygote(*push, count=attack.given)
-    assert whole.code == 0, whole.err
+    for _ in range(2):  # later pushes send fewer requests: the Hub has the large files
+        hub.repos.clear()
+        (here / "run" / "hub.json").unlink(missing_ok=True)
+        whole = ground.zygote(*push, count=attack.given)
+        assert whole.code == 0, whole.err
     wanted = trees(hub)
     for position, number in enumerate(spread(whole.events, 20)):
         hub.repos.clear()
@@ -405,12 +408,6 @@ SMALL = [
         "a Hub cache of 16 KiB",
         "one line, then it succeeds",
         Small("hf", ("pull", "ann/run-archive", "{here}/pulled"), {"HF_HOME": "{here}/hf"}, "4k"),
-    ),
-    Attack(
-        "disk full",
-        "a temporary folder of 16 KiB",
-        "one line, then it succeeds",
-        Small("tmp", ("evolve", "{recipe}", "--output", "{here}/new"), {"TMPDIR": "{here}/tmp"}),
     ),
 ]
 

@@ -338,7 +338,7 @@ def searching(recipe: Path, tmp_path: Path, request: pytest.FixtureRequest) -> I
     command = f"{CLI} evolve {recipe} --set evolution.generations=100000 --set output={tmp_path}/run"
     prefix = getattr(request, "param", "")
     process = subprocess.Popen(
-        ["bash", "-c", f"{prefix} exec {command} $MORE"],
+        ["env", "--default-signal=HUP,INT,USR1", "bash", "-c", f"{prefix} exec {command} $MORE"],  # even under nohup
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OURS": str(tmp_path)},
         stdout=subprocess.PIPE,
