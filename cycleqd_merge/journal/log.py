@@ -151,7 +151,7 @@ def _event_in(line: bytes, before: int) -> tuple[Event, int, bool]:
     Raises:
         ValueError: the line is damaged.
     """
-    line = line.removeprefix(codecs.BOM_UTF8).strip()
+    line = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r")
     found = _SUM.search(line)
     body = line if found is None else line[: found.start()] + b"}"
     checksum = zlib.crc32(body, before)
