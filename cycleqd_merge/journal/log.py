@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import json
 import os
@@ -146,12 +145,12 @@ def _event_in(line: bytes, before: int) -> tuple[Event, int, bool]:
     """The event in a line, without its checksum; that checksum, which continues the one before; whether it was stated.
 
     Versions before 0.2 stated none, and one in a line that another program has formatted is no longer valid. Editors
-    and git may have added a byte order mark or carriage returns.
+    and git may have added carriage returns or spaces at the end.
 
     Raises:
         ValueError: the line is damaged.
     """
-    line = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r")
+    line = line.rstrip(b" \t\r")
     found = _SUM.search(line)
     body = line if found is None else line[: found.start()] + b"}"
     checksum = zlib.crc32(body, before)
