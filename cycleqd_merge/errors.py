@@ -22,6 +22,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def brief(text: str, most: int = 200) -> str:
+    """A text from a stranger, for a message: cut after `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def printable(text: str) -> str:
     """A text as one that cannot control a terminal: control and direction characters are written as escapes."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

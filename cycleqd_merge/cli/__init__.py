@@ -14,7 +14,7 @@ from cycleqd_merge.cache import give_libraries_folders
 from cycleqd_merge.cli.commands import app
 from cycleqd_merge.cli.streams import loss_of_output, make_dependable
 from cycleqd_merge.cli.verbosity import OPTIONS, print_messages_to
-from cycleqd_merge.errors import Interrupted, RunFailed, UserError, first_line, printable
+from cycleqd_merge.errors import Interrupted, RunFailed, UserError, brief, first_line, printable
 from cycleqd_merge.files import write_failure
 from cycleqd_merge.machine_errors import machine_failure
 from cycleqd_merge.redaction import redacted
@@ -23,6 +23,7 @@ from cycleqd_merge.run.interruption import terminable
 __all__ = ["app", "main"]
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+_MOST_LINES, _LONGEST_LINE = 200, 4000
 _UsageError: Any = typer.BadParameter.__bases__[0]  # click's, of which some versions of typer contain a copy
 
 
@@ -109,6 +110,9 @@ def _fail(error: BaseException, message: str, code: int) -> None:
     for argument in sys.argv:
         if len(argument.splitlines()) > 1:  # a file's name may contain line breaks
             message = message.replace(argument, ascii(argument))
-    for line in message.splitlines():
-        typer.echo(f"error: {printable(line)}", err=True)
+    lines = message.splitlines()
+    for line in lines[:_MOST_LINES]:
+        typer.echo(f"error: {brief(printable(line), _LONGEST_LINE)}", err=True)
+    if len(lines) > _MOST_LINES:
+        typer.echo(f"error: {len(lines) - _MOST_LINES} more errors", err=True)
     sys.exit(code)

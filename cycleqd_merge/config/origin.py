@@ -36,10 +36,22 @@ class ForeignConfig(StrictConfig):
 
 
 def is_download(path: Path) -> bool:
-    """Whether `huggingface_hub` downloaded a file from a repository: into its cache, or with `--local-dir`."""
+    """Whether `huggingface_hub` downloaded a file from a repository: into its cache, or with `--local-dir`.
+
+    Symbolic links to such a file, or to a folder above it, make no difference.
+    """
     path = path.absolute()
+    return any(map(_is_download, {path, path.parent.resolve() / path.name, path.resolve()}))
+
+
+_REPOSITORIES = ("datasets--", "models--", "spaces--")
+
+
+def _is_download(path: Path) -> bool:
     for folder in path.parents:
-        if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith(("datasets--", "models--")):
+        if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith(_REPOSITORIES):
+            return True
+        if folder.name == "blobs" and folder.parent.name.startswith(_REPOSITORIES):
             return True
         record = folder / ".cache" / "huggingface" / "download" / path.relative_to(folder)
         if record.with_name(f"{record.name}.metadata").is_file():

@@ -109,7 +109,7 @@ def expand(
         if isinstance(found, str):
             return found
         if not _may_hold_credentials(at):
-            _require_no_credential(found.text, where(at), at)
+            require_no_credential(found.text, where(at), at)
         texts[at] = found
         return found.value
 
@@ -123,10 +123,16 @@ def names_in(text: str) -> list[str]:
 
 def _may_hold_credentials(at: Location) -> bool:
     """Whether a key is for values that only its user's own code or the engine's process receives."""
-    return at[:2] == ("engine", "environment") or ("options" in at and at[0] != "engine")
+    owners = (at[place - 1] if place else "task" for place, step in enumerate(at) if step == "options")
+    return at[:2] == ("engine", "environment") or any(owner in ("strategy", "task", "scorer") for owner in owners)
 
 
-def _require_no_credential(text: str, where: str, at: Location) -> None:
+def require_no_credential(text: str, where: str, at: Location) -> None:
+    """Check that a text names no variable that may hold a credential. where, at: its place, for the message.
+
+    Raises:
+        RecipeError: it does.
+    """
     for name in names_in(text):
         if is_credential(name, os.environ.get(name, "")):
             key = ".".join(map(str, at))

@@ -10,8 +10,8 @@ from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_folder
 from cycleqd_merge.hub.restore import download_run, missing_rows, placed_events, write_run
 from cycleqd_merge.hub.unite import unite
-from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events
-from cycleqd_merge.run.state import Run, open_run
+from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, read_events
+from cycleqd_merge.run.state import Run, open_run, replay_events
 
 
 def pull(
@@ -43,7 +43,7 @@ def pull(
         events = unite([(repo, events), *((other, _events(other, trust)) for other in merge)])
     with new_folder(out) as unfinished:
         write_run(events, files, unfinished)
-        open_run(unfinished)  # checks that it can be replayed
+        replay_events(read_events(unfinished), f"dataset {repo}: {JOURNAL_FILE}")  # checks that it can be replayed
     run = open_run(out)
     return run, missing_rows(run.recipe, out)
 

@@ -17,7 +17,7 @@ import huggingface_hub
 
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.hub.portable import ROWS_FOLDER
-from cycleqd_merge.redaction import SHORTEST, credentials
+from cycleqd_merge.redaction import SHORTEST, TOKEN_FORMS, credentials
 
 _BINARY = (".safetensors", ".png")
 """Files that hold numbers only; every other file is searched."""
@@ -25,15 +25,8 @@ _VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 """Files that contain most words: values of letters alone are not looked for in them."""
 _OWN = (".yaml", ".yml", ".jsonl", ".md", ".html", ".jinja", "genome.json", "revisions.json")
 """Files of which this program wrote every byte: these are searched for tokens of any service, too."""
-_TOKENS = {
-    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{20,}",
-    "a GitHub token": rb"\b(gh[opsu]_[A-Za-z0-9]{36}|github_pat_\w{22,})",
-    "an OpenAI or Anthropic key": rb"\bsk-[A-Za-z0-9_-]{20,}",
-    "an AWS access key": rb"\bAKIA[0-9A-Z]{16}\b",
-    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a URL with a password": rb"://[^\s/?#@:\"'\\<>${}]+:[^\s/?#@\"'\\<>]+@",
-}
-_COMPILED = {what: re.compile(pattern) for what, pattern in _TOKENS.items()}
+_TOKENS = {**TOKEN_FORMS, "a URL with a password": r"://[^\s/?#@:\"'\\<>${}]+:[^\s/?#@\"'\\<>]+@"}
+_COMPILED = {what: re.compile(pattern.encode()) for what, pattern in _TOKENS.items()}
 
 
 def require_no_credentials(files: Mapping[str, bytes | Path]) -> None:
@@ -53,7 +46,7 @@ def require_no_credentials(files: Mapping[str, bytes | Path]) -> None:
         spelled[""] = _spellings(token)
     for path, content in files.items():
         name = path.rpartition("/")[2]
-        for text in _texts(name, content):
+        for text in (path.encode("utf-8", "surrogateescape"), *_texts(name, content)):
             for variable, spellings in spelled.items():
                 if name in _VOCABULARY and values.get(variable, "").isalpha():
                     continue
@@ -85,7 +78,8 @@ def _spellings(value: str) -> set[bytes]:
     found = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     found |= {quote(value, errors="replace"), quote(value, safe="", errors="replace")}
     found |= {quote_plus(value, errors="replace"), html.escape(value), value.replace("'", "''")}
-    spelled = {plain, plain.hex().encode(), *(each.encode("utf-8", "surrogateescape") for each in found)}
+    found |= {plain.hex(), plain.hex().upper()}
+    spelled = {plain, *(each.encode("utf-8", "surrogateescape") for each in found)}
     for offset in range(3):  # its place among other bytes decides which of three forms base64 gives it
         whole = plain[: offset + (len(plain) - offset) // 3 * 3][offset:]
         if len(whole) >= SHORTEST - 2:

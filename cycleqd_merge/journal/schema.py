@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cycleqd_merge.errors import printable
 from cycleqd_merge.evolution.genome import Genome
 
 MAX_IN_FLIGHT = 10_000
@@ -120,6 +121,12 @@ class _Result(_Record):
     rows: Count = 0
     seconds: list[Annotated[float, Field(ge=0)]] | None = None
 
+    @model_validator(mode="after")
+    def _counted(self) -> _Result:
+        if self.censored and not self.scored <= self.rows > 0:
+            raise ValueError(f"censored after {self.scored} of {self.rows} rows")
+        return self
+
 
 class _Bounds(_Record):
     bounds: list[tuple[float, float] | Annotated[list[float], Field(min_length=2, max_length=2)]]
@@ -202,7 +209,7 @@ def problem(event: dict[str, Any], complete: bool) -> str | None:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         for detail in details:
             if complete or detail["type"] != "missing":
-                place = ".".join(str(part)[:_SHORT] for part in detail["loc"][:8])
+                place = ".".join(printable(str(part)[:_SHORT]) for part in detail["loc"][:8])
                 reason = detail["msg"].removeprefix("Value error, ")
                 return f"{kind}: {place}: {reason[:1].lower()}{reason[1:]}"
     return None

@@ -6,7 +6,7 @@ of factors, and dense for tensors saved whole, trained tokens and DoRA.
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +16,23 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
-from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from cycleqd_merge.errors import ModelError, first_line
+from cycleqd_merge.errors import CycleQDError, ModelError, first_line
 from cycleqd_merge.merging.adapter_names import AdapterTensors
+from cycleqd_merge.merging.adapter_patterns import is_target, pattern_key
 from cycleqd_merge.merging.checkpoint import Checkpoint, digest_files
+from cycleqd_merge.merging.file_limits import require_configuration, require_names, require_small_files
+from cycleqd_merge.merging.json_files import json_object
 
+_STATED: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+    ("r", int, "a whole number"),
+    ("alpha_pattern", (dict, type(None)), "an object of patterns and numbers"),
+    ("rank_pattern", (dict, type(None)), "an object of patterns and numbers"),
+)
+"""Keys of its configuration that peft does not check."""
+_LONGEST_PATH = 1000
 _PREFIX = "base_model.model."
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # initialisations that subtract from the base weights
 _TRAINED = re.compile(
@@ -83,18 +91,26 @@ class Adapter:
             hint = f"; adapters are in its folders {', '.join(inside)}: name one of them" if inside else ""
             raise ModelError(f"adapter {label}: no adapter_model.safetensors in {path}{hint}")
         try:
+            require_small_files(path)
+            require_configuration(path / "adapter_config.json")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # unknown keys are reported by `unknown_options`
                 self._config = PeftConfig.from_pretrained(str(path))
             stored = safe_open(file, framework="pt")
+            require_names(stored.keys())
         except LookupError as error:
             raise ModelError(
                 f"adapter {label}: the installed peft does not know the method {error}; update peft"
             ) from error
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
+        except CycleQDError:
+            raise
+        except Exception as error:  # the files may be anybody's
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         if self._config.peft_type is None:
             raise ModelError(f"adapter {label}: adapter_config.json states no `peft_type`; save the adapter again")
+        for key, kind, what in _STATED:
+            if hasattr(self._config, key) and not isinstance(getattr(self._config, key), kind):
+                raise ModelError(f"adapter {label}: adapter_config.json: {key} is not {what}; correct the file")
         kind = _other_kind(self._config)
         if kind is not None:
             raise ModelError(f"adapter {label}: {kind} has no low-rank task vector; merge it into a full checkpoint")
@@ -173,7 +189,7 @@ class Adapter:
     @property
     def unknown_options(self) -> list[str]:
         """Keys set in its configuration that the installed peft does not know."""
-        stated = json.loads((self.path / "adapter_config.json").read_text(encoding="utf-8"))
+        stated = json_object(self.path / "adapter_config.json")
         known = {each.name for each in fields(self._config)} | {"runtime_config"}
         return sorted(key for key, value in stated.items() if value and key not in known)
 
@@ -236,7 +252,7 @@ class Adapter:
         if "down" not in self._roles.get(head, {}):
             return True
         targets, module = self._config.target_modules, head.rpartition(".")[0]
-        if check_target_module_exists(self._config, module):
+        if is_target(self._config, module):
             return True
         leaves = EMBEDDING_LAYER_NAMES if isinstance(targets, str) else {each.split(".")[-1] for each in targets or ()}
         return self._config.ensure_weight_tying and not set(EMBEDDING_LAYER_NAMES).isdisjoint(leaves)
@@ -357,13 +373,13 @@ class Adapter:
         """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, with alpha and r by the adapter's patterns."""
         module = self._file.module(name)
         alpha, stated = (
-            (patterns or {}).get(get_pattern_key(list(patterns or {}), module), default)
+            (patterns or {}).get(pattern_key(tuple(patterns or {}), module), default)
             for patterns, default in (
                 (self._config.alpha_pattern, self._config.lora_alpha),
                 (self._config.rank_pattern, self._config.r),
             )
         )
-        if stated != rank or not isinstance(alpha, int | float):
+        if stated != rank or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise ModelError(
                 f"adapter {self.label}: {name}: factors of rank {rank}; adapter_config.json states rank {stated} and "
                 f"alpha {alpha}, so the scale is unknown; correct the file"
@@ -372,8 +388,12 @@ class Adapter:
 
     @property
     def recorded_base(self) -> str | None:
-        """The base model in its configuration: a Hub id, or a path on the machine that trained it."""
-        return self._config.base_model_name_or_path
+        """The base model in its configuration: a Hub id, or a path on the machine that trained it; None without one.
+
+        It is only compared with the recipe's base, never opened.
+        """
+        name = self._config.base_model_name_or_path
+        return name if isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_PATH else None
 
     @property
     def files(self) -> list[Path]:

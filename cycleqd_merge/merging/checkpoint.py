@@ -24,9 +24,10 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Pret
 
 from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.config.recipe import ModelsConfig
-from cycleqd_merge.errors import ModelError, first_line
+from cycleqd_merge.errors import CycleQDError, ModelError, first_line
 from cycleqd_merge.files import file_version
 from cycleqd_merge.merging.download import model_folder
+from cycleqd_merge.merging.file_limits import require_configuration, require_no_kernels, require_small_files
 from cycleqd_merge.merging.json_files import read_json
 from cycleqd_merge.merging.mergekit_logging import root_logger_kept
 from cycleqd_merge.merging.mergekit_models import model_config, tensor_index
@@ -34,6 +35,8 @@ from cycleqd_merge.merging.missing_files import require_folder, require_full_mod
 from cycleqd_merge.merging.name_map import NameMap, build_name_map, left_out, renaming, vocabulary_tensors
 from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files
 
+_LISTED = 5
+"""Files that a message lists."""
 _CLOCK_TICK = 20_000_000
 """Nanoseconds within which a file system may give two changes of a file the same time."""
 
@@ -75,11 +78,17 @@ class Checkpoint:
         try:
             self.path = folder or model_folder(reference.model, models, f"model {reference.model}")
             require_full_model(self.path, f"model {reference.model}")
-            here = ModelReference(model=ModelPath(path=str(self.path)))
-            self.config: PretrainedConfig = model_config(here, models.trust_remote_code)
+            require_small_files(self.path)
             missing = [name for name in weight_files(self.path) if not (self.path / name).is_file()]
             index = None if missing else tensor_index(str(self.path))
-        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            require_configuration(self.path / "config.json", len(index.tensor_paths) if index else None)
+            if not models.trust_remote_code:
+                require_no_kernels(self.path / "config.json")
+            here = ModelReference(model=ModelPath(path=str(self.path)))
+            self.config: PretrainedConfig = model_config(here, models.trust_remote_code)
+        except CycleQDError:
+            raise
+        except Exception as error:  # the files may be anybody's, and custom code may raise anything
             if "trust_remote_code" in str(error) and not models.trust_remote_code:
                 raise ModelError(
                     f"model {reference.model}: requires Python code that its repository contains; read that code, then "
@@ -93,7 +102,8 @@ class Checkpoint:
                 f"model {reference.model}: is quantised ({method}); merging needs 16-bit or 32-bit weights"
             )
         if index is None:
-            raise ModelError(f"model {reference.model}: {', '.join(missing)} is in its index but not in {self.path}")
+            listed = ", ".join(missing[:_LISTED]) + (f" and {len(missing) - _LISTED} more" * (len(missing) > _LISTED))
+            raise ModelError(f"model {reference.model}: {listed} is in its index but not in {self.path}")
         self._loader = LazyTensorLoader(index)
 
     @property

@@ -18,6 +18,7 @@ from cycleqd_merge.merging.json_files import json_object
 from cycleqd_merge.merging.tokenizer_folders import has_tokenizer
 from cycleqd_merge.merging.tokenizers import chat_expert, family_tokenizer, load_tokenizer
 
+_MOST_IDS = 1000
 _ANSWER = "Aanswerz"
 _TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|<(?:start|end)_of_turn>")  # noqa: RUF001
 """The usual spellings of the tokens in chat templates."""
@@ -136,13 +137,14 @@ def stated_end_tokens(folder: Path) -> tuple[Any, ...]:
         ModelError: one of these is not a JSON object.
     """
     generation, config = (json_object(folder / name) for name in ("generation_config.json", "config.json"))
-    places = (generation, config, *(config.get(name) or {} for name in _TEXT_CONFIGS))
+    places = (generation, config, *(part for name in _TEXT_CONFIGS if isinstance(part := config.get(name), dict)))
     return next((found for place in places if (found := listed_ids(place.get("eos_token_id")))), ())
 
 
 def listed_ids(value: Any) -> tuple[Any, ...]:
-    """An `eos_token_id`, which may be a number, several, or null."""
-    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
+    """An `eos_token_id`, which may be a number, several, or null; anything else in it is left out."""
+    listed = value if isinstance(value, list) else [value]
+    return tuple(each for each in listed[:_MOST_IDS] if isinstance(each, int | str))
 
 
 def _own_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[str | int]:

@@ -10,10 +10,24 @@ from typing import Any
 
 from cycleqd_merge.errors import ModelError, first_line
 
+MOST_BYTES = 64 * 2**20
+"""Larger JSON files are refused; indexes and configurations of the largest models have less than 20 MB."""
+
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value; None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """A JSON file's value; None if there is no such file.
+
+    Raises:
+        ValueError: it is not JSON, too large, or nested too deeply.
+    """
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path.name}: larger than {MOST_BYTES // 2**20} MiB")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path.name}: nested too deeply") from None
 
 
 def json_object(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from cycleqd_merge.errors import ModelError, first_line
+from cycleqd_merge.merging.file_limits import require_names
 from cycleqd_merge.merging.weight_files import chosen_weights, index_file, weight_files, weight_map
 
 _stock_config = ModelReference.config
@@ -30,7 +31,9 @@ def tensor_index(folder: str) -> ShardedTensorIndex:
     path = Path(folder)
     chosen = chosen_weights({file.name for file in path.iterdir()})
     if chosen is None or not chosen.endswith(index_file("")):
-        return ShardedTensorIndex.from_file(str(path / weight_files(path)[0]))
+        index = ShardedTensorIndex.from_file(str(path / weight_files(path)[0]))
+        require_names(index.tensor_paths)
+        return index
     listed, found, shards = weight_map(path / chosen), dict[str, str](), list[ShardInfo]()
     for name in weight_files(path):
         try:
@@ -41,6 +44,7 @@ def tensor_index(folder: str) -> ShardedTensorIndex:
         if twice is not None:
             raise ModelError(f"{path}: tensor {twice} is in both {found[twice]} and {name}; remove the outdated file")
         found |= dict.fromkeys(keys, name)
+        require_names(found)
         shards.append(ShardInfo(name, keys))
     order = [key for key in listed if key in found]
     paths = {key: found[key] for key in dict.fromkeys((*order, *found))}
@@ -57,6 +61,8 @@ def model_config(reference: ModelReference, trust_remote_code: bool = False) -> 
 def architectures(config: PretrainedConfig) -> list[str] | None:
     """The `architectures` of a configuration, with a missing one and a model without its head completed."""
     stated = config.architectures or []
+    if not isinstance(stated, list) or not all(isinstance(each, str) for each in stated):
+        raise TypeError("config.json: architectures is not a list of names")
     custom = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
     if custom is not None:
         return stated or [custom.rpartition(".")[2]]

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.config.references import with_renamed_models
-from cycleqd_merge.config.variables import expanded, require_values
+from cycleqd_merge.config.variables import expanded, require_no_credential, require_values
 from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
@@ -103,7 +103,7 @@ def _with_values(text: str, where: str) -> tuple[str, dict[str, str]]:
     and the references as they are written, by their values.
 
     Raises:
-        RecipeError: a variable is not set.
+        RecipeError: a variable is not set, or may hold a credential.
     """
     written: dict[str, str] = {}
     if "${" not in text:
@@ -113,6 +113,7 @@ def _with_values(text: str, where: str) -> tuple[str, dict[str, str]]:
         found = expanded(reference)
         if isinstance(found, str):
             return reference
+        require_no_credential(found.text, where, ("model",))
         require_values({("model",): found}, lambda _: where)
         written.update(zip(found.value.split("+"), reference.split("+"), strict=False))
         return found.value

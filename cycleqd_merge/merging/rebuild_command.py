@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
+from cycleqd_merge.config.variables import names_in
+
 CONFIGURATION = "mergekit_config.yml"
 """The file of an exported model that rebuilds it."""
 _STOCK = "mergekit-yaml"
 _EXPANDED = "config.yml"
-_EXPAND = f"envsubst < {CONFIGURATION} > {_EXPANDED} && "
+_EXPAND = re.compile(rf"# envsubst '[^']*' < {re.escape(CONFIGURATION)} > {re.escape(_EXPANDED)} && ")
 NO_COMMAND = "mergekit cannot rebuild this model: "
 """The beginning of the line if there is no command; the reason follows."""
 
@@ -14,19 +19,25 @@ NO_COMMAND = "mergekit cannot rebuild this model: "
 def with_variable_command(configuration: str, written: str) -> str:
     """A configuration with variables in its models' paths, whose command replaces them: stock mergekit does not.
 
+    It replaces no other variables, because a chat template that somebody else wrote may name some.
+
     configuration: the text with the values. written: the text with `${NAME}`.
     """
     if written == configuration or not written.startswith(f"# {_STOCK} "):
         return written
     command, newline, rest = written.removeprefix("# ").partition("\n")
-    return f"# {_EXPAND}{command.replace(CONFIGURATION, _EXPANDED)}{newline}{rest}"
+    added = sorted(Counter(names_in(written)) - Counter(names_in(configuration)))
+    variables = " ".join(f"${{{name}}}" for name in added)
+    expand = f"envsubst '{variables}' < {CONFIGURATION} > {_EXPANDED} && "
+    return f"# {expand}{command.replace(CONFIGURATION, _EXPANDED)}{newline}{rest}"
 
 
 def without_variable_command(configuration: str) -> str:
     """The inverse, for a configuration whose models' paths were replaced by portable names."""
-    if not configuration.startswith(f"# {_EXPAND}"):
+    found = _EXPAND.match(configuration)
+    if found is None:
         return configuration
-    command, newline, rest = configuration.removeprefix(f"# {_EXPAND}").partition("\n")
+    command, newline, rest = configuration[found.end() :].partition("\n")
     return f"# {command.replace(_EXPANDED, CONFIGURATION, 1)}{newline}{rest}"
 
 

@@ -8,9 +8,12 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cycleqd_merge.config.recipe import ModelsConfig
-from cycleqd_merge.errors import ModelError, first_line
+from cycleqd_merge.errors import CycleQDError, ModelError, first_line
+from cycleqd_merge.merging.file_limits import require_tokenizer
+from cycleqd_merge.merging.tokenizer_trial import PROBE
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken", "*.spm")
+_LONGEST_TEMPLATE = 2**20
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -25,8 +28,16 @@ def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBas
         ModelError: it cannot be loaded.
     """
     try:
+        require_tokenizer(folder)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=models.trust_remote_code)
-    except Exception as error:  # tokenizers raises nothing more specific
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TypeError(f"tokenizer_config.json names {type(tokenizer).__name__}, which is no tokenizer")
+        if len(str(tokenizer.chat_template)) > _LONGEST_TEMPLATE:
+            raise ValueError(f"its chat template has more than {_LONGEST_TEMPLATE} characters")
+        tokenizer.encode(PROBE)  # some errors in its files show only here
+    except BaseException as error:  # tokenizers raises nothing more specific, and its panics are no `Exception`
+        if isinstance(error, KeyboardInterrupt | SystemExit | CycleQDError):
+            raise
         if "trust_remote_code" in str(error) and not models.trust_remote_code:
             raise ModelError(
                 f"{folder}: the tokenizer requires Python code that its repository contains; read that code, then "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container
 from pathlib import Path
 
+from cycleqd_merge.errors import brief
+from cycleqd_merge.merging.json_files import read_json
+
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+_LONGEST, _MOST_SHARDS = 255, 10_000
+"""Characters of a shard's name, and number of shards, that are accepted."""
 
 
 def index_file(name: str) -> str:
@@ -47,7 +51,14 @@ def weight_map(index: Path) -> dict[str, str]:
     Raises:
         ValueError, LookupError, TypeError: it is broken.
     """
-    found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    found = read_json(index)["weight_map"]
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise ValueError(f"{index}: `weight_map` is not a map from names to files")
+    ending = Path(index.name.removesuffix(index_file(""))).suffix
+    shards = set(found.values())
+    for name in sorted(shards):
+        if not name.endswith(ending) or not name.isprintable() or len(name) > _LONGEST or set(name) & set("/\\"):
+            raise ValueError(f"{index.name} names {brief(name)!r}, not a *{ending} file next to it")
+    if len(shards) > _MOST_SHARDS:
+        raise ValueError(f"{index.name} names {len(shards)} files; at most {_MOST_SHARDS} are read")
     return found

@@ -138,7 +138,7 @@ def _process_limits(limits: Limits) -> list[str]:
     One byte of memory dumps is the value that keeps away the host's handler of crashes, which 0 does not.
     """
     sizes = [f"--as={limits.memory}", f"--fsize={limits.disk}", "--core=1", "--nofile=1024"]
-    return ["prlimit", *sizes, "--rtprio=0", "--nice=0", "--"]
+    return ["prlimit", *sizes, "--sigpending=1024", "--rtprio=0", "--nice=0", "--"]
 
 
 def _limited_inside(command: Sequence[str], limits: Limits) -> list[str]:

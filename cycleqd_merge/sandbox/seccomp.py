@@ -94,6 +94,9 @@ msgget 68 186
 semget 64 190
 io_setup 206 0              limited on the whole host
 io_submit 209 2
+mq_open 240 180             limited per user of the host, whom all boxes may share
+inotify_init 253 -
+inotify_init1 294 26
 statmount 457 457           programs then read /proc/self/mountinfo
 listmount 458 458
 uselib 134 -                obsolete

@@ -59,10 +59,12 @@ def first_user() -> int:
 async def user_namespace() -> AsyncIterator[list[str]]:
     """A user namespace with several users; gives the command prefix that runs a command as its root.
 
+    What its users hold (signals, watches, ...) counts as its creator's, too: not root's, who would run out of it.
+
     Raises:
         InfrastructureError: the host cannot create it.
     """
-    holding = ["unshare", "--user", "--", "sh", "-c", "echo; exec cat"]
+    holding = [*unprivileged_prefix(), "unshare", "--user", "--", "sh", "-c", "echo; exec cat"]
     try:
         holder = await asyncio.create_subprocess_exec(*holding, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
     except OSError as error:

@@ -7,12 +7,13 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cycleqd_merge.config.rows import RowsConfig
-from cycleqd_merge.errors import DataError, first_line
+from cycleqd_merge.errors import DataError, brief, first_line, printable
 from cycleqd_merge.hub_errors import ask_hub
-from cycleqd_merge.tasks.row_files import Row
+from cycleqd_merge.tasks.row_files import Row, require_size
 
 
 def read_dataset(source: RowsConfig) -> list[Row]:
@@ -36,6 +37,7 @@ def read_dataset(source: RowsConfig) -> list[Row]:
 def _loaded(source: RowsConfig) -> list[dict[str, object]]:
     import datasets
 
+    _require_own_files(source)
     try:
         rows = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
     except RuntimeError as error:
@@ -45,8 +47,64 @@ def _loaded(source: RowsConfig) -> list[dict[str, object]]:
             f"dataset {source.dataset}: a script ({str(error).rpartition(' ')[2]}), which `datasets` no longer runs; "
             "on the Hub, try `revision: refs/convert/parquet`, or save its rows as a file and name that by `path`"
         ) from error
+    require_size(f"dataset {source.dataset}", rows.num_rows * len(rows.features), rows.data.nbytes)
     stored = rows.with_format("arrow")[:].to_pylist()
     return [{name: _decoded(value, rows.features[name]) for name, value in row.items()} for row in stored]
+
+
+def _require_own_files(source: RowsConfig) -> None:
+    """Check that a dataset on the Hub names only its own files: `datasets` opens others, also of this machine and its
+    network, before it refuses them.
+
+    Raises:
+        DataError: its card names other files.
+    """
+    import datasets
+
+    name = str(source.dataset)
+    if Path(name).exists():
+        return
+    for card in (datasets.config.REPOCARD_FILENAME, datasets.config.REPOYAML_FILENAME):
+        try:
+            path = huggingface_hub.hf_hub_download(name, card, repo_type="dataset", revision=source.revision)
+            is_yaml = card.endswith(".yaml")
+            stated = yaml.safe_load(Path(path).read_bytes()) if is_yaml else huggingface_hub.metadata_load(path)
+        except (EntryNotFoundError, HFValidationError):  # no such file, or not cached while offline
+            continue
+        except (yaml.YAMLError, RecursionError) as error:
+            raise DataError(f"dataset {name}: {card}: not YAML") from error
+        for pattern in _file_patterns(stated):
+            if _leads_elsewhere(pattern, name):
+                stranger = repr(brief(printable(pattern)))
+                raise DataError(f"dataset {name}: refused: its {card} names {stranger}, which is not one of its files")
+
+
+def _file_patterns(card: Any) -> Iterator[str]:
+    """The files and folders that the configurations in a dataset's card name. A card may contain itself."""
+    configurations = card.get("configs") if isinstance(card, dict) else None
+    pending = [
+        each.get(key)
+        for each in (configurations if isinstance(configurations, list) else [])
+        if isinstance(each, dict)
+        for key in ("data_files", "data_dir")
+    ]
+    seen: set[int] = set()
+    while pending:
+        each = pending.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict | list) and id(each) not in seen:
+            seen.add(id(each))
+            pending.extend(each.values() if isinstance(each, dict) else each)
+
+
+def _leads_elsewhere(pattern: str, dataset: str) -> bool:
+    if "::" in pattern:
+        return True
+    if "://" in pattern:
+        own = re.match(rf"hf://datasets/{re.escape(dataset)}(@[^/]*)?/", pattern)
+        return (own is None or ".." in pattern.split("/")) and not is_public_address(pattern)
+    return pattern.startswith(("/", "~", "\\")) or ".." in pattern.split("/")
 
 
 def _decoded(value: Any, feature: Any) -> Any:

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cycleqd_merge.config.validation_errors import short_repr
-from cycleqd_merge.errors import DataError, first_line
+from cycleqd_merge.errors import DataError, brief, first_line
+
+_BATCH = 10_000
+_MOST_CELLS, _MOST_BYTES = 50_000_000, 2 * 2**30
+"""Cells and bytes of a file or dataset. Compressed ones can be tiny, and still fill all memory once they are read."""
 
 
 class Row(dict[str, Any]):
@@ -34,6 +38,7 @@ def read_file(path: Path, label: str) -> list[Row]:
     """
     reader = READERS[format_of(path.name, label)]
     try:
+        require_size(label, 0, path.stat().st_size)
         content = path.read_bytes()
         _require_data(content[:1024], label)
         return reader(content, label)
@@ -53,6 +58,20 @@ def format_of(name: str, label: str) -> str:
     if ending not in READERS:
         raise DataError(f"{label}: unknown format; rows are read from {', '.join(READERS)}")
     return ending
+
+
+def require_size(label: str, cells: int, size: int) -> None:
+    """Check a number of cells, and of bytes.
+
+    Raises:
+        DataError: there are too many.
+    """
+    if cells > _MOST_CELLS or size > _MOST_BYTES:
+        found = f"{cells:,} cells" if cells > _MOST_CELLS else f"{size // 2**20:,} MiB"
+        most = f"{_MOST_CELLS:,} cells and {_MOST_BYTES // 2**20:,} MiB"
+        raise DataError(
+            f"{label}: {found}; at most {most} are read; save the rows that you need as a file of their own"
+        )
 
 
 def _require_data(start: bytes, label: str) -> None:
@@ -220,16 +239,15 @@ def _require_columns(header: list[str], place: str) -> None:
     if len(header) == 1:
         for name, separator in (("semicolons", ";"), ("tabs", "\t"), ("bars", "|")):
             if separator in header[0]:
-                raise DataError(
-                    f"{place}: one column, {header[0]!r}: its cells seem to be separated by {name}; save it with commas"
-                )
+                what = f"one column, {brief(header[0])!r}: its cells seem to be separated by {name}"
+                raise DataError(f"{place}: {what}; save it with commas")
     _require_distinct(header, place)
 
 
 def _require_distinct(names: Iterable[str], place: str) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        what = f"column {repeated[0]!r} occurs twice" if repeated[0] else "several columns have no name"
+        what = f"column {brief(repeated[0])!r} occurs twice" if repeated[0] else "several columns have no name"
         raise DataError(f"{place}: {what}; rename or remove all but one")
 
 
@@ -240,11 +258,22 @@ def _read_parquet(content: bytes, label: str) -> list[Row]:
     try:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
         _require_distinct(file.schema_arrow.names, label)
-        return [Row(row, f"{label}: row {number}") for number, row in enumerate(file.read().to_pylist(), start=1)]
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        stated = file.metadata.num_rows * max(1, file.metadata.num_columns)
+        require_size(label, stated, sum(group.total_byte_size for group in groups))
+        batches, size = list[Any](), 0
+        for batch in file.iter_batches(_BATCH):
+            size += batch.nbytes
+            require_size(label, 0, size)
+            batches.append(batch)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        return [Row(row, f"{label}: row {number}") for number, row in enumerate(rows, start=1)]
     except UnicodeDecodeError:
         raise DataError(f"{label}: a text column is not UTF-8; write the file again with text as UTF-8") from None
     except (pyarrow.ArrowException, OSError) as error:
         _damaged(error, label)
+    except (ValueError, ArithmeticError, LookupError) as error:  # a time beyond the calendar, or in an unknown zone
+        raise DataError(f"{label}: a value that Python cannot represent: {first_line(error)}") from error
 
 
 def _damaged(error: Exception, label: str) -> NoReturn:

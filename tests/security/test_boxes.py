@@ -22,9 +22,13 @@ from cycleqd_merge.sandbox.bubblewrap import Bubblewrap
 from cycleqd_merge.sandbox.cgroups import parent_cgroups
 from cycleqd_merge.sandbox.owners import own_name
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, RootFs
+from cycleqd_merge.tasks import limits
+from cycleqd_merge.tasks.protocol import Outcome
 from tests.security.attacks import Attack, cases
 from tests.security.boxes import COMMANDS, PROGRAMS, command_of, groups_of, in_groups, marked, program_of
 from tests.tasks.code.test_task import open_code, scores
+from tests.tasks.os_interaction.test_task import open_os
+from tests.tasks.scripted import Scripted
 
 MARK = f"cq{os.getpid()}"
 LIMITS = Limits(memory=128 * MIB, disk=16 * MIB, output=100_000, processes=32, seconds=0.3)
@@ -46,6 +50,12 @@ ENDLESS = {
     "begun.append(Last())",
     "stopped": "import atexit, os\natexit.register(os.kill, os.getpid(), 19)",
     "ignoring signals in a loop": "import atexit, signal\ndef loop():\n    while True: pass\natexit.register(loop)",
+}
+
+_KILL = "kill -9 -1"
+SUICIDAL = {
+    "in a script": {"init_script": [["bash", _KILL]]},
+    "in the command that starts": {"start": ["bash", _KILL]},
 }
 
 OWNERS = {
@@ -114,6 +124,7 @@ ATTACKS = [
     *(Attack("control of process 1", name, "denied", text) for name, text in REACHES.items()),
     *(Attack("memory of the host", name, "fails this sample alone", text) for name, text in GREEDY.items()),
     Attack("a start that is cancelled", "at any point of it", "leaves nothing", 0.002),
+    *(Attack("a row that ends its box", name, "scores 0; the run goes on", row) for name, row in SUICIDAL.items()),
     *(Attack("never ends", f"right, then hangs {name}", "scores 0", name) for name in ENDLESS),
 ]
 
@@ -350,4 +361,20 @@ def test_a_cancelled_start_leaves_nothing(attack: Attack) -> None:
         await asyncio.gather(*(run(n * attack.given) for n in range(20)))
 
     asyncio.run(run_all())
+    assert left() == NOTHING
+
+
+@pytest.mark.usefixtures("own_root")
+@pytest.mark.parametrize("attack", cases(given("a row that ends its box", "")))
+def test_a_row_that_ends_its_box_costs_that_row(attack: Attack, tmp_path: Path) -> None:
+    hostile = {"description": "x", "match": "7", **attack.given}
+    task = open_os(tmp_path, hostile, {"description": "y", "match": "7"})
+    model = Scripted(lambda _: "Act: answer(7)")
+
+    async def play() -> list[Outcome]:
+        return [await limits.score(task, sample, model) for sample in task.samples("search")]
+
+    first, second = asyncio.run(play())
+    assert (first.score, first.limits) == (0.0, ("preparing the system ended the box 3 times",))
+    assert (second.score, second.limits) == (1.0, ())
     assert left() == NOTHING

@@ -149,6 +149,8 @@ DAMAGED_EVENTS: dict[str, tuple[int, Change, str]] = {
     "an event of null": (CHILD, at("event"), "null"),
     "an event of a number": (CHILD, at("event"), "3"),
     "partial scores as text": (CHILD, at("partial"), '"abc"'),
+    "a censored child without rows": (CHILD, at("censored"), "true"),
+    "a key with line breaks": (START, at("experts", "a\nerror: fake\r\x1b[2J"), "5"),
     "a censored text": (CHILD, at("censored"), '"yes"'),
     "an error that is an object": (CHILD, at("error"), "{}"),
     "a confirmation of no result": (CONFIRM, at("number"), "999"),

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from cycleqd_merge.tasks import limits
 from cycleqd_merge.tasks.database import mariadb, private_server
 from cycleqd_merge.tasks.database import server as server_module
 from cycleqd_merge.tasks.database.mariadb_database import MariadbDatabase
 from cycleqd_merge.tasks.database.private_server import PrivateServer
 from cycleqd_merge.tasks.database.sqlite_database import SqliteDatabase
 from cycleqd_merge.tasks.database.table import Table
+from cycleqd_merge.tasks.protocol import Outcome
 from tests.components import require
 from tests.security.attacks import Attack, cases
-from tests.tasks.agentbench import CELLS, COLUMNS, NAME, digest
+from tests.tasks.agentbench import CELLS, COLUMNS, NAME, ROWS, digest, open_dbbench
+from tests.tasks.database.test_dbbench import ANSWER, operation, turns
+from tests.tasks.scripted import Scripted
 
 TABLE = Table(NAME, COLUMNS, CELLS)
 PATIENCE = 90.0  # seconds: everything here ends in a few, on an idle machine
@@ -111,6 +117,11 @@ MARIADB_LIMITS = [
     Attack("MariaDB", "temporary tables that fill the disk", "their session is closed"),
     Attack("MariaDB", "buffers of a terabyte", "sessions cannot raise their limits"),
     Attack("MariaDB", "a lock that the administrator waits for", "the wait ends, and is reported"),
+    Attack("MariaDB", "a hundred tables in memory", "refused: nothing would limit them"),
+    Attack(
+        "MariaDB", "a transaction that fills the undo log", "its session is closed, and new samples get a new server"
+    ),
+    Attack("MariaDB", "a statement that crashes the server", "its sample scores 0; others are scored as usual"),
 ]
 ATTACKS = [*SQLITE, *SQLITE_STATE, *MARIADB, *REFUSED, *MARIADB_LIMITS]
 
@@ -270,7 +281,7 @@ def test_temporary_tables_are_limited(server: PrivateServer, monkeypatch: pytest
     with closing(MariadbDatabase(server.server, TABLE, 60.0)) as database:
         fill = "SELECT REPEAT('x', 60000) AS x FROM seq_1_to_1000000"
         answer = within(lambda: database.execute(f"CREATE TEMPORARY TABLE t ENGINE={engine} {fill}"))
-        assert "killed" in answer or "interrupted" in answer
+        assert re.search("killed|interrupted|NO_ENGINE_SUBSTITUTION", answer), answer  # all tables are InnoDB's
         assert database.digest() == digest(CELLS)
 
 
@@ -287,3 +298,50 @@ def test_sessions_cannot_raise_their_limits(server: PrivateServer) -> None:
 def test_the_administrator_waits_for_no_lock(server: PrivateServer) -> None:
     names = "@@lock_wait_timeout, @@innodb_lock_wait_timeout, @@max_statement_time"
     assert all(0 < value <= 60 for value in administered(server, f"SELECT {names}")[0])
+
+
+@pytest.mark.needs("mariadb")
+def test_no_table_is_made_in_memory(server: PrivateServer) -> None:
+    with closing(MariadbDatabase(server.server, TABLE, 1.0)) as database:
+        for kind in ("TABLE", "TEMPORARY TABLE"):
+            assert "NO_ENGINE_SUBSTITUTION" in database.execute(f"CREATE {kind} m (a INT) ENGINE=MEMORY")
+        assert "denied" in database.execute("SET enforce_storage_engine = MEMORY")
+        assert database.execute("CREATE TABLE i (a INT)") == "[]"
+
+
+@pytest.mark.needs("mariadb")
+def test_the_undo_log_is_limited(server: PrivateServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_largest_undo_log", 24 << 20)
+    update = "UPDATE big SET x = REPEAT(CHAR(97 + i MOD 20), 3000)"
+    with closing(MariadbDatabase(server.server, TABLE, 60.0)) as database:
+        assert database.execute("CREATE TABLE big AS SELECT REPEAT('x', 3000) AS x FROM seq_1_to_400") == "[]"
+        filling = f"BEGIN NOT ATOMIC START TRANSACTION; FOR i IN 1..1000000 DO {update}; END FOR; END"
+        answer = within(lambda: database.execute(filling))
+        assert "killed" in answer or "interrupted" in answer
+        assert database.digest() == digest(CELLS)
+    assert server.server.abandoned  # new samples get a new server
+    server.server.abandoned.clear()
+
+
+@pytest.mark.needs("mariadb")
+def test_a_statement_that_crashes_the_server_costs_its_sample(tmp_path: Path) -> None:
+    count = len(mariadb_servers())
+    task = open_dbbench(tmp_path, *ROWS[:1] * 2)
+    crash = "SELECT ST_BUFFER(ST_GeomFromText('LINESTRING(0 0, 1 1)'), 1e300)"  # of MariaDB 10.11
+    slow = [operation("SELECT SLEEP(1)")] * 3
+    models = [Scripted(turns(operation(crash), ANSWER)), Scripted(turns(*slow, ANSWER))]
+
+    async def play() -> list[Outcome]:
+        pairs = zip(task.samples("search"), models, strict=True)
+        return list(await asyncio.gather(*(limits.score(task, *pair) for pair in pairs)))
+
+    hostile, other = asyncio.run(play())
+    if len(models[0].requests) > 2 or not hostile.limits:
+        pytest.skip("this version of MariaDB survives the statement")
+    assert (hostile.score, hostile.limits) == (0.0, ("the database server crashed",))
+    assert (other.score, other.limits) == (1.0, ())
+    assert len(mariadb_servers()) <= count + 1
+
+
+def mariadb_servers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "mariadbd" in child.name()]

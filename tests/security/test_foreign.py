@@ -416,6 +416,10 @@ def downloaded(world: World, repo: str, here: Path, way: str) -> Path:
     """The folder of an archive that the reader downloaded without `pull`."""
     if way == "cache":
         return Path(huggingface_hub.snapshot_download(repo, repo_type="dataset"))
+    if way.endswith(" that a link leads to"):
+        link = here / "link"
+        link.symlink_to(downloaded(world, repo, here, way.partition(" ")[0]))
+        return link
     folder = here / "downloaded"
     if way == "folder":
         return Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", local_dir=folder))
@@ -427,7 +431,7 @@ def downloaded(world: World, repo: str, here: Path, way: str) -> Path:
 
 DOWNLOADED = [
     Attack(KIND, f"{command} of an archive downloaded to a {way}", "refused in one line, nothing runs", (command, way))
-    for way in ("cache", "folder", "copy")
+    for way in ("cache", "folder", "copy", "cache that a link leads to", "folder that a link leads to")
     for command in ("plan recipe.yaml", "evolve recipe.yaml", "show .", "evolve .", "plan .", "export .", "push .")
 ] + [
     Attack(KIND, f"{command} of a downloaded archive", "refused in one line, nothing runs", (command, "folder"))

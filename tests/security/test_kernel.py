@@ -7,7 +7,9 @@ import ctypes
 import ctypes.util
 import errno
 import json
+import os
 import platform
+import re
 import shutil
 import struct
 import sys
@@ -33,6 +35,7 @@ LIMITS = Limits(memory=1024 * MIB, disk=16 * MIB, output=MIB, processes=64, seco
 REFUSED = "refused, in boxes of both kinds"
 KILLED = "the process is killed"
 BUFFER = "4096 zero bytes"
+SHARED = [Attack("limits of the host's root", "queue a hundred thousand signals", "the box's own limit, nobody else's")]
 
 
 def call(attack: str, *arguments: int | bytes | str) -> Attack:
@@ -52,6 +55,9 @@ CALLS = [
     call("load a program into the kernel (bpf)", 321, 5, BUFFER, 128),
     call("count performance events", 298, BUFFER, 0, -1, -1, 0),
     call("handle page faults (userfaultfd)", 323, 1),
+    call("watch files (inotify)", 253),
+    call("watch files (inotify) with flags", 294, 0),
+    call("open a message queue of POSIX", 240, b"x", 0o102, 0o600, 0),
     call("trace oneself", 101, 0, 0, 0, 0),
     call("trace the first process", 101, 0x4206, 1, 0, 0),
     call("read another process's memory", 310, 1, BUFFER, 0, BUFFER, 0, 0),
@@ -454,6 +460,7 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOWED, KILLING, PRETENDED = 0x7FFF0000, 0x80000000, 0x50000
 NOT_PERMITTED, MISSING = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
 _REFUSED_NAMES = """
+    mq_open inotify_init inotify_init1
     add_key request_key keyctl io_uring_setup io_uring_enter io_uring_register bpf perf_event_open userfaultfd ptrace
     process_vm_readv process_vm_writev process_madvise process_mrelease kcmp pidfd_getfd unshare setns mount umount2
     pivot_root open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr name_to_handle_at open_by_handle_at
@@ -651,6 +658,39 @@ def test_usual_commands_work_in_a_box_with_a_root_file_system(own_root: RootFs) 
             return {command: (await box.shell(command)).output.decode() for command in commands}
 
     assert asyncio.run(typed()) == commands
+
+
+_QUEUE = """
+import ctypes, os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [40])
+count = 0
+while ctypes.CDLL(None).sigqueue(os.getpid(), 40, None) == 0: count += 1
+print(count < 2000, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a box of another user shares that user's limits")
+@pytest.mark.parametrize("attack", cases(SHARED))
+def test_boxes_use_up_nothing_of_root(attack: Attack, own_root: RootFs) -> None:
+    queued = _queued()
+
+    async def hold() -> tuple[str, int]:
+        async with open_box(Bubblewrap(), own_root, LIMITS) as box:
+            script = f"python3 -c '{_QUEUE}' > /tmp/out & while ! test -s /tmp/out; do sleep 0.1; done; cat /tmp/out"
+            output = (await box.run(["sh", "-c", script])).output.decode()
+            return output, _queued()
+
+    output, while_held = asyncio.run(hold())
+    assert output == "True\n"
+    assert while_held < queued + 500  # of 1024 that the box holds
+
+
+def _queued() -> int:
+    """Signals that are queued for processes of this user."""
+    found = re.search(r"SigQ:\s*(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
 
 
 @pytest.mark.parametrize("without_perl", [False, True])

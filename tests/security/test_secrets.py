@@ -61,7 +61,8 @@ STORED = [
 CREDENTIALS = [
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "hf_token", "WANDB_API_KEY", "OPENAI_KEY", "MY_SECRET", "DB_PASSWORD_2"),
     *("PGPASSWORD", "GOOGLE_APPLICATION_CREDENTIALS", "AWS_ACCESS_KEY_ID", "CYCLEQD_MYSQL_URL", "GITHUB_PAT"),
-    *("GITLAB_TOKEN_1", "MYSQL_PWD", "PRIVATE_KEY"),
+    *("GITLAB_TOKEN_1", "MYSQL_PWD", "PRIVATE_KEY", "HF_TOKEN_WRITE", "OPENAI_API_KEY_PROD", "MYAPIKEY", "SSHPASS"),
+    *("SLACK_WEBHOOK_URL", "AZURE_STORAGE_CONNECTION_STRING", "NPM_AUTH"),
 ]
 NAMED = [
     Attack("secrets", f"${{{name}}} in a prompt", "refused in one line that does not quote the value", name)
@@ -97,6 +98,7 @@ FORMS = {
     "in base64": base64.b64encode(f"user:{SECRET}".encode()).decode(),
     "in base64, otherwise aligned": base64.b64encode(f"name:{SECRET}".encode()).decode(),
     "in hexadecimal": SECRET.encode().hex(),
+    "in upper-case hexadecimal": SECRET.encode().hex().upper(),
     "a token of the Hub": "hf_" + "aB3" * 11 + "x",
     "a URL with a password": "see https://ann:pa55word@example.org/x",
     "a key of AWS": "AKIA" + "A2" * 8,
@@ -121,6 +123,11 @@ OTHERS = [
         ("a published model named by a variable", "the Hub id is published: pulling it needs no variable"),
         ("a traceback of --debug", "names variables, not values"),
         ("the address of a database with its password", "in no error and no repr"),
+        ("a token as the model of an expert named `options`", "refused before the Hub is asked"),
+        ("a token in a model of a mergekit configuration", "refused before the Hub is asked"),
+        ("a stranger's chat template names variables for `envsubst`", "only those of the models' paths are replaced"),
+        ("a push of a file named after a credential", "refused"),
+        ("a push of a credential whose variable ends with a line break", "refused"),
     )
 ]
 ATTACKS = [*STORED, *NAMED, *MESSAGES, *PUBLISHED, *ROWS, *OTHERS]
@@ -567,3 +574,54 @@ def test_a_recipe_in_memory_keeps_its_texts(tmp_path: Path, monkeypatch: pytest.
     assert session["recipe"]["engine"] == recipe["engine"]
     assert recorded_recipe(session, "journal").engine == loaded.engine
     assert os.environ["HF_TOKEN"] == TOKEN
+
+
+@attack("a token as the model of an expert named `options`")
+def test_options_are_only_those_of_code(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    recipe = {
+        "base": "org/base",
+        "experts": {"options": "org/${HF_TOKEN}", "b": "org/b"},
+        "tasks": [{"task": write_task(tmp_path, name), "name": name} for name in ("vowels", "letters")],
+        "output": str(tmp_path / "run"),
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    answer = cycleqd_merge("plan", tmp_path / "recipe.yaml")
+    assert answer.code == 2
+    assert "experts.options: ${HF_TOKEN} may hold a credential" in answer.err
+    assert TOKEN not in answer.err
+
+
+@attack("a token in a model of a mergekit configuration")
+def test_merge_asks_the_hub_for_no_token(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    configuration = tmp_path / "m.yml"
+    models = "models: [{model: 'org/${HF_TOKEN}', parameters: {weight: 1}}]\n"
+    configuration.write_text(f"merge_method: task_arithmetic\nbase_model: org/base\n{models}")
+    answer = cycleqd_merge("merge", configuration, tmp_path / "out")
+    assert answer.code == 2
+    assert "${HF_TOKEN} may hold a credential" in answer.err
+    assert TOKEN not in answer.err
+
+
+@attack("a stranger's chat template names variables for `envsubst`")
+def test_only_variables_of_paths_are_replaced(attack: Attack) -> None:
+    from cycleqd_merge.merging.rebuild_command import with_variable_command, without_variable_command
+
+    template = "chat_template: '{{ m }} ${HF_TOKEN} ${DATA}'\n"
+    text = f"# mergekit-yaml mergekit_config.yml OUT\nbase_model: /data/base\n{template}"
+    written = text.replace("/data/", "${DATA}/")
+    command, _, rest = with_variable_command(text, written).partition("\n")
+    assert command.startswith("# envsubst '${DATA}' < mergekit_config.yml > config.yml && mergekit-yaml config.yml OUT")
+    assert without_variable_command(f"{command}\n{rest}") == written
+
+
+@pytest.mark.parametrize("attack", cases(each for each in OTHERS if each.attack.startswith("a push of a ")))
+def test_names_and_line_breaks_hide_no_credential(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cycleqd_merge.errors import RecipeError
+    from cycleqd_merge.hub.scan import require_no_credentials
+
+    monkeypatch.setenv("DEPLOY_SECRET", "value-4727-secret\n")
+    for files in ({"rows/value-4727-secret.jsonl": b"{}"}, {"README.md": b"uses value-4727-secret here"}):
+        with pytest.raises(RecipeError, match="DEPLOY_SECRET"):
+            require_no_credentials(files)

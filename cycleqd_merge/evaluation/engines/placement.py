@@ -22,7 +22,7 @@ from cycleqd_merge.merging.sizes import (
 from cycleqd_merge.merging.staging import Place
 
 _LEAST_FOR_CACHE = 0.2  # share of the GPU's memory that the KV cache should have
-_MOST = 0.9  # share of the GPU's memory to use: vLLM's default; the rest is for CUDA and its graphs
+MOST = 0.9  # share of the GPU's memory to use: vLLM's default; the rest is for CUDA and its graphs
 _CACHE = 0.7  # the KV cache's share of vLLM's memory besides the model; the rest is for activations and CUDA
 _HOST = 0.8  # share of the available host memory to use
 _WORKING = 6  # float32 tensors of the largest shape that building a tensor needs, in addition to one per expert
@@ -138,7 +138,7 @@ def placement(
             return "device"
         return in_host if parts <= _HOST * host else "disk"
 
-    share = _MOST - _LEAST_FOR_CACHE if utilization is None else MOST_OF_GPU - utilization
+    share = MOST - _LEAST_FOR_CACHE if utilization is None else MOST_OF_GPU - utilization
     room = 0.0 if gpu is None else gpu * share - needed.working - (needed.model / ranks if utilization is None else 0)
     kept = chosen(room)
     taken = needed.parts if kept == "device" else 0
@@ -148,5 +148,5 @@ def placement(
         return Placement(kept, prefetch, None)
     if taken + needed.model <= room:
         prefetch, taken = "device", taken + needed.model
-    left = max(round(_MOST - (taken + needed.working) / gpu, 3), 0.05)
+    left = max(round(MOST - (taken + needed.working) / gpu, 3), 0.05)
     return Placement(kept, prefetch, left if utilization is None else utilization)

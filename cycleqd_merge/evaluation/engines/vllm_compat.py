@@ -148,6 +148,32 @@ def gpu_memory() -> int | None:
     return int(current_platform.get_device_total_memory())
 
 
+def start_failure(error: Exception, share: float) -> str:
+    """Why vLLM cannot be started, in one line; its core process reports its reason in the log only.
+
+    share: the share of a GPU's memory that vLLM asks for.
+    """
+    total, used = gpu_memory(), _used_memory()
+    if total and used is not None and total - used < share * total:
+        return (
+            f"{(total - used) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB of memory are free, and vLLM asks for "
+            f"{share:.0%} of them; end other processes on the GPU, or set engine.options.gpu_memory_utilization to a "
+            "smaller share"
+        )
+    stated = reason(error)
+    if "Engine core" not in stated:
+        return stated
+    return f"{stated} (most often too little memory: free some, or set engine.options.gpu_memory_utilization)"
+
+
+def _used_memory() -> int | None:
+    """Bytes of the first GPU's memory in use, by all processes; None if they cannot be found out."""
+    try:
+        return int(torch.cuda.device_memory_used())
+    except Exception:  # no NVML, which virtual and some other GPUs lack
+        return None
+
+
 def fail_with_core(llm: Any) -> None:
     """Make everything that waits for the engine's core process raise once that process has died.
 

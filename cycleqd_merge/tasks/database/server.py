@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from pymysql.constants import ER
 from pymysql.cursors import Cursor
 
 from cycleqd_merge.errors import InfrastructureError
+from cycleqd_merge.tasks.database.sample_database import ServerCrashed
 
 URL_VARIABLE = "CYCLEQD_MYSQL_URL"
 """Environment variable that names an existing server: `mysql://user:password@host:port`."""
@@ -38,12 +39,13 @@ class Server:
     """The address of a server.
 
     connection: keyword arguments of `pymysql.connect`. label: for messages, without the password. abandoned: databases
-    that could not be removed.
+    that could not be removed. crashed: whether a server that does not respond has ended.
     """
 
     connection: Mapping[str, Any] = field(repr=False)
     label: str
     abandoned: set[str] = field(default_factory=set, compare=False)
+    crashed: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
 
     @classmethod
     def at(cls, url: str) -> Server:
@@ -74,6 +76,7 @@ class Server:
         """A cursor of the administrator, whose statements end within a minute. options: as in `connect`.
 
         Raises:
+            ServerCrashed: the server has ended.
             InfrastructureError: the server does not respond, or rejects a statement.
         """
         limits = {"read_timeout": _STATEMENT_SECONDS + 5, "write_timeout": _STATEMENT_SECONDS, "init_command": _LIMITS}
@@ -81,7 +84,9 @@ class Server:
             with self.connect(**limits, **options) as connection, connection.cursor() as cursor:
                 yield cursor
         except (pymysql.MySQLError, OSError) as error:
-            raise InfrastructureError(f"database: {self.label}: {error}") from error
+            lost = not isinstance(error, pymysql.MySQLError) or 2000 <= error.args[0] < 3000
+            kind = ServerCrashed if lost and self.crashed() else InfrastructureError
+            raise kind(f"database: {self.label}: {error}") from error
 
     def kill_statements(self, user: str) -> None:
         """Kill a user's running statements and connections.

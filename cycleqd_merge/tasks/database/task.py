@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from cycleqd_merge.bounded import LimitExceeded
 from cycleqd_merge.config.tasks import DbbenchTaskConfig
 from cycleqd_merge.errors import DataError
+from cycleqd_merge.sandbox.slots import Slots
 from cycleqd_merge.tasks.database.opening import open_database, require_database
 from cycleqd_merge.tasks.database.problem import DbProblem, read_db_problem
-from cycleqd_merge.tasks.database.sample_database import RESULT_LIMIT, SampleDatabase
+from cycleqd_merge.tasks.database.sample_database import RESULT_LIMIT, SampleDatabase, ServerCrashed
 from cycleqd_merge.tasks.database.turns import is_answer, read_statement, write_answer, write_statement
+from cycleqd_merge.tasks.limits import note
 from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
+
+log = logging.getLogger(__name__)
 
 _THREADS = 16
 """Number of statements at once."""
@@ -41,6 +48,7 @@ class DbbenchTask:
         self._sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop))
         self._problems = {sample.id: self._problem(sample) for samples in self._samples.values() for sample in samples}
         self._threads = ThreadPoolExecutor(_THREADS, "dbbench")
+        self._alone = Slots(1)
 
     def _problem(self, sample: Sample) -> DbProblem:
         try:
@@ -67,9 +75,20 @@ class DbbenchTask:
         return LaterTurns(self._definition.rounds + 1, RESULT_LIMIT, "`max_new_tokens` or `rounds`")
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        with suppress(ServerCrashed):
+            return await self._play(sample, model, alone=False)
+        with suppress(ServerCrashed):  # another sample may have been the reason
+            async with self._alone.slot():
+                return await self._play(sample, model, alone=True)
+        log.warning("row %s: the model's statements make the database server crash; the row scores 0", sample.id)
+        note("the database", LimitExceeded("server crashed"))
+        return Outcome(0.0, "", False)
+
+    async def _play(self, sample: Sample, model: LanguageModel, alone: bool) -> Outcome:
+        """One conversation, and its grade. alone: on a database server of its own."""
         kind, seconds, problem = self._definition.database, self._definition.seconds, self._problems[sample.id]
         try:
-            database = await self._in_thread(open_database, kind, problem.table, seconds)
+            database = await self._in_thread(open_database, kind, problem.table, seconds, alone)
         except DataError as error:
             raise DataError(f"row {sample.id}: {error}") from error
         try:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cycleqd_merge.bounded import LimitExceeded
 from cycleqd_merge.config.tasks import OsInteractionTaskConfig
-from cycleqd_merge.errors import DataError, InfrastructureError
+from cycleqd_merge.errors import DataError
 from cycleqd_merge.sandbox.boxes import Box, open_box
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, RootFs
 from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
+from cycleqd_merge.tasks.limits import note
 from cycleqd_merge.tasks.matching import is_found
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
@@ -22,6 +25,9 @@ from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
 
+log = logging.getLogger(__name__)
+
+_STARTS = 3  # of a box that does not survive its preparation
 _SCRIPT_SECONDS = 30.0  # for the data's scripts; one of them starts Python 90 times
 _COMPILERS = {"c": "gcc -x c", "c++": "g++ -x c++"}
 
@@ -86,18 +92,23 @@ class OsInteractionTask:
         """One conversation in one box, and its grade."""
         problem = self._problems[sample.id]
         provider = (await asyncio.to_thread(sandbox_for, self._root)).provider
-        async with self._slots.slot(), open_box(provider, self._root, self._limits) as box:
-            try:
-                await _prepare(box, problem)
-            except BoxLost as error:  # the model has not done anything yet
-                raise InfrastructureError(f"sample {sample.id}: {error}") from error
-            conversation = Conversation(self.prompt_of(sample), self._definition, seed)
-            try:
-                answer = await conversation.run(box, model, self._prompt)
-                right = await _accepts(box, problem, answer)
-            except BoxLost:
-                right = False
-            return Outcome(float(right), conversation.output, conversation.truncated)
+        conversation = Conversation(self.prompt_of(sample), self._definition, seed)
+        async with self._slots.slot():
+            for _ in range(_STARTS):
+                async with open_box(provider, self._root, self._limits) as box:
+                    try:
+                        await _prepare(box, problem)
+                    except BoxLost:  # by the problem's scripts, or by the host, as for lack of memory
+                        continue
+                    try:
+                        answer = await conversation.run(box, model, self._prompt)
+                        right = await _accepts(box, problem, answer)
+                    except BoxLost:
+                        right = False
+                    return Outcome(float(right), conversation.output, conversation.truncated)
+        log.warning("sample %s: its own scripts end the box that they prepare; it scores 0", sample.id)
+        note("preparing the system", LimitExceeded(f"ended the box {_STARTS} times"))
+        return Outcome(0.0, "", False)
 
     def reference_of(self, sample: Sample) -> str:
         """The answer, its pattern, or a script that gives the answer or does the job."""
