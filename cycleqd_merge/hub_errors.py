@@ -195,6 +195,8 @@ def hub_reason(error: BaseException) -> str | None:
         return f"the Hub cannot be reached ({type(error).__name__}: {first_line(error)}); try again"
     if isinstance(error, ValueError) and isinstance(error.__cause__, errors.HfHubHTTPError):  # invalid front matter
         return f"refused: {' '.join(str(error).split())}"
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "ascii":  # of a header
+        return f"the token has characters outside ASCII; {SIGN_IN}"
     if isinstance(error, RuntimeError):  # wraps the errors of an upload's threads
         wrapped = error.__cause__
         return hub_reason(wrapped) if wrapped is not None else f"the transfer failed ({first_line(error)})"

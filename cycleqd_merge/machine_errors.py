@@ -46,6 +46,10 @@ def _failure(error: BaseException) -> str | None:
         return f"memory: {_REMEDIES[errno.ENOMEM]}"
     if isinstance(error, RuntimeError) and re.search("determine (the )?home", str(error)):
         return "this user has no home folder; set HOME to a folder that you may write"
+    if isinstance(error, ImportError) and "SOCKS proxy" in str(error):
+        return f"{first_line(error).rstrip('.')}, or unset HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+    if isinstance(error, ValueError) and "IPv6 URL" in str(error):
+        return f"Hub: {first_line(error)}; correct HF_ENDPOINT"
     if isinstance(error, Warning):
         what = f"{type(error).__name__} of a library: {first_line(error)}"
         return f"{what}; PYTHONWARNINGS or -W makes it an error: unset it"

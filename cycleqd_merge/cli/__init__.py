@@ -42,7 +42,7 @@ def main() -> None:
         lost = None if ended.code else loss_of_output(descriptors)
         if lost is None:
             raise
-        _fail(lost, f"cannot be written: {write_failure(lost) or lost.strerror}", FAILED)
+        _fail(lost, f"stdout: cannot be written: {write_failure(lost) or lost.strerror}", FAILED)
 
 
 def _run() -> None:

@@ -10,6 +10,7 @@ import codecs
 import errno
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ from typing import Any
 
 _NO_READER = (errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF)
 """Nobody reads any more: a closed pipe or connection, a terminal that was hung up, a closed descriptor."""
-_NARROWEST = 10
-"""Columns."""
+_USABLE = re.compile(r"[1-9][0-9]{1,3}")
+"""A terminal's size. Nothing is shown in fewer columns, and rich accepts digits of which it can make no number."""
 _SIMILAR = {"░": ":", "▒": "+", "▓": "%", "█": "#", "·": ".", "│": "|", "…": "~"}
 
 
@@ -54,8 +55,9 @@ def make_dependable() -> list[Dropping]:
     ends: libraries print while it does.
     """
     _open_closed_descriptors()
-    if not os.environ.get("COLUMNS", "80").isdigit() or int(os.environ.get("COLUMNS", "80")) < _NARROWEST:
-        del os.environ["COLUMNS"]  # nothing would be shown
+    for size in ("COLUMNS", "LINES"):
+        if not _USABLE.fullmatch(os.environ.get(size, "80")):
+            del os.environ[size]
     codecs.register_error("spelled", _spelled)
     raw: list[Dropping] = []
     sys.stdout = _dependable(sys.stdout, sys.__stdout__, 1, raw)

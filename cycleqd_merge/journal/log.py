@@ -135,20 +135,22 @@ def _is_torn(rest: bytes) -> bool:
     """
     try:
         text = rest.partition(b"\0")[0].decode(errors="replace")
-        _, end = json.JSONDecoder().raw_decode(text)
+        value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
         return True
-    return end == len(text)
+    return end == len(text) and isinstance(value, dict)  # another program may have made one list of all lines
 
 
 def _event_in(line: bytes, before: int) -> tuple[Event, int, bool]:
     """The event in a line, without its checksum; that checksum, which continues the one before; whether it was stated.
 
-    Versions before 0.2 stated none, and one in a line that another program has formatted is no longer valid.
+    Versions before 0.2 stated none, and one in a line that another program has formatted is no longer valid. Editors
+    and git may have added carriage returns or spaces at the end.
 
     Raises:
         ValueError: the line is damaged.
     """
+    line = line.rstrip(b" \t\r")
     found = _SUM.search(line)
     body = line if found is None else line[: found.start()] + b"}"
     checksum = zlib.crc32(body, before)

@@ -144,4 +144,4 @@ def test_a_full_disk_is_one_line_without_a_traceback(finished: CliRun) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stderr == "error: cannot be written: No space left on device; free some space\n"
+    assert done.stderr == "error: stdout: cannot be written: No space left on device; free some space\n"

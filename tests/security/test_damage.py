@@ -268,6 +268,7 @@ DAMAGED_BYTES: dict[str, tuple[Callable[[bytes], bytes], int]] = {
     "a space in the last line": (lambda data: data[:-2] + b" " + data[-2:], MEASURED),
     "the last line's newline": (flip(-1, 3), MEASURED),
     "a newline in the middle": (lines(lambda each: [*each[:7], each[7][:-1] + b" ", *each[8:]]), CHILD),
+    "one list of all lines": (lambda data: b"[" + data[:-1].replace(b"\n", b",") + b"]", 1),
     "a line lost": (lines(lambda each: [*each[:5], *each[6:]]), BOUNDS),
     "a confirmation lost": (lines(lambda each: [*each[:12], *each[13:]]), CONFIRM),
     "a line twice": (lines(lambda each: [*each[:13], *each[12:]]), MEASURED),
@@ -296,6 +297,7 @@ TOLERATED: dict[str, tuple[Callable[[bytes], bytes], int]] = {
         MEASURED - 1,
     ),
     "zeros in the place of the last newline": (lambda data: data[:-1] + b"\0", MEASURED - 1),
+    "carriage returns": (lambda data: data.replace(b"\n", b"\r\n"), MEASURED),
     "no checksums": (lambda data: unsealed(data.decode()).encode(), MEASURED),
     "no checksums in the first half": (
         lambda data: unsealed(data[:2000].decode()).encode() + data[2000:],

@@ -192,6 +192,7 @@ ATTACKS = [
     _shell("64 open files", _SHOWN, "ulimit -n 64; {cli} show {run}", 0, "coverage"),
     _shell("a terminal of no columns", "help", "{cli} --help", 0, "evolve", COLUMNS="0"),
     _shell("a terminal of 20 columns", _SHOWN, "{cli} show {run}", 0, "coverage", COLUMNS="20", TERM="dumb"),
+    _shell("a terminal of ² columns", _SHOWN, "{cli} show {run}", 0, "coverage", COLUMNS="²", LINES="²"),
     _shell("a path with bytes that are no text", "one line", "{cli} show $'x\\xff y%s'", 2, "not a run directory"),
     _shell("a path with a line break", "one line", "{cli} show $'x\\ny'", 2, "'x\\ny': not a run directory"),
     _shell("a path of 4,000 characters", "one line", "{cli} show $(printf 'a/%.0s' {{1..2000}})x", 2, "a/a/a"),
