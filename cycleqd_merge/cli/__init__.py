@@ -105,7 +105,8 @@ def _explain_usage(error: Any) -> None:
 
 def _fail(error: BaseException, message: str, code: int) -> None:
     if _debug():
-        typer.echo(printable(redacted("".join(traceback.format_exception(error)))), err=True, nl=False)
+        for line in redacted("".join(traceback.format_exception(error))).split("\n")[:-1]:
+            typer.echo(printable(line), err=True)
     message = redacted(message)
     for argument in sys.argv:
         if len(argument.splitlines()) > 1:  # a file's name may contain line breaks

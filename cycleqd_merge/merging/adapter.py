@@ -108,7 +108,7 @@ class Adapter:
             raise ModelError(f"adapter {label}: cannot be opened: {first_line(error)}") from error
         if self._config.peft_type is None:
             raise ModelError(f"adapter {label}: adapter_config.json states no `peft_type`; save the adapter again")
-        for key, kind, what in _STATED:
+        for key, allowed, what in _STATED:
             if hasattr(self._config, key) and not isinstance(getattr(self._config, key), allowed):
                 raise ModelError(f"adapter {label}: adapter_config.json: {key} is not {what}; correct the file")
         kind = _other_kind(self._config)

@@ -28,9 +28,11 @@ def terminable() -> Iterator[None]:
     raise in the middle of one. So Python's own is installed here, even in a background job, which ignores Ctrl-C.
     A second signal also ends what the first one led to.
     """
+    global _last
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _last = float("-inf")
     notices = [number for number in _NOTICES if signal.getsignal(number) is signal.SIG_DFL]
     ends = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys([signal.SIGTERM, *notices], _end)}
     previous = {number: signal.signal(number, handler) for number, handler in ends.items()}

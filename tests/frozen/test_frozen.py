@@ -30,6 +30,7 @@ from tests.frozen.records import (
     untimed,
     versions,
 )
+from tests.journal.unsealed import unsealed
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "frozen"
@@ -193,8 +194,8 @@ def assert_extends(name: str, run: Path, exact: bool, *command: object) -> None:
 
 
 def events(lines: str) -> list[dict[str, Any]]:
-    """A journal's events but the sessions, whose recipes may be written otherwise."""
-    every = map(json.loads, lines.splitlines())
+    """A journal's events but the sessions, whose recipes may be written otherwise; without the lines' checksums."""
+    every = map(json.loads, unsealed(lines).splitlines())
     return [event for event in every if event["event"] != "session"]
 
 

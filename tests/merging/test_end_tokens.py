@@ -258,7 +258,7 @@ def test_the_key_is_part_of_a_runs_identity_only_if_it_is_stated(tmp_path: Path)
     def models_of(**models: Any) -> Mapping[str, Any]:
         stated = {"base": "b", "experts": {"x": "y", "z": "w"}, "models": models, "output": str(tmp_path)}
         tasks = [{"task": "gsm8k", "name": name} for name in ("one", "two")]
-        return _models(Recipe.model_validate({**stated, "tasks": tasks}))
+        return _models(Recipe.model_validate({**stated, "tasks": tasks}), written=False)
 
     assert models_of() == {"vocabulary": "strict", "chat_template": None}
     assert json.loads(json.dumps(models_of(end_tokens=["</s>", 5])))["end_tokens"] == ["</s>", 5]
