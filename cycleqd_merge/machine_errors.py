@@ -1,4 +1,4 @@
-"""Errors of the machine in one line each: no folder to write to, no more files or processes, no locks."""
+"""Errors of the machine in one line each: no folder to write to, no more files, processes or memory, no locks."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ def _failure(error: BaseException) -> str | None:
         return f"threads: {_REMEDIES[errno.EAGAIN]}"
     if isinstance(error, MemoryError):
         return f"memory: {_REMEDIES[errno.ENOMEM]}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, whose import takes seconds
+        found = re.search(r"GPU \d+ has a total capacity of [\d.]+ \w+ of which [\d.]+ \w+ is free", str(error))
+        shortage = first_line(error) if found is None else found[0]
+        return f"GPU memory: {shortage}; end other processes on the GPU, or set a smaller engine.batch_size"
     if isinstance(error, RuntimeError) and re.search("determine (the )?home", str(error)):
         return "this user has no home folder; set HOME to a folder that you may write"
     if isinstance(error, ImportError) and "SOCKS proxy" in str(error):

@@ -106,6 +106,19 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_debug(models:
     assert "Traceback " in answer.err
 
 
+def test_a_full_gpu_is_one_line_that_says_what_to_do(models: Models, tmp_path: Path) -> None:
+    full = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 139.80 GiB of which 7.56 MiB"
+    raised = f'__import__("torch").OutOfMemoryError("{full} is free. Process 7 has 139.19 GiB memory in use.")'
+    (tmp_path / "broken.py").write_text(BROKEN.replace('ZeroDivisionError("nothing to divide")', raised))
+    broken = {"task": {"kind": "python", "target": f"{tmp_path}/broken.py:Task"}, "name": "broken"}
+    answer = cycleqd_merge("evolve", write_recipe(tmp_path, models, tasks=[broken, {**broken, "name": "other"}]))
+    assert (answer.code, answer.err) == (
+        1,
+        "error: GPU memory: GPU 0 has a total capacity of 139.80 GiB of which 7.56 MiB is free; end other processes on "
+        "the GPU, or set a smaller engine.batch_size\n",
+    )
+
+
 def test_help_needs_no_heavy_library() -> None:
     code = (
         "import sys\nsys.argv[1:] = ['--help']\nfrom cycleqd_merge.cli import main\n"
