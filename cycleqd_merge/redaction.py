@@ -55,7 +55,7 @@ def credentials(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in found.items() if len(value) >= SHORTEST}
 
 
-def note(name: str) -> None:
+def note_variable(name: str) -> None:
     """Let `redacted` replace the value of this environment variable: a recipe uses it."""
     _noted.add(name)
 

@@ -30,7 +30,7 @@ from cycleqd_merge.config.variables import (
     attach,
     carry,
     escaped,
-    expand,
+    expand_variables,
     leaf,
     published_text,
     put_back,
@@ -265,7 +265,7 @@ def _parse_written(adapter: TypeAdapter[_Parsed], data: Any, source: Source) -> 
         RecipeError: see `parse`; a variable has no value, or may hold a credential that its key does not need.
     """
     texts: dict[Location, Written] = {}
-    values = expand(data, source.where, texts)
+    values = expand_variables(data, source.where, texts)
     require_values(texts, source.where)
     parsed = _validated(adapter, values, source, texts)
     if texts and isinstance(parsed, StrictConfig):
@@ -364,7 +364,7 @@ def recorded_recipe(session: Mapping[str, Any], where: str, published: bool = Fa
     if not own and not unpublished:
         return parse(TypeAdapter(Recipe), data, where)
     texts: dict[Location, Written] = {}
-    values = expand(data, Source(where).where, texts, own)
+    values = expand_variables(data, Source(where).where, texts, own)
     texts |= published_texts(data, unpublished)
     recipe = _validated(TypeAdapter(Recipe), values, where, texts)
     attach(recipe, texts)

@@ -15,7 +15,7 @@ from typing import Any
 from cycleqd_merge.config.validation_errors import Location
 from cycleqd_merge.config.values import StrictConfig
 from cycleqd_merge.errors import RecipeError
-from cycleqd_merge.redaction import is_credential, note
+from cycleqd_merge.redaction import is_credential, note_variable
 
 _VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")
 _SHORTEST_PART = 4  # characters of a value that is put back inside a text that was changed
@@ -72,7 +72,7 @@ def expanded(text: str) -> Written | str:
         stated = os.environ.get(name)
         found = stated or default  # as in a shell, an empty variable takes the default too
         environment |= bool(stated)
-        note(name)
+        note_variable(name)
         if found is None and stated is None:
             missing = missing or name
             return match.group()
@@ -84,7 +84,7 @@ def expanded(text: str) -> Written | str:
     return Written(text, value, tuple(parts), environment, missing) if names else value
 
 
-def expand(
+def expand_variables(
     data: Any,
     where: Callable[[Location], str],
     texts: dict[Location, Written],

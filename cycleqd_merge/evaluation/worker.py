@@ -13,7 +13,7 @@ from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.event_loop import EventLoop
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.strategies.racing import Partial, Race
-from cycleqd_merge.tasks.limits import score
+from cycleqd_merge.tasks.limits import score_within_limits
 from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
 
 if TYPE_CHECKING:
@@ -144,7 +144,9 @@ class Worker:
         }
 
     async def _sample(self, task: SuiteTask, sample: Sample) -> Outcome:
-        return checked_outcome(await score(task.task, sample, self._engine), f"task {task.name}, sample {sample.id}")
+        return checked_outcome(
+            await score_within_limits(task.task, sample, self._engine), f"task {task.name}, sample {sample.id}"
+        )
 
     def prepare(self, candidate: Candidate) -> None:
         """Announce the next candidate; see `Engine.prepare`."""

@@ -132,7 +132,7 @@ async def _scored(
 ) -> list[ShownSample]:
     async def score(sample: Sample) -> ShownSample:
         recorder = Recorder(model)
-        outcome = checked_outcome(await limits.score(task, sample, recorder), f"sample {sample.id}")
+        outcome = checked_outcome(await limits.score_within_limits(task, sample, recorder), f"sample {sample.id}")
         exchanges = tuple(_encoded(exchange, encode) for exchange in recorder.exchanges)
         return ShownSample(sample.id, exchanges, _reference(task, sample), outcome, row_place(sample))
 

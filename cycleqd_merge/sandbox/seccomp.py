@@ -143,7 +143,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Rule:
+class CallRule:
     """A system call that is allowed if all checks of one of its cases hold, else answered by an error.
 
     numbers: on x86-64 and arm64. answer: the error's number; 0 pretends success.
@@ -160,19 +160,19 @@ _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET
 _TERMINAL_INPUT = (0x5412, 0x541C, 0x541D, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCCONS and TIOCSETD
 _RULES = (
-    Rule("clone", (56, 220), ((Check(0, (0,), mask=_NAMESPACES),),)),
-    Rule("ioctl", (16, 29), ((Check(1, _TERMINAL_INPUT, wanted=False),),)),
+    CallRule("clone", (56, 220), ((Check(0, (0,), mask=_NAMESPACES),),)),
+    CallRule("ioctl", (16, 29), ((Check(1, _TERMINAL_INPUT, wanted=False),),)),
     # Linux, with and without UNAME26 and PER_LINUX32, and the question
-    Rule("personality", (135, 92), ((Check(0, (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)),),)),
-    Rule("setrlimit", (160, 164), ((Check(0, (_DUMPS,), wanted=False),),), answer=0),
-    Rule(
+    CallRule("personality", (135, 92), ((Check(0, (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)),),)),
+    CallRule("setrlimit", (160, 164), ((Check(0, (_DUMPS,), wanted=False),),), answer=0),
+    CallRule(
         "prlimit64",
         (302, 261),
         ((Check(1, (_DUMPS,), wanted=False),), (Check(2, (0,)), Check(2, (0,), upper=True))),  # no new limit
         answer=0,
     ),
-    Rule("socketpair", (53, 199), ((Check(0, (_UNIX,)),),)),
-    Rule(
+    CallRule("socketpair", (53, 199), ((Check(0, (_UNIX,)),),)),
+    CallRule(
         "socket",
         (41, 198),
         (
@@ -238,7 +238,7 @@ def _if_equal(value: int, then: Sequence[Instruction]) -> list[Instruction]:
     return [(_JUMP_EQUAL, 0, len(then), value), *then]
 
 
-def _decision(rule: Rule) -> list[Instruction]:
+def _decision(rule: CallRule) -> list[Instruction]:
     """Instructions that return a rule's decision."""
     lines: list[Instruction] = []
     for case in rule.cases:

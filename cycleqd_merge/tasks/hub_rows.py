@@ -10,10 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import yaml
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
 from cycleqd_merge.config.origin import is_public_address
 from cycleqd_merge.config.rows import RowsConfig
 from cycleqd_merge.errors import DataError, brief, first_line, printable
@@ -65,6 +61,9 @@ def _require_own_files(source: RowsConfig) -> None:
         DataError: its card names other files.
     """
     import datasets
+    import huggingface_hub
+    import yaml
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     name = str(source.dataset)
     if Path(name).exists():

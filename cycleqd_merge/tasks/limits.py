@@ -11,7 +11,7 @@ from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Task
 _exceeded: ContextVar[list[str] | None] = ContextVar("exceeded", default=None)
 
 
-async def score(task: Task, sample: Sample, model: LanguageModel) -> Outcome:
+async def score_within_limits(task: Task, sample: Sample, model: LanguageModel) -> Outcome:
     """The task's outcome, with the limits that grading exceeded. Raises as `Task.score`."""
     noted: list[str] = []
     token = _exceeded.set(noted)
@@ -22,7 +22,7 @@ async def score(task: Task, sample: Sample, model: LanguageModel) -> Outcome:
     return replace(outcome, limits=tuple(dict.fromkeys(noted))) if noted and isinstance(outcome, Outcome) else outcome
 
 
-def note(what: str, error: LimitExceeded) -> None:
+def note_limit(what: str, error: LimitExceeded) -> None:
     """Record that a part of grading, which counts as wrong, exceeded a limit."""
     if (noted := _exceeded.get()) is not None:
         noted.append(f"{what} {error}")

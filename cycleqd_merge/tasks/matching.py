@@ -10,7 +10,7 @@ from typing import Any
 
 from cycleqd_merge import bounded
 from cycleqd_merge.bounded import Bounds, LimitExceeded
-from cycleqd_merge.tasks.limits import note
+from cycleqd_merge.tasks.limits import note_limit
 
 _BOUNDS = Bounds(seconds=1.0)
 _WHAT = "a regular expression"
@@ -21,7 +21,7 @@ def is_found(pattern: str, text: str, full: bool = False) -> bool:
     try:
         return bounded.call(_BOUNDS, _is_found, pattern, text, full)
     except LimitExceeded as error:
-        note(_WHAT, error)
+        note_limit(_WHAT, error)
         return False
 
 
@@ -30,7 +30,7 @@ def last_match(pattern: str, text: str) -> str | None:
     try:
         return bounded.call(_BOUNDS, _last_match, pattern, text)
     except LimitExceeded as error:
-        note(_WHAT, error)
+        note_limit(_WHAT, error)
         return None
 
 
@@ -39,7 +39,7 @@ def find_all(pattern: str, flags: int, text: str) -> list[str | tuple[str, ...]]
     try:
         found = bounded.call(_BOUNDS, _find_all, pattern, flags, text)
     except LimitExceeded as error:
-        note(_WHAT, error)
+        note_limit(_WHAT, error)
         return []
     return [tuple(each) if isinstance(each, list) else each for each in found]
 

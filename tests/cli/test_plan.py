@@ -26,8 +26,11 @@ def test_a_good_recipe_is_reported_and_exits_with_0(models: Models, tmp_path: Pa
 
 def test_every_error_is_reported_in_a_line_of_its_own(models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models)
+    stated = json.loads(recipe.read_text())
+    stated["tasks"].append({**stated["tasks"][1], "name": "more"})
+    recipe.write_text(json.dumps(stated))
     settings = ("tasks.0.task=gone.yaml", f"experts.first={json.dumps(str(tmp_path / 'absent'))}")
-    bins = ("evolution.bins=2000000",)
+    bins = ("evolution.bins=2000",)
     answer = cycleqd_merge("plan", recipe, *(part for text in settings + bins for part in ("--set", text)))
     assert answer.code == 2
     lines = answer.err.splitlines()

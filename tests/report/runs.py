@@ -100,7 +100,8 @@ def make_comparison(folder: Path, result: ComparisonResult) -> Run:
     scores = {task: {"scores": HELDOUT["best-mean"], "truncated": 0.25} for task in run.tasks}
     digest = candidate_digest(run.candidate(run.best_mean()))
     with closing(Journal(folder)) as journal:
-        journal.append({"event": "comparison", "format": FORMAT})
+        settings = {"searches": [str(strategy)], "budget": 10, "seeds": 1, "revisions": {}}
+        journal.append({"event": "comparison", "format": FORMAT, **settings})
         journal.append({"event": "opened", **asdict(result.opened)})
         journal.append({"event": "heldout", "candidate": digest, "tasks": scores})
     (folder / "comparison.json").write_text(json.dumps(result_to_json(result)))

@@ -317,7 +317,7 @@ def test_a_limit_is_journaled(tmp_path: Path, attack: Attack) -> None:
 
     async def score() -> list[Any]:
         samples = task.samples("search")
-        return await asyncio.gather(*(limits.score(task, sample, Scripted(str)) for sample in samples))
+        return await asyncio.gather(*(limits.score_within_limits(task, sample, Scripted(str)) for sample in samples))
 
     outcomes = asyncio.run(score())
     assert [each.score for each in outcomes] == [0.0, 1.0]

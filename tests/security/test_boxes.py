@@ -372,7 +372,7 @@ def test_a_row_that_ends_its_box_costs_that_row(attack: Attack, tmp_path: Path) 
     model = Scripted(lambda _: "Act: answer(7)")
 
     async def play() -> list[Outcome]:
-        return [await limits.score(task, sample, model) for sample in task.samples("search")]
+        return [await limits.score_within_limits(task, sample, model) for sample in task.samples("search")]
 
     first, second = asyncio.run(play())
     assert (first.score, first.limits) == (0.0, ("preparing the system ended the box 3 times",))

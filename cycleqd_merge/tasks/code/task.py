@@ -23,7 +23,7 @@ from cycleqd_merge.tasks.code.execution import expected_values, returned_values
 from cycleqd_merge.tasks.code.extract import extract_program
 from cycleqd_merge.tasks.code.grading import all_correct
 from cycleqd_merge.tasks.code.problems import CodeProblem, read_code_problem
-from cycleqd_merge.tasks.limits import note
+from cycleqd_merge.tasks.limits import note_limit
 from cycleqd_merge.tasks.prompting import Prompt
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
@@ -179,7 +179,7 @@ async def _within_limits(function: Callable[_P, _T], *args: _P.args, **kwargs: _
     try:
         return await asyncio.to_thread(lambda: bounded.call(_BOUNDS, function, *args, **kwargs))
     except LimitExceeded as error:
-        note("reading the program or its results", error)
+        note_limit("reading the program or its results", error)
         return None
 
 

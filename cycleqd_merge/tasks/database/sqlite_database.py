@@ -65,7 +65,7 @@ class SqliteDatabase:
         return found[0]
 
     def close(self) -> None:
-        self._keeper.call(Bounds(), sqlite_session.close, self._key)
+        self._keeper.call(Bounds(), sqlite_session.close_session, self._key)
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of `sqlite_session` on the database, which is made again if it is gone."""

@@ -102,7 +102,7 @@ def make(key: str, seconds: float, table: Made, statements: list[str]) -> None:
     Raises:
         DataError: SQLite cannot store the table.
     """
-    close(key)
+    close_session(key)
     try:
         session = _Session(*table)
     except sqlite3.Error as error:
@@ -137,7 +137,7 @@ def digest(
     return None if session is None else [session.digest(name, columns, seconds)]
 
 
-def close(key: str) -> None:
+def close_session(key: str) -> None:
     """Drop a conversation's database, if it is here."""
     if session := _sessions.pop(key, None):
         session.connection.close()
@@ -154,7 +154,7 @@ def _keep(key: str, session: _Session) -> None:
     _sessions.pop(key, None)
     _sessions[key] = session
     while len(_sessions) > 1 and sum(each.size for each in _sessions.values()) > _LARGEST_TOTAL:
-        close(next(iter(_sessions)))
+        close_session(next(iter(_sessions)))
 
 
 def _authorize(action: int, *_: Any) -> int:

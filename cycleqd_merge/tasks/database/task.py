@@ -19,7 +19,7 @@ from cycleqd_merge.tasks.database.opening import open_database, require_database
 from cycleqd_merge.tasks.database.problem import DbProblem, read_db_problem
 from cycleqd_merge.tasks.database.sample_database import RESULT_LIMIT, SampleDatabase, ServerCrashed
 from cycleqd_merge.tasks.database.turns import is_answer, read_statement, write_answer, write_statement
-from cycleqd_merge.tasks.limits import note
+from cycleqd_merge.tasks.limits import note_limit
 from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
@@ -81,7 +81,7 @@ class DbbenchTask:
             async with self._alone.slot():
                 return await self._play(sample, model, alone=True)
         log.warning("row %s: the model's statements make the database server crash; the row scores 0", sample.id)
-        note("the database", LimitExceeded("server crashed"))
+        note_limit("the database", LimitExceeded("server crashed"))
         return Outcome(0.0, "", False)
 
     async def _play(self, sample: Sample, model: LanguageModel, alone: bool) -> Outcome:

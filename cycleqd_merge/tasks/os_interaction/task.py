@@ -17,10 +17,10 @@ from cycleqd_merge.sandbox.boxes import Box, open_box
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, RootFs
 from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
-from cycleqd_merge.tasks.limits import note
+from cycleqd_merge.tasks.limits import note_limit
 from cycleqd_merge.tasks.matching import is_found
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
-from cycleqd_merge.tasks.os_interaction.turns import printable, read_action, system_turn
+from cycleqd_merge.tasks.os_interaction.turns import read_action, system_turn, without_control_codes
 from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
 from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
 from cycleqd_merge.tasks.splits import place_of, read_splits
@@ -107,7 +107,7 @@ class OsInteractionTask:
                         right = False
                     return Outcome(float(right), conversation.output, conversation.truncated)
         log.warning("sample %s: its own scripts end the box that they prepare; it scores 0", sample.id)
-        note("preparing the system", LimitExceeded(f"ended the box {_STARTS} times"))
+        note_limit("preparing the system", LimitExceeded(f"ended the box {_STARTS} times"))
         return Outcome(0.0, "", False)
 
     def reference_of(self, sample: Sample) -> str:
@@ -158,7 +158,7 @@ class Conversation:
         sampling = Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop), self._seed)
         for _ in range(definition.rounds):
             completion = await prompt.ask(model, self._messages, sampling)
-            self.output += ("\n\n" if self.output else "") + printable(completion.text)
+            self.output += ("\n\n" if self.output else "") + without_control_codes(completion.text)
             self.truncated = self.truncated or completion.truncated
             self._messages = with_answer(self._messages, completion.text)
             action = read_action(str(self._messages[-1]["content"]))  # none in an empty answer: the context is full

@@ -48,12 +48,12 @@ def _blocks(turn: str) -> Iterator[str]:
 
 def system_turn(output: bytes, longest: int, kept: int) -> str:
     """The system's turn: a command's output, cut off after `kept` characters if it has more than `longest`."""
-    text = printable(output.decode(errors="replace"))
+    text = without_control_codes(output.decode(errors="replace"))
     if len(text) > longest:
         text = f"{text[:kept]}\n[truncated because the output is too long]"
     return f"The output of the OS:\n\n{text}" if text else "The output of the OS is empty."
 
 
-def printable(text: str) -> str:
+def without_control_codes(text: str) -> str:
     """Text without terminal escape sequences and control characters, except tabs and line feeds."""
     return _CONTROL.sub("", text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cycleqd_merge.tasks.os_interaction.turns import Action, printable, read_action, system_turn
+from cycleqd_merge.tasks.os_interaction.turns import Action, read_action, system_turn, without_control_codes
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_outputs_are_shown_in_full_cut_off_or_as_empty() -> None:
     ],
 )
 def test_terminal_control_sequences_are_not_shown(text: str, shown: str) -> None:
-    assert printable(text) == shown
+    assert without_control_codes(text) == shown
