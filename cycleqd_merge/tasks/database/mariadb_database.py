@@ -131,7 +131,7 @@ class MariadbDatabase:
     def _roll_back(self) -> None:
         """Roll back what the sample's sessions have left prepared (`XA PREPARE`): it would keep its locks.
 
-        Transactions that other samples have prepared meanwhile belong to open sessions, or are left over, too.
+        Transactions that other samples have prepared in the meantime belong to open sessions, or are left over, too.
         """
         self._server.roll_back(self._server.prepared_transactions() - self._prepared_before)
 
