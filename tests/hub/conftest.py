@@ -38,18 +38,22 @@ class Impatient:
         time.sleep(min(seconds, 0.01))
 
 
+def sign_in(patch: pytest.MonkeyPatch, home: Path, token: str = TOKEN) -> None:
+    """Give the Hub's client in this process a token, and an empty cache in `home`."""
+    patch.setenv("HF_TOKEN", token)
+    patch.setenv("HF_HOME", str(home))
+    patch.setenv("HF_HUB_OFFLINE", "0")
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+    huggingface_hub.close_session()
+
+
 @pytest.fixture
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """A Hub with ann signed in; the client's cache is empty and its waits between retries are short."""
-    home = tmp_path_factory.mktemp("hf")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setenv("HF_HOME", str(home))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
-    huggingface_hub.close_session()
+    sign_in(monkeypatch, tmp_path_factory.mktemp("hf"))
     monkeypatch.setattr("huggingface_hub.utils._http.time", Impatient())
     monkeypatch.setattr("cycleqd_merge.hub_errors._FIRST_WAIT", 0.01, raising=False)
     with LocalHub([ANN, BOB, READER], BOUND) as running:

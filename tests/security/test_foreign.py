@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import datasets
 import huggingface_hub
 import pytest
 import yaml
-from huggingface_hub import constants
 
 from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import MUTATION, cycleqd_merge
 from tests.hub.address import BOUND
+from tests.hub.conftest import sign_in
 from tests.hub.server import LocalHub, User
 from tests.models import make_adapter, make_base, make_expert, make_rows
 from tests.security.attacks import Attack, cases
@@ -59,14 +58,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     home, folder = tmp_path_factory.mktemp("hf"), tmp_path_factory.mktemp("publisher")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_TOKEN", TOKEN)
-        patch.setenv("HF_HOME", str(home))
-        patch.setenv("HF_HUB_OFFLINE", "0")
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
-        huggingface_hub.close_session()
+        sign_in(patch, home, TOKEN)
         with LocalHub([User("ann", TOKEN), User("bob", "hf_bob")], BOUND) as hub:
             base = make_base(folder / "base", "llama")
             hub.put("lab/base", base)

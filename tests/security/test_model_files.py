@@ -13,13 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from huggingface_hub import constants
 
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.config.rows import RowsConfig
@@ -29,6 +27,7 @@ from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.tokenizer_folders import open_tokenizer
 from cycleqd_merge.tasks.rows import read_rows
 from tests.hub.address import BOUND
+from tests.hub.conftest import sign_in
 from tests.hub.server import LocalHub, User
 from tests.models import edit_json, make_adapter, make_base, make_expert, on_base, read_tensors, write_tensors
 from tests.security.attacks import Attack, cases
@@ -562,13 +561,7 @@ def test_a_data_file_that_fills_the_memory_is_refused(attack: Attack, tmp_path: 
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
     home = tmp_path_factory.mktemp("hf")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_TOKEN", "hf_ann")
-        patch.setenv("HF_HUB_OFFLINE", "0")
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
-        huggingface_hub.close_session()
+        sign_in(patch, home, "hf_ann")
         with LocalHub([User("ann", "hf_ann"), User("mallory", "hf_mallory")], BOUND) as server:
             server.put("ann/private", {"rows.jsonl": b'{"a": "secret"}\n'}, "dataset")
             yield server
