@@ -15,12 +15,12 @@ from typing import Any
 
 from cycleqd_merge.errors import InfrastructureError, TaskError
 from cycleqd_merge.sandbox.interpreter import SHOW_VERSIONS
+from cycleqd_merge.sandbox.processes import START_SECONDS
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, Provider, RootFs
 
 _AGENT = Path(__file__).with_name("agent.py").read_text(encoding="utf-8")
 _RECEIVE_AGENT = "import json; exec(json.loads(input()))"  # short, because a list of processes shows it
 _AGENT_READY = b'{"ready": true}\n'
-_START_SECONDS = 60.0  # enough on a busy machine
 _REPLY_SECONDS = 10.0  # on top of a command's own time
 
 
@@ -68,9 +68,9 @@ async def shown_versions(provider: Provider) -> str:
     command = [*provider.python(), "-c", SHOW_VERSIONS]
     async with provider.start(command, RootFs(), Limits(memory=4096 * MIB)) as process:
         try:
-            output, error = await asyncio.wait_for(process.communicate(), _START_SECONDS)
+            output, error = await asyncio.wait_for(process.communicate(), START_SECONDS)
         except TimeoutError:
-            output, error = b"", f"no response within {_START_SECONDS:.0f} s".encode()
+            output, error = b"", f"no response within {START_SECONDS:.0f} s".encode()
     if not output.startswith(b"Python "):
         lines = error.decode(errors="replace").strip().splitlines()
         raise TaskError(
@@ -84,14 +84,14 @@ async def _wait_until_ready(process: Process, kept: bytearray, ready: bytes) -> 
     assert process.stderr is not None
     error = b""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_START_SECONDS):
+        async with asyncio.timeout(START_SECONDS):
             while len(kept) < len(ready) and (chunk := await process.stdout.read(65536)):
                 kept += chunk
             if kept.startswith(ready):
                 del kept[: len(ready)]
                 return
             error = await process.stderr.read(2000)
-    why = error.decode(errors="replace").strip() or f"no response within {_START_SECONDS:.0f} s"
+    why = error.decode(errors="replace").strip() or f"no response within {START_SECONDS:.0f} s"
     raise InfrastructureError(f"sandbox: cannot start a program: {why}")
 
 
@@ -177,11 +177,11 @@ async def open_box(provider: Provider, root: RootFs, limits: Limits) -> AsyncIte
         assert process.stderr is not None
         process.stdin.write(json.dumps(_AGENT).encode() + b"\n")
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with asyncio.timeout(START_SECONDS):
                 ready = await process.stdout.readline()
                 error = b"" if ready == _AGENT_READY else await process.stderr.read(2000)
         except TimeoutError:
-            raise InfrastructureError(f"sandbox: no box started within {_START_SECONDS:.0f} s") from None
+            raise InfrastructureError(f"sandbox: no box started within {START_SECONDS:.0f} s") from None
         if ready != _AGENT_READY:
             raise InfrastructureError(f"sandbox: cannot start a box: {error.decode(errors='replace').strip()}")
         yield Box(process, limits)

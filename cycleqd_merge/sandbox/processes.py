@@ -14,7 +14,7 @@ from typing import Any
 
 from cycleqd_merge.errors import InfrastructureError
 
-_START_SECONDS = 60.0  # enough on a busy machine
+START_SECONDS = 60.0  # enough on a busy machine
 _END_SECONDS = 60.0
 
 
@@ -31,9 +31,7 @@ async def piped_process(line: Sequence[str], output: int, **options: Any) -> Asy
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await _wait_until_gone(process, None)
+        await _end(process, None)
 
 
 @asynccontextmanager
@@ -65,13 +63,7 @@ async def bubblewrap_process(
                 pipes.proceed()
             yield process
         finally:
-            if first is None:  # bubblewrap has failed
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-            else:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(first, signal.SIGKILL)
-            await _wait_until_gone(process, first)
+            await _end(process, first)
 
 
 class _Pipes:
@@ -95,7 +87,7 @@ class _Pipes:
         self._close_passed()
         text = b""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_START_SECONDS):
+            async with asyncio.timeout(START_SECONDS):
                 while chunk := await _read(self._info):
                     text += chunk
         found = re.search(rb'"child-pid": (\d+)', text)
@@ -134,14 +126,18 @@ async def _completed(work: Awaitable[tuple[Process, int | None]]) -> tuple[Proce
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        process, first = await task
-        if first is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(first, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await _wait_until_gone(process, first)
+        await _end(*await task)
         raise
+
+
+async def _end(process: Process, first: int | None) -> None:
+    """Kill a process by process 1 of its namespace, or itself if it has none, and wait until all of it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        if first is None:
+            process.kill()
+        else:
+            signal.pidfd_send_signal(first, signal.SIGKILL)
+    await _wait_until_gone(process, first)
 
 
 async def _wait_until_gone(process: Process, first: int | None) -> None:
