@@ -16,10 +16,23 @@
 `except CycleQDError` catches all of them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 
 def first_line(error: BaseException) -> str:
     """The first non-blank line of an error's message, or the name of its class if the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from or during, and so on."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def brief(text: str, most: int = 200) -> str:

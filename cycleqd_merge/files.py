@@ -17,9 +17,10 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from cycleqd_merge.errors import CycleQDError, InfrastructureError, RecipeError
+from cycleqd_merge.errors import CycleQDError, InfrastructureError, RecipeError, causes
 
 _REMEDIES = {  # of errors that only writing can cause
     errno.ENOSPC: "free some space",
@@ -29,8 +30,8 @@ _REMEDIES = {  # of errors that only writing can cause
     errno.ENOLCK: "choose a folder on a file system with file locks",
 }
 _LOCK = ".lock"
-_SCRATCH_FOLDERS = f".{'?' * 12}-{'?' * 8}.part"
-"""Names of scratch folders, with the eight random characters of `tempfile.mkdtemp`."""
+_SCRATCH, _UNFINISHED = ".cycleqd-", ".part"
+"""The beginning and the end of a scratch folder's name; it is short: its file may have the longest name allowed."""
 
 
 def write_failure(error: BaseException) -> str | None:
@@ -38,15 +39,11 @@ def write_failure(error: BaseException) -> str | None:
 
     Libraries written in Rust, such as safetensors, raise their own errors with the system's number in the text.
     """
-    seen = set[int]()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
+    for cause in causes(error):
         stated = re.search(r"\(os error (\d+)\)", str(cause))
         number = cause.errno if isinstance(cause, OSError) else int(stated[1]) if stated else None
         if number in _REMEDIES:
             return f"{os.strerror(number)}; {_REMEDIES[number]}"
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -82,35 +79,20 @@ def new_file(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, mode: int = 0o666) -> None:
     """Write a small file; it is on disk when this returns. Text is encoded as UTF-8.
+
+    mode: its permissions, of which the process's umask takes away some.
 
     Raises:
         InfrastructureError, OSError: the file cannot be written, see `new_file`.
     """
-    with new_file(path) as unfinished, unfinished.open("wb") as file:
+    with new_file(path) as unfinished, open(unfinished, "xb", opener=partial(os.open, mode=mode)) as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
     with writing(path):
         sync_folder(path.parent)
-
-
-def write_private(path: Path, data: bytes | str) -> None:
-    """As `write_atomically`, for a file that only its owner may read.
-
-    Raises:
-        InfrastructureError, OSError: the file cannot be written, see `new_file`.
-    """
-    with new_file(path) as unfinished, open(unfinished, "xb", opener=_private) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 @contextmanager
@@ -170,10 +152,9 @@ def _scratch(path: Path) -> Iterator[Path]:
     Those in the same folder whose process was killed, for this path or others, are removed first: nobody holds their
     locks.
     """
-    start = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"  # short: `path` may have the longest name
-    for earlier in path.parent.glob(_SCRATCH_FOLDERS):
+    for earlier in path.parent.glob(f"{_SCRATCH}*{_UNFINISHED}"):
         _remove_if_abandoned(earlier)
-    scratch, lock = _locked_folder(path.parent, start)
+    scratch, lock = _locked_folder(path.parent)
     try:
         yield scratch
     finally:
@@ -181,10 +162,10 @@ def _scratch(path: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _locked_folder(parent: Path, start: str) -> tuple[Path, int]:
+def _locked_folder(parent: Path) -> tuple[Path, int]:
     """A new folder with a locked file in it; returns the file's descriptor, too."""
     while True:
-        scratch = Path(tempfile.mkdtemp(prefix=start, suffix=".part", dir=parent))
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, suffix=_UNFINISHED, dir=parent))
         descriptor = -1
         try:
             descriptor = os.open(scratch / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -232,6 +213,12 @@ def _remove_scratch(scratch: Path) -> None:
                 each.unlink()
         (scratch / _LOCK).unlink(missing_ok=True)
         scratch.rmdir()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_version(path: Path) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from cycleqd_merge.errors import CycleQDError, HubFailed, HubRefused, InfrastructureError, first_line
+from cycleqd_merge.errors import CycleQDError, HubFailed, HubRefused, InfrastructureError, causes, first_line
 from cycleqd_merge.files import write_failure
 
 MAIN_CHANGED = "`main` has changed since the push began and was not overwritten; check its new commits and push again"
@@ -91,25 +91,18 @@ def _seconds_to_wait(error: Exception, attempt: int) -> float | None:
     return _FIRST_WAIT * 2.0 ** (attempt - 1) if asked is None else asked
 
 
-def _transient_cause(error: BaseException | None) -> BaseException | None:
+def _transient_cause(error: BaseException) -> BaseException | None:
     """The HTTP error or broken connection behind an error, if it may pass by itself."""
     from huggingface_hub import errors
 
-    seen = set[int]()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, errors.HfHubHTTPError):
-            return error if getattr(error.response, "status_code", 0) in _TRANSIENT else None
-        names = {each.__name__ for each in type(error).__mro__}
-        if _of_http_client(error):  # a host that does not exist, or refuses connections, will do so again
-            return (
-                error
-                if names & {"TimeoutException", "NetworkError", "RemoteProtocolError"} and ("ConnectError" not in names)
-                else None
-            )
-        if isinstance(error, ConnectionResetError):
-            return error
-        error = error.__cause__ or error.__context__
+    for cause in causes(error):
+        if isinstance(cause, errors.HfHubHTTPError):
+            return cause if getattr(cause.response, "status_code", 0) in _TRANSIENT else None
+        if _of_http_client(cause):  # a host that does not exist, or refuses connections, will do so again
+            names = {each.__name__ for each in type(cause).__mro__}
+            return cause if names & _BROKEN and "ConnectError" not in names else None
+        if isinstance(cause, ConnectionResetError):
+            return cause
     return None
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cycleqd_merge.cache import cache_root
-from cycleqd_merge.errors import CycleQDError, first_line
+from cycleqd_merge.errors import CycleQDError, causes, first_line
 
 _REMEDIES = {
     errno.EMFILE: "too many open files; raise the limit (`ulimit -n`), or use fewer workers",
@@ -28,15 +28,7 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, 
 
 def machine_failure(error: BaseException) -> str | None:
     """An explanation of an error that the machine caused, with a remedy; None if `error` is something else."""
-    seen = set[int]()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        found = _failure(cause)
-        if found is not None:
-            return found
-        cause = cause.__cause__ or cause.__context__
-    return None
+    return next(filter(None, map(_failure, causes(error))), None)
 
 
 def _failure(error: BaseException) -> str | None:

@@ -23,7 +23,7 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.cache_entries import read_entry, report_damage, write_entry
 from cycleqd_merge.config.recipe import ModelsConfig, PinnedModels
 from cycleqd_merge.errors import UserError
-from cycleqd_merge.files import new_file, write_atomically
+from cycleqd_merge.files import new_file, sha256_of, write_atomically
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checkpoint import Weight, digest_file
 from cycleqd_merge.merging.family import ModelFamily, open_family
@@ -169,7 +169,7 @@ def compute_basis(family: ModelFamily, expert: int, weight: Weight, rank: Rank =
     metadata = json.dumps({"side": basis.side, **measures})  # one entry: safetensors writes several in no fixed order
     with new_file(path) as unfinished:
         save_file(tensors, unfinished, metadata={"basis": metadata})
-        write_entry(_entry(path), _sha256(unfinished))  # first: a basis without its digest counts as damaged
+        write_entry(_entry(path), sha256_of(unfinished))  # first: a basis without its digest counts as damaged
 
 
 def _entry(path: Path) -> Path:
@@ -177,11 +177,6 @@ def _entry(path: Path) -> Path:
     folder = path.parent.with_name(f"{path.parent.name}.sums")
     folder.mkdir(parents=True, exist_ok=True)
     return folder / path.name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_complete(folder: Path, family: ModelFamily, rank: Rank) -> bool:
@@ -218,7 +213,7 @@ def _remove_damaged(folder: Path, family: ModelFamily, rank: Rank) -> None:
         report_damage(manifest)
         manifest.unlink()
     for path in folder.glob("*.safetensors"):
-        if read_entry(_entry(path)) != _sha256(path):
+        if read_entry(_entry(path)) != sha256_of(path):
             path.unlink()
 
 

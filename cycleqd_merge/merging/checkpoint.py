@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Pret
 from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.config.recipe import ModelsConfig
 from cycleqd_merge.errors import CycleQDError, ModelError, first_line
-from cycleqd_merge.files import file_version
+from cycleqd_merge.files import file_version, sha256_of
 from cycleqd_merge.merging.download import model_folder
 from cycleqd_merge.merging.file_limits import require_configuration, require_no_kernels, require_small_files
 from cycleqd_merge.merging.json_files import read_json
@@ -361,8 +361,7 @@ def digest_file(path: Path) -> str:
     cached = cache_folder("digests") / key
     if (stored := read_entry(cached)) is not None:
         return stored
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     if file_version(path) == version:  # else it has been written in the meantime
         write_entry(cached, digest)
     return digest

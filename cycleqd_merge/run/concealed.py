@@ -17,7 +17,7 @@ from typing import Any
 from cycleqd_merge.config.validation_errors import Location
 from cycleqd_merge.config.variables import leaf, with_leaf
 from cycleqd_merge.errors import RecipeError
-from cycleqd_merge.files import write_private
+from cycleqd_merge.files import write_atomically
 from cycleqd_merge.journal.log import Event
 
 log = logging.getLogger(__name__)
@@ -88,5 +88,5 @@ def _salt(folder: Path) -> bytes | None:
 
 def _new_salt(folder: Path) -> bytes:
     salt = secrets.token_hex(32).encode() + b"\n"
-    write_private(folder / SALT_FILE, salt)
+    write_atomically(folder / SALT_FILE, salt, mode=0o600)
     return salt

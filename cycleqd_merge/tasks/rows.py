@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import shutil
 import urllib.parse
@@ -15,7 +14,7 @@ from cycleqd_merge.cache_entries import report_damage
 from cycleqd_merge.config.origin import is_public_address
 from cycleqd_merge.config.rows import RowsConfig
 from cycleqd_merge.errors import DataError
-from cycleqd_merge.files import new_file
+from cycleqd_merge.files import new_file, sha256_of
 from cycleqd_merge.tasks.hub_rows import read_dataset
 from cycleqd_merge.tasks.row_files import Row, format_of, read_file
 
@@ -71,7 +70,7 @@ def _downloaded(url: str, sha256: str) -> Path:
     """A file from the web, kept in the cache under its checksum."""
     ending = format_of(urllib.parse.unquote(urllib.parse.urlsplit(url).path), url)
     path = cache_folder("rows") / f"{sha256}{ending}"
-    if path.exists() and _sha256(path) != sha256:
+    if path.exists() and sha256_of(path) != sha256:
         report_damage(path)
         path.unlink(missing_ok=True)
     if not path.exists():
@@ -85,13 +84,8 @@ def _downloaded(url: str, sha256: str) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _require_sha256(path: Path, sha256: str, label: str) -> None:
-    found = _sha256(path)
+    found = sha256_of(path)
     with path.open("rb") as file:
         is_page = file.read(1024).lstrip().lower().startswith((b"<!doctype html", b"<html"))
     if found == sha256:

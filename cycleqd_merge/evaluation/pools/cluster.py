@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.errors import RecipeError, first_line
+from cycleqd_merge.errors import RecipeError, causes, first_line
 from cycleqd_merge.machine_errors import machine_failure
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def connect(address: str | None) -> None:
         if address is None:
             reason = machine_failure(error) or first_line(error)
             raise RecipeError(f"ray: cannot be started on this host: {reason}") from error
-        raise RecipeError(_refusal(address, "\n".join(_chain(error)))) from error
+        said = "\n".join(f"{type(each).__name__}: {each}" for each in causes(error))
+        raise RecipeError(_refusal(address, said)) from error
 
 
 def _require_cluster(address: str) -> None:
@@ -97,13 +98,6 @@ def _refusal(label: str, said: str) -> str:
         return f"ray: the cluster at {label} refuses this process's token, or it has none; {remedy}"
     reason = next((line for line in lines if line.startswith(_SAID)), lines[-1] if lines else "no answer")
     return f"ray: no cluster at {label}: {reason.removeprefix(_SAID)}; {_START}"
-
-
-def _chain(error: BaseException | None) -> Iterator[str]:
-    """The messages of an error and of its causes."""
-    while error is not None:
-        yield f"{type(error).__name__}: {error}"
-        error = error.__cause__ or error.__context__
 
 
 def _require_room() -> None:
