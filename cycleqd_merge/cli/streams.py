@@ -1,6 +1,6 @@
 """Standard output and error that never end a command: a closed pipe, a dead terminal, an encoding without a character.
 
-What cannot be written is dropped, and the command goes on: a search that takes days is worth more than its display. A
+What cannot be written is dropped, and the command continues: a search that takes days is worth more than its display. A
 loss other than to a closed pipe, which is how `head` ends, is reported at the end.
 """
 

@@ -7,9 +7,10 @@ on real paths, after symbolic links. Keys that the user set (`ForeignConfig.own`
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from cycleqd_merge.config.evolution import (
     SvdMutationConfig,
 )
 from cycleqd_merge.config.hub import HubConfig
-from cycleqd_merge.config.origin import ForeignConfig, Location, is_public_address
+from cycleqd_merge.config.origin import ForeignConfig, is_commit, is_public_address
 from cycleqd_merge.config.recipe import ConfirmConfig, FinishConfig, ModelsConfig, Recipe, TaskConfig
 from cycleqd_merge.config.rows import RowsConfig, SplitRowsConfig, TwoFilesConfig, dataset_key
 from cycleqd_merge.config.scorers import (
@@ -59,6 +60,7 @@ from cycleqd_merge.config.tasks import (
     OsInteractionTaskConfig,
     PythonTaskConfig,
 )
+from cycleqd_merge.config.validation_errors import Location
 from cycleqd_merge.config.values import UNEXPANDED
 from cycleqd_merge.config.variables import carry
 from cycleqd_merge.errors import RecipeError, printable
@@ -68,7 +70,7 @@ log = logging.getLogger(__name__)
 PUBLISHED_OUTPUT = "run"
 """The run directory of a published recipe, whose own one is not published."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MOST_MERGES = 100_000
 _OUTSIDE = "is outside the run's folder"
 _PLAIN = re.compile(r"[\w .:,+=()\[\]%-]*")
 
@@ -153,7 +155,7 @@ def _model_part(part: str, context: _Context) -> str | None:
 
 def _unpinned(name: str, revision: str | None, context: _Context) -> str | None:
     sha = context.recipe.revisions.get(name, revision or "")
-    return None if _COMMIT.fullmatch(sha) else f"`revisions` has no commit for {printable(name)}"
+    return None if is_commit(sha) else f"`revisions` has no commit for {printable(name)}"
 
 
 def _experts(experts: Mapping[str, str], config: BaseModel, context: _Context) -> str | None:
@@ -217,19 +219,11 @@ def _methods(methods: list[str] | None, config: BaseModel, context: _Context) ->
 
 
 def _grid(grid: Mapping[str, Mapping[str, list[Any]]], config: BaseModel, context: _Context) -> str | None:
-    combinations = 0
-    for parameters in grid.values():
-        product = 1
-        for values in parameters.values():
-            product *= len(values)
-        combinations += product
+    combinations = sum(math.prod(map(len, parameters.values())) for parameters in grid.values())
     if combinations > _MOST_MERGES:
         return f"{combinations} merges are more than {_MOST_MERGES}, the limit of a published recipe"
     names = [*grid, *(name for parameters in grid.values() for name in parameters)]
     return _methods(names, config, context)
-
-
-_MOST_MERGES = 100_000
 
 
 def _lm_eval_task(task: str, config: BaseModel, context: _Context) -> str | None:
@@ -239,7 +233,7 @@ def _lm_eval_task(task: str, config: BaseModel, context: _Context) -> str | None
 
 
 def _revisions(revisions: Mapping[str, str], _: BaseModel, __: _Context) -> str | None:
-    wrong = [name for name, sha in revisions.items() if not _COMMIT.fullmatch(sha)]
+    wrong = [name for name, sha in revisions.items() if not is_commit(sha)]
     return f"{printable(wrong[0])}: {printable(revisions[wrong[0]])!r} is not a commit" if wrong else None
 
 
@@ -293,8 +287,8 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
         **dict.fromkeys(
             ("seed", "bounds", "groups", "mu", "sigma", "scaling", "mutation", "cycling", "sampling", "mates"), SAFE
         ),
-        **dict.fromkeys(("adaptive", "warm_start", "race", "alpha_low", "alpha_high", "preset"), SAFE),
-        **dict.fromkeys(("generations", "bins", "in_flight"), SAFE),
+        **dict.fromkeys(("adaptive", "warm_start", "race", "alpha_low", "alpha_high", "preset", "generations"), SAFE),
+        **dict.fromkeys(("bins", "in_flight"), SAFE),
     },
     LayerGroupsConfig: dict.fromkeys(("layers", "blocks", "modules"), SAFE),
     PatternGroupsConfig: {"patterns": SAFE},
@@ -451,7 +445,13 @@ def without_keys(recipe: Recipe, keys: Iterable[Location]) -> Recipe:
     return kept
 
 
-def require_harmless(found: Iterable[Finding], where: str, trust: bool, remedy: str) -> None:
+def refused_and_code(found: Sequence[Finding]) -> tuple[list[str], list[str]]:
+    """The findings that are always refused, and the settings that run code, in words."""
+    code = sorted({each.reason for each in found if each.kind == CODE.kind})
+    return [str(each) for each in found if each.kind == "checked"], code
+
+
+def require_harmless(found: Sequence[Finding], where: str, trust: bool, remedy: str) -> None:
     """Check that a stranger's recipe states nothing that it may not state.
 
     trust: it may run code. remedy: how the user allows that.
@@ -459,9 +459,8 @@ def require_harmless(found: Iterable[Finding], where: str, trust: bool, remedy: 
     Raises:
         RecipeError: it does.
     """
-    refused = [str(each) for each in found if each.kind == "checked"]
+    refused, code = refused_and_code(found)
     if refused:
         raise RecipeError(f"{where}: refused: {'; '.join(refused)}")
-    code = sorted({each.reason for each in found if each.kind == CODE.kind})
     if code and not trust:
         raise RecipeError(f"{where}: its recipe runs code ({', '.join(code)}); read it, then {remedy}")

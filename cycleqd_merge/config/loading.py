@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -123,6 +124,7 @@ def own_keys(data: Mapping[str, Any], overrides: Sequence[str]) -> list[list[int
     return [list(_override(changed, text)) for text in overrides]
 
 
+@functools.cache
 def shipped_tasks() -> frozenset[str]:
     """The names of the task definitions that are shipped with this package."""
     return frozenset(path.stem for path in DEFINITIONS.glob("*.yaml"))
@@ -170,9 +172,8 @@ def load_task(use: TaskConfig) -> TaskDefinitionConfig:
         return use.task
     require_values(dict(texts_of(use)), lambda _: f"task {task_name(use)}")
     shipped = sorted(shipped_tasks())
-    named = DEFINITIONS / f"{use.task}.yaml" if use.task in shipped else Path(use.task)  # a file's path is absolute
-    path = named if named.is_file() else None
-    if path is None:
+    path = DEFINITIONS / f"{use.task}.yaml" if use.task in shipped else Path(use.task)  # a file's path is absolute
+    if not path.is_file():
         hint = suggestion(Path(use.task).name.removesuffix(".yaml").removesuffix(".yml"), shipped)
         raise RecipeError(f"task {use.task!r}: no such file or shipped task; shipped: {', '.join(shipped)}{hint}")
     data, node = read_yaml(path)

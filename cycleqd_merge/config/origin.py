@@ -8,9 +8,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cycleqd_merge.config.validation_errors import Location
 from cycleqd_merge.config.values import StrictConfig
-
-Location = tuple[int | str, ...]
 
 
 class ForeignConfig(StrictConfig):
@@ -59,21 +58,29 @@ def _is_download(path: Path) -> bool:
     return False
 
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_commit(sha: object) -> bool:
+    """Whether a value is the full id of a commit, which no branch or tag can change."""
+    return isinstance(sha, str) and _COMMIT.fullmatch(sha) is not None
+
+
 _HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]")
 """A name with a top-level domain: neither an address in any notation nor a name of the local network."""
-_PRIVATE = [
-    "local",
-    "localhost",
-    "localdomain",
+_PRIVATE = {
+    "arpa",
+    "corp",
+    "home",
     "internal",
     "intranet",
     "lan",
-    "home",
-    "corp",
-    "private",
-    "arpa",
+    "local",
+    "localdomain",
+    "localhost",
     "onion",
-]
+    "private",
+}
 
 
 def is_public_address(url: str) -> bool:

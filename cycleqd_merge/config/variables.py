@@ -80,8 +80,7 @@ def expanded(text: str) -> Written | str:
         return found or ""
 
     value = _VARIABLE.sub(value_of, text)
-    names = [match[2] for match in _VARIABLE.finditer(text) if not match[1]]
-    return Written(text, value, tuple(parts), environment, missing) if names else value
+    return Written(text, value, tuple(parts), environment, missing) if names_in(text) else value
 
 
 def expand_variables(

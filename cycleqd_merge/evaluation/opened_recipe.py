@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import open_engine
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.merging.bases import BasesProgress, prepare_bases
-from cycleqd_merge.merging.family import ModelFamily, open_family
+from cycleqd_merge.merging.family import ModelDigests, ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
@@ -52,17 +52,17 @@ class OpenedRecipe:
 
 
 def open_worker(
-    recipe: Recipe, experts: Iterable[int], workers_per_host: int = 1, digests: Mapping[str, str] | None = None
+    recipe: Recipe, experts: Iterable[int], workers_per_host: int = 1, digests: ModelDigests | None = None
 ) -> Worker:
     """Open a recipe in this process, and a worker for it.
 
-    experts: numbers of those whose singular bases are needed. workers_per_host: see `OpenedRecipe.worker`. digests: by
-    name, of the models with which the run began; the base's under "".
+    experts: numbers of those whose singular bases are needed. workers_per_host: see `OpenedRecipe.worker`. digests: of
+    the models with which the run began.
 
     Raises:
         UserError: something that the recipe names cannot be opened, or a model has changed.
     """
     opened = OpenedRecipe.open(recipe)
     if digests is not None:
-        opened.family.require_digests(digests[""], {name: each for name, each in digests.items() if name})
+        opened.family.require_digests(*digests)
     return opened.worker(opened.materialiser(experts), workers_per_host)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cycleqd_merge.config.anchoring import without_folders
-from cycleqd_merge.config.foreign import FIELDS, PUBLISHED_OUTPUT, findings, without_keys
+from cycleqd_merge.config.foreign import FIELDS, PUBLISHED_OUTPUT, findings, refused_and_code, without_keys
 from cycleqd_merge.config.loading import load_task, parse, shipped_tasks
 from cycleqd_merge.config.model_names import model_names
 from cycleqd_merge.config.origin import ForeignConfig
@@ -23,7 +23,6 @@ from cycleqd_merge.config.variables import attach, keep_texts, texts_of
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS_FOLDER = "rows"
-OUTPUT = PUBLISHED_OUTPUT
 OWN_SETTINGS = {key for key, rule in FIELDS[Recipe].items() if rule.kind == "dropped"}
 """Sections about the machine and its user, not about the run."""
 
@@ -65,7 +64,7 @@ def portable_recipe(recipe: Recipe) -> PortableRecipe:
     for part in ("engine", "strategy", "strategies"):
         if part in stated:
             stated[part] = with_renamed_models(_without_machine(stated[part]), names)
-    whole = parse(TypeAdapter(Recipe), {**stated, "output": OUTPUT}, "recipe", changed)
+    whole = parse(TypeAdapter(Recipe), {**stated, "output": PUBLISHED_OUTPUT}, "recipe", changed)
     attach(whole, dict(texts_of(changed)))
     keep_texts(whole, lambda at, text: not _is_resolved(at) and (text.environment or text.missing is not None))
     return PortableRecipe(whole, rows, Path(template) if from_file and template is not None else None)
@@ -80,8 +79,7 @@ def _is_resolved(at: Location) -> bool:
 def pull_notices(recipe: Recipe, label: str) -> list[str]:
     """What `pull` will say about a portable recipe, one line for each kind of refusal. label: its repository."""
     found = findings(recipe, ForeignConfig(folder=os.getcwd()), shipped_tasks())
-    code = sorted({each.reason for each in found if each.kind == "code"})
-    refused = [str(each) for each in found if each.kind == "checked"]
+    refused, code = refused_and_code(found)
     notices = [f"{label}: can only be pulled with --trust-remote-code, because it runs code: {', '.join(code)}"]
     unless = f"{label}: cannot be pulled unless the reader replaces these keys with --set: {'; '.join(refused)}"
     return [*(notices if code else ()), *([unless] if refused else ())]
@@ -101,9 +99,8 @@ def _use(use: TaskConfig, rows: dict[str, Path]) -> TaskConfig:
             return source
         here = Path(source.path)
         own = f"{name}{here.suffix}" if dict(texts_of(source)).get(("path",)) else f"{name}-{here.name}"
-        taken = f"{ROWS_FOLDER}/{own}" in rows and rows[f"{ROWS_FOLDER}/{own}"] != here
-        new = f"{ROWS_FOLDER}/{len(rows)}-{own}" if taken else f"{ROWS_FOLDER}/{own}"
-        place = next((place for place, path in rows.items() if path == here), new)
+        new = f"{len(rows)}-{own}" if f"{ROWS_FOLDER}/{own}" in rows else own
+        place = next((place for place, path in rows.items() if path == here), f"{ROWS_FOLDER}/{new}")
         rows[place] = here
         return source.model_copy(update={"path": place})
 

@@ -19,7 +19,7 @@ from cycleqd_merge.hub.publication import Publication
 from cycleqd_merge.hub.scan import require_no_credentials
 from cycleqd_merge.merging.end_tokens import listed_ids
 from cycleqd_merge.merging.model_files import GENERATION, TOKENIZER
-from cycleqd_merge.merging.rebuild_command import without_variable_command
+from cycleqd_merge.merging.rebuild_command import CONFIGURATION, without_variable_command
 from cycleqd_merge.merging.sizes import model_bytes
 from cycleqd_merge.outputs.export import export, export_adapter, model_record
 from cycleqd_merge.report.figures import archives_figure, png
@@ -27,7 +27,7 @@ from cycleqd_merge.run.elites import NamedModel
 from cycleqd_merge.run.opening import reopen
 from cycleqd_merge.strict_json import loads
 
-GENOME, CONFIGURATION = "genome.json", "mergekit_config.yml"
+GENOME = "genome.json"
 _TEXT_FILES = (".json", ".yml", ".md", ".jinja")
 """Text files of an exported model, which may contain local paths."""
 _LONGEST_TEXT = 2**24  # bytes; longer files contain no paths

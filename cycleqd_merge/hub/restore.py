@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 
 from cycleqd_merge.config.anchoring import anchored
-from cycleqd_merge.config.foreign import findings, require_harmless
+from cycleqd_merge.config.foreign import PUBLISHED_OUTPUT, findings, require_harmless
 from cycleqd_merge.config.loading import (
     load_task,
     override_recipe,
@@ -27,7 +27,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import with_renamed_models
 from cycleqd_merge.config.rows import row_sources
 from cycleqd_merge.errors import RecipeError, first_line
-from cycleqd_merge.hub.portable import CHAT_TEMPLATE, OUTPUT, ROWS_FOLDER
+from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER
 from cycleqd_merge.hub_errors import ask_hub
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, journal_bytes, of_kind
 from cycleqd_merge.run.order import order_differences
@@ -81,7 +81,7 @@ def download_run(
 def _recipe_of(session: Event, where: str) -> Recipe:
     """The recipe of a published session event, as it was published."""
     stated = {key: value for key, value in session["recipe"].items() if key != "foreign"}
-    return recorded_recipe({**session, "recipe": {**stated, "output": OUTPUT}}, where, published=True)
+    return recorded_recipe({**session, "recipe": {**stated, "output": PUBLISHED_OUTPUT}}, where, published=True)
 
 
 def placed_events(events: Sequence[Event], out: Path, overrides: Sequence[str], trust: bool) -> list[Event]:

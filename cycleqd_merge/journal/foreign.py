@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cycleqd_merge.config.origin import is_commit
 from cycleqd_merge.errors import RecipeError, printable
 
 PUBLISHED_FOLDER = "."
 """The folder that the session of a published run names."""
 _KINDS = ("start", "session", "result", "bounds", "confirm", "measured")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def marked(events: list[dict[str, Any]], folder: Path, download: bool) -> list[dict[str, Any]]:
@@ -59,7 +58,7 @@ def _reason(event: Mapping[str, Any]) -> str | None:
             return f"a text with the control character {printable(control)}"
     if event["event"] == "start":
         revisions = event.get("revisions") or {}
-        if not isinstance(revisions, dict) or not all(_is_commit(sha) for sha in revisions.values()):
+        if not isinstance(revisions, dict) or not all(is_commit(sha) for sha in revisions.values()):
             return "`revisions` are not commits"
     return None
 
@@ -81,7 +80,3 @@ def _controls(character: str) -> bool:
     """Control characters of ASCII and Latin-1, line and paragraph separators, and marks that reverse text."""
     code = ord(character)
     return code < 0x20 or 0x7F <= code < 0xA0 or 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069
-
-
-def _is_commit(sha: Any) -> bool:
-    return isinstance(sha, str) and _COMMIT.fullmatch(sha) is not None

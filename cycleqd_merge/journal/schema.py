@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cycleqd_merge.config.evolution import MAX_IN_FLIGHT
 from cycleqd_merge.errors import printable
 from cycleqd_merge.evolution.genome import Genome
 
-MAX_IN_FLIGHT = 10_000
 _SHORT = 60  # characters of a key in a message
 
 Score = Annotated[float, Field(ge=0, le=1)]

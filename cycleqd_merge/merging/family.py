@@ -24,6 +24,8 @@ from cycleqd_merge.merging.tokenizer_folders import has_tokenizer, id_bound, ope
 from cycleqd_merge.merging.vocabulary import Union, expert_rows
 
 _RESTORE = "restore them, then rerun the command"
+ModelDigests = tuple[str, Mapping[str, str]]
+"""Of the base model, and of the experts by name."""
 TaskVector = torch.Tensor | LowRank
 """tau = expert - base of one tensor, float32: dense, or as low-rank factors."""
 

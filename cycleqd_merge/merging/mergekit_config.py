@@ -23,11 +23,11 @@ from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_experts import stock_problem
 from cycleqd_merge.merging.mergekit_references import reference_value
-from cycleqd_merge.merging.rebuild_command import NO_COMMAND
+from cycleqd_merge.merging.rebuild_command import CONFIGURATION, NO_COMMAND, STOCK
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 MERGE_METHOD = "cycleqd"
-STOCK_COMMAND, OWN_COMMAND = "mergekit-yaml mergekit_config.yml OUT", "cycleqd-merge merge mergekit_config.yml OUT"
+STOCK_COMMAND, OWN_COMMAND = f"{STOCK} {CONFIGURATION} OUT", f"cycleqd-merge merge {CONFIGURATION} OUT"
 """Commands that build the model of a configuration: with stock mergekit, or with the method `cycleqd`."""
 
 

@@ -9,7 +9,7 @@ from cycleqd_merge.config.variables import names_in
 
 CONFIGURATION = "mergekit_config.yml"
 """The file of an exported model that rebuilds it."""
-_STOCK = "mergekit-yaml"
+STOCK = "mergekit-yaml"
 _EXPANDED = "config.yml"
 _EXPAND = re.compile(rf"# envsubst '[^']*' < {re.escape(CONFIGURATION)} > {re.escape(_EXPANDED)} && ")
 NO_COMMAND = "mergekit cannot rebuild this model: "
@@ -23,7 +23,7 @@ def with_variable_command(configuration: str, written: str) -> str:
 
     configuration: the text with the values. written: the text with `${NAME}`.
     """
-    if written == configuration or not written.startswith(f"# {_STOCK} "):
+    if written == configuration or not written.startswith(f"# {STOCK} "):
         return written
     command, newline, rest = written.removeprefix("# ").partition("\n")
     added = sorted(Counter(names_in(written)) - Counter(names_in(configuration)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.cache_entries import read_entry, write_entry
 from cycleqd_merge.config.loading import load_task
 from cycleqd_merge.config.model_names import hub_id, model_names
+from cycleqd_merge.config.origin import is_commit
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.config.rows import dataset_key, row_sources
 from cycleqd_merge.errors import HubRefused
@@ -23,7 +23,6 @@ from cycleqd_merge.hub_errors import ending_waits, hub_errors, repeated
 from cycleqd_merge.merging.missing_files import nearest
 
 _PARALLEL = 8
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DATASETS = "datasets/"
 
 
@@ -83,13 +82,13 @@ def _resolve(name: str, label: str) -> str:
     """
     repo, _, revision = name.removeprefix(_DATASETS).partition("@")
     kind = "dataset" if name.startswith(_DATASETS) else "model"
-    if _COMMIT.fullmatch(revision):
+    if is_commit(revision):
         return revision
     cached = cache_folder("commits") / quote(f"{kind}/{repo}@{revision}", safe="")
     with hub_errors(label, HubRefused):
         if constants.is_offline_mode():
             stored = read_entry(cached)
-            if stored is not None and _COMMIT.fullmatch(stored):
+            if stored is not None and is_commit(stored):
                 return stored
             found = huggingface_hub.snapshot_download(
                 repo, revision=revision or None, repo_type=kind, local_files_only=True

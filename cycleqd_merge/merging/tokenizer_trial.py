@@ -11,6 +11,8 @@ from typing import Any
 
 import tokenizers
 
+from cycleqd_merge.errors import first_line
+
 _MOST_TOKENS, _MOST_ADDED_TOKENS, _LONGEST_TOKEN = 2_000_000, 100_000, 10_000
 """Several times what the largest vocabularies have; loading that many added tokens takes a minute."""
 _MOST_GROWTH = 1000
@@ -31,7 +33,7 @@ def problem_of(path: str) -> str:
     except RecursionError:
         return "nested too deeply"
     except BaseException as error:  # a panic of the library is no `Exception`
-        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return first_line(error)
     return ""
 
 

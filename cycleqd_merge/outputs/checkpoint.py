@@ -9,6 +9,7 @@ from typing import Any
 
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_folder
+from cycleqd_merge.merging.rebuild_command import CONFIGURATION
 
 
 def write_model(
@@ -31,5 +32,5 @@ def write_model(
     with new_folder(out) as unfinished:
         fill(unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (unfinished / "mergekit_config.yml").write_text(configuration, encoding="utf-8")
+        (unfinished / CONFIGURATION).write_text(configuration, encoding="utf-8")
         verify(unfinished)

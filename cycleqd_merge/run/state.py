@@ -71,12 +71,13 @@ class Run:
         return to_pandas(self)
 
     @classmethod
-    def begin(cls, recipe: Recipe, start: Event, recorded: Sequence[dict[str, Any]] = ()) -> Run:
+    def begin(cls, recipe: Recipe, start: Event, recorded: Sequence[dict[str, Any]] = (), place: str = "") -> Run:
         """A run without results.
 
-        recorded: steps of the results that will be replayed; they may be more than the recipe's generations.
+        recorded: steps of the results that will be replayed; they may be more than the recipe's generations. place: of
+        `start`, put before the message of a search that is too large.
         """
-        require_memory(recipe, len(start["groups"]), start["in_flight"])
+        require_memory(recipe, len(start["groups"]), start["in_flight"], place)
         founders = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
         state = SearchState(build_space(recipe, len(start["groups"]), founders))
         strategy = build_strategy(recipe, state, static_merges)
@@ -296,8 +297,7 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
     steps = [event.get("step") for event in of_kind(events, "result")]
     recorded = [step if isinstance(step, dict) else {} for step in steps]
     require_founders(start, list(recipe.experts), [task_name(use) for use in recipe.tasks], where)
-    require_memory(recipe, len(start["groups"]), start["in_flight"], f"{where}:1: ")
-    run = Run.begin(recipe, start, recorded)
+    run = Run.begin(recipe, start, recorded, f"{where}:1: ")
     run.measured = measured_scores(events_in_order(events, where))
     run.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):

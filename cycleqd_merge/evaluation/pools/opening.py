@@ -21,5 +21,5 @@ def open_pool(opened: OpenedRecipe, materialiser: Materialiser, mutated: Sequenc
     if workers == 1 and recipe.ray_address is None:
         return LocalPool(opened.worker(materialiser))
     family = opened.family
-    digests = {"": family.base.digest, **{each.name: each.digest for each in family.experts}}
+    digests = (family.base.digest, {each.name: each.digest for each in family.experts})
     return RayPool(recipe, mutated, workers, recipe.ray_address, digests=digests)

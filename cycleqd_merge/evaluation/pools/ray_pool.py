@@ -22,6 +22,7 @@ from cycleqd_merge.evaluation.opened_recipe import open_worker
 from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, workers_per_host
 from cycleqd_merge.evaluation.pools.pool import Finished, evaluate_proposal
 from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.merging.family import ModelDigests
 from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
@@ -55,7 +56,7 @@ class RemoteWorker:
         recipe: dict[str, Any],
         experts: Sequence[int],
         workers_per_host: int,
-        digests: Mapping[str, str] | None = None,
+        digests: ModelDigests | None = None,
     ) -> None:
         """Open everything that the recipe names; see `open_worker`."""
         self._worker = open_worker(Recipe.model_validate(recipe), experts, workers_per_host, digests)
@@ -143,7 +144,7 @@ class RayPool:
         workers: int,
         address: str | None = None,
         attempts: int = 2,
-        digests: Mapping[str, str] | None = None,
+        digests: ModelDigests | None = None,
     ) -> None:
         try:
             import ray
