@@ -61,9 +61,15 @@ def own_root(cache: Path) -> RootFs:
     return RootFs("default")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _quiet_single_thread() -> None:
+@pytest.fixture(autouse=True)
+def _single_thread() -> None:
+    """An engine may set another number of threads, which changes the last bits of linear algebra in later tests."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    torch.set_num_threads(1)  # also for fixtures of a session, which come before those of its first test
     for name in ("transformers", "mergekit", "datasets", "accelerate", "httpx", "filelock"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import datasets
