@@ -20,6 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+_LONGEST_LINE = 1400
+"""Characters of a message's line."""
+
 
 def first_line(error: BaseException) -> str:
     """The first non-blank line of an error's message, or the name of its class if the message is empty."""
@@ -46,7 +49,10 @@ def printable(text: str) -> str:
 
 
 class CycleQDError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose. Whatever its message quotes can be printed."""
+
+    def __str__(self) -> str:
+        return "\n".join(brief(printable(line), _LONGEST_LINE) for line in super().__str__().split("\n"))
 
 
 class UserError(CycleQDError):

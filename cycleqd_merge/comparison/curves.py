@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from cycleqd_merge.comparison.statistics import hypervolume
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
+
+Count = Annotated[int, Field(ge=0, le=10**12)]
+_Value = Annotated[float, Field(ge=0, le=1e12)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +24,11 @@ class Curve:
     archives. coverage: share of cells, averaged over the archives.
     """
 
-    evaluations: tuple[int, ...]
-    best_mean: tuple[float, ...]
-    hypervolume: tuple[float, ...]
-    qd_score: tuple[float, ...]
-    coverage: tuple[float, ...]
+    evaluations: tuple[Count, ...]
+    best_mean: tuple[_Value, ...]
+    hypervolume: tuple[_Value, ...]
+    qd_score: tuple[_Value, ...]
+    coverage: tuple[_Value, ...]
 
 
 @dataclass(frozen=True, slots=True)

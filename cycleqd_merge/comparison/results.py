@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cycleqd_merge.comparison.curves import Curve
+from cycleqd_merge.comparison.curves import Count, Curve
 from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.tasks.protocol import Split
 
+Score = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
 
 
@@ -33,8 +34,8 @@ class SeedScores:
     seed: int | None
     digest: str
     search: dict[str, Estimate]
-    heldout: dict[str, tuple[float, ...]]
-    truncated: dict[str, float]
+    heldout: dict[str, tuple[Score, ...]]
+    truncated: dict[str, Score]
 
 
 @dataclass(frozen=True)
@@ -67,21 +68,21 @@ class StrategyRunResult:
 
     strategy: str
     seed: int
-    evaluations: int
-    failures: int
-    censored: int
-    seconds: float
+    evaluations: Count
+    failures: Count
+    censored: Count
+    seconds: Annotated[float, Field(ge=0, le=1e12)]
     curve: Curve
-    elite_set: Annotated[tuple[tuple[float, ...], ...], Field(alias="family")]
+    elite_set: Annotated[tuple[tuple[Score, ...], ...], Field(alias="family")]
 
 
 @dataclass(frozen=True, slots=True)
 class RowCount:
     """A task's number of rows by split, and how many of its held-out rows also occur in the search splits."""
 
-    search: int
-    heldout: int
-    duplicates: int
+    search: Count
+    heldout: Count
+    duplicates: Count
 
 
 @dataclass(frozen=True, slots=True)
