@@ -38,6 +38,15 @@ _LARGEST_TRANSACTION = (
     "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE trx_mysql_thread_id > 0 "
     "ORDER BY trx_rows_modified DESC LIMIT 1"
 )
+_LIKELY_SORTER = (
+    "SELECT p.id FROM information_schema.processlist p "
+    "LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id "
+    f"WHERE p.user LIKE '{PREFIX}%' AND p.command <> 'Sleep' "
+    "ORDER BY IFNULL(t.trx_unique_checks + t.trx_foreign_key_checks, 1) = 0 DESC, p.state LIKE '%sort%' DESC, "
+    "p.time_ms DESC LIMIT 1"
+)
+"""Of the sessions that run a statement: one that loads rows in bulk, which needs both checks off, else one that sorts,
+else the one that has run the longest."""
 _OPTIONS = (
     "--skip-networking",
     f"--sql-mode={SQL_MODE}",
@@ -57,6 +66,7 @@ _OPTIONS = (
     "--maximum-sort-buffer-size=67108864",
     "--maximum-join-buffer-size=67108864",
     "--loose-max-tmp-session-space-usage=536870912",  # since MariaDB 11.5
+    "--loose-innodb-alter-copy-bulk=OFF",  # CREATE TABLE ... SELECT would sort its rows in files without a name
     "--innodb-temp-data-file-path=ibtmp1:12M:autoextend:max:1G",
     "--innodb-flush-log-at-trx-commit=0",  # the data need not outlive the process
     "--innodb-doublewrite=0",
@@ -106,6 +116,7 @@ class PrivateServer:
     def _install(self, data: Path, run_as: Mapping[str, Any]) -> None:
         command = [find_program("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db"]
         command.append("--auth-root-authentication-method=normal")  # the folder's permissions keep other users out
+        command.append(f"--tmpdir={self.folder / 'tmp'}")  # another server that starts removes temporary tables in /tmp
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder, **run_as)
         if done.returncode != 0:
             raise InfrastructureError(f"database: mariadb-install-db failed: {_last_line(done.stdout + done.stderr)}")
@@ -146,6 +157,7 @@ class PrivateServer:
                 self._limit_tables(data)
                 self._limit_temporary_tables(temporary)
                 self._limit_undo_log(data)
+                self._limit_unnamed_files()
             left = {folder.name for folder in data.glob(f"{PREFIX}*")} - self.server.abandoned
             idle = idle + 1 if self.server.abandoned and not left else 0
             if idle > _IDLE_ROUNDS and self._process is not None:
@@ -180,6 +192,21 @@ class PrivateServer:
             self.server.abandoned.add("the undo log")
             with self.server.administer() as cursor:
                 cursor.execute(_LARGEST_TRANSACTION)
+                for (session,) in cursor.fetchall():
+                    cursor.execute(f"KILL {session}")
+
+    def _limit_unnamed_files(self) -> None:
+        """Kill the session that sorts too much: the server deletes the files for that as soon as they are open."""
+        if self._process is None:
+            return
+        size = 0
+        for opened in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found = opened.stat()
+                size += 0 if found.st_nlink else found.st_size
+        if size > LARGEST:
+            with self.server.administer() as cursor:
+                cursor.execute(_LIKELY_SORTER)
                 for (session,) in cursor.fetchall():
                     cursor.execute(f"KILL {session}")
 
