@@ -51,8 +51,10 @@ CONFIG = VllmEngineConfig(
     environment={"VLLM_LOGGING_LEVEL": "ERROR"},
 )
 CHILDREN = 6
+SLOW = ("llama-tied", "qwen2")
 FAMILIES = [
-    pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("llama", "llama-tied", "qwen2", "qwen2-tied")
+    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.slow] if name in SLOW else [])])
+    for name in (*SLOW, "llama", "qwen2-tied")
 ]
 ONE_FAMILY = pytest.mark.parametrize("family", FAMILIES[-1:], indirect=True)
 PROMPTS = ["abc", "hello there", "0123456789", "x", "the quick brown fox"]
