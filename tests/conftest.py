@@ -61,15 +61,8 @@ def own_root(cache: Path) -> RootFs:
     return RootFs("default")
 
 
-@pytest.fixture(autouse=True)
-def _single_thread() -> None:
-    """An engine may set another number of threads, which changes the last bits of linear algebra in later tests."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
-    torch.set_num_threads(1)  # also for fixtures of a session, which come before those of its first test
     for name in ("transformers", "mergekit", "datasets", "accelerate", "httpx", "filelock"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import datasets
@@ -79,6 +72,7 @@ def _quiet() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the test's fixtures are set up
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    torch.set_num_threads(1)  # an engine may have set more, which changes the last bits of linear algebra
     for mark in item.iter_markers("needs"):
         for component in mark.args:
             require(component)

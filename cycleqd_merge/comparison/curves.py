@@ -11,8 +11,9 @@ from pydantic import Field
 
 from cycleqd_merge.comparison.statistics import hypervolume
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
+from cycleqd_merge.journal.schema import Count
 
-Count = Annotated[int, Field(ge=0, le=10**12)]
+Total = Annotated[Count, Field(le=10**12)]
 _Value = Annotated[float, Field(ge=0, le=1e12)]
 
 
@@ -24,7 +25,7 @@ class Curve:
     archives. coverage: share of cells, averaged over the archives.
     """
 
-    evaluations: tuple[Count, ...]
+    evaluations: tuple[Total, ...]
     best_mean: tuple[_Value, ...]
     hypervolume: tuple[_Value, ...]
     qd_score: tuple[_Value, ...]

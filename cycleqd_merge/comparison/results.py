@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cycleqd_merge.comparison.curves import Count, Curve
+from cycleqd_merge.comparison.curves import Curve, Total
 from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.journal.schema import Score
 from cycleqd_merge.tasks.protocol import Split
 
-Score = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
 
 
@@ -68,9 +68,9 @@ class StrategyRunResult:
 
     strategy: str
     seed: int
-    evaluations: Count
-    failures: Count
-    censored: Count
+    evaluations: Total
+    failures: Total
+    censored: Total
     seconds: Annotated[float, Field(ge=0, le=1e12)]
     curve: Curve
     elite_set: Annotated[tuple[tuple[Score, ...], ...], Field(alias="family")]
@@ -80,9 +80,9 @@ class StrategyRunResult:
 class RowCount:
     """A task's number of rows by split, and how many of its held-out rows also occur in the search splits."""
 
-    search: Count
-    heldout: Count
-    duplicates: Count
+    search: Total
+    heldout: Total
+    duplicates: Total
 
 
 @dataclass(frozen=True, slots=True)

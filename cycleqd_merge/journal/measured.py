@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
-
-from pydantic import Field
 
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.log import Event, of_kind
+from cycleqd_merge.journal.schema import Positive, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +18,10 @@ class Estimate:
     truncated: the share of answers that were cut at the token limit.
     """
 
-    score: Annotated[float, Field(ge=0, le=1)]
-    error: Annotated[float, Field(ge=0, le=1)] | None
-    samples: Annotated[int, Field(ge=1)]
-    truncated: Annotated[float, Field(ge=0, le=1)] = 0.0
+    score: Score
+    error: Score | None
+    samples: Positive
+    truncated: Score = 0.0
 
     @classmethod
     def of(cls, scores: Sequence[float], truncated: float = 0.0) -> Estimate:

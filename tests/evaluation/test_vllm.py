@@ -51,10 +51,10 @@ CONFIG = VllmEngineConfig(
     environment={"VLLM_LOGGING_LEVEL": "ERROR"},
 )
 CHILDREN = 6
-SLOW = ("llama-tied", "qwen2")
+SLOW = [pytest.mark.slow]
 FAMILIES = [
-    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.slow] if name in SLOW else [])])
-    for name in (*SLOW, "llama", "qwen2-tied")
+    pytest.param(name, marks=[pytest.mark.xdist_group(name), *more])
+    for name, more in {"llama": [], "llama-tied": SLOW, "qwen2": SLOW, "qwen2-tied": []}.items()
 ]
 ONE_FAMILY = pytest.mark.parametrize("family", FAMILIES[-1:], indirect=True)
 PROMPTS = ["abc", "hello there", "0123456789", "x", "the quick brown fox"]

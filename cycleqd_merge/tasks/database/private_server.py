@@ -190,10 +190,7 @@ class PrivateServer:
         if size > self._largest_undo_log:
             self._largest_undo_log = size + LARGEST
             self.server.abandoned.add("the undo log")
-            with self.server.administer() as cursor:
-                cursor.execute(_LARGEST_TRANSACTION)
-                for (session,) in cursor.fetchall():
-                    cursor.execute(f"KILL {session}")
+            self._close_session(_LARGEST_TRANSACTION)
 
     def _limit_unnamed_files(self) -> None:
         """Kill the session that sorts too much: the server deletes the files for that as soon as they are open."""
@@ -205,10 +202,14 @@ class PrivateServer:
                 found = opened.stat()
                 size += 0 if found.st_nlink else found.st_size
         if size > LARGEST:
-            with self.server.administer() as cursor:
-                cursor.execute(_LIKELY_SORTER)
-                for (session,) in cursor.fetchall():
-                    cursor.execute(f"KILL {session}")
+            self._close_session(_LIKELY_SORTER)
+
+    def _close_session(self, query: str) -> None:
+        """Kill the session whose number a query returns, if it returns one."""
+        with self.server.administer() as cursor:
+            cursor.execute(query)
+            for (session,) in cursor.fetchall():
+                cursor.execute(f"KILL {session}")
 
     def _crashed(self) -> bool:
         """Whether the server, which has stopped responding, has ended by itself, or does so in seconds.
