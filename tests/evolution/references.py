@@ -12,19 +12,20 @@ from cycleqd_merge.evolution.archive import Bounds, Scores
 from cycleqd_merge.evolution.genome import Genome, Mutation
 
 Flat = dict[tuple[object, int], float]
-"""A genome as one number per (expert or mutation, group)."""
+"""A genome as one number per (expert, mutation or digest of a fit; group)."""
 
 
 def flat(genome: Genome) -> Flat:
-    """A genome's coefficients by (expert number, group) and shares by (mutation, group)."""
-    coefficients = {
+    """A genome's coefficients by (expert number, group), and shares by (mutation or digest of a fit, group)."""
+    coefficients: Flat = {
         (expert, group): value
         for expert, row in enumerate(genome.coefficients.tolist())
         for group, value in enumerate(row)
     }
     shares = {
-        (mutation, group): value
-        for mutation, row in zip(genome.mutations, genome.shares.tolist(), strict=True)
+        (term, group): value
+        for terms, rows in ((genome.mutations, genome.shares), (genome.fits, genome.fit_shares))
+        for term, row in zip(terms, rows.tolist(), strict=True)
         for group, value in enumerate(row)
     }
     return {**coefficients, **shares}
@@ -40,14 +41,14 @@ def weighted_sum(genomes: Sequence[Flat], weights: Sequence[Sequence[float]]) ->
 
 
 def without_negligible(genome: Flat, least: float) -> Flat:
-    """Drop the mutations whose share is below `least` in every group."""
+    """Drop the mutations and fits whose share is below `least` in every group."""
     strongest: dict[object, float] = {}
     for (part, _), value in genome.items():
         strongest[part] = max(strongest.get(part, 0.0), abs(value))
     return {
         (part, group): value
         for (part, group), value in genome.items()
-        if not isinstance(part, Mutation) or strongest[part] >= least
+        if isinstance(part, int) or strongest[part] >= least
     }
 
 
@@ -112,23 +113,30 @@ MUTATIONS = [
     *(Mutation("svd", seed % 2, seed, 0.3, signed=seed % 3 == 0) for seed in range(1, 8)),
     *(Mutation("gaussian", None, seed, 0.01) for seed in range(2**53 - 4, 2**53)),
 ]
+FITS = [f"{number:064x}" for number in range(4)]
 
 
 @st.composite
 def genomes(draw: st.DrawFn, experts: int = 2, groups: int = 2, least_share: float = 0.0) -> Genome:
-    """Genomes over a small pool of mutations, so that genomes share some."""
+    """Genomes over a small pool of mutations and fits, so that genomes share some."""
     value = st.floats(-2.0, 2.0).map(lambda number: number + 0.0)
     share = st.floats(-1.0, 1.0).filter(lambda number: abs(number) >= least_share)
     row = st.lists(value, min_size=groups, max_size=groups)
     chosen = sorted(draw(st.sets(st.sampled_from(MUTATIONS), max_size=6)), key=lambda mutation: mutation.seed)
+    fits = sorted(draw(st.sets(st.sampled_from(FITS), max_size=3)))
     record = {
-        "format": 1,
+        "format": 2 if fits else 1,
         "coefficients": draw(st.lists(row, min_size=experts, max_size=experts)),
         "mutations": [
             {**mutation.to_json(), "share": draw(st.lists(share, min_size=groups, max_size=groups))}
             for mutation in chosen
         ],
     }
+    if fits:
+        shares = draw(
+            st.lists(st.lists(share, min_size=groups, max_size=groups), min_size=len(fits), max_size=len(fits))
+        )
+        record["fits"] = [{"digest": fit, "share": row} for fit, row in zip(fits, shares, strict=True)]
     return Genome.from_json(record)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import permutations
 
 import numpy as np
@@ -19,9 +20,10 @@ from cycleqd_merge.evolution.genome import (
     combine,
     crossover,
     expert_genome,
+    fit_genome,
     mutate,
 )
-from tests.evolution.references import MUTATIONS, close, flat, genomes, weighted_sum, without_negligible
+from tests.evolution.references import FITS, MUTATIONS, close, flat, genomes, weighted_sum, without_negligible
 
 WEIGHT = st.floats(-1.5, 1.5)
 POSITIVE = st.floats(0.5, 1.5)
@@ -120,9 +122,36 @@ def test_a_mutation_is_added_in_full_and_the_parent_is_unchanged(parent: Genome,
 
 
 def test_a_different_format_is_refused() -> None:
-    record = {**expert_genome(0, 2, 1).to_json(), "format": 2}
-    with pytest.raises(ValueError, match="genome format 2; this version reads format 1"):
+    record = {**expert_genome(0, 2, 1).to_json(), "format": 3}
+    with pytest.raises(ValueError, match="genome format 3; this version reads formats 1 and 2"):
         Genome.from_json(record)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"format": 1}, "`fits` belongs to format 2, not 1"),
+        ({"fits": [{"digest": "0" * 63, "share": [1.0]}]}, "fits.0.digest: "),
+        ({"fits": [{"digest": "../" + "0" * 61, "share": [1.0]}]}, "fits.0.digest: "),
+        ({"fits": [{"digest": FITS[0], "share": [1.0, 1.0]}]}, "fits.0.share: 2 values for 1 groups"),
+        ({"fits": [{"digest": fit, "share": [1.0]} for fit in (FITS[1], FITS[0])]}, "fits: not in ascending order"),
+        ({"fits": [{"digest": FITS[0], "share": [1.0]}] * 2}, "fits: not in ascending order"),
+        ({"fits": [{"digest": FITS[0], "share": [math.nan]}]}, "fits.0.share.0: "),
+        ({"fits": {}}, "fits: "),
+    ],
+)
+def test_damaged_fits_are_refused(change: dict[str, object], problem: str) -> None:
+    record = fit_genome(FITS[0], experts=2, groups=1).to_json()
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        Genome.from_json({**record, **change})
+
+
+def test_only_a_genome_with_fits_has_the_new_format() -> None:
+    half = np.full((1, 1), 0.5)
+    mixed = combine((fit_genome(FITS[0], 2, 1), expert_genome(0, 2, 1)), np.concatenate((half, half)))
+    assert (expert_genome(0, 2, 1).to_json()["format"], mixed.to_json()["format"]) == (1, 2)
+    assert mixed.coefficients.tolist() == [[0.5], [0.0]]
+    assert mixed.to_json()["fits"] == [{"digest": FITS[0], "share": [0.5]}]
 
 
 def test_an_experts_genome_is_its_own_task_vector() -> None:
