@@ -1,4 +1,4 @@
-"""How much a genome's svd mutations strengthen each singular direction: m in the formula of a child's tensor."""
+"""How much a genome's svd mutations and fits strengthen each singular direction: m in the formula of a child."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cycleqd_merge.evolution.draws import uniform
 from cycleqd_merge.evolution.genome import Genome, Mutation
 from cycleqd_merge.merging.bases import ExpertBases
+from cycleqd_merge.merging.fits import read_fit
 from cycleqd_merge.merging.groups import Groups
 
 DRAWS_KEPT = 2**30  # bytes; children share most of their mutations with their parents, so draws are reused
@@ -36,24 +37,38 @@ class Directions:
         self._draws: LRUCache[tuple[int, int], NDArray[np.float32]] = LRUCache(DRAWS_KEPT, lambda draws: draws.nbytes)
 
     def strengths(self, genome: Genome, device: torch.device) -> Strengths:
-        """m of every tensor that the genome's svd mutations change, on `device`."""
+        """m of every tensor along whose singular directions the genome's mutations and fits change it, on `device`.
+
+        Raises:
+            ModelError: a fit is not in the cache, or was learned on other singular bases.
+        """
         found: Strengths = {}
         for expert, ranks in self._ranks.items():
-            mutations = [
-                (m, shares) for m, shares in zip(genome.mutations, genome.shares, strict=True) if m.expert == expert
+            terms = [
+                ((shares * mutation.scale).astype(np.float32), self._drawn(expert, mutation))
+                for mutation, shares in zip(genome.mutations, genome.shares, strict=True)
+                if mutation.expert == expert
             ]
-            if mutations:
-                total = torch.from_numpy(self._total(expert, mutations)).to(device)
+            for digest, shares in zip(genome.fits, genome.fit_shares, strict=True):
+                scales = read_fit(digest).scales_along(expert, ranks)
+                if scales is not None:
+                    terms.append((shares.astype(np.float32), scales))
+            if terms:
+                total = torch.from_numpy(self._total(expert, terms)).to(device)
                 found |= {(expert, n): m for n, m in zip(ranks, total.split(list(ranks.values())), strict=True)}
         return found
 
-    def _total(self, expert: int, mutations: Sequence[tuple[Mutation, NDArray[np.float64]]]) -> NDArray[np.float32]:
-        """m of one expert for all its tensors, concatenated."""
+    def _total(
+        self, expert: int, terms: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
+    ) -> NDArray[np.float32]:
+        """m of one expert for all its tensors, concatenated.
+
+        terms: a factor per group, shape (groups,), and values of all tensors, concatenated.
+        """
         groups = self._groups[expert]
         total = np.zeros(len(groups))
-        for mutation, shares in mutations:
-            scales = (shares * mutation.scale).astype(np.float32)
-            total += (scales[groups] if len(scales) > 1 else scales) * self._drawn(expert, mutation)
+        for factors, values in terms:
+            total += (factors[groups] if len(factors) > 1 else factors) * values
         return total.astype(np.float32)
 
     def _drawn(self, expert: int, mutation: Mutation) -> NDArray[np.float32]:

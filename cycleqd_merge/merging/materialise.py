@@ -1,13 +1,15 @@
 """Build the tensors of a genome: one at a time, accumulated in float32, cast once at the end.
 
-    child = base + sum_i c_i tau_i + sum_i U_i diag(m_i s_i) V_i^T
+    child = base + sum_i c_i tau_i + sum_i (f_i tau_i + U_i diag(m_i s_i) V_i^T)
 
-The deltas are summed first, in the order of the experts, then added to the base (mergekit's order), then cast.
+c is the genome's own, f what fits add to it, and m is from fits and svd mutations. The deltas are summed first, in the
+order of the experts, then added to the base (mergekit's order), then cast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -21,12 +23,24 @@ from cycleqd_merge.merging.bases import ExpertBases, Rank
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.directions import Directions, Strengths
 from cycleqd_merge.merging.family import ModelFamily, TaskVector
+from cycleqd_merge.merging.fits import read_fit
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.singular import joined, rescaled, strengthened
+from cycleqd_merge.merging.singular import Basis, joined, rescaled, strengthened
 from cycleqd_merge.merging.staging import Place, Staging
 
 Mutations = Sequence[tuple[float, Mutation]]
 """The mutations that change a tensor, each with its share in the tensor's group."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """What mutations and fits add to a tensor along one expert: coefficient * tau + U diag(m s) V^T.
+
+    along: whether there is the second part, with m from `Directions`.
+    """
+
+    coefficient: float
+    along: bool
 
 
 class Materialiser:
@@ -70,19 +84,19 @@ class Materialiser:
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
         present = {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
         wide = base.float()
-        mutations = self._mutations(genome, weight)
-        vectors = self._task_vectors(present | _mutated(mutations), weight, wide)
-        change = self._change(genome, mutations, weight, vectors)
+        terms = self._terms(genome, weight)
+        vectors = self._task_vectors(present | terms.keys(), weight, wide)
+        change = self._change(genome, weight, terms, vectors)
         delta = task_arithmetic(wide, vectors, coefficients)  # after the change: it overwrites task vectors
         if delta is None and change is None:
             return base
         return _sum(delta, change).add_(wide).to(weight.dtype)
 
     def change(self, genome: Genome, weight: Weight) -> torch.Tensor | None:
-        """The sum of the genome's mutations of one tensor, float32, or None if there are none."""
+        """The sum of the genome's mutations and fits of one tensor, float32, or None if there are none."""
         wide = self.staging.base(weight).float()
-        mutations = self._mutations(genome, weight)
-        return self._change(genome, mutations, weight, self._task_vectors(_mutated(mutations), weight, wide))
+        terms = self._terms(genome, weight)
+        return self._change(genome, weight, terms, self._task_vectors(terms.keys(), weight, wide))
 
     def low_rank(self, genome: Genome, weight: Weight) -> LowRank | None:
         """The change of one tensor as factors, whose rank is the sum of the experts' ranks; None if there is none.
@@ -90,12 +104,11 @@ class Materialiser:
         Raises:
             ModelError: an expert or a mutation changes the tensor by more than low-rank factors.
         """
-        mutations = self._mutations(genome, weight)
-        if any(mutation.kind == "gaussian" for _, mutation in mutations):
+        if any(mutation.kind == "gaussian" for _, mutation in self._mutations(genome, weight)):
             raise ModelError("this model cannot be an adapter: Gaussian mutations have full rank")
         coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
-        mutated, strengths = _mutated(mutations), self._strengths(genome)
-        changed = mutated | {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
+        terms, none = self._terms(genome, weight), Term(0.0, along=False)
+        changed = terms.keys() | {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
         parts = []
         for expert, vector in sorted(self._task_vectors(changed, weight, self.staging.base(weight).float()).items()):
             if not isinstance(vector, LowRank):
@@ -103,28 +116,54 @@ class Materialiser:
                 raise ModelError(
                     f"this model cannot be an adapter: expert {name} changes {weight.name} by more than factors"
                 )
-            basis = self.staging.basis(expert, weight.name) if expert in mutated else None
-            weights = None if basis is None else strengths[expert, weight.name]
-            parts.append(strengthened(vector, basis, weights, coefficients[expert]))
+            term = terms.get(expert, none)
+            basis, m = self._along(genome, weight, expert, term)
+            parts.append(strengthened(vector, basis, m, coefficients[expert] + term.coefficient))
         return joined(parts) if parts else None
 
     def _change(
-        self, genome: Genome, mutations: Mutations, weight: Weight, vectors: Mapping[int, TaskVector]
+        self, genome: Genome, weight: Weight, terms: Mapping[int, Term], vectors: Mapping[int, TaskVector]
     ) -> torch.Tensor | None:
         total, low = None, []
-        strengths = self._strengths(genome)
-        for expert in sorted(_mutated(mutations)):
-            basis = self.staging.basis(expert, weight.name)
-            if expert not in vectors or basis is None:
+        for expert, term in terms.items():
+            if expert not in vectors:
                 continue
-            change = rescaled(vectors[expert], basis, strengths[expert, weight.name])
-            if isinstance(change, LowRank):
-                low.append(change)
-            else:
-                total = _sum(total, change.reshape(weight.shape))
+            vector = vectors[expert]
+            basis, m = self._along(genome, weight, expert, term)
+            if isinstance(vector, LowRank) and term.coefficient != 0.0:
+                low.append(strengthened(vector, basis, m, term.coefficient))
+                continue
+            if not isinstance(vector, LowRank) and term.coefficient != 0.0:
+                total = _sum(total, vector * term.coefficient)
+            if basis is not None and m is not None:
+                change = rescaled(vector, basis, m)
+                if isinstance(change, LowRank):
+                    low.append(change)
+                else:
+                    total = _sum(total, change.reshape(weight.shape))
         if low:
             total = _sum(total, joined(low).dense().reshape(weight.shape))
-        return self._add_noise(total, mutations, weight)
+        return self._add_noise(total, self._mutations(genome, weight), weight)
+
+    def _along(
+        self, genome: Genome, weight: Weight, expert: int, term: Term
+    ) -> tuple[Basis, torch.Tensor] | tuple[None, None]:
+        """An expert's singular basis of a tensor, and m, shape (rank,); None if a term has no such part."""
+        basis = self.staging.basis(expert, weight.name) if term.along else None
+        return (None, None) if basis is None else (basis, self._strengths(genome)[expert, weight.name])
+
+    def _terms(self, genome: Genome, weight: Weight) -> dict[int, Term]:
+        """The terms of a tensor by expert, in the order of the experts."""
+        along = {mutation.expert for _, mutation in self._mutations(genome, weight) if mutation.expert is not None}
+        coefficients: dict[int, float] = {}
+        for digest, share in zip(genome.fits, genome.fit_shares[:, self.groups.of(weight.name)].tolist(), strict=True):
+            if share != 0.0:
+                fit = read_fit(digest)
+                along |= {expert for expert, ranks in fit.ranks.items() if weight.name in ranks}
+                for expert, coefficient in enumerate(fit.coefficients_of(weight.name)):
+                    coefficients[expert] = coefficients.get(expert, 0.0) + share * coefficient
+        fitted = {expert for expert, coefficient in coefficients.items() if coefficient != 0.0}
+        return {expert: Term(coefficients.get(expert, 0.0), expert in along) for expert in sorted(fitted | along)}
 
     def _task_vectors(self, experts: Set[int], weight: Weight, base: torch.Tensor) -> dict[int, TaskVector]:
         """Task vectors by expert, in float32 on the device, in memory that the caller may overwrite."""
@@ -132,7 +171,7 @@ class Materialiser:
         return {expert: vector for expert, vector in vectors.items() if vector is not None}
 
     def _strengths(self, genome: Genome) -> Strengths:
-        """m of every tensor for the genome's svd mutations; kept while the same genome is being built."""
+        """m of every tensor for the genome's svd mutations and fits; kept while the same genome is being built."""
         if self._last is None or self._last[0] is not genome:
             self._last = genome, self._directions.strengths(genome, self.device)
         return self._last[1]
@@ -150,11 +189,6 @@ class Materialiser:
                 noise = torch.from_numpy(normal(mutation.seed, weight.name, prod(weight.shape)))
                 total = _sum(total, noise.to(self.device).mul_(share * mutation.scale).reshape(weight.shape))
         return total
-
-
-def _mutated(mutations: Mutations) -> set[int]:
-    """The experts along whose singular directions the tensor is mutated."""
-    return {mutation.expert for _, mutation in mutations if mutation.expert is not None}
 
 
 def task_arithmetic(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from cycleqd_merge.evolution.draws import normal, uniform
 from cycleqd_merge.evolution.genome import Genome, Mutation
+from cycleqd_merge.merging.fits import Fit
 from tests.models import Architecture, read_tensors
 
 Array = NDArray[np.float64]
@@ -48,11 +49,12 @@ def lora_task_vector(base: Path, adapter: Path, architecture: Architecture) -> T
 class Reference:
     """Children by the design's formula, base + sum_i c_i tau_i + sum_e a_e change_e, with numpy's own SVD.
 
-    rank: mutations follow only this number of leading directions.
+    rank: mutations follow only this number of leading directions. fits: by digest.
     """
 
     def __init__(self, base: Path, vectors: list[Tensors], rank: int | None = None) -> None:
         self.vectors, self._rank = vectors, rank
+        self.fits: dict[str, Fit] = {}
         self._base = tensors_of(base)
         self._decomposed: dict[tuple[int, str], tuple[Array, Array, Array]] = {}
 
@@ -63,7 +65,21 @@ class Reference:
             child += coefficient * vector[name]
         for share, mutation in zip(genome.shares[:, group], genome.mutations, strict=True):
             child += share * self._change(mutation, name)
+        for share, digest in zip(genome.fit_shares[:, group], genome.fits, strict=True):
+            child += share * self.fitted(self.fits[digest], name)
         return child
+
+    def fitted(self, fit: Fit, name: str) -> Array:
+        """The change by a fit, with a share of 1, of the tensor `name`."""
+        change = np.zeros(self._base[name].shape)
+        for expert, vector in enumerate(self.vectors):
+            change += float(fit.coefficients[expert, fit.tensors.index(name)]) * vector[name]
+            ranks = dict(fit.ranks.get(expert, {}))
+            if name in ranks:
+                parts = np.split(fit.scales[expert].astype(np.float64), np.cumsum(list(ranks.values()))[:-1])
+                m, (u, s, vh) = parts[list(ranks).index(name)], self._svd(expert, name)
+                change += (u[:, : len(m)] * (m * s[: len(m)])) @ vh[: len(m)]
+        return change
 
     def _change(self, mutation: Mutation, name: str) -> Array:
         """The change by `mutation`, with a share of 1, of the tensor `name`; zeros if it is not a matrix."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from hypothesis.extra.numpy import arrays
 from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import uniform
-from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, mutate
+from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, fit_genome, mutate
+from cycleqd_merge.merging.fits import Fit, keep_fit
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
@@ -64,10 +66,29 @@ def mutations(number: int) -> st.SearchStrategy[Mutation]:
     return svd | gaussian
 
 
+def random_fit(materialiser: Materialiser, experts: Sequence[int], seed: int) -> Fit:
+    """A fit with a scale per singular direction of `experts`."""
+    random = np.random.default_rng(seed)
+    names = tuple(weight.name for weight in materialiser.family.weights)
+    ranks = {expert: dict(materialiser.bases[expert].ranks) for expert in experts}
+    scales = {n: random.normal(0, 0.3, sum(each.values())).astype(np.float32) for n, each in ranks.items()}
+    return Fit(names, random.normal(0.5, 0.2, (EXPERTS, len(names))).astype(np.float32), ranks, scales)
+
+
+@pytest.fixture(scope="session")
+def fits(materialisers: list[Materialiser], reference: Reference) -> list[str]:
+    """Digests of two fits: one of coefficients alone, and one that scales the directions of two experts."""
+    made = [random_fit(materialisers[0], experts, seed) for seed, experts in enumerate(((), (0, 2)))]
+    digests = [keep_fit(fit.to_bytes()) for fit in made]
+    reference.fits.update(zip(digests, made, strict=True))
+    return digests
+
+
 @st.composite
-def genomes(draw: st.DrawFn, groups: int) -> Genome:
-    """The last individual of a random tree of crossovers and mutations over the experts."""
+def genomes(draw: st.DrawFn, groups: int, fits: Sequence[str] = ()) -> Genome:
+    """The last individual of a random tree of crossovers and mutations over the experts and fits."""
     population = [expert_genome(expert, EXPERTS, groups) for expert in range(EXPERTS)]
+    population = [*(fit_genome(digest, EXPERTS, groups) for digest in fits), *population]
     for number in range(draw(st.integers(1, 6))):
         youngest, other = population[-1], population[draw(st.integers(0, len(population) - 1))]
         if draw(st.booleans()):
@@ -94,10 +115,10 @@ def assert_rounded(found: torch.Tensor, exact: Array, name: str) -> None:
 @settings(max_examples=30)
 @given(data=st.data())
 def test_child_is_the_formula_rounded_once(
-    trio: Trio, reference: Reference, materialisers: list[Materialiser], data: st.DataObject
+    trio: Trio, reference: Reference, materialisers: list[Materialiser], fits: list[str], data: st.DataObject
 ) -> None:
     materialiser = data.draw(st.sampled_from(materialisers))
-    genome = data.draw(genomes(len(materialiser.groups)))
+    genome = data.draw(genomes(len(materialiser.groups), fits))
     built = dict(materialiser.tensors(genome))
     assert list(built) == list(read_tensors(trio.base))
     for name, tensor in built.items():
