@@ -1,0 +1,160 @@
+"""A transformers model whose tensors follow the values of a fit, and the gradient of a loss by these values.
+
+Only the model, its activations and one parameter's gradient are in memory at a time: a hook contracts the gradient of
+each parameter with the task vectors as soon as the backward pass has it, and frees it. Experts are read from wherever
+the run keeps them: the device, pinned host memory, or disk.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cycleqd_merge.fitting.gradients import coefficient_gradient, scale_gradient
+from cycleqd_merge.fitting.layout import Layout
+from cycleqd_merge.merging.adapter import LowRank
+from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.family import TaskVector
+from cycleqd_merge.merging.name_map import NameMap
+from cycleqd_merge.merging.singular import Basis, as_matrix, joined, rescaled, strengthened
+from cycleqd_merge.merging.staging import Staging
+
+
+class FittedModel:
+    """One model in memory, with hooks on the parameters that experts change.
+
+    model: in the dtype of its forward pass, on the staging's device; it is put in training mode for gradient
+    checkpointing, with all dropout off. arithmetic: dtype in which tensors are built and gradients contracted.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name_map: NameMap,
+        staging: Staging,
+        layout: Layout,
+        arithmetic: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self._map, self._staging, self._layout = model, name_map, staging, layout
+        self._arithmetic = arithmetic
+        self._weights = {staging.family.stored_names[weight.name]: weight for weight in staging.family.weights}
+        self._resident = model.state_dict()
+        self._gradient = torch.zeros(layout.size, dtype=arithmetic, device=staging.device)
+        self._changed = {name: experts for name in self._weights if (experts := self._experts(name))}
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        self._hooks = self._install_hooks()
+
+    def _experts(self, stored: str) -> tuple[int, ...]:
+        """The experts that change a stored tensor."""
+        weight = self._weights[stored]
+        base = self._staging.base(weight).float()
+        numbers = range(self._layout.experts)
+        return tuple(n for n in numbers if self._staging.task_vector(n, weight, base) is not None)
+
+    def _install_hooks(self) -> list[Any]:
+        """Hooks on every parameter that contains a tensor which experts change; the others need no gradient."""
+        named = self.model.state_dict(keep_vars=True)
+        names: dict[int, list[str]] = defaultdict(list)
+        for name in self._map.stored:
+            names[id(named[name])].append(name)
+        hooks = []
+        for parameter in self.model.parameters():
+            stored = {each: name for name in names[id(parameter)] for each in self._map.stored[name]}
+            changed = {each: name for each, name in stored.items() if each in self._changed}
+            parameter.requires_grad_(bool(changed))
+            if changed:
+                hooks.append(parameter.register_post_accumulate_grad_hook(self._hook(changed)))
+        return hooks
+
+    def _hook(self, stored: dict[str, str]) -> Callable[[torch.Tensor], None]:
+        """A hook that contracts a parameter's gradient. stored: names of the tensors in it -> its own name."""
+
+        def contract(parameter: torch.Tensor) -> None:
+            gradient = parameter.grad
+            assert gradient is not None
+            parameter.grad = None
+            for name, owner in stored.items():
+                self._contract(name, self._stored_gradient(name, owner, gradient))
+
+        return contract
+
+    def _stored_gradient(self, stored: str, parameter: str, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of a stored tensor; 0 in the stretches of it that are in other parameters."""
+        parts = self._map.parts[stored]
+        if len(parts) == 1 and parts[0].stretch is None:
+            return parts[0].view(gradient).to(self._arithmetic)
+        found = torch.zeros(self._weights[stored].shape, dtype=self._arithmetic, device=gradient.device)
+        for part in parts:
+            if part.parameter == parameter:
+                part.cut(found).copy_(part.view(gradient))
+        return found
+
+    def _contract(self, stored: str, gradient: torch.Tensor) -> None:
+        weight = self._weights[stored]
+        for expert in self._changed[stored]:
+            vector, basis, place = self._direction(expert, weight)
+            self._gradient[self._layout.coefficient(expert, weight.name)] += coefficient_gradient(gradient, vector)
+            if basis is not None:
+                self._gradient[place] += scale_gradient(gradient, vector, basis)
+
+    def _direction(self, expert: int, weight: Weight) -> tuple[TaskVector, Basis | None, Any]:
+        """An expert's task vector and singular basis of a tensor, and the place of its scales."""
+        vector = self._staging.task_vector(expert, weight, self._staging.base(weight).float())
+        assert vector is not None
+        place = self._layout.scales(expert, weight.name)
+        basis = None if place is None else self._staging.basis(expert, weight.name)
+        return _cast(vector, self._arithmetic), None if basis is None else _cast_basis(basis, self._arithmetic), place
+
+    @torch.no_grad()
+    def set(self, values: torch.Tensor) -> None:
+        """Give every tensor that experts change the value that it has under a fit's values, shape (size,)."""
+        for stored, experts in self._changed.items():
+            weight = self._weights[stored]
+            self._map.copy_into(self._resident, stored, self._tensor(values, weight, experts))
+
+    def _tensor(self, values: torch.Tensor, weight: Weight, experts: tuple[int, ...]) -> torch.Tensor:
+        base = self._staging.base(weight).to(self._arithmetic)
+        total, low = base, list[LowRank]()
+        for expert in experts:
+            vector, basis, place = self._direction(expert, weight)
+            coefficient = values[self._layout.coefficient(expert, weight.name)]
+            m = None if basis is None else values[place].to(self._arithmetic)
+            if isinstance(vector, LowRank):
+                low.append(strengthened(vector, basis, m, coefficient))
+                continue
+            total = total + coefficient * vector
+            if basis is not None and m is not None:
+                total = total + as_dense(rescaled(vector, basis, m)).reshape(weight.shape)
+        return total + joined(low).dense().reshape(weight.shape) if low else total
+
+    def gradient(self, loss: Callable[[Any], torch.Tensor]) -> tuple[float, torch.Tensor]:
+        """A loss of the model, and its gradient by the values, shape (size,), in the dtype of `arithmetic`."""
+        self._gradient.zero_()
+        found = loss(self.model)
+        found.backward()
+        return float(found.detach()), self._gradient.clone()
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def as_dense(vector: TaskVector) -> torch.Tensor:
+    """A task vector as a matrix."""
+    return vector.dense() if isinstance(vector, LowRank) else as_matrix(vector)
+
+
+def _cast(vector: TaskVector, dtype: torch.dtype) -> TaskVector:
+    if isinstance(vector, LowRank):
+        return LowRank(vector.left.to(dtype), vector.right.to(dtype), vector.scale)
+    return vector.to(dtype)
+
+
+def _cast_basis(basis: Basis, dtype: torch.dtype) -> Basis:
+    return Basis(basis.vectors.to(dtype), basis.values.to(dtype), basis.side)
