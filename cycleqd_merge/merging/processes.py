@@ -6,8 +6,9 @@ import os
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env, reduce
 
 _TIMEOUT = timedelta(days=1)
 """How long processes wait for each other: the main one reads and checks entire models before the others have work."""
@@ -26,6 +27,14 @@ def from_main_process(value: _T) -> _T:
     this_process()
     (first,) = broadcast_object_list([value])
     return first
+
+
+def sum_over_processes(number: float, tensor: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """The sums of a number and of a tensor over all processes, in every process."""
+    if this_process().num_processes == 1:
+        return number, tensor
+    total = reduce(torch.cat((tensor, tensor.new_tensor([number]))), "sum")
+    return float(total[-1]), total[:-1]
 
 
 def leave_group() -> None:

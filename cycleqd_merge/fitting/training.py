@@ -1,0 +1,194 @@
+"""Learning a fit's values: Adam on the distance between the merged model and each expert on the expert's own task.
+
+Step s depends on the seed, s and the values alone: a fit that was interrupted ends as it would have, and every process
+of several takes other rows of the same step, after which the gradients of the values (not of the model) are added up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.fitting.examples import Batch, Example, batch_of
+from cycleqd_merge.fitting.fitted_model import FittedModel
+from cycleqd_merge.fitting.layout import Layout
+from cycleqd_merge.fitting.objective import Predictions, cross_entropy, distillation, logits_of, predictions
+from cycleqd_merge.merging.processes import sum_over_processes, this_process
+
+WARM_UP = 5
+LAST_RATE = 0.1
+"""Of the learning rate, at the last step; it falls linearly."""
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """A task to fit: its expert's number, examples of the expert's answers, and the weight of its loss."""
+
+    name: str
+    expert: int
+    examples: tuple[Example, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How the values are learned.
+
+    rows: examples per task and step. start: of every coefficient. likely: the number of an expert's most likely tokens
+    that are distilled. width: tokens, with padding, of one forward pass. seed: of the order of the examples.
+    """
+
+    steps: int = 300
+    rows: int = 16
+    learning_rate: float = 0.05
+    start: float = 0.5
+    loss: Literal["distillation", "cross-entropy"] = "distillation"
+    likely: int = 64
+    width: int = 8192
+    seed: int = 0
+
+
+@dataclass
+class Progress:
+    """The state of a fit between two steps.
+
+    values, mean, square: the values and Adam's moments, shape (size,), float32. losses: of every step so far.
+    """
+
+    values: torch.Tensor
+    mean: torch.Tensor
+    square: torch.Tensor
+    losses: list[float] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def first(cls, layout: Layout, settings: FitSettings, device: torch.device | str = "cpu") -> Progress:
+        """Before the first step."""
+        values = layout.start(settings.start, device)
+        return cls(values, torch.zeros_like(values), torch.zeros_like(values))
+
+
+Row = tuple[int, int]
+"""The number of a task, and that of an example in it."""
+
+
+class Fitting:
+    """One fit in the making.
+
+    pad: id of the padding. taught: predictions of each task's expert by the number of its example, see `teach`.
+    """
+
+    def __init__(
+        self,
+        model: FittedModel,
+        layout: Layout,
+        tasks: Sequence[FitTask],
+        settings: FitSettings,
+        pad: int,
+        device: torch.device | str,
+    ) -> None:
+        self._model, self._layout, self._tasks, self._settings = model, layout, tasks, settings
+        self._pad, self._device = pad, device
+        self._taught: list[list[Predictions]] = []
+
+    def teach(self) -> None:
+        """Let each expert predict its own examples, for distillation."""
+        for task in self._tasks:
+            expert = self._layout.start(0.0, self._device)
+            for name in self._layout.tensors:
+                expert[self._layout.coefficient(task.expert, name)] = 1.0
+            self._model.set(expert)
+            found = []
+            for rows in self._chunks([(0, number) for number in range(len(task.examples))], [task]):
+                batch = batch_of([task.examples[number] for _, number in rows], 1.0, self._pad, self._device)
+                known = predictions(self._model.model, batch, self._settings.likely)
+                ends = itertools.accumulate(len(task.examples[number].trained) for _, number in rows)
+                starts = [0, *ends]
+                found += [
+                    (number, known.of(torch.arange(start, end)))
+                    for (_, number), (start, end) in zip(rows, itertools.pairwise(starts), strict=True)
+                ]
+            self._taught.append([each for _, each in sorted(found, key=lambda pair: pair[0])])
+
+    def run(self, progress: Progress, save: Callable[[Progress], None] = lambda progress: None) -> Progress:
+        """Take the steps that are left; `save` is called after each."""
+        while len(progress.losses) < self._settings.steps:
+            start = time.perf_counter()
+            self._step(progress)
+            progress.seconds += time.perf_counter() - start
+            save(progress)
+        return progress
+
+    def _step(self, progress: Progress) -> None:
+        number = len(progress.losses)
+        self._model.set(progress.values)
+        rows, total = self._rows(number), 0.0
+        gradient = torch.zeros_like(progress.values)
+        process = this_process()
+        for part in self._chunks(rows[process.process_index :: process.num_processes], self._tasks):
+            batch, expert = self._batch(part, number)
+            loss, found = self._model.gradient(lambda model, b=batch, e=expert: self._loss(model, b, e))
+            total, gradient = total + loss, gradient + found.to(gradient.dtype)
+            progress.tokens += batch.ids.numel()
+        total, gradient = sum_over_processes(total, gradient)
+        progress.losses.append(total)
+        self._adam(progress, gradient)
+
+    def _rows(self, step: int) -> list[Row]:
+        """The rows of a step: of every task the next ones, epoch after epoch, each in an order of its own."""
+        rows = []
+        for number, task in enumerate(self._tasks):
+            size = len(task.examples)
+            for place in range(step * self._settings.rows, (step + 1) * self._settings.rows):
+                epoch, inside = divmod(place, size)
+                order = generator(self._settings.seed, epoch, f"fit {task.name}").permutation(size)
+                rows.append((number, int(order[inside])))
+        return rows
+
+    def _chunks(self, rows: Sequence[Row], tasks: Sequence[FitTask]) -> Iterator[list[Row]]:
+        """The rows in parts, each of which fits one forward pass; rows of similar lengths together."""
+        length = lambda row: len(tasks[row[0]].examples[row[1]].tokens)  # noqa: E731
+        part: list[Row] = []
+        for row in sorted(rows, key=lambda row: (-length(row), row)):
+            if part and length(part[0]) * (len(part) + 1) > self._settings.width:
+                yield part
+                part = []
+            part.append(row)
+        if part:
+            yield part
+
+    def _batch(self, rows: Sequence[Row], step: int) -> tuple[Batch, Predictions | None]:
+        totals = [0.0] * len(self._tasks)
+        for task, number in self._rows(step):
+            totals[task] += self._tasks[task].examples[number].weight
+        examples = []
+        for task, number in rows:
+            example = self._tasks[task].examples[number]
+            examples.append(replace(example, weight=example.weight * self._tasks[task].weight / totals[task]))
+        batch = batch_of(examples, 1.0, self._pad, self._device)
+        if self._settings.loss == "cross-entropy":
+            return batch, None
+        taught = [self._taught[task][number] for task, number in rows]
+        joined = Predictions(torch.cat([each.tokens for each in taught]), torch.cat([each.logprobs for each in taught]))
+        return batch, joined
+
+    def _loss(self, model: Any, batch: Batch, expert: Predictions | None) -> torch.Tensor:
+        logits = logits_of(model, batch)
+        return cross_entropy(logits, batch) if expert is None else distillation(logits, batch, expert)
+
+    def _adam(self, progress: Progress, gradient: torch.Tensor) -> None:
+        """One step of Adam with its usual constants (0.9, 0.999, 1e-8)."""
+        step = len(progress.losses)
+        rate = self._settings.learning_rate * min(1.0, step / WARM_UP)
+        rate *= 1 - (1 - LAST_RATE) * (step - 1) / self._settings.steps
+        progress.mean.lerp_(gradient, 1 - 0.9)
+        progress.square.lerp_(gradient.square(), 1 - 0.999)
+        mean, square = progress.mean / (1 - 0.9**step), progress.square / (1 - 0.999**step)
+        progress.values -= rate * mean / (square.sqrt() + 1e-8)

@@ -1,0 +1,111 @@
+"""Fits learn what experts do, step by step the same whether they are interrupted or not."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, Literal
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cycleqd_merge.fitting.examples import Example, batch_of
+from cycleqd_merge.fitting.fitted_model import FittedModel
+from cycleqd_merge.fitting.layout import Layout
+from cycleqd_merge.fitting.objective import cross_entropy, distillation, logits_of, predictions
+from cycleqd_merge.fitting.training import FitSettings, FitTask, Fitting, Progress
+from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.staging import Staging
+from tests.merging.conftest import Trio
+
+
+def examples(seed: int) -> tuple[Example, ...]:
+    draw = torch.Generator().manual_seed(seed)
+    found = []
+    for number in range(10):
+        length = 6 + number
+        tokens = tuple(torch.randint(4, 90, (length,), generator=draw).tolist())
+        found.append(Example(tokens, tuple(range(length - 3, length)), 0.5 + number / 10))
+    return tuple(found)
+
+
+def fitting(trio: Trio, settings: FitSettings, scaled: tuple[int, ...] = (0, 1, 2)) -> tuple[Fitting, Layout, Any]:
+    model = AutoModelForCausalLM.from_pretrained(trio.base, dtype=torch.float32)
+    bases = prepare_bases(trio.family, range(3))
+    staging = Staging(trio.family, bases, "cpu", "device")
+    layout = Layout.of(
+        [w.name for w in trio.family.weights], lambda name: name, 3, {n: dict(bases[n].ranks) for n in scaled}
+    )
+    fitted = FittedModel(model, trio.family.name_map(model), staging, layout)
+    tasks = [FitTask(f"task {number}", number, examples(number)) for number in range(3)]
+    found = Fitting(fitted, layout, tasks, settings, pad=0, device="cpu")
+    if settings.loss == "distillation":
+        found.teach()
+    return found, layout, fitted
+
+
+@pytest.mark.parametrize("loss", ["distillation", "cross-entropy"])
+def test_the_loss_falls(llama: Trio, loss: Literal["distillation", "cross-entropy"]) -> None:
+    settings = FitSettings(steps=30, rows=4, loss=loss)
+    found, layout, _ = fitting(llama, settings)
+    done = found.run(Progress.first(layout, settings))
+    assert len(done.losses) == 30
+    assert sum(done.losses[-5:]) < 0.9 * sum(done.losses[:5])
+
+
+def test_an_interrupted_fit_ends_as_the_whole_one(llama: Trio) -> None:
+    settings = FitSettings(steps=9, rows=3)
+    found, layout, _ = fitting(llama, settings)
+    kept: list[Progress] = []
+    whole = found.run(Progress.first(layout, settings), lambda progress: kept.append(deepcopy(progress)))
+    resumed = fitting(llama, settings)[0].run(kept[3])
+    assert torch.equal(whole.values, resumed.values)
+    assert whole.losses == resumed.losses
+
+
+def test_width_divides_a_step_without_changing_it(llama: Trio) -> None:
+    ends = []
+    for width in (16, 10_000):
+        settings = FitSettings(steps=3, rows=5, width=width)
+        found, layout, _ = fitting(llama, settings)
+        ends.append(found.run(Progress.first(layout, settings)))
+    assert torch.allclose(ends[0].values, ends[1].values, atol=1e-3)
+    assert ends[0].losses == pytest.approx(ends[1].losses, rel=1e-4)
+
+
+def test_losses_are_those_of_each_example_alone(llama: Trio) -> None:
+    """Padding, chunks and kept logits change nothing: one example at a time, without any, gives the same sum."""
+    model = AutoModelForCausalLM.from_pretrained(llama.base, dtype=torch.float64)
+    expert = AutoModelForCausalLM.from_pretrained(llama.experts[0], dtype=torch.float64)
+    chosen = examples(0)
+    total = sum(example.weight for example in chosen)
+    batch = batch_of(chosen, total, pad=0)
+    for k in (200, 5):
+        wanted_ce = wanted_kl = 0.0
+        for example in chosen:
+            ids = torch.tensor([example.tokens])
+            with torch.no_grad():
+                ours, theirs = (torch.log_softmax(each(ids).logits[0], -1) for each in (model, expert))
+            for place in example.trained:
+                p, q = ours[place - 1], theirs[place - 1]
+                share = example.weight / total / len(example.trained)
+                wanted_ce -= share * p[example.tokens[place]].item()
+                best = q.topk(min(k, len(q))).indices
+                kl = (q[best].exp() * (q[best] - p[best])).sum()
+                if k < len(q):
+                    rest, our_rest = 1 - q[best].exp().sum(), 1 - p[best].exp().sum()
+                    kl = kl + rest * (rest / our_rest).log()
+                wanted_kl += share * kl.item()
+        with torch.no_grad():
+            logits = logits_of(model, batch)
+            assert cross_entropy(logits, batch).item() == pytest.approx(wanted_ce, rel=1e-6)
+            found = distillation(logits, batch, predictions(expert, batch, k)).item()
+            assert found == pytest.approx(wanted_kl, rel=1e-5)
+
+
+def test_an_expert_has_no_distance_from_itself(llama: Trio) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama.experts[0], dtype=torch.float32)
+    batch = batch_of(examples(1), 1.0, pad=0)
+    known = predictions(model, batch, 8)
+    with torch.no_grad():
+        assert abs(distillation(logits_of(model, batch), batch, known).item()) < 1e-5
