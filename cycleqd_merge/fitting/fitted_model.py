@@ -136,7 +136,7 @@ class FittedModel:
         """A loss of the model, and its gradient by the values, shape (size,), in the dtype of `arithmetic`."""
         self._gradient.zero_()
         found = loss(self.model)
-        found.backward()
+        torch.autograd.backward(found)
         return float(found.detach()), self._gradient.clone()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -134,7 +135,7 @@ class Fitting:
         process = this_process()
         for part in self._chunks(rows[process.process_index :: process.num_processes], self._tasks):
             batch, expert = self._batch(part, number)
-            loss, found = self._model.gradient(lambda model, b=batch, e=expert: self._loss(model, b, e))
+            loss, found = self._model.gradient(partial(self._loss, batch=batch, expert=expert))
             total, gradient = total + loss, gradient + found.to(gradient.dtype)
             progress.tokens += batch.ids.numel()
         total, gradient = sum_over_processes(total, gradient)
@@ -154,7 +155,10 @@ class Fitting:
 
     def _chunks(self, rows: Sequence[Row], tasks: Sequence[FitTask]) -> Iterator[list[Row]]:
         """The rows in parts, each of which fits one forward pass; rows of similar lengths together."""
-        length = lambda row: len(tasks[row[0]].examples[row[1]].tokens)  # noqa: E731
+
+        def length(row: Row) -> int:
+            return len(tasks[row[0]].examples[row[1]].tokens)
+
         part: list[Row] = []
         for row in sorted(rows, key=lambda row: (-length(row), row)):
             if part and length(part[0]) * (len(part) + 1) > self._settings.width:

@@ -120,7 +120,9 @@ def rescaled(vector: TaskVector, basis: Basis, weights: torch.Tensor) -> TaskVec
     return _product(scaled, _product(basis.vectors.T, tau))
 
 
-def strengthened(vector: LowRank, basis: Basis | None, weights: torch.Tensor | None, coefficient: float) -> LowRank:
+def strengthened(
+    vector: LowRank, basis: Basis | None, weights: torch.Tensor | None, coefficient: float | torch.Tensor
+) -> LowRank:
     """coefficient * tau + U diag(weights * s) V^T of a low-rank task vector, as factors of the same rank.
 
     weights: (r,) float32, or None if there is no second term.
