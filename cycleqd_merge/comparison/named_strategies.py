@@ -62,7 +62,8 @@ def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = Mappi
     if rank is not None and mutation.get("kind", "svd") == "svd":
         evolution["mutation"] = {**mutation, "rank": rank}
     fixed = with_fixed_presets({**named, "evolution": evolution}, versions)
-    whole = {**stated, "strategy": {"kind": "cycleqd"}, **fixed}
+    shared = {key: value for key, value in stated.items() if key != "fit"}
+    whole = {**shared, "strategy": {"kind": "cycleqd"}, **fixed}
     return parse(TypeAdapter(Recipe), whole, f"strategy {name}", recipe)
 
 

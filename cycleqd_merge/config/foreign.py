@@ -28,6 +28,7 @@ from cycleqd_merge.config.evolution import (
     RacingConfig,
     SvdMutationConfig,
 )
+from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.origin import ForeignConfig, is_commit, is_public_address
 from cycleqd_merge.config.recipe import ConfirmConfig, FinishConfig, ModelsConfig, Recipe, TaskConfig
@@ -256,7 +257,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     Recipe: {
         "base": _checked(_model),
         "experts": _checked(_experts),
-        **dict.fromkeys(("tasks", "strategy", "evolution", "strategies", "models", "engine", "confirm"), SAFE),
+        **dict.fromkeys(("tasks", "strategy", "evolution", "fit", "strategies", "models", "engine", "confirm"), SAFE),
         **dict.fromkeys(("workers", "ray_address", "output", "finish", "hub", "foreign"), DROPPED),
         "revisions": _checked(_revisions),
     },
@@ -305,7 +306,15 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     Nsga2Config: {**_RANGE, "population": SAFE},
     MergekitConfig: {"kind": SAFE, "methods": _checked(_methods), "grid": _checked(_grid)},
     PythonStrategyConfig: _TARGET,
-    NamedStrategyConfig: {"strategy": SAFE, "evolution": SAFE},
+    NamedStrategyConfig: {"strategy": SAFE, "evolution": SAFE, "fit": SAFE},
+    FitConfig: {
+        **dict.fromkeys(("coefficients", "scales", "loss", "learning_rate", "start"), SAFE),
+        **dict.fromkeys(("steps", "spread_steps"), _up_to(10_000)),
+        "rows": _up_to(4096),
+        "likely": _up_to(4096),
+        "width": _up_to(131_072),
+        "weights": SAFE,
+    },
     MessageConfig: {"role": SAFE, "content": SAFE},
     GenerateTaskConfig: {**_DESCRIBED, **_PROMPTED, "answer": SAFE, "scorer": SAFE},
     CodeTaskConfig: {

@@ -14,10 +14,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "strategy": {"kind": "bayesian"},
         "evolution": {"warm_start": [0.3, 0.5, 0.7, 1.0], "groups": {"blocks": 3, "modules": True}},
     },
+    "recommended@2": {
+        "strategy": {"kind": "bayesian"},
+        "evolution": {"groups": {"blocks": 3, "modules": True}},
+        "fit": {},
+    },
 }
 """The keys of a recipe that each version sets; other keys are the paper's by default. docs/results.md says why.
 
 A version never changes: a different preset is a new version (docs/compatibility.md)."""
+
+UNRELEASED = {"recommended@2"}
+"""Versions that may still change: a preset's name alone does not mean them."""
 
 
 def preset_name(preset: str) -> str:
@@ -26,8 +34,8 @@ def preset_name(preset: str) -> str:
 
 
 def newest(preset: str) -> str:
-    """A preset with its version: the newest one if it states none."""
-    versions = [each for each in PRESETS if preset_name(each) == preset]
+    """A preset with its version: the newest released one if it states none."""
+    versions = [each for each in PRESETS if preset_name(each) == preset and each not in UNRELEASED]
     return max(versions, key=lambda each: int(each.partition("@")[2])) if versions else preset
 
 
@@ -42,11 +50,21 @@ def preset_evolution(stated: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in stated}
 
 
-def preset_strategy(stated: Any) -> dict[str, Any]:
-    """The key `strategy`, if the preset in `evolution` sets it and no strategy is stated."""
-    if not isinstance(stated, Mapping) or "strategy" in stated:
+def preset_sections(stated: Any) -> dict[str, Any]:
+    """The sections `strategy` and `fit` that the preset in `evolution` sets, for a recipe that does not state them."""
+    if not isinstance(stated, Mapping):
         return {}
-    return {key: value for key, value in _preset_in(stated.get("evolution")).items() if key == "strategy"}
+    return {
+        key: value for key, value in _preset_in(stated.get("evolution")).items() if key not in (*stated, "evolution")
+    }
+
+
+def preset_fit(stated: Any) -> dict[str, Any]:
+    """The keys of `fit` that the preset in `evolution` sets, without those that a stated `fit` has itself."""
+    fit = stated.get("fit") if isinstance(stated, Mapping) else None
+    if not isinstance(fit, Mapping):
+        return {}
+    return {key: value for key, value in _preset_in(stated.get("evolution")).get("fit", {}).items() if key not in fit}
 
 
 def with_fixed_presets(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:
@@ -69,8 +87,11 @@ def _with_fixed_preset(stated: Mapping[str, Any], versions: Mapping[str, str]) -
     if not isinstance(evolution, Mapping) or not isinstance(preset, str):
         return dict(stated)
     fixed = {**evolution, "preset": versions.get(preset, newest(preset))}
-    strategy = preset_strategy({**stated, "evolution": fixed})
-    return {**stated, "evolution": {**preset_evolution(fixed), **fixed}, **strategy}
+    now = {**stated, "evolution": fixed}
+    sections = preset_sections(now)
+    if filled := preset_fit(now):
+        sections["fit"] = {**filled, **stated["fit"]}
+    return {**now, "evolution": {**preset_evolution(fixed), **fixed}, **sections}
 
 
 def without_preset_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +104,11 @@ def without_preset_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(evolution, Mapping) or not isinstance(preset, str):
         return dict(recipe)
     fixed = PRESETS.get(preset, {})  # a preset without a version has none: its keys were not added
-    kept = {key: value for key, value in recipe.items() if key != "strategy" or value != fixed.get("strategy")}
+    unset = object()
+    kept = {key: value for key, value in recipe.items() if key == "evolution" or value != fixed.get(key, unset)}
+    if isinstance(stated := kept.get("fit"), Mapping):
+        own = fixed.get("fit", {})
+        kept["fit"] = {key: value for key, value in stated.items() if key not in own or value != own[key]}
     own = fixed.get("evolution", {})
     kept["evolution"] = {key: value for key, value in evolution.items() if key not in own or value != own[key]}
     return kept

@@ -204,7 +204,9 @@ class Recipe(PresetStrategyConfig):
         optimised = sum(use.role == "optimise" for use in self.tasks)
         if optimised < 2:
             raise KeyProblem(f"at least 2 tasks with `role: optimise` are required; found {optimised}", "tasks")
-        require_used(self.evolution, self.strategy)
+        require_used(self.evolution, self.strategy, self.fit)
+        if self.fit is not None:
+            self.fit.require_tasks([task_name(use) for use in self.tasks])
         if isinstance(self.engine, VllmEngineConfig) and self.engine.per_gpu > 1 and self.workers == 1:
             raise KeyProblem(
                 "more than one engine per GPU requires more than one worker; set `workers: auto`", "engine", "per_gpu"

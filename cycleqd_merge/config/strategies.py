@@ -11,7 +11,8 @@ from pydantic import (
 )
 
 from cycleqd_merge.config.evolution import EvolutionConfig
-from cycleqd_merge.config.presets import PRESETS, newest, preset_strategy
+from cycleqd_merge.config.fit import FitConfig
+from cycleqd_merge.config.presets import PRESETS, newest, preset_fit, preset_sections
 from cycleqd_merge.config.validation_errors import KeyProblem
 from cycleqd_merge.config.values import LARGE, Moderate, Name, PythonTargetConfig, StrictConfig, Unit
 
@@ -141,15 +142,17 @@ def mutates(strategy: StrategyConfig) -> bool:
     return strategy.kind == "python" or uses_operators(strategy)
 
 
-def require_used(evolution: EvolutionConfig, strategy: StrategyConfig) -> None:
-    """Refuse settings of `evolution` that the strategy would ignore.
+def require_used(evolution: EvolutionConfig, strategy: StrategyConfig, fit: FitConfig | None) -> None:
+    """Refuse settings of `evolution` that the strategy would ignore, and a start other than the fits.
 
     A strategy in Python receives the warm starts and may use them.
 
     Raises:
-        KeyProblem: there is one; its `at` starts with `evolution`.
+        KeyProblem: there is one; its `at` starts with `evolution` or `strategy`.
     """
     kind = strategy.kind
+    if fit is not None and isinstance(strategy, CmaEsConfig | CmaMeConfig) and strategy.start is not None:
+        raise KeyProblem("cannot be combined with `fit`: the search starts from the first fit", "strategy", "start")
     if evolution.race is not None and kind != "cycleqd":
         raise KeyProblem(
             f"{kind} requires all scores of every child, which racing does not provide", "evolution", "race"
@@ -173,14 +176,20 @@ def require_used(evolution: EvolutionConfig, strategy: StrategyConfig) -> None:
 
 
 class PresetStrategyConfig(StrictConfig):
-    """Base of configurations with `strategy` and `evolution`; a preset sets the strategy unless it is given."""
+    """Base of configurations with `strategy`, `fit` and `evolution`; a preset sets the first two unless given."""
+
+    fit: FitConfig | None = None
+    """Fits: merges that are learned by gradient before the search starts; by default none."""
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_preset_strategy(cls, stated: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        filled = preset_strategy(stated)
-        config = handler({**stated, **filled} if filled else stated)
-        config.model_fields_set.difference_update(filled)
+    def _with_preset_sections(cls, stated: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        filled, own = preset_sections(stated), preset_fit(stated)
+        fit = {"fit": {**own, **stated["fit"]}} if own else {}
+        config = handler({**stated, **filled, **fit} if filled or fit else stated)
+        config.model_fields_set.difference_update(filled)  # they are not stated: see `EvolutionConfig`
+        if config.fit is not None:
+            config.fit.model_fields_set.difference_update(own)
         return config
 
 
@@ -194,5 +203,5 @@ class NamedStrategyConfig(PresetStrategyConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        require_used(self.evolution, self.strategy)
+        require_used(self.evolution, self.strategy, self.fit)
         return self

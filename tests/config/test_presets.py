@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from cycleqd_merge.config.loading import fix_presets
-from cycleqd_merge.config.presets import PRESETS, first_versions, newest, with_fixed_presets
+from cycleqd_merge.config.presets import (
+    PRESETS,
+    UNRELEASED,
+    first_versions,
+    newest,
+    with_fixed_presets,
+    without_preset_keys,
+)
 from cycleqd_merge.config.recipe import Recipe, json_schema
 from cycleqd_merge.errors import RecipeError
 
@@ -21,6 +28,7 @@ SECOND = {
 def second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second version of `recommended`."""
     monkeypatch.setitem(PRESETS, "recommended@2", SECOND)
+    monkeypatch.setattr("cycleqd_merge.config.presets.UNRELEASED", set())
 
 
 def recipe(**stated: Any) -> Recipe:
@@ -118,10 +126,35 @@ def test_keys_that_are_damaged_are_left_to_validation(damaged: dict[str, Any]) -
 
 
 def test_a_version_that_this_program_does_not_know_is_an_error() -> None:
-    with pytest.raises(RecipeError, match="not an allowed value; did you mean 'recommended@1'"):
+    with pytest.raises(RecipeError, match="not an allowed value; did you mean 'recommended@"):
         fix_presets(recipe(evolution={"preset": "recommended"}), {"recommended": "recommended@3"})
 
 
 def test_editors_know_the_versions() -> None:
     described = str(json_schema("recipe")["$defs"]["EvolutionConfig"]["properties"]["preset"])
-    assert "['paper', 'recommended', 'paper@1', 'recommended@1']" in described
+    assert "['paper', 'recommended', 'paper@1', 'recommended@1', 'recommended@2']" in described
+
+
+def test_a_preset_may_set_fits_key_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "recommended@2", {"evolution": {"sigma": 0.5}, "fit": {"steps": 7, "rows": 3}})
+    plain_fit = recipe(evolution={"preset": "recommended@2"})
+    assert plain_fit.fit is not None
+    assert (plain_fit.fit.steps, plain_fit.fit.rows) == (7, 3)
+    assert plain_fit.model_dump(exclude_unset=True)["evolution"] == {"preset": "recommended@2"}
+    assert "fit" not in plain_fit.model_fields_set
+    fixed = fix_presets(plain_fit).model_dump(mode="json", exclude_unset=True)
+    assert fixed["fit"] == {"steps": 7, "rows": 3}
+
+    own = recipe(evolution={"preset": "recommended@2"}, fit={"rows": 5})
+    assert own.fit is not None
+    assert (own.fit.steps, own.fit.rows, own.fit.model_fields_set) == (7, 5, {"rows"})
+    stated = fix_presets(own).model_dump(mode="json", exclude_unset=True)
+    assert stated["fit"] == {"steps": 7, "rows": 5}
+    assert without_preset_keys(stated)["fit"] == {"rows": 5}
+    assert "fit" not in without_preset_keys(fixed)
+    assert recipe(evolution={"preset": "recommended@2"}, fit=None).fit is None
+
+
+def test_an_unreleased_version_is_used_only_by_its_full_name() -> None:
+    assert newest("recommended") not in UNRELEASED
+    assert all(recipe(evolution={"preset": each}).evolution.preset == each for each in UNRELEASED)
