@@ -1,4 +1,4 @@
-"""Bayesian optimisation over coefficients: every child is the best of many candidates by their predicted scores."""
+"""Bayesian optimisation over `Coordinates`: every child is the best of many candidates by their predicted scores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.draws import generator
-from cycleqd_merge.evolution.genome import Genome, Matrix, coefficient_genome
+from cycleqd_merge.evolution.genome import Matrix
 from cycleqd_merge.strategies.optimisers import DIGITS
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.state import Insertion, SearchState
@@ -44,8 +43,8 @@ class Bayesian:
         """See `Emitter.emit`: one scored expert is enough to predict from."""
         aim: Aim = "front" if (number - self.state.first) % 2 else "mean"
         child = self._best_candidate(number, aim) if recorded is None else recorded
-        genome = coefficient_genome(child.reshape(self.state.experts, self.state.groups).round(DIGITS))
-        return self.state.propose(number, genome, {"coefficients": genome.coefficients.tolist(), "aim": aim})
+        coordinates, point = self.state.coordinates, child.round(DIGITS)
+        return self.state.propose(number, coordinates.genome(point), {**coordinates.step(point), "aim": aim})
 
     def learn(self, number: int, insertion: Insertion) -> None:
         """See `Emitter.learn`: everything is learned from the state."""
@@ -66,11 +65,12 @@ class Bayesian:
         return self._maximise(surrogate, acquisition, points[best], generator(self._seed, number, "bayesian"))
 
     def _evaluated(self) -> tuple[Matrix, Matrix]:
-        """Coefficients and scores of the unmutated genomes evaluated so far, in order of number."""
+        """Points and scores of the genomes evaluated so far that have one (`Coordinates.point`), in order of number."""
+        coordinates = self.state.coordinates
         evaluated = [
             (point, scores)
             for candidate, scores in self.state.results()
-            if scores is not None and (point := _point(candidate)) is not None
+            if scores is not None and (point := coordinates.point(candidate)) is not None
         ]
         points, scores = zip(*evaluated, strict=True)
         return np.array(points), np.array(scores)
@@ -80,7 +80,8 @@ class Bayesian:
         count = kernel_points(len(points))
         if self._kernels[0] != count:
             self._kernels = count, fitted_kernels(points[:count], scores[:count])
-        pending = [point for each in self.state.pending() if (point := _point(each)) is not None]
+        coordinates = self.state.coordinates
+        pending = [point for each in self.state.pending() if (point := coordinates.point(each)) is not None]
         return Surrogate(points, scores, self._kernels[1]).believing(np.array(pending))
 
     def _maximise(
@@ -103,11 +104,6 @@ class Bayesian:
             below |= means[:, floor.column] < floor.least
         order: NDArray[np.intp] = np.lexsort((-acquisition(upper), below))
         return order
-
-
-def _point(candidate: Candidate) -> Matrix | None:
-    """The coefficients of an unmutated genome; None for anything else."""
-    return candidate.coefficients.ravel() if isinstance(candidate, Genome) and not candidate.mutations else None
 
 
 def _variations(models: Matrix, count: int, steps: tuple[float, float], rng: np.random.Generator) -> Matrix:

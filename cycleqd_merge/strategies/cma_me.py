@@ -1,4 +1,4 @@
-"""CMA-ME over coefficients, by `ribs`: every emitter adapts a normal distribution to what improves the archives."""
+"""CMA-ME over `Coordinates`, by `ribs`: every emitter adapts a normal distribution to what improves the archives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CmaMe:
     A task's emitter ranks first the children that filled an empty cell of the task's archive, then those that improved
     a cell, then the others, each group by its gain in quality. The emitters take turns, one population each.
 
-    start: initial coefficients, shape (dimensions,). population: children; None for the default of `ribs`.
+    start: initial point, shape (dimensions,). population: children; None for the default of `ribs`.
     """
 
     def __init__(self, state: SearchState, start: Matrix, sigma: float, population: int | None, seed: int) -> None:
@@ -77,7 +77,7 @@ class _Elites:
     """The part of a `ribs` archive that an emitter reads: an elite's coefficients to restart from."""
 
     def __init__(self, state: SearchState, tasks: Sequence[int], rng: np.random.Generator) -> None:
-        self.solution_dim, self.measure_dim = state.experts * state.groups, 0
+        self.solution_dim, self.measure_dim = state.space.dimensions, 0
         self.dtypes = dict.fromkeys(("solution", "objective", "measures"), np.dtype(np.float64))
         self._state, self._tasks, self._rng = state, tasks, rng
 
@@ -85,4 +85,5 @@ class _Elites:
         """`n` elites with equal probability, without their mutations; shape (n, dimensions)."""
         numbers = np.unique(np.concatenate([self._state.archives[task].table()[0] for task in self._tasks]))
         chosen = self._rng.choice(numbers, n, replace=True).tolist()
-        return {"solution": np.array([self._state.genome(number).coefficients.ravel() for number in chosen])}
+        coordinates = self._state.coordinates
+        return {"solution": np.array([coordinates.nearest(self._state.genome(number)) for number in chosen])}

@@ -14,6 +14,7 @@ from cycleqd_merge.config.strategies import (
     BayesianConfig,
     CmaEsConfig,
     CmaMeConfig,
+    CoefficientRangeConfig,
     CycleQDConfig,
     MergekitConfig,
     Nsga2Config,
@@ -22,14 +23,14 @@ from cycleqd_merge.config.strategies import (
 )
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.candidate import Candidate
-from cycleqd_merge.evolution.genome import Genome, Matrix
+from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.strategies.bayesian import Bayesian
 from cycleqd_merge.strategies.cma_me import CmaMe
 from cycleqd_merge.strategies.cycleqd import CycleQD, Operators
 from cycleqd_merge.strategies.listed import Listed
 from cycleqd_merge.strategies.map_elites import MapElites
 from cycleqd_merge.strategies.mixed import Mixed
-from cycleqd_merge.strategies.optimisers import CmaEs, Nsga2, PopulationStrategy, RandomSearch
+from cycleqd_merge.strategies.optimisers import CmaEs, Level, Nsga2, PopulationStrategy, RandomSearch
 from cycleqd_merge.strategies.protocol import Strategy
 from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
 from cycleqd_merge.strategies.state import SearchState
@@ -45,8 +46,11 @@ def ordered_tasks(recipe: Recipe) -> list[TaskConfig]:
     return sorted(recipe.tasks, key=lambda use: use.role != "optimise")
 
 
-def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = ()) -> SearchSpace:
-    """The search space of a recipe over `groups` coefficient groups; `founders` join the experts in generation 0."""
+def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = (), fits: int = 0) -> SearchSpace:
+    """The search space of a recipe over `groups` coefficient groups.
+
+    founders: join the experts in generation 0. fits: number of fits that join them later.
+    """
     experts, tasks = list(recipe.experts), ordered_tasks(recipe)
     objectives = tuple(
         Objective(
@@ -63,7 +67,7 @@ def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = ()) 
     levels = tuple(recipe.evolution.warm_start or ())
     race = recipe.evolution.race
     racing = None if race is None else (race.share, race.confidence)
-    return SearchSpace(objectives, len(experts), groups, floors, founders, factors, levels, racing)
+    return SearchSpace(objectives, len(experts), groups, floors, founders, factors, levels, racing, fits)
 
 
 def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strategy:
@@ -82,19 +86,19 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
             kind = CycleQD if recipe.evolution.cycling else MapElites
             return kind(state, build_operators(recipe.evolution), seed)
         case RandomConfig():
-            return RandomSearch(state, seed, chosen.low, chosen.high)
+            return RandomSearch(state, seed, *_box(chosen, state.space))
         case CmaEsConfig():
             return PopulationStrategy(state, _cma_es(chosen, state.space, seed))
         case CmaMeConfig():
-            cma_me = CmaMe(state, _start(chosen.start, state.space), chosen.sigma, chosen.population, seed)
+            cma_me = CmaMe(state, state.space.centre(chosen.start), chosen.sigma, chosen.population, seed)
             cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
             return Mixed(PopulationStrategy(state, cma_me), cycleqd, chosen.bred)
         case BayesianConfig():
             cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
             return Mixed(Bayesian(state, chosen.optimism, seed), cycleqd, chosen.bred)
         case Nsga2Config():
-            dimensions, tasks = state.experts * state.groups, len(state.objectives)
-            nsga2 = Nsga2(dimensions, tasks, chosen.population, chosen.low, chosen.high, seed)
+            dimensions, tasks = state.space.dimensions, len(state.objectives)
+            nsga2 = Nsga2(dimensions, tasks, chosen.population, *_box(chosen, state.space), seed)
             return PopulationStrategy(state, nsga2)
         case MergekitConfig():
             return Listed(state, merges(recipe, chosen))
@@ -109,13 +113,13 @@ def child_count(recipe: Recipe, strategy: Strategy) -> int:
     return min(recipe.evolution.generations, getattr(strategy, "generations", recipe.evolution.generations))
 
 
-def require_memory(recipe: Recipe, groups: int, in_flight: int, place: str = "") -> None:
-    """Refuse a search whose strategy would need gigabytes. place: put before the message.
+def require_memory(recipe: Recipe, groups: int, in_flight: int, place: str = "", fits: int = 0) -> None:
+    """Refuse a search whose strategy would need gigabytes. place: put before the message. fits: number of fits.
 
     Raises:
         RecipeError: there are too many coefficients for the strategy, its population or the children in flight.
     """
-    strategy, coefficients = recipe.strategy, len(recipe.experts) * groups
+    strategy, coefficients = recipe.strategy, len(recipe.experts) * groups + fits
     children = max(in_flight, getattr(strategy, "population", None) or 0)
     matrices = {"cma-es": 1, "cma-me": 1 + len(recipe.tasks)}.get(strategy.kind, 0)  # coefficients x coefficients
     if children * coefficients > _MAX_VALUES or matrices * coefficients**2 > _MAX_VALUES:
@@ -125,14 +129,17 @@ def require_memory(recipe: Recipe, groups: int, in_flight: int, place: str = "")
         )
 
 
-def _start(start: float | None, space: SearchSpace) -> Matrix:
-    """Initial coefficients, shape (dimensions,); by default the plain mean of the experts."""
-    return np.full(space.experts * space.groups, 1.0 / space.experts if start is None else start)
+def _box(chosen: CoefficientRangeConfig, space: SearchSpace) -> tuple[Level, Level]:
+    """The lowest and the highest point that a strategy may propose: with fits, as far around the first one."""
+    if space.dimensions == space.experts * space.groups:
+        return chosen.low, chosen.high
+    reach = (chosen.high - chosen.low) / 2
+    return space.centre() - reach, space.centre() + reach
 
 
 def _cma_es(setting: CmaEsConfig, space: SearchSpace, seed: int) -> CmaEs:
     weights = [1.0 if setting.weights is None else setting.weights.get(each.name, 0.0) for each in space.objectives]
-    return CmaEs(_start(setting.start, space), setting.sigma, setting.population, np.array(weights), seed)
+    return CmaEs(space.centre(setting.start), setting.sigma, setting.population, np.array(weights), seed)
 
 
 def build_operators(evolution: EvolutionConfig) -> Operators:

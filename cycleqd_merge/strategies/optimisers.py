@@ -1,4 +1,4 @@
-"""Optimisers of coefficients: CMA-ES and NSGA-II, which work in whole populations, and random search."""
+"""Optimisers of `Coordinates`: CMA-ES and NSGA-II, which work in whole populations, and random search."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.draws import generator, new_seed
-from cycleqd_merge.evolution.genome import Matrix, coefficient_genome
+from cycleqd_merge.evolution.genome import Matrix
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.state import Insertion, SearchState
 
 DIGITS = 6
 """Decimals that coefficients are rounded to, far finer than a checkpoint's dtype."""
+
+Level = float | Matrix
+"""A value for all dimensions, or one for each, shape (dimensions,)."""
 
 
 class Optimiser(Protocol):
@@ -37,7 +40,7 @@ class PopulationStrategy:
 
     def __init__(self, state: SearchState, optimiser: Optimiser) -> None:
         self.state, self._optimiser = state, optimiser
-        self._population: Matrix = np.zeros((0, state.experts * state.groups))
+        self._population: Matrix = np.zeros((0, state.space.dimensions))
         self._numbers: list[int] = []
         self._insertions: list[Insertion] = []
 
@@ -60,10 +63,9 @@ class PopulationStrategy:
         place = len(self._numbers)
         if recorded is not None and not np.array_equal(self._population[place].round(DIGITS), recorded):
             self._population[place] = recorded  # if they agree, the optimiser learns from the vector before rounding
-        vector = self._population[place].reshape(self.state.experts, self.state.groups)
-        genome = coefficient_genome(vector.round(DIGITS))
+        coordinates, point = self.state.coordinates, self._population[place].round(DIGITS)
         self._numbers.append(number)
-        return self.state.propose(number, genome, {"coefficients": genome.coefficients.tolist()})
+        return self.state.propose(number, coordinates.genome(point), coordinates.step(point))
 
     def tell(self, result: Result) -> None:
         """See `Strategy.tell`."""
@@ -85,7 +87,7 @@ class CmaEs:
 
     Once it has converged, it restarts from `start` with twice the population (IPOP).
 
-    start: initial coefficients, shape (dimensions,). weights: of the tasks, shape (tasks,).
+    start: initial point, shape (dimensions,). weights: of the tasks, shape (tasks,).
     """
 
     def __init__(self, start: Matrix, sigma: float, population: int | None, weights: Matrix, seed: int) -> None:
@@ -120,13 +122,14 @@ class CmaEs:
 
 
 class Nsga2:
-    """See `Optimiser`. NSGA-II by `pymoo`: every task's score is an objective; coefficients are in [low, high].
+    """See `Optimiser`. NSGA-II by `pymoo`: every task's score is an objective; points are between `low` and `high`,
+    which may differ by dimension.
 
     Raises:
         RecipeError: pymoo is not installed.
     """
 
-    def __init__(self, dimensions: int, tasks: int, population: int, low: float, high: float, seed: int) -> None:
+    def __init__(self, dimensions: int, tasks: int, population: int, low: Level, high: Level, seed: int) -> None:
         try:
             from pymoo.algorithms.moo.nsga2 import NSGA2
             from pymoo.core.problem import Problem
@@ -156,18 +159,20 @@ class Nsga2:
 
 
 class RandomSearch:
-    """The baseline for every other strategy: coefficients drawn from U(low, high), independently for each child."""
+    """The baseline for every other strategy: points drawn from U(low, high), independently for each child.
 
-    def __init__(self, state: SearchState, seed: int, low: float, high: float) -> None:
+    low, high: may differ by dimension.
+    """
+
+    def __init__(self, state: SearchState, seed: int, low: Level, high: Level) -> None:
         self.state, self.seed, self.low, self.high = state, seed, low, high
 
     def ask(self, number: int) -> Proposal | None:
         """See `Strategy.ask`."""
         if number < self.state.first:
             return self.state.founder(number)
-        shape = (self.state.experts, self.state.groups)
-        drawn = generator(self.seed, number).uniform(self.low, self.high, size=shape)
-        return self.state.propose(number, coefficient_genome(drawn), {})
+        drawn = generator(self.seed, number).uniform(self.low, self.high, self.state.space.dimensions)
+        return self.state.propose(number, self.state.coordinates.genome(drawn), {})
 
     def tell(self, result: Result) -> None:
         """See `Strategy.tell`."""

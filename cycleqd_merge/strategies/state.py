@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cycleqd_merge.evolution.archive import AddResult, Archive, Bounds, EmptyRange, Scores, bounds_from
 from cycleqd_merge.evolution.candidate import Candidate
-from cycleqd_merge.evolution.genome import Genome, Matrix, expert_genome, level_genome
+from cycleqd_merge.evolution.genome import Genome, Matrix, expert_genome, fit_genome, level_genome
+from cycleqd_merge.strategies.coordinates import Coordinates
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.racing import Race
 from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
@@ -37,13 +36,14 @@ class SearchState:
     """Candidates, results and archives of one search. Every strategy is given one and keeps it up to date.
 
     bounds: of every objective's scores; None until the archives open. archives: one per objective; empty until every
-    founder's result was received.
+    founder's result was received. fits: digests of the run's own fits that are learned already, by number.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.bounds: Bounds | None = None
         self.archives: list[Archive] = []
+        self.fits: dict[int, str] = {}
         self._candidates: list[Candidate] = []
         self._scores: list[Scores | None] = []
 
@@ -77,15 +77,30 @@ class SearchState:
         """See `SearchSpace`."""
         return self.space.first
 
-    def founder(self, number: int) -> Proposal:
-        """The proposal of a number below `first`: an expert, or another founder."""
-        experts = self.space.experts
+    @property
+    def coordinates(self) -> Coordinates:
+        """The vectors that optimisers search, once all fits are learned."""
+        own = (self.fits[number] for number in sorted(self.fits))
+        return Coordinates(self.space.experts, self.space.groups, (*self.space.inherited_fits, *own))
+
+    def founder(self, number: int) -> Proposal | None:
+        """The proposal of a number below `first`: an expert, another founder, or a fit.
+
+        None if the fit is not learned yet; it is asked for again once it is.
+        """
+        experts, groups, inherited = self.space.experts, self.space.groups, len(self.space.founders)
         if number < experts:
-            return self.propose(number, expert_genome(number, experts, self.space.groups), {"expert": number})
-        return self.propose(number, self.space.founders[number - experts], {"seed": number - experts})
+            return self.propose(number, expert_genome(number, experts, groups), {"expert": number})
+        if number < experts + inherited:
+            return self.propose(number, self.space.founders[number - experts], {"seed": number - experts})
+        fit = number - experts - inherited
+        if fit not in self.fits:
+            return None
+        return self.propose(number, fit_genome(self.fits[fit], experts, groups), {"fit": fit})
 
     def opening(self, number: int) -> Proposal | None:
-        """The proposal of a founder or a warm start; None for all later numbers."""
+        """The proposal of a founder or a warm start; None for all later numbers, and for a fit that is not learned yet
+        (then the archives are not open either)."""
         if number < self.space.first:
             return self.founder(number)
         if number < self.space.first + len(self.space.levels):
@@ -134,12 +149,8 @@ class SearchState:
         return self._candidates[len(self._scores) :]
 
     def recorded(self, step: Mapping[str, Any]) -> Matrix | None:
-        """The coefficients given in a recorded step, shape (dimensions,); None if there are none of the right shape."""
-        try:
-            coefficients = np.array(step.get("coefficients"), dtype=np.float64)
-        except (TypeError, ValueError):
-            return None
-        return coefficients.ravel() if coefficients.shape == (self.space.experts, self.space.groups) else None
+        """The point given in a recorded step, shape (dimensions,); None if there is none of the right shape."""
+        return self.coordinates.recorded(step)
 
     def meets_floors(self, scores: Scores) -> bool:
         """Whether the scores reach every floor."""
