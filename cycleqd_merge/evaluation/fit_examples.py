@@ -22,7 +22,8 @@ async def examples_of(
     if targets.gold is not None:
         with recording() as attempts:
             await task.score(sample, _GoldModel(targets.gold, engine))
-        return tuple(example for each in attempts for example in conversations(each.turns, targets.score))
+        written = (example for each in attempts for example in conversations(each.turns, targets.score))
+        return tuple(dict.fromkeys(written))  # several answers to a sample are the same gold one
     if targets.continuations:
         turns = [turn for attempt in attempts for turn in attempt.turns]
         found = [_continuation(turns, *wanted, targets.score) for wanted in dict.fromkeys(targets.continuations)]
