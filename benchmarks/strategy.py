@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +57,13 @@ class InstantPool:
         self._queue: deque[Proposal] = deque()
         self.wall = self.cpu = 0.0
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
         self._queue.append(proposal)
 
     def next(self) -> Finished:

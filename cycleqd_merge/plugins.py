@@ -16,6 +16,7 @@ from cycleqd_merge.strategies.state import Insertion, SearchState
 from cycleqd_merge.tasks.protocol import (
     Checkable,
     Completion,
+    Fittable,
     KnownAnswer,
     LanguageModel,
     Likelihood,
@@ -26,6 +27,7 @@ from cycleqd_merge.tasks.protocol import (
     Referenced,
     Sample,
     Sampling,
+    Targets,
     Task,
     TaskSplit,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "Completion",
     "DataError",
     "Elite",
+    "Fittable",
     "Genome",
     "InfrastructureError",
     "Insertion",
@@ -60,6 +63,7 @@ __all__ = [
     "SearchSpace",
     "SearchState",
     "Strategy",
+    "Targets",
     "Task",
     "TaskError",
     "TaskSplit",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -25,6 +25,7 @@ class _Submission:
     proposal: Proposal
     rows: Split
     known: Mapping[str, float] | None
+    record: Collection[str]
 
 
 class PoolView:
@@ -34,8 +35,14 @@ class PoolView:
         self._submissions = submissions
         self._finished: SimpleQueue[Finished | None] = SimpleQueue()
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
-        self._submissions.put(_Submission(self, proposal, rows, known))
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
+        self._submissions.put(_Submission(self, proposal, rows, known, record))
 
     def next(self) -> Finished:
         """See `Pool.next`.
@@ -98,7 +105,7 @@ def _serve(pool: Pool, submissions: SimpleQueue[_Submission], started: Sequence[
         for each in _waiting(submissions, 0.0 if owners else POLL_SECONDS):
             number = next(numbers)
             owners[number] = each.view, each.proposal.number
-            pool.submit(replace(each.proposal, number=number), each.rows, each.known)
+            pool.submit(replace(each.proposal, number=number), each.rows, each.known, each.record)
         finished = pool.poll(POLL_SECONDS) if owners else None
         if finished is not None:
             view, number = owners.pop(finished.number)

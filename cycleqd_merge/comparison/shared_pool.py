@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
@@ -27,12 +27,18 @@ class SharedPool:
             self._pool = self._open()
         return self._pool
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
         pool = self.open()
         candidate = proposal.candidate
         if isinstance(candidate, Genome) and candidate.coefficients.shape[1] < self._groups:
             proposal = replace(proposal, candidate=spread(candidate, self._groups))
-        pool.submit(proposal, rows, known)
+        pool.submit(proposal, rows, known, record)
 
     def next(self) -> Finished:
         assert self._pool is not None, "nothing was submitted"

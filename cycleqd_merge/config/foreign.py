@@ -246,7 +246,9 @@ def _task(task: Any, _: BaseModel, context: _Context) -> str | None:
 
 _DESCRIBED = {"kind": SAFE, "description": SAFE, "data": SAFE}
 _PROMPTED = {
-    **dict.fromkeys(("prompt", "messages", "chat", "system", "chat_template", "stop", "temperature", "thinking"), SAFE),
+    **dict.fromkeys(
+        ("prompt", "messages", "chat", "system", "chat_template", "stop", "temperature", "thinking", "fit"), SAFE
+    ),
     "max_new_tokens": _up_to(131_072),
 }
 _RANGE = {"kind": SAFE, "low": SAFE, "high": SAFE}

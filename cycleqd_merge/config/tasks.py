@@ -24,6 +24,7 @@ SWITCHES = {"enable_thinking": False, "thinking": False}
 second of Granite and DeepSeek-V3.1."""
 
 Thinking = Literal["keep", "strip", "off"]
+Learned = Literal["answers", "gold"]
 
 
 class MessageConfig(StrictConfig):
@@ -55,6 +56,8 @@ class PromptedTaskConfig(StrictConfig):
     thinking: Thinking = "keep"
     """A thinking model's thoughts: `keep` them in answers, `strip` them before answers are scored or become part of a
     conversation, or turn them `off` by the chat template's switch and strip those that remain."""
+    fit: Learned = "answers"
+    """What a fit learns from: the expert's own `answers`, or the rows' `gold` answers."""
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:

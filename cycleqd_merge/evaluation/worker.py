@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,16 @@ from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.event_loop import EventLoop
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.strategies.racing import Partial, Race
+from cycleqd_merge.tasks.attempts import recording
 from cycleqd_merge.tasks.limits import score_within_limits
 from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
+from cycleqd_merge.tasks.targets import targets_of
 
 if TYPE_CHECKING:
+    from cycleqd_merge.fitting.examples import Example
     from cycleqd_merge.tasks.suite import Suite, SuiteTask
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Evaluation:
     """The evaluation of a candidate.
 
     results: by name, of the tasks that were measured. scores: of all tasks, in their order. load_seconds,
-    score_seconds: time to load the weights and to score them. scored: number of rows scored, out of `rows`.
+    score_seconds: time to load the weights and to score them. scored: number of rows scored, out of `rows`. examples:
+    by name, of the tasks that were recorded, in the order of their samples.
 
     If the candidate lost its race, only the first rows were scored, and results and scores are those of these rows.
     """
@@ -63,6 +70,7 @@ class Evaluation:
     score_seconds: float
     scored: int = 0
     rows: int = 0
+    examples: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
 
     @property
     def limited(self) -> dict[str, int]:
@@ -85,6 +93,7 @@ class Worker:
     def __init__(self, engine: Engine, suite: Suite) -> None:
         self._engine, self._suite = engine, suite
         self._event_loop = EventLoop()
+        self._recorded: dict[str, dict[str, tuple[Example, ...]]] = {}  # by task and sample
 
     def evaluate(
         self,
@@ -93,11 +102,13 @@ class Worker:
         limit: int | None = None,
         known: Mapping[str, float] | None = None,
         race: Race | None = None,
+        record: Collection[str] = (),
     ) -> Evaluation:
         """Load a candidate (None: the weights that the engine holds) and score it on the tasks.
 
         limit: score only this many samples of each task, the first ones. known: scores by task that are not measured
-        again. race: decides on the first rows whether the others are scored.
+        again. race: decides on the first rows whether the others are scored. record: names of tasks whose examples for
+        a fit are wanted: what the model read and answered, as token ids; see `Targets`.
 
         Raises:
             ValueError: a tensor of the candidate is not finite, or a score is not in [0, 1].
@@ -108,12 +119,17 @@ class Worker:
             self._engine.load(candidate)
         loaded = time.perf_counter()
         jobs = [(task, task.samples(rows)[:limit]) for task in self._suite if task.name not in (known or {})]
+        self._recorded = {task.name: {} for task, _ in jobs if task.name in record}
         scoring = self._score(jobs) if race is None else self._score_in_race(jobs, race)
         results = self._event_loop.run(_cancelling_others(scoring))
         scores = {name: result.score for name, result in results.items()} | dict(known or {})
         ordered = tuple(scores[task.name] for task in self._suite)
         counts = sum(len(result.samples) for result in results.values()), sum(len(samples) for _, samples in jobs)
-        return Evaluation(results, ordered, loaded - start, time.perf_counter() - loaded, *counts)
+        examples = {
+            name: tuple(example for sample in results[name].samples for example in recorded[sample])
+            for name, recorded in self._recorded.items()
+        }
+        return Evaluation(results, ordered, loaded - start, time.perf_counter() - loaded, *counts, examples)
 
     async def _score_in_race(self, jobs: Sequence[Job], race: Race) -> dict[str, TaskResult]:
         """Score the first rows, and the others only if the candidate has not lost on these."""
@@ -144,9 +160,19 @@ class Worker:
         }
 
     async def _sample(self, task: SuiteTask, sample: Sample) -> Outcome:
-        return checked_outcome(
-            await score_within_limits(task.task, sample, self._engine), f"task {task.name}, sample {sample.id}"
-        )
+        place = f"task {task.name}, sample {sample.id}"
+        if task.name not in self._recorded:
+            return checked_outcome(await score_within_limits(task.task, sample, self._engine), place)
+        from cycleqd_merge.evaluation.fit_examples import examples_of  # torch: only fits need it here
+
+        with recording() as attempts:
+            outcome = checked_outcome(await score_within_limits(task.task, sample, self._engine), place)
+        targets = targets_of(task.task, sample, outcome, place)
+        examples = await examples_of(task.task, sample, targets, attempts, self._engine)
+        self._recorded[task.name][sample.id] = examples
+        if any(attempt.skipped for attempt in attempts):
+            log.warning("%s: a prompt has images or sound and is left out of the fit, which learns text only", place)
+        return outcome
 
     def prepare(self, candidate: Candidate) -> None:
         """Announce the next candidate; see `Engine.prepare`."""

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil, isfinite
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from cycleqd_merge.errors import first_line
+
+Rows = Literal["answered", "solved"]
+"""Which examples a fit learns from: all, or those of solved samples."""
+LARGEST = 2**30
+"""Bytes of a file of examples; a million tokens take 8 MB."""
+_FORMAT = {"examples": "1"}
 
 
 @dataclass(frozen=True)
@@ -13,12 +29,113 @@ class Example:
     """One conversation, or one prompt with its continuation.
 
     tokens: ids of the whole text as the engine saw it. trained: places of the tokens to predict, ascending, all above
-    0. weight: of the example among those of its task, above 0.
+    0. weight: of the example among those of its task, above 0. score: of its answers, from 0 to 1.
     """
 
     tokens: tuple[int, ...]
     trained: tuple[int, ...]
     weight: float = 1.0
+    score: float = 1.0
+
+
+def selected(examples: Sequence[Example], rows: Rows) -> tuple[Example, ...]:
+    """The examples of a task that a fit learns from.
+
+    Solved are those with a score of 1 if all scores are 0 or 1, else the better half, weighted by score.
+    """
+    if rows == "answered":
+        return tuple(examples)
+    if all(example.score in (0, 1) for example in examples):
+        return tuple(example for example in examples if example.score == 1)
+    ranks = sorted(range(len(examples)), key=lambda place: (-examples[place].score, place))
+    better = sorted(place for place in ranks[: ceil(len(ranks) / 2)] if examples[place].score > 0)
+    return tuple(replace(examples[place], weight=examples[place].weight * examples[place].score) for place in better)
+
+
+def examples_to_bytes(examples: Sequence[Example]) -> bytes:
+    """The content of a file of examples: equal examples have equal bytes."""
+    arrays = {
+        "tokens": _joined([example.tokens for example in examples]),
+        "lengths": np.array([len(example.tokens) for example in examples], np.int64),
+        "trained": _joined([example.trained for example in examples]),
+        "counts": np.array([len(example.trained) for example in examples], np.int64),
+        "weights": np.array([example.weight for example in examples], np.float64),
+        "scores": np.array([example.score for example in examples], np.float64),
+    }
+    return save(arrays, metadata=_FORMAT)
+
+
+def examples_from_bytes(content: bytes) -> tuple[Example, ...]:
+    """Inverse of `examples_to_bytes`.
+
+    Raises:
+        ValueError: it is not the content of such a file; one line.
+    """
+    arrays = _arrays(content)
+    parts = zip(
+        _parts(arrays, "tokens", "lengths"),
+        _parts(arrays, "trained", "counts"),
+        arrays["weights"].tolist(),
+        arrays["scores"].tolist(),
+        strict=True,
+    )
+    examples = tuple(Example(*part) for part in parts)
+    for number, example in enumerate(examples):
+        problem = _problem(example)
+        if problem is not None:
+            raise ValueError(f"example {number}: {problem}")
+    return examples
+
+
+def _problem(example: Example) -> str | None:
+    if min(example.tokens, default=0) < 0:
+        return "a token id is negative"
+    places = (0, *example.trained, len(example.tokens))
+    if not example.trained or any(after <= before for before, after in pairwise(places)):
+        return "the places of its trained tokens are not ascending inside its text"
+    if not (isfinite(example.weight) and example.weight > 0 and 0 <= example.score <= 1):
+        return "its weight is not above 0, or its score not from 0 to 1"
+    return None
+
+
+def _arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of a file of examples, with their types and numbers of examples checked."""
+    if len(content) > LARGEST:
+        raise ValueError(f"{len(content)} bytes; at most {LARGEST} are read")
+    try:
+        arrays = load(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"not a file of examples: {first_line(error)}") from None
+    if metadata != _FORMAT:
+        raise ValueError("not a file of examples, or of an unknown format")
+    kinds = {name: array.dtype for name, array in arrays.items()}
+    if kinds != _KINDS or any(array.ndim != 1 for array in arrays.values()):
+        raise ValueError("an array is missing, unknown or of a wrong type")
+    if len({arrays[name].size for name in ("lengths", "counts", "weights", "scores")}) != 1:
+        raise ValueError("the arrays state different numbers of examples")
+    return arrays
+
+
+_KINDS = {
+    **dict.fromkeys(("tokens", "trained"), np.dtype(np.int32)),
+    **dict.fromkeys(("lengths", "counts"), np.dtype(np.int64)),
+    **dict.fromkeys(("weights", "scores"), np.dtype(np.float64)),
+}
+
+
+def _joined(parts: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    return np.array([value for part in parts for value in part], np.int32)
+
+
+def _parts(arrays: dict[str, NDArray[Any]], name: str, sizes: str) -> list[tuple[int, ...]]:
+    """The values of each example."""
+    values, lengths = arrays[name], arrays[sizes].tolist()
+    if any(not 0 <= length <= values.size for length in lengths) or sum(lengths) != values.size:
+        raise ValueError(f"{sizes} do not add up to the number of {name}")
+    ends = np.cumsum(lengths, dtype=np.int64)[:-1] if lengths else []
+    return [tuple(part.tolist()) for part in np.split(values, ends)] if lengths else []
 
 
 @dataclass(frozen=True)

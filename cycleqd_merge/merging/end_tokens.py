@@ -55,9 +55,9 @@ def end_tokens(family: ModelFamily) -> EndTokens:
     theirs = child
     if expert is not None:
         theirs = _tokenizer_of(expert.folder, family, child)
-        own = (*_own_tokens(expert.folder, theirs), *_turn_end(theirs))
+        own = (*_own_tokens(expert.folder, theirs), *turn_end(theirs))
         counted += [(f"expert {expert.name}", token) for token in own]
-    counted += [("models.chat_template", token) for token in _turn_end(child)]
+    counted += [("models.chat_template", token) for token in turn_end(child)]
     known, unwritable = special_and_added(child), _unknown_template_tokens(family, child, theirs)
     left_out: dict[str | int, str] = {}
     for owner, token in counted:
@@ -178,7 +178,7 @@ def special_and_added(tokenizer: PreTrainedTokenizerBase) -> dict[Any, int]:
     return {token: number for token, number in (added | special).items() if number is not None and token.strip()}
 
 
-def _turn_end(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """The special or added token that a tokenizer's chat template puts right after an assistant's turn, if any.
 
     After the last turn of a conversation; if there is none, before a following user's turn.

@@ -14,10 +14,20 @@ from cycleqd_merge.config.validation_errors import short_repr
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.tasks.generate_answers import known_choices, known_texts
 from cycleqd_merge.tasks.prompting import Prompt, parse_template, render_template
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.protocol import (
+    KnownAnswer,
+    LanguageModel,
+    Message,
+    Outcome,
+    Sample,
+    Sampling,
+    Targets,
+    TaskSplit,
+)
 from cycleqd_merge.tasks.references import reference_problem
 from cycleqd_merge.tasks.scorers import text_scorer, uses_patterns
 from cycleqd_merge.tasks.splits import place_of, read_splits
+from cycleqd_merge.tasks.targets import gold_targets
 
 
 class GenerateTask:
@@ -106,6 +116,18 @@ class GenerateTask:
         in_thread = uses_patterns(self._definition.scorer)
         score = await asyncio.to_thread(self._scorer, *texts) if in_thread else self._scorer(*texts)
         return Outcome(score, completion.text, completion.truncated)
+
+    def targets(self, sample: Sample, outcome: Outcome) -> Targets | None:
+        """The right choice, the gold answer if the definition asks for it, else the model's answer."""
+        reference = self.reference_of(sample)
+        right = [choice for choice in self.choices_of(sample) if choice.strip() == reference.strip()]
+        if right:
+            return Targets(continuations=((None, right[0]),))
+        if self._definition.fit == "answers":
+            return Targets(outcome.score)
+        if isinstance(self._definition.scorer, PythonScorerConfig):  # it has no known answers
+            return Targets(gold=lambda prompt: reference)
+        return gold_targets(self, sample)
 
     def known_answers(self, sample: Sample) -> Sequence[KnownAnswer]:
         """The reference, and near misses; nothing for a `python` scorer, which alone knows what is right."""

@@ -24,7 +24,7 @@ from cycleqd_merge.config.validation_errors import short_repr, suggestion
 from cycleqd_merge.config.yaml_limits import YamlLimitError, require_bounded
 from cycleqd_merge.errors import DataError, TaskError, UserError, first_line
 from cycleqd_merge.tasks.matching import find_all
-from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.protocol import LanguageModel, Message, Outcome, Sample, Sampling, Targets, TaskSplit
 from cycleqd_merge.tasks.splits import halves, samples_of
 from cycleqd_merge.tasks.thinking import answer_of, opens_thought
 
@@ -101,6 +101,16 @@ class LmEvalTask:
         truncated = await asyncio.gather(*(_answer(request, model, self._definition.thinking) for request in requests))
         with _naming(name, row, RuntimeError):  # another model's answers may well be graded
             return Outcome(self._grade(name, requests), _output(requests), any(truncated))
+
+    def targets(self, sample: Sample, outcome: Outcome) -> Targets | None:
+        """The right choice or, for tasks that generate, the model's answers."""
+        place = self._places[sample.id]
+        task, requests = self._tasks[place[0]], self._requests[place]
+        if task.OUTPUT_TYPE == "generate_until":
+            return Targets(outcome.score)
+        right = _right_places(task, requests[0].doc) if task.OUTPUT_TYPE == "multiple_choice" else [0]
+        pairs = tuple((str(requests[number].args[0]), str(requests[number].args[1])) for number in right)
+        return Targets(continuations=pairs) if pairs else None
 
     def prompts(self, render: Callable[..., str]) -> Iterator[HarnessPrompt]:
         """The prompts of all documents. render: as `LanguageModel.render`, called before a chat's prompt is yielded.
@@ -391,6 +401,18 @@ def _require_answer(task: Any, doc: Any) -> None:
                 f"the right answer {each!r} is neither one of the choices {shown} nor the number of one; correct or "
                 "remove the row"
             )
+
+
+def _right_places(task: Any, doc: Any) -> list[int]:
+    """The numbers of a row's right choices, or of its right prompts; empty if the task does not state them."""
+    try:
+        right = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+        choices = list(task.doc_to_choice(doc))
+    except Exception:  # only tasks with a grading of their own get here without a right choice: see `_require_answer`
+        return []
+    stated = right if isinstance(right, list | tuple) else [right]
+    places = [choices.index(each) if isinstance(each, str) and each in choices else each for each in stated]
+    return [place for place in places if isinstance(place, int) and 0 <= place < len(choices)]
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The interface between tasks and models.
 
-A task is a class with the methods of `Task`; it may also implement `Prompting`, `NeedsEnvironment` and `Checkable`.
-It never knows which engine it runs on: engines implement `LanguageModel`. Import these names from
+A task is a class with the methods of `Task`; it may also implement `Prompting`, `Fittable`, `NeedsEnvironment` and
+`Checkable`. It never knows which engine it runs on: engines implement `LanguageModel`. Import these names from
 `cycleqd_merge.plugins`.
 """
 
@@ -202,6 +202,29 @@ class Referenced(Protocol):
 
     def reference_of(self, sample: Sample) -> str:
         """The reference answer, or what decides whether an answer is right."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a fit learns from a sample: by default the answers that the expert generated, in all of its turns.
+
+    score: of these answers, from 0 to 1; a fit may select samples by it. continuations: instead of answers, these texts
+    whose likelihoods the task asked for, each with its prompt (None: any prompt). gold: a scripted model, as
+    `KnownAnswer.reply`, whose answers are learned instead of the expert's.
+    """
+
+    score: float = 1.0
+    continuations: tuple[tuple[str | None, str], ...] = ()
+    gold: Callable[[str | Sequence[Message]], str] | None = None
+
+
+@runtime_checkable
+class Fittable(Protocol):
+    """A task whose samples a fit can learn from: other tasks are left out of it."""
+
+    def targets(self, sample: Sample, outcome: Outcome) -> Targets | None:
+        """What to learn from a sample, given an expert's outcome; None: nothing."""
         ...
 
 

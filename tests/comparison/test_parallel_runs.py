@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import pytest
 
@@ -26,7 +26,13 @@ class Shuffled:
         self.threads = set[int]()
         self.most = 0
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
         self.threads.add(threading.get_ident())
         self._waiting.append(proposal)
         self.most = max(self.most, len(self._waiting))

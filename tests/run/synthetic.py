@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,13 @@ class SyntheticPool:
         self.submitted: list[int] = []
         self.ended: list[int] = []
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
         self._waiting.append(proposal)
         self.submitted.append(proposal.number)
 

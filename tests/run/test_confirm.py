@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -38,8 +38,14 @@ class Strict(SyntheticPool):
         self.ends, self.fails = ends, fails
         self.rows: dict[int, Split] = {}
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
-        super().submit(proposal, rows, known)
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
+        super().submit(proposal, rows, known, record)
         self.rows[proposal.number] = rows
 
     def next(self) -> Finished:

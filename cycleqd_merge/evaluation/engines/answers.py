@@ -94,6 +94,11 @@ class AnswerReader:
         """The tokens that end an answer: end tokens, and stop strings that are one special or added token."""
         return sorted(self._ends | self._stops(sampling.stop).tokens)
 
+    def end_of(self, preferred: str | None) -> int | None:
+        """The token that ends an answer: the preferred one, else the tokenizer's own, else any; None without any."""
+        known = (self._added.get(preferred), self._tokenizer.eos_token_id, *sorted(self._ends))
+        return next((token for token in known if token in self._ends), None)
+
     def writes_special(self, sampling: Sampling) -> bool:
         """Whether a stop string contains special tokens next to other text."""
         stops = self._stops(sampling.stop)
@@ -101,17 +106,25 @@ class AnswerReader:
 
     def read(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
         """The answer that these generated tokens are or begin; it is truncated if nothing in them ends it."""
+        return self._read(tokens, sampling)[0]
+
+    def ended(self, tokens: Sequence[int], sampling: Sampling) -> list[int]:
+        """These generated tokens up to the end of the answer: with its end token, or the tokens of its stop string."""
+        return list(tokens[: self._read(tokens, sampling)[1]])
+
+    def _read(self, tokens: Sequence[int], sampling: Sampling) -> tuple[Completion, int]:
+        """The answer, and the number of tokens up to its end, which is included."""
         tokens = list(tokens[: sampling.max_new_tokens])
         ends = self._ends | self._stops(sampling.stop).tokens
         end = next((place for place, token in enumerate(tokens) if token in ends), None)
         before = tokens[:end]
+        tokens = tokens if end is None else tokens[: end + 1]
         if sampling.stop:
-            tokens = tokens if end is None else tokens[: end + 1]
             for count in self._candidates(tokens, sampling):
                 text = self.stopped(tokens[:count], sampling)
                 if text is not None:
-                    return Completion(text, min(count, len(before)), truncated=False)
-        return Completion(self._text(before), len(before), truncated=end is None)
+                    return Completion(text, min(count, len(before)), truncated=False), count
+        return Completion(self._text(before), len(before), truncated=end is None), len(tokens)
 
     def stopped(self, tokens: list[int], sampling: Sampling) -> str | None:
         """The text before a stop string that the last of these tokens completes; None if it completes none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from cycleqd_merge.evolution.candidate import Candidate
-from cycleqd_merge.tasks.protocol import LanguageModel
+from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Sampling
 
 if TYPE_CHECKING:  # the evaluation loop imports this protocol but does not need torch
     from cycleqd_merge.config.engines import EngineConfig
@@ -34,6 +34,10 @@ class Engine(LanguageModel, Protocol):
 
         Returns at once and may be called from any thread. Engines may ignore it.
         """
+        ...
+
+    def write(self, prompt: str, text: str, sampling: Sampling) -> Completion:
+        """Record a text as if it were the model's answer to a prompt, for a fit; returns it as `complete` would."""
         ...
 
     def close(self) -> None:

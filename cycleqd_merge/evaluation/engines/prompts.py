@@ -51,6 +51,18 @@ def encode_pair(encode: Callable[[str], list[int]], text: str, continuation: str
     return whole, len(whole) - same
 
 
+def encode_answer(encode: Callable[[str], list[int]], prompt: str, answer: str) -> list[int]:
+    """Token ids of an answer as a model would generate it: after the tokens of the prompt alone.
+
+    Where the tokenizer would join the prompt's end to the answer's first word, they are those after a line break.
+    """
+    for before in (prompt, Rendered("\n")):
+        start, whole = encode(before), encode(type(before)(before + answer))
+        if whole[: len(start)] == start:
+            return whole[len(start) :]
+    return encode(Rendered(answer))
+
+
 def tokenizer_notices(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Notices about tokens that a tokenizer and its chat template add and that `encode` leaves out."""
     before, after = _added(tokenizer, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,6 @@ from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.evaluation.engines.chat import ChatModel
-from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.end_tokens import end_tokens
@@ -93,23 +92,13 @@ class TransformersEngine(ChatModel):
         self.model = None
         self._resident = {}
 
-    async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        tokens = self.encode(prompt)
-        sampling = self._reader.fitting(sampling, len(tokens))
-        if not sampling.max_new_tokens:
-            return self._reader.read([], sampling)
-        completion: Completion = await self._submit(tokens, sampling)
-        return completion
+    async def _generated(self, tokens: list[int], sampling: Sampling) -> tuple[Completion, Sequence[int]]:
+        answer: tuple[Completion, Sequence[int]] = await self._submit(tokens, sampling)
+        return answer
 
-    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
-        tokens, scored = encode_pair(self.encode, prompt, continuation)
-        if not scored:
-            return Likelihood((), True)
-        return await self._submit(self._reader.fitting_pair(tokens, scored), None, scored)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a plain or rendered prompt."""
-        return encode(self._tokenizer, text)
+    async def _scored(self, tokens: list[int], scored: int) -> Likelihood:
+        likelihood: Likelihood = await self._submit(tokens, None, scored)
+        return likelihood
 
     async def _submit(self, tokens: list[int], sampling: Sampling | None, scored: int = 0) -> Any:
         loop = asyncio.get_running_loop()
@@ -174,7 +163,7 @@ class TransformersEngine(ChatModel):
         return ids.to(self.device), mask.to(self.device)
 
     @torch.inference_mode()
-    def _generate(self, batch: list[_Request]) -> list[Completion]:
+    def _generate(self, batch: list[_Request]) -> list[tuple[Completion, list[int]]]:
         sampling = batch[0].sampling
         assert sampling is not None
         ids, mask = self._pad_left(batch)
@@ -190,7 +179,7 @@ class TransformersEngine(ChatModel):
             stopping_criteria=[_StopStrings(self._reader, sampling, len(batch))] if sampling.stop else None,
             **options,
         )
-        return [self._reader.read(row, sampling) for row in output[:, ids.shape[1] :].tolist()]
+        return [(self._reader.read(row, sampling), row) for row in output[:, ids.shape[1] :].tolist()]
 
     @torch.inference_mode()
     def _score(self, batch: list[_Request]) -> list[Likelihood]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -16,7 +16,7 @@ from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.evaluation.engines.chat import ChatModel
 from cycleqd_merge.evaluation.engines.placement import MOST, Placement, host_memory, memory_needs, placement
-from cycleqd_merge.evaluation.engines.prompts import encode, encode_pair
+from cycleqd_merge.evaluation.engines.prompts import encode
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.end_tokens import end_tokens
@@ -183,24 +183,21 @@ class VllmEngine(ChatModel):
             llm.llm_engine.engine_core.shutdown()
             remove_unused()
 
-    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
+    def encode(self, text: str) -> list[int]:
+        return self._encode(text)
+
+    async def _scored(self, tokens: list[int], scored: int) -> Likelihood:
         from vllm import SamplingParams
 
-        tokens, scored = encode_pair(self._encode, prompt, continuation)
-        if not scored:
-            return Likelihood((), True)
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=vllm_compat.final_only()
         )
-        tokens = self._reader.fitting_pair(tokens, scored)
         output = await self._submit(tokens, params)
         places = range(len(tokens) - scored, len(tokens))
         found = [output.prompt_logprobs[place][tokens[place]] for place in places]
         return Likelihood(tuple(each.logprob for each in found), all(each.rank == 1 for each in found))
 
-    async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        before = self._encode(prompt)
-        sampling = self._reader.fitting(sampling, len(before))
+    async def _generated(self, before: list[int], sampling: Sampling) -> tuple[Completion, Sequence[int]]:
         tokens: list[int] = []
         answer, stopped = self._reader.read(tokens, sampling), True
         # vLLM also stops at text that the reader does not count as a stop string: the answer is then continued
@@ -209,7 +206,7 @@ class VllmEngine(ChatModel):
             output = (await self._submit([*before, *tokens], params)).outputs[0]
             tokens += output.token_ids
             answer, stopped = self._reader.read(tokens, sampling), output.finish_reason == "stop"
-        return answer
+        return answer, tokens
 
     def _sampling_params(self, sampling: Sampling, limit: int) -> Any:
         """vLLM's settings for up to `limit` tokens; it only has to notice the end of an answer, not to read it."""

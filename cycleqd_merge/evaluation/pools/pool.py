@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,8 +27,17 @@ class Finished:
 class Pool(Protocol):
     """Evaluates proposals on one or many workers."""
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
-        """Submit a proposal to be scored on `rows`; returns at once. known: scores by task that are not measured."""
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
+        """Submit a proposal to be scored on `rows`; returns at once.
+
+        known: scores by task that are not measured. record: tasks whose examples are wanted, see `Worker.evaluate`.
+        """
         ...
 
     def next(self) -> Finished:
@@ -54,10 +63,16 @@ class LocalPool:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._queue: deque[tuple[Proposal, Split, Mapping[str, float] | None]] = deque()
+        self._queue: deque[tuple[Proposal, Split, Mapping[str, float] | None, Collection[str]]] = deque()
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
-        self._queue.append((proposal, rows, known))
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
+        self._queue.append((proposal, rows, known, record))
 
     def next(self) -> Finished:
         job = self._queue.popleft()
@@ -73,7 +88,12 @@ class LocalPool:
 
 
 def evaluate_proposal(
-    worker: Worker, proposal: Proposal, rows: Split, known: Mapping[str, float] | None, attempts: int = 2
+    worker: Worker,
+    proposal: Proposal,
+    rows: Split,
+    known: Mapping[str, float] | None,
+    record: Collection[str] = (),
+    attempts: int = 2,
 ) -> Finished:
     """Let a worker score a proposal, with at most `attempts` attempts.
 
@@ -87,7 +107,7 @@ def evaluate_proposal(
     error, infrastructure = "", False
     for _ in range(attempts):
         try:
-            evaluation = worker.evaluate(proposal.candidate, rows, known=known, race=proposal.race)
+            evaluation = worker.evaluate(proposal.candidate, rows, known=known, race=proposal.race, record=record)
             return Finished(proposal.number, evaluation)
         except Exception as raised:
             error, infrastructure = _failure(raised, isinstance(proposal.candidate, MergekitConfiguration))

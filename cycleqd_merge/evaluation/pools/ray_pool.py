@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -65,9 +65,11 @@ class RemoteWorker:
         """Free the engine's memory."""
         self._worker.close()
 
-    def evaluate(self, proposal: Proposal, rows: Split, known: Mapping[str, float] | None) -> Finished:
+    def evaluate(
+        self, proposal: Proposal, rows: Split, known: Mapping[str, float] | None, record: Collection[str] = ()
+    ) -> Finished:
         """See `Pool`."""
-        return evaluate_proposal(self._worker, proposal, rows, known)
+        return evaluate_proposal(self._worker, proposal, rows, known, record)
 
     def prepare(self, candidate: Candidate) -> None:
         """See `Engine`. Called while `evaluate` is running."""
@@ -109,6 +111,7 @@ class _Job:
     proposal: Proposal
     rows: Split
     known: Mapping[str, float] | None
+    record: Collection[str] = ()
     attempts: int = 0
 
     def is_complete(self, finished: Finished) -> bool:
@@ -175,15 +178,22 @@ class RayPool:
         worker = actor.remote()
         self._busy[worker.open.remote(*self._opening)] = _BusyWorker(None, worker)
 
-    def submit(self, proposal: Proposal, rows: Split = "search", known: Mapping[str, float] | None = None) -> None:
-        self._queue.append(_Job(proposal, rows, known))
+    def submit(
+        self,
+        proposal: Proposal,
+        rows: Split = "search",
+        known: Mapping[str, float] | None = None,
+        record: Collection[str] = (),
+    ) -> None:
+        self._queue.append(_Job(proposal, rows, known, record))
         self._dispatch()
 
     def _dispatch(self) -> None:
         while self._idle and (job := self._due(self._idle[0])) is not None:
             worker = self._idle.pop(0)
             job.attempts += 1
-            self._busy[worker.evaluate.remote(job.proposal, job.rows, job.known)] = _BusyWorker(job, worker)
+            evaluating = worker.evaluate.remote(job.proposal, job.rows, job.known, job.record)
+            self._busy[evaluating] = _BusyWorker(job, worker)
         for busy in self._busy.values():
             if self._queue and busy.job is not None and busy.worker not in self._reserved:
                 job = self._reserved[busy.worker] = self._queue.popleft()

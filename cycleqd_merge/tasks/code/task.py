@@ -19,14 +19,26 @@ from cycleqd_merge.errors import DataError, TaskError
 from cycleqd_merge.sandbox.protocol import MIB, Limits, RootFs
 from cycleqd_merge.sandbox.providers import Sandbox, sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
+from cycleqd_merge.tasks.attempts import separate_attempt
 from cycleqd_merge.tasks.code.execution import expected_values, returned_values
 from cycleqd_merge.tasks.code.extract import extract_program
 from cycleqd_merge.tasks.code.grading import all_correct
 from cycleqd_merge.tasks.code.problems import CodeProblem, read_code_problem
 from cycleqd_merge.tasks.limits import note_limit
 from cycleqd_merge.tasks.prompting import Prompt
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.protocol import (
+    Completion,
+    KnownAnswer,
+    LanguageModel,
+    Message,
+    Outcome,
+    Sample,
+    Sampling,
+    Targets,
+    TaskSplit,
+)
 from cycleqd_merge.tasks.splits import place_of, read_splits
+from cycleqd_merge.tasks.targets import gold_targets
 
 _HOST_FILES = RootFs()
 _BOUNDS = Bounds(seconds=20.0, memory=4 * 2**30)
@@ -82,12 +94,19 @@ class CodeTask:
             Sampling(definition.max_new_tokens, definition.temperature, tuple(definition.stop), seed)
             for seed in range(definition.answers)
         ]
-        prompt = self.prompt_of(sample)
-        completions = await asyncio.gather(*(self._prompt.ask(model, prompt, sampling) for sampling in samplings))
-        prefix = self._prompt.answer_prefix(problem.columns)
-        passed = await asyncio.gather(*(self._passes(problem, prefix + completion.text) for completion in completions))
+        attempts = await asyncio.gather(*(self._attempt(problem, model, sampling) for sampling in samplings))
+        completions, passed = zip(*attempts, strict=True)
         score = pass_at(definition.k, len(passed), sum(passed))
         return Outcome(score, completions[0].text, all(completion.truncated for completion in completions))
+
+    async def _attempt(self, problem: CodeProblem, model: LanguageModel, sampling: Sampling) -> tuple[Completion, bool]:
+        """An answer, and whether its program is correct."""
+        with separate_attempt() as attempt:
+            completion = await self._prompt.ask(model, self._prompt.render(problem.columns), sampling)
+            prefix = self._prompt.answer_prefix(problem.columns)
+            passed = await self._passes(problem, prefix + completion.text)
+            attempt.score = float(passed)
+        return completion, passed
 
     async def _passes(self, problem: CodeProblem, answer: str) -> bool:
         """Whether an answer's program is correct on the inputs of the metric."""
@@ -115,6 +134,10 @@ class CodeTask:
             return False
         names = (problem.task_id, problem.entry_point)
         return await _within_limits(all_correct, *names, inputs, found, expected.outputs, problem.atol) or False
+
+    def targets(self, sample: Sample, outcome: Outcome) -> Targets | None:
+        """The reference solution if the definition asks for it, else the model's answers."""
+        return Targets(outcome.score) if self._definition.fit == "answers" else gold_targets(self, sample)
 
     def reference_of(self, sample: Sample) -> str:
         """The reference solution."""

@@ -15,14 +15,25 @@ from cycleqd_merge.bounded import LimitExceeded
 from cycleqd_merge.config.tasks import DbbenchTaskConfig
 from cycleqd_merge.errors import DataError
 from cycleqd_merge.sandbox.slots import Slots
+from cycleqd_merge.tasks.attempts import separate_attempt
 from cycleqd_merge.tasks.database.opening import open_database, require_database
 from cycleqd_merge.tasks.database.problem import DbProblem, read_db_problem
 from cycleqd_merge.tasks.database.sample_database import RESULT_LIMIT, SampleDatabase, ServerCrashed
 from cycleqd_merge.tasks.database.turns import is_answer, read_statement, write_answer, write_statement
 from cycleqd_merge.tasks.limits import note_limit
 from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.protocol import (
+    KnownAnswer,
+    LanguageModel,
+    Message,
+    Outcome,
+    Sample,
+    Sampling,
+    Targets,
+    TaskSplit,
+)
 from cycleqd_merge.tasks.splits import place_of, read_splits
+from cycleqd_merge.tasks.targets import gold_targets
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +86,12 @@ class DbbenchTask:
         return LaterTurns(self._definition.rounds + 1, RESULT_LIMIT, "`max_new_tokens` or `rounds`")
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
-        with suppress(ServerCrashed):
+        with suppress(ServerCrashed), separate_attempt():
             return await self._play(sample, model, alone=False)
         with suppress(ServerCrashed):  # another sample may have been the reason
             async with self._alone.slot():
-                return await self._play(sample, model, alone=True)
+                with separate_attempt():
+                    return await self._play(sample, model, alone=True)
         log.warning("row %s: the model's statements make the database server crash; the row scores 0", sample.id)
         note_limit("the database", LimitExceeded("server crashed"))
         return Outcome(0.0, "", False)
@@ -121,6 +133,10 @@ class DbbenchTask:
 
     async def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    def targets(self, sample: Sample, outcome: Outcome) -> Targets | None:
+        """The model's turns, or those of a gold conversation if the definition asks for it."""
+        return Targets(outcome.score) if self._definition.fit == "answers" else gold_targets(self, sample)
 
     def reference_of(self, sample: Sample) -> str:
         """The answer as a list, or a statement that makes the change."""

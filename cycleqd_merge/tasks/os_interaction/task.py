@@ -17,13 +17,24 @@ from cycleqd_merge.sandbox.boxes import Box, open_box
 from cycleqd_merge.sandbox.protocol import MIB, BoxLost, Limits, ProcessResult, RootFs
 from cycleqd_merge.sandbox.providers import sandbox_for
 from cycleqd_merge.sandbox.slots import Slots
+from cycleqd_merge.tasks.attempts import separate_attempt
 from cycleqd_merge.tasks.limits import note_limit
 from cycleqd_merge.tasks.matching import is_found
 from cycleqd_merge.tasks.os_interaction.problems import OsProblem, Script, read_os_problem
 from cycleqd_merge.tasks.os_interaction.turns import read_action, system_turn, without_control_codes
 from cycleqd_merge.tasks.prompting import LaterTurns, Prompt, with_answer
-from cycleqd_merge.tasks.protocol import KnownAnswer, LanguageModel, Message, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.protocol import (
+    KnownAnswer,
+    LanguageModel,
+    Message,
+    Outcome,
+    Sample,
+    Sampling,
+    Targets,
+    TaskSplit,
+)
 from cycleqd_merge.tasks.splits import place_of, read_splits
+from cycleqd_merge.tasks.targets import gold_targets
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +95,15 @@ class OsInteractionTask:
 
     async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
         repeats = range(self._definition.repeats)
-        outcomes = await asyncio.gather(*(self._play(sample, model, seed) for seed in repeats))
+        outcomes = await asyncio.gather(*(self._attempt(sample, model, seed) for seed in repeats))
         mean = sum(outcome.score for outcome in outcomes) / len(outcomes)
         return Outcome(mean, outcomes[0].output, any(outcome.truncated for outcome in outcomes))
+
+    async def _attempt(self, sample: Sample, model: LanguageModel, seed: int) -> Outcome:
+        with separate_attempt() as attempt:
+            outcome = await self._play(sample, model, seed)
+            attempt.score = outcome.score
+        return outcome
 
     async def _play(self, sample: Sample, model: LanguageModel, seed: int) -> Outcome:
         """One conversation in one box, and its grade."""
@@ -109,6 +126,10 @@ class OsInteractionTask:
         log.warning("sample %s: its own scripts end the box that they prepare; it scores 0", sample.id)
         note_limit("preparing the system", LimitExceeded(f"ended the box {_STARTS} times"))
         return Outcome(0.0, "", False)
+
+    def targets(self, sample: Sample, outcome: Outcome) -> Targets | None:
+        """The model's turns, or those of a gold conversation if the definition asks for it."""
+        return Targets(outcome.score) if self._definition.fit == "answers" else gold_targets(self, sample)
 
     def reference_of(self, sample: Sample) -> str:
         """The answer, its pattern, or a script that gives the answer or does the job."""
