@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.pools.pool import Finished
 from cycleqd_merge.evaluation.worker import Evaluation
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal
 from cycleqd_merge.run.loop import evaluate_generations, resume_journal
 from cycleqd_merge.run.observer import Observer
@@ -74,6 +75,9 @@ class InstantPool:
         self.wall += time.perf_counter() - wall
         self.cpu += time.process_time() - cpu
         return Finished(proposal.number, evaluation)
+
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        raise AssertionError("no fit is learned here")
 
     def close(self) -> None:
         self._queue.clear()

@@ -7,12 +7,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cycleqd_merge.errors import Interrupted
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
+
+if TYPE_CHECKING:  # fits import torch
+    from cycleqd_merge.fitting.job import FitJob, FitResult
 
 _Returned = TypeVar("_Returned")
 POLL_SECONDS = 0.02
@@ -28,11 +31,18 @@ class _Submission:
     record: Collection[str]
 
 
+@dataclass(frozen=True)
+class _Fits:
+    view: PoolView
+    jobs: Sequence[FitJob]
+
+
 class PoolView:
     """One run's view of the pool that several runs share; see `Pool`."""
 
-    def __init__(self, submissions: SimpleQueue[_Submission]) -> None:
+    def __init__(self, submissions: SimpleQueue[_Submission | _Fits]) -> None:
         self._submissions = submissions
+        self._fitted: SimpleQueue[FitResult | None] = SimpleQueue()
         self._finished: SimpleQueue[Finished | None] = SimpleQueue()
 
     def submit(
@@ -63,9 +73,32 @@ class PoolView:
             return None
         return self.next()
 
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        """See `Pool.fit`.
+
+        Raises:
+            Interrupted: all runs must stop.
+        """
+        self._submissions.put(_Fits(self, jobs))
+        for _ in jobs:
+            result = self._fitted.get()
+            if result is None:
+                self.stop()  # the next call raises again
+                raise Interrupted("another run stopped")
+            received(result)
+
     def finish(self, finished: Finished | None) -> None:
         """Pass a result to the run; None: there will be no more."""
         self._finished.put(finished)
+
+    def stop(self) -> None:
+        """End the run's wait for results."""
+        self.finish(None)
+        self._fitted.put(None)
+
+    def fitted(self, result: FitResult) -> None:
+        """Pass a learned fit to the run."""
+        self._fitted.put(result)
 
     def close(self) -> None:
         """Does nothing: other runs use the pool."""
@@ -80,7 +113,7 @@ def run_in_parallel(pool: Pool, jobs: Sequence[Callable[[Pool], _Returned]], at_
     """
     if at_once == 1:
         return [job(pool) for job in jobs]
-    submissions: SimpleQueue[_Submission] = SimpleQueue()
+    submissions: SimpleQueue[_Submission | _Fits] = SimpleQueue()
     views = [PoolView(submissions) for _ in jobs]
     with ThreadPoolExecutor(at_once, "run") as threads:
         started: list[Future[_Returned]] = []
@@ -91,18 +124,21 @@ def run_in_parallel(pool: Pool, jobs: Sequence[Callable[[Pool], _Returned]], at_
             for each in started:
                 each.cancel()
             for view in views:
-                view.finish(None)
+                view.stop()
             raise
     return [each.result() for each in started]
 
 
-def _serve(pool: Pool, submissions: SimpleQueue[_Submission], started: Sequence[Future[_Returned]]) -> None:
+def _serve(pool: Pool, submissions: SimpleQueue[_Submission | _Fits], started: Sequence[Future[_Returned]]) -> None:
     """Pass proposals to the pool and results to the jobs that wait for them, until all jobs are done or one fails."""
     numbers, owners = itertools.count(), dict[int, tuple[PoolView, int]]()
     while not all(each.done() for each in started):
         for failed in (each for each in started if each.done() and each.exception() is not None):
             failed.result()
         for each in _waiting(submissions, 0.0 if owners else POLL_SECONDS):
+            if isinstance(each, _Fits):
+                pool.fit(each.jobs, each.view.fitted)
+                continue
             number = next(numbers)
             owners[number] = each.view, each.proposal.number
             pool.submit(replace(each.proposal, number=number), each.rows, each.known, each.record)
@@ -112,7 +148,7 @@ def _serve(pool: Pool, submissions: SimpleQueue[_Submission], started: Sequence[
             view.finish(replace(finished, number=number))
 
 
-def _waiting(submissions: SimpleQueue[_Submission], seconds: float) -> list[_Submission]:
+def _waiting(submissions: SimpleQueue[_Submission | _Fits], seconds: float) -> list[_Submission | _Fits]:
     """All submissions so far; waits up to `seconds` for the first."""
     waiting = []
     try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.evolution.genome import Genome, spread
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
+
+if TYPE_CHECKING:  # fits import torch
+    from cycleqd_merge.fitting.job import FitJob, FitResult
 
 
 class SharedPool:
@@ -47,6 +51,9 @@ class SharedPool:
     def poll(self, seconds: float) -> Finished | None:
         assert self._pool is not None, "nothing was submitted"
         return self._pool.poll(seconds)
+
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        self.open().fit(jobs, received)
 
     def close(self) -> None:
         if self._pool is not None:

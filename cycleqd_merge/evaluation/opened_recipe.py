@@ -48,7 +48,9 @@ class OpenedRecipe:
 
     def worker(self, materialiser: Materialiser, workers_per_host: int = 1) -> Worker:
         """A worker on the recipe's engine. workers_per_host: the number on this host, this one included."""
-        return Worker(open_engine(self.recipe.engine, materialiser, workers_per_host), self.suite)
+        releasable = getattr(self.recipe, "fit", None) is not None
+        engine = open_engine(self.recipe.engine, materialiser, workers_per_host, releasable)
+        return Worker(engine, self.suite, materialiser)
 
 
 def open_worker(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ from cycleqd_merge.tasks.targets import targets_of
 
 if TYPE_CHECKING:
     from cycleqd_merge.fitting.examples import Example
+    from cycleqd_merge.fitting.job import FitJob, FitResult
+    from cycleqd_merge.fitting.progress import KeptProgress
+    from cycleqd_merge.merging.materialise import Materialiser
     from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
 log = logging.getLogger(__name__)
@@ -88,10 +91,10 @@ Job = tuple["SuiteTask", Sequence[Sample]]
 
 
 class Worker:
-    """Evaluates one candidate after another on one engine."""
+    """Evaluates one candidate after another on one engine. materialiser: of the engine's models; only fits need it."""
 
-    def __init__(self, engine: Engine, suite: Suite) -> None:
-        self._engine, self._suite = engine, suite
+    def __init__(self, engine: Engine, suite: Suite, materialiser: Materialiser | None = None) -> None:
+        self._engine, self._suite, self._materialiser = engine, suite, materialiser
         self._event_loop = EventLoop()
         self._recorded: dict[str, dict[str, tuple[Example, ...]]] = {}  # by task and sample
 
@@ -173,6 +176,36 @@ class Worker:
         if any(attempt.skipped for attempt in attempts):
             log.warning("%s: a prompt has images or sound and is left out of the fit, which learns text only", place)
         return outcome
+
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        """Learn fits, one after the other, in the memory that the engine frees for them.
+
+        The engine is released and restored once; the seconds for that are in the first and the last result, which is
+        passed on when the engine is back. A fit that was interrupted on this host resumes.
+
+        Raises:
+            UserError: the models cannot be fitted. After any error, the worker can only be closed.
+            EngineLost: the engine cannot be restored.
+            Exception: any other error of a fit, such as too little memory.
+        """
+        from cycleqd_merge.evaluation.fits import learn_fits, released  # torch, which nothing else here needs
+
+        assert self._materialiser is not None
+        last: tuple[FitResult, KeptProgress] | None = None
+
+        def pass_on(result: FitResult, kept: KeptProgress) -> None:
+            received(result)
+            kept.remove()
+
+        with released(self._engine, self._materialiser.device) as switch:
+            for result, kept in learn_fits(self._materialiser, jobs):
+                if last is None:
+                    result = switch.counted(result, "release")
+                else:
+                    pass_on(*last)
+                last = result, kept
+        if last is not None:
+            pass_on(switch.counted(last[0], "restore"), last[1])
 
     def prepare(self, candidate: Candidate) -> None:
         """Announce the next candidate; see `Engine.prepare`."""

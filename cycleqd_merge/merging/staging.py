@@ -62,6 +62,11 @@ class Staging:
             raise ModelError(f"the singular bases of expert {name} are required but were not prepared")
         return self._fetch(("basis", expert, name), lambda: self._stored_basis(expert, name))
 
+    def forget(self) -> None:
+        """Drop the tensors that are kept on the device; they are read again on their next use."""
+        if self.place == "device":
+            self._kept.clear()
+
     def _stored_basis(self, expert: int, name: str) -> Basis | None:
         """The basis as it is kept: for a GPU in bfloat16, the input precision of dense products."""
         basis = self.bases[expert].load(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pytest
 
@@ -13,6 +13,7 @@ from cycleqd_merge.comparison.parallel_runs import run_in_parallel
 from cycleqd_merge.errors import Interrupted, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
+from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
 
@@ -52,6 +53,9 @@ class Shuffled:
             time.sleep(seconds / 10)
             return None
         return self.next() if self._waiting else None
+
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        raise AssertionError("no fit is learned here")
 
     def close(self) -> None:
         raise AssertionError("the pool stays open")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import Interrupted
@@ -29,6 +29,9 @@ from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.racing import Partial
 from cycleqd_merge.tasks.protocol import Split
 from tests.evolution.references import synthetic_scores
+
+if TYPE_CHECKING:
+    from cycleqd_merge.fitting.job import FitJob, FitResult
 
 EXPERTS = ("sql", "bash", "math")
 Failure = Callable[[int], str | Exception | None]
@@ -129,6 +132,9 @@ class SyntheticPool:
             return synthetic_scores(candidate, self.tasks)
         drawn = random.Random(candidate_digest(candidate))
         return tuple(drawn.uniform(0.2, 0.8) for _ in range(self.tasks))
+
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        raise AssertionError("no fit is learned here")
 
     def close(self) -> None:
         self._waiting.clear()

@@ -31,6 +31,12 @@ class KnowsAnswers(Scripted):
     def prepare(self, candidate: Candidate) -> None:
         """Does nothing."""
 
+    def release(self) -> None:
+        """Does nothing."""
+
+    def restore(self) -> None:
+        """Does nothing."""
+
     def close(self) -> None:
         """Does nothing."""
 

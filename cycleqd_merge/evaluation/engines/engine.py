@@ -40,15 +40,33 @@ class Engine(LanguageModel, Protocol):
         """Record a text as if it were the model's answer to a prompt, for a fit; returns it as `complete` would."""
         ...
 
+    def release(self) -> None:
+        """Free the memory of the model and of everything that children are built from, until `restore`.
+
+        No prompt may be waiting. A prepared candidate is forgotten.
+        """
+        ...
+
+    def restore(self) -> None:
+        """Take the memory again, after `release`: the engine then has the base model's weights, as at its start.
+
+        Raises:
+            EngineLost: the engine cannot be started again.
+        """
+        ...
+
     def close(self) -> None:
         """Free the engine's memory."""
         ...
 
 
-def open_engine(config: EngineConfig, materialiser: Materialiser, workers_per_host: int = 1) -> Engine:
+def open_engine(
+    config: EngineConfig, materialiser: Materialiser, workers_per_host: int = 1, releasable: bool = False
+) -> Engine:
     """The engine that a recipe asks for, for the materialiser's model family.
 
-    workers_per_host: workers on this host, each with an engine, this one included.
+    workers_per_host: workers on this host, each with an engine, this one included. releasable: whether `release` will
+    be called; it is faster then, at some cost in speed.
 
     Raises:
         UserError: it cannot be started as the recipe asks.
@@ -57,7 +75,7 @@ def open_engine(config: EngineConfig, materialiser: Materialiser, workers_per_ho
     if config.kind == "vllm":
         from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(config, materialiser, workers_per_host)
+        return VllmEngine(config, materialiser, workers_per_host, releasable)
     from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(config, materialiser)

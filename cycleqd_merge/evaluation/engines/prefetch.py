@@ -49,6 +49,11 @@ class Prefetcher:
         self._record = self._built = None
         return built if wanted == record else None
 
+    def forget(self) -> None:
+        """Drop the child that was built, once it is."""
+        self._wait()
+        self._record = self._built = None
+
     def _wait(self) -> None:
         if self._thread is not None:
             self._thread.join()

@@ -13,9 +13,9 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
-from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.evaluation.engines.chat import ChatModel
+from cycleqd_merge.evaluation.loaded_model import load_model
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.end_tokens import end_tokens
@@ -53,20 +53,12 @@ class TransformersEngine(ChatModel):
         self._materialiser = materialiser
         self.device = torch.device(config.device or this_process().device)
         self._tokenizer = family_tokenizer(family)
-        try:
-            self.model: Any = family.base.auto_class.from_pretrained(
-                family.base.path, dtype=config.dtype, trust_remote_code=family.models.trust_remote_code
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"engine: {family.base.reference} cannot be loaded: {error}") from error
-        self.model.to(self.device).eval()  # type: ignore[arg-type]
+        self._dtype = config.dtype
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._tokenizer.eos_token_id or 0)
         self._reader = AnswerReader(self._tokenizer, end_tokens(family).ids, context_length(family, self._tokenizer))
-        # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
-        self.model.generation_config = GenerationConfig(pad_token_id=self._pad)
+        self._open_model()
         self._map = family.name_map(self.model)
-        self._resident = self.model.state_dict()
         # only the last logits of a prompt are needed; all of them would take gigabytes with a large vocabulary
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._pads = self.model.config.model_type not in _UNPADDED
@@ -74,6 +66,12 @@ class TransformersEngine(ChatModel):
         self._drainer: asyncio.Task[None] | None = None
         # a separate thread: tasks may fill asyncio's pool with slow work, and a load waits for the running batch
         self._thread = ThreadPoolExecutor(1, "engine")
+
+    def _open_model(self) -> None:
+        self.model: Any = load_model(self._materialiser.family, self._dtype, "engine").to(self.device)
+        # `Sampling` alone controls the answers, not the penalties, temperatures and lengths in the checkpoint
+        self.model.generation_config = GenerationConfig(pad_token_id=self._pad)
+        self._resident = self.model.state_dict()
 
     def load(self, candidate: Candidate) -> None:
         self._thread.submit(self._load, candidate).result()
@@ -87,10 +85,15 @@ class TransformersEngine(ChatModel):
     def prepare(self, candidate: Candidate) -> None:
         """Do nothing: this process builds weights and answers prompts, one after the other."""
 
+    def release(self) -> None:
+        self.model, self._resident = None, {}
+
+    def restore(self) -> None:
+        self._open_model()
+
     def close(self) -> None:
         self._thread.shutdown()
-        self.model = None
-        self._resident = {}
+        self.release()
 
     async def _generated(self, tokens: list[int], sampling: Sampling) -> tuple[Completion, Sequence[int]]:
         answer: tuple[Completion, Sequence[int]] = await self._submit(tokens, sampling)

@@ -101,6 +101,13 @@ def expected_unused(config: Any, names: Iterable[str]) -> set[str]:
     return {name for name in names if name.split(".")[-2:-1] in (["lm_head"], ["embed_out"])}
 
 
+def can_sleep() -> bool:
+    """Whether vLLM can free its memory and take it again, on this platform."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_sleep_mode_available())
+
+
 def model_context(worker: Any) -> AbstractContextManager[None]:
     """In a worker, transformers models can be built within this context only.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from cycleqd_merge.config.engines import VllmEngineConfig
-from cycleqd_merge.errors import ModelError, RecipeError, UserError
+from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.engines import vllm_compat
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.evaluation.engines.chat import ChatModel
@@ -26,6 +27,7 @@ from cycleqd_merge.merging.shared import remove_unused, shared_memory_bytes
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Sampling
 
+log = logging.getLogger(__name__)
 _PROMPTS = 2**16  # number of prompts whose tokens are cached
 _INSTEAD = "use `engine: {kind: transformers}`"
 _REHEARSED = "The quick brown fox jumps over it."  # the prompt that shows whether the exchange works
@@ -37,7 +39,9 @@ _EXTENSION = "cycleqd_merge.evaluation.engines.vllm_extension.WorkerExtension"
 class VllmEngine(ChatModel):
     """See `Engine`. Requests join vLLM's running batch as they arrive, whichever tasks they come from.
 
-    workers_per_host: workers on this host, each with an engine, this one included.
+    workers_per_host: workers on this host, each with an engine, this one included. releasable: start vLLM with its
+    sleep mode, where the platform has it, so that `release` and `restore` take seconds; without, they close and reopen
+    it.
 
     Raises:
         RecipeError: vLLM is not installed, or rejects the model or the options.
@@ -45,7 +49,10 @@ class VllmEngine(ChatModel):
         EngineLost: the engine cannot be started for any other reason. `load` raises it too, if it starts a new one.
     """
 
-    def __init__(self, config: VllmEngineConfig, materialiser: Materialiser, workers_per_host: int = 1) -> None:
+    def __init__(
+        self, config: VllmEngineConfig, materialiser: Materialiser, workers_per_host: int = 1, releasable: bool = False
+    ) -> None:
+        self._releasable = releasable
         self._config, self._materialiser, self._workers_per_host = config, materialiser, workers_per_host
         self._tokenizer = family_tokenizer(materialiser.family)
         # every child gets the same prompts
@@ -93,8 +100,10 @@ class VllmEngine(ChatModel):
             "generation_config": "vllm",
             "disable_log_stats": True,
             "seed": 0,
+            **({"enable_sleep_mode": True} if self._releasable and vllm_compat.can_sleep() else {}),
             **self._config.options,
         }
+        self._sleeps = bool(arguments.get("enable_sleep_mode"))
         refusals: tuple[type[Exception], ...] = (*vllm_compat.refusals(), TypeError, OSError)
         try:
             self._llm = llm(**arguments)
@@ -108,15 +117,15 @@ class VllmEngine(ChatModel):
         self._reader = AnswerReader(self._tokenizer, end_tokens(family).ids, context)
         spec = MaterialiserSpec.of(self._materialiser).to_json()
         self._llm.collective_rpc("cycleqd_open", args=(spec, placed.place, placed.prefetch))
+        self._base_answers = self._rehearsed()
         self._rehearse()
 
     def _rehearse(self) -> None:
-        """Load the base in place: vLLM must use all of its tensors, and answer as it did before.
+        """Load the base in place: vLLM must use all of its tensors, and answer as it did with the weights that it read.
 
         Raises:
             ModelError: it does not.
         """
-        before = self._rehearsed()
         unused = set.intersection(*map(set, self._llm.collective_rpc("cycleqd_rehearse")))
         vllm_compat.reset_prefix_cache(self._llm)
         base = self._materialiser.family.base
@@ -125,7 +134,7 @@ class VllmEngine(ChatModel):
         if unused:
             more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
             raise ModelError(f"engine vllm: vLLM's {kind} does not use tensor {min(unused)}{more}; {_INSTEAD}")
-        differences = [abs(one - other) for one, other in zip(before, self._rehearsed(), strict=True)]
+        differences = [abs(one - other) for one, other in zip(self._base_answers, self._rehearsed(), strict=True)]
         if not sum(differences) <= _SAME * len(differences):
             what = "answers differently after the base's own weights were replaced in place"
             raise ModelError(
@@ -176,6 +185,31 @@ class VllmEngine(ChatModel):
         problem = next((problem for problem in problems if problem is not None), None)
         if problem is not None:
             raise ValueError(problem)
+
+    def release(self) -> None:
+        self._next = None
+        if self._llm is None:
+            return
+        if not self._sleeps:
+            self.close()
+            return
+        try:
+            self._llm.collective_rpc("cycleqd_release")
+            self._llm.sleep(level=2)  # the weights are discarded: `restore` loads the base's
+        except Exception as error:
+            log.warning("engine vllm: could not sleep and is closed: %s", first_line(error))
+            self.close()
+
+    def restore(self) -> None:
+        if self._llm is not None:
+            try:
+                self._llm.wake_up()
+                self._rehearse()
+                return
+            except Exception as error:
+                log.warning("engine vllm: could not wake up and is started again: %s", first_line(error))
+                self.close()
+        self._start()
 
     def close(self) -> None:
         llm, self._llm = self._llm, None

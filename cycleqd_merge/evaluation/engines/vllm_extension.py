@@ -91,6 +91,14 @@ class WorkerExtension:
         wrong = next((name for name, values in wanted.items() if not _equal(found[name], values)), None)
         return None if wrong is None else f"parameter {wrong} does not have the values that were loaded"
 
+    def cycleqd_release(self) -> None:
+        """Free what is kept on the device besides vLLM's own memory; the next load reads it again."""
+        if self.cycleqd_prefetcher is not None:
+            self.cycleqd_prefetcher.forget()
+        self.cycleqd_materialiser.staging.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _build(self, record: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         """The candidate's tensors; `_finite` says afterwards whether all their values are finite."""
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)

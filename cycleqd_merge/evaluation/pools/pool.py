@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from cycleqd_merge.errors import InfrastructureError, UserError
+from cycleqd_merge.errors import CycleQDError, InfrastructureError, UserError, first_line
 from cycleqd_merge.evaluation.failures import is_infrastructure, single_cause
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
+
+if TYPE_CHECKING:  # fits import torch
+    from cycleqd_merge.fitting.job import FitJob, FitResult
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,18 @@ class Pool(Protocol):
         """As `next`, but None if nothing finishes within about this time; a pool in this process may take longer."""
         ...
 
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        """Learn fits; `received` is called with each result, in this thread, in any order. Returns after the last one.
+
+        A fit that was interrupted on a host resumes there.
+
+        Raises:
+            UserError: the models cannot be fitted.
+            InfrastructureError: a fit failed for any other reason.
+            CycleQDError: an error of `received`. After any error, the pool can only be closed.
+        """
+        ...
+
     def close(self) -> None:
         """Stop the workers."""
         ...
@@ -83,8 +98,26 @@ class LocalPool:
     def poll(self, seconds: float) -> Finished | None:
         return self.next() if self._queue else None
 
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        learn(self._worker, jobs, received)
+
     def close(self) -> None:
         self._worker.close()
+
+
+def learn(worker: Worker, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+    """Let a worker learn fits.
+
+    Raises:
+        CycleQDError: see `Pool.fit`.
+    """
+    try:
+        worker.fit(jobs, received)
+    except CycleQDError:
+        raise
+    except Exception as raised:
+        remedy = "; set fit.width to fewer tokens" if "memory" in f"{type(raised).__name__} {raised}".lower() else ""
+        raise InfrastructureError(f"a fit failed: {type(raised).__name__}: {first_line(raised)}{remedy}") from raised
 
 
 def evaluate_proposal(

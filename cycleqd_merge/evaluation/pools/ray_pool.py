@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -20,8 +20,9 @@ from cycleqd_merge.errors import InfrastructureError, RecipeError, UserError, fi
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evaluation.opened_recipe import open_worker
 from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, workers_per_host
-from cycleqd_merge.evaluation.pools.pool import Finished, evaluate_proposal
+from cycleqd_merge.evaluation.pools.pool import Finished, evaluate_proposal, learn
 from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.merging.family import ModelDigests
 from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.strategies.protocol import Proposal
@@ -70,6 +71,12 @@ class RemoteWorker:
     ) -> Finished:
         """See `Pool`."""
         return evaluate_proposal(self._worker, proposal, rows, known, record)
+
+    def fit(self, job: FitJob) -> FitResult:
+        """See `Pool`."""
+        results = list[FitResult]()
+        learn(self._worker, [job], results.append)
+        return results[0]
 
     def prepare(self, candidate: Candidate) -> None:
         """See `Engine`. Called while `evaluate` is running."""
@@ -120,10 +127,16 @@ class _Job:
 
 
 @dataclass
-class _BusyWorker:
-    """A worker that is evaluating `job`; if `job` is None, it is still opening its models and tasks."""
+class _Fit:
+    job: FitJob
+    attempts: int = 0
 
-    job: _Job | None
+
+@dataclass
+class _BusyWorker:
+    """A worker that is evaluating or fitting `job`; if `job` is None, it is still opening its models and tasks."""
+
+    job: _Job | _Fit | None
     worker: Any
     since: float = field(default_factory=time.monotonic)
 
@@ -157,6 +170,9 @@ class RayPool:
         self._ray: Any = ray
         self._workers = workers
         self._queue: deque[_Job] = deque()
+        self._fits: deque[_Fit] = deque()
+        self._fitted: deque[FitResult] = deque()
+        self._finished: deque[Finished] = deque()  # while fits were learned
         self._reserved: dict[Any, _Job] = {}
         self._busy: dict[Any, _BusyWorker] = {}
         self._deadlines = Deadlines()
@@ -189,13 +205,17 @@ class RayPool:
         self._dispatch()
 
     def _dispatch(self) -> None:
+        while self._idle and self._fits:
+            fit, worker = self._fits.popleft(), self._idle.pop(0)
+            fit.attempts += 1
+            self._busy[worker.fit.remote(fit.job)] = _BusyWorker(fit, worker)
         while self._idle and (job := self._due(self._idle[0])) is not None:
             worker = self._idle.pop(0)
             job.attempts += 1
             evaluating = worker.evaluate.remote(job.proposal, job.rows, job.known, job.record)
             self._busy[evaluating] = _BusyWorker(job, worker)
         for busy in self._busy.values():
-            if self._queue and busy.job is not None and busy.worker not in self._reserved:
+            if self._queue and isinstance(busy.job, _Job) and busy.worker not in self._reserved:
                 job = self._reserved[busy.worker] = self._queue.popleft()
                 busy.worker.prepare.remote(job.proposal.candidate)
 
@@ -215,7 +235,21 @@ class RayPool:
             if finished is not None:
                 return finished
 
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        self._fits.extend(map(_Fit, jobs))
+        self._dispatch()
+        for _ in jobs:
+            while not self._fitted:
+                finished = self._wait(CHECK_SECONDS)
+                if finished is not None:
+                    self._finished.append(finished)
+            received(self._fitted.popleft())
+
     def poll(self, seconds: float) -> Finished | None:
+        return self._finished.popleft() if self._finished else self._wait(seconds)
+
+    def _wait(self, seconds: float) -> Finished | None:
+        """As `poll`; learned fits go to `_fitted`."""
         done, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=seconds)
         for reference in done:
             finished = self._receive(reference)
@@ -230,7 +264,7 @@ class RayPool:
         """Take a worker's answer; None if it has only opened its models, or died and its job was queued again."""
         busy = self._busy.pop(reference)
         try:
-            finished: Finished | None = self._ray.get(reference)
+            answer: Finished | FitResult | None = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, EngineLost):
@@ -240,14 +274,23 @@ class RayPool:
             return self._replace(busy, f"{type(cause).__name__}: {cause}")
         except self._ray.exceptions.RayError as error:  # it died, or Ray killed it to free memory
             return self._replace(busy, f"its worker died: {first_line(error)}", counts=not is_lost(error))
-        if busy.job is not None:
-            self._deaths = 0
-            self._warm.add(busy.worker)
-            if finished is not None and busy.job.is_complete(finished):
-                self._deadlines.learn(busy.job.rows, time.monotonic() - busy.since)
         self._idle.append(busy.worker)
+        finished = self._taken(busy, answer)
         self._dispatch()
         return finished
+
+    def _taken(self, busy: _BusyWorker, answer: Finished | FitResult | None) -> Finished | None:
+        """A finished evaluation; None if the worker has learned a fit, or only opened its models."""
+        if busy.job is None or answer is None:
+            return None
+        self._deaths = 0
+        if isinstance(answer, Finished):
+            self._warm.add(busy.worker)
+            if isinstance(busy.job, _Job) and busy.job.is_complete(answer):
+                self._deadlines.learn(busy.job.rows, time.monotonic() - busy.since)
+            return answer
+        self._fitted.append(answer)
+        return None
 
     def _replace(self, busy: _BusyWorker, reason: str, counts: bool = True) -> Finished | None:
         """Replace a worker, and queue its job again unless that was its last attempt.
@@ -255,7 +298,8 @@ class RayPool:
         counts: whether this was an attempt; False if the worker would have died with any other job.
 
         Raises:
-            InfrastructureError: too many workers have died with no evaluation finished in between.
+            InfrastructureError: too many workers have died with no evaluation finished in between, or a fit has failed
+                too often.
         """
         self._deaths += 1
         log.warning("replacing a worker: %s", reason)
@@ -270,8 +314,13 @@ class RayPool:
         if not counts:
             busy.job.attempts -= 1
         elif busy.job.attempts >= self._attempts:
+            if isinstance(busy.job, _Fit):
+                raise InfrastructureError(f"a fit failed: {reason}")
             return Finished(busy.job.proposal.number, None, reason)
-        self._queue.appendleft(busy.job)
+        if isinstance(busy.job, _Fit):
+            self._fits.appendleft(busy.job)
+        else:
+            self._queue.appendleft(busy.job)
         self._dispatch()
         return None
 
@@ -281,7 +330,8 @@ class RayPool:
             if busy.job is None:
                 continue
             extra = 0.0 if busy.worker in self._warm else FIRST_EVALUATION_SECONDS
-            limit = self._deadlines.of(busy.job.rows) + extra
+            fit = isinstance(busy.job, _Fit)
+            limit = DEFAULT_LIMIT_SECONDS if fit else self._deadlines.of(busy.job.rows) + extra
             if time.monotonic() - busy.since > limit:
                 del self._busy[reference]
                 return self._replace(busy, f"no answer in {limit:.0f} s")

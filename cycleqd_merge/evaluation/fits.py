@@ -1,0 +1,234 @@
+"""Learns fits in this process, on the device that the engine has left."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from cycleqd_merge.config.evolution import LayerGroupsConfig
+from cycleqd_merge.errors import ModelError
+from cycleqd_merge.evaluation.engines.engine import Engine
+from cycleqd_merge.evaluation.engines.placement import host_memory
+from cycleqd_merge.evaluation.fit_memory import FitMemory, fit_memory, free_memory, used_memory
+from cycleqd_merge.evaluation.loaded_model import load_model
+from cycleqd_merge.fitting.fitted_model import FittedModel
+from cycleqd_merge.fitting.job import FitJob, FitResult
+from cycleqd_merge.fitting.layout import Layout
+from cycleqd_merge.fitting.progress import KeptProgress
+from cycleqd_merge.fitting.training import Fitting, Progress
+from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.fits import Fit, keep_fit, read_fit
+from cycleqd_merge.merging.groups import Groups
+from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.staging import Staging
+from cycleqd_merge.merging.tokenizers import family_tokenizer
+
+log = logging.getLogger(__name__)
+_METHOD = "fit/1"
+"""Raise it with any change that alters the values of a fit: progress of an older version is then not resumed."""
+
+
+def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob]) -> Iterator[tuple[FitResult, KeptProgress]]:
+    """The results of jobs, in order, each with the file of its progress, which the caller removes.
+
+    Raises:
+        ModelError: a model cannot be fitted, see `open_fit`; or the fit that a job starts from does not suit it.
+    """
+    for job in jobs:
+        device = materialiser.device
+        memory = fit_memory(materialiser, [job], fit_dtype(device), free_memory(device), host_memory())
+        log.debug("fit %d: %s", job.number, memory)
+        with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
+            yield _learned(materialiser, job, model, layout)
+
+
+@dataclass
+class Switch:
+    """How an engine was released and restored. seconds: by "release" and "restore". mib: memory that it freed."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    mib: float = 0.0
+
+    def counted(self, result: FitResult, part: str) -> FitResult:
+        """A result with the seconds of one part."""
+        return replace(result, seconds={**result.seconds, part: self.seconds[part]}, released_mib=self.mib)
+
+
+@contextmanager
+def released(engine: Engine, device: torch.device) -> Iterator[Switch]:
+    """Without the engine's memory, which is measured. After an error the engine stays released: it can only be closed.
+
+    Raises:
+        EngineLost: it cannot be restored.
+    """
+    switch, before, start = Switch(), used_memory(device), time.perf_counter()
+    engine.release()
+    _free(device)
+    switch.seconds["release"], switch.mib = time.perf_counter() - start, (before - used_memory(device)) / 2**20
+    yield switch
+    start = time.perf_counter()
+    engine.restore()
+    switch.seconds["restore"] = time.perf_counter() - start
+
+
+def _free(device: torch.device) -> None:
+    """Return freed memory to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def fit_dtype(device: torch.device) -> torch.dtype:
+    """Of a fit's forward and backward pass: on a GPU bfloat16. Values and their gradient are float32 everywhere."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _learned(
+    materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout
+) -> tuple[FitResult, KeptProgress]:
+    device, settings = materialiser.device, job.settings
+    kept = KeptProgress(fit_digest_of(job, materialiser, layout))
+    tokenizer = family_tokenizer(materialiser.family)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+    fitting = Fitting(model, layout, job.tasks, settings, pad, device)
+    progress = kept.read(layout.size, device) or first_progress(layout, job, device)
+    start = time.perf_counter()
+    if settings.loss == "distillation" and len(progress.losses) < settings.steps:
+        fitting.teach()
+    taught = time.perf_counter() - start
+    progress = fitting.run(progress, partial(kept.write, steps=settings.steps))
+    content = layout.fit(progress.values).to_bytes()
+    keep_fit(content)
+    seconds = {"teach": taught, "train": progress.seconds}
+    return FitResult(job.number, content, tuple(progress.losses), progress.tokens, seconds), kept
+
+
+def layout_of(job: FitJob, materialiser: Materialiser) -> Layout:
+    """The layout of a job's values, with the singular bases that it needs."""
+    family, experts = materialiser.family, range(len(materialiser.family.experts))
+    names = [weight.name for weight in family.weights]
+    ranks = {n: dict(materialiser.bases[n].ranks) for n in experts} if job.scales == "singular" else {}
+    return Layout.of(names, _label(job, materialiser), len(experts), ranks)
+
+
+def _label(job: FitJob, materialiser: Materialiser) -> Callable[[str], str]:
+    """Tensors with the same label share a coefficient."""
+    if job.coefficients == "tensor":
+        return str
+    each_layer = Groups(materialiser.family.weights, LayerGroupsConfig(layers=1))
+    groups = materialiser.groups if job.coefficients == "group" else each_layer
+    return lambda name: groups.labels[groups.of(name)]
+
+
+@contextmanager
+def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> Iterator[tuple[FittedModel, Layout]]:
+    """The base model on the materialiser's device, ready to be fitted, and the layout of the values.
+
+    Raises:
+        ModelError: transformers cannot load the model, or not place its tensors.
+    """
+    family, device = materialiser.family, materialiser.device
+    materialiser = with_bases(materialiser, job)
+    layout = layout_of(job, materialiser)
+    model = load_model(family, fit_dtype(device), "fit").to(device)
+    if memory.checkpointing:
+        enable_checkpointing(model)
+    staging = Staging(family, materialiser.bases, device, memory.place)
+    fitted = FittedModel(model, family.name_map(model), staging, layout)
+    try:
+        yield fitted, layout
+    finally:
+        fitted.close()
+        del fitted, staging, model
+        _free(device)
+
+
+def with_bases(materialiser: Materialiser, job: FitJob) -> Materialiser:
+    """A materialiser with the singular bases of all experts, if the job scales singular directions."""
+    family = materialiser.family
+    experts = range(len(family.experts))
+    if job.scales != "singular" or all(expert in materialiser.bases for expert in experts):
+        return materialiser
+    bases = prepare_bases(family, experts, rank=materialiser.rank)
+    return Materialiser(family, materialiser.groups, bases, materialiser.device)
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Compute every layer's activations again in the backward pass. Does nothing for models that cannot.
+
+    Only the layers themselves are in training mode, which transformers requires: what is in them stays as in use.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if not model.supports_gradient_checkpointing:
+        return
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+            for name, value in vars(module).items():
+                if "dropout" in name and isinstance(value, float):
+                    setattr(module, name, 0.0)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let torch choose operations that give the same bits each time, where it has them."""
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads such memory; filling it takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+        torch.utils.deterministic.fill_uninitialized_memory = filling
+
+
+def first_progress(layout: Layout, job: FitJob, device: torch.device) -> Progress:
+    """The progress before the first step.
+
+    Raises:
+        ModelError: the fit that the job starts from is missing, or is one of other values.
+    """
+    first = Progress.first(layout, job.settings, device)
+    if job.start is not None:
+        first.values.copy_(values_of(read_fit(job.start), layout))
+    return first
+
+
+def values_of(fit: Fit, layout: Layout) -> torch.Tensor:
+    """The values of a fit, shape (size,), float32: the inverse of `Layout.fit`.
+
+    Tensors that share a coefficient have the same one in the fit; if they do not, it is their mean.
+
+    Raises:
+        ModelError: the fit has other tensors, experts or scales.
+    """
+    ranks = {expert: dict(each) for expert, each in fit.ranks.items()}
+    if fit.tensors != layout.tensors or len(fit.coefficients) != layout.experts or ranks != layout.ranks:
+        raise ModelError("fit: the fit to start from is one of other models or settings; start from a coefficient")
+    labels = np.array(layout.labels)
+    coefficients = np.stack([fit.coefficients[:, labels == each].mean(1) for each in range(1 + labels.max())], 1)
+    scales = [fit.scales[expert] for expert in layout.ranks]
+    return torch.from_numpy(np.concatenate([coefficients.ravel(), *scales]))
+
+
+def fit_digest_of(job: FitJob, materialiser: Materialiser, layout: Layout) -> str:
+    """A digest of everything that a fit's values depend on; not its number, and not how it is divided into passes."""
+    family = materialiser.family
+    settings = replace(job.settings, width=0)
+    parts = [_METHOD, family.base.digest, family.models.vocabulary, *(expert.digest for expert in family.experts)]
+    parts += [str(materialiser.rank), materialiser.device.type, str(layout.labels), str(layout.ranks)]
+    parts += [job.coefficients, job.scales, str(job.start), str(settings), str(job.tasks)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
