@@ -96,12 +96,7 @@ def _download_fits(repo: str, folder: Path, events: Sequence[Event], label: str)
     require_few(digests, label)
     paths = [f"{RUN_FITS}/{file_of(digest)}" for digest in digests]
     if not constants.HF_HUB_OFFLINE:
-        api = huggingface_hub.HfApi()
-        infos = ask_hub(label, lambda: api.get_paths_info(repo, paths, repo_type="dataset", revision=folder.name))
-        for info in infos:
-            if isinstance(info, RepoFile) and info.size > LARGEST:
-                reason = f"{info.size // 2**20} MiB; at most {LARGEST // 2**20} MiB are read"
-                raise RecipeError(f"{label}: refused: {info.path}: {reason}")
+        _require_sizes(repo, folder.name, paths, label)
     ask_hub(
         label,
         lambda: huggingface_hub.snapshot_download(
@@ -109,6 +104,23 @@ def _download_fits(repo: str, folder: Path, events: Sequence[Event], label: str)
         ),
     )
     require_published_fits(folder, events, label)
+
+
+def _require_sizes(repo: str, commit: str, paths: Sequence[str], label: str) -> None:
+    """Check the sizes of files of a dataset repository before they are downloaded.
+
+    Raises:
+        RecipeError: one is missing or too large.
+    """
+    api = huggingface_hub.HfApi()
+    found = ask_hub(label, lambda: api.get_paths_info(repo, list(paths), repo_type="dataset", revision=commit))
+    sizes = {each.path: each.size for each in found if isinstance(each, RepoFile)}
+    for path in paths:
+        if path not in sizes:
+            raise RecipeError(f"{label}: refused: {path}: missing")
+        if sizes[path] > LARGEST:
+            size = f"{sizes[path] // 2**20} MiB; at most {LARGEST // 2**20} MiB are read"
+            raise RecipeError(f"{label}: refused: {path}: {size}")
 
 
 def require_published_fits(folder: Path, events: Sequence[Event], label: str) -> None:

@@ -227,9 +227,7 @@ def test_published_models_have_their_fits(
     ]
 
 
-def test_adapters_of_fits_are_exact(
-    hub: LocalHub, parents: Parents, new_machine: NewMachine, tmp_path: Path
-) -> None:
+def test_adapters_of_fits_are_exact(hub: LocalHub, parents: Parents, new_machine: NewMachine, tmp_path: Path) -> None:
     """A fit's change along low-rank task vectors has their rank, so an adapter holds it without approximation."""
     from peft import PeftModel
 
