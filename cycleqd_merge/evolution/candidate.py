@@ -63,3 +63,8 @@ def mutated_experts(*candidates: Candidate) -> set[int]:
     """Numbers of the experts whose singular bases the candidates' mutations need."""
     genomes = [candidate for candidate in candidates if isinstance(candidate, Genome)]
     return {m.expert for genome in genomes for m in genome.mutations if m.expert is not None}
+
+
+def fits_of(*candidates: Candidate) -> list[str]:
+    """Digests of the fits that the candidates have shares of; ascending."""
+    return sorted({digest for each in candidates if isinstance(each, Genome) for digest in each.fits})

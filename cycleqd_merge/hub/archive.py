@@ -16,6 +16,7 @@ from cycleqd_merge.evolution.candidate import candidate_kind
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER, PortableRecipe
 from cycleqd_merge.journal.foreign import PUBLISHED_FOLDER
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, failed, journal_bytes, parse_events
+from cycleqd_merge.merging.fit_files import RUN_FITS
 from cycleqd_merge.report.figures import archives_figure, png, progress_figure
 from cycleqd_merge.report.summary import history
 from cycleqd_merge.run.differences import differences
@@ -24,7 +25,7 @@ from cycleqd_merge.run.tables import generation_of, scores_of
 
 ELITES, GENERATIONS = "data/elites.parquet", "data/generations.parquet"
 RECIPE, REVISIONS = "recipe.yaml", "revisions.json"
-MANAGED_FOLDERS = ("data/", "figures/", f"{ROWS_FOLDER}/")
+MANAGED_FOLDERS = ("data/", "figures/", f"{RUN_FITS}/", f"{ROWS_FOLDER}/")
 """Folders of the repository in which every other file is deleted by a push."""
 
 

@@ -10,9 +10,10 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cycleqd_merge.hub.archive import ELITES, GENERATIONS
-from cycleqd_merge.hub.facts import CardFacts, ModelFacts
+from cycleqd_merge.hub.facts import CardFacts, FitFacts, ModelFacts
 from cycleqd_merge.hub.markdown import cell, code, fenced, sentence
 from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.merging.fit_files import MODEL_FITS
 from cycleqd_merge.merging.rebuild_command import rebuild_command
 from cycleqd_merge.report.scores import ModelScores, ScoreTable
 
@@ -130,6 +131,8 @@ def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], own: s
         "cell": cell,
         "code": code,
         "fenced": fenced,
+        "fit_shares": _fit_shares,
+        "fit_table": _fit_table,
         "origin": _origin,
         "mutation": _mutation,
         "sentence": sentence,
@@ -145,6 +148,7 @@ def _render(template: str, run: CardFacts, scored: Sequence[ModelScores], own: s
         leaked=", ".join(f"{task}: {count}" for task, count in run.leaked.items()),
         local=any("./models/" in parent.reference for parent in run.parents),
         unlicensed=[parent.name for parent in run.parents if parent.license is None],
+        fits_folder=MODEL_FITS,
         citation=environment.get_template("citation.md").render(),
         **values,
     )
@@ -180,12 +184,38 @@ def _counts(run: CardFacts, split: str) -> str:
     return ", ".join(f"{task} {counts[split]}" for task, counts in run.rows.items() if counts.get(split))
 
 
+def _fit_table(fits: Sequence[FitFacts]) -> str:
+    """A Markdown table of the run's fits."""
+    rows = [f"| {_fit_name(fit)} | {_weights(fit)} | {'-' if fit.steps is None else fit.steps} |" for fit in fits]
+    return "\n".join(["| fit | tasks and their weights | steps |", "|---|---|---:|", *rows])
+
+
+def _fit_shares(fits: Sequence[tuple[FitFacts, Sequence[float]]], groups: Sequence[str]) -> str:
+    """A Markdown table of a model's fits and their shares, by group of tensors."""
+    headings = ["share"] if len(groups) == 1 else [cell(group) for group in groups]
+    lines = [f"| fit | tasks and their weights | {' | '.join(headings)} |", f"|---|---|{'---:|' * len(groups)}"]
+    for fit, shares in fits:
+        lines.append(f"| {_fit_name(fit)} | {_weights(fit)} | {' | '.join(f'{share:.4f}' for share in shares)} |")
+    return "\n".join(lines)
+
+
+def _fit_name(fit: FitFacts) -> str:
+    return f"`{fit.digest[:12]}`" if fit.number is None else f"{fit.number}: `{fit.digest[:12]}`"
+
+
+def _weights(fit: FitFacts) -> str:
+    """The tasks that a fit was learned on, with the weights of their losses."""
+    return ", ".join(f"{cell(task)} {weight:g}" for task, weight in fit.weights.items()) or "of a founder"
+
+
 def _origin(step: Mapping[str, Any], experts: Sequence[Any]) -> str:
     """An evaluation's parents, or the founder that it is."""
     if "expert" in step:
         return f"expert {cell(experts[step['expert']].name)}"
     if "seed" in step:
         return f"founder {step['seed']}"
+    if "fit" in step:
+        return f"fit {step['fit']}"
     if "level" in step:
         return f"{step['level']:g} of every expert"
     return ", ".join(f"#{parent}" for parent in step.get("parents", [])) or "-"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +15,8 @@ from cycleqd_merge.config.rows import row_sources
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.hub.parents import Parent, parents_of
+from cycleqd_merge.journal.fits import stated_fits
+from cycleqd_merge.journal.log import Event, of_kind
 from cycleqd_merge.merging.model_cards import License, derived_license
 from cycleqd_merge.report.optimism import ChosenMean, chosen_mean
 from cycleqd_merge.report.scores import Comparison, ModelScores, compare_best, model_scores, usual_scores
@@ -27,13 +29,28 @@ MAX_ANCESTORS = 12
 
 
 @dataclass(frozen=True)
+class FitFacts:
+    """A fit of a run.
+
+    number: in the order of learning; None if a founder brought it. weights: of its tasks' losses, by task. steps: of its
+    training.
+    """
+
+    digest: str
+    number: int | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
 class CardFacts:
     """Facts about a run for both kinds of cards.
 
     repo: the card's repository. archive: the dataset repository, if the run's archive is published. datasets: the Hub
     dataset of each task that has one. rows: sizes of the search and confirmation splits by task. leaked: numbers of
     held-out rows that equal search rows, by task, where there are any. summary: see `report.summary.summary`. chosen:
-    the mean that chose the best-mean elite. evolution: the settings that are part of the run's identity.
+    the mean that chose the best-mean elite. evolution: the settings that are part of the run's identity. fits: all that
+    the run has learned or begun with.
     """
 
     repo: str
@@ -51,6 +68,7 @@ class CardFacts:
     strategy: str
     evolution: Mapping[str, Any]
     made_by: str
+    fits: tuple[FitFacts, ...] = ()
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -72,7 +90,8 @@ class ModelFacts:
     `report.summary.lineage`. configuration: the text of its `mergekit_config.yml`. chat: whether it has a chat
     template. adapter: whether it is published as an adapter. end_tokens: as
     its generation configuration states them, if it has one. others: labels of the repository's other models by
-    subfolder. subfolder: its own, if it has one.
+    subfolder. subfolder: its own, if it has one. fits: those that it has shares of, each with its shares, one per
+    group.
     """
 
     run: CardFacts
@@ -91,6 +110,7 @@ class ModelFacts:
     end_tokens: tuple[int, ...]
     others: Mapping[str, str]
     subfolder: str = ""
+    fits: tuple[tuple[FitFacts, tuple[float, ...]], ...] = ()
 
     @property
     def is_genome(self) -> bool:
@@ -98,8 +118,20 @@ class ModelFacts:
         return self.seed is None
 
 
-def card_facts(run: Run, repo: str, archive: str | None = None, license: str | None = None) -> CardFacts:
-    """Facts about a run for the card of `repo`. license: the user's choice, see `derived_license`.
+def fit_facts(events: Sequence[Event]) -> tuple[FitFacts, ...]:
+    """Facts about all fits of a run, in the order in which they were learned; those of founders are first."""
+    learned = [
+        FitFacts(event["digest"], event.get("number"), event.get("weights", {}), event.get("steps"))
+        for event in of_kind(events, "fit")
+    ]
+    own = {fit.digest for fit in learned}
+    return (*(FitFacts(digest) for digest in stated_fits(events) if digest not in own), *learned)
+
+
+def card_facts(
+    run: Run, repo: str, archive: str | None = None, license: str | None = None, fits: tuple[FitFacts, ...] = ()
+) -> CardFacts:
+    """Facts about a run for the card of `repo`. license: the user's choice, see `derived_license`. fits: its fits.
 
     Raises:
         RecipeError: the parents' licences differ and none was chosen.
@@ -123,6 +155,7 @@ def card_facts(run: Run, repo: str, archive: str | None = None, license: str | N
         strategy=run.recipe.strategy.kind,
         evolution=run.start["evolution"],
         made_by=f"cycleqd-merge {version('cycleqd-merge')}",
+        fits=fits,
     )
 
 
@@ -161,7 +194,15 @@ def model_facts(
         end_tokens=end_tokens,
         others=dict(others or {}),
         subfolder=subfolder,
+        fits=() if genome is None else _shares(genome, card),
     )
+
+
+def _shares(genome: Genome, card: CardFacts) -> tuple[tuple[FitFacts, tuple[float, ...]], ...]:
+    """The fits that a genome has shares of, each with its shares, one per group."""
+    known = {fit.digest: fit for fit in card.fits}
+    shares = map(tuple, genome.fit_shares.tolist())
+    return tuple((known.get(d, FitFacts(d)), share) for d, share in zip(genome.fits, shares, strict=True))
 
 
 def _coefficients(genome: Genome, run: Run) -> dict[str, tuple[float, ...]]:

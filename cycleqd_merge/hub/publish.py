@@ -17,13 +17,15 @@ from cycleqd_merge.errors import HubFailed, RecipeError
 from cycleqd_merge.hub.archive import MANAGED_FOLDERS, archive_files, continues, portable_events
 from cycleqd_merge.hub.card import archive_card
 from cycleqd_merge.hub.draft import Pushed
-from cycleqd_merge.hub.facts import card_facts
+from cycleqd_merge.hub.facts import card_facts, fit_facts
 from cycleqd_merge.hub.portable import portable_recipe, pull_notices
 from cycleqd_merge.hub.publication import Publication, PushOptions
 from cycleqd_merge.hub.publish_models import file_name, push_models
 from cycleqd_merge.hub.scan import require_no_credentials
 from cycleqd_merge.hub_errors import hub_errors
+from cycleqd_merge.journal.fits import stated_fits
 from cycleqd_merge.journal.log import JOURNAL_FILE, complete_events
+from cycleqd_merge.merging.fit_files import RUN_FITS, file_of, keep_fits, require_few, write_fits
 from cycleqd_merge.outputs.export import require_genome
 from cycleqd_merge.preflight.access import repositories as named_repositories
 from cycleqd_merge.preflight.access import require_shareable_adapters, require_write
@@ -59,6 +61,7 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
     """
     events = complete_events(folder)
     run = replay_events(events, str(folder))
+    run.folder = folder
     if not run.archives:
         raise RecipeError(f"{folder}: nothing to push yet: not all experts are scored")
     require_variables(run.recipe, ("base", "experts", "models"))
@@ -72,7 +75,8 @@ def publish(folder: Path, hub: HubConfig, options: PushOptions, on_pushed: OnPus
     if not options.dry:
         others = [each for each in named_repositories(hub) if each[0] != "model"]
         require_write(*others, *(("model", repo) for repo in places))
-    facts = card_facts(run, hub.repo, hub.archive_repo if hub.archive else None, hub.license)
+    archive = hub.archive_repo if hub.archive else None
+    facts = card_facts(run, hub.repo, archive, hub.license, fit_facts(events))
     publication = Publication(run, events, folder, hub, options, facts)
     pushed = []
     for push in _pushes(publication, places):
@@ -111,7 +115,8 @@ def _push_archive(publication: Publication) -> Pushed:
     portable = portable_recipe(run.recipe)
     for notice in pull_notices(portable.recipe, f"dataset {hub.archive_repo}"):
         log.warning("%s", notice)
-    files = archive_files(run, publication.events, portable, hub.rows)
+    files: dict[str, bytes | Path] = dict(archive_files(run, publication.events, portable, hub.rows))
+    files |= _fits(publication)
     files[REPOCARD_NAME] = archive_card(publication.facts_of(hub.archive_repo)).content.encode()
     require_no_credentials(files)
     draft = publication.draft("dataset", hub.archive_repo)
@@ -119,6 +124,19 @@ def _push_archive(publication: Publication) -> Pushed:
     draft.add(files)
     draft.remove(path for path in draft.published if path.startswith(MANAGED_FOLDERS) and path not in files)
     return publication.commit(draft)
+
+
+def _fits(publication: Publication) -> dict[str, Path]:
+    """The files of all fits that the run has learned or begun with: a genome of any evaluation may have shares of them.
+
+    Raises:
+        ModelError: there are too many, or one is missing or damaged.
+    """
+    folder, digests = publication.folder / RUN_FITS, stated_fits(publication.events)
+    require_few(digests, str(publication.folder))
+    keep_fits(folder, digests)
+    write_fits(folder, digests)
+    return {f"{RUN_FITS}/{name}": folder / name for name in map(file_of, digests)}
 
 
 def _push_page(publication: Publication) -> Pushed:

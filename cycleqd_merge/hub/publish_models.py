@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub.constants import REPOCARD_NAME
 
 from cycleqd_merge.config.references import without_paths
+from cycleqd_merge.evolution.candidate import fits_of
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.hub.card import FIGURE, model_card
 from cycleqd_merge.hub.draft import Draft, Pushed
@@ -18,6 +19,7 @@ from cycleqd_merge.hub.portable import CHAT_TEMPLATE
 from cycleqd_merge.hub.publication import Publication
 from cycleqd_merge.hub.scan import require_no_credentials
 from cycleqd_merge.merging.end_tokens import listed_ids
+from cycleqd_merge.merging.fit_files import MODEL_FITS, file_of
 from cycleqd_merge.merging.model_files import GENERATION, TOKENIZER
 from cycleqd_merge.merging.rebuild_command import CONFIGURATION, without_variable_command
 from cycleqd_merge.merging.sizes import model_bytes
@@ -50,7 +52,7 @@ def push_models(publication: Publication, repo: str, placed: Mapping[str, NamedM
     for prefix, model in placed.items():
         files: Files = {}
         if _is_published(draft, prefix, publication, model):
-            kept |= {path for path in draft.published if _folder(path) == prefix}
+            kept |= {path for path in draft.published if _model_folder(path) == prefix}
         elif publication.options.dry:
             name = "adapter_model.safetensors" if publication.hub.adapters else "model.safetensors"
             draft.expect(prefix + name, _weights(publication))
@@ -91,7 +93,9 @@ def _is_published(draft: Draft, prefix: str, publication: Publication, model: Na
         return False
     run = publication.run
     wanted = json.loads(without_paths(json.dumps(model_record(run, model)), run.recipe))
-    return all(stated.get(key) == value for key, value in wanted.items() if key != "made_by")
+    fits = [f"{prefix}{MODEL_FITS}/{file_of(digest)}" for digest in fits_of(model.candidate)]
+    same = all(stated.get(key) == value for key, value in wanted.items() if key != "made_by")
+    return same and draft.published.keys() >= set(fits)
 
 
 def _add_model(draft: Draft, prefix: str, publication: Publication, model: NamedModel) -> Files:
@@ -149,12 +153,16 @@ def _figure(publication: Publication, model: NamedModel) -> bytes:
 
 def _is_part_of_a_model(path: str, draft: Draft) -> bool:
     """Whether a file of the repository is part of a model that was pushed before."""
-    folder = _folder(path)
-    return f"{folder}{GENOME}" in draft.published if folder else _WEIGHTS.fullmatch(path) is not None
+    folder = _model_folder(path)
+    if folder:
+        return f"{folder}{GENOME}" in draft.published
+    return path.startswith(f"{MODEL_FITS}/") or _WEIGHTS.fullmatch(path) is not None
 
 
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0] + "/" if "/" in path else ""
+def _model_folder(path: str) -> str:
+    """The folder of the repository whose model a file would belong to; a model's fits are in a folder inside it."""
+    folder = path.rpartition("/")[0] + "/" if "/" in path else ""
+    return folder.removesuffix(f"{MODEL_FITS}/")
 
 
 def _weights(publication: Publication) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.files import new_folder
-from cycleqd_merge.hub.restore import download_run, missing_rows, placed_events, write_run
+from cycleqd_merge.hub.restore import download_run, missing_rows, placed_events, require_published_fits, write_run
 from cycleqd_merge.hub.unite import unite
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, read_events
 from cycleqd_merge.run.state import Run, open_run, replay_events
@@ -39,16 +39,23 @@ def pull(
         raise RecipeError(f"{out}: already exists; choose a different folder")
     events, files = download_run(repo, revision, trust, overrides)
     events = placed_events(events, out, overrides, trust)
+    sources = [files]
     if merge:
-        events = unite([(repo, events), *((other, _events(other, trust)) for other in merge)])
+        others = [_events(other, trust) for other in merge]
+        sources += [folder for _, folder in others]
+        events = unite([(repo, events), *((other, found) for other, (found, _) in zip(merge, others, strict=True))])
     with new_folder(out) as unfinished:
-        write_run(events, files, unfinished)
+        write_run(events, files, unfinished, sources)
         replay_events(read_events(unfinished), f"dataset {repo}: {JOURNAL_FILE}")  # checks that it can be replayed
     run = open_run(out)
     return run, missing_rows(run.recipe, out)
 
 
-def _events(source: str, trust: bool) -> list[Event]:
-    """The events of a run directory or of a published run."""
+def _events(source: str, trust: bool) -> tuple[list[Event], Path]:
+    """The events of a run directory or of a published run, and the folder that has its fits."""
     folder = Path(source)
-    return complete_events(folder) if (folder / JOURNAL_FILE).is_file() else download_run(source, None, trust)[0]
+    if not (folder / JOURNAL_FILE).is_file():
+        return download_run(source, None, trust)
+    events = complete_events(folder)
+    require_published_fits(folder, events, source)
+    return events, folder

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.hf_api import RepoFile
 
 from cycleqd_merge.config.anchoring import anchored
 from cycleqd_merge.config.foreign import PUBLISHED_OUTPUT, findings, require_harmless
@@ -29,7 +31,10 @@ from cycleqd_merge.config.rows import row_sources
 from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.hub.portable import CHAT_TEMPLATE, ROWS_FOLDER
 from cycleqd_merge.hub_errors import ask_hub
+from cycleqd_merge.journal.fits import stated_fits
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, journal_bytes, of_kind
+from cycleqd_merge.merging.fit_files import RUN_FITS, checked_fit, file_of, require_few
+from cycleqd_merge.merging.fits import LARGEST
 from cycleqd_merge.run.order import order_differences
 
 _FILES = (JOURNAL_FILE, CHAT_TEMPLATE, f"{ROWS_FOLDER}/*")
@@ -75,7 +80,60 @@ def download_run(
     recipe = _recipe_of(sessions[0], label)
     require_harmless(findings(recipe, mark, shipped_tasks()), label, trust, "pull with --trust-remote-code")
     sessions[0]["recipe"]["foreign"] = mark.model_dump()
+    _download_fits(repo, folder, events, label)
     return events, folder
+
+
+def _download_fits(repo: str, folder: Path, events: Sequence[Event], label: str) -> None:
+    """Download the fits that a published run names, next to its journal: `folder` is named by the commit.
+
+    Raises:
+        RecipeError: there are too many, or one is missing, too large, or not the fit of its name.
+    """
+    digests = stated_fits(events)
+    if not digests:
+        return
+    require_few(digests, label)
+    paths = [f"{RUN_FITS}/{file_of(digest)}" for digest in digests]
+    if not constants.HF_HUB_OFFLINE:
+        _require_sizes(repo, folder.name, paths, label)
+    ask_hub(
+        label,
+        lambda: huggingface_hub.snapshot_download(
+            repo, repo_type="dataset", revision=folder.name, allow_patterns=paths
+        ),
+    )
+    require_published_fits(folder, events, label)
+
+
+def _require_sizes(repo: str, commit: str, paths: Sequence[str], label: str) -> None:
+    """Check the sizes of files of a dataset repository before they are downloaded.
+
+    Raises:
+        RecipeError: one is missing or too large.
+    """
+    api = huggingface_hub.HfApi()
+    found = ask_hub(label, lambda: api.get_paths_info(repo, list(paths), repo_type="dataset", revision=commit))
+    sizes = {each.path: each.size for each in found if isinstance(each, RepoFile)}
+    for path in paths:
+        if path not in sizes:
+            raise RecipeError(f"{label}: refused: {path}: missing")
+        if sizes[path] > LARGEST:
+            size = f"{sizes[path] // 2**20} MiB; at most {LARGEST // 2**20} MiB are read"
+            raise RecipeError(f"{label}: refused: {path}: {size}")
+
+
+def require_published_fits(folder: Path, events: Sequence[Event], label: str) -> None:
+    """Check the fits of a published run in `folder`.
+
+    Raises:
+        RecipeError: one is missing, too large, or not the fit of its name; `label` names the run.
+    """
+    for digest in stated_fits(events):
+        try:
+            checked_fit(folder / RUN_FITS / file_of(digest), digest, len(events[0]["experts"]))
+        except ValueError as error:
+            raise RecipeError(f"{label}: refused: {RUN_FITS}/{file_of(digest)}: {error}") from None
 
 
 def _recipe_of(session: Event, where: str) -> Recipe:
@@ -110,13 +168,17 @@ def placed_events(events: Sequence[Event], out: Path, overrides: Sequence[str], 
     return [start, kept, *rest]
 
 
-def write_run(events: Sequence[Event], files: Path, folder: Path) -> None:
-    """Write a run to `folder`. files: the folder with its downloaded files.
+def write_run(events: Sequence[Event], files: Path, folder: Path, sources: Sequence[Path]) -> None:
+    """Write a run to `folder`. files: the folder with its downloaded files. sources: folders that have its checked fits.
 
     Raises:
         RecipeError: a downloaded file is a link to a file outside the repository's copy.
     """
     (folder / JOURNAL_FILE).write_bytes(journal_bytes(events))
+    for digest in stated_fits(events):
+        (folder / RUN_FITS).mkdir(exist_ok=True)
+        places = (source / RUN_FITS / file_of(digest) for source in sources)
+        shutil.copy(next(place for place in places if place.is_file()), folder / RUN_FITS / file_of(digest))
     for path in files.rglob("*"):
         place = path.relative_to(files)
         if path.is_file() and (place.parts[0] == ROWS_FOLDER or place.name == CHAT_TEMPLATE):

@@ -12,7 +12,7 @@ from cycleqd_merge.errors import RecipeError, printable
 
 PUBLISHED_FOLDER = "."
 """The folder that the session of a published run names."""
-_KINDS = ("start", "session", "result", "bounds", "confirm", "measured")
+_KINDS = ("start", "session", "fit", "result", "bounds", "confirm", "measured")
 
 
 def marked(events: list[dict[str, Any]], folder: Path, download: bool) -> list[dict[str, Any]]:

@@ -152,6 +152,13 @@ class _Measured(_Record):
     tasks: dict[str, _Estimate]
 
 
+class _Fit(_Record):
+    number: Count
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    steps: Count | None = None
+
+
 class _Comparison(_Record):
     searches: Names
     budget: Count
@@ -187,6 +194,7 @@ _KINDS: dict[str, type[_Record]] = {
     "bounds": _Bounds,
     "confirm": _Confirm,
     "measured": _Measured,
+    "fit": _Fit,
     "comparison": _Comparison,
     "opened": _Opened,
     "heldout": _Heldout,

@@ -30,6 +30,8 @@ from cycleqd_merge.files import write_atomically
 FIT_FORMAT = 1
 LARGEST = 256 * 2**20
 """Bytes of a fit's file: with a scale per direction, one of an 8B model and three experts has 10 MB."""
+LARGEST_HEADER = 64 * 2**20
+"""Bytes of its header, which takes several times as much memory when it is parsed."""
 _METADATA, _COEFFICIENTS, _SCALES = "fit", "coefficients", "scales"
 
 _Name = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -129,6 +131,8 @@ def _read(content: bytes) -> tuple[_Header, dict[str, Any]]:
     """
     if len(content) > LARGEST:
         raise ValueError(f"{len(content)} bytes; at most {LARGEST} are read")
+    if int.from_bytes(content[:8], "little") > LARGEST_HEADER:
+        raise ValueError(f"not a fit: its header is too large; at most {LARGEST_HEADER} bytes are read")
     try:
         arrays = load(content)
         size = int.from_bytes(content[:8], "little")

@@ -1,7 +1,7 @@
 """A genome as a mergekit configuration.
 
-Without mutations it is plain `task_arithmetic`, which stock mergekit can run. With mutations it uses the merge method
-`cycleqd`, which `merging.mergekit_method` registers, with the mutations as a parameter.
+Without mutations and fits it is plain `task_arithmetic`, which stock mergekit can run. With them it uses the method
+`cycleqd`, which `merging.mergekit_method` registers, with the mutations and the fits' digests as a parameter.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.fit_files import bases_needed
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.mergekit_experts import stock_problem
@@ -85,7 +86,7 @@ def why_not_rebuilt(family: ModelFamily) -> str | None:
 
 def _needs_own_method(genome: Genome, family: ModelFamily) -> bool:
     """Whether stock mergekit cannot build a genome, or reads its models in another way than transformers."""
-    return bool(genome.mutations) or family.has_copies or stock_problem(family) is not None
+    return bool(genome.mutations or genome.fits) or family.has_copies or stock_problem(family) is not None
 
 
 def stock_options(family: ModelFamily, adapters: bool) -> list[str]:
@@ -125,7 +126,7 @@ def merge_configuration(genome: Genome, materialiser: Materialiser, setting: Evo
 
 def _mutations_parameter(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> dict[str, Any]:
     """The parameter `mutations` of the method `cycleqd`, as plain values; the coefficients are its `weight`."""
-    needed = {mutation.expert for mutation in genome.mutations}
+    needed = bases_needed(genome)
     record = genome.to_json()
     del record["coefficients"]
     return {

@@ -1,4 +1,4 @@
-"""The merge method `cycleqd` for mergekit: task arithmetic plus a genome's mutations.
+"""The merge method `cycleqd` for mergekit: task arithmetic plus a genome's mutations and fits.
 
 Importing this module registers the method with mergekit: `cycleqd-merge merge` imports it, `mergekit-yaml` does not.
 """
@@ -25,6 +25,7 @@ from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.bases import ExpertBases, Rank
 from cycleqd_merge.merging.checkpoint import Weight
+from cycleqd_merge.merging.fit_files import require_fits
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
@@ -59,7 +60,8 @@ class MutationsParameter:
         """
         try:
             record = loads(text)
-            groups = len(record["mutations"][0]["share"]) if record["mutations"] else 1
+            changes = [*record["mutations"], *record.get("fits", [])]
+            groups = len(changes[0]["share"]) if changes else 1
             genome = Genome.from_json({**record, "coefficients": np.zeros((experts, groups)).tolist()})
             if any(mutation.expert is not None and mutation.expert >= experts for mutation in genome.mutations):
                 raise ValueError(f"a mutation of an expert beyond the {experts} models")
@@ -72,7 +74,7 @@ class MutationsParameter:
 
 
 def cycleqd(group: TensorGroup, weight: PerNonBase[float], mutations: str) -> torch.Tensor:
-    """base + sum_i weight_i (expert_i - base) + the change by a genome's mutations.
+    """base + sum_i weight_i (expert_i - base) + the change by a genome's mutations and fits.
 
     mutations: see `MutationsParameter`; its experts are the models other than the base, in order.
     """
@@ -121,6 +123,7 @@ def _open(
     named = [parameter.originals.get(str(reference), str(reference)) for reference in (base_reference, *references)]
     models, bases = models_of(parameter, named, settings), tuple(sorted(parameter.bases))
     materialiser = open_materialiser(MaterialiserSpec(models, parameter.groups, bases, parameter.rank))
+    require_fits(parameter.genome.fits, materialiser.family)
     _warn_about_differences(materialiser.bases, parameter.bases)
     return materialiser, parameter.genome, {weight.name: weight for weight in materialiser.family.weights}
 

@@ -26,6 +26,7 @@ from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.files import scratch_folder
 from cycleqd_merge.merging.family import ModelFamily, open_family
+from cycleqd_merge.merging.fit_files import MODEL_FITS, keep_fits
 from cycleqd_merge.merging.mergekit_adapters import MERGE_DTYPE, merged_adapters
 from cycleqd_merge.merging.mergekit_config import (
     MERGE_METHOD,
@@ -81,7 +82,7 @@ def merge_to_disk(config_file: Path, out: Path, seed: int = 0, models: ModelsCon
     config = parse_configuration(values, str(config_file))
     if out.exists():
         raise RecipeError(f"{out}: already exists; choose a different folder")
-    family = _recorded_family(config, models)
+    family = _recorded_family(config, models, config_file.parent)
     truncation = {} if family is None else {"unsafe_truncate_embeddings": family.models.vocabulary == "base"}
     if family is not None and family.has_copies:
         config = _with_copies(config, text, family)
@@ -126,13 +127,20 @@ def _with_values(text: str, where: str) -> tuple[str, dict[str, str]]:
     return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True, width=math.inf), written
 
 
-def _recorded_family(config: MergeConfiguration, settings: ModelsConfig) -> ModelFamily | None:
-    """The models of a configuration for the method `cycleqd`, with their settings, which only this method records."""
+def _recorded_family(config: MergeConfiguration, settings: ModelsConfig, folder: Path) -> ModelFamily | None:
+    """The models of a configuration for the method `cycleqd`, with their settings, which only this method records.
+
+    folder: of the configuration. Its genome's fits are next to it, as in an exported model; they are kept in the cache.
+
+    Raises:
+        ModelError: a model cannot be opened, or a fit is missing or refused.
+    """
     text = (config.parameters or {}).get("mutations")
     if config.merge_method != MERGE_METHOD or not isinstance(text, str) or config.base_model is None:
         return None
     experts = [str(each.model) for each in config.models or [] if each.model != config.base_model]
     parameter = MutationsParameter.parse(text, len(experts))
+    keep_fits(folder / MODEL_FITS, parameter.genome.fits)
     return open_family(models_of(parameter, [str(config.base_model), *experts], settings))
 
 

@@ -18,6 +18,7 @@ from cycleqd_merge.files import new_folder
 from cycleqd_merge.merging.adapter import Adapter, LowRank
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import ModelFamily
+from cycleqd_merge.merging.fit_files import MODEL_FITS, write_fits
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.model_files import adapter_files, write_files
 
@@ -71,7 +72,8 @@ def write_adapter(
 ) -> None:
     """Write `adapter_model.safetensors` (float32), its configuration and `adapter_files` to `out`.
 
-    `record` becomes `genome.json`. The folder gets its final name only when it is complete and `verify` has passed.
+    `record` becomes `genome.json`; the genome's fits are written to `cycleqd/fits`. The folder gets its final name only
+    when it is complete and `verify` has passed.
 
     Raises:
         UserError: the model is not a sum of low-rank factors, or `out` exists or cannot be written.
@@ -105,6 +107,7 @@ def write_adapter(
         _sort_modules(unfinished / "adapter_config.json")
         write_files(adapter_files(family), unfinished)
         (unfinished / "genome.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_fits(unfinished / MODEL_FITS, genome.fits)
         verify(unfinished)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from cycleqd_merge.config.references import with_variables
 from cycleqd_merge.errors import InfrastructureError, RecipeError
-from cycleqd_merge.evolution.candidate import candidate_kind
+from cycleqd_merge.evolution.candidate import candidate_kind, fits_of
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.candidates import candidate_configuration, candidate_tensors, write_candidate
 from cycleqd_merge.merging.materialise import Materialiser
@@ -43,7 +43,7 @@ def export(run: Run, name: str, out: str | PathLike[str]) -> NamedModel:
 
     fill = partial(write_candidate, chosen.candidate, materialiser)
     verify = partial(verify_checkpoint, chosen.candidate, materialiser)
-    write_model(fill, Path(out), record, configuration, verify)
+    write_model(fill, Path(out), record, configuration, fits_of(chosen.candidate), verify)
     return chosen
 
 

@@ -13,9 +13,10 @@ from cycleqd_merge.errors import ModelError, UserError
 from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.archive import Scores
-from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
+from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.journal.log import opened_journal
 from cycleqd_merge.journal.measured import Estimate, measured_event, measured_scores
+from cycleqd_merge.merging.fit_files import bases_needed
 from cycleqd_merge.outputs.single_model import open_model
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import changed_semantics, reopen
@@ -53,7 +54,7 @@ def measure(
         UserError: there is no such model, or it cannot be opened.
     """
     own = {name: choose(run, name).candidate for name in names if not name.startswith(OTHER)}
-    opened = reopen(run)
+    opened = reopen(run, *own.values())
     leaks: dict[str, set[str]] = {}
     if rows == "heldout":
         leaks = {task.name: {sample.id for sample in leaked(task.task)} for task in opened.suite}
@@ -70,7 +71,7 @@ def measure(
             done(name, evaluations[name])
 
     if own:
-        with closing(opened.worker(opened.materialiser(mutated_experts(*own.values())))) as worker:
+        with closing(opened.worker(opened.materialiser(bases_needed(*own.values())))) as worker:
             for name, candidate in own.items():
                 score(name, worker, candidate)
     for name in names:

@@ -20,12 +20,14 @@ from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
 from cycleqd_merge.evaluation.engines.prompts import tokenizer_notices
 from cycleqd_merge.evaluation.failures import single_cause
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.journal.fits import founders_fits, stated_fits
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, of_kind, opened_journal
 from cycleqd_merge.merging.adapter import Adapter
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.checkpoint import Checkpoint
 from cycleqd_merge.merging.checks import check_family
 from cycleqd_merge.merging.family import ModelFamily, open_base, open_expert, united
+from cycleqd_merge.merging.fit_files import RUN_FITS, keep_fits, require_fits, scaled_experts
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.revisions import pin
@@ -108,7 +110,7 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     found.attempt(require_exports, recipe, len(founders))
     if not found.errors:  # most of them would be reported again
         found.attempt(rehearse_export, recipe, family, groups)
-    mutated = sorted(recipe.mutated_experts(founders))
+    mutated = sorted(recipe.mutated_experts(founders) | scaled_experts(founders_fits(founders)))
     uses = disk_uses(recipe, family, mutated, opened.recipe.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
@@ -213,7 +215,7 @@ def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], 
 
     Raises:
         UserError: it cannot be written, is being written by another process, or contains a different run or one that
-            cannot be extended.
+            cannot be extended, or whose fits are missing or damaged.
     """
     if not (out / JOURNAL_FILE).is_file():
         nearest = existing(out)
@@ -227,6 +229,9 @@ def _check_output(out: Path, opened: OpenedRecipe | None) -> tuple[list[Event], 
             return [], 0
         start = identify(opened, journal)
         closed_run(journal, opened)  # refuses to extend one
+        fits = stated_fits(journal.events)
+        keep_fits(out / RUN_FITS, fits)
+        require_fits(fits, opened.family)
         return start["seeds"], len(of_kind(journal.events, "result"))
 
 

@@ -38,6 +38,7 @@ def resume_journal(journal: Journal, start: Event, session: Event) -> Run:
         for line in differences(earlier["bases"], session["bases"]):
             log.warning("singular bases differ from the last session's (%s): children may differ slightly", line)
     run = replay_events([*journal.events, session], where)
+    run.folder = journal.folder
     journal.append(session)
     if run.schedule.received >= run.search.first:
         _record_bounds(journal, run)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from cycleqd_merge.config.loading import require_variables, stated_recipe
 from cycleqd_merge.errors import ModelError, RecipeError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.evolution.candidate import Candidate, mutated_experts
+from cycleqd_merge.evolution.candidate import Candidate, fits_of
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, of_kind
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import open_family
+from cycleqd_merge.merging.fit_files import RUN_FITS, bases_needed, keep_fits, require_fits
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
@@ -23,24 +24,36 @@ from cycleqd_merge.run.semantics import changed_engines, changed_tasks
 from cycleqd_merge.run.state import Run, replay_events
 
 
-def reopen(run: Run) -> OpenedRecipe:
-    """The models and tasks of a run on disk.
+def reopen(run: Run, *candidates: Candidate) -> OpenedRecipe:
+    """The models and tasks of a run on disk. candidates: those that will be built; their fits are put into the cache.
 
     Raises:
         UserError: something cannot be opened.
         ModelError: the models have changed since the run began.
     """
+    _keep_fits(run, candidates)
     require_variables(run.recipe, ("base", "experts", "models", "tasks", "evolution", "engine"))
     opened = OpenedRecipe.open(run.recipe)
     now = start_event(opened)  # base, experts and groups have no variables: they are digests and labels
     changed = differences(*({key: event[key] for key in ("base", "experts", "groups")} for event in (run.start, now)))
     if changed:
         raise ModelError("the models have changed since the run began: " + "; ".join(changed))
+    require_fits(fits_of(*candidates), opened.family)
     return opened
 
 
+def _keep_fits(run: Run, candidates: Sequence[Candidate]) -> None:
+    """Put the fits that candidates have shares of into the cache, from the run directory.
+
+    Raises:
+        ModelError: one is missing or damaged.
+    """
+    if run.folder is not None:
+        keep_fits(run.folder / RUN_FITS, fits_of(*candidates))
+
+
 def reopen_models(run: Run, candidate: Candidate) -> Materialiser:
-    """A materialiser for a candidate, with the singular bases that its mutations need; tasks are not opened.
+    """A materialiser for a candidate, with the singular bases that it needs; tasks are not opened.
 
     Raises:
         UserError: a model cannot be opened.
@@ -48,9 +61,11 @@ def reopen_models(run: Run, candidate: Candidate) -> Materialiser:
     """
     recipe = run.recipe
     require_variables(recipe, ("base", "experts", "models"))
-    models, needed = recipe.pinned_models(), sorted(mutated_experts(candidate))
+    _keep_fits(run, [candidate])
+    models, needed = recipe.pinned_models(), sorted(bases_needed(candidate))
     family = open_family(models)
     family.require_digests(run.start["base"], run.start["experts"])
+    require_fits(fits_of(candidate), family)
     groups = Groups(family.weights, recipe.evolution.groups)
     device = recipe.engine.device if recipe.engine.kind == "transformers" else None
     return Materialiser(

@@ -59,6 +59,8 @@ class Run:
     """Scores of the run's models outside the search."""
     sessions: list[Event] = field(default_factory=list)
     """One event per process that worked on the run: recipe, environment."""
+    folder: Path | None = None
+    """The run directory that it was read from, which has its fits."""
 
     def __repr__(self) -> str:
         return f"Run({self.recipe.output!r}: {one_line(self)})"
@@ -342,4 +344,6 @@ def open_run(folder: str | PathLike[str]) -> Run:
     events = read_events(folder)
     if not of_kind(events, "session"):
         raise RecipeError(f"{folder}: not a run directory, or its run never started")
-    return replay_events(events, where=str(folder / JOURNAL_FILE))
+    run = replay_events(events, where=str(folder / JOURNAL_FILE))
+    run.folder = folder
+    return run

@@ -12,7 +12,9 @@ from typing import Any
 from cycleqd_merge.config.loading import override_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.journal.fits import founders_fits
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event
+from cycleqd_merge.merging.fit_files import RUN_FITS, keep_fits
 from cycleqd_merge.run.concealed import as_recorded
 from cycleqd_merge.run.differences import order_difference
 from cycleqd_merge.run.identity import task_identity
@@ -51,7 +53,9 @@ def fork(
     for line in order_difference("experts", list(run.recipe.experts), list(recipe.experts)):
         raise RecipeError(f"{line}: a fork keeps the run's order, which its genomes go by; list the experts in it")
     kept = [] if rescore else _kept_tasks(run, open_suite(recipe))
-    return recipe, [_founder(run, number, kept) for number in run.inheritable()]
+    founders = [_founder(run, number, kept) for number in run.inheritable()]
+    keep_fits(Path(source) / RUN_FITS, sorted(founders_fits(founders)))  # the new run takes them from the cache
+    return recipe, founders
 
 
 def _is_unstarted(folder: Path) -> bool:

@@ -18,10 +18,12 @@ from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.opening import open_pool
 from cycleqd_merge.evaluation.pools.pool import Pool
+from cycleqd_merge.journal.fits import founders_fits, stated_fits
 from cycleqd_merge.journal.log import Event, Journal, opened_journal
 from cycleqd_merge.merging.bases import compute_share_of_bases
 from cycleqd_merge.merging.checks import require_mergeable
 from cycleqd_merge.merging.download import fetch
+from cycleqd_merge.merging.fit_files import RUN_FITS, keep_fits, require_fits, scaled_experts, write_fits
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import from_main_process, leave_group, this_process
 from cycleqd_merge.merging.revisions import pin
@@ -124,7 +126,10 @@ def _set_up(
     require_variables(recipe)
     recipe = pin(recipe, recorded_revisions(journal.events))
     recipe = fix_presets(recipe, recorded_presets(journal.events))
-    mutated = sorted(recipe.mutated_experts(journal.events[0].get("seeds", []) if journal.events else founders))
+    founders = journal.events[0].get("seeds", []) if journal.events else founders
+    fits = sorted({*founders_fits(founders), *stated_fits(journal.events)})
+    keep_fits(journal.folder / RUN_FITS, fits)
+    mutated = sorted(recipe.mutated_experts(founders) | scaled_experts(fits))
     log.debug("commits of Hub models and datasets: %s", recipe.revisions or "none")
     models = recipe.pinned_models()
     require_grid(recipe)
@@ -134,6 +139,7 @@ def _set_up(
     opened = OpenedRecipe.open(recipe)
     log.debug("models and tasks opened: %d tasks, %d coefficient groups", len(opened.suite), len(opened.groups.labels))
     start = identify(opened, journal, workers, founders)
+    require_fits(fits, opened.family)
     if (closed := closed_run(journal, opened)) is not None:
         from_main_process((models, list[int](), recipe.rank))  # the other processes have nothing to compute
         leave_group()
@@ -154,6 +160,7 @@ def _set_up(
     materialiser = opened.materialiser(mutated, observer.computing_bases)
     log.debug("singular bases ready for experts %s", mutated)
     leave_group()
+    write_fits(journal.folder / RUN_FITS, fits)  # a run that is forked begins with those of its founders
     run = resume_journal(journal, start, _session_event(opened, materialiser, task_environments))
     if run.schedule.done and not to_confirm(run):
         return run, None
