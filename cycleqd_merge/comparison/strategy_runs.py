@@ -119,7 +119,8 @@ def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
         raise RecipeError(
             "evolution.groups: two strategies have different groups; compare them in separate comparisons"
         )
-    mutations = [recipe.evolution.mutation for recipe in recipes if mutates(recipe.strategy)]
+    with_bases = [each for each in recipes if mutates(each.strategy) or (each.fit and each.fit.scales == "singular")]
+    mutations = [recipe.evolution.mutation for recipe in with_bases]
     ranks = {mutation.rank for mutation in mutations if mutation.kind == "svd"}
     if len(ranks) > 1:
         raise RecipeError(

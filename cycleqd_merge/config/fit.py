@@ -28,6 +28,9 @@ class FitConfig(StrictConfig):
     vector."""
     loss: Literal["distillation", "cross-entropy"] = "distillation"
     """`distillation`: predict each expert's distribution over next tokens; `cross-entropy`: its answers alone."""
+    examples: Literal["answered", "solved"] | None = None
+    """The answers of a task's expert to learn from: all, or those to rows that it solved (of a graded task the better
+    half, weighted by score). By default all for `distillation` and the solved ones for `cross-entropy`."""
     steps: int = Field(300, ge=1, le=MAX_STEPS)
     """Steps of the first fit."""
     spread_steps: int = Field(100, ge=1, le=MAX_STEPS)
@@ -55,6 +58,11 @@ class FitConfig(StrictConfig):
             if weights and not any(weights.values()):
                 raise KeyProblem("give at least one task a weight above 0", "weights", number)
         return self
+
+    @property
+    def learned(self) -> Literal["answered", "solved"]:
+        """The value of `examples`, or its default."""
+        return self.examples or ("answered" if self.loss == "distillation" else "solved")
 
     @property
     def _listed(self) -> Sequence[Mapping[str, float]]:

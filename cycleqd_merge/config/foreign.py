@@ -310,7 +310,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     PythonStrategyConfig: _TARGET,
     NamedStrategyConfig: {"strategy": SAFE, "evolution": SAFE, "fit": SAFE},
     FitConfig: {
-        **dict.fromkeys(("coefficients", "scales", "loss", "learning_rate", "start"), SAFE),
+        **dict.fromkeys(("coefficients", "scales", "loss", "examples", "learning_rate", "start"), SAFE),
         **dict.fromkeys(("steps", "spread_steps"), _up_to(10_000)),
         "rows": _up_to(4096),
         "likely": _up_to(4096),

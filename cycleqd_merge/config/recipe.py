@@ -234,10 +234,12 @@ class Recipe(PresetStrategyConfig):
         return PinnedModels(self.pinned(self.base), experts, self.models)
 
     def mutated_experts(self, founders: Sequence[dict[str, Any]] = ()) -> set[int]:
-        """Numbers of the experts whose singular bases a run needs, for its own and its founders' mutations.
+        """Numbers of the experts whose singular bases a run needs: for its fits, its mutations and those of its founders.
 
         founders: as the run's start event records them.
         """
+        if self.fit is not None and self.fit.scales == "singular":
+            return set(range(len(self.experts)))
         inherited = {mutation.get("expert") for each in founders for mutation in each["genome"]["mutations"]} - {None}
         if not mutates(self.strategy) or self.evolution.mutation.kind != "svd":
             return inherited

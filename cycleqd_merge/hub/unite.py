@@ -38,9 +38,9 @@ def unite(runs: Sequence[tuple[str, Sequence[Event]]]) -> list[Event]:
     session = dict(of_kind(events, "session")[-1])
     seed = _seed([each for _, each in runs])
     evolution = {**session["recipe"].get("evolution", {}), "seed": seed}
-    session["recipe"] = {**session["recipe"], "evolution": evolution}
+    session["recipe"] = {**session["recipe"], "evolution": evolution, "fit": None}  # its fits are founders already
     start = {
-        **events[0],
+        **{key: value for key, value in events[0].items() if key != "fit"},
         "evolution": {**events[0]["evolution"], "seed": seed},
         "seeds": [{key: founder[key] for key in ("genome", "scores", "from")} for founder in founders],
     }

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cycleqd_merge.config.evolution import MAX_IN_FLIGHT
+from cycleqd_merge.config.fit import MAX_FITS
 from cycleqd_merge.errors import printable
 from cycleqd_merge.evolution.genome import Genome
 
@@ -20,6 +21,7 @@ Scores = list[Score]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Names = list[str]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Place = list[str | Count]
 
 
@@ -59,6 +61,15 @@ class _Concealed(_Record):
     digest: str
 
 
+Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+"""Of the tasks' losses in a fit."""
+
+
+class _FitIdentity(_Record):
+    settings: dict[str, Any]
+    weights: Annotated[list[Weights], Field(min_length=1, max_length=MAX_FITS)]
+
+
 class _Start(_Record):
     base: str = ""
     experts: dict[str, str]
@@ -69,6 +80,7 @@ class _Start(_Record):
     groups: Annotated[Names, Field(min_length=1)]
     in_flight: Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT)]
     seeds: list[_Founder] = []
+    fit: _FitIdentity | None = None
     revisions: dict[str, str] | None = None
     variables: list[_Concealed] = []
 
@@ -154,9 +166,16 @@ class _Measured(_Record):
 
 class _Fit(_Record):
     number: Count
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    digest: _Digest
+    weights: Weights = Field(default={}, validate_default=False)
+    start: _Digest | None = None
+    settings: dict[str, Any] = {}
+    examples: dict[str, Count] = {}
     steps: Count | None = None
+    loss: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    tokens: Count = 0
+    seconds: dict[str, Annotated[float, Field(ge=0)]] = {}
+    released_mib: float = 0.0
 
 
 class _Comparison(_Record):

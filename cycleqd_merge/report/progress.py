@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -70,12 +71,30 @@ class ProgressDisplay(Observer):
         else:
             self._console.print(self._line(run, event), highlight=False, soft_wrap=True)
 
+    def fitting(self, run: Run, numbers: Sequence[int]) -> None:
+        """See `Observer`."""
+        which = ", ".join(str(number + 1) for number in numbers)
+        self._show(f"learning fit {which} of {run.search.space.fits} ...")
+
+    def fitted(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
+        self._since += sum(event["seconds"].values())  # not the time of an evaluation
+        self._show(f"fit {event['number'] + 1}/{run.search.space.fits}: {fit_facts(event)}")
+
+    def _show(self, line: str) -> None:
+        if self._live is not None:
+            self._live.update(Text(line))
+        else:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
     def _line(self, run: Run, event: Event) -> str:
         number = event["number"]
         if number < len(run.experts):
             what = f"expert {run.experts[number]}"
-        elif number < run.search.first:
+        elif number < run.search.first - run.search.space.fits:
             what = f"founder {number - len(run.experts) + 1}/{len(run.search.space.founders)}"
+        elif number < run.search.first:
+            what = f"fit {run.steps[number]['fit'] + 1}/{run.search.space.fits}"
         else:
             what = f"generation {run.generation}/{run.generations}{self._kind(run, number)}"
         if event.get("censored"):
@@ -110,6 +129,14 @@ class ProgressDisplay(Observer):
         return each, each * (run.schedule.total - run.schedule.received)
 
 
+def fit_facts(event: Event) -> str:
+    """How a fit was learned, in one line. event: the journal's `fit` event."""
+    weights = ", ".join(f"{task} {weight:g}" for task, weight in event["weights"].items())
+    first, last = event["loss"]
+    seconds = duration(sum(event["seconds"].values()))
+    return f"{weights}: loss {first:.3f} to {last:.3f} in {event['steps']} steps, {event['tokens']:,} tokens, {seconds}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as text: 1h05m or 3m07s."""
     minutes, rest = divmod(round(seconds), 60)
@@ -133,6 +160,10 @@ class Milestones(Observer):
         if done and (done == total or done * 10 // total > (done - 1) * 10 // total):
             best = max(run.mean(tuple(each["scores"])) for each in run.results if each["scores"] is not None)
             self._say(f"generation {done}/{total}, best mean {best:.3f}")
+
+    def fitted(self, run: Run, event: Event) -> None:
+        """See `Observer`."""
+        self._say(f"fit {event['number'] + 1}/{run.search.space.fits}: {fit_facts(event)}")
 
     def _say(self, what: str) -> None:
         self._console.print(f"{self._name}: {what}", highlight=False, soft_wrap=True)

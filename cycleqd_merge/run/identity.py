@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from cycleqd_merge.config.anchoring import without_folders
 from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.presets import first_versions, preset_name
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.config.references import local_models, with_renamed_models
@@ -21,6 +22,7 @@ from cycleqd_merge.journal.log import FORMAT as JOURNAL_FORMAT
 from cycleqd_merge.journal.log import SAMPLING_SEMANTICS, Event, Journal, of_kind
 from cycleqd_merge.run.differences import ORDER, differences
 from cycleqd_merge.tasks.protocol import Split
+from cycleqd_merge.tasks.targets import fitted_tasks
 
 _COUNTED_SPLITS: tuple[Split, ...] = ("search", "confirm")
 """Splits whose number of rows is part of a task's identity."""
@@ -66,8 +68,30 @@ def start_event(
         "groups": list(groups.labels),
         "in_flight": evolution.in_flight or in_flight,
         "seeds": list(founders),
+        **({} if recipe.fit is None else {"fit": fit_identity(recipe.fit, fitted_tasks(suite))}),
         "revisions": recipe.revisions if recorded is None else recorded.get("revisions"),
     }
+
+
+def fit_identity(fit: FitConfig, tasks: Sequence[str]) -> dict[str, Any]:
+    """The settings of a run's fits, and the weights of the losses of `tasks` in each.
+
+    Raises:
+        RecipeError: there is nothing to learn.
+    """
+    weights = fit.families(tasks)
+    if not tasks:
+        raise RecipeError("fit: no task offers answers to learn from (docs/tasks.md); remove `fit`")
+    for number, each in enumerate(weights):
+        if not each:
+            raise RecipeError(
+                f"fit.weights.{number}: every task that can be learned has weight 0 ({', '.join(tasks)}); raise one"
+            )
+    return {"settings": _fit_settings(fit), "weights": weights}
+
+
+def _fit_settings(fit: FitConfig) -> dict[str, Any]:
+    return fit.model_dump(mode="json", exclude={"weights", "width"})
 
 
 def operators(evolution: EvolutionConfig, written: bool = False) -> dict[str, Any]:
@@ -84,6 +108,9 @@ def as_of_today(recorded: Event) -> Event:
     try:
         stated = {key: value for key, value in recorded["evolution"].items() if key != SAMPLING_SEMANTICS}
         now["evolution"] = operators(EvolutionConfig.model_validate(stated))
+        if recorded.get("fit") is not None:
+            settings = _fit_settings(FitConfig.model_validate(recorded["fit"]["settings"]))
+            now["fit"] = {**recorded["fit"], "settings": settings}
     except (AttributeError, KeyError, ValidationError):
         return recorded
     if "strategy" in recorded:

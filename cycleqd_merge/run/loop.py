@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cycleqd_merge.errors import Interrupted, RunFailed
@@ -58,19 +59,40 @@ def evaluate_generations(
     """
     observer.started(run)
     in_order: InOrder[Finished] = InOrder(run.schedule.received)
-    for proposal in run.open:
-        pool.submit(proposal, known=run.known(proposal.number))
+    _submit(pool, run, run.open)
     with terminable():
         while not run.schedule.done:
             if deadline is not None and time.monotonic() > deadline:
                 raise Interrupted("time limit reached")
+            if run.fits_due and not run.open:
+                _submit(pool, run, _learn(journal, run, pool, observer, deadline))
+                continue
             finished = pool.next()
             for due in in_order.take(finished.number, finished):
+                _keep_examples(journal, run, due)
                 event = _event(due, run.steps[due.number])
-                for opened in _record(journal, run, event):
-                    pool.submit(opened, known=run.known(opened.number))
+                _submit(pool, run, _record(journal, run, event))
                 observer.evaluated(run, event)
                 _stop_if_failing(run)
+
+
+def _submit(pool: Pool, run: Run, proposals: Sequence[Proposal]) -> None:
+    for each in proposals:
+        pool.submit(each, known=run.known(each.number), record=run.to_record(each.number))
+
+
+def _learn(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None) -> list[Proposal]:
+    from cycleqd_merge.run.learn import learn_fits  # torch: a run without fits does not need it
+
+    return learn_fits(journal, run, pool, observer, deadline)
+
+
+def _keep_examples(journal: Journal, run: Run, finished: Finished) -> None:
+    """Write an expert's answers for the fits, before its result counts."""
+    if run.to_record(finished.number):
+        from cycleqd_merge.run.learn import keep_examples
+
+        keep_examples(journal.folder, run, finished)
 
 
 def _event(finished: Finished, step: dict[str, Any]) -> Event:

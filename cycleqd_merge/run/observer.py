@@ -30,6 +30,12 @@ class Observer:
     def evaluated(self, run: Run, event: Event) -> None:
         """One more result was recorded. event: the journal's `result` event."""
 
+    def fitting(self, run: Run, numbers: Sequence[int]) -> None:
+        """The fits with these numbers are being learned; nothing is evaluated until all of them are."""
+
+    def fitted(self, run: Run, event: Event) -> None:
+        """One more fit was learned. event: the journal's `fit` event."""
+
     def searched(self, run: Run) -> None:
         """The last generation was evaluated and the best elites confirmed."""
 
@@ -75,6 +81,12 @@ class Tolerated(Observer):
     def evaluated(self, run: Run, event: Event) -> None:
         self._call(self._observer.evaluated, run, event)
 
+    def fitting(self, run: Run, numbers: Sequence[int]) -> None:
+        self._call(self._observer.fitting, run, numbers)
+
+    def fitted(self, run: Run, event: Event) -> None:
+        self._call(self._observer.fitted, run, event)
+
     def searched(self, run: Run) -> None:
         self._call(self._observer.searched, run)
 
@@ -109,6 +121,14 @@ class Observers(Observer):
     def evaluated(self, run: Run, event: Event) -> None:
         for each in self._observers:
             each.evaluated(run, event)
+
+    def fitting(self, run: Run, numbers: Sequence[int]) -> None:
+        for each in self._observers:
+            each.fitting(run, numbers)
+
+    def fitted(self, run: Run, event: Event) -> None:
+        for each in self._observers:
+            each.fitted(run, event)
 
     def searched(self, run: Run) -> None:
         for each in self._observers:

@@ -59,6 +59,8 @@ class Run:
     """Scores of the run's models outside the search."""
     sessions: list[Event] = field(default_factory=list)
     """One event per process that worked on the run: recipe, environment."""
+    fits: dict[int, Event] = field(default_factory=dict)
+    """The fits that were learned so far, by their number."""
     folder: Path | None = None
     """The run directory that it was read from, which has its fits."""
 
@@ -79,9 +81,10 @@ class Run:
         recorded: steps of the results that will be replayed; they may be more than the recipe's generations. place: of
         `start`, put before the message of a search that is too large.
         """
-        require_memory(recipe, len(start["groups"]), start["in_flight"], place)
         founders = tuple(Genome.from_json(seed["genome"]) for seed in start.get("seeds", []))
-        state = SearchState(build_space(recipe, len(start["groups"]), founders))
+        space = build_space(recipe, len(start["groups"]), founders, len(fit_weights(start)))
+        require_memory(recipe, space.dimensions, start["in_flight"], place)
+        state = SearchState(space)
         strategy = build_strategy(recipe, state, static_merges)
         total = max(state.first + child_count(recipe, strategy), len(recorded))
         schedule = Schedule(strategy, start["in_flight"], total, recorded)
@@ -106,6 +109,12 @@ class Run:
             raise RunFailed(str(error)) from error
         self.results.append(event)
         return self._opened(opened)
+
+    def tell_fit(self, event: Event) -> list[Proposal]:
+        """Add a `fit` event; returns the proposals that may be evaluated next."""
+        self.fits[event["number"]] = event
+        self.search.fits[event["number"]] = event["digest"]
+        return self._opened(self.schedule.ready())
 
     def tell_confirmed(self, event: Event) -> None:
         """Add a `confirm` event."""
@@ -141,6 +150,43 @@ class Run:
     def experts(self) -> list[str]:
         """Names of the experts; evaluation i is expert i as long as i is below their number."""
         return list(self.recipe.experts)
+
+    @property
+    def fitted_tasks(self) -> list[str]:
+        """Names of the tasks that the run's fits learn, in the order of the scores."""
+        weights = fit_weights(self.start)
+        return [task for task in self.tasks if any(task in each for each in weights)]
+
+    @property
+    def fits_due(self) -> list[int]:
+        """Numbers of the fits that are learned next: those that are missing once all other founders are scored."""
+        if self.schedule.received < self.search.first - self.search.space.fits:
+            return []
+        return [number for number in range(self.search.space.fits) if number not in self.fits]
+
+    def to_record(self, number: int) -> list[str]:
+        """The tasks whose fits may learn from the answers of this evaluation, which must be an expert's.
+
+        A task without an `expert` learns from the expert with the highest score on it, which is not known yet.
+        """
+        if number >= len(self.experts):
+            return []
+        return [task for task in self.fitted_tasks if self._stated_expert(task) in (None, number)]
+
+    def teacher(self, task: str) -> int | None:
+        """The expert that fits learn a task from, among those evaluated so far: the task's own, or the first with the
+        highest score on it; None if it could not be evaluated."""
+        place, stated = self.tasks.index(task), self._stated_expert(task)
+        scores = {
+            event["number"]: event["scores"][place]
+            for event in self.results[: len(self.experts)]
+            if event["scores"] is not None and stated in (None, event["number"])
+        }
+        return max(scores, key=lambda number: (scores[number], -number)) if scores else None
+
+    def _stated_expert(self, task: str) -> int | None:
+        use = next(use for use in self.recipe.tasks if task_name(use) == task)
+        return None if use.expert is None else self.experts.index(use.expert)
 
     @property
     def archives(self) -> list[Archive]:
@@ -267,6 +313,11 @@ class Run:
         return list(self.start["groups"])
 
 
+def fit_weights(start: Event) -> list[dict[str, float]]:
+    """The weights of the tasks' losses in each fit of a run, by its start event."""
+    return list((start.get("fit") or {}).get("weights", []))
+
+
 def session_recipe(session: Event, where: str) -> Recipe:
     """The recipe of a `session` event; where it holds relative paths, they start at the folder that the event names.
 
@@ -308,6 +359,10 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
             if event["number"] >= len(run.results) or "tasks" not in start:
                 raise RecipeError(f"{where}:{line}: damaged: confirms {event['number']}, which was not evaluated")
             run.tell_confirmed(event)
+        if event["event"] == "fit":
+            if event["number"] not in run.fits_due:
+                raise RecipeError(f"{where}:{line}: damaged: fit {event['number']} is not due here")
+            run.tell_fit(event)
         if event["event"] != "result":
             continue
         number = event.get("number")

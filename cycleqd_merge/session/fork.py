@@ -34,6 +34,7 @@ def fork(
 
     The genomes of all archives' elites join the experts as generation 0. They keep their scores on tasks that are
     unchanged and have the same semantics version, and are scored on all others. rescore: score them on every task.
+    Fits are learned again only if `overrides` change their settings or the tasks.
 
     Raises:
         RecipeError: `out` exists and is not a fork interrupted before its first result, or the new recipe has other
@@ -52,6 +53,8 @@ def fork(
             raise RecipeError(f"{key}: a fork keeps the run's {key}, which its genomes need; start a new run instead")
     for line in order_difference("experts", list(run.recipe.experts), list(recipe.experts)):
         raise RecipeError(f"{line}: a fork keeps the run's order, which its genomes go by; list the experts in it")
+    if recipe.fit is not None and (recipe.fit, recipe.tasks) == (run.recipe.fit, run.recipe.tasks):
+        recipe = override_recipe(recipe, ["fit=null"], f"fork of {source}")  # it would learn the same fits again
     kept = [] if rescore else _kept_tasks(run, open_suite(recipe))
     founders = [_founder(run, number, kept) for number in run.inheritable()]
     keep_fits(Path(source) / RUN_FITS, sorted(founders_fits(founders)))  # the new run takes them from the cache

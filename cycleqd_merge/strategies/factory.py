@@ -113,13 +113,13 @@ def child_count(recipe: Recipe, strategy: Strategy) -> int:
     return min(recipe.evolution.generations, getattr(strategy, "generations", recipe.evolution.generations))
 
 
-def require_memory(recipe: Recipe, groups: int, in_flight: int, place: str = "", fits: int = 0) -> None:
-    """Refuse a search whose strategy would need gigabytes. place: put before the message. fits: number of fits.
+def require_memory(recipe: Recipe, dimensions: int, in_flight: int, place: str = "") -> None:
+    """Refuse a search whose strategy would need gigabytes. place: put before the message.
 
     Raises:
         RecipeError: there are too many coefficients for the strategy, its population or the children in flight.
     """
-    strategy, coefficients = recipe.strategy, len(recipe.experts) * groups + fits
+    strategy, coefficients = recipe.strategy, dimensions
     children = max(in_flight, getattr(strategy, "population", None) or 0)
     matrices = {"cma-es": 1, "cma-me": 1 + len(recipe.tasks)}.get(strategy.kind, 0)  # coefficients x coefficients
     if children * coefficients > _MAX_VALUES or matrices * coefficients**2 > _MAX_VALUES:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.tasks.protocol import Checkable, Fittable, Outcome, Sample, Targets, Task
+
+if TYPE_CHECKING:
+    from cycleqd_merge.tasks.suite import SuiteTask
 
 
 def has_targets(task: Task) -> bool:
     """Whether a fit can learn from a task: known before any work, for `plan`."""
     return isinstance(task, Fittable)
+
+
+def fitted_tasks(suite: Iterable[SuiteTask]) -> list[str]:
+    """The tasks of a run that its fits learn: those with an archive or an `expert` that a fit can learn from."""
+    used = [task for task in suite if task.use.role == "optimise" or task.use.expert is not None]
+    return [task.name for task in used if has_targets(task.task)]
 
 
 def targets_of(task: Task, sample: Sample, outcome: Outcome, place: str) -> Targets | None:
