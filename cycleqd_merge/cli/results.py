@@ -65,11 +65,13 @@ def _show_model(run: Run, name: str, as_json: bool) -> None:
 
 def _show_archives(run: Run, most: int | None) -> None:
     from cycleqd_merge.report.optimism import chosen_mean
-    from cycleqd_merge.report.tables import elite_table, progress_line
+    from cycleqd_merge.report.tables import elite_table, fit_table, progress_line
 
     typer.echo(progress_line(run))
     if (chosen := chosen_mean(run)) is not None:
         typer.echo(chosen)
+    if run.fits:
+        console().print(fit_table(run))
     print_archives(run)
     for archive in run.archives:
         console().print(elite_table(archive, run, most))

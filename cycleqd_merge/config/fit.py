@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cycleqd_merge.config.validation_errors import KeyProblem, suggestion
 from cycleqd_merge.config.values import LARGE, MAX_ROWS, Moderate, Name, StrictConfig
@@ -52,13 +52,6 @@ class FitConfig(StrictConfig):
     then one per task with this task's weight doubled. A list such as [{}, {sql: 2}, {sql: 0}]: one fit per entry, in
     which tasks that it does not name have weight 1."""
 
-    @model_validator(mode="after")
-    def _some_weight(self) -> FitConfig:
-        for number, weights in enumerate(self._listed):
-            if weights and not any(weights.values()):
-                raise KeyProblem("give at least one task a weight above 0", "weights", number)
-        return self
-
     @property
     def learned(self) -> Literal["answered", "solved"]:
         """The value of `examples`, or its default."""
@@ -69,10 +62,10 @@ class FitConfig(StrictConfig):
         return () if isinstance(self.weights, str) else self.weights
 
     def require_tasks(self, tasks: Sequence[str]) -> None:
-        """Check that `weights` names tasks of the recipe only.
+        """Check that `weights` names tasks of the recipe only, and gives one of them a weight.
 
         Raises:
-            KeyProblem: it names others; its `at` starts with `fit`.
+            KeyProblem: it does not; its `at` starts with `fit`.
         """
         for number, weights in enumerate(self._listed):
             for name in weights:
@@ -81,6 +74,8 @@ class FitConfig(StrictConfig):
                     known = ", ".join(tasks)
                     message = f"no task is named {name!r}{hint}; available: {known}"
                     raise KeyProblem(message, "fit", "weights", number, name)
+            if not any(weights.get(name, 1.0) for name in tasks):
+                raise KeyProblem("give at least one task a weight above 0", "fit", "weights", number)
 
     def families(self, tasks: Sequence[str]) -> list[dict[str, float]]:
         """The weights of the losses of `tasks`, for each fit; without tasks of weight 0."""

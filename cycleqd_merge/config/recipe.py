@@ -234,7 +234,7 @@ class Recipe(PresetStrategyConfig):
         return PinnedModels(self.pinned(self.base), experts, self.models)
 
     def mutated_experts(self, founders: Sequence[dict[str, Any]] = ()) -> set[int]:
-        """Numbers of the experts whose singular bases a run needs: for its fits, its mutations and those of its founders.
+        """Numbers of the experts whose singular bases a run needs, for its fits and all mutations.
 
         founders: as the run's start event records them.
         """

@@ -6,8 +6,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -18,21 +18,39 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.placement import host_memory
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
+from cycleqd_merge.evaluation.pools.pool import learn
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
+from cycleqd_merge.fitting.examples import Example
+from cycleqd_merge.fitting.job import FitJob, FitResult
+from cycleqd_merge.fitting.training import FitTask
 from cycleqd_merge.merging.bases import Rank, compute_basis, missing_bases
 from cycleqd_merge.merging.directions import DRAWS_KEPT
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.sizes import FLOAT32, directions, largest_tensor_bytes, model_bytes
-from cycleqd_merge.preflight.plan_result import MemoryUse, TimeEstimate
+from cycleqd_merge.preflight.plan_result import FitSummary, MemoryUse, TimeEstimate
+from cycleqd_merge.run.learn import fit_settings
 from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
+from cycleqd_merge.tasks.targets import fitted_tasks
 
 _SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer affects the mean
 _MAX_REPEATS = 6
+_FIT_STEPS = 3
 _SMALL = 0.01  # scale of a mutation that costs as much as any other but changes no answer
 _VLLM_SEQUENCES = 256
 _VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes by default
+
+
+@dataclass(frozen=True)
+class FitTrial:
+    """A measured fit of a few steps: seconds to let the experts predict their answers, per step, and to release and
+    restore the engine. tokens: per step, without padding."""
+
+    teach: float
+    step: float
+    switch: float
+    tokens: float
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class Trial:
     resident: int
     host_peak: int
     device_peak: int
+    fit: FitTrial | None = None
 
 
 def available_memory() -> int:
@@ -91,25 +110,56 @@ def try_out(opened: OpenedRecipe, mutated: Sequence[int]) -> Trial:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         genome = representative(opened, mutated)
-        searched = _settled(worker, genome)
+        searched = _settled(worker, genome, [] if opened.recipe.fit is None else fitted_tasks(opened.suite))
         search = statistics.median(evaluation.score_seconds for evaluation in searched)
         confirming = _confirming(worker, genome, opened)
         load = (confirming or searched[-1]).load_seconds  # the first one opens the files too
+        fit = _try_fit(worker, opened, searched[-1].examples)
         confirm, row = _per_row(opened.suite, search, confirming)
         heldout = row * _rows(opened.suite, "heldout")
         on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-        return Trial(opening, load, search, confirm, heldout, resident, peak_memory(), on_device)
+        return Trial(opening, load, search, confirm, heldout, resident, peak_memory(), on_device, fit)
     finally:
         worker.close()
 
 
-def _settled(worker: Worker, genome: Genome) -> list[Evaluation]:
-    """Evaluations on the search split; quick ones are repeated, and the slow first one is then left out."""
+def _try_fit(worker: Worker, opened: OpenedRecipe, examples: Mapping[str, Sequence[Example]]) -> FitTrial | None:
+    """Learn a fit of a few steps from the answers of the measured child, which are about as long as the experts'.
+
+    None if the recipe has no fits, or no answer was recorded.
+
+    Raises:
+        InfrastructureError: it failed, as the run's fits would.
+    """
+    fit, experts = opened.recipe.fit, list(opened.recipe.experts)
+    if fit is None or not any(examples.values()):
+        return None
+    own = {task.name: 0 if task.use.expert is None else experts.index(task.use.expert) for task in opened.suite}
+    tasks = tuple(FitTask(name, own[name], tuple(found)) for name, found in examples.items() if found)
+    settings = replace(fit_settings(fit, 0, seed=0), steps=_FIT_STEPS)
+    results: list[FitResult] = []
+    learn(worker, [FitJob(0, tasks, settings, fit.coefficients, fit.scales)], results.append)
+    seconds = results[0].seconds
+    lengths = [statistics.mean(len(example.tokens) for example in task.examples) for task in tasks]
+    switch = seconds.get("release", 0.0) + seconds.get("restore", 0.0)
+    return FitTrial(seconds.get("teach", 0.0), seconds["train"] / _FIT_STEPS, switch, fit.rows * sum(lengths))
+
+
+def fit_seconds(trial: FitTrial, fit: FitSummary) -> float:
+    """Seconds to learn all fits of a run, one after the other; the engine is released at most twice."""
+    return fit.fits * trial.teach + fit.steps * trial.step + min(fit.fits, 2) * trial.switch
+
+
+def _settled(worker: Worker, genome: Genome, record: Sequence[str]) -> list[Evaluation]:
+    """Evaluations on the search split; quick ones are repeated, and the slow first one is then left out.
+
+    record: tasks of which examples are recorded, see `Worker.evaluate`.
+    """
     start = time.perf_counter()
-    evaluations = [worker.evaluate(genome)]
+    evaluations = [worker.evaluate(genome, record=record)]
     while time.perf_counter() - start < _SETTLED and len(evaluations) < _MAX_REPEATS:
         worker.prepare(genome)
-        evaluations.append(worker.evaluate(genome))
+        evaluations.append(worker.evaluate(genome, record=record))
     return evaluations[1:] or evaluations
 
 

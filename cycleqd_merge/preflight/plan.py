@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from math import prod
 from os import PathLike
@@ -36,15 +37,16 @@ from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.outputs.rehearsal import rehearse_export, require_exports
 from cycleqd_merge.preflight.access import repositories, require_publishable, require_write
 from cycleqd_merge.preflight.disk import disk_uses, download_uses, require_disk
-from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, memory_of, time_of, try_out
-from cycleqd_merge.preflight.plan_result import BasesSummary, ModelSummary, Plan, TaskSummary, existing
+from cycleqd_merge.preflight.estimate import available_memory, bases_seconds, fit_seconds, memory_of, time_of, try_out
+from cycleqd_merge.preflight.plan_result import BasesSummary, FitSummary, ModelSummary, Plan, TaskSummary, existing
 from cycleqd_merge.preflight.prompts import check_answers, check_prompts
 from cycleqd_merge.preflight.rows import check_rows
-from cycleqd_merge.run.identity import recorded_presets, recorded_revisions
+from cycleqd_merge.run.identity import fit_identity, recorded_presets, recorded_revisions
 from cycleqd_merge.run.opening import closed_run, identify
 from cycleqd_merge.strategies.factory import build_space, build_strategy, child_count, ordered_tasks
 from cycleqd_merge.strategies.state import SearchState
 from cycleqd_merge.tasks.suite import Suite, SuiteTask, open_task, require_environments
+from cycleqd_merge.tasks.targets import fitted_tasks, has_targets
 
 _BASES_AT_ONCE = 60.0  # seconds; faster singular bases are computed here, because the measured child is built on them
 _ALIKE = 0.05  # similarities that differ by less count as equal
@@ -114,11 +116,37 @@ def _check(recipe: Recipe, measure: bool, since: float, found: Plan) -> None:
     uses = disk_uses(recipe, family, mutated, opened.recipe.rank)
     found.disk.extend(uses)
     found.attempt(require_disk, uses)
-    state = SearchState(build_space(recipe, len(groups)))
+    fits = found.attempt(_check_fits, opened, found) or 0
+    state = SearchState(build_space(recipe, len(groups), fits=fits))
     strategy = found.attempt(build_strategy, recipe, state, static_merges)
     if strategy is not None:
-        evaluations = len(recipe.experts) + len(founders) + child_count(recipe, strategy) - received
+        evaluations = len(recipe.experts) + len(founders) + fits + child_count(recipe, strategy) - received
         _estimate(opened, mutated, max(0, evaluations), measure, since, found)
+
+
+def _check_fits(opened: OpenedRecipe, found: Plan) -> int:
+    """Check that the recipe's fits have something to learn; returns their number.
+
+    Raises:
+        RecipeError: they have not.
+    """
+    fit = opened.recipe.fit
+    if fit is None:
+        return 0
+    tasks = fitted_tasks(opened.suite)
+    found.fit = FitSummary(
+        fits=len(fit_identity(fit, tasks)["weights"]),
+        steps=fit.steps + (len(fit.families(tasks)) - 1) * fit.spread_steps,
+        tasks=tasks,
+        left_out={
+            task.name: "it offers no answers to learn from"
+            if not has_targets(task.task)
+            else "`role: keep`, no `expert`"
+            for task in opened.suite
+            if task.name not in tasks
+        },
+    )
+    return found.fit.fits
 
 
 def _check_tasks(recipe: Recipe, found: Plan) -> Suite:
@@ -262,6 +290,9 @@ def _estimate(
         found.errors.append(f"measured evaluation: {type(cause).__name__}: {cause}")
         return
     found.time = time_of(opened.recipe, trial, evaluations, setup + trial.opened, bases)
+    if found.fit is not None and trial.fit is not None:
+        found.time = replace(found.time, fits=fit_seconds(trial.fit, found.fit))
+        found.fit = replace(found.fit, tokens=round(found.fit.steps * trial.fit.tokens))
     found.memory = memory_of(opened, trial, available)
     _check_memory(found)
 

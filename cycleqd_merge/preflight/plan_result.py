@@ -52,6 +52,21 @@ class BasesSummary:
 
 
 @dataclass(frozen=True)
+class FitSummary:
+    """The fits that a run learns before its first child: their number, and the steps of all together.
+
+    tasks: names of those that they learn. left_out: by task that they do not learn, why. tokens: an estimate of those
+    that go through the model, without padding; None if no answer was measured.
+    """
+
+    fits: int
+    steps: int
+    tasks: list[str]
+    left_out: dict[str, str]
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class DiskUse:
     """Bytes that a run will write to a folder, and bytes available there."""
 
@@ -92,12 +107,13 @@ class TimeEstimate:
     confirm: float
     finish: float
     workers: int = 1
+    fits: float = 0.0
 
     @property
     def total(self) -> float:
         """The whole run."""
         scored = self.evaluations * self.evaluation + self.confirm
-        return self.setup + self.bases + scored / self.workers + self.finish
+        return self.setup + self.bases + self.fits + scored / self.workers + self.finish
 
     @property
     def per_hour(self) -> float:
@@ -120,6 +136,7 @@ class Plan:
     bases: list[BasesSummary] = field(default_factory=list)
     similarity: dict[str, float] = field(default_factory=dict)
     """Model similarity of every pair of experts whose singular bases are cached, by `one, other`."""
+    fit: FitSummary | None = None
     disk: list[DiskUse] = field(default_factory=list)
     memory: list[MemoryUse] = field(default_factory=list)
     time: TimeEstimate | None = None

@@ -48,7 +48,7 @@ def _evaluation(run: Run, number: int) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "step": {
             key: event["step"][key]
-            for key in ("expert", "seed", "level", "parents", "mutation")
+            for key in ("expert", "seed", "fit", "level", "parents", "mutation")
             if key in event["step"]
         },
         "scores": event["scores"],

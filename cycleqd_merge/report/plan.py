@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from cycleqd_merge.preflight.plan_result import BasesSummary, ModelSummary, Plan, TaskSummary, TimeEstimate
+from cycleqd_merge.preflight.plan_result import BasesSummary, FitSummary, ModelSummary, Plan, TaskSummary, TimeEstimate
 from cycleqd_merge.report.progress import duration
 
 _MAX_GROUPS = 12
@@ -23,6 +23,8 @@ def plan_report(plan: Plan) -> RenderableType:
     if plan.similarity:
         pairs = (f"{pair} {value:.3f}" for pair, value in plan.similarity.items())
         parts.append(Text("Model similarity (cosine of singular values): " + "; ".join(pairs)))
+    if plan.fit is not None:
+        parts.append(_fits(plan.fit))
     parts.append(_resources(plan))
     if plan.time is not None:
         parts.append(_time(plan.time))
@@ -80,6 +82,14 @@ def _bases(bases: Sequence[BasesSummary]) -> Table:
     return table
 
 
+def _fits(fit: FitSummary) -> Text:
+    tokens = "" if fit.tokens is None else f", about {fit.tokens:,} tokens"
+    lines = [f"Fits: {fit.fits}, on {', '.join(fit.tasks)}; {fit.steps} steps together{tokens}"]
+    if fit.left_out:
+        lines.append("Left out of the fits: " + "; ".join(f"{task} ({why})" for task, why in fit.left_out.items()))
+    return Text("\n".join(lines))
+
+
 def _resources(plan: Plan) -> Table:
     table = _table("Disk and memory", "resource", "required", "available")
     for disk in plan.disk:
@@ -95,6 +105,8 @@ def _time(time: TimeEstimate) -> Table:
     table.add_row("one evaluation", f"{time.evaluation:.2f} s", f"{time.load:.2f} s of it to build the weights")
     table.add_row("set-up", duration(time.setup), "")
     table.add_row("singular bases", duration(time.bases), "")
+    if time.fits:
+        table.add_row("fits", duration(time.fits), "learned once the experts are scored")
     rate = f"{time.per_hour:.0f} evaluations per hour"
     table.add_row("search", f"{time.evaluations} evaluations", f"workers: {time.workers}; {rate}")
     table.add_row("confirmation", duration(time.confirm), "")

@@ -29,9 +29,20 @@ def summary(run: Run) -> dict[str, Any]:
         "rows_saved": _rows_saved(censored, len(results)),
         "below_floor": sum(not run.search.meets_floors(tuple(event["scores"])) for event in results),
         "seconds_per_evaluation": sum(seconds) / len(seconds) if seconds else None,
+        "fits": [_fit(run, event) for _, event in sorted(run.fits.items())],
         "archives": {run.objectives[archive.task]: _archive(archive, run) for archive in run.archives},
         "best_mean": run.best_mean() if any(archive.elites() for archive in run.archives) else None,
     }
+
+
+def _fit(run: Run, event: Event) -> dict[str, Any]:
+    """A fit: how it was learned, the number of its evaluation, and its mean score once it has one. seconds: in total,
+    without the evaluation."""
+    facts = {key: event.get(key) for key in ("number", "digest", "weights", "steps", "loss", "tokens")}
+    number = run.search.first - run.search.space.fits + event["number"]
+    scored = number < len(run.results) and run.results[number]["scores"] is not None
+    mean = run.mean(run.scores(number)) if scored else None
+    return {**facts, "seconds": sum(event.get("seconds", {}).values()), "evaluation": number, "mean": mean}
 
 
 def _rows_saved(censored: Sequence[Event], scored: int) -> float | None:
@@ -92,6 +103,8 @@ def lineage_rows(line: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 def history(run: Run) -> list[dict[str, Any]]:
     """Best quality, QD score and coverage per archive after every generation, starting at generation 0."""
     again = Run.begin(run.recipe, run.start, [event["step"] for event in run.results])
+    for event in run.fits.values():
+        again.tell_fit(event)
     entries = []
     for event in run.results:
         again.tell(event)

@@ -23,7 +23,7 @@ from cycleqd_merge.tasks.check import GradingCheck
 _MOST_NAMED = 5
 """Rows that a table names."""
 _SHADES = " ░▒▓█"
-_FOUNDERS = {"expert": "expert", "seed": "founder", "level": "level"}
+_FOUNDERS = {"expert": "expert", "seed": "founder", "fit": "fit", "level": "level"}
 """Names of the steps without parents, by the key of a step in the journal."""
 
 
@@ -31,6 +31,8 @@ def progress_line(run: Run) -> str:
     """A run's progress: generations, failures, children below a floor or rejected early, the best-mean elite."""
     facts = summary(run)
     parts = [f"generation {facts['generation']} of {facts['generations']}", f"{facts['failed']} failed"]
+    if run.search.space.fits:
+        parts.append(f"{len(run.fits)} of {run.search.space.fits} fits learned")
     if run.search.floors:
         parts.append(f"{facts['below_floor']} below a floor")
     if facts["rows_saved"] is not None:
@@ -111,13 +113,14 @@ def _score_cell(score: float | None, best: float | None) -> str:
 
 
 def genome_table(genome: Genome, experts: Sequence[str], groups: Sequence[str]) -> Table:
-    """A genome: the coefficient of each expert per group, and the number of its mutations."""
-    table = Table(title=f"Genome: {len(genome.mutations)} mutations", title_justify="left")
+    """A genome: the coefficient of each expert and the share of each fit per group, and the number of mutations."""
+    fits = f", shares of {len(genome.fits)} fits" if genome.fits else ""
+    table = Table(title=f"Genome: {len(genome.mutations)} mutations{fits}", title_justify="left")
     table.add_column("group")
-    for expert in experts:
-        table.add_column(expert, justify="right")
-    for group, column in zip(groups, genome.coefficients.T, strict=True):
-        table.add_row(group, *(f"{coefficient:.4f}" for coefficient in column))
+    for name in (*experts, *(f"fit {digest[:12]}" for digest in genome.fits)):
+        table.add_column(name, justify="right")
+    for group, column in zip(groups, np.vstack([genome.coefficients, genome.fit_shares]).T, strict=True):
+        table.add_row(group, *(f"{value:.4f}" for value in column))
     return table
 
 
@@ -143,6 +146,25 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
             f"{mutation['kind']} of expert {mutation['expert']}" if "expert" in mutation else mutation.get("kind", "-")
         )
         table.add_row(f"#{entry['evaluation']}", parents, kind, *(f"{score:.3f}" for score in scores or ()))
+    return table
+
+
+def fit_table(run: Run) -> Table:
+    """One row per fit: the weights of its tasks, how it was learned, and its mean score."""
+    table = Table(title="Fits", title_justify="left")
+    for heading in ("fit", "weights of the tasks", "loss", "steps", "tokens", "seconds", "evaluation", "mean"):
+        table.add_column(heading, justify="left" if heading in ("fit", "weights of the tasks") else "right")
+    for fit in summary(run)["fits"]:
+        table.add_row(
+            f"{fit['number'] + 1} {fit['digest'][:12]}",
+            ", ".join(f"{task} {weight:g}" for task, weight in (fit["weights"] or {}).items()),
+            "-" if fit["loss"] is None else f"{fit['loss'][0]:.3f} to {fit['loss'][1]:.3f}",
+            "-" if fit["steps"] is None else str(fit["steps"]),
+            f"{fit['tokens'] or 0:,}",
+            f"{fit['seconds']:.0f}",
+            f"#{fit['evaluation']}",
+            "-" if fit["mean"] is None else f"{fit['mean']:.3f}",
+        )
     return table
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.errors import InfrastructureError, Interrupted, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.files import write_atomically
@@ -55,12 +56,10 @@ def _write_examples(folder: Path, task: str, examples: Sequence[Example]) -> Non
     write_atomically(path, examples_to_bytes(examples))
 
 
-def learn_fits(
-    journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None = None
-) -> list[Proposal]:
-    """Learn the fits that are due: the first one, then the others, which start from it. Nothing else may be evaluated.
+def learn_fits(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None = None) -> None:
+    """Learn the fits that are due: the first one, then the others, which start from it. Nothing may be in flight.
 
-    deadline: a `time.monotonic()` instant; it is checked after each fit. Returns the proposals that may be evaluated.
+    deadline: a `time.monotonic()` instant; it is checked after each fit.
 
     Raises:
         Interrupted: the deadline has passed; every fit so far is recorded, and an unfinished one resumes on this host.
@@ -70,14 +69,13 @@ def learn_fits(
     due = run.fits_due
     examples = _all_examples(journal.folder, run, pool)
     observer.fitting(run, due)
-    opened: list[Proposal] = []
 
     def received(result: FitResult) -> None:
         event = _event(run, job_of[result.number], result)
         digest = keep_fit(result.content)
         write_fits(journal.folder / RUN_FITS, [digest])
         journal.append(event | {"digest": digest})
-        opened.extend(run.tell_fit(journal.events[-1]))
+        run.tell_fit(journal.events[-1])
         observer.fitted(run, journal.events[-1])
         if deadline is not None and time.monotonic() > deadline and run.fits_due:
             raise Interrupted("time limit reached")
@@ -86,7 +84,6 @@ def learn_fits(
         job_of = {number: _job(run, number, examples) for number in numbers}
         if job_of:
             pool.fit(list(job_of.values()), received)
-    return opened
 
 
 def _job(run: Run, number: int, examples: Examples) -> FitJob:
@@ -108,7 +105,14 @@ def _job(run: Run, number: int, examples: Examples) -> FitJob:
             f"fit {number}: no expert has an answer to learn from; check the experts' scores, or start a new run "
             "without `fit` (--fresh)"
         )
-    settings = FitSettings(
+    settings = fit_settings(fit, number, run.recipe.evolution.seed)
+    start = run.fits[0]["digest"] if number else None
+    return FitJob(number, tuple(tasks), settings, fit.coefficients, fit.scales, start)
+
+
+def fit_settings(fit: FitConfig, number: int, seed: int) -> FitSettings:
+    """How fit `number` of a recipe is learned."""
+    return FitSettings(
         steps=fit.spread_steps if number else fit.steps,
         rows=fit.rows,
         learning_rate=fit.learning_rate,
@@ -116,10 +120,8 @@ def _job(run: Run, number: int, examples: Examples) -> FitJob:
         loss=fit.loss,
         likely=fit.likely,
         width=fit.width,
-        seed=run.recipe.evolution.seed,
+        seed=seed,
     )
-    start = run.fits[0]["digest"] if number else None
-    return FitJob(number, tuple(tasks), settings, fit.coefficients, fit.scales, start)
 
 
 def _event(run: Run, job: FitJob, result: FitResult) -> Event:

@@ -59,14 +59,15 @@ def evaluate_generations(
     """
     observer.started(run)
     in_order: InOrder[Finished] = InOrder(run.schedule.received)
-    _submit(pool, run, run.open)
+    if not run.fits_due:
+        _submit(pool, run, run.open)
     with terminable():
         while not run.schedule.done:
             if deadline is not None and time.monotonic() > deadline:
                 raise Interrupted("time limit reached")
-            if run.fits_due and not run.open:
-                _submit(pool, run, _learn(journal, run, pool, observer, deadline))
-                continue
+            if run.fits_due:  # then nothing is in flight, and what is open are fits
+                _learn(journal, run, pool, observer, deadline)
+                _submit(pool, run, run.open)
             finished = pool.next()
             for due in in_order.take(finished.number, finished):
                 _keep_examples(journal, run, due)
@@ -81,10 +82,10 @@ def _submit(pool: Pool, run: Run, proposals: Sequence[Proposal]) -> None:
         pool.submit(each, known=run.known(each.number), record=run.to_record(each.number))
 
 
-def _learn(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None) -> list[Proposal]:
+def _learn(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None) -> None:
     from cycleqd_merge.run.learn import learn_fits  # torch: a run without fits does not need it
 
-    return learn_fits(journal, run, pool, observer, deadline)
+    learn_fits(journal, run, pool, observer, deadline)
 
 
 def _keep_examples(journal: Journal, run: Run, finished: Finished) -> None:

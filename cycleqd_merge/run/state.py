@@ -110,11 +110,11 @@ class Run:
         self.results.append(event)
         return self._opened(opened)
 
-    def tell_fit(self, event: Event) -> list[Proposal]:
-        """Add a `fit` event; returns the proposals that may be evaluated next."""
+    def tell_fit(self, event: Event) -> None:
+        """Add a `fit` event: the fit joins the founders that may be evaluated."""
         self.fits[event["number"]] = event
         self.search.fits[event["number"]] = event["digest"]
-        return self._opened(self.schedule.ready())
+        self._opened(self.schedule.ready())
 
     def tell_confirmed(self, event: Event) -> None:
         """Add a `confirm` event."""

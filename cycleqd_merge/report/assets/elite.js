@@ -30,6 +30,7 @@ function origin(number, step, data) {
   if (step.expert !== undefined) return `Expert ${data.experts[step.expert]}, a founder of this run.`;
   if (step.level !== undefined) return `Warm start: ${step.level} of every expert.`;
   if (step.seed !== undefined) return "A founder of this run.";
+  if (step.fit !== undefined) return `Fit ${step.fit + 1}, a founder of this run: its coefficients were learned by gradient.`;
   const parts = [`Generation ${number - data.first + 1}`];
   if (step.parents?.length) parts.push(`crossover of ${step.parents.map((parent) => `#${parent}`).join(" and ")}`);
   const { mutation } = step;
