@@ -29,7 +29,8 @@ class FittedModel:
     """One model in memory, with hooks on the parameters that experts change.
 
     model: in the dtype of its forward pass, on the staging's device; it is put in training mode for gradient
-    checkpointing, with all dropout off. arithmetic: dtype in which tensors are built and gradients contracted.
+    checkpointing, with all dropout off. arithmetic: dtype in which tensors are built and gradients contracted. room:
+    bytes of the device's memory for task vectors in that dtype; those that do not fit are made at each use.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class FittedModel:
         staging: Staging,
         layout: Layout,
         arithmetic: torch.dtype = torch.float32,
+        room: int = 0,
     ) -> None:
         self.model, self._map, self._staging, self._layout = model, name_map, staging, layout
-        self._arithmetic = arithmetic
+        self._arithmetic, self._room = arithmetic, room
+        self._vectors: dict[tuple[int, str], TaskVector] = {}
         self._weights = {staging.family.stored_names[weight.name]: weight for weight in staging.family.weights}
         self._resident = model.state_dict()
         self._gradient = torch.zeros(layout.size, dtype=arithmetic, device=staging.device)
@@ -111,9 +114,17 @@ class FittedModel:
                 self._gradient[place] += scale_gradient(gradient, vector, self._basis(expert, weight))
 
     def _task_vector(self, expert: int, weight: Weight) -> TaskVector:
-        vector = self._staging.task_vector(expert, weight, self._staging.base(weight).float())
-        assert vector is not None
-        return _cast(vector, self._arithmetic)
+        key = expert, weight.name
+        if key in self._vectors:
+            return self._vectors[key]
+        found = self._staging.task_vector(expert, weight, self._staging.base(weight).float())
+        assert found is not None
+        vector = _cast(found, self._arithmetic)
+        size = _size(vector)
+        if size <= self._room:
+            self._vectors[key] = vector
+            self._room -= size
+        return vector
 
     def _basis(self, expert: int, weight: Weight) -> Basis:
         basis = self._staging.basis(expert, weight.name)
@@ -162,6 +173,12 @@ class FittedModel:
         """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
+
+
+def _size(vector: TaskVector) -> int:
+    """Bytes in memory."""
+    parts = (vector.left, vector.right) if isinstance(vector, LowRank) else (vector,)
+    return sum(part.numel() * part.element_size() for part in parts)
 
 
 def _cast(vector: TaskVector, dtype: torch.dtype) -> TaskVector:

@@ -50,7 +50,7 @@ def opened(
     staging, name_map = Staging(trio.family, bases, "cpu", "device"), trio.family.name_map(model)
     along, sizes = scaled(scales, model, name_map, staging)
     layout = Layout.of([w.name for w in trio.family.weights], lambda name: name, 3, along, sizes)
-    return FittedModel(model, name_map, staging, layout, dtype), model, layout, staging
+    return FittedModel(model, name_map, staging, layout, dtype, room=20_000), model, layout, staging
 
 
 IDS = torch.arange(48).reshape(4, 12) % 90 + 4
