@@ -106,7 +106,7 @@ def scaled_experts(digests: Iterable[str]) -> set[int]:
     Raises:
         ModelError: a fit is not in the cache.
     """
-    return {expert for digest in digests for expert in read_fit(digest).ranks}
+    return {expert for digest in digests for expert in read_fit(digest).scaled_experts("singular")}
 
 
 def bases_needed(*candidates: Candidate) -> set[int]:

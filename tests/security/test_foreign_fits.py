@@ -24,7 +24,7 @@ from tests.security.test_foreign import World, here, world  # noqa: F401  # fixt
 KIND = "foreign fit"
 OUTCOME = "refused in one line, nothing is built"
 MIB = 2**20
-GOOD = Fit(("a",), np.ones((2, 1), np.float32), {}, {})
+GOOD = Fit(("a",), np.ones((2, 1), np.float32), "singular", {}, {})
 
 
 def made(*, content: bytes = b"", tensors: Any = ("a",), ranks: Any = None, header: str = "", **arrays: Any) -> bytes:
