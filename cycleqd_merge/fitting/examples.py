@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import ceil, isfinite
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ def selected(examples: Sequence[Example], rows: Rows) -> tuple[Example, ...]:
 
 def examples_to_bytes(examples: Sequence[Example]) -> bytes:
     """The content of a file of examples: equal examples have equal bytes."""
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "tokens": _joined([example.tokens for example in examples]),
         "lengths": np.array([len(example.tokens) for example in examples], np.int64),
         "trained": _joined([example.trained for example in examples]),
@@ -134,8 +134,8 @@ def _parts(arrays: dict[str, NDArray[Any]], name: str, sizes: str) -> list[tuple
     values, lengths = arrays[name], arrays[sizes].tolist()
     if any(not 0 <= length <= values.size for length in lengths) or sum(lengths) != values.size:
         raise ValueError(f"{sizes} do not add up to the number of {name}")
-    ends = np.cumsum(lengths, dtype=np.int64)[:-1] if lengths else []
-    return [tuple(part.tolist()) for part in np.split(values, ends)] if lengths else []
+    starts = accumulate(lengths, initial=0)
+    return [tuple(values[start : start + length].tolist()) for start, length in zip(starts, lengths, strict=False)]
 
 
 @dataclass(frozen=True)

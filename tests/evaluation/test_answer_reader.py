@@ -135,6 +135,8 @@ def test_random_answers_are_read_by_the_definition_and_later_tokens_change_nothi
         sampling = Sampling(int(rng.integers(1, 24)), stop=random_stops(tokenizer, chain, seed))
         answer = reader.read(chain, sampling)
         assert answer == expected(tokenizer, chain, sampling.stop, sampling.max_new_tokens, [END]), (chain, sampling)
+        ends = (count for count in range(len(chain)) if not reader.read(chain[:count], sampling).truncated)
+        assert reader.ended(chain, sampling) == chain[: next(ends, min(len(chain), sampling.max_new_tokens))]
         if not answer.truncated:
             cut += 1
             more = [int(token) for token in rng.integers(len(table), size=9)]

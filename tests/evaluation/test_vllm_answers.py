@@ -22,6 +22,7 @@ from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.tasks.attempts import Turn, recording
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Sampling
 from tests.evaluation.test_answer_reader import expected
 from tests.evaluation.walking import (
@@ -113,6 +114,26 @@ def test_answers_are_equal_and_as_defined(walking: Walking) -> None:
             assert answer == right, (name, walking.kind, request)
     assert REQUESTS / 5 < sum(not answer.truncated for answer in wanted) < REQUESTS * 0.9
     assert any(answer == Completion("", 0, truncated=True) for answer in wanted)  # no room for any answer
+
+
+def test_a_fit_learns_from_the_same_tokens_on_both_engines(walking: Walking) -> None:
+    """Prompt and answer up to its end, as the model writes them."""
+    requests = [(prompt, sampling) for prompt, sampling in random_requests(walking)[::4] if len(prompt) < CONTEXT / 2]
+
+    async def record(engine: Engine) -> list[Turn]:
+        with recording() as attempts:
+            await asyncio.gather(*(engine.complete(*request) for request in requests))
+        return attempts[0].turns
+
+    found = {name: asyncio.run(record(engine)) for name, engine in walking.engines.items()}
+    assert found["vllm"] == found["transformers"]
+    assert len(found["vllm"]) == len(requests)
+    for (prompt, sampling), turn in zip(requests, found["vllm"], strict=True):
+        before = encode(walking.tokenizer, prompt)
+        written = walking.written(prompt, min(sampling.max_new_tokens, CONTEXT - len(before)))
+        assert turn.tokens == (*before, *written[: turn.answered])
+        ended = expected(walking.tokenizer, written[: turn.answered], sampling.stop, 99, [END]).truncated
+        assert ended == expected(walking.tokenizer, written, sampling.stop, 99, [END]).truncated
 
 
 def test_vllm_notices_the_end(walking: Walking, monkeypatch: pytest.MonkeyPatch) -> None:

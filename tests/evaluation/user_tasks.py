@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from cycleqd_merge import errors
-from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, TaskSplit
+from cycleqd_merge.tasks.protocol import LanguageModel, Outcome, Sample, Sampling, Targets, TaskSplit
 
 ERRORS: dict[str, Callable[[str], Exception]] = {
     "InfrastructureError": errors.InfrastructureError,
@@ -103,3 +103,26 @@ class RaisesTogether(Scores):
         while self._waiting % len(self._raised):
             await asyncio.sleep(0)
         raise ERRORS[self._raised[int(sample.id.rpartition("-")[2])]]("the disk is full")
+
+
+class Learned(Scores):
+    """A fit learns from its solved samples."""
+
+    def __init__(self, scores: Sequence[float], returned: str = "targets") -> None:
+        super().__init__(scores)
+        self._returned = returned
+
+    def targets(self, sample: Sample, outcome: Outcome) -> Targets | None:
+        if self._returned == "text":
+            return "everything"  # type: ignore[return-value]
+        return Targets(2.0 if self._returned == "score" else outcome.score) if outcome.score else None
+
+
+class Pictures(Learned):
+    """Every second sample shows a picture."""
+
+    async def score(self, sample: Sample, model: LanguageModel) -> Outcome:
+        parts = [{"type": "image", "image": b""}] if sample.id.endswith("1") else []
+        content = [{"type": "text", "text": sample.id}, *parts]
+        answer = await model.chat([{"role": "user", "content": content}], Sampling(max_new_tokens=4))
+        return Outcome(sample.row["score"], answer.text, answer.truncated)
