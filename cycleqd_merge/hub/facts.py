@@ -32,8 +32,8 @@ MAX_ANCESTORS = 12
 class FitFacts:
     """A fit of a run.
 
-    number: in the order of learning; None if a founder brought it. weights: of its tasks' losses, by task. steps: of its
-    training.
+    number: in the order of learning; None if a founder brought it. weights: of its tasks' losses, by task. steps: how
+    long it was trained.
     """
 
     digest: str

@@ -169,7 +169,7 @@ def placed_events(events: Sequence[Event], out: Path, overrides: Sequence[str], 
 
 
 def write_run(events: Sequence[Event], files: Path, folder: Path, sources: Sequence[Path]) -> None:
-    """Write a run to `folder`. files: the folder with its downloaded files. sources: folders that have its checked fits.
+    """Write a run to `folder`. files: the folder with its downloaded files. sources: folders with its checked fits.
 
     Raises:
         RecipeError: a downloaded file is a link to a file outside the repository's copy.

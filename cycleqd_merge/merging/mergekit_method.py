@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from cycleqd_merge.errors import ModelError, first_line
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.merging.bases import ExpertBases, Rank
 from cycleqd_merge.merging.checkpoint import Weight
-from cycleqd_merge.merging.fit_files import require_fits
+from cycleqd_merge.merging.fit_files import MODEL_FITS, keep_fits, require_fits
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
 from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
@@ -171,6 +173,14 @@ register(
 )
 
 
-def register_mergekit_method() -> None:
-    """Register the merge method `cycleqd` with mergekit in this process: configurations with mutations need it."""
-    # done when this module was imported
+def register_mergekit_method(model: str | PathLike[str] | None = None) -> None:
+    """Register the merge method `cycleqd` with mergekit in this process: configurations with mutations or fits need it.
+
+    model: folder of an exported model, whose fits its configuration needs; they are put into the cache.
+
+    Raises:
+        ModelError: a fit is damaged.
+    """
+    if model is not None:  # the method itself was registered when this module was imported
+        folder = Path(model) / MODEL_FITS
+        keep_fits(folder, [path.stem for path in sorted(folder.glob("*.safetensors"))])

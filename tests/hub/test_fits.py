@@ -10,14 +10,19 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+import yaml
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
 from transformers import AutoModelForCausalLM
 
+from cycleqd_merge import register_mergekit_method
 from cycleqd_merge.merging.family import open_family
 from cycleqd_merge.merging.fits import Fit, fit_digest, read_fit
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import reopen_models
 from cycleqd_merge.run.state import open_run
-from tests.cli.conftest import MUTATION, Answer, cycleqd_merge
+from tests.cli.conftest import Answer, cycleqd_merge
 from tests.fits import evolve_from_fits, random_fit
 from tests.hub.conftest import Parents, pushed, put_parents, write_recipe
 from tests.hub.server import LocalHub
@@ -97,8 +102,19 @@ def test_a_run_has_the_fits_of_its_founders_and_exports_rebuild_with_mergekit(
         succeeded("merge", out / "mergekit_config.yml", tmp_path / "merged" / name)
         assert equal(out, tmp_path / "merged" / name)
     new_machine()
+    with_python(out, tmp_path / "python")
+    assert equal(out, tmp_path / "python")
+    new_machine()
     succeeded("evaluate", fits_run, f"#{children[0]}", "--limit", 2)
     succeeded("plan", fits_run, "--no-measure")
+
+
+def with_python(model: Path, out: Path) -> None:
+    """Rebuild a model as users of mergekit's own functions do."""
+    register_mergekit_method(model)
+    config = MergeConfiguration.model_validate(yaml.safe_load((model / "mergekit_config.yml").read_text()))
+    options = MergeOptions(lora_merge_cache=str(out.parent / "lora"), lora_merge_dtype="float32", quiet=True)
+    run_merge(config, str(out), options)
 
 
 def test_a_model_is_that_of_its_fit(fits_run: Path, new_machine: NewMachine) -> None:
@@ -173,7 +189,6 @@ def test_an_archive_is_pulled_united_and_resumed(
     pushed(here / "run", "--repo", "ann/run", "--archive-only", "--rows")
     assert hub.repo(ARCHIVE, "dataset").history() == before
 
-    other = write_recipe(tmp_path / "other", "lab/base", MIXED, evolution={**EVOLUTION, "seed": 2})
     shutil.copytree(here / "run", tmp_path / "copy")
     for folder, merge in (("there", []), ("united", ["--merge", tmp_path / "copy"])):
         new_machine()
@@ -192,10 +207,6 @@ def test_an_archive_is_pulled_united_and_resumed(
     assert [open_run(each).candidate(9) for each in (there, here / "run")] == [open_run(there).candidate(9)] * 2
     new_machine()
     succeeded("evolve", tmp_path / "united", "--generations", 1)
-    assert other.is_file()
-
-
-EVOLUTION = {"generations": 4, "in_flight": 2, "bins": 10, "seed": 1, "mutation": MUTATION}
 
 
 def test_published_models_have_their_fits(
