@@ -21,7 +21,9 @@ def random_fit(family: ModelFamily, scaled: Sequence[int] = (), seed: int = 0) -
     names = tuple(weight.name for weight in family.weights)
     ranks = {expert: dict(bases.ranks) for expert, bases in prepare_bases(family, scaled).items()}
     scales = {n: random.normal(0, 0.3, sum(each.values())).astype(np.float32) for n, each in ranks.items()}
-    return Fit(names, random.normal(0.5, 0.2, (len(family.experts), len(names))).astype(np.float32), "singular", ranks, scales)
+    return Fit(
+        names, random.normal(0.5, 0.2, (len(family.experts), len(names))).astype(np.float32), "singular", ranks, scales
+    )
 
 
 def evolve_from_fits(recipe: Path, scaled: Sequence[Sequence[int]]) -> list[str]:

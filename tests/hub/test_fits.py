@@ -153,8 +153,14 @@ def test_models_of_other_shapes_are_refused(fits_run: Path, parents: Parents, tm
     family = open_family(recipe.pinned_models())
     fit = random_fit(family)
     for changed, reason in (
-        (Fit(fit.tensors, fit.coefficients[[0, 1, 1]], "singular", {}, {}), "has coefficients of 3 experts; there are 2"),
-        (Fit(fit.tensors[1:], fit.coefficients[:, 1:], "singular", {}, {}), f"has no coefficient of {min(fit.tensors)}"),
+        (
+            Fit(fit.tensors, fit.coefficients[[0, 1, 1]], "singular", {}, {}),
+            "has coefficients of 3 experts; there are 2",
+        ),
+        (
+            Fit(fit.tensors[1:], fit.coefficients[:, 1:], "singular", {}, {}),
+            f"has no coefficient of {min(fit.tensors)}",
+        ),
     ):
         folder = Path(shutil.copytree(fits_run, tmp_path / reason[-3:]))
         content = changed.to_bytes()
