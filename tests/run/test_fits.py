@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evolution.genome import Genome, fit_genome
 from cycleqd_merge.fitting.examples import examples_from_bytes
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, Journal, journal_bytes, of_kind, read_events
 from cycleqd_merge.merging.fits import Fit, fit_digest
+from cycleqd_merge.preflight.plan import plan
+from cycleqd_merge.report.plan import plan_report
 from cycleqd_merge.run.learn import examples_path
 from cycleqd_merge.run.observer import Observer
 from cycleqd_merge.run.opening import reopen_models
@@ -223,6 +227,25 @@ def test_a_run_killed_while_it_learns_a_fit_ends_as_if_it_never_was(models: Path
     again = evolve(stated(models, tmp_path / "again", fit=fit))
     assert [event["digest"] for event in resumed.fits.values()] == [event["digest"] for event in again.fits.values()]
     assert results(tmp_path / "run")[1:] == results(tmp_path / "again" / "run")[1:]
+
+
+def test_a_plan_says_what_the_fits_learn_and_cost(models: Path, tmp_path: Path) -> None:
+    recipe = stated(models, tmp_path, fit={**FIT, "scales": "channel"})
+    keep = recipe.tasks[1].model_copy(update={"name": "kept", "role": "keep", "expert": None})
+    found = plan(recipe.model_copy(update={"tasks": [*recipe.tasks, keep]}))
+    assert found.errors == []
+    assert found.fit is not None
+    assert found.time is not None
+    assert (found.fit.fits, found.fit.steps, found.fit.tasks) == (3, 8, ["letters", "digits"])
+    assert found.fit.left_out == {"kept": "`role: keep`, no `expert`"}
+    assert found.fit.tokens == 8 * FIT["rows"] * (15 + 15)  # a prompt of 14 characters and a choice, a token each
+    assert 0 < found.time.fits < found.time.total
+    assert found.time.evaluations == 2 + 3 + 3
+    console = Console(width=200, file=io.StringIO())
+    console.print(plan_report(found))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Fits: 3, on letters, digits; 8 steps together, about " in text
+    assert "Left out of the fits: kept (`role: keep`, no `expert`)" in text
 
 
 def test_the_journal_holds_no_more_than_the_facts(whole: Path) -> None:
