@@ -79,7 +79,7 @@ class ProgressDisplay(Observer):
     def fitted(self, run: Run, event: Event) -> None:
         """See `Observer`."""
         self._since += sum(event["seconds"].values())  # not the time of an evaluation
-        self._show(f"fit {event['number'] + 1}/{run.search.space.fits}: {fit_facts(event)}")
+        self._show(f"fit {event['number'] + 1}/{run.search.space.fits}: {learned_line(event)}")
 
     def _show(self, line: str) -> None:
         if self._live is not None:
@@ -129,7 +129,7 @@ class ProgressDisplay(Observer):
         return each, each * (run.schedule.total - run.schedule.received)
 
 
-def fit_facts(event: Event) -> str:
+def learned_line(event: Event) -> str:
     """How a fit was learned, in one line. event: the journal's `fit` event."""
     weights = ", ".join(f"{task} {weight:g}" for task, weight in event["weights"].items())
     first, last = event["loss"]
@@ -163,7 +163,7 @@ class Milestones(Observer):
 
     def fitted(self, run: Run, event: Event) -> None:
         """See `Observer`."""
-        self._say(f"fit {event['number'] + 1}/{run.search.space.fits}: {fit_facts(event)}")
+        self._say(f"fit {event['number'] + 1}/{run.search.space.fits}: {learned_line(event)}")
 
     def _say(self, what: str) -> None:
         self._console.print(f"{self._name}: {what}", highlight=False, soft_wrap=True)

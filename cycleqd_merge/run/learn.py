@@ -56,7 +56,7 @@ def _write_examples(folder: Path, task: str, examples: Sequence[Example]) -> Non
     write_atomically(path, examples_to_bytes(examples))
 
 
-def learn_fits(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None = None) -> None:
+def learn_due_fits(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None = None) -> None:
     """Learn the fits that are due: the first one, then the others, which start from it. Nothing may be in flight.
 
     deadline: a `time.monotonic()` instant; it is checked after each fit.

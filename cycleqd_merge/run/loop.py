@@ -83,9 +83,9 @@ def _submit(pool: Pool, run: Run, proposals: Sequence[Proposal]) -> None:
 
 
 def _learn(journal: Journal, run: Run, pool: Pool, observer: Observer, deadline: float | None) -> None:
-    from cycleqd_merge.run.learn import learn_fits  # torch: a run without fits does not need it
+    from cycleqd_merge.run.learn import learn_due_fits  # torch: a run without fits does not need it
 
-    learn_fits(journal, run, pool, observer, deadline)
+    learn_due_fits(journal, run, pool, observer, deadline)
 
 
 def _keep_examples(journal: Journal, run: Run, finished: Finished) -> None:

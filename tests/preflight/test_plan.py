@@ -395,7 +395,7 @@ def test_one_evaluation_is_measured_as_the_run_makes_them(
     asked: list[tuple[str, int | None]] = []
     evaluate = estimate.Worker.evaluate
 
-    def counted(worker: Any, genome: Any, rows: Any = "search", limit: int | None = None) -> Any:
+    def counted(worker: Any, genome: Any, rows: Any = "search", limit: int | None = None, record: Any = ()) -> Any:
         evaluation = evaluate(worker, genome, rows, limit)
         asked.append((rows, sum(len(result.samples) for result in evaluation.results.values())))
         assert genome.coefficients.tolist() == [[0.5], [0.5]]
