@@ -25,9 +25,10 @@ from cycleqd_merge.fitting.fitted_model import FittedModel
 from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.fitting.layout import Layout
 from cycleqd_merge.fitting.progress import KeptProgress
+from cycleqd_merge.fitting.scaled import Sizes, scaled
 from cycleqd_merge.fitting.training import Fitting, Progress
 from cycleqd_merge.merging.bases import prepare_bases
-from cycleqd_merge.merging.fits import Fit, keep_fit, read_fit
+from cycleqd_merge.merging.fits import Along, Fit, keep_fit, read_fit
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.staging import Staging
@@ -113,12 +114,11 @@ def _learned(
     return FitResult(job.number, content, tuple(progress.losses), progress.tokens, seconds), kept
 
 
-def layout_of(job: FitJob, materialiser: Materialiser) -> Layout:
-    """The layout of a job's values, with the singular bases that it needs."""
-    family, experts = materialiser.family, range(len(materialiser.family.experts))
+def layout_of(job: FitJob, materialiser: Materialiser, along: Along, sizes: Sizes) -> Layout:
+    """The layout of a job's values. along, sizes: see `scaled`."""
+    family = materialiser.family
     names = [weight.name for weight in family.weights]
-    ranks = {n: dict(materialiser.bases[n].ranks) for n in experts} if job.scales == "singular" else {}
-    return Layout.of(names, _label(job, materialiser), len(experts), ranks)
+    return Layout.of(names, _label(job, materialiser), len(family.experts), along, sizes)
 
 
 def _label(job: FitJob, materialiser: Materialiser) -> Callable[[str], str]:
@@ -139,12 +139,13 @@ def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> It
     """
     family, device = materialiser.family, materialiser.device
     materialiser = with_bases(materialiser, job)
-    layout = layout_of(job, materialiser)
     model = load_model(family, fit_dtype(device), "fit").to(device)
     if memory.checkpointing:
         enable_checkpointing(model)
     staging = Staging(family, materialiser.bases, device, memory.place)
-    fitted = FittedModel(model, family.name_map(model), staging, layout)
+    name_map = family.name_map(model)
+    layout = layout_of(job, materialiser, *scaled(job.scales, model, name_map, staging))
+    fitted = FittedModel(model, name_map, staging, layout, room=memory.room)
     try:
         yield fitted, layout
     finally:
@@ -184,15 +185,16 @@ def enable_checkpointing(model: Any) -> None:
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Let torch choose operations that give the same bits each time, where it has them."""
+    settings: Any = torch.utils.deterministic  # type: ignore[attr-defined, unused-ignore]
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
+    filling = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads such memory; filling it takes time
+    settings.fill_uninitialized_memory = False  # nothing reads such memory; filling it takes time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warns)
-        torch.utils.deterministic.fill_uninitialized_memory = filling
+        settings.fill_uninitialized_memory = filling
 
 
 def first_progress(layout: Layout, job: FitJob, device: torch.device) -> Progress:
@@ -215,12 +217,13 @@ def values_of(fit: Fit, layout: Layout) -> torch.Tensor:
     Raises:
         ModelError: the fit has other tensors, experts or scales.
     """
-    ranks = {expert: dict(each) for expert, each in fit.ranks.items()}
-    if fit.tensors != layout.tensors or len(fit.coefficients) != layout.experts or ranks != layout.ranks:
+    found, wanted = ({n: dict(each) for n, each in sizes.items()} for sizes in (fit.sizes, layout.sizes))
+    same = fit.tensors == layout.tensors and len(fit.coefficients) == layout.experts
+    if not same or (fit.along, found) != (layout.along, wanted):
         raise ModelError("fit: the fit to start from is one of other models or settings; start from a coefficient")
     labels = np.array(layout.labels)
     coefficients = np.stack([fit.coefficients[:, labels == each].mean(1) for each in range(1 + labels.max())], 1)
-    scales = [fit.scales[expert] for expert in layout.ranks]
+    scales = [fit.scales[expert] for expert in layout.sizes]
     return torch.from_numpy(np.concatenate([coefficients.ravel(), *scales]))
 
 
@@ -229,6 +232,6 @@ def fit_digest_of(job: FitJob, materialiser: Materialiser, layout: Layout) -> st
     family = materialiser.family
     settings = replace(job.settings, width=0)
     parts = [_METHOD, family.base.digest, family.models.vocabulary, *(expert.digest for expert in family.experts)]
-    parts += [str(materialiser.rank), materialiser.device.type, str(layout.labels), str(layout.ranks)]
+    parts += [str(materialiser.rank), materialiser.device.type, str(layout.labels), layout.along, str(layout.sizes)]
     parts += [job.coefficients, job.scales, str(job.start), str(settings), str(job.tasks)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

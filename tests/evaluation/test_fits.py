@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.evolution import LayerGroupsConfig
-from cycleqd_merge.errors import InfrastructureError, ModelError
-from cycleqd_merge.evaluation import fits
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.pools.pool import LocalPool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import expert_genome, fit_genome
-from cycleqd_merge.fitting import progress as progress_module
 from cycleqd_merge.fitting.job import FitJob, FitResult
-from cycleqd_merge.fitting.progress import KeptProgress, progress_from_bytes, progress_to_bytes
-from cycleqd_merge.fitting.training import FitSettings, FitTask, Progress
-from cycleqd_merge.merging.fits import Fit, keep_fit
+from cycleqd_merge.fitting.training import FitSettings, FitTask
+from cycleqd_merge.merging.fits import keep_fit
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Sampling
 from tests.fitting.test_training import examples
