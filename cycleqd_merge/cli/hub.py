@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cycleqd_merge.hub.draft import Pushed
 
 
-class Layout(StrEnum):
+class PushLayout(StrEnum):
     """Where further models, besides the one at the root, are published."""
 
     subfolders = "subfolders"
@@ -36,7 +36,7 @@ def push_command(
         typer.Option(help="Further models: names that `export` accepts, all-best or pareto; repeatable."),
     ] = None,
     layout: Annotated[
-        Layout | None, typer.Option(help="Push further models to subfolders, or to repositories of their own.")
+        PushLayout | None, typer.Option(help="Push further models to subfolders, or to repositories of their own.")
     ] = None,
     adapters: Annotated[bool | None, typer.Option("--adapters", help="Push models as LoRA adapters.")] = None,
     rows: Annotated[bool | None, typer.Option("--rows", help="Also push the local row files of the tasks.")] = None,

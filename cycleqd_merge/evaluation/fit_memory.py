@@ -31,11 +31,13 @@ class FitMemory:
     """How a fit uses memory.
 
     place: of the base's and the experts' tensors and singular bases. checkpointing: whether each layer's activations
-    are computed again in the backward pass instead of kept.
+    are computed again in the backward pass instead of kept. room: bytes of the device that are left for task vectors in
+    float32.
     """
 
     place: Place
     checkpointing: bool
+    room: int = 0
 
 
 def used_memory(device: torch.device) -> int:
@@ -61,10 +63,10 @@ def free_memory(device: torch.device) -> int:
 def fit_memory(
     materialiser: Materialiser, jobs: Sequence[FitJob], dtype: torch.dtype, free: int, host: int, processes: int = 1
 ) -> FitMemory:
-    """Keep as much as fits: activations first, then experts.
+    """Keep as much as fits: activations first, then experts, then their task vectors in float32.
 
     Layers are checkpointed if the model and all activations exceed `_SHARE` of the device's free memory. Experts are
-    kept on the device if there is room besides, else in host memory, else on disk. On a CPU both are the same memory.
+    kept on the device if there is room besides, else in host memory, else on disk, which is memory-mapped.
 
     free: bytes of the device. host: bytes of host memory, for `processes` processes.
     """
@@ -76,11 +78,10 @@ def fit_memory(
     whole, checkpointed = (activation_bytes(family.base.config, jobs, dtype, each) for each in (False, True))
     checkpointing = whole > room
     left = room - (checkpointed if checkpointing else whole)
-    if not gpu:  # "disk" is memory-mapped: the system keeps it in free memory itself
-        return FitMemory("device" if needs.parts <= left else "disk", checkpointing)
     if needs.parts <= left:
-        return FitMemory("device", checkpointing)
-    return FitMemory("host" if processes * needs.parts * needs.pinned <= _SHARE * host else "disk", checkpointing)
+        return FitMemory("device", checkpointing, int(left - needs.parts))
+    in_host = gpu and processes * needs.parts * needs.pinned <= _SHARE * host
+    return FitMemory("host" if in_host else "disk", checkpointing, max(int(left), 0))
 
 
 def activation_bytes(config: Any, jobs: Sequence[FitJob], dtype: torch.dtype, checkpointing: bool) -> float:

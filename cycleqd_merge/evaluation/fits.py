@@ -6,6 +6,7 @@ import gc
 import hashlib
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -145,7 +146,7 @@ def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> It
     staging = Staging(family, materialiser.bases, device, memory.place)
     name_map = family.name_map(model)
     layout = layout_of(job, materialiser, *scaled(job.scales, model, name_map, staging))
-    fitted = FittedModel(model, name_map, staging, layout)
+    fitted = FittedModel(model, name_map, staging, layout, room=memory.room)
     try:
         yield fitted, layout
     finally:
@@ -173,7 +174,9 @@ def enable_checkpointing(model: Any) -> None:
 
     if not model.supports_gradient_checkpointing:
         return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the name that every 5.x has is deprecated in later ones
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
@@ -185,15 +188,16 @@ def enable_checkpointing(model: Any) -> None:
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Let torch choose operations that give the same bits each time, where it has them."""
+    settings: Any = torch.utils.deterministic  # type: ignore[attr-defined, unused-ignore]
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
+    filling = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads such memory; filling it takes time
+    settings.fill_uninitialized_memory = False  # nothing reads such memory; filling it takes time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warns)
-        torch.utils.deterministic.fill_uninitialized_memory = filling
+        settings.fill_uninitialized_memory = filling
 
 
 def first_progress(layout: Layout, job: FitJob, device: torch.device) -> Progress:

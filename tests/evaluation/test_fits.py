@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.config.evolution import LayerGroupsConfig
+from cycleqd_merge.errors import InfrastructureError, Interrupted, ModelError
+from cycleqd_merge.evaluation.engines.placement import memory_needs
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
+from cycleqd_merge.evaluation.fit_memory import FitMemory, fit_memory
+from cycleqd_merge.evaluation.fits import enable_checkpointing
 from cycleqd_merge.evaluation.pools.pool import LocalPool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import expert_genome, fit_genome
+from cycleqd_merge.fitting import progress as progress_module
 from cycleqd_merge.fitting.job import FitJob, FitResult
-from cycleqd_merge.fitting.training import FitSettings, FitTask
-from cycleqd_merge.merging.fits import keep_fit
+from cycleqd_merge.fitting.progress import KeptProgress, progress_from_bytes, progress_to_bytes
+from cycleqd_merge.fitting.training import FitSettings, FitTask, Fitting, Progress
+from cycleqd_merge.merging.fits import Fit, keep_fit
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.tasks.protocol import Sampling
 from tests.fitting.test_training import examples
@@ -35,10 +46,14 @@ def materialiser(llama: Trio) -> Materialiser:
     return llama.materialiser(LayerGroupsConfig(blocks=2))
 
 
+def opened_worker(materialiser: Materialiser) -> Worker:
+    engine = TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser)
+    return Worker(engine, [], materialiser)  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def worker(materialiser: Materialiser) -> Iterator[Worker]:
-    engine = TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser)
-    found = Worker(engine, [], materialiser)  # type: ignore[arg-type]
+    found = opened_worker(materialiser)
     yield found
     found.close()
 
@@ -70,3 +85,133 @@ def test_engine_fits_engine(worker: Worker, materialiser: Materialiser) -> None:
     assert {*first.seconds} == {"release", "teach", "train"}
     assert {*second.seconds} == {"teach", "train", "restore"}
     assert answers(worker, fit_genome(keep_fit(first.content), 3, 3)) != before
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let fits be saved every 3 steps, and fail after `step`; later calls of `undo` end this."""
+    write = KeptProgress.write
+
+    def failing(self: KeptProgress, progress: Progress, steps: int) -> None:
+        write(self, progress, steps)
+        if len(progress.losses) == step:
+            raise MemoryError("cannot allocate memory")
+
+    monkeypatch.setattr(progress_module, "EVERY", 3)
+    monkeypatch.setattr(KeptProgress, "write", failing)
+
+
+def test_a_killed_fit_resumes_and_ends_as_the_whole_one(
+    materialiser: Materialiser, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(JOB, tasks=TASKS[1:])
+    (whole,) = learned(worker, job)
+    with monkeypatch.context() as patched:
+        killed_at(patched, 7)
+        broken = opened_worker(materialiser)
+        with pytest.raises(InfrastructureError, match=r"^a fit failed: MemoryError: cannot .*; set fit.width to fewer"):
+            learned(broken, job)
+        broken.close()
+    steps: list[int] = []
+    with monkeypatch.context() as patched:
+        step = Fitting._step
+        patched.setattr(Fitting, "_step", lambda self, at: (steps.append(len(at.losses)), step(self, at))[1])
+        (resumed,) = learned(worker, job)
+    assert steps == [6, 7]  # of which step 6 was lost
+    assert resumed.content == whole.content
+    assert resumed.losses == whole.losses
+    assert resumed.tokens == whole.tokens
+    assert not list((cache_folder("fits") / "progress").glob("*.safetensors"))
+
+
+def test_a_result_that_is_not_received_is_not_learned_again(
+    materialiser: Materialiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(result: FitResult) -> None:
+        raise Interrupted("stop")
+
+    broken = opened_worker(materialiser)
+    job = replace(JOB, tasks=TASKS[:1], settings=replace(JOB.settings, steps=2))
+    with pytest.raises(Interrupted):
+        LocalPool(broken).fit([job], refuse)
+    monkeypatch.setattr(Fitting, "_step", None)
+    assert len(learned(broken, job)[0].losses) == 2
+    broken.close()
+
+
+@pytest.mark.parametrize("shared", ["layer", "group"])
+def test_tensors_share_coefficients(
+    worker: Worker, materialiser: Materialiser, shared: Literal["layer", "group"]
+) -> None:
+    settings = replace(JOB.settings, steps=3, loss="cross-entropy")
+    (result,) = learned(worker, replace(JOB, settings=settings, coefficients=shared, scales="none"))
+    fit = Fit.from_bytes(result.content)
+
+    def label(name: str) -> str:
+        layer = re.search(r"\.(\d)\.", name)
+        return layer[1] if layer else "rest"
+
+    groups = materialiser.groups
+    of = label if shared == "layer" else lambda name: groups.labels[groups.of(name)]
+    columns = {name: tuple(fit.coefficients_of(name)) for name in fit.tensors}
+    assert len({*columns.values()}) == len({of(name) for name in fit.tensors}) == 3
+    assert len({(of(name), column) for name, column in columns.items()}) == 3
+
+
+@pytest.mark.parametrize("scales", ["channel", "singular", "none"])
+def test_a_fit_starts_from_another(worker: Worker, scales: Literal["channel", "singular", "none"]) -> None:
+    job = replace(JOB, scales=scales, settings=replace(JOB.settings, steps=2))
+    (first,) = learned(worker, job)
+    still = replace(job.settings, learning_rate=0.0)
+    (second,) = learned(worker, replace(job, start=keep_fit(first.content), settings=still))
+    assert second.content == first.content
+    other = replace(job, start=keep_fit(first.content), scales="singular" if scales == "channel" else "channel")
+    broken = opened_worker(worker._materialiser)
+    with pytest.raises(ModelError, match="the fit to start from is one of other models or settings"):
+        learned(broken, other)
+    broken.close()
+
+
+def test_progress_of_others_is_refused() -> None:
+    draw = torch.Generator().manual_seed(0)
+    parts = [torch.rand(5, generator=draw) for _ in range(3)]
+    content = progress_to_bytes(Progress(*parts, [0.1, 1 / 3], 7, 0.25))
+    back = progress_from_bytes(content, 5)
+    assert all(map(torch.equal, (back.values, back.mean, back.square), parts))
+    assert (back.losses, back.tokens, back.seconds) == ([0.1, 1 / 3], 7, 0.25)
+    parts[1][0] = torch.nan
+    invalid = progress_to_bytes(Progress(*parts, [], 0, 0.0))
+    for bad in (b"", b"x" * 100, content[:-4], content.replace(b"format", b"farmat"), invalid):
+        with pytest.raises(ValueError, match=r"^not the progress of a fit"):
+            progress_from_bytes(bad, 5)
+    with pytest.raises(ValueError, match="with 6 values"):
+        progress_from_bytes(content, 6)
+
+
+def test_memory_decides_where_experts_are_and_whether_layers_are_checkpointed(materialiser: Materialiser) -> None:
+    def chosen(free: float, host: int = 10**9) -> FitMemory:
+        return fit_memory(materialiser, [JOB], torch.float32, int(free), host)
+
+    parts = memory_needs(materialiser, False).parts
+    much = chosen(10**9)
+    assert (much.place, much.checkpointing) == ("device", False)
+    assert much.room > parts
+    found = [chosen(size) for size in range(10**5, 2 * 10**7, 10**5)]
+    assert [memory.checkpointing for memory in found] == sorted((m.checkpointing for m in found), reverse=True)
+    assert {(memory.place, memory.checkpointing) for memory in found} >= {("device", True), ("disk", True)}
+    assert all(memory.room == 0 for memory in found if memory == FitMemory("disk", True))
+    on_gpu = copy(materialiser)
+    on_gpu.device = torch.device("cuda")
+    for host, place in ((10**9, "host"), (0, "disk")):
+        assert fit_memory(on_gpu, [JOB], torch.bfloat16, 0, host) == FitMemory(place, True)
+
+
+def test_checkpointed_layers_have_no_dropout(llama: Trio) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama.base, attention_dropout=0.5).eval()
+    ids = torch.arange(4, 20)[None]
+    with torch.enable_grad():
+        before = model(ids).logits
+        enable_checkpointing(model)
+        after = model(ids).logits
+    assert torch.equal(before, after)
+    assert [module.training for module in model.model.layers] == [True, True]
+    assert not model.model.layers[0].mlp.training

@@ -29,6 +29,8 @@ from cycleqd_merge.evaluation.pools.ray_pool import (
     RayPool,
     is_lost,
 )
+from cycleqd_merge.fitting.job import FitJob, FitResult
+from cycleqd_merge.fitting.training import FitSettings
 from cycleqd_merge.journal.log import Event, of_kind, read_events
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.session.search import search
@@ -128,7 +130,9 @@ class StubWorker:
     """Stands for an actor's handle: its calls return references, which name the method."""
 
     def __init__(self) -> None:
-        self.open, self.evaluate = (SimpleNamespace(remote=partial(self._call, name)) for name in ("open", "evaluate"))
+        self.open, self.evaluate, self.fit, self.prepare = (
+            SimpleNamespace(remote=partial(self._call, name)) for name in ("open", "evaluate", "fit", "prepare")
+        )
 
     def _call(self, name: str, *_: Any) -> tuple[str, object]:
         return name, object()
@@ -137,14 +141,14 @@ class StubWorker:
 class StubWorkers:
     """Stands for Ray: its workers open at once; their answers to `evaluate`, in order, are scores or errors."""
 
-    def __init__(self, *answers: Finished | Exception) -> None:
+    def __init__(self, *answers: Finished | FitResult | Exception) -> None:
         self._answers = list(answers)
 
     def remote(self, **_: Any) -> Callable[..., Any]:
         """As `ray.remote`."""
         return lambda _: SimpleNamespace(remote=StubWorker)
 
-    def get(self, reference: tuple[str, object]) -> Finished | None:
+    def get(self, reference: tuple[str, object]) -> Finished | FitResult | None:
         """As `ray.get`."""
         if reference[0] == "open":
             return None
@@ -155,10 +159,10 @@ class StubWorkers:
 
 
 @pytest.fixture
-def score(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
-    """A pool's answer to one proposal if its only worker answers in this way."""
+def pool_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayPool]:
+    """A pool whose only worker answers in this way."""
 
-    def answer(*answers: Finished | Exception) -> Finished:
+    def opened(*answers: Finished | FitResult | Exception) -> RayPool:
         stub = StubWorkers(*answers)
         for name, stands_in in {
             "is_initialized": lambda: True,
@@ -169,7 +173,17 @@ def score(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
         }.items():
             monkeypatch.setattr(f"ray.{name}", stands_in)
         monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-        pool = RayPool(load_recipe(RECIPES / "quickstart.yaml", []), (), workers=1)
+        return RayPool(load_recipe(RECIPES / "quickstart.yaml", []), (), workers=1)
+
+    return opened
+
+
+@pytest.fixture
+def score(pool_of: Callable[..., RayPool]) -> Callable[..., Finished]:
+    """A pool's answer to one proposal if its only worker answers in this way."""
+
+    def answer(*answers: Finished | Exception) -> Finished:
+        pool = pool_of(*answers)
         pool.submit(Proposal(7, BASE, {}))
         return pool.next()
 
@@ -237,3 +251,35 @@ def test_at_most_the_largest_host_is_shared(monkeypatch: pytest.MonkeyPatch) -> 
     assert workers_per_host(5, 0) == 5  # without GPUs, all may run on one host
     with pytest.raises(UserError, match="a worker needs 16 GPUs on one host, but no host has more than 8"):
         workers_per_host(2, 16)
+
+
+JOBS = [FitJob(number, (), FitSettings()) for number in range(2)]
+LEARNED = [FitResult(number, b"", (), 0, {}) for number in range(2)]
+
+
+def test_fits_are_learned_by_workers_one_job_each(pool_of: Callable[..., RayPool]) -> None:
+    pool = pool_of(CRASHED, LEARNED[0], LEARNED[1], SCORED)
+    results: list[FitResult] = []
+    pool.fit(JOBS, results.append)
+    assert results == LEARNED
+    pool.submit(Proposal(7, BASE, {}))
+    assert pool.next() == SCORED
+
+
+def test_evaluations_that_end_while_fits_are_learned_are_kept(pool_of: Callable[..., RayPool]) -> None:
+    pool = pool_of(SCORED, *LEARNED)
+    pool.submit(Proposal(7, BASE, {}))
+    assert pool.poll(0) is None  # the worker has opened its models and is scoring
+    pool.fit(JOBS, lambda result: None)
+    assert pool.next() == SCORED
+
+
+def test_a_fit_whose_workers_crash_twice_ends_the_run(pool_of: Callable[..., RayPool]) -> None:
+    with pytest.raises(InfrastructureError, match="a fit failed: its worker died: "):
+        pool_of(CRASHED, CRASHED).fit(JOBS, lambda result: None)
+
+
+def test_errors_of_users_are_raised_as_they_are(pool_of: Callable[..., RayPool]) -> None:
+    refused = exceptions.RayTaskError("fit", "", UserError("fit: cannot be loaded"))
+    with pytest.raises(UserError, match=r"^fit: cannot be loaded$"):
+        pool_of(refused).fit(JOBS, lambda result: None)

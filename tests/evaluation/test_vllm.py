@@ -153,6 +153,19 @@ def test_the_same_genome_gives_the_same_answers_again(engine: VllmEngine) -> Non
 
 
 @ONE_FAMILY
+def test_a_released_engine_answers_as_before_once_it_is_restored(engine: VllmEngine) -> None:
+    child = children(1)[0]
+    engine.load(child)
+    before = answers(engine)
+    engine.prepare(children(2)[1])
+    engine.release()
+    engine.restore()
+    assert answers(engine) != before  # it has the base's weights
+    engine.load(child)
+    assert answers(engine) == before
+
+
+@ONE_FAMILY
 def test_a_child_that_a_worker_refuses_does_not_change_the_next_one(engine: VllmEngine) -> None:
     good = children(1)[0]
     engine.load(good)

@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from cycleqd_merge.config.engines import VllmEngineConfig
 from cycleqd_merge.errors import InfrastructureError, ModelError, RecipeError
@@ -15,6 +16,7 @@ from cycleqd_merge.evaluation.engines.vllm_engine import VllmEngine
 from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evaluation.pools.pool import evaluate_proposal
 from cycleqd_merge.evaluation.worker import Worker
+from cycleqd_merge.merging.staging import Staging
 from cycleqd_merge.strategies.protocol import Proposal
 from tests.evaluation.conftest import BASE, Models
 
@@ -34,9 +36,13 @@ class StubVllm:
         self.running = 0
         self.unused: list[str] = []
         self.drift = self.logprob = 0.0
+        self.calls: list[str] = []
+        self.options: dict[str, Any] = {}
 
-    def llm(self, **_: Any) -> Any:
+    def llm(self, **options: Any) -> Any:
         """As `vllm.LLM`."""
+        self.options = options
+        self.calls.append("start")
         self._fail(self.start)
         self.running += 1
         config = SimpleNamespace(try_get_generation_config=lambda: {"eos_token_id": 2}, max_model_len=64)
@@ -46,9 +52,12 @@ class StubVllm:
             collective_rpc=self._call,
             generate=self._generate,
             reset_prefix_cache=lambda: self._call("reset_prefix_cache"),
+            sleep=lambda level: self._call(f"sleep {level}"),
+            wake_up=lambda: self._call("wake_up"),
         )
 
     def _call(self, name: str, args: Any = ()) -> list[Any]:
+        self.calls.append(name)
         self._fail(self.rpc.get(name, []))
         return [self.unused if name == "cycleqd_rehearse" else None]
 
@@ -59,6 +68,7 @@ class StubVllm:
         return [SimpleNamespace(prompt_logprobs=[{token: SimpleNamespace(logprob=self.logprob)} for token in tokens])]
 
     def _stop(self) -> None:
+        self.calls.append("stop")
         self.running -= 1
 
     def _fail(self, errors: list[Exception | None]) -> None:
@@ -154,3 +164,67 @@ def test_a_child_that_kills_every_engine_is_recorded(vllm: StubVllm, models: Mod
     finished = evaluate_proposal(Worker(engine, []), Proposal(7, BASE, {}), "search", None)  # type: ignore[arg-type]
     assert (finished.evaluation, finished.error) == (None, "RuntimeError: the engine died")
     assert vllm.running == 0
+
+
+OPENED = ["start", "cycleqd_open", "cycleqd_rehearse", "reset_prefix_cache"]
+ASLEEP, AWAKE = ["cycleqd_release", "sleep 2"], ["wake_up", "cycleqd_rehearse", "reset_prefix_cache"]
+
+
+@pytest.mark.parametrize(
+    ("sleeps", "problem", "expected"),
+    [
+        (True, None, [*ASLEEP, *AWAKE]),
+        (True, "cycleqd_release", ["cycleqd_release", "stop", *OPENED]),
+        (True, "wake_up", [*ASLEEP, "wake_up", "stop", *OPENED]),
+        (False, None, ["stop", *OPENED]),
+    ],
+)
+def test_an_engine_sleeps_where_it_can_and_is_reopened_where_it_cannot(
+    vllm: StubVllm,
+    models: Models,
+    monkeypatch: pytest.MonkeyPatch,
+    sleeps: bool,
+    problem: str | None,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(vllm_compat, "can_sleep", lambda: sleeps)
+    engine = VllmEngine(CONFIG, models.materialiser, releasable=True)
+    assert vllm.options.get("enable_sleep_mode", False) is sleeps
+    vllm.calls.clear()
+    vllm.rpc = {} if problem is None else {problem: [RuntimeError("no room")]}
+    engine.release()
+    engine.restore()
+    assert vllm.calls == expected
+    assert vllm.running == 1
+    engine.close()
+
+
+def test_an_engine_that_answers_differently_after_its_sleep_is_reopened(
+    vllm: StubVllm, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_compat, "can_sleep", lambda: True)
+    engine = VllmEngine(CONFIG, models.materialiser, releasable=True)
+    vllm.calls.clear()
+    engine.release()
+    vllm.logprob -= 1.0
+    engine.restore()
+    assert vllm.calls == [*ASLEEP, *AWAKE, "stop", *OPENED]
+    engine.close()
+
+
+def test_only_engines_that_are_released_pay_for_it(
+    vllm: StubVllm, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_compat, "can_sleep", lambda: True)
+    VllmEngine(CONFIG, models.materialiser).close()
+    assert "enable_sleep_mode" not in vllm.options
+
+
+def test_what_is_kept_on_the_device_is_dropped_and_read_again(models: Models) -> None:
+    staging = Staging(models.family, {}, "cpu", "device")
+    weight = models.family.weights[0]
+    before = staging.base(weight)
+    assert staging.base(weight) is before
+    staging.forget()
+    assert not staging._kept
+    assert torch.equal(staging.base(weight), before)

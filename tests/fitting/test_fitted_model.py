@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM
 
+from cycleqd_merge.evaluation.fits import enable_checkpointing
+from cycleqd_merge.evaluation.loaded_model import load_model
+from cycleqd_merge.fitting import objective
+from cycleqd_merge.fitting.examples import Example, batch_of
 from cycleqd_merge.fitting.fitted_model import FittedModel
 from cycleqd_merge.fitting.job import Scales
 from cycleqd_merge.fitting.layout import Layout
@@ -18,14 +23,17 @@ from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.singular import as_matrix
 from cycleqd_merge.merging.staging import Staging
+from tests.architectures import ARCHITECTURES, VISION_ARCHITECTURES, make_architecture
 from tests.merging.conftest import Trio, make_trio
-from tests.models import Architecture
+from tests.models import Architecture, make_adapter, make_expert, make_recipe, on_base, open_recipe_family
 
 CASES: dict[str, tuple[Architecture, bool]] = {
     "llama": ("llama", False),
     "tied": ("llama", True),
     "gpt2": ("gpt2", True),
 }
+MOE = "qwen3_moe"
+"""Transformers stacks the experts' matrices, and joins two of each, in one parameter."""
 
 
 @pytest.fixture(scope="module", params=["singular", "channel"])
@@ -34,16 +42,30 @@ def scales(request: pytest.FixtureRequest) -> Scales:
     return found
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=[*CASES, MOE])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trio:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == MOE:
+        return moe_trio(folder)
     architecture, tied = CASES[request.param]
-    return make_trio(tmp_path_factory.mktemp(request.param), architecture, tied, torch.bfloat16)
+    return make_trio(folder, architecture, tied, torch.bfloat16)
+
+
+def moe_trio(folder: Path) -> Trio:
+    """Two full experts and an adapter of a mixture of experts, as `make_trio` makes them."""
+    # all experts of every token: the choice of some would make jumps in the loss
+    base = make_architecture(MOE, folder / "base", num_experts_per_tok=4)
+    first, second = (make_expert(base, folder / name, seed) for seed, name in enumerate(("first", "second"), start=1))
+    third = make_adapter(base, folder / "third", seed=3, modules_to_save=["norm"], exclude_modules=["norm"])
+    recipe = make_recipe(folder, base, {"first": first, "second": second, "third": on_base(base, third)})
+    return Trio("llama", base, (first, second, third), recipe, open_recipe_family(recipe))
 
 
 def opened(
     trio: Trio, scales: Scales, dtype: torch.dtype, checkpointing: bool
 ) -> tuple[FittedModel, Any, Layout, Staging]:
-    model = AutoModelForCausalLM.from_pretrained(trio.base, dtype=dtype).train()
+    # the other implementations of experts compute in float32 at most
+    model = AutoModelForCausalLM.from_pretrained(trio.base, dtype=dtype, experts_implementation="eager").train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     bases = prepare_bases(trio.family, (0, 2))
@@ -95,9 +117,9 @@ def autograd(
                 vectors, tau = basis.vectors.double(), as_matrix(dense)
                 around = vectors @ torch.diag(values[place]) @ vectors.T
                 total = total + (tau @ around if basis.side == "right" else around @ tau).reshape(weight.shape)
-        (part,) = name_map.parts[family.stored_names[weight.name]]
-        assert not part.steps
-        tensors[part.parameter] = total
+        for part in name_map.parts[family.stored_names[weight.name]]:
+            whole = tensors.setdefault(part.parameter, resident[part.parameter].clone())
+            part.view(whole).copy_(part.cut(total))
     for name, tensor in resident.items():
         tensors.setdefault(name, tensor)
     if model.config.tie_word_embeddings:
@@ -145,3 +167,50 @@ def test_it_equals_finite_differences(family: Trio, scales: Scales) -> None:
         step = 0.01
         slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
         assert slope == pytest.approx(float(gradient @ direction), rel=1e-4)
+
+
+MANY = ["phi3", "gemma3", "opt", "mamba2", "gpt_oss", "gemma3_vision"]
+SLOW = [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in MANY else SLOW) for n in (*ARCHITECTURES, *VISION_ARCHITECTURES)],
+)
+def test_models_of_many_architectures_can_be_fitted(name: str, tmp_path: Path) -> None:
+    """Examples side by side have the loss of each alone; checkpointing changes no bit; the slope is that of the loss.
+
+    The step is small where a step may choose other experts for a token.
+    """
+    base = make_architecture(name, tmp_path / "base")
+    experts = {f"e{seed}": make_expert(base, tmp_path / f"e{seed}", seed) for seed in (1, 2)}
+    family = open_recipe_family(make_recipe(tmp_path, base, experts, models={"trust_remote_code": True}))
+    lengths = (8, 11, 17)
+    chosen = [Example(tuple(4 + 7 * i * n % 80 for i in range(n)), tuple(range(3, n))) for n in lengths]
+    batch, alone = batch_of(chosen, 3.0, 0), [batch_of([example], 3.0, 0) for example in chosen]
+
+    def loss(model: Any) -> torch.Tensor:
+        return objective.cross_entropy(objective.logits_of(model, batch), batch)
+
+    found = []
+    for checkpointing in (False, True):
+        model = load_model(family, torch.float32, "fit")
+        if checkpointing:
+            enable_checkpointing(model)
+        staging, name_map = Staging(family, {}, "cpu", "device"), family.name_map(model)
+        layout = Layout.of([w.name for w in family.weights], str, 2, *scaled("channel", model, name_map, staging))
+        fitted = FittedModel(model, name_map, staging, layout)
+        values = layout.start(0.4)
+        fitted.set(values)
+        found.append(fitted.gradient(loss))
+    (total, gradient), (total_again, gradient_again) = found
+    assert total == total_again
+    assert torch.equal(gradient, gradient_again)
+    with torch.no_grad():
+        each = [float(objective.cross_entropy(objective.logits_of(model, one), one)) for one in alone]
+        assert total == pytest.approx(sum(each), rel=1e-5)
+        step, direction = 0.001, gradient / gradient.norm()
+        fitted.set(values + step * direction)
+        above = float(loss(model))
+        fitted.set(values - step * direction)
+        assert (above - float(loss(model))) / (2 * step) == pytest.approx(float(gradient.norm()), rel=0.02)

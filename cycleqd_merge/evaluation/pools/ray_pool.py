@@ -329,9 +329,8 @@ class RayPool:
         for reference, busy in list(self._busy.items()):
             if busy.job is None:
                 continue
-            extra = 0.0 if busy.worker in self._warm else FIRST_EVALUATION_SECONDS
-            fit = isinstance(busy.job, _Fit)
-            limit = DEFAULT_LIMIT_SECONDS if fit else self._deadlines.of(busy.job.rows) + extra
+            limit = 0.0 if busy.worker in self._warm else FIRST_EVALUATION_SECONDS
+            limit += self._deadlines.of(busy.job.rows) if isinstance(busy.job, _Job) else DEFAULT_LIMIT_SECONDS
             if time.monotonic() - busy.since > limit:
                 del self._busy[reference]
                 return self._replace(busy, f"no answer in {limit:.0f} s")
