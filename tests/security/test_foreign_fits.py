@@ -24,14 +24,14 @@ from tests.security.test_foreign import World, here, world  # noqa: F401  # fixt
 KIND = "foreign fit"
 OUTCOME = "refused in one line, nothing is built"
 MIB = 2**20
-GOOD = Fit(("a",), np.ones((2, 1), np.float32), {}, {})
+GOOD = Fit(("a",), np.ones((2, 1), np.float32), "channel", {}, {})
 
 
-def made(*, content: bytes = b"", tensors: Any = ("a",), ranks: Any = None, header: str = "", **arrays: Any) -> bytes:
+def made(*, content: bytes = b"", tensors: Any = ("a",), sizes: Any = None, header: str = "", **arrays: Any) -> bytes:
     """A file of a fit as a stranger might make it; `content` alone is the whole file."""
     if content:
         return content
-    stated = header or json.dumps({"format": 1, "tensors": tensors, "ranks": ranks or {}})
+    stated = header or json.dumps({"format": 1, "tensors": tensors, "along": "channel", "sizes": sizes or {}})
     return save({"coefficients": np.ones((2, 1), np.float32), **arrays}, metadata={"fit": stated})
 
 
@@ -48,7 +48,7 @@ _HOSTILE: dict[str, tuple[bytes, str]] = {
     "a header that is nested too deeply": (made(header="[" * 10**5), "not a fit"),
     "a header of Python code": (made(header="__import__('os').system('id')"), "not a fit"),
     "a key of a later version": (
-        made(header=json.dumps({"format": 1, "tensors": ["a"], "ranks": {}, "target": "x.py:f"})),
+        made(header=json.dumps({"format": 1, "tensors": ["a"], "along": "channel", "sizes": {}, "target": "x.py:f"})),
         "not a fit",
     ),
     "values that are not numbers": (made(coefficients=np.full((2, 1), np.nan, np.float32)), "not finite"),
@@ -62,11 +62,11 @@ _HOSTILE: dict[str, tuple[bytes, str]] = {
         "has coefficients of 3 experts; the run has 2",
     ),
     "scales of an expert that does not exist": (
-        made(ranks={"5": {"a": 1}}, **{"scales.5": np.ones(1, np.float32)}),
+        made(sizes={"5": {"a": 1}}, **{"scales.5": np.ones(1, np.float32)}),
         "expert 5",
     ),
     "scales without number": (
-        made(ranks={"0": {"a": 10**30}}, **{"scales.0": np.ones(1, np.float32)}),
+        made(sizes={"0": {"a": 10**30}}, **{"scales.0": np.ones(1, np.float32)}),
         "expert 0",
     ),
 }
