@@ -7,13 +7,14 @@ refused. Materialisers read fits from this host's cache alone; see `merging.fits
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cycleqd_merge.errors import ModelError, printable
+from cycleqd_merge.errors import ModelError, brief, printable
 from cycleqd_merge.evolution.candidate import Candidate, fits_of, mutated_experts
 from cycleqd_merge.files import write_atomically
+from cycleqd_merge.merging.channels import channel_count
 from cycleqd_merge.merging.fits import LARGEST, Fit, fit_content, fit_digest, keep_fit, read_fit
 
 if TYPE_CHECKING:
@@ -121,20 +122,34 @@ def bases_needed(*candidates: Candidate) -> set[int]:
 def require_fits(digests: Iterable[str], family: ModelFamily) -> None:
     """Check that fits were learned on models like these.
 
+    Singular directions are compared when a model is built on the bases; see `Fit.scales_along`.
+
     Raises:
-        ModelError: one has coefficients of other experts or tensors, or is not in the cache.
+        ModelError: one has coefficients of other experts or tensors, scales other channels, or is not in the cache.
     """
-    names = [weight.name for weight in family.weights]
+    shapes = {weight.name: weight.shape for weight in family.weights}
     for digest in digests:
         fit = read_fit(digest)
         experts = fit.coefficients.shape[0]
         reason = None
         if experts != len(family.experts):
             reason = f"it has coefficients of {experts} experts; there are {len(family.experts)}"
-        elif missing := sorted(set(names).difference(fit.tensors)):
+        elif missing := sorted(shapes.keys() - fit.tensors):
             reason = f"it has no coefficient of {missing[0]}"
+        elif other := _other_scales(fit, shapes):
+            reason = f"it has scales of a different {printable(brief(other))}"
         if reason is not None:
             raise ModelError(f"fit {digest[:12]}: does not fit these models: {reason}; use those it was learned with")
+
+
+def _other_scales(fit: Fit, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """The first tensor whose scales do not belong to tensors of these shapes; None if all do."""
+    for sizes in fit.sizes.values():
+        for name, size in sizes.items():
+            shape = shapes.get(name, ())
+            if len(shape) < 2 or (fit.along == "channel" and size != channel_count(shape)):
+                return name
+    return None
 
 
 def require_few(digests: Sequence[str], place: str) -> None:

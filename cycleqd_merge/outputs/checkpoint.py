@@ -18,8 +18,8 @@ def write_model(
     out: Path,
     record: Mapping[str, Any],
     configuration: str,
-    fits: Sequence[str],
     verify: Callable[[Path], None],
+    fits: Sequence[str] = (),
 ) -> None:
     """Let `fill` write a model, add its record and configuration, verify the result, and name the folder `out`.
 

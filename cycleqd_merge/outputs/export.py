@@ -43,7 +43,7 @@ def export(run: Run, name: str, out: str | PathLike[str]) -> NamedModel:
 
     fill = partial(write_candidate, chosen.candidate, materialiser)
     verify = partial(verify_checkpoint, chosen.candidate, materialiser)
-    write_model(fill, Path(out), record, configuration, fits_of(chosen.candidate), verify)
+    write_model(fill, Path(out), record, configuration, verify, fits_of(chosen.candidate))
     return chosen
 
 

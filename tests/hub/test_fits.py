@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from cycleqd_merge import register_mergekit_method
 from cycleqd_merge.merging.family import open_family
-from cycleqd_merge.merging.fits import Fit, fit_digest, read_fit
+from cycleqd_merge.merging.fits import Along, Fit, fit_digest, read_fit
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.opening import reopen_models
 from cycleqd_merge.run.state import open_run
@@ -31,7 +33,7 @@ from tests.models import read_tensors
 ARCHIVE = "ann/run-archive"
 MIXED = {"tuned": "lab/tuned", "adapted": "lab/base+lab/first"}
 ADAPTERS = {"one": "lab/base+lab/first", "two": "lab/base+lab/second"}
-SCALED = [(0, 1), (), (1,)]
+SCALED: list[tuple[Along, tuple[int, ...]]] = [("singular", (0, 1)), ("channel", (0, 1)), ("channel", ())]
 NewMachine = Callable[[], None]
 
 
@@ -152,17 +154,16 @@ def test_models_of_other_shapes_are_refused(fits_run: Path, parents: Parents, tm
     recipe = open_run(fits_run).recipe
     family = open_family(recipe.pinned_models())
     fit = random_fit(family)
-    for changed, reason in (
-        (
-            Fit(fit.tensors, fit.coefficients[[0, 1, 1]], "singular", {}, {}),
-            "has coefficients of 3 experts; there are 2",
-        ),
-        (
-            Fit(fit.tensors[1:], fit.coefficients[:, 1:], "singular", {}, {}),
-            f"has no coefficient of {min(fit.tensors)}",
-        ),
-    ):
-        folder = Path(shutil.copytree(fits_run, tmp_path / reason[-3:]))
+    name, one = fit.tensors[0], {0: np.ones(1, np.float32)}
+    cases: list[tuple[Fit, str]] = [
+        (replace(fit, coefficients=fit.coefficients[[0, 1, 1]]), "has coefficients of 3 experts; there are 2"),
+        (replace(fit, tensors=fit.tensors[1:], coefficients=fit.coefficients[:, 1:]), f"has no coefficient of {name}"),
+        (replace(fit, sizes={0: {name: 1}}, scales=one), f"has scales of a different {name}"),
+        (replace(fit, sizes={0: {"x": 1}}, scales=one), "has scales of a different x"),
+        (replace(fit, along="singular", sizes={0: {"x": 1}}, scales=one), "has scales of a different x"),
+    ]
+    for number, (changed, reason) in enumerate(cases):
+        folder = Path(shutil.copytree(fits_run, tmp_path / str(number)))
         content = changed.to_bytes()
         events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
         old = next(iter(events[0]["seeds"][0]["genome"]["fits"]))["digest"]
@@ -245,27 +246,26 @@ def test_published_models_have_their_fits(
 
 
 def test_adapters_of_fits_are_exact(hub: LocalHub, parents: Parents, new_machine: NewMachine, tmp_path: Path) -> None:
-    """A fit's change along low-rank task vectors has their rank, so an adapter holds it without approximation."""
+    """A fit changes a low-rank task vector to one of its rank, or of twice its rank if it scales channels."""
     from peft import PeftModel
 
     put_parents(hub, parents)
     evolve_from_fits(write_recipe(tmp_path, "lab/base", ADAPTERS), SCALED)
     run = tmp_path / "run"
-    pushed(run, "--repo", "ann/low", "--adapters", "--root", "#2")
-    (digest,) = choose(open_run(run), "#2").genome.fits
-    assert [path for path in hub.repo("ann/low").tree() if "fits" in path] == [f"cycleqd/fits/{digest}.safetensors"]
-    down = huggingface_hub.snapshot_download("ann/low", local_dir=tmp_path / "down")
     state = open_run(run)
-    candidate = choose(state, "#2").genome
-    materialiser = reopen_models(state, candidate)
-    base = AutoModelForCausalLM.from_pretrained(parents.base, dtype=torch.float32)
-    stored = base.state_dict()
-    wide = {name: tensor.clone() for name, tensor in stored.items()}
-    merged = PeftModel.from_pretrained(base, down).merge_and_unload().state_dict()
-    changed = 0
-    for weight in materialiser.family.weights:
-        change = materialiser.change(candidate, weight)
-        if change is not None:
-            changed += 1
-            torch.testing.assert_close(merged[weight.name] - wide[weight.name], change, rtol=1e-4, atol=1e-6)
-    assert changed
+    for name in ("#2", "#3"):
+        repo = f"ann/low{name[1:]}"
+        pushed(run, "--repo", repo, "--adapters", "--root", name)
+        candidate = choose(state, name).genome
+        (digest,) = candidate.fits
+        assert [path for path in hub.repo(repo).tree() if "fits" in path] == [f"cycleqd/fits/{digest}.safetensors"]
+        down = huggingface_hub.snapshot_download(repo, local_dir=tmp_path / "down" / name)
+        materialiser = reopen_models(state, candidate)
+        base = AutoModelForCausalLM.from_pretrained(parents.base, dtype=torch.float32)
+        wide = {each: tensor.clone() for each, tensor in base.state_dict().items()}
+        merged = PeftModel.from_pretrained(base, down).merge_and_unload().state_dict()
+        changes = {weight.name: materialiser.change(candidate, weight) for weight in materialiser.family.weights}
+        assert any(change is not None for change in changes.values())
+        for each, change in changes.items():
+            wanted = torch.zeros_like(wide[each]) if change is None else change
+            torch.testing.assert_close(merged[each] - wide[each], wanted, rtol=1e-4, atol=1e-6)

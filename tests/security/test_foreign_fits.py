@@ -24,14 +24,14 @@ from tests.security.test_foreign import World, here, world  # noqa: F401  # fixt
 KIND = "foreign fit"
 OUTCOME = "refused in one line, nothing is built"
 MIB = 2**20
-GOOD = Fit(("a",), np.ones((2, 1), np.float32), "singular", {}, {})
+GOOD = Fit(("a",), np.ones((2, 1), np.float32), "channel", {}, {})
 
 
 def made(*, content: bytes = b"", tensors: Any = ("a",), sizes: Any = None, header: str = "", **arrays: Any) -> bytes:
     """A file of a fit as a stranger might make it; `content` alone is the whole file."""
     if content:
         return content
-    stated = header or json.dumps({"format": 1, "tensors": tensors, "along": "singular", "sizes": sizes or {}})
+    stated = header or json.dumps({"format": 1, "tensors": tensors, "along": "channel", "sizes": sizes or {}})
     return save({"coefficients": np.ones((2, 1), np.float32), **arrays}, metadata={"fit": stated})
 
 
@@ -48,7 +48,7 @@ _HOSTILE: dict[str, tuple[bytes, str]] = {
     "a header that is nested too deeply": (made(header="[" * 10**5), "not a fit"),
     "a header of Python code": (made(header="__import__('os').system('id')"), "not a fit"),
     "a key of a later version": (
-        made(header=json.dumps({"format": 1, "tensors": ["a"], "along": "singular", "sizes": {}, "target": "x.py:f"})),
+        made(header=json.dumps({"format": 1, "tensors": ["a"], "along": "channel", "sizes": {}, "target": "x.py:f"})),
         "not a fit",
     ),
     "values that are not numbers": (made(coefficients=np.full((2, 1), np.nan, np.float32)), "not finite"),
