@@ -32,6 +32,7 @@ from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.fits import Along, Fit, keep_fit, read_fit
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.processes import from_main_process, this_process
 from cycleqd_merge.merging.staging import Staging
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
@@ -103,14 +104,17 @@ def _learned(
     tokenizer = family_tokenizer(materialiser.family)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     fitting = Fitting(model, layout, job.tasks, settings, pad, device)
-    progress = kept.read(layout.size, device) or first_progress(layout, job, device)
+    main = this_process().is_main_process
+    progress = from_main_process(kept.read(layout.size) if main else None) or first_progress(layout, job)
+    progress = progress.to(device)
     start = time.perf_counter()
     if settings.loss == "distillation" and len(progress.losses) < settings.steps:
         fitting.teach()
     taught = time.perf_counter() - start
-    progress = fitting.run(progress, partial(kept.write, steps=settings.steps))
+    progress = fitting.run(progress, partial(kept.write, steps=settings.steps) if main else lambda progress: None)
     content = layout.fit(progress.values).to_bytes()
-    keep_fit(content)
+    if main:
+        keep_fit(content)
     seconds = {"teach": taught, "train": progress.seconds}
     return FitResult(job.number, content, tuple(progress.losses), progress.tokens, seconds), kept
 
@@ -200,13 +204,13 @@ def deterministic() -> Iterator[None]:
         settings.fill_uninitialized_memory = filling
 
 
-def first_progress(layout: Layout, job: FitJob, device: torch.device) -> Progress:
+def first_progress(layout: Layout, job: FitJob) -> Progress:
     """The progress before the first step.
 
     Raises:
         ModelError: the fit that the job starts from is missing, or is one of other values.
     """
-    first = Progress.first(layout, job.settings, device)
+    first = Progress.first(layout, job.settings)
     if job.start is not None:
         first.values.copy_(values_of(read_fit(job.start), layout))
     return first

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import open_engine
 from cycleqd_merge.evaluation.worker import Worker
@@ -12,7 +14,7 @@ from cycleqd_merge.merging.bases import BasesProgress, prepare_bases
 from cycleqd_merge.merging.family import ModelDigests, ModelFamily, open_family
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
-from cycleqd_merge.merging.processes import this_process
+from cycleqd_merge.merging.processes import launched_here, this_process
 from cycleqd_merge.tasks.suite import Suite, open_suite
 
 
@@ -48,9 +50,21 @@ class OpenedRecipe:
 
     def worker(self, materialiser: Materialiser, workers_per_host: int = 1) -> Worker:
         """A worker on the recipe's engine. workers_per_host: the number on this host, this one included."""
-        releasable = getattr(self.recipe, "fit", None) is not None
-        engine = open_engine(self.recipe.engine, materialiser, workers_per_host, releasable)
-        return Worker(engine, self.suite, materialiser)
+        engine = open_engine(self.recipe.engine, materialiser, workers_per_host, self.recipe.fit is not None)
+        return Worker(engine, self.suite, materialiser, self._fit_processes(materialiser.device))
+
+    def _fit_processes(self, device: torch.device) -> int:
+        """How many processes learn a fit together: as many as `accelerate launch` started, or as the engine has GPUs.
+
+        One if the recipe names a device.
+        """
+        engine = self.recipe.engine
+        if engine.kind == "transformers" and engine.device is not None:
+            return 1
+        wanted = launched_here()
+        if engine.kind == "vllm" and device.type == "cuda":
+            wanted = max(wanted, int(engine.options.get("tensor_parallel_size", 1)))
+        return min(wanted, torch.cuda.device_count()) if device.type == "cuda" else wanted
 
 
 def open_worker(

@@ -91,10 +91,15 @@ Job = tuple["SuiteTask", Sequence[Sample]]
 
 
 class Worker:
-    """Evaluates one candidate after another on one engine. materialiser: of the engine's models; only fits need it."""
+    """Evaluates one candidate after another on one engine.
 
-    def __init__(self, engine: Engine, suite: Suite, materialiser: Materialiser | None = None) -> None:
-        self._engine, self._suite, self._materialiser = engine, suite, materialiser
+    materialiser: of the engine's models; only fits need it. processes: that learn a fit together, this one included.
+    """
+
+    def __init__(
+        self, engine: Engine, suite: Suite, materialiser: Materialiser | None = None, processes: int = 1
+    ) -> None:
+        self._engine, self._suite, self._materialiser, self._processes = engine, suite, materialiser, processes
         self._event_loop = EventLoop()
         self._recorded: dict[str, dict[str, tuple[Example, ...]]] = {}  # by task and sample
 
@@ -188,7 +193,8 @@ class Worker:
             EngineLost: the engine cannot be restored.
             Exception: any other error of a fit, such as too little memory.
         """
-        from cycleqd_merge.evaluation.fits import learn_fits, released  # torch, which nothing else here needs
+        from cycleqd_merge.evaluation.fit_processes import helped  # torch, which nothing else here needs
+        from cycleqd_merge.evaluation.fits import learn_fits, released
 
         assert self._materialiser is not None
         last: tuple[FitResult, KeptProgress] | None = None
@@ -197,7 +203,8 @@ class Worker:
             received(result)
             kept.remove()
 
-        with released(self._engine, self._materialiser.device) as switch:
+        device = self._materialiser.device
+        with released(self._engine, device) as switch, helped(self._materialiser, jobs, self._processes):
             for result, kept in learn_fits(self._materialiser, jobs):
                 if last is None:
                     result = switch.counted(result, "release")

@@ -75,6 +75,11 @@ class Progress:
         values = layout.start(settings.start, device)
         return cls(values, torch.zeros_like(values), torch.zeros_like(values))
 
+    def to(self, device: torch.device | str) -> Progress:
+        """The same progress on a device."""
+        tensors = (tensor.to(device) for tensor in (self.values, self.mean, self.square))
+        return Progress(*tensors, self.losses, self.tokens, self.seconds)
+
 
 Row = tuple[int, int]
 """The number of a task, and that of an example in it."""
@@ -130,15 +135,17 @@ class Fitting:
     def _step(self, progress: Progress) -> None:
         number = len(progress.losses)
         self._model.set(progress.values)
-        rows, total = self._rows(number), 0.0
+        rows, total, tokens = self._rows(number), 0.0, 0
         gradient = torch.zeros_like(progress.values)
         process = this_process()
         for part in self._chunks(rows[process.process_index :: process.num_processes], self._tasks):
             batch, expert = self._batch(part, number)
             loss, found = self._model.gradient(partial(self._loss, batch=batch, expert=expert))
             total, gradient = total + loss, gradient + found.to(gradient.dtype)
-            progress.tokens += batch.ids.numel()
-        total, gradient = sum_over_processes(total, gradient)
+            tokens += batch.ids.numel()
+        total, sums = sum_over_processes(total, torch.cat((gradient, gradient.new_tensor([tokens]))))
+        gradient = sums[:-1]
+        progress.tokens += int(sums[-1])
         progress.losses.append(total)
         self._adam(progress, gradient)
 

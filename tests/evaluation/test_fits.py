@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -30,6 +36,8 @@ from cycleqd_merge.fitting.progress import KeptProgress, progress_from_bytes, pr
 from cycleqd_merge.fitting.training import FitSettings, FitTask, Fitting, Progress
 from cycleqd_merge.merging.fits import Fit, keep_fit
 from cycleqd_merge.merging.materialise import Materialiser
+from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
+from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.tasks.protocol import Sampling
 from tests.fitting.test_training import examples
 from tests.merging.conftest import Trio, llama
@@ -46,9 +54,9 @@ def materialiser(llama: Trio) -> Materialiser:
     return llama.materialiser(LayerGroupsConfig(blocks=2))
 
 
-def opened_worker(materialiser: Materialiser) -> Worker:
+def opened_worker(materialiser: Materialiser, processes: int = 1) -> Worker:
     engine = TransformersEngine(TransformersEngineConfig(device="cpu"), materialiser)
-    return Worker(engine, [], materialiser)  # type: ignore[arg-type]
+    return Worker(engine, [], materialiser, processes)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +223,75 @@ def test_checkpointed_layers_have_no_dropout(llama: Trio) -> None:
     assert torch.equal(before, after)
     assert [module.training for module in model.model.layers] == [True, True]
     assert not model.model.layers[0].mlp.training
+
+
+def test_two_processes_learn_what_one_does(
+    materialiser: Materialiser, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one step, Adam's mean is a tenth of the gradient."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    gradients: list[torch.Tensor] = []
+
+    def write(self: KeptProgress, progress: Progress, steps: int) -> None:
+        if len(progress.losses) == 1:
+            gradients.append(progress.mean.clone())
+
+    monkeypatch.setattr(KeptProgress, "write", write)
+    jobs = [replace(JOB, number=n, settings=FitSettings(steps=2, rows=3, start=0.4 + n / 10)) for n in range(2)]
+    alone = learned(worker, *jobs)
+    both = opened_worker(materialiser, processes=2)
+    together = learned(both, *jobs)
+    both.close()
+    assert len(gradients) == 4
+    for one, two in zip(gradients[:2], gradients[2:], strict=True):
+        assert (one - two).abs().max() <= 1e-5 * one.abs().max()
+        assert not torch.equal(one, two)
+    for first, second in zip(alone, together, strict=True):
+        assert second.losses == pytest.approx(first.losses, rel=1e-4)
+        assert 0 < second.tokens <= first.tokens  # fewer examples side by side need less padding
+    assert this_process().num_processes == 1
+    assert "RANK" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_reported(materialiser: Materialiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(MaterialiserSpec, "to_json", lambda self: {})
+    broken = opened_worker(materialiser, processes=2)
+    with pytest.raises(InfrastructureError, match=r"^a fit failed in another process: KeyError: 'base'"):
+        learned(broken, JOB)
+    broken.close()
+
+
+KILLED = """
+import sys, time
+from cycleqd_merge.fitting import progress
+from cycleqd_merge.fitting.training import Fitting
+from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
+from tests.evaluation.test_fits import JOB, learned, opened_worker
+import json
+progress.EVERY = 2
+step = Fitting._step
+Fitting._step = lambda self, at: (step(self, at), time.sleep(0.3))[0]
+learned(opened_worker(open_materialiser(MaterialiserSpec.from_json(json.loads(sys.argv[1])))), JOB)
+"""
+
+
+@pytest.mark.slow
+def test_a_fit_resumes_after_sigkill(materialiser: Materialiser, worker: Worker) -> None:
+    (whole,) = learned(worker, JOB)
+    spec = json.dumps(MaterialiserSpec.of(materialiser).to_json())
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, spec], cwd=Path(__file__).parents[2])
+    folder = cache_folder("fits") / "progress"
+    while not list(folder.glob("*.safetensors")):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    steps: list[int] = []
+    with pytest.MonkeyPatch.context() as patched:
+        step = Fitting._step
+        patched.setattr(Fitting, "_step", lambda self, at: (steps.append(len(at.losses)), step(self, at))[1])
+        (resumed,) = learned(worker, JOB)
+    assert 0 < len(steps) < 8
+    assert resumed.content == whole.content
