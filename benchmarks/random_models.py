@@ -126,7 +126,11 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--vocabulary", type=int, default=128256)
     options = parser.parse_args()
-    of, folder = config(options.layers, options.hidden, options.vocabulary), options.folder.resolve()
+    write_family(options.folder.resolve(), config(options.layers, options.hidden, options.vocabulary))
+
+
+def write_family(folder: Path, of: LlamaConfig) -> None:
+    """Write a base, a full expert, two LoRA experts, and a recipe for them."""
     write_model(folder / "base", of, 0)
     write_model(folder / "full", of, 1, expert=0.1 * of.hidden_size**-0.5)
     for seed, name in enumerate(("one", "two"), start=2):

@@ -35,15 +35,16 @@ def helped(materialiser: Materialiser, jobs: Sequence[FitJob], processes: int) -
     if processes == 1:
         yield
         return
-    spec = {"spec": MaterialiserSpec.of(materialiser).to_json(), "processes": processes, "port": free_port()}
+    port = free_port()
+    order = {"spec": MaterialiserSpec.of(materialiser).to_json(), "processes": processes, "port": port}
     with tempfile.TemporaryFile("w+") as errors:
-        others = [_start({**spec, "rank": rank}, errors) for rank in range(1, processes)]
+        others = [_start({**order, "rank": rank}, errors) for rank in range(1, processes)]
         try:
             for other in others:
                 assert other.stdout is not None
                 if other.stdout.readline().strip() != _READY:
                     raise RuntimeError("a process could not open the models")
-            with joined(0, processes, spec["port"]):
+            with joined(0, processes, port):
                 from_main_process(list(jobs))
                 yield
         except Exception as error:

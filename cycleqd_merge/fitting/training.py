@@ -77,8 +77,8 @@ class Progress:
 
     def to(self, device: torch.device | str) -> Progress:
         """The same progress on a device."""
-        tensors = (tensor.to(device) for tensor in (self.values, self.mean, self.square))
-        return Progress(*tensors, self.losses, self.tokens, self.seconds)
+        values, mean, square = (tensor.to(device) for tensor in (self.values, self.mean, self.square))
+        return replace(self, values=values, mean=mean, square=square)
 
 
 Row = tuple[int, int]
