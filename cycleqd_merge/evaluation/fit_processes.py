@@ -20,7 +20,7 @@ from cycleqd_merge.evaluation.fits import learn_fits
 from cycleqd_merge.fitting.job import FitJob
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
-from cycleqd_merge.merging.processes import free_port, from_main_process, joined, this_process
+from cycleqd_merge.merging.processes import free_port, from_main_process, in_group, this_process
 
 _READY = "ready"
 
@@ -44,7 +44,7 @@ def helped(materialiser: Materialiser, jobs: Sequence[FitJob], processes: int) -
                 assert other.stdout is not None
                 if other.stdout.readline().strip() != _READY:
                     raise RuntimeError("a process could not open the models")
-            with joined(0, processes, port):
+            with in_group(0, processes, port):
                 from_main_process(list(jobs))
                 yield
         except Exception as error:
@@ -84,14 +84,14 @@ def _last_line(errors: IO[str]) -> str:
     return lines[-1] if lines else "it was killed"
 
 
-def main() -> None:
+def take_part() -> None:
     """Open the models, join the others, and take a share of every step."""
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_worker, daemon=True).start()
     materialiser = open_materialiser(MaterialiserSpec.from_json(order["spec"]))
     sys.stdout.write(f"{_READY}\n")
     sys.stdout.flush()
-    with joined(order["rank"], order["processes"], order["port"]):
+    with in_group(order["rank"], order["processes"], order["port"]):
         materialiser = Materialiser(materialiser.family, materialiser.groups, materialiser.bases, this_process().device)
         for _ in learn_fits(materialiser, from_main_process(list[FitJob]())):
             pass
@@ -103,4 +103,4 @@ def _end_with_the_worker() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    take_part()

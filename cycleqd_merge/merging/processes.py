@@ -60,7 +60,7 @@ def launched_here() -> int:
 
 
 @contextmanager
-def joined(rank: int, processes: int, port: int) -> Iterator[None]:
+def in_group(rank: int, processes: int, port: int) -> Iterator[None]:
     """In a group with the other processes of this host that do the same. Sums go through the host's memory.
 
     rank: of this process, from 0. port: a free one, on which the first process listens.
