@@ -48,19 +48,27 @@ def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob]) -> Iterator[t
         ModelError: a model cannot be fitted, see `open_fit`; or the fit that a job starts from does not suit it.
     """
     for job in jobs:
-        device = materialiser.device
+        device, start = materialiser.device, time.perf_counter()
         memory = fit_memory(materialiser, [job], fit_dtype(device), free_memory(device), host_memory())
         log.debug("fit %d: %s", job.number, memory)
         with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
-            yield _learned(materialiser, job, model, layout)
+            yield _learned(materialiser, job, model, layout, start)
 
 
 @dataclass
 class Switch:
-    """How an engine was released and restored. seconds: by "release" and "restore". mib: memory that it freed."""
+    """How an engine was released and restored.
 
+    seconds: by "release", with the start of other processes, and "restore". mib: memory that it freed.
+    """
+
+    start: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
     mib: float = 0.0
+
+    def ready(self) -> None:
+        """Note that everything is ready for the first fit."""
+        self.seconds["release"] = time.perf_counter() - self.start
 
     def counted(self, result: FitResult, part: str) -> FitResult:
         """A result with the seconds of one part."""
@@ -74,10 +82,10 @@ def released(engine: Engine, device: torch.device) -> Iterator[Switch]:
     Raises:
         EngineLost: it cannot be restored.
     """
-    switch, before, start = Switch(), used_memory(device), time.perf_counter()
+    switch, before = Switch(), used_memory(device)
     engine.release()
     _free(device)
-    switch.seconds["release"], switch.mib = time.perf_counter() - start, (before - used_memory(device)) / 2**20
+    switch.mib = (before - used_memory(device)) / 2**20
     yield switch
     start = time.perf_counter()
     engine.restore()
@@ -97,8 +105,9 @@ def fit_dtype(device: torch.device) -> torch.dtype:
 
 
 def _learned(
-    materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout
+    materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout, start: float
 ) -> tuple[FitResult, KeptProgress]:
+    """The result of a job. start: when it began; "teach" counts from there, since the model had to be opened."""
     device, settings = materialiser.device, job.settings
     kept = KeptProgress(fit_digest_of(job, materialiser, layout))
     tokenizer = family_tokenizer(materialiser.family)
@@ -107,7 +116,6 @@ def _learned(
     main = this_process().is_main_process
     progress = from_main_process(kept.read(layout.size) if main else None) or first_progress(layout, job)
     progress = progress.to(device)
-    start = time.perf_counter()
     if settings.loss == "distillation" and len(progress.losses) < settings.steps:
         fitting.teach()
     taught = time.perf_counter() - start

@@ -205,6 +205,7 @@ class Worker:
 
         device = self._materialiser.device
         with released(self._engine, device) as switch, helped(self._materialiser, jobs, self._processes):
+            switch.ready()
             for result, kept in learn_fits(self._materialiser, jobs):
                 if last is None:
                     result = switch.counted(result, "release")

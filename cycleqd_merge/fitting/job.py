@@ -36,8 +36,8 @@ class FitResult:
     """A learned fit.
 
     content: of its file, see `merging.fits`. losses: of every step. tokens: that went through the model, with padding.
-    seconds: by part of the job: "release" (the engine's memory), "teach" (the experts' predictions), "train" and
-    "restore" (the engine). released_mib: memory that the engine freed on the device, measured.
+    seconds: by part of the job: "release" (the engine's memory), "teach" (opening the model, and the experts'
+    predictions), "train" and "restore" (the engine). released_mib: memory that the engine freed on the device, measured.
     """
 
     number: int
