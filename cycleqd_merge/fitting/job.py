@@ -37,7 +37,7 @@ class FitResult:
 
     content: of its file, see `merging.fits`. losses: of every step. tokens: that went through the model, with padding.
     seconds: by part of the job: "release" (the engine's memory), "teach" (opening the model, and the experts'
-    predictions), "train" and "restore" (the engine). released_mib: memory that the engine freed on the device, measured.
+    predictions), "train" and "restore" (the engine). released_mib: memory that the engine freed, measured.
     """
 
     number: int
