@@ -26,7 +26,7 @@ from cycleqd_merge.config.values import (
     StrictConfig,
 )
 
-MAX_BINS, MAX_IN_FLIGHT = 1_000_000, 10_000
+MAX_BINS, MAX_CAPACITY, MAX_IN_FLIGHT = 1_000_000, 1000, 10_000
 _Factor = Annotated[float, Field(gt=0, le=LARGE)]
 
 
@@ -108,6 +108,24 @@ MutationConfig = Annotated[
 ]
 
 
+class GridArchiveConfig(StrictConfig):
+    """A grid of cells over the other tasks' scores, with one elite per cell, as in the paper."""
+
+    kind: Literal["grid"]
+
+
+class NoveltyArchiveConfig(StrictConfig):
+    """A fixed number of elites by dominated novelty (Bahlous-Boldi et al., 2025), for many tasks: the elite nearest to
+    others that are at least as good is replaced."""
+
+    kind: Literal["dominated-novelty"] = "dominated-novelty"
+    capacity: int = Field(100, ge=2, le=MAX_CAPACITY)
+    """Number of elites that each archive keeps."""
+
+
+ArchiveConfig = Annotated[GridArchiveConfig | NoveltyArchiveConfig, Field(discriminator="kind")]
+
+
 class BoundsConfig(StrictConfig):
     """Bounds of an archive's axes, derived from the experts' scores in generation 0."""
 
@@ -136,6 +154,9 @@ class EvolutionConfig(StrictConfig):
     """Seed of the run."""
     bins: int = Field(15, ge=1, le=MAX_BINS)
     """Number of bins along each axis of an archive."""
+    archive: ArchiveConfig | None = None
+    """Kind of the archives, such as `{kind: dominated-novelty, capacity: 100}`; by default a grid of cells for up to
+    four tasks to optimise, and dominated novelty for more."""
     bounds: BoundsConfig = BoundsConfig()
     """How archive bounds follow from the experts' scores."""
     groups: GroupsConfig = "one"

@@ -62,23 +62,18 @@ def _archives_grid(tasks: int) -> tuple[int, int]:
 
 
 def _draw_archive(archive: Archive, axes: Sequence[Axes], tasks: Sequence[str], marked: Mapping[int, str]) -> None:
-    heat = archive.heatmap()
     low, high = archive.bounds[archive.task]
     scale = Normalize(max(low, 0.0), min(high, 1.0))
-    dimensions: list[tuple[int, ...]] = [*combinations(range(heat.ndim), 2)] or [(0,)]
+    dimensions: list[tuple[int, ...]] = [*combinations(range(len(archive.others)), 2)] or [(0,)]
     for axis, shown in zip(axes, dimensions, strict=True):
-        _draw_heatmap(axis, archive, heat, shown, scale)
+        _draw_heatmap(axis, archive, shown, scale)
         _label(axis, archive, shown, tasks)
         _mark(axis, archive, shown, marked)
     axes[-1].figure.colorbar(ScalarMappable(scale, _COLOURS), ax=list(axes), label=f"{tasks[archive.task]} (score)")
 
 
-def _draw_heatmap(axis: Axes, archive: Archive, heat: Any, shown: tuple[int, ...], scale: Normalize) -> None:
-    hidden = tuple(dimension for dimension in range(heat.ndim) if dimension not in shown)
-    filled = (
-        np.where(np.isnan(heat), -np.inf, heat).max(axis=hidden) if hidden else np.where(np.isnan(heat), -np.inf, heat)
-    )
-    values = np.where(np.isinf(filled), np.nan, filled)  # drawn as empty
+def _draw_heatmap(axis: Axes, archive: Archive, shown: tuple[int, ...], scale: Normalize) -> None:
+    values = archive.heatmap(shown)
     edges = [np.linspace(*archive.bounds[archive.others[d]], archive.shape[d] + 1) for d in shown]
     if len(shown) == 1:
         edges.append(np.array([0.0, 1.0]))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -75,9 +74,9 @@ def elite_table(archive: Archive, run: Run, most: int | None = None) -> Table:
 
 def heatmap(archive: Archive, tasks: Sequence[str]) -> RenderableType:
     """A text heatmap over the first two behaviour characteristics: the best quality over all others."""
-    grid = archive.heatmap()
-    rows, columns = tasks[archive.others[0]], tasks[archive.others[1]] if grid.ndim > 1 else ""
-    flat = _best_over(grid.reshape(grid.shape[0], -1) if grid.ndim == 1 else grid)
+    flat = archive.heatmap(range(len(archive.others))[:2])
+    rows, columns = tasks[archive.others[0]], tasks[archive.others[1]] if flat.ndim > 1 else ""
+    flat = flat.reshape(len(flat), -1)
     low, high = archive.bounds[archive.task]
     lines = [Text(f"{tasks[archive.task]}  (up: {rows}, right: {columns or 'all'})", style="bold")]
     for row in reversed(range(flat.shape[0])):
@@ -164,13 +163,6 @@ def confirmed_table(run: Run) -> Table:
 def cell_name(task: str, cell: Sequence[int]) -> str:
     """The name of an elite on the command line."""
     return f"{task}:{','.join(map(str, cell))}"
-
-
-def _best_over(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The highest quality over all axes except the first two; NaN where every cell is empty."""
-    flat = grid.reshape(*grid.shape[:2], -1)
-    filled = np.where(np.isnan(flat), -np.inf, flat).max(axis=2)
-    return np.where(np.isinf(filled), np.nan, filled)
 
 
 def _shade(value: float, low: float, high: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from cycleqd_merge.evolution.archive import AddResult, Archive, Bounds, EmptyRange, Scores, bounds_from
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome, Matrix, expert_genome, level_genome
+from cycleqd_merge.evolution.novelty import open_archive
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.racing import Race
 from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
@@ -172,7 +173,7 @@ class SearchState:
         objectives = self.space.objectives
         self.bounds = _bounds(self.space, founders)
         bins = [objective.bins for objective in objectives]
-        self.archives = [Archive(task, self.bounds, bins) for task in range(len(objectives))]
+        self.archives = [open_archive(task, self.bounds, bins, self.space.capacity) for task in range(len(bins))]
         for number, scores in founders.items():
             for archive in self.archives:  # floors do not apply: without the experts there would be no parents
                 archive.add(number, scores[: len(objectives)])
