@@ -60,7 +60,7 @@ def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = Mappi
     evolution = operators | {key: own[key] for key in _SHARED if key in own}
     rank = recipe.evolution.mutation.rank if recipe.evolution.mutation.kind == "svd" else None
     mutation = evolution.get("mutation", {})
-    if rank is not None and mutation.get("kind", "svd") == "svd":
+    if rank is not None and mutation.get("kind", "svd") == "svd" and mutation.get("of") != "child":
         evolution["mutation"] = {**mutation, "rank": rank}
     fixed = with_fixed_presets({**named, "evolution": evolution}, versions)
     whole = {**stated, "strategy": {"kind": "cycleqd"}, **fixed}

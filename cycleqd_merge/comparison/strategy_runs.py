@@ -120,7 +120,7 @@ def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
             "evolution.groups: two strategies have different groups; compare them in separate comparisons"
         )
     mutations = [recipe.evolution.mutation for recipe in recipes if mutates(recipe.strategy)]
-    ranks = {mutation.rank for mutation in mutations if mutation.kind == "svd"}
+    ranks = {mutation.rank for mutation in mutations if mutation.kind == "svd" and mutation.of == "expert"}
     if len(ranks) > 1:
         raise RecipeError(
             "mutation.rank: the strategies have different ranks; set one in the recipe's `evolution.mutation`"

@@ -76,12 +76,21 @@ class SvdMutationConfig(StrictConfig):
     kind: Literal["svd"] = "svd"
     w_max: float = Field(0.3, gt=0, le=LARGE)
     """Upper end of the uniform draw per singular direction."""
+    of: Literal["expert", "child"] = "expert"
+    """Whose task vector: that of the current task's expert, as in the published code, or the child's own, as in the
+    paper's text. The child's takes up to nine singular value decompositions per matrix and child."""
     signed: bool = False
     """Draw from -w_max to w_max, so that directions can also be weakened."""
     rank: Annotated[int, Field(ge=1, le=MAX_ROWS)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     """Mutate only along the leading singular directions of a task vector: a whole number of them per matrix, or the
     fewest that hold this share of its squared norm. Fewer directions take less memory and time; `plan` reports how
     much they leave out."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.of == "child" and self.rank is not None:
+            raise KeyProblem("cannot be combined with `of: child`, which keeps no singular bases; remove it", "rank")
+        return self
 
 
 class GaussianMutationConfig(StrictConfig):

@@ -294,7 +294,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     },
     LayerGroupsConfig: dict.fromkeys(("layers", "blocks", "modules"), SAFE),
     PatternGroupsConfig: {"patterns": SAFE},
-    SvdMutationConfig: dict.fromkeys(("kind", "w_max", "signed", "rank"), SAFE),
+    SvdMutationConfig: dict.fromkeys(("kind", "w_max", "of", "signed", "rank"), SAFE),
     GaussianMutationConfig: dict.fromkeys(("kind", "std"), SAFE),
     NoMutationConfig: {"kind": SAFE},
     GridArchiveConfig: {"kind": SAFE},

@@ -193,11 +193,12 @@ class Archive:
         """Share of the reachable cells that hold an elite."""
         return len(self._elites) / self.reachable
 
-    def heatmap(self, shown: Sequence[int]) -> NDArray[np.float64]:
+    def heatmap(self, shown: Sequence[int] | None = None) -> NDArray[np.float64]:
         """The best quality by cell along the axes `shown`, over all others; NaN where every cell is empty.
 
-        shown: numbers of axes, in the order of `others`; the result has one dimension for each.
+        shown: numbers of axes, in the order of `others`; by default all. The result has one dimension for each.
         """
+        shown = range(len(self.others)) if shown is None else shown
         grid = np.full([self.shape[axis] for axis in shown], np.nan)
         for elite in self._elites.values():
             place = tuple(elite.cell[axis] for axis in shown)

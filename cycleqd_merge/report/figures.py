@@ -31,7 +31,9 @@ def archives_figure(
     """One row per archive: quality as colour over the scores of the other tasks.
 
     Two tasks give a strip per archive, three a heatmap, four a heatmap per pair of other tasks, which shows the best
-    quality over the remaining ones. With more tasks, each other task is in one pair, or the first in two. marked: labels of elites to mark, by evaluation number.
+    quality over the remaining ones. With more tasks, each other task is in one pair, or the first in two.
+
+    marked: labels of elites to mark, by evaluation number.
     """
     figure = Figure(figsize=archives_size(len(tasks)), layout="constrained")
     draw_archives(figure, archives, tasks, marked or {})

@@ -137,12 +137,15 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
         step, scores = entry["step"], entry["scores"]
         founder = next((f"{name} {step[kind]}" for kind, name in _FOUNDERS.items() if kind in step), "-")
         parents = ", ".join(f"#{parent}" for parent in step.get("parents", [])) or founder
-        mutation = step.get("mutation", {})
-        kind = (
-            f"{mutation['kind']} of expert {mutation['expert']}" if "expert" in mutation else mutation.get("kind", "-")
-        )
-        table.add_row(f"#{entry['evaluation']}", parents, kind, *(f"{score:.3f}" for score in scores or ()))
+        mutation = _mutation_name(step.get("mutation", {}))
+        table.add_row(f"#{entry['evaluation']}", parents, mutation, *(f"{score:.3f}" for score in scores or ()))
     return table
+
+
+def _mutation_name(mutation: Mapping[str, Any]) -> str:
+    """A step's mutation in a few words."""
+    of = f"expert {mutation['expert']}" if "expert" in mutation else mutation.get("of")
+    return f"{mutation['kind']} of {of}" if of is not None else mutation.get("kind", "-")
 
 
 def confirmed_table(run: Run) -> Table:

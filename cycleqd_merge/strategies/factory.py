@@ -150,6 +150,7 @@ def build_operators(evolution: EvolutionConfig) -> Operators:
         sigma=evolution.sigma,
         mutation=mutation.kind,
         scale=scale,
+        of=mutation.of if isinstance(mutation, SvdMutationConfig) else "expert",
         signed=isinstance(mutation, SvdMutationConfig) and mutation.signed,
         sampling=evolution.sampling,
         alpha_low=evolution.alpha_low,

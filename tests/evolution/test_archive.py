@@ -57,7 +57,7 @@ def test_table_and_heatmap_show_the_same_elites(given: tuple[int, Bounds, list[i
     elites = archive.elites()
     assert numbers.tolist() == [elite.number for elite in elites]
     assert [tuple(row) for row in scores_by_row.tolist()] == [elite.scores for elite in elites]
-    grid = archive.heatmap(range(len(archive.others)))
+    grid = archive.heatmap()
     assert grid.shape == archive.shape == tuple(bins[other] for other in range(len(bins)) if other != task)
     assert {cell: float(grid[cell]) for cell in zip(*map(list, np.nonzero(~np.isnan(grid))), strict=True)} == {
         elite.cell: elite.scores[task] for elite in elites

@@ -406,7 +406,7 @@ def shown(folder: Path) -> None:
     opened = open_run(folder)
     summary(opened)
     for archive in opened.archives:
-        archive.heatmap(range(len(archive.others)))
+        archive.heatmap()
     opened.best_mean()
 
 
