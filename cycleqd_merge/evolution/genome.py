@@ -4,8 +4,8 @@
 
 for every tensor of group g, where tau_i is the task vector of expert i, term_e the change by mutation e, and fit_f the
 change by fit f, whose values were learned by gradient. A mutation along a child states the mixture of task vectors
-whose singular directions it follows, so descendants inherit its change in proportion. All sums are linear in the genome, so
-crossover is a weighted sum of genomes, and a child needs none of its ancestors.
+whose singular directions it follows, so descendants inherit its change in proportion. All sums are linear in the
+genome, so crossover is a weighted sum of genomes, and a child needs none of its ancestors.
 """
 
 from __future__ import annotations

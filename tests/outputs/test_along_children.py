@@ -13,12 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.errors import ModelError
-from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.evolution.genome import MOST_MIXTURES, Genome
 from cycleqd_merge.journal.log import JOURNAL_FILE, read_events
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.outputs.adapter import write_adapter
 from cycleqd_merge.outputs.verify import verify_adapter
-from cycleqd_merge.run.opening import reopen_models
+from cycleqd_merge.preflight.estimate import representative
+from cycleqd_merge.run.opening import reopen, reopen_models
 from cycleqd_merge.run.state import Run, open_run
 from tests.cli.conftest import cycleqd_merge
 from tests.models import make_adapter, make_base, make_expert, make_rows, on_base, read_tensors
@@ -130,3 +131,15 @@ def test_settings_that_are_not_possible_are_one_line(mutation: dict[str, object]
     answer = cycleqd_merge("evolve", tmp_path / "recipe.yaml")
     assert answer.code == 2
     assert any(message in line for line in answer.err.splitlines()), answer.err
+
+
+def test_plan_measures_a_child_with_as_many_mutations_as_it_can_have(
+    run: tuple[str, Path, Run], tmp_path: Path
+) -> None:
+    _, folder, state = run
+    genome = representative(reopen(state), [])
+    assert len(genome.mutations) == MOST_MIXTURES + 1
+    assert all(mutation.of is not None for mutation in genome.mutations)
+    answer = cycleqd_merge("plan", folder / "recipe.yaml", "--set", f"output={tmp_path / 'new'}", "--json")
+    assert (answer.code, answer.json["errors"], answer.json["bases"]) == (0, [], [])
+    assert answer.json["time"]["load"] > 0
