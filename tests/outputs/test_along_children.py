@@ -133,9 +133,7 @@ def test_settings_that_are_not_possible_are_one_line(mutation: dict[str, object]
     assert any(message in line for line in answer.err.splitlines()), answer.err
 
 
-def test_plan_measures_a_child_with_as_many_mutations_as_it_can_have(
-    run: tuple[str, Path, Run], tmp_path: Path
-) -> None:
+def test_plan_measures_a_child_with_the_most_mutations_it_can_have(run: tuple[str, Path, Run], tmp_path: Path) -> None:
     _, folder, state = run
     genome = representative(reopen(state), [])
     assert len(genome.mutations) == MOST_MIXTURES + 1
