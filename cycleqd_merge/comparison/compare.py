@@ -246,9 +246,12 @@ def _compared_model(seeds: Sequence[ScoredModel]) -> ComparedModel:
 def _archives(runs: CompletedRuns) -> dict[str, list[Archive]]:
     """By strategy, the archives that its first run fills, all in the bounds of the reference's first run."""
     archives: dict[str, list[Archive]] = {}
+    first = runs[0][1]
     for planned, run in runs:
         if planned.strategy not in archives:
-            archives[planned.strategy] = filled_archives(_scores(run.results), *_grid(runs[0][1]))
+            archives[planned.strategy] = filled_archives(
+                _scores(run.results), *_grid(first), first.search.space.capacity
+            )
     return archives
 
 
@@ -272,7 +275,7 @@ def _run_result(planned: PlannedRun, run: Run, elites: Sequence[FinalScores | No
         failures=sum(map(failed, run.results)),
         censored=sum(bool(event.get("censored")) for event in run.results),
         seconds=sum(sum(event.get("seconds", ())) for event in run.results),
-        curve=curve(scores, *_grid(first)),
+        curve=curve(scores, *_grid(first), capacity=first.search.space.capacity),
         elite_set=tuple(
             tuple(sum(model.scores[task]) / len(model.scores[task]) for task in first.objectives)
             for model in elites

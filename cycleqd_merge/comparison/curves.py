@@ -11,6 +11,7 @@ from pydantic import Field
 
 from cycleqd_merge.comparison.statistics import hypervolume
 from cycleqd_merge.evolution.archive import Archive, Bounds, Scores
+from cycleqd_merge.evolution.novelty import open_archive
 from cycleqd_merge.journal.schema import Count
 
 Total = Annotated[Count, Field(le=10**12)]
@@ -62,26 +63,35 @@ def band(curves: Sequence[Curve], value: str) -> Band | None:
     return Band(tuple(shared.tolist()), *(tuple(line.tolist()) for line in lines))
 
 
-def filled_archives(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int]) -> list[Archive]:
-    """One archive per task, filled with every evaluation in order, whatever the strategy."""
-    archives = _archives(bounds, bins)
+def filled_archives(
+    scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int], capacity: int | None = None
+) -> list[Archive]:
+    """One archive per task, filled with every evaluation in order, whatever the strategy; see `curve`."""
+    archives = _archives(bounds, bins, capacity)
     for number, evaluated in enumerate(scores):
         if evaluated is not None:
             _add(archives, number, evaluated[: len(bounds)])
     return archives
 
 
-def curve(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int], points: int = 50) -> Curve:
+def curve(
+    scores: Sequence[Scores | None],
+    bounds: Bounds,
+    bins: Sequence[int],
+    points: int = 50,
+    capacity: int | None = None,
+) -> Curve:
     """The curve of a run at up to `points` numbers of evaluations: the first, the last, and even steps between them.
 
     scores: by evaluation, objectives first (kept tasks after them are ignored); None for an evaluation without scores.
-    bounds, bins: of the archives, the same for all strategies of a comparison, whether they keep archives or not.
+    bounds, bins, capacity: of the archives (see `open_archive`), the same for all strategies of a comparison, whether
+    they keep archives or not.
     """
     first = next((number for number, evaluated in enumerate(scores, start=1) if evaluated is not None), None)
     if first is None:
         return Curve((), (), (), (), ())
     marks = np.unique(np.linspace(first, len(scores), points).round().astype(int)).tolist()
-    archives, known, best = _archives(bounds, bins), list[Scores](), 0.0
+    archives, known, best = _archives(bounds, bins, capacity), list[Scores](), 0.0
     values = []
     for number, evaluated in enumerate(scores, start=1):
         if evaluated is not None:
@@ -96,8 +106,8 @@ def curve(scores: Sequence[Scores | None], bounds: Bounds, bins: Sequence[int], 
     return Curve(tuple(marks), best_mean, volumes, qd_scores, coverages)
 
 
-def _archives(bounds: Bounds, bins: Sequence[int]) -> list[Archive]:
-    return [Archive(task, bounds, bins) for task in range(len(bounds))]
+def _archives(bounds: Bounds, bins: Sequence[int], capacity: int | None) -> list[Archive]:
+    return [open_archive(task, bounds, bins, capacity) for task in range(len(bounds))]
 
 
 def _add(archives: Sequence[Archive], number: int, scores: Scores) -> None:

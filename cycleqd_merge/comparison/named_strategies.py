@@ -16,7 +16,7 @@ from cycleqd_merge.errors import RecipeError
 
 AS_STATED = "recipe"
 """The name of the recipe's own strategy."""
-_SHARED = ("generations", "seed", "bins", "bounds")
+_SHARED = ("generations", "seed", "bins", "bounds", "archive")
 """Keys of `evolution` that all strategies of a comparison share."""
 _PAPER: dict[str, Any] = {"preset": "paper"}
 _NAMED: dict[str, dict[str, Any]] = {
@@ -44,8 +44,9 @@ STRATEGIES = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
     """The recipe with a different strategy: one of its own `strategies`, or one of `STRATEGIES`.
 
-    Models, tasks, seed, generations, bins and bounds stay the recipe's, and so does the rank of singular bases if it
-    sets one; the operators are those of the strategy. versions: of presets without one; see `with_fixed_presets`.
+    Models, tasks, seed, generations, archives and their bounds stay the recipe's, and so does the rank of singular
+    bases if it sets one; the operators are those of the strategy. versions: of presets without one; see
+    `with_fixed_presets`.
 
     Raises:
         RecipeError: no strategy has this name, or it needs groups and the recipe sets none.
@@ -59,7 +60,7 @@ def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = Mappi
     evolution = operators | {key: own[key] for key in _SHARED if key in own}
     rank = recipe.evolution.mutation.rank if recipe.evolution.mutation.kind == "svd" else None
     mutation = evolution.get("mutation", {})
-    if rank is not None and mutation.get("kind", "svd") == "svd":
+    if rank is not None and mutation.get("kind", "svd") == "svd" and mutation.get("of") != "child":
         evolution["mutation"] = {**mutation, "rank": rank}
     fixed = with_fixed_presets({**named, "evolution": evolution}, versions)
     shared = {key: value for key, value in stated.items() if key != "fit"}

@@ -121,7 +121,7 @@ def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
         )
     with_bases = [each for each in recipes if mutates(each.strategy) or (each.fit and each.fit.scales == "singular")]
     mutations = [recipe.evolution.mutation for recipe in with_bases]
-    ranks = {mutation.rank for mutation in mutations if mutation.kind == "svd"}
+    ranks = {mutation.rank for mutation in mutations if mutation.kind == "svd" and mutation.of == "expert"}
     if len(ranks) > 1:
         raise RecipeError(
             "mutation.rank: the strategies have different ranks; set one in the recipe's `evolution.mutation`"

@@ -26,7 +26,7 @@ from cycleqd_merge.config.values import (
     StrictConfig,
 )
 
-MAX_BINS, MAX_IN_FLIGHT = 1_000_000, 10_000
+MAX_BINS, MAX_CAPACITY, MAX_IN_FLIGHT = 1_000_000, 1000, 10_000
 _Factor = Annotated[float, Field(gt=0, le=LARGE)]
 
 
@@ -76,12 +76,21 @@ class SvdMutationConfig(StrictConfig):
     kind: Literal["svd"] = "svd"
     w_max: float = Field(0.3, gt=0, le=LARGE)
     """Upper end of the uniform draw per singular direction."""
+    of: Literal["expert", "child"] = "expert"
+    """Whose task vector: that of the current task's expert, as in the published code, or the child's own, as in the
+    paper's text. The child's takes up to nine singular value decompositions per matrix and child."""
     signed: bool = False
     """Draw from -w_max to w_max, so that directions can also be weakened."""
     rank: Annotated[int, Field(ge=1, le=MAX_ROWS)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     """Mutate only along the leading singular directions of a task vector: a whole number of them per matrix, or the
     fewest that hold this share of its squared norm. Fewer directions take less memory and time; `plan` reports how
     much they leave out."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.of == "child" and self.rank is not None:
+            raise KeyProblem("cannot be combined with `of: child`, which keeps no singular bases; remove it", "rank")
+        return self
 
 
 class GaussianMutationConfig(StrictConfig):
@@ -106,6 +115,24 @@ MutationConfig = Annotated[
     Annotated[SvdMutationConfig | GaussianMutationConfig | NoMutationConfig, Field(discriminator="kind")],
     BeforeValidator(_svd_unless_stated),
 ]
+
+
+class GridArchiveConfig(StrictConfig):
+    """A grid of cells over the other tasks' scores, with one elite per cell, as in the paper."""
+
+    kind: Literal["grid"]
+
+
+class NoveltyArchiveConfig(StrictConfig):
+    """A fixed number of elites by dominated novelty (Bahlous-Boldi et al., 2025), for many tasks: the elite nearest to
+    others that are at least as good is replaced."""
+
+    kind: Literal["dominated-novelty"] = "dominated-novelty"
+    capacity: int = Field(100, ge=2, le=MAX_CAPACITY)
+    """Number of elites that each archive keeps."""
+
+
+ArchiveConfig = Annotated[GridArchiveConfig | NoveltyArchiveConfig, Field(discriminator="kind")]
 
 
 class BoundsConfig(StrictConfig):
@@ -136,6 +163,9 @@ class EvolutionConfig(StrictConfig):
     """Seed of the run."""
     bins: int = Field(15, ge=1, le=MAX_BINS)
     """Number of bins along each axis of an archive."""
+    archive: ArchiveConfig | None = None
+    """Kind of the archives, such as `{kind: dominated-novelty, capacity: 100}`; by default a grid of cells for up to
+    four tasks to optimise, and dominated novelty for more."""
     bounds: BoundsConfig = BoundsConfig()
     """How archive bounds follow from the experts' scores."""
     groups: GroupsConfig = "one"

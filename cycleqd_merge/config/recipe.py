@@ -241,7 +241,8 @@ class Recipe(PresetStrategyConfig):
         if self.fit is not None and self.fit.scales == "singular":
             return set(range(len(self.experts)))
         inherited = {mutation.get("expert") for each in founders for mutation in each["genome"]["mutations"]} - {None}
-        if not mutates(self.strategy) or self.evolution.mutation.kind != "svd":
+        mutation = self.evolution.mutation
+        if not mutates(self.strategy) or mutation.kind != "svd" or mutation.of == "child":
             return inherited
         names = list(self.experts)
         uses = [use.expert for use in self.tasks if use.role == "optimise"]

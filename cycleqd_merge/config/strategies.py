@@ -199,7 +199,7 @@ class NamedStrategyConfig(PresetStrategyConfig):
     strategy: StrategyConfig = CycleQDConfig()
     """The strategy that proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
-    """Its operators; generations, seed, bins and bounds are the recipe's."""
+    """Its operators; generations, seed, archives and their bounds are the recipe's."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,5 +1,5 @@
 """Archives: one per task. Every task is the quality of its own archive and a behaviour characteristic of the others.
-Plain MAP-Elites has one archive instead: its quality is the mean.
+Plain MAP-Elites has one archive instead: its quality is the mean. `novelty` has archives without cells.
 
 The rules equal those of ribs' GridArchive (a test compares them); ribs itself is not imported, as it imports torch.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import isfinite, prod
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class EmptyRange(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Elite:
-    """The best model of a cell. `number` is its evaluation's number in the run, `cell` its bin for each other task."""
+    """A model in an archive. `number` is its evaluation's number in the run, `cell` its bin for each other task."""
 
     number: int
     task: int
@@ -52,6 +53,14 @@ class Axis:
         return int(min(max(place, 0), self.bins - 1))
 
 
+class Snapshot(Protocol):
+    """An archive at one moment, as racing needs it."""
+
+    def could_accept(self, low: Scores, high: Scores) -> bool:
+        """Whether a child could enter whose score on each task is between `low` and `high`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ArchiveSnapshot:
     """An archive at one moment: the quality to beat in each occupied cell. `axes` are those of all tasks."""
@@ -61,7 +70,7 @@ class ArchiveSnapshot:
     qualities: Mapping[tuple[int, ...], float]
 
     def could_accept(self, low: Scores, high: Scores) -> bool:
-        """Whether a child could enter whose score on each task is between `low` and `high`."""
+        """See `Snapshot.could_accept`."""
         others = [task for task in range(len(self.axes)) if task != self.task]
         reach = [range(self.axes[task].bin(low[task]), self.axes[task].bin(high[task]) + 1) for task in others]
         barred = sum(
@@ -113,7 +122,7 @@ class Archive:
         self.others = tuple(other for other in range(len(bounds)) if other != task)
         self.bounds = bounds
         self._axes = tuple(Axis(low, high, int(count)) for (low, high), count in zip(bounds, bins, strict=True))
-        self._elites: dict[tuple[int, ...], Elite] = {}
+        self._elites: dict[Any, Elite] = {}  # by cell
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,7 +139,7 @@ class Archive:
             [[axis.bin(score) for axis, score in zip(self._axes, row, strict=True)] for row in scores.tolist()]
         )
 
-    def snapshot(self) -> ArchiveSnapshot:
+    def snapshot(self) -> Snapshot:
         """The qualities to beat as they are now."""
         qualities = {cell: elite.scores[self.task] for cell, elite in self._elites.items()}
         return ArchiveSnapshot(self.task, self._axes, qualities)
@@ -154,8 +163,8 @@ class Archive:
         return AddResult(AddStatus.IMPROVE_EXISTING, quality - held)
 
     def elites(self) -> list[Elite]:
-        """All elites, ordered by cell."""
-        return [self._elites[cell] for cell in sorted(self._elites)]
+        """All elites, ordered by cell, then by number."""
+        return sorted(self._elites.values(), key=lambda elite: (elite.cell, elite.number))
 
     def table(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Numbers, shape (elites,), and scores, shape (elites, tasks), in the order of their cells."""
@@ -184,9 +193,14 @@ class Archive:
         """Share of the reachable cells that hold an elite."""
         return len(self._elites) / self.reachable
 
-    def heatmap(self) -> NDArray[np.float64]:
-        """Qualities by cell, of shape `shape`; NaN for an empty cell."""
-        grid = np.full(self.shape, np.nan)
+    def heatmap(self, shown: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """The best quality by cell along the axes `shown`, over all others; NaN where every cell is empty.
+
+        shown: numbers of axes, in the order of `others`; by default all. The result has one dimension for each.
+        """
+        shown = range(len(self.others)) if shown is None else shown
+        grid = np.full([self.shape[axis] for axis in shown], np.nan)
         for elite in self._elites.values():
-            grid[elite.cell] = elite.scores[self.task]
+            place = tuple(elite.cell[axis] for axis in shown)
+            grid[place] = np.fmax(grid[place], elite.scores[self.task])
         return grid

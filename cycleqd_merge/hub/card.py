@@ -226,6 +226,7 @@ def _mutation(step: Mapping[str, Any], experts: Sequence[Any]) -> str:
     if mutation is None:
         return "-"
     along = f" along {cell(experts[mutation['expert']].name)}" if "expert" in mutation else ""
+    along = " along the child" if mutation.get("of") == "child" else along
     return f"{mutation['kind']}{along}"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cycleqd_merge.config.evolution import MAX_IN_FLIGHT
+from cycleqd_merge.config.evolution import MAX_IN_FLIGHT, ArchiveConfig
 from cycleqd_merge.config.fit import MAX_FITS
 from cycleqd_merge.errors import printable
 from cycleqd_merge.evolution.genome import Genome
@@ -70,13 +70,17 @@ class _FitIdentity(_Record):
     weights: Annotated[list[Weights], Field(min_length=1, max_length=MAX_FITS)]
 
 
+class _Operators(_Record):
+    archive: ArchiveConfig | None = None
+
+
 class _Start(_Record):
     base: str = ""
     experts: dict[str, str]
     models: dict[str, Any] | None = None
     tasks: dict[str, _TaskIdentity] = {}
     strategy: dict[str, Any] = {}
-    evolution: dict[str, Any] = {}
+    evolution: _Operators = _Operators()
     groups: Annotated[Names, Field(min_length=1)]
     in_flight: Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT)]
     seeds: list[_Founder] = []

@@ -3,12 +3,13 @@
     child = base + sum_i c_i tau_i + sum_i ((f_i + a_i 1^T + 1 b_i^T) * tau_i + U_i diag(m_i s_i) V_i^T)
 
 c is the genome's own, f, a and b are from fits (a coefficient, scales of rows and of columns), and m is from fits and
-svd mutations. The deltas are summed first, in the
-order of the experts, then added to the base (mergekit's order), then cast.
+svd mutations. A mutation along a mixture adds U diag(w s) V^T of that mixture's own task vector. The deltas are summed
+first, in the order of the experts, then added to the base (mergekit's order), then cast.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
@@ -17,8 +18,8 @@ from typing import Any
 import torch
 
 from cycleqd_merge.errors import ModelError
-from cycleqd_merge.evolution.draws import normal
-from cycleqd_merge.evolution.genome import Genome, Mutation
+from cycleqd_merge.evolution.draws import normal, uniform
+from cycleqd_merge.evolution.genome import MOST_MIXTURES, Genome, Mutation
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import ExpertBases, Rank
 from cycleqd_merge.merging.channels import Channels, rescaled_channels, split_channels
@@ -27,7 +28,7 @@ from cycleqd_merge.merging.directions import Directions, Strengths
 from cycleqd_merge.merging.family import ModelFamily, TaskVector
 from cycleqd_merge.merging.fits import read_fit
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.singular import Basis, as_dense, joined, rescaled, strengthened
+from cycleqd_merge.merging.singular import Basis, as_dense, joined, reduced, rescaled, singular_basis, strengthened
 from cycleqd_merge.merging.staging import Place, Staging
 
 Mutations = Sequence[tuple[float, Mutation]]
@@ -65,7 +66,7 @@ class Materialiser:
         self.family, self.groups, self.bases, self.device = family, groups, bases, torch.device(device)
         self.staging = Staging(family, bases, device, place)
         self._directions = Directions(bases, groups)
-        self._last: tuple[Genome, Strengths, Strengths] | None = None
+        self._last: deque[tuple[Genome, Strengths, Strengths]] = deque(maxlen=MOST_MIXTURES + 2)
 
     @property
     def rank(self) -> Rank:
@@ -102,7 +103,7 @@ class Materialiser:
         return self._change(genome, weight, terms, self._task_vectors(terms.keys(), weight, wide))
 
     def low_rank(self, genome: Genome, weight: Weight) -> LowRank | None:
-        """The change of one tensor as factors, whose rank is the sum of the experts' ranks; None if there is none.
+        """The change of one tensor as factors, of at most the sum of the experts' ranks; None if there is none.
 
         Raises:
             ModelError: an expert or a mutation changes the tensor by more than low-rank factors.
@@ -122,7 +123,13 @@ class Materialiser:
             term = terms.get(expert, none)
             basis, m = self._along(genome, weight, expert, term)
             parts += _low_rank_parts(vector, term, coefficients[expert] + term.coefficient, basis, m)
-        return joined(parts) if parts else None
+        along_mixtures = self._along_mixtures(genome, weight)
+        parts += [part for part in along_mixtures if isinstance(part, LowRank)]
+        if len(parts) < len(along_mixtures):
+            raise ModelError(f"this model cannot be an adapter: a mutation changes {weight.name} by more than factors")
+        if not parts:
+            return None
+        return reduced(joined(parts)) if along_mixtures else joined(parts)
 
     def _change(
         self, genome: Genome, weight: Weight, terms: Mapping[int, Term], vectors: Mapping[int, TaskVector]
@@ -143,6 +150,11 @@ class Materialiser:
                 total = _sum(total, vector * term.coefficient)
             if basis is not None and m is not None:
                 total = _sum(total, as_dense(rescaled(vector, basis, m)).reshape(weight.shape))
+        for change in self._along_mixtures(genome, weight):
+            if isinstance(change, LowRank):
+                low.append(change)
+            else:
+                total = _sum(total, change.reshape(weight.shape))
         if low:
             total = _sum(total, joined(low).dense().reshape(weight.shape))
         return self._add_noise(total, self._mutations(genome, weight), weight)
@@ -153,6 +165,31 @@ class Materialiser:
         """An expert's singular basis of a tensor, and m, shape (rank,); None if a term has no such part."""
         basis = self.staging.basis(expert, weight.name) if term.along else None
         return (None, None) if basis is None else (basis, self._strengths(genome)[0][expert, weight.name])
+
+    def _along_mixtures(self, genome: Genome, weight: Weight) -> list[TaskVector]:
+        """The changes by mutations along the singular directions of mixtures, whose bases are computed here."""
+        changes = []
+        for share, mutation in self._mutations(genome, weight):
+            vector = None if mutation.of is None else self._task_vector(mutation.of.genome, weight)
+            if vector is not None:
+                basis = singular_basis(vector)
+                draws = torch.from_numpy(uniform(mutation.seed, weight.name, basis.rank)).float().to(self.device)
+                draws = 2 * draws - 1 if mutation.signed else draws
+                changes.append(rescaled(vector, basis, draws * (share * mutation.scale)))
+        return changes
+
+    def _task_vector(self, genome: Genome, weight: Weight) -> TaskVector | None:
+        """The whole change of a tensor by a genome, float32: low-rank if all that it consists of is; None if none."""
+        base = self.staging.base(weight).float()
+        coefficients = genome.coefficients[:, self.groups.of(weight.name)].tolist()
+        terms = self._terms(genome, weight)
+        present = {expert for expert, coefficient in enumerate(coefficients) if coefficient != 0.0}
+        vectors = self._task_vectors(present | terms.keys(), weight, base)
+        if vectors and all(isinstance(vector, LowRank) for vector in vectors.values()):
+            return self.low_rank(genome, weight)
+        change = self._change(genome, weight, terms, vectors)
+        delta: torch.Tensor | None = _sum(task_arithmetic(base, vectors, coefficients), change)
+        return delta
 
     def _terms(self, genome: Genome, weight: Weight) -> dict[int, Term]:
         """The terms of a tensor by expert, in the order of the experts."""
@@ -180,11 +217,13 @@ class Materialiser:
         return {expert: vector for expert, vector in vectors.items() if vector is not None}
 
     def _strengths(self, genome: Genome) -> tuple[Strengths, Strengths]:
-        """Of every tensor, m, and a and b in one; kept while the same genome is being built."""
-        if self._last is None or self._last[0] is not genome:
-            m, channels = (of(genome, self.device) for of in (self._directions.strengths, self._directions.channels))
-            self._last = genome, m, channels
-        return self._last[1:]
+        """Of every tensor, m, and a and b in one; kept while the same genome, with its mixtures, is being built."""
+        for known, *strengths in self._last:
+            if known is genome:
+                return strengths[0], strengths[1]
+        m, channels = (of(genome, self.device) for of in (self._directions.strengths, self._directions.channels))
+        self._last.append((genome, m, channels))
+        return m, channels
 
     def _mutations(self, genome: Genome, weight: Weight) -> Mutations:
         """The mutations that change a tensor, with their shares in its group; none for a one-dimensional tensor."""

@@ -141,6 +141,19 @@ def strengthened(
     return LowRank(vector.left * coefficient + change.left, vector.right, vector.scale)
 
 
+def reduced(vector: LowRank) -> LowRank:
+    """The same matrix with as few factors as its rank, up to the precision of float32."""
+    left, left_r = torch.linalg.qr(vector.left.double())
+    right, right_r = torch.linalg.qr(vector.right.double().T)
+    u, values, vh = torch.linalg.svd(left_r @ right_r.T * vector.scale, full_matrices=False)
+    rank = max(1, int((values > values[0] * 1e-7).sum()))
+    return LowRank(
+        ((left @ u[:, :rank]) * values[:rank].sqrt()).float(),
+        (values[:rank].sqrt()[:, None] * (vh[:rank] @ right.T)).float(),
+        1.0,
+    )
+
+
 def joined(vectors: Sequence[LowRank]) -> LowRank:
     """The sum of low-rank matrices as one: a single product instead of one for each."""
     left = torch.cat([vector.left * vector.scale for vector in vectors], dim=1)

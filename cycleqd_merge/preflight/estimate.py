@@ -15,12 +15,13 @@ import psutil
 import torch
 
 from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.strategies import mutates
 from cycleqd_merge.evaluation.engines.placement import host_memory
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evaluation.pools.cluster import worker_count
 from cycleqd_merge.evaluation.pools.pool import learn
 from cycleqd_merge.evaluation.worker import Evaluation, Worker
-from cycleqd_merge.evolution.genome import Genome, Mutation, mutate
+from cycleqd_merge.evolution.genome import MOST_MIXTURES, Genome, Mixture, Mutation, mutate
 from cycleqd_merge.fitting.examples import Example
 from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.fitting.training import FitTask
@@ -80,9 +81,18 @@ def representative(opened: OpenedRecipe, mutated: Sequence[int]) -> Genome:
     mutations = [Mutation("svd", expert, seed=expert, scale=_SMALL) for expert in mutated]
     if opened.recipe.evolution.mutation.kind == "gaussian":
         mutations.append(Mutation("gaussian", None, seed=0, scale=opened.recipe.evolution.mutation.std))
+    if along_child(opened.recipe):  # as many as a child can have
+        mixture = Mixture.of(genome)
+        mutations += [Mutation("svd", None, experts + n, _SMALL, of=mixture) for n in range(MOST_MIXTURES + 1)]
     for mutation in mutations:
         genome = mutate(genome, mutation)
     return genome
+
+
+def along_child(recipe: Recipe) -> bool:
+    """Whether children are mutated along the singular directions of their own task vectors."""
+    mutation = recipe.evolution.mutation
+    return mutates(recipe.strategy) and mutation.kind == "svd" and mutation.of == "child"
 
 
 def bases_seconds(family: ModelFamily, mutated: Sequence[int], rank: Rank) -> float:
@@ -223,7 +233,7 @@ def memory_of(opened: OpenedRecipe, trial: Trial | None, available: int) -> list
     """Memory of a worker: measured by `trial`, otherwise the minimum for its weights."""
     device = _device(opened)
     model = model_bytes(opened.family)
-    on_device = model + _transient(opened.family)
+    on_device = model + _transient(opened)
     if trial is None:
         host = peak_memory() + (on_device if device.type == "cpu" else 0)
     else:
@@ -258,7 +268,7 @@ def _tried(suite: Suite) -> int:
 
 def _draws(opened: OpenedRecipe) -> int:
     """Bytes of cached random draws of mutations: one float32 per singular direction and generation."""
-    if opened.recipe.evolution.mutation.kind != "svd":
+    if opened.recipe.evolution.mutation.kind != "svd" or along_child(opened.recipe):
         return 0
     matrices = [weight for weight in opened.family.weights if weight.is_matrix]
     most = max(
@@ -267,9 +277,10 @@ def _draws(opened: OpenedRecipe) -> int:
     return min(DRAWS_KEPT, opened.recipe.evolution.generations * most * FLOAT32)
 
 
-def _transient(family: ModelFamily) -> int:
-    """Bytes of the largest tensor and its task vectors while it is built, in float32."""
-    return largest_tensor_bytes(family) * (len(family.experts) + 2)
+def _transient(opened: OpenedRecipe) -> int:
+    """Bytes of the largest tensor and its task vectors while it is built, in float32; of a decomposition in float64."""
+    decomposed = 6 if along_child(opened.recipe) else 0  # task vector, Gram matrix and singular vectors, at most
+    return largest_tensor_bytes(opened.family) * (len(opened.family.experts) + 2 + decomposed)
 
 
 def peak_memory() -> int:

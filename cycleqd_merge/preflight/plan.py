@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 
-from cycleqd_merge.config.grid import cells, require_grid
+from cycleqd_merge.config.archives import cells, novelty_capacity, require_archives, with_recorded_archive
 from cycleqd_merge.config.loading import fix_presets, loaded_recipe, require_variables
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import ModelError, RecipeError, UserError, first_line
@@ -67,8 +67,9 @@ def plan(recipe: Recipe | str | PathLike[str], measure: bool = True, since: floa
     require_variables(recipe)
     begun = _begun(Path(recipe.output))
     recipe = fix_presets(recipe, recorded_presets(begun))
-    found = Plan(cells=cells(recipe))
-    found.attempt(require_grid, recipe)
+    recipe = with_recorded_archive(recipe, begun[0].get("evolution", {})) if begun else recipe
+    found = Plan(cells=cells(recipe), capacity=novelty_capacity(recipe))
+    found.attempt(require_archives, recipe)
     if recipe.hub is not None:
         found.attempt(require_write, *repositories(recipe.hub))
     try:

@@ -132,7 +132,9 @@ class Plan:
     """Tensors per coefficient group."""
     tasks: list[TaskSummary] = field(default_factory=list)
     cells: dict[str, int] = field(default_factory=dict)
-    """Cells per archive."""
+    """Cells per archive; empty if archives have none."""
+    capacity: int | None = None
+    """Number of elites that an archive without cells keeps; None if archives have cells."""
     bases: list[BasesSummary] = field(default_factory=list)
     similarity: dict[str, float] = field(default_factory=dict)
     """Model similarity of every pair of experts whose singular bases are cached, by `one, other`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,10 @@ def archives_figure(
 ) -> Figure:
     """One row per archive: quality as colour over the scores of the other tasks.
 
-    Two tasks give a strip per archive, three a heatmap; more give a heatmap per pair of other tasks, which shows the
-    best quality over the remaining ones. marked: labels of elites to mark, by evaluation number.
+    Two tasks give a strip per archive, three a heatmap, four a heatmap per pair of other tasks, which shows the best
+    quality over the remaining ones. With more tasks, each other task is in one pair, or the first in two.
+
+    marked: labels of elites to mark, by evaluation number.
     """
     figure = Figure(figsize=archives_size(len(tasks)), layout="constrained")
     draw_archives(figure, archives, tasks, marked or {})
@@ -57,28 +58,31 @@ def draw_archives(
 
 def _archives_grid(tasks: int) -> tuple[int, int]:
     """Rows and columns of heatmaps: archives side by side, or one below another where each has several."""
-    pairs = comb(tasks - 1, 2)
-    return (1, tasks) if pairs <= 1 else (tasks, pairs)
+    shown = len(_shown_axes(tasks - 1))
+    return (1, tasks) if shown == 1 else (tasks, shown)
+
+
+def _shown_axes(others: int) -> list[tuple[int, ...]]:
+    """The axes of each heatmap of an archive with this number of other tasks."""
+    if others == 1:
+        return [(0,)]
+    if others <= 3:
+        return list(combinations(range(others), 2))
+    return [(first, (first + 1) % others) for first in range(0, others, 2)]
 
 
 def _draw_archive(archive: Archive, axes: Sequence[Axes], tasks: Sequence[str], marked: Mapping[int, str]) -> None:
-    heat = archive.heatmap()
     low, high = archive.bounds[archive.task]
     scale = Normalize(max(low, 0.0), min(high, 1.0))
-    dimensions: list[tuple[int, ...]] = [*combinations(range(heat.ndim), 2)] or [(0,)]
-    for axis, shown in zip(axes, dimensions, strict=True):
-        _draw_heatmap(axis, archive, heat, shown, scale)
+    for axis, shown in zip(axes, _shown_axes(len(archive.others)), strict=True):
+        _draw_heatmap(axis, archive, shown, scale)
         _label(axis, archive, shown, tasks)
         _mark(axis, archive, shown, marked)
     axes[-1].figure.colorbar(ScalarMappable(scale, _COLOURS), ax=list(axes), label=f"{tasks[archive.task]} (score)")
 
 
-def _draw_heatmap(axis: Axes, archive: Archive, heat: Any, shown: tuple[int, ...], scale: Normalize) -> None:
-    hidden = tuple(dimension for dimension in range(heat.ndim) if dimension not in shown)
-    filled = (
-        np.where(np.isnan(heat), -np.inf, heat).max(axis=hidden) if hidden else np.where(np.isnan(heat), -np.inf, heat)
-    )
-    values = np.where(np.isinf(filled), np.nan, filled)  # drawn as empty
+def _draw_heatmap(axis: Axes, archive: Archive, shown: tuple[int, ...], scale: Normalize) -> None:
+    values = archive.heatmap(shown)
     edges = [np.linspace(*archive.bounds[archive.others[d]], archive.shape[d] + 1) for d in shown]
     if len(shown) == 1:
         edges.append(np.array([0.0, 1.0]))

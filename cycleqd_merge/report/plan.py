@@ -71,6 +71,8 @@ def _tasks(tasks: Sequence[TaskSummary]) -> Table:
 
 
 def _search(plan: Plan) -> Text:
+    if plan.capacity is not None:
+        return Text(f"Archives: dominated novelty, up to {plan.capacity} elites each")
     return Text("Cells: " + ", ".join(f"{task} {cells:,}" for task, cells in plan.cells.items()))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -77,9 +76,9 @@ def elite_table(archive: Archive, run: Run, most: int | None = None) -> Table:
 
 def heatmap(archive: Archive, tasks: Sequence[str]) -> RenderableType:
     """A text heatmap over the first two behaviour characteristics: the best quality over all others."""
-    grid = archive.heatmap()
-    rows, columns = tasks[archive.others[0]], tasks[archive.others[1]] if grid.ndim > 1 else ""
-    flat = _best_over(grid.reshape(grid.shape[0], -1) if grid.ndim == 1 else grid)
+    flat = archive.heatmap(range(len(archive.others))[:2])
+    rows, columns = tasks[archive.others[0]], tasks[archive.others[1]] if flat.ndim > 1 else ""
+    flat = flat.reshape(len(flat), -1)
     low, high = archive.bounds[archive.task]
     lines = [Text(f"{tasks[archive.task]}  (up: {rows}, right: {columns or 'all'})", style="bold")]
     for row in reversed(range(flat.shape[0])):
@@ -141,11 +140,8 @@ def lineage_table(line: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ta
         step, scores = entry["step"], entry["scores"]
         founder = next((f"{name} {step[kind]}" for kind, name in _FOUNDERS.items() if kind in step), "-")
         parents = ", ".join(f"#{parent}" for parent in step.get("parents", [])) or founder
-        mutation = step.get("mutation", {})
-        kind = (
-            f"{mutation['kind']} of expert {mutation['expert']}" if "expert" in mutation else mutation.get("kind", "-")
-        )
-        table.add_row(f"#{entry['evaluation']}", parents, kind, *(f"{score:.3f}" for score in scores or ()))
+        mutation = _mutation_name(step.get("mutation", {}))
+        table.add_row(f"#{entry['evaluation']}", parents, mutation, *(f"{score:.3f}" for score in scores or ()))
     return table
 
 
@@ -168,6 +164,12 @@ def fit_table(run: Run) -> Table:
     return table
 
 
+def _mutation_name(mutation: Mapping[str, Any]) -> str:
+    """A step's mutation in a few words."""
+    of = f"expert {mutation['expert']}" if "expert" in mutation else mutation.get("of")
+    return f"{mutation['kind']} of {of}" if of is not None else mutation.get("kind", "-")
+
+
 def confirmed_table(run: Run) -> Table:
     """The confirmed elites by their mean over both splits, with their scores on each."""
     table = Table(title="Confirmed elites: score on the search split / confirmation split", title_justify="left")
@@ -186,13 +188,6 @@ def confirmed_table(run: Run) -> Table:
 def cell_name(task: str, cell: Sequence[int]) -> str:
     """The name of an elite on the command line."""
     return f"{task}:{','.join(map(str, cell))}"
-
-
-def _best_over(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The highest quality over all axes except the first two; NaN where every cell is empty."""
-    flat = grid.reshape(*grid.shape[:2], -1)
-    filled = np.where(np.isnan(flat), -np.inf, flat).max(axis=2)
-    return np.where(np.isinf(filled), np.nan, filled)
 
 
 def _shade(value: float, low: float, high: float) -> str:

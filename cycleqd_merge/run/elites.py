@@ -148,7 +148,8 @@ def _elite_at(run: Run, task: str, cell: str) -> Elite:
         place = tuple(int(part) for part in cell.split(","))
     except ValueError:
         raise RecipeError(f"{task}:{cell}: write the cell as numbers, such as {task}:3,12") from None
-    elite = next((elite for elite in archive.elites() if elite.cell == place), None)
+    here = [elite for elite in archive.elites() if elite.cell == place]
+    elite = max(here, key=lambda elite: (elite.scores[archive.task], -elite.number), default=None)
     if elite is None:
         raise RecipeError(f"{task}:{cell}: this cell is empty; `show` lists the elites")
     return elite

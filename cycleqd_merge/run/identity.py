@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from cycleqd_merge.config.anchoring import without_folders
+from cycleqd_merge.config.archives import archive_of
 from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.presets import first_versions, preset_name
@@ -53,7 +54,8 @@ def start_event(
     written: with `${NAME}` instead of the values of variables.
     """
     recipe, family, suite, groups = opened.recipe, opened.family, opened.suite, opened.groups
-    evolution, models = recipe.evolution, _models(recipe, written)
+    evolution = recipe.evolution.model_copy(update={"archive": archive_of(recipe)})
+    models = _models(recipe, written)
     strategy = _values(recipe.strategy, written)
     in_flight = evolution.children_in_flight(workers) if recorded is None else recorded["in_flight"]
     return {
@@ -97,6 +99,8 @@ def _fit_settings(fit: FitConfig) -> dict[str, Any]:
 def operators(evolution: EvolutionConfig, written: bool = False) -> dict[str, Any]:
     """The settings of the search that belong to a run's identity."""
     settings = _values(evolution, written, exclude={"generations", "in_flight", "preset"})
+    if evolution.archive is None or evolution.archive.kind == "grid":  # as before there was this key
+        del settings["archive"]
     return {**settings, SAMPLING_SEMANTICS: 1} if evolution.sampling == "published" else settings
 
 

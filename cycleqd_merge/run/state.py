@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.config.anchoring import anchored
+from cycleqd_merge.config.archives import require_archives, with_recorded_archive
 from cycleqd_merge.config.foreign import guarded
-from cycleqd_merge.config.grid import require_grid
 from cycleqd_merge.config.loading import recorded_recipe, shipped_tasks
 from cycleqd_merge.config.recipe import Recipe, task_name
 from cycleqd_merge.errors import RecipeError, RunFailed
@@ -346,7 +346,8 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
         raise RecipeError(f"{where}: damaged: line 1 is not the start of a run; restore the file from a backup")
     start, (line, session) = events[0], sessions[-1]
     recipe = in_recorded_order(session_recipe(session, f"{where}:{line}"), start, where)
-    require_grid(recipe, f"{where}:{line}")
+    recipe = with_recorded_archive(recipe, start.get("evolution", {}))
+    require_archives(recipe, f"{where}:{line}")
     steps = [event.get("step") for event in of_kind(events, "result")]
     recorded = [step if isinstance(step, dict) else {} for step in steps]
     require_founders(start, list(recipe.experts), [task_name(use) for use in recipe.tasks], where)

@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 
-from cycleqd_merge.config.grid import require_grid
+from cycleqd_merge.config.archives import require_archives, with_recorded_archive
 from cycleqd_merge.config.loading import fix_presets, require_variables, stated_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.engine import SEMANTICS
@@ -126,13 +126,15 @@ def _set_up(
     require_variables(recipe)
     recipe = pin(recipe, recorded_revisions(journal.events))
     recipe = fix_presets(recipe, recorded_presets(journal.events))
-    founders = journal.events[0].get("seeds", []) if journal.events else founders
+    if journal.events:
+        recipe = with_recorded_archive(recipe, journal.events[0].get("evolution", {}))
+        founders = journal.events[0].get("seeds", [])
     fits = sorted({*founders_fits(founders), *stated_fits(journal.events)})
     keep_fits(journal.folder / RUN_FITS, fits)
     mutated = sorted(recipe.mutated_experts(founders) | scaled_experts(fits))
     log.debug("commits of Hub models and datasets: %s", recipe.revisions or "none")
     models = recipe.pinned_models()
-    require_grid(recipe)
+    require_archives(recipe)
     require_disk(download_uses(models))
     fetch(models, observer.downloading)
     workers = worker_count(recipe)

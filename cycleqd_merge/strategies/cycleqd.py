@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.draws import generator, new_seed
-from cycleqd_merge.evolution.genome import Matrix, Mutation, crossover, mutate
+from cycleqd_merge.evolution.genome import Genome, Matrix, Mixture, Mutation, crossover, mutate
 from cycleqd_merge.evolution.selection import (
     binned_weights,
     choose_mate,
@@ -35,6 +35,8 @@ class Operators:
     sigma: float = 0.03
     mutation: Literal["svd", "gaussian", "none"] = "svd"
     scale: float = 0.3
+    of: Literal["expert", "child"] = "expert"
+    """Whose task vector svd mutations follow."""
     signed: bool = False
     sampling: Sampling = "elite"
     alpha_low: float = 0.5
@@ -87,10 +89,10 @@ class CycleQD:
         if self.operators.scaling is not None:
             step["scaling"] = float(rng.uniform(*self.operators.scaling))
         child = crossover(state.genome(first), state.genome(second), weights, step.get("scaling", 1.0))
-        mutation = self._draw_mutation(objective, generation, rng)
+        mutation = self._draw_mutation(objective, generation, rng, child)
         if mutation is not None:
             child = mutate(child, mutation)
-            step["mutation"] = mutation.to_json()
+            step["mutation"] = mutation.to_step()
         return state.propose(number, child, step)
 
     def _parents(self, objective: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -136,14 +138,18 @@ class CycleQD:
             case "elite":
                 return elite_weights(scores[:, :tasks], low, high)
 
-    def _draw_mutation(self, objective: int, generation: int, rng: np.random.Generator) -> Mutation | None:
+    def _draw_mutation(
+        self, objective: int, generation: int, rng: np.random.Generator, child: Genome
+    ) -> Mutation | None:
         if self.operators.mutation == "none":
             return None
         expert = self._expert(objective)
-        if self.operators.mutation == "gaussian":
+        of_child = self.operators.mutation == "svd" and self.operators.of == "child"
+        if self.operators.mutation == "gaussian" or of_child:
             expert = None
         elif expert is None:
             expert = int(rng.integers(self.state.experts))
         seed = new_seed(self.seed, generation, "mutation")
         scale = self.operators.scale * self._rule.factor(objective)
-        return Mutation(self.operators.mutation, expert, seed, scale, self.operators.signed)
+        mixture = Mixture.of(child) if of_child else None
+        return Mutation(self.operators.mutation, expert, seed, scale, self.operators.signed, mixture)

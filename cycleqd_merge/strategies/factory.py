@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cycleqd_merge.config import user_code
+from cycleqd_merge.config.archives import novelty_capacity
 from cycleqd_merge.config.evolution import EvolutionConfig, GaussianMutationConfig, SvdMutationConfig
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
 from cycleqd_merge.config.strategies import (
@@ -67,7 +68,9 @@ def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = (), 
     levels = tuple(recipe.evolution.warm_start or ())
     race = recipe.evolution.race
     racing = None if race is None else (race.share, race.confidence)
-    return SearchSpace(objectives, len(experts), groups, floors, founders, factors, levels, racing, fits)
+    return SearchSpace(
+        objectives, len(experts), groups, floors, founders, factors, levels, racing, fits, novelty_capacity(recipe)
+    )
 
 
 def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strategy:
@@ -155,6 +158,7 @@ def build_operators(evolution: EvolutionConfig) -> Operators:
         sigma=evolution.sigma,
         mutation=mutation.kind,
         scale=scale,
+        of=mutation.of if isinstance(mutation, SvdMutationConfig) else "expert",
         signed=isinstance(mutation, SvdMutationConfig) and mutation.signed,
         sampling=evolution.sampling,
         alpha_low=evolution.alpha_low,

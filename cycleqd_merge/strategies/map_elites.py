@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cycleqd_merge.evolution.archive import Archive, Scores
+from cycleqd_merge.evolution.novelty import open_archive
 from cycleqd_merge.strategies.cycleqd import CycleQD, Operators
 from cycleqd_merge.strategies.protocol import Result
 from cycleqd_merge.strategies.state import SearchState
@@ -26,7 +27,8 @@ class MapElites(CycleQD):
         if self._overall is None:
             bins = [objective.bins for objective in self.state.objectives]
             # the mean is an additional task, the only one that is not a behaviour characteristic
-            self._overall = Archive(len(bins), (*self.state.bounds, (0.0, 1.0)), [*bins, 1])
+            bounds = (*self.state.bounds, (0.0, 1.0))
+            self._overall = open_archive(len(bins), bounds, [*bins, 1], self.state.space.capacity)
         for number, scores in self._early.items():
             own = scores[: len(self.state.objectives)]
             self._overall.add(number, (*own, sum(own) / len(own)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
 
-from cycleqd_merge.evolution.archive import ArchiveSnapshot
+from cycleqd_merge.evolution.archive import Snapshot
 from cycleqd_merge.evolution.draws import generator
 
 
@@ -39,13 +39,13 @@ class Partial:
 class Race:
     """The test on the first `share` of each task's rows: can the child still enter an archive?
 
-    archives: as they were when the child was proposed; from then on they only get harder to enter. floors: pairs of a
+    archives: as they were when the child was proposed; from then on grids only get harder to enter. floors: pairs of a
     column of the scores and the least score in it.
     """
 
     share: float
     confidence: float
-    archives: tuple[ArchiveSnapshot, ...]
+    archives: tuple[Snapshot, ...]
     floors: tuple[tuple[int, float], ...] = ()
 
     def first(self, rows: int) -> list[int]:

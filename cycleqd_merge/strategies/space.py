@@ -38,6 +38,7 @@ class SearchSpace:
     factors: a task's bounds are these times the worst and the best score of the tasks' experts (paper: 0.85 and 1.15).
     levels: warm starts, static merges with this coefficient for every expert; a strategy may start with them.
     race: share of the rows and confidence, see `Race`; None scores every child on all rows.
+    capacity: of archives by dominated novelty; None for grids of cells.
     """
 
     objectives: tuple[Objective, ...]
@@ -49,6 +50,7 @@ class SearchSpace:
     levels: tuple[float, ...] = ()
     race: tuple[float, float] | None = None
     fits: int = 0
+    capacity: int | None = None
 
     @property
     def first(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from cycleqd_merge.evolution.archive import AddResult, Archive, Bounds, EmptyRange, Scores, bounds_from
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome, Matrix, expert_genome, fit_genome, level_genome
+from cycleqd_merge.evolution.novelty import open_archive
 from cycleqd_merge.strategies.coordinates import Coordinates
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.racing import Race
@@ -183,7 +184,7 @@ class SearchState:
         objectives = self.space.objectives
         self.bounds = _bounds(self.space, founders)
         bins = [objective.bins for objective in objectives]
-        self.archives = [Archive(task, self.bounds, bins) for task in range(len(objectives))]
+        self.archives = [open_archive(task, self.bounds, bins, self.space.capacity) for task in range(len(bins))]
         for number, scores in founders.items():
             for archive in self.archives:  # floors do not apply: without the experts there would be no parents
                 archive.add(number, scores[: len(objectives)])

@@ -122,8 +122,8 @@ def test_a_mutation_is_added_in_full_and_the_parent_is_unchanged(parent: Genome,
 
 
 def test_a_different_format_is_refused() -> None:
-    record = {**expert_genome(0, 2, 1).to_json(), "format": 3}
-    with pytest.raises(ValueError, match="genome format 3; this version reads formats 1 and 2"):
+    record = {**expert_genome(0, 2, 1).to_json(), "format": 4}
+    with pytest.raises(ValueError, match="genome format 4; this version reads formats 1, 2 and 3"):
         Genome.from_json(record)
 
 

@@ -60,11 +60,15 @@ class Reference:
 
     def child(self, genome: Genome, name: str, group: int) -> Array:
         """The exact tensor `name`, which belongs to group number `group`."""
-        child = self._base[name].copy()
+        return self._base[name] + self.delta(genome, name, group)
+
+    def delta(self, genome: Genome, name: str, group: int) -> Array:
+        """What a genome adds to the tensor `name`."""
+        child = np.zeros(self._base[name].shape)
         for coefficient, vector in zip(genome.coefficients[:, group], self.vectors, strict=True):
             child += coefficient * vector[name]
         for share, mutation in zip(genome.shares[:, group], genome.mutations, strict=True):
-            child += share * self._change(mutation, name)
+            child += share * self._change(mutation, name, group)
         for share, digest in zip(genome.fit_shares[:, group], genome.fits, strict=True):
             child += share * self.fitted(self.fits[digest], name)
         return child
@@ -87,15 +91,18 @@ class Reference:
                 change += (u[:, : len(m)] * (m * s[: len(m)])) @ vh[: len(m)]
         return change
 
-    def _change(self, mutation: Mutation, name: str) -> Array:
+    def _change(self, mutation: Mutation, name: str, group: int) -> Array:
         """The change by `mutation`, with a share of 1, of the tensor `name`; zeros if it is not a matrix."""
         shape = self._base[name].shape
         if len(shape) < 2:
             return np.zeros(shape)
         if mutation.kind == "gaussian":
             return mutation.scale * normal(mutation.seed, name, int(np.prod(shape))).astype(np.float64).reshape(shape)
-        assert mutation.expert is not None
-        u, s, vh = self._svd(mutation.expert, name)
+        if mutation.of is not None:
+            u, s, vh = np.linalg.svd(self.delta(mutation.of.genome, name, group), full_matrices=False)
+        else:
+            assert mutation.expert is not None
+            u, s, vh = self._svd(mutation.expert, name)
         w = uniform(mutation.seed, name, len(s))
         w = mutation.scale * (2 * w - 1 if mutation.signed else w)
         return (u * (w * s)) @ vh

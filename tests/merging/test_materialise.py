@@ -6,6 +6,7 @@ import gc
 import json
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import uniform
-from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, fit_genome, mutate
+from cycleqd_merge.evolution.genome import Genome, Mixture, Mutation, crossover, expert_genome, fit_genome, mutate
 from cycleqd_merge.merging.channels import channel_count
 from cycleqd_merge.merging.fits import Along, Fit, keep_fit
 from cycleqd_merge.merging.groups import Groups
@@ -101,7 +102,10 @@ def genomes(draw: st.DrawFn, groups: int, fits: Sequence[str] = ()) -> Genome:
             weights = draw(arrays(np.float64, (2, groups), elements=st.floats(0.5, 1.5)))
             population.append(crossover(youngest, other, weights))
         else:
-            population.append(mutate(youngest, draw(mutations(number))))
+            mutation = draw(mutations(number))
+            if mutation.kind == "svd" and draw(st.booleans()):
+                mutation = replace(mutation, expert=None, of=Mixture.of(youngest))
+            population.append(mutate(youngest, mutation))
     return population[-1]
 
 

@@ -144,7 +144,7 @@ def test_all_errors_are_reported_at_once(family: Family, tmp_path: Path) -> None
         generate(tmp_path, "four", prompt="{{ missing }}"),
         generate(tmp_path, "five", [*rows_of("long", 25), {"question": "x" * 300, "answer": "a"}]),
         experts={"first": broken, "second": tmp_path / "gone"},
-        evolution={"bins": 40},
+        evolution={"bins": 40, "archive": {"kind": "grid"}},
         output=str(tmp_path / "file" / "run"),
     )
     errors = "\n".join(checked(recipe).errors)

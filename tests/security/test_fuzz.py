@@ -138,13 +138,13 @@ def command_line(*arguments: object) -> None:
 
 
 def handle_recipe(data: bytes, folder: Path, rng: random.Random) -> None:
-    from cycleqd_merge.config.grid import require_grid
+    from cycleqd_merge.config.archives import require_archives
     from cycleqd_merge.config.loading import load_recipe, load_task, yaml_text
 
     path = folder / "recipe.yaml"
     path.write_bytes(data)
     recipe = load_recipe(path)
-    require_grid(recipe)
+    require_archives(recipe)
     for use in recipe.tasks:
         load_task(use)
     yaml_text(recipe.model_dump(mode="json", exclude_unset=True))

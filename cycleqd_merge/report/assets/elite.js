@@ -34,7 +34,7 @@ function origin(number, step, data) {
   const parts = [`Generation ${number - data.first + 1}`];
   if (step.parents?.length) parts.push(`crossover of ${step.parents.map((parent) => `#${parent}`).join(" and ")}`);
   const { mutation } = step;
-  if (mutation) parts.push(`${mutation.kind} mutation${mutation.expert === undefined ? "" : ` along ${data.experts[mutation.expert]}`}`);
+  if (mutation) parts.push(`${mutation.kind} mutation${mutation.expert === undefined ? "" : ` along ${data.experts[mutation.expert]}`}${mutation.of === "child" ? " along the child" : ""}`);
   return `${parts.join(", ")}.`;
 }
 
