@@ -21,6 +21,8 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Names = list[str]
 Place = list[str | Count]
+Outcomes = dict[str, str]
+"""By task, the outcomes of its rows; see `journal.outcomes`."""
 
 
 class _Record(BaseModel):
@@ -41,6 +43,7 @@ def _genome(record: dict[str, Any]) -> dict[str, Any]:
 class _Founder(_Record):
     genome: Annotated[dict[str, Any], AfterValidator(_genome)]
     scores: dict[str, Score]
+    outcomes: Outcomes = {}
 
 
 class _Rows(_Record):
@@ -119,6 +122,7 @@ class _Result(_Record):
     partial: Scores = []
     scored: Count = 0
     rows: Count = 0
+    outcomes: Outcomes = {}
     seconds: list[Annotated[float, Field(ge=0)]] | None = None
 
     @model_validator(mode="after")
@@ -136,6 +140,7 @@ class _Confirm(_Record):
     number: Count
     scores: Scores | None
     error: str | None = None
+    outcomes: Outcomes = {}
 
 
 class _Estimate(_Exact):
@@ -150,6 +155,7 @@ class _Measured(_Record):
     candidate: str
     rows: str
     tasks: dict[str, _Estimate]
+    outcomes: Outcomes = {}
 
 
 class _Comparison(_Record):
