@@ -115,9 +115,11 @@ class Run:
 
     def _result_outcomes(self, event: Event, where: str = "journal") -> TaskOutcomes:
         """The outcomes of a result's rows; those of a fork's founder also from the run that it comes from."""
-        scores = event.get("scores") or event.get("partial") or ()
+        scores = event.get("scores") or event.get("partial")
+        if not scores:
+            return {}
         founders, place = self.start.get("seeds", []), event["number"] - len(self.experts)
-        inherited = founders[place].get("outcomes", {}) if scores and 0 <= place < len(founders) else {}
+        inherited = founders[place].get("outcomes", {}) if 0 <= place < len(founders) else {}
         return self._decoded({**inherited, **event.get("outcomes", {})}, scores, "search", where)
 
     def _decoded(

@@ -73,7 +73,6 @@ def replaced(text: str, task: str = "sql") -> Callable[[dict[str, Any]], object]
         replaced(rows([1.0] * ROWS), "unknown"),
         lambda event: event.update(outcomes=["a"]),
         lambda event: event.update(outcomes={"sql": 5}),
-        lambda event: event.update(scores=None, error="failed"),
     ],
 )
 def test_damaged_outcomes_are_one_line(
