@@ -14,7 +14,7 @@ import numpy as np
 from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.event_loop import EventLoop
 from cycleqd_merge.evolution.candidate import Candidate
-from cycleqd_merge.journal.outcomes import MOST_ROWS, RowOutcomes, encode
+from cycleqd_merge.journal.outcomes import MOST_ROWS, RowOutcomes, outcomes_to_text
 from cycleqd_merge.strategies.racing import Partial, Race
 from cycleqd_merge.tasks.limits import score_within_limits
 from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
@@ -90,7 +90,7 @@ class Evaluation:
     def outcome_texts(self) -> dict[str, str]:
         """By task that was measured, the outcomes of its rows as the journal records them."""
         recorded = {name: result.by_row for name, result in self.results.items()}
-        return {name: encode(rows) for name, rows in recorded.items() if len(rows.scores) <= MOST_ROWS}
+        return {name: outcomes_to_text(rows) for name, rows in recorded.items() if len(rows.scores) <= MOST_ROWS}
 
     @property
     def censored(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import Event, of_kind
-from cycleqd_merge.journal.outcomes import TaskOutcomes, encode
+from cycleqd_merge.journal.outcomes import TaskOutcomes, outcomes_to_text
 from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.semantics import engine_versions
 from cycleqd_merge.run.state import Run, replay_events
@@ -98,7 +98,7 @@ def _results(start: Event, session: Event, first: Run, founders: Sequence[dict[s
 
 def _texts(outcomes: TaskOutcomes) -> Event:
     """The key of an event that records outcomes of rows; none if there are none."""
-    return {"outcomes": {task: encode(each) for task, each in outcomes.items()}} if outcomes else {}
+    return {"outcomes": {task: outcomes_to_text(each) for task, each in outcomes.items()}} if outcomes else {}
 
 
 def _seed(runs: Sequence[Sequence[Event]]) -> int:

@@ -51,7 +51,7 @@ def measured_event(
 ) -> Event:
     """The journal's record of a model scored on all rows of a split; `name` is its name at that time.
 
-    outcomes: of the rows by task, as `journal.outcomes.encode` writes them.
+    outcomes: of the rows by task, as `journal.outcomes.outcomes_to_text` writes them.
     """
     values = {task: asdict(estimate) for task, estimate in tasks.items()}
     recorded = {"outcomes": dict(outcomes)} if outcomes else {}

@@ -63,7 +63,7 @@ TaskOutcomes = Mapping[str, RowOutcomes]
 """By task; a task without outcomes is left out."""
 
 
-def encode(outcomes: RowOutcomes) -> str:
+def outcomes_to_text(outcomes: RowOutcomes) -> str:
     """The outcomes as text: printable ASCII without quotes and backslashes. Scores are kept exactly."""
     scored = outcomes.scored
     scores = outcomes.scores[scored]
@@ -89,11 +89,11 @@ def encode(outcomes: RowOutcomes) -> str:
     return base64.b85encode(deflate.compress(b"".join(table)) + deflate.flush()).decode()
 
 
-def decode(text: str, rows: int) -> RowOutcomes:
-    """Inverse of `encode`, for a task with this number of rows.
+def outcomes_from_text(text: str, rows: int) -> RowOutcomes:
+    """Inverse of `outcomes_to_text`, for a task with this number of rows.
 
     Raises:
-        ValueError: not a text that `encode` writes for so many rows; the message is a few words.
+        ValueError: not a text that `outcomes_to_text` writes for so many rows; the message is a few words.
     """
     if rows > MOST_ROWS:
         raise ValueError(f"outcomes of {rows} rows, above the limit of {MOST_ROWS}")
@@ -127,14 +127,14 @@ def _table(reader: _Reader, form: int, width: int, parts: int, rows: int) -> Row
             raise ValueError("not outcomes of rows")
         found = values[places]
     else:
-        found = reader.planes("<f8", count)
-    counts = reader.planes(f"<u{width}", count)
+        found = reader.planes("<f8", count).astype(np.float64)
+    tokens_of_scored = reader.planes(f"<u{width}", count)
     cut = reader.bits(count) if parts & _TRUNCATED else np.zeros(count, bool)
     reader.require_end()
     if not ((found >= 0) & (found <= 1)).all():
         raise ValueError("a row's score is not from 0 to 1")
     scores, tokens, truncated = np.full(rows, np.nan), np.zeros(rows, np.int64), np.zeros(rows, bool)
-    scores[scored], tokens[scored], truncated[scored] = found, counts, cut
+    scores[scored], tokens[scored], truncated[scored] = found, tokens_of_scored, cut
     return RowOutcomes(scores, tokens, truncated)
 
 
@@ -187,7 +187,7 @@ def decoded(
         if task not in rows or task not in means:
             raise RecipeError(f"{where}: damaged: outcomes of task {task!r:.50}, which has no score in this line")
         try:
-            outcomes = decode(text, rows[task])
+            outcomes = outcomes_from_text(text, rows[task])
         except ValueError as error:
             raise RecipeError(f"{where}: damaged: task {task}: {error}; restore the file from a backup") from None
         if not outcomes.scored.any() or abs(outcomes.mean - means[task]) > _TOLERANCE:

@@ -57,5 +57,12 @@ def _coverage(
         for numbers in (experts, merged)
     )
     lost, unsolved = np.flatnonzero(by_expert & ~by_merged), np.flatnonzero(~by_expert & ~by_merged)
-    counts = (int(each.sum()) for each in (by_expert, solved[best], by_merged))
-    return RowCoverage(task, len(none), *counts, tuple(lost.tolist()), tuple(unsolved.tolist()))
+    return RowCoverage(
+        task=task,
+        rows=len(none),
+        experts=int(by_expert.sum()),
+        best=int(solved[best].sum()),
+        merged=int(by_merged.sum()),
+        lost=tuple(lost.tolist()),
+        unsolved=tuple(unsolved.tolist()),
+    )

@@ -13,7 +13,7 @@ from cycleqd_merge.config.loading import override_recipe
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event
-from cycleqd_merge.journal.outcomes import encode
+from cycleqd_merge.journal.outcomes import outcomes_to_text
 from cycleqd_merge.run.concealed import as_recorded
 from cycleqd_merge.run.differences import order_difference
 from cycleqd_merge.run.identity import task_identity
@@ -82,7 +82,7 @@ def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 def _founder(run: Run, number: int, kept: Sequence[str]) -> Event:
     scores = dict(zip(run.tasks, run.scores(number), strict=True))
-    outcomes = {task: encode(each) for task, each in run.outcomes(number).items() if task in kept}
+    outcomes = {task: outcomes_to_text(each) for task, each in run.outcomes(number).items() if task in kept}
     return {
         "genome": run.search.genome(number).to_json(),
         "scores": {task: scores[task] for task in kept},

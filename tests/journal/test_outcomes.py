@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cycleqd_merge.errors import RecipeError
-from cycleqd_merge.journal.outcomes import MOST_ROWS, RowOutcomes, decode, decoded, encode
+from cycleqd_merge.journal.outcomes import MOST_ROWS, RowOutcomes, decoded, outcomes_from_text, outcomes_to_text
 
 RNG = np.random.default_rng(16)
 
@@ -47,9 +47,9 @@ CASES: dict[str, Callable[[], RowOutcomes]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_text_keeps_them_exactly(name: str) -> None:
     before = CASES[name]()
-    text = encode(before)
+    text = outcomes_to_text(before)
     assert json.dumps(text) == f'"{text}"'
-    after = decode(text, len(before.scores))
+    after = outcomes_from_text(text, len(before.scores))
     for key in ("scores", "tokens", "truncated"):
         np.testing.assert_array_equal(getattr(after, key), getattr(before, key))
     assert after.complete == (not np.isnan(before.scores).any())
@@ -58,19 +58,21 @@ def test_text_keeps_them_exactly(name: str) -> None:
 
 @pytest.mark.parametrize(("longest", "most"), [(64, 1100), (256, 1500)])
 def test_a_child_of_900_rows_takes_about_a_kilobyte(longest: int, most: int) -> None:
-    child = [encode(outcomes(RNG.random(300) < 0.35, longest)) for _ in range(3)]
+    child = [outcomes_to_text(outcomes(RNG.random(300) < 0.35, longest)) for _ in range(3)]
     assert sum(map(len, child)) < most
 
 
 def test_damaged_texts_are_refused_or_read_as_outcomes() -> None:
     """Never another error, and never more rows than the task has."""
-    text, random_ = encode(outcomes(RNG.integers(0, 5, 40) / 4, unscored=0.3)), random.Random(0)
+    text, random_ = outcomes_to_text(outcomes(RNG.integers(0, 5, 40) / 4, unscored=0.3)), random.Random(0)
     for _ in range(3000):
         damaged = list(text)
         for _ in range(random_.choice([1, 1, 4])):
             damaged[random_.randrange(len(damaged))] = chr(random_.randrange(33, 127))
         with suppress(ValueError):
-            found = decode("".join(damaged[: random_.choice([len(damaged), random_.randrange(len(damaged))])]), 40)
+            found = outcomes_from_text(
+                "".join(damaged[: random_.choice([len(damaged), random_.randrange(len(damaged))])]), 40
+            )
             assert len(found.scores) == 40
 
 
@@ -94,16 +96,16 @@ def packed(data: bytes) -> str:
         (packed(b"\x01\x01\x01\0\x01\0\0\0\0" + np.float64(0.5).tobytes() + b"\7\1"), 1, "not outcomes"),
         (packed(b"\x01\0\x01\0\x03\0\0\0" + bytes(2**26)), 3, "not outcomes"),
         (packed(b"\x01\0\x01\0\xff\xff\xff\xff"), 2**32 - 1, f"above the limit of {MOST_ROWS}"),
-        (encode(outcomes([1.0, 0.0])), 3, "outcomes of 2 rows instead of 3"),
+        (outcomes_to_text(outcomes([1.0, 0.0])), 3, "outcomes of 2 rows instead of 3"),
     ],
 )
 def test_texts_of_strangers(text: str, rows: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        decode(text, rows)
+        outcomes_from_text(text, rows)
 
 
 def test_they_must_agree_with_the_recorded_scores() -> None:
-    text = encode(outcomes([1.0, 0.0, 0.0]))
+    text = outcomes_to_text(outcomes([1.0, 0.0, 0.0]))
     assert decoded({"a": text}, {"a": 3}, {"a": 1 / 3}, "here")["a"].mean == pytest.approx(1 / 3)
     for texts, means in (({"a": text}, {"a": 0.5}), ({"b": text}, {"a": 1 / 3}), ({"a": text[:-3]}, {"a": 1 / 3})):
         with pytest.raises(RecipeError, match=r"^here: damaged: [^\n]*$"):

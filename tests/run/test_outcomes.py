@@ -13,7 +13,7 @@ import pytest
 
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import JOURNAL_FILE, Journal, of_kind, read_events
-from cycleqd_merge.journal.outcomes import RowOutcomes, encode
+from cycleqd_merge.journal.outcomes import RowOutcomes, outcomes_to_text
 from cycleqd_merge.run.state import open_run
 from tests.run.row_pool import ROWS, RowPool, evaluated
 from tests.run.synthetic import history, run, synthetic_recipe
@@ -57,7 +57,7 @@ def test_results_without_outcomes_open_and_resume_the_same(finished: Path, tmp_p
 
 def rows(scores: list[float]) -> str:
     values = np.array(scores)
-    return encode(RowOutcomes(values, np.zeros(len(values), np.int64), np.zeros(len(values), bool)))
+    return outcomes_to_text(RowOutcomes(values, np.zeros(len(values), np.int64), np.zeros(len(values), bool)))
 
 
 def replaced(text: str, task: str = "sql") -> Callable[[dict[str, Any]], object]:
