@@ -65,7 +65,8 @@ def _show_model(run: Run, name: str, as_json: bool) -> None:
 
 def _show_archives(run: Run, most: int | None) -> None:
     from cycleqd_merge.report.optimism import chosen_mean
-    from cycleqd_merge.report.tables import elite_table, fit_table, progress_line
+    from cycleqd_merge.report.row_coverage import row_coverage
+    from cycleqd_merge.report.tables import elite_table, fit_table, progress_line, row_coverage_table
 
     typer.echo(progress_line(run))
     if (chosen := chosen_mean(run)) is not None:
@@ -75,6 +76,8 @@ def _show_archives(run: Run, most: int | None) -> None:
     print_archives(run)
     for archive in run.archives:
         console().print(elite_table(archive, run, most))
+    if coverage := row_coverage(run):
+        console().print(row_coverage_table(coverage))
 
 
 def evaluate_command(

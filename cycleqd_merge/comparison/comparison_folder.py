@@ -9,12 +9,12 @@ from pathlib import Path
 from cycleqd_merge.comparison.final_scores import FinalScores, read_scores
 from cycleqd_merge.comparison.output_files import RESULT_FILE
 from cycleqd_merge.comparison.results import ComparisonResult, StrategyRunResult, result_from_json
-from cycleqd_merge.comparison.statistics import RowScores, paired_bootstrap
 from cycleqd_merge.errors import RecipeError, first_line
 from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, complete_events, of_kind
 from cycleqd_merge.journal.measured import Estimate, Measured
-from cycleqd_merge.report.scores import Comparison, compare_best, usual_scores
+from cycleqd_merge.report.paired import RowScores
+from cycleqd_merge.report.scores import Comparison, compare_best, paired_by_row, usual_scores
 from cycleqd_merge.run.elites import choose
 from cycleqd_merge.run.state import Run, open_run
 from cycleqd_merge.strict_json import loads
@@ -103,11 +103,10 @@ def _verdict(run: Run, heldout: Mapping[str, RowScores]) -> Comparison | None:
     heldout: by digest.
     """
     best = compare_best(usual_scores(run), run.objectives)
-    if best is None or best.split != "heldout":
+    if best is None or best.split != "heldout" or best.interval is not None:
         return best
     own, other = (heldout.get(run.digest(choose(run, name).candidate)) for name in ("best-mean", best.baseline))
     if own is None or other is None:
         return best
     ours, theirs = ({task: side[task] for task in run.objectives} for side in (own, other))
-    interval = paired_bootstrap(ours, theirs)
-    return replace(best, difference=interval.estimate, interval=(interval.low, interval.high))
+    return paired_by_row(best, ours, theirs)

@@ -13,16 +13,9 @@ from cycleqd_merge.comparison.results import (
     SeedScores,
     StrategyRunResult,
 )
-from cycleqd_merge.comparison.statistics import (
-    Gap,
-    Interval,
-    hypervolume,
-    paired_bootstrap,
-    rows_and_seeds_interval,
-    search_gap,
-    seeds_interval,
-)
+from cycleqd_merge.comparison.statistics import Gap, hypervolume, rows_and_seeds_interval, search_gap, seeds_interval
 from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.report.paired import Interval, paired_bootstrap
 from cycleqd_merge.report.scores import ScoreRow, mean_of
 from cycleqd_merge.tasks.protocol import SPLIT_NAMES
 

@@ -9,9 +9,10 @@ from typing import Any
 from cycleqd_merge.comparison.conclusions import ModelStatistics, winners
 from cycleqd_merge.comparison.curves import band
 from cycleqd_merge.comparison.results import ComparisonResult
-from cycleqd_merge.comparison.statistics import Gap, Interval
+from cycleqd_merge.comparison.statistics import Gap
 from cycleqd_merge.comparison.table_formats import Cell, ComparisonTable
 from cycleqd_merge.comparison.tables import comparison_report
+from cycleqd_merge.report.paired import Interval
 
 CURVES = ("best_mean", "hypervolume", "qd_score", "coverage")
 """The values of a `Curve` that are drawn."""

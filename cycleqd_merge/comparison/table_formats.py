@@ -14,8 +14,9 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from cycleqd_merge.comparison.statistics import Gap, Interval
+from cycleqd_merge.comparison.statistics import Gap
 from cycleqd_merge.hub.markdown import cell as escaped
+from cycleqd_merge.report.paired import Interval
 
 Format = Callable[[Any], str]
 Cell = str | int | float | Interval | Gap | tuple[float, ...] | None

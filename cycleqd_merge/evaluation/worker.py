@@ -10,14 +10,18 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.event_loop import EventLoop
 from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.journal.outcomes import MOST_ROWS, RowOutcomes, outcomes_to_text
 from cycleqd_merge.strategies.racing import Partial, Race
 from cycleqd_merge.tasks.attempts import recording
 from cycleqd_merge.tasks.limits import score_within_limits
 from cycleqd_merge.tasks.protocol import Outcome, Sample, Split
 from cycleqd_merge.tasks.targets import targets_of
+from cycleqd_merge.tasks.token_counter import TokenCounter
 
 if TYPE_CHECKING:
     from cycleqd_merge.fitting.examples import Example
@@ -33,12 +37,14 @@ log = logging.getLogger(__name__)
 class TaskResult:
     """A model's result on one task: an outcome per sample, in the order of the samples.
 
-    leaked: how many held-out samples equal search samples, if that was counted.
+    leaked: how many held-out samples equal search samples, if that was counted. unscored: the places among all rows of
+    those that were not scored, because the model lost its race.
     """
 
     samples: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     leaked: int = 0
+    unscored: tuple[int, ...] = ()
 
     @property
     def score(self) -> float:
@@ -54,6 +60,17 @@ class TaskResult:
     def limited(self) -> int:
         """The number of samples whose grading exceeded a limit."""
         return sum(bool(outcome.limits) for outcome in self.outcomes)
+
+    @property
+    def by_row(self) -> RowOutcomes:
+        """The outcomes as arrays, one value for each row."""
+        scored = np.ones(len(self.outcomes) + len(self.unscored), bool)
+        scored[list(self.unscored)] = False
+        scores, tokens, truncated = np.full(len(scored), np.nan), np.zeros(len(scored), np.int64), ~scored & scored
+        scores[scored] = [outcome.score for outcome in self.outcomes]
+        tokens[scored] = [outcome.tokens for outcome in self.outcomes]
+        truncated[scored] = [outcome.truncated for outcome in self.outcomes]
+        return RowOutcomes(scores, tokens, truncated)
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,12 @@ class Evaluation:
     def limited(self) -> dict[str, int]:
         """By task, the number of samples whose grading exceeded a limit, if there are any."""
         return {name: result.limited for name, result in self.results.items() if result.limited}
+
+    @property
+    def outcome_texts(self) -> dict[str, str]:
+        """By task that was measured, the outcomes of its rows as the journal records them."""
+        recorded = {name: result.by_row for name, result in self.results.items()}
+        return {name: outcomes_to_text(rows) for name, rows in recorded.items() if len(rows.scores) <= MOST_ROWS}
 
     @property
     def censored(self) -> bool:
@@ -146,9 +169,12 @@ class Worker:
         partials = [
             Partial(results[task.name].score, len(results[task.name].samples), len(samples)) for task, samples in jobs
         ]
-        if race.lost(partials):
-            return results
         others = [sorted({*range(len(samples))} - {*places}) for (_, samples), places in zip(jobs, first, strict=True)]
+        if race.lost(partials):
+            return {
+                task.name: replace(results[task.name], unscored=tuple(places))
+                for (task, _), places in zip(jobs, others, strict=True)
+            }
         rest = await self._score([_select(job, places) for job, places in zip(jobs, others, strict=True)])
         return {
             task.name: _combine((places, results[task.name]), (other_places, rest[task.name]))
@@ -169,18 +195,20 @@ class Worker:
 
     async def _sample(self, task: SuiteTask, sample: Sample) -> Outcome:
         place = f"task {task.name}, sample {sample.id}"
+        model = TokenCounter(self._engine)
         if task.name not in self._recorded:
-            return checked_outcome(await score_within_limits(task.task, sample, self._engine), place)
+            outcome = checked_outcome(await score_within_limits(task.task, sample, model), place)
+            return replace(outcome, tokens=model.tokens)
         from cycleqd_merge.evaluation.fit_examples import examples_of  # torch: only fits need it here
 
         with recording() as attempts:
-            outcome = checked_outcome(await score_within_limits(task.task, sample, self._engine), place)
+            outcome = checked_outcome(await score_within_limits(task.task, sample, model), place)
         targets = targets_of(task.task, sample, outcome, place)
         examples = await examples_of(task.task, sample, targets, attempts, self._engine)
         self._recorded[task.name][sample.id] = examples
         if any(attempt.skipped for attempt in attempts):
             log.warning("%s: a prompt has images or sound and is left out of the fit, which learns text only", place)
-        return outcome
+        return replace(outcome, tokens=model.tokens)
 
     def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
         """Learn fits, one after the other, in the memory that the engine frees for them.

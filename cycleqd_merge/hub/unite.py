@@ -9,6 +9,7 @@ from typing import Any
 
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import Event, of_kind
+from cycleqd_merge.journal.outcomes import TaskOutcomes, outcomes_to_text
 from cycleqd_merge.run.differences import differences
 from cycleqd_merge.run.semantics import engine_versions
 from cycleqd_merge.run.state import Run, replay_events
@@ -66,7 +67,9 @@ def _founders(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "genome": genome,
                 "scores": dict(zip(run.tasks, run.scores(number), strict=True)),
                 "from": number,
+                "outcomes": _texts(run.outcomes(number)),
                 "confirmed": run.confirmed.get(number),
+                "confirmed_outcomes": _texts(run.outcomes(number, "confirm")),
             }
             found.setdefault(json.dumps(genome, sort_keys=True), founder)
     return list(found.values())
@@ -80,15 +83,22 @@ def _results(start: Event, session: Event, first: Run, founders: Sequence[dict[s
         place = number - len(united.experts)
         known = {} if place < 0 else founders[place]["scores"]
         scores = first.results[number]["scores"] if place < 0 else [known[task] for task in united.tasks]
-        event = {"event": "result", "number": number, "step": united.steps[number], "scores": scores}
+        outcomes = _texts(first.outcomes(number)) if place < 0 else founders[place]["outcomes"]
+        event = {"event": "result", "number": number, "step": united.steps[number], "scores": scores, **outcomes}
         events.append(event)
         united.tell(event)
     events.append({"event": "bounds", "bounds": [list(pair) for pair in united.search.bounds or ()]})
     elites = set(united.elites())
     for place, founder in enumerate(founders, start=len(united.experts)):
         if founder["confirmed"] is not None and place in elites:
-            events.append({"event": "confirm", "number": place, "scores": list(founder["confirmed"])})
+            scores = list(founder["confirmed"])
+            events.append({"event": "confirm", "number": place, "scores": scores, **founder["confirmed_outcomes"]})
     return events
+
+
+def _texts(outcomes: TaskOutcomes) -> Event:
+    """The key of an event that records outcomes of rows; none if there are none."""
+    return {"outcomes": {task: outcomes_to_text(each) for task, each in outcomes.items()}} if outcomes else {}
 
 
 def _seed(runs: Sequence[Sequence[Event]]) -> int:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.journal.log import Event, of_kind
+from cycleqd_merge.journal.outcomes import TaskOutcomes, decoded
 from cycleqd_merge.journal.schema import Positive, Score
 
 
@@ -41,10 +42,21 @@ Measured = dict[tuple[str, str], dict[str, Estimate]]
 """By digest of the candidate and split: an estimate per task."""
 
 
-def measured_event(name: str, candidate: Candidate, rows: str, tasks: Mapping[str, Estimate]) -> Event:
-    """The journal's record of a model scored on all rows of a split; `name` is its name at that time."""
+MeasuredOutcomes = dict[tuple[str, str], TaskOutcomes]
+"""By digest of the candidate and split: the outcomes of the rows; empty where an earlier version recorded none."""
+
+
+def measured_event(
+    name: str, candidate: Candidate, rows: str, tasks: Mapping[str, Estimate], outcomes: Mapping[str, str] = {}
+) -> Event:
+    """The journal's record of a model scored on all rows of a split; `name` is its name at that time.
+
+    outcomes: of the rows by task, as `journal.outcomes.outcomes_to_text` writes them.
+    """
     values = {task: asdict(estimate) for task, estimate in tasks.items()}
-    return {"event": "measured", "name": name, "candidate": candidate_digest(candidate), "rows": rows, "tasks": values}
+    recorded = {"outcomes": dict(outcomes)} if outcomes else {}
+    digest = candidate_digest(candidate)
+    return {"event": "measured", "name": name, "candidate": digest, "rows": rows, "tasks": values, **recorded}
 
 
 def measured_scores(events: Iterable[Event]) -> Measured:
@@ -53,3 +65,18 @@ def measured_scores(events: Iterable[Event]) -> Measured:
         (event["candidate"], event["rows"]): {task: Estimate(**values) for task, values in event["tasks"].items()}
         for event in of_kind(events, "measured")
     }
+
+
+def measured_outcomes(events: Iterable[Event], where: str) -> MeasuredOutcomes:
+    """The outcomes of the rows behind `measured_scores`.
+
+    Raises:
+        RecipeError: they are damaged; `where` names the journal.
+    """
+    found: MeasuredOutcomes = {}
+    for event in of_kind(events, "measured"):
+        rows = {task: values["samples"] for task, values in event["tasks"].items()}
+        means = {task: values["score"] for task, values in event["tasks"].items()}
+        place = f"{where}: scores of {event.get('name', 'a model')!r:.50} on {event['rows']!r:.20}"
+        found[event["candidate"], event["rows"]] = decoded(event.get("outcomes", {}), rows, means, place)
+    return found

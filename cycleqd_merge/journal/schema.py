@@ -23,6 +23,8 @@ Positive = Annotated[int, Field(ge=1)]
 Names = list[str]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Place = list[str | Count]
+Outcomes = dict[str, str]
+"""By task, the outcomes of its rows; see `journal.outcomes`."""
 
 
 class _Record(BaseModel):
@@ -43,6 +45,7 @@ def _genome(record: dict[str, Any]) -> dict[str, Any]:
 class _Founder(_Record):
     genome: Annotated[dict[str, Any], AfterValidator(_genome)]
     scores: dict[str, Score]
+    outcomes: Outcomes = {}
 
 
 class _Rows(_Record):
@@ -135,6 +138,7 @@ class _Result(_Record):
     partial: Scores = []
     scored: Count = 0
     rows: Count = 0
+    outcomes: Outcomes = {}
     seconds: list[Annotated[float, Field(ge=0)]] | None = None
 
     @model_validator(mode="after")
@@ -152,6 +156,7 @@ class _Confirm(_Record):
     number: Count
     scores: Scores | None
     error: str | None = None
+    outcomes: Outcomes = {}
 
 
 class _Estimate(_Exact):
@@ -166,6 +171,7 @@ class _Measured(_Record):
     candidate: str
     rows: str
     tasks: dict[str, _Estimate]
+    outcomes: Outcomes = {}
 
 
 class _Fit(_Record):

@@ -15,7 +15,7 @@ from cycleqd_merge.evaluation.worker import Evaluation, Worker
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.journal.log import opened_journal
-from cycleqd_merge.journal.measured import Estimate, measured_event, measured_scores
+from cycleqd_merge.journal.measured import Estimate, measured_event, measured_outcomes, measured_scores
 from cycleqd_merge.merging.fit_files import bases_needed
 from cycleqd_merge.outputs.single_model import open_model
 from cycleqd_merge.run.elites import choose
@@ -127,8 +127,9 @@ def _record(run: Run, folder: Path, rows: Split, evaluations: Mapping[str, Evalu
                 for task, result in evaluation.results.items()
             }
             candidate = run.portable(choose(run, name).candidate)
-            events.append(measured_event(name, candidate, rows, tasks))
+            events.append(measured_event(name, candidate, rows, tasks, evaluation.outcome_texts))
     run.measured |= measured_scores(events)
+    run.measured_outcomes |= measured_outcomes(events, str(folder))
     if changed:
         log.warning("these scores are not recorded: they are not comparable with the run's (%s)", ", ".join(changed))
         return

@@ -20,6 +20,7 @@ from cycleqd_merge.journal.log import failed
 from cycleqd_merge.redaction import redacted
 from cycleqd_merge.report.optimism import chosen_mean
 from cycleqd_merge.report.page_data import page_data
+from cycleqd_merge.report.row_coverage import SOLVED
 from cycleqd_merge.report.scores import Comparison, ScoreTable, compare_best, usual_scores
 from cycleqd_merge.report.summary import summary
 from cycleqd_merge.run.state import Run
@@ -76,7 +77,8 @@ def render_page(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("page.html.jinja").render(
         run=name,
-        facts=summary(run),
+        facts={"row_coverage": {}, **summary(run)},
+        solved=SOLVED,
         averaged=run.objectives,
         made_by=f"cycleqd-merge {version('cycleqd-merge')}",
         style=_asset("page.css"),

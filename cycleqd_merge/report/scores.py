@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import expert_genome, level_genome
 from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.journal.outcomes import RowOutcomes, TaskOutcomes
+from cycleqd_merge.report.paired import RowScores, paired_bootstrap
 from cycleqd_merge.run.state import Run
 
 Estimates = Mapping[str, Estimate]
@@ -23,6 +25,8 @@ class ModelScores:
     number: int | None
     search: Estimates
     heldout: Estimates
+    rows: Mapping[str, TaskOutcomes] = field(default_factory=dict)
+    """By split, the outcomes of its rows; none where they were not recorded."""
 
 
 def usual_scores(run: Run) -> list[ModelScores]:
@@ -44,16 +48,26 @@ def model_scores(run: Run, name: str, candidate: Candidate, number: int | None =
     """The journaled scores of a model. number: of its evaluation, if it has one."""
     digest = run.digest(candidate)
     searched = run.measured.get((digest, "search")) or search_estimates(run, number)
-    return ModelScores(name, number, searched, run.measured.get((digest, "heldout"), {}))
+    rows = {split: run.measured_outcomes.get((digest, split), {}) for split in ("search", "heldout")}
+    if (digest, "search") not in run.measured and number is not None:
+        rows["search"] = run.outcomes(number)
+    return ModelScores(name, number, searched, run.measured.get((digest, "heldout"), {}), rows)
 
 
 def search_estimates(run: Run, number: int | None) -> Estimates:
-    """The search scores of an evaluation. Its samples are not journaled, so the errors are upper bounds."""
+    """The search scores of an evaluation. Where its rows' outcomes are not recorded, the errors are upper bounds."""
     if number is None or number >= len(run.results) or run.results[number]["scores"] is None:
         return {}
     counts = {task: facts["rows"]["search"] for task, facts in run.start.get("tasks", {}).items()}
-    scores = zip(run.tasks, run.scores(number), strict=True)
-    return {task: Estimate.at_most(score, counts.get(task, 0)) for task, score in scores}
+    scores, outcomes = zip(run.tasks, run.scores(number), strict=True), run.outcomes(number)
+    return {
+        task: _estimate(outcomes[task]) if task in outcomes else Estimate.at_most(score, counts.get(task, 0))
+        for task, score in scores
+    }
+
+
+def _estimate(rows: RowOutcomes) -> Estimate:
+    return Estimate.of(rows.scores.tolist(), float(rows.truncated.mean()))
 
 
 def mean_of(estimates: Estimates, tasks: Sequence[str]) -> Estimate | None:
@@ -122,8 +136,8 @@ class Comparison:
     """The difference between a model's mean and that of the best of base, experts and plain mean, on the same rows.
 
     error: of the difference, as if both had been scored on independent rows; on the same rows it is usually smaller.
-    interval: the ends of its 95% interval by the paired bootstrap (`comparison.comparison_folder`), where the scores of
-    single rows are stored; it then decides.
+    interval: the ends of its 95% interval by the paired bootstrap, where the outcomes of both models' rows are
+    recorded; it then decides.
     """
 
     baseline: str
@@ -150,8 +164,23 @@ def compare_best(scored: Sequence[ModelScores], tasks: Sequence[str], name: str 
             baseline, best = max(baselines.items(), key=lambda item: item[1].score)
             errors = (own.error, best.error)
             error = None if None in errors else math.hypot(*(error or 0.0 for error in errors))
-            return Comparison(baseline, split, own.score - best.score, error)
+            found = Comparison(baseline, split, own.score - best.score, error)
+            rows = {model.name: model.rows.get(split, {}) for model in scored}
+            return paired_by_row(found, _row_scores(rows[name], tasks), _row_scores(rows[baseline], tasks))
     return None
+
+
+def paired_by_row(comparison: Comparison, own: RowScores, other: RowScores) -> Comparison:
+    """The comparison with the interval of the paired bootstrap; unchanged if either side has no scores of rows."""
+    if not own or not other:
+        return comparison
+    interval = paired_bootstrap(own, other)
+    return replace(comparison, difference=interval.estimate, interval=(interval.low, interval.high))
+
+
+def _row_scores(outcomes: TaskOutcomes, tasks: Sequence[str]) -> RowScores:
+    """Scores by row of all tasks; empty if a task has none."""
+    return {task: outcomes[task].scores for task in tasks} if all(task in outcomes for task in tasks) else {}
 
 
 def _is_baseline(name: str) -> bool:

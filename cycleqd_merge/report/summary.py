@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cycleqd_merge.config.references import with_variables
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.journal.log import Event, failed
+from cycleqd_merge.report.row_coverage import row_coverage
 from cycleqd_merge.run.state import Run
 
 
@@ -16,6 +18,7 @@ def summary(run: Run) -> dict[str, Any]:
     results = [event for event in run.results if event["scores"] is not None]
     censored = [event for event in run.results if event.get("censored")]
     seconds = [sum(event["seconds"]) for event in run.results if "seconds" in event]
+    coverage = {each.task: asdict(each) for each in row_coverage(run)}
     return {
         "base": with_variables(run.recipe.base, run.recipe),
         "experts": with_variables(dict(run.recipe.experts), run.recipe),
@@ -32,6 +35,7 @@ def summary(run: Run) -> dict[str, Any]:
         "fits": [_fit(run, event) for _, event in sorted(run.fits.items())],
         "archives": {run.objectives[archive.task]: _archive(archive, run) for archive in run.archives},
         "best_mean": run.best_mean() if any(archive.elites() for archive in run.archives) else None,
+        **({"row_coverage": coverage} if coverage else {}),  # absent for runs of versions that recorded no outcomes
     }
 
 

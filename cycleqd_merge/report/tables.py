@@ -13,6 +13,7 @@ from rich.text import Text
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.report.row_coverage import SOLVED, RowCoverage
 from cycleqd_merge.report.scores import ScoreTable
 from cycleqd_merge.report.summary import summary
 from cycleqd_merge.report.task_show import visible
@@ -92,6 +93,17 @@ def heatmaps(archives: Sequence[Archive], tasks: Sequence[str]) -> RenderableTyp
     grid = Table.grid(padding=(0, 3))
     grid.add_row(*(heatmap(archive, tasks) for archive in archives))
     return grid
+
+
+def row_coverage_table(coverage: Sequence[RowCoverage]) -> Table:
+    """One row per task: how many search rows are solved, by which models, and how many by none."""
+    table = Table(title=f"Search rows solved (score of at least {SOLVED:g})", title_justify="left")
+    for heading in ("task", "rows", "experts", "best mean", "merged elites", "only experts", "none"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for each in coverage:
+        counts = (each.rows, each.experts, each.best, each.merged, len(each.lost), len(each.unsolved))
+        table.add_row(each.task, *map(str, counts))
+    return table
 
 
 def score_table(title: str, scores: ScoreTable) -> Table:

@@ -48,7 +48,7 @@ def confirm(journal: Journal, run: Run, pool: Pool, deadline: float | None = Non
         if finished.evaluation is None:
             event |= {"scores": None, "error": finished.error}
         else:
-            event |= {"scores": list(finished.evaluation.scores)}
+            event |= {"scores": list(finished.evaluation.scores), "outcomes": finished.evaluation.outcome_texts}
         journal.append(event)
         run.tell_confirmed(event)
     return numbers

@@ -101,6 +101,8 @@ def _event(finished: Finished, step: dict[str, Any]) -> Event:
     if finished.evaluation is None:
         return {**event, "scores": None, "error": finished.error}
     evaluation = finished.evaluation
+    if evaluation.results:
+        event["outcomes"] = evaluation.outcome_texts
     if evaluation.limited:  # by task: samples that score 0 because grading them exceeded a limit
         event["limited"] = evaluation.limited
     seconds = [round(each, 3) for each in (evaluation.load_seconds, evaluation.score_seconds)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -20,7 +20,8 @@ from cycleqd_merge.evolution.archive import Archive, EmptyRange, Scores
 from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome, aggregate
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events, require_complete
-from cycleqd_merge.journal.measured import Measured, measured_scores
+from cycleqd_merge.journal.measured import Measured, MeasuredOutcomes, measured_outcomes, measured_scores
+from cycleqd_merge.journal.outcomes import TaskOutcomes, decoded
 from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
 from cycleqd_merge.run.order import events_in_order, in_recorded_order, require_founders
@@ -29,6 +30,7 @@ from cycleqd_merge.strategies.factory import build_space, build_strategy, child_
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.schedule import Schedule
 from cycleqd_merge.strategies.state import SearchState
+from cycleqd_merge.tasks.protocol import Split
 
 if TYPE_CHECKING:
     import pandas
@@ -57,6 +59,10 @@ class Run:
     """Numbers of elites whose evaluation on the confirmation split failed."""
     measured: Measured = field(default_factory=dict)
     """Scores of the run's models outside the search."""
+    confirmations: dict[int, Event] = field(default_factory=dict)
+    """Events behind `confirmed`, by evaluation number."""
+    measured_outcomes: MeasuredOutcomes = field(default_factory=dict)
+    """Outcomes of the rows behind `measured`."""
     sessions: list[Event] = field(default_factory=list)
     """One event per process that worked on the run: recipe, environment."""
     fits: dict[int, Event] = field(default_factory=dict)
@@ -92,12 +98,14 @@ class Run:
         run._opened(run.schedule.ready())
         return run
 
-    def tell(self, event: Event) -> list[Proposal]:
+    def tell(self, event: Event, where: str = "journal") -> list[Proposal]:
         """Add a `result` event, in the order of the numbers; returns the proposals that may be evaluated next.
 
         Raises:
             RunFailed: the strategy cannot continue from these scores.
+            RecipeError: the outcomes of its rows are damaged; `where` names the line.
         """
+        self._result_outcomes(event, where)  # checks them
         scores = event.get("scores")
         result = Result(event["number"], None if scores is None else tuple(scores))
         self.open = [proposal for proposal in self.open if proposal.number != result.number]
@@ -116,12 +124,32 @@ class Run:
         self.search.fits[event["number"]] = event["digest"]
         self._opened(self.schedule.ready())
 
-    def tell_confirmed(self, event: Event) -> None:
-        """Add a `confirm` event."""
+    def _result_outcomes(self, event: Event, where: str = "journal") -> TaskOutcomes:
+        """The outcomes of a result's rows; those of a fork's founder also from the run that it comes from."""
+        scores = event.get("scores") or event.get("partial")
+        if not scores:
+            return {}
+        founders, place = self.start.get("seeds", []), event["number"] - len(self.experts)
+        inherited = founders[place].get("outcomes", {}) if 0 <= place < len(founders) else {}
+        return self._decoded({**inherited, **event.get("outcomes", {})}, scores, "search", where)
+
+    def _decoded(
+        self, texts: Mapping[str, str], scores: Sequence[float], split: Split, where: str = "journal"
+    ) -> TaskOutcomes:
+        rows = {task: facts["rows"].get(split, 0) for task, facts in self.start.get("tasks", {}).items()}
+        return decoded(texts, rows, dict(zip(self.tasks, scores, strict=False)), where)
+
+    def tell_confirmed(self, event: Event, where: str = "journal") -> None:
+        """Add a `confirm` event.
+
+        Raises:
+            RecipeError: the outcomes of its rows are damaged; `where` names the line.
+        """
         if event["scores"] is None:
             self.unconfirmed.add(event["number"])
-        else:
-            self.confirmed[event["number"]] = tuple(event["scores"])
+            return
+        self._decoded(event.get("outcomes", {}), event["scores"], "confirm", where)
+        self.confirmed[event["number"]], self.confirmations[event["number"]] = tuple(event["scores"]), event
 
     def _opened(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Record proposals; a mergekit configuration names the run's models at their commits."""
@@ -231,6 +259,16 @@ class Run:
         seeds = self.start.get("seeds", [])
         place = number - len(self.experts)
         return dict(seeds[place]["scores"]) if 0 <= place < len(seeds) else {}
+
+    def outcomes(self, number: int, split: Split = "search") -> TaskOutcomes:
+        """The outcomes of an evaluation's rows on the search or the confirmation split.
+
+        Empty if there was no such evaluation, or an earlier version recorded it.
+        """
+        if split == "search":
+            return self._result_outcomes(self.results[number]) if number < len(self.results) else {}
+        event = self.confirmations.get(number, {})
+        return self._decoded(event.get("outcomes", {}), event.get("scores", ()), split)
 
     def scores(self, number: int) -> Scores:
         """Scores of an evaluation on the search split, in the order of `tasks`."""
@@ -352,14 +390,15 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
     recorded = [step if isinstance(step, dict) else {} for step in steps]
     require_founders(start, list(recipe.experts), [task_name(use) for use in recipe.tasks], where)
     run = Run.begin(recipe, start, recorded, f"{where}:1: ")
-    run.measured = measured_scores(events_in_order(events, where))
+    in_order = events_in_order(events, where)
+    run.measured, run.measured_outcomes = measured_scores(in_order), measured_outcomes(in_order, where)
     run.sessions = of_kind(events, "session")
     for line, event in enumerate(events, start=1):
         _require_columns(run, event, f"{where}:{line}")
         if event["event"] == "confirm":
             if event["number"] >= len(run.results) or "tasks" not in start:
                 raise RecipeError(f"{where}:{line}: damaged: confirms {event['number']}, which was not evaluated")
-            run.tell_confirmed(event)
+            run.tell_confirmed(event, f"{where}:{line}")
         if event["event"] == "fit":
             if event["number"] not in run.fits_due:
                 raise RecipeError(f"{where}:{line}: damaged: fit {event['number']} is not due here")
@@ -371,7 +410,7 @@ def replay_events(events: Sequence[Event], where: str = "journal") -> Run:
             raise RecipeError(f"{where}:{line}: damaged: result {number} instead of {run.schedule.received}")
         if number >= len(run.steps) or run.steps[number] != event.get("step"):
             raise RecipeError(f"{where}:{line}: replay mismatch: this version proposes a different child")
-        run.tell(event)
+        run.tell(event, f"{where}:{line}")
     return run
 
 

@@ -14,6 +14,7 @@ from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.fits import founders_fits
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event
+from cycleqd_merge.journal.outcomes import outcomes_to_text
 from cycleqd_merge.merging.fit_files import RUN_FITS, keep_fits
 from cycleqd_merge.run.concealed import as_recorded
 from cycleqd_merge.run.differences import order_difference
@@ -88,8 +89,10 @@ def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 def _founder(run: Run, number: int, kept: Sequence[str]) -> Event:
     scores = dict(zip(run.tasks, run.scores(number), strict=True))
+    outcomes = {task: outcomes_to_text(each) for task, each in run.outcomes(number).items() if task in kept}
     return {
         "genome": run.search.genome(number).to_json(),
         "scores": {task: scores[task] for task in kept},
+        **({"outcomes": outcomes} if outcomes else {}),
         "from": number,
     }

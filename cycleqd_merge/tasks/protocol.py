@@ -151,13 +151,15 @@ class Outcome:
     score: from 0 to 1, higher is better; True is 1 and False is 0, and any other value fails the evaluation. output:
     the model's text, which `task check --json` reports. truncated: an answer was cut off at its token limit or at the
     end of the model's context. limits: what of the grading exceeded a limit and counts as wrong, such as "a regular
-    expression exceeded the limit of CPU time".
+    expression exceeded the limit of CPU time". tokens: the number of tokens that the model generated for the sample;
+    the worker counts them, a task leaves it out.
     """
 
     score: float
     output: str = ""
     truncated: bool = False
     limits: tuple[str, ...] = ()
+    tokens: int = 0
 
 
 class Task(Protocol):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
+from cycleqd_merge.run.state import open_run
 from tests.cli.conftest import CliRun, cycleqd_merge, write_task
 
 
@@ -28,7 +29,11 @@ def test_a_fork_starts_from_the_elites_with_their_scores(finished: CliRun, tmp_p
     assert [seed["from"] for seed in seeds] == wanted != []
     results = of_kind(read_events(tmp_path / "fork"), "result")
     assert [event["step"] for event in results[2 : 2 + len(seeds)]] == [{"seed": n} for n in range(len(seeds))]
-    for number, seed, event in zip(wanted, seeds, results[2:], strict=False):
+    before, after = open_run(finished.folder), open_run(tmp_path / "fork")
+    for place, (number, seed, event) in enumerate(zip(wanted, seeds, results[2:], strict=False), start=2):
+        for task, rows in before.outcomes(number).items():
+            assert after.outcomes(place)[task].scores.tolist() == rows.scores.tolist()
+        assert before.outcomes(number)
         assert event["scores"] == elites(finished.folder)[number]
         shown = cycleqd_merge("show", finished.folder, "--elite", f"#{number}", "--json").json
         assert seed["genome"] == shown["genome"]

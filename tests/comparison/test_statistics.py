@@ -15,16 +15,15 @@ from scipy import stats
 
 from cycleqd_merge.comparison.statistics import (
     Gap,
-    Interval,
     chance_of_a_false_difference,
     hypervolume,
-    paired_bootstrap,
     rows_and_seeds_interval,
     search_gap,
     seeds_interval,
     spread_over_seeds,
 )
 from cycleqd_merge.journal.measured import Estimate
+from cycleqd_merge.report.paired import Interval, paired_bootstrap
 
 UNIT = st.floats(0, 1)
 

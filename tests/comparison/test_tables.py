@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from cycleqd_merge.comparison import table_formats, tables
-from cycleqd_merge.comparison.statistics import Gap, Interval
+from cycleqd_merge.comparison.statistics import Gap
 from cycleqd_merge.comparison.table_formats import Column, ComparisonTable
+from cycleqd_merge.report.paired import Interval
 from tests.comparison.examples import example
 
 TABLE = ComparisonTable(

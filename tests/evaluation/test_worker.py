@@ -48,6 +48,9 @@ def test_a_score_is_the_mean_over_samples_in_the_order_of_the_suite(
     assert kept.samples == ("search-0", "search-1", "search-2", "search-3")
     assert [outcome.output for outcome in kept.outcomes] == [reference.text(sample, 4) for sample in kept.samples]
     assert kept.truncated == 1.0
+    assert [outcome.tokens for outcome in kept.outcomes] == [4, 4, 4, 4]
+    rows = evaluation.results["kept"].by_row
+    assert (rows.scores.tolist(), rows.tokens.tolist()) == ([1.0, 1.0, 0.0, 0.5], [4, 4, 4, 4])
 
 
 def test_unanswered_requests_of_a_failed_evaluation_end_before_the_next(
@@ -98,6 +101,9 @@ def test_a_candidate_that_loses_its_race_is_scored_only_on_the_first_rows(open_w
     assert (lost.censored, lost.scored, lost.rows) == (True, 20 + 10 + 1, 80 + 40 + 1)
     assert lost.results["a"].samples == tuple(f"search-{place}" for place in race(0.9).first(80))
     assert lost.scores == (0.0, 0.25, 0.5)
+    kept = lost.results["a"].by_row
+    assert np.flatnonzero(kept.scored).tolist() == race(0.9).first(80)
+    assert (len(kept.scores), kept.mean) == (80, 0.0)
 
 
 def test_a_candidate_that_does_not_lose_is_scored_as_without_a_race(open_worker: Callable[..., Worker]) -> None:

@@ -37,8 +37,8 @@ def restored(text: str, root: Path, out: Path) -> str:
 
 
 def outcome(event: Mapping[str, Any]) -> str:
-    """A journal's event as it must be reproduced, to the last digit: without times."""
-    return json.dumps({key: value for key, value in event.items() if key not in ("seconds", "time")})
+    """A journal's event as it must be reproduced, to the last digit: without times and keys that are newer than it."""
+    return json.dumps({key: value for key, value in event.items() if key not in ("seconds", "time", "outcomes")})
 
 
 def untimed(shown: Mapping[str, Any]) -> dict[str, Any]:

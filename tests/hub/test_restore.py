@@ -205,6 +205,8 @@ def test_two_runs_are_united(hub: LocalHub, parents: Parents, tmp_path: Path) ->
             for elite in part.archives[place].elites():
                 best[elite.cell] = max(best.get(elite.cell, 0.0), elite.scores[place])
         assert {elite.cell: elite.scores[place] for elite in archive.elites()} == best
+    assert all(list(united.outcomes(number)) == united.tasks for number in range(len(united.results)))
+    assert sum(bool(united.outcomes(number, "confirm")) for number in united.confirmed) == len(united.confirmed)
     answer = cycleqd_merge("evolve", both, "--generations", 2)
     assert answer.code == 0, answer.err
     assert open_run(both).generation == 2

@@ -12,7 +12,6 @@ import pytest
 
 from cycleqd_merge.comparison.comparison_folder import open_run_or_comparison
 from cycleqd_merge.comparison.page_section import page_section
-from cycleqd_merge.comparison.statistics import paired_bootstrap
 from cycleqd_merge.comparison.table_formats import table_to_records
 from cycleqd_merge.comparison.tables import comparison_report
 from cycleqd_merge.errors import UserError
@@ -20,6 +19,7 @@ from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.evolution.genome import level_genome
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.report.page import render_page
+from cycleqd_merge.report.paired import paired_bootstrap
 from cycleqd_merge.report.scores import compare_best, usual_scores
 from tests.comparison.examples import example
 from tests.report.runs import HELDOUT, make_comparison, make_run, measure_heldout
