@@ -169,5 +169,6 @@ register(
 
 
 def register_mergekit_method() -> None:
-    """Register the merge method `cycleqd` with mergekit in this process: configurations with mutations need it."""
-    # done when this module was imported
+    """Register the merge methods of this package with mergekit in this process: `cycleqd`, which configurations with
+    mutations need, and the static merges of `matrix_merges`."""
+    import cycleqd_merge.merging.mergekit_matrix_merges  # noqa: F401  # `cycleqd` was registered by this module's import
