@@ -1,4 +1,4 @@
-"""Static merges: the methods of mergekit and `matrix_merges` over a recipe's experts, with a few values of parameters."""
+"""Static merges: methods of mergekit and of `matrix_merges` over a recipe's experts, with a few parameter values."""
 
 from __future__ import annotations
 
