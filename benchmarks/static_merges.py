@@ -136,8 +136,9 @@ def own_examples(opened: OpenedRecipe, engine: Recording, worker: Worker) -> tup
     own gets the examples of all tasks."""
     names, examples, means = list(opened.recipe.experts), [], []
     for number, name in enumerate(names):
-        own = [use.name for use in opened.suite if use.expert == name] or [use.name for use in opened.suite]
-        others = {use.name: 0.0 for use in opened.suite if use.name not in own}
+        stated = {task.name for task, use in zip(opened.suite, opened.recipe.tasks, strict=True) if use.expert == name}
+        own = stated or {task.name for task in opened.suite}
+        others = {task.name: 0.0 for task in opened.suite if task.name not in own}
         engine.recorded = []
         evaluation = worker.evaluate(expert_genome(number, len(names), len(opened.groups)), known=others)
         examples.append(engine.recorded)
@@ -154,7 +155,6 @@ def main() -> None:
     parser.add_argument("--scales", default="0.3,0.5,0.7,1.0,1.5")
     parser.add_argument("--others", choices=("mean", "sum"), default="mean")
     parser.add_argument("--keep", default="0.9,0.1", help="shares of RegMean's off-diagonal elements")
-    parser.add_argument("--limit", type=int, help="score only this many rows of each task")
     parser.add_argument("--json", type=Path, help="file to append one line per merge to")
     parser.add_argument("--write", type=Path, help="folder for every method's best model")
     options = parser.parse_args()
@@ -214,7 +214,7 @@ def measured(
     rows, best = list[list[str]](), (-1.0, 0.0)
     for scale in scales:
         engine.put(merged(staging, found, scale))
-        scores = worker.evaluate(None, limit=options.limit).scores
+        scores = worker.evaluate(None).scores
         mean = sum(scores) / len(scores)
         best = max(best, (mean, scale))
         rows.append([name, f"{seconds:.1f}", f"{scale:g}", *(f"{score:.3f}" for score in scores), f"{mean:.3f}"])

@@ -1,15 +1,17 @@
-"""RegMean (Jin et al., 2023, arXiv:2212.09849): linear layers whose outputs are nearest to the experts' on their inputs.
+"""RegMean (Jin et al., 2023, arXiv:2212.09849): linear layers whose outputs are nearest to those of the experts.
 
     W = (sum_i W_i G_i) (sum_i G_i)^-1, where G_i = X_i^T X_i of expert i's inputs, with off-diagonal elements scaled
 
-The inputs are those of every token of examples, such as an expert's answers to search rows. Memory: the Gram matrices of
-one expert (4 n^2 bytes for each layer of n inputs: 0.5 GB for a model of 135 million parameters, 39 GB for one of 8
-billion), their sum over the experts, and the sums of products (as large as the weights); `most` bounds it, by going
-through the layers in several passes.
+The inputs are those of every token of examples, such as an expert's answers to search rows.
+
+Memory: the Gram matrices of one expert (4 n^2 bytes for each layer of n inputs: 0.5 GB for a model of 135 million
+parameters, 39 GB for one of 8 billion), as much for their sum over the experts, and products as large as the weights.
+`most` bounds it, by going through the layers in several passes.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -66,6 +68,7 @@ def gram_matrices(
     found: dict[str, torch.Tensor] = {}
     handles = [module.register_forward_pre_hook(_counting(found, name)) for name, module in modules.items()]
     device = next(model.parameters()).device
+    options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     by_length: dict[int, list[Example]] = defaultdict(list)
     for example in examples:
         by_length[len(example.tokens)].append(example)
@@ -73,7 +76,7 @@ def gram_matrices(
         for alike in by_length.values():
             for start in range(0, len(alike), _ROWS):
                 ids = torch.tensor([example.tokens for example in alike[start : start + _ROWS]], device=device)
-                model(input_ids=ids, use_cache=False)
+                model(input_ids=ids, use_cache=False, **options)
     finally:
         for handle in handles:
             handle.remove()
@@ -136,9 +139,9 @@ def linear_layers(model: torch.nn.Module, name_map: NameMap, staging: Staging) -
     for weight in staging.family.weights:
         parameter = name_map.parameter(staging.family.stored_names[weight.name]) or ""
         module = modules.get(parameter.removesuffix(".weight"))
-        if weight.vocabulary_axis is None and isinstance(module, torch.nn.Linear | Conv1D):
-            if parameter.endswith(".weight"):
-                found[weight.name] = module
+        linear = isinstance(module, torch.nn.Linear | Conv1D) and parameter.endswith(".weight")
+        if module is not None and linear and weight.vocabulary_axis is None:
+            found[weight.name] = module
     return found
 
 

@@ -110,9 +110,8 @@ def test_a_family_is_merged_on_its_experts_own_activations(trio: Trio, most: int
     base = AutoModelForCausalLM.from_pretrained(trio.base, dtype=torch.float32).state_dict()
     experts = [expert_model(trio, number) for number in range(3)]
     gpt2 = trio.architecture == "gpt2"
-    for module in (
-        ("transformer.h.1.mlp.c_proj",) if gpt2 else ("model.layers.1.mlp.down_proj", "model.layers.0.self_attn.q_proj")
-    ):
+    down, query = "model.layers.1.mlp.down_proj", "model.layers.0.self_attn.q_proj"
+    for module in ("transformer.h.1.mlp.c_proj",) if gpt2 else (down, query):
         rows = [activations(each, module, own) for each, own in zip(experts, EXAMPLES, strict=True)]
         weights = [each.state_dict()[f"{module}.weight"].double().numpy() for each in experts]
         wanted = numpy_regmean([w.T for w in weights] if gpt2 else weights, rows, 0.9)
