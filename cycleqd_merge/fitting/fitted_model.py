@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 
-from cycleqd_merge.fitting.gradients import coefficient_gradient, scale_gradient
+from cycleqd_merge.fitting.gradients import channel_gradient, coefficient_gradient, scale_gradient
 from cycleqd_merge.fitting.layout import Layout
 from cycleqd_merge.merging.adapter import LowRank
+from cycleqd_merge.merging.channels import channel_shapes, rescaled_channels, split_channels
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import TaskVector
 from cycleqd_merge.merging.name_map import NameMap
-from cycleqd_merge.merging.singular import Basis, as_matrix, joined, rescaled, strengthened
+from cycleqd_merge.merging.singular import Basis, joined, rescaled, strengthened
 from cycleqd_merge.merging.staging import Staging
 
 
@@ -27,7 +29,8 @@ class FittedModel:
     """One model in memory, with hooks on the parameters that experts change.
 
     model: in the dtype of its forward pass, on the staging's device; it is put in training mode for gradient
-    checkpointing, with all dropout off. arithmetic: dtype in which tensors are built and gradients contracted.
+    checkpointing, with all dropout off. arithmetic: dtype in which tensors are built and gradients contracted. room:
+    bytes of the device's memory for task vectors in that dtype; those that do not fit are made at each use.
     """
 
     def __init__(
@@ -37,9 +40,11 @@ class FittedModel:
         staging: Staging,
         layout: Layout,
         arithmetic: torch.dtype = torch.float32,
+        room: int = 0,
     ) -> None:
         self.model, self._map, self._staging, self._layout = model, name_map, staging, layout
-        self._arithmetic = arithmetic
+        self._arithmetic, self._room = arithmetic, room
+        self._vectors: dict[tuple[int, str], TaskVector] = {}
         self._weights = {staging.family.stored_names[weight.name]: weight for weight in staging.family.weights}
         self._resident = model.state_dict()
         self._gradient = torch.zeros(layout.size, dtype=arithmetic, device=staging.device)
@@ -97,40 +102,65 @@ class FittedModel:
     def _contract(self, stored: str, gradient: torch.Tensor) -> None:
         weight = self._weights[stored]
         for expert in self._changed[stored]:
-            vector, basis, place = self._direction(expert, weight)
-            self._gradient[self._layout.coefficient(expert, weight.name)] += coefficient_gradient(gradient, vector)
-            if basis is not None:
-                self._gradient[place] += scale_gradient(gradient, vector, basis)
+            vector = self._task_vector(expert, weight)
+            place, own = self._layout.scales(expert, weight.name), self._layout.coefficient(expert, weight.name)
+            if place is not None and self._layout.along == "channel":
+                found = channel_gradient(gradient, vector)
+                self._gradient[place] += found
+                self._gradient[own] += found[: prod(channel_shapes(weight.shape)[0])].sum()
+                continue
+            self._gradient[own] += coefficient_gradient(gradient, vector)
+            if place is not None:
+                self._gradient[place] += scale_gradient(gradient, vector, self._basis(expert, weight))
 
-    def _direction(self, expert: int, weight: Weight) -> tuple[TaskVector, Basis | None, Any]:
-        """An expert's task vector and singular basis of a tensor, and the place of its scales."""
-        vector = self._staging.task_vector(expert, weight, self._staging.base(weight).float())
-        assert vector is not None
-        place = self._layout.scales(expert, weight.name)
-        basis = None if place is None else self._staging.basis(expert, weight.name)
-        return _cast(vector, self._arithmetic), None if basis is None else _cast_basis(basis, self._arithmetic), place
+    def _task_vector(self, expert: int, weight: Weight) -> TaskVector:
+        key = expert, weight.name
+        if key in self._vectors:
+            return self._vectors[key]
+        found = self._staging.task_vector(expert, weight, self._staging.base(weight).float())
+        assert found is not None
+        vector = _cast(found, self._arithmetic)
+        size = _size(vector)
+        if size <= self._room:
+            self._vectors[key] = vector
+            self._room -= size
+        return vector
+
+    def _basis(self, expert: int, weight: Weight) -> Basis:
+        basis = self._staging.basis(expert, weight.name)
+        assert basis is not None
+        return _cast_basis(basis, self._arithmetic)
 
     @torch.no_grad()
     def set(self, values: torch.Tensor) -> None:
         """Give every tensor that experts change the value that it has under a fit's values, shape (size,)."""
+        values = values.to(self._arithmetic)
         for stored, experts in self._changed.items():
             weight = self._weights[stored]
             self._map.copy_into(self._resident, stored, self._tensor(values, weight, experts))
 
     def _tensor(self, values: torch.Tensor, weight: Weight, experts: tuple[int, ...]) -> torch.Tensor:
-        base = self._staging.base(weight).to(self._arithmetic)
-        total, low = base, list[LowRank]()
+        total, low = self._staging.base(weight).to(self._arithmetic), list[LowRank]()
         for expert in experts:
-            vector, basis, place = self._direction(expert, weight)
-            coefficient = values[self._layout.coefficient(expert, weight.name)]
-            m = None if basis is None else values[place].to(self._arithmetic)
-            if isinstance(vector, LowRank):
-                low.append(strengthened(vector, basis, m, coefficient))
-                continue
-            total = total + coefficient * vector
-            if basis is not None and m is not None:
-                total = total + as_dense(rescaled(vector, basis, m)).reshape(weight.shape)
+            for change in self._changes(values, weight, expert):
+                if isinstance(change, LowRank):
+                    low.append(change)
+                else:
+                    total = total + change.reshape(weight.shape)
         return total + joined(low).dense().reshape(weight.shape) if low else total
+
+    def _changes(self, values: torch.Tensor, weight: Weight, expert: int) -> list[TaskVector]:
+        """What a fit's values add to a tensor along one expert, as a sum of parts."""
+        vector, place = self._task_vector(expert, weight), self._layout.scales(expert, weight.name)
+        coefficient = values[self._layout.coefficient(expert, weight.name)]
+        if place is not None and self._layout.along == "channel":
+            return [rescaled_channels(vector, split_channels(values[place], weight.shape), coefficient)]
+        basis = None if place is None else self._basis(expert, weight)
+        m = None if place is None else values[place]
+        if isinstance(vector, LowRank):
+            return [strengthened(vector, basis, m, coefficient)]
+        scaled = [] if basis is None or m is None else [rescaled(vector, basis, m)]
+        return [vector * coefficient, *scaled]
 
     def gradient(self, loss: Callable[[Any], torch.Tensor]) -> tuple[float, torch.Tensor]:
         """A loss of the model, and its gradient by the values, shape (size,), in the dtype of `arithmetic`."""
@@ -145,9 +175,10 @@ class FittedModel:
             hook.remove()
 
 
-def as_dense(vector: TaskVector) -> torch.Tensor:
-    """A task vector as a matrix."""
-    return vector.dense() if isinstance(vector, LowRank) else as_matrix(vector)
+def _size(vector: TaskVector) -> int:
+    """Bytes in memory."""
+    parts = (vector.left, vector.right) if isinstance(vector, LowRank) else (vector,)
+    return sum(part.numel() * part.element_size() for part in parts)
 
 
 def _cast(vector: TaskVector, dtype: torch.dtype) -> TaskVector:

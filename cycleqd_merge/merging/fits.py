@@ -1,6 +1,7 @@
-"""Fits: coefficients per tensor, and scales per singular direction, that were learned by gradient.
+"""Fits: coefficients per tensor, and scales of channels or singular directions, that were learned by gradient.
 
-    fit = sum_i c_i[l] tau_i + sum_i U_i diag(m_i s_i) V_i^T        for every tensor l
+    fit = sum_i (c_i[l] + a_i 1^T + 1 b_i^T) * tau_i                  for every tensor l, if channels are scaled
+    fit = sum_i c_i[l] tau_i + sum_i U_i diag(m_i s_i) V_i^T          if singular directions are
 
 A fit is a file that is named by its SHA-256, so a genome states it by 64 characters. Every host keeps those that it
 needs in its cache, whichever run, archive or exported model they came with.
@@ -29,8 +30,11 @@ from cycleqd_merge.files import write_atomically
 
 FIT_FORMAT = 1
 LARGEST = 256 * 2**20
-"""Bytes of a fit's file: with a scale per direction, one of an 8B model and three experts has 10 MB."""
+"""Bytes of a fit's file: with a scale per channel, one of an 8B model and three experts has 32 MB."""
 _METADATA, _COEFFICIENTS, _SCALES = "fit", "coefficients", "scales"
+
+Along = Literal["channel", "singular"]
+"""What the scales of a fit belong to: rows and columns of the task vectors (see `channels`), or singular directions."""
 
 _Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -40,7 +44,8 @@ class _Header(BaseModel):
 
     format: Literal[1]
     tensors: Annotated[list[_Name], Field(min_length=1)]
-    ranks: dict[str, dict[_Name, Annotated[int, Field(ge=1)]]]
+    along: Along
+    sizes: dict[str, dict[_Name, Annotated[int, Field(ge=1)]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +53,14 @@ class Fit:
     """The values of a fit.
 
     tensors: names of the tensors of the model. coefficients: of each expert's task vector in each tensor, shape
-    (experts, tensors), float32. ranks: by expert number, the number of scaled directions of each tensor. scales: by
-    expert number, m of these tensors, one after the other in the order of `ranks`, float32.
+    (experts, tensors), float32. along: what the scales belong to. sizes: by expert number, the number of scales of each
+    tensor. scales: by expert number, those of these tensors, one after the other in the order of `sizes`, float32.
     """
 
     tensors: tuple[str, ...]
     coefficients: NDArray[np.float32]
-    ranks: Mapping[int, Mapping[str, int]]
+    along: Along
+    sizes: Mapping[int, Mapping[str, int]]
     scales: Mapping[int, NDArray[np.float32]]
 
     def coefficients_of(self, name: str) -> list[float]:
@@ -62,17 +68,21 @@ class Fit:
         column: list[float] = self.coefficients[:, self._places[name]].tolist()
         return column
 
+    def scaled_experts(self, along: Along) -> frozenset[int]:
+        """The experts with scales of this kind."""
+        return frozenset(self.sizes) if self.along == along else frozenset()
+
     def scales_along(self, expert: int, ranks: Mapping[str, int]) -> NDArray[np.float32] | None:
-        """m of one expert for all tensors of its singular bases, concatenated; None if no direction is scaled.
+        """m of one expert for all tensors of its singular bases, concatenated; None if it scales no direction.
 
         ranks: of the bases, in their order.
 
         Raises:
             ModelError: the fit was learned on other singular bases.
         """
-        if expert not in self.ranks:
+        if expert not in self.scaled_experts("singular"):
             return None
-        if list(self.ranks[expert].items()) != list(ranks.items()):
+        if list(self.sizes[expert].items()) != list(ranks.items()):
             raise ModelError(
                 f"a fit scales other singular directions of expert {expert + 1} than those of its bases; use the "
                 "models and the `rank` with which it was learned"
@@ -85,8 +95,8 @@ class Fit:
 
     def to_bytes(self) -> bytes:
         """The content of its file: equal fits have equal bytes."""
-        ranks = {str(expert): dict(ranks) for expert, ranks in self.ranks.items()}
-        header = {"format": FIT_FORMAT, "tensors": self.tensors, "ranks": ranks}
+        sizes = {str(expert): dict(each) for expert, each in self.sizes.items()}
+        header = {"format": FIT_FORMAT, "tensors": self.tensors, "along": self.along, "sizes": sizes}
         arrays = {f"{_SCALES}.{expert}": np.ascontiguousarray(scales) for expert, scales in self.scales.items()}
         arrays[_COEFFICIENTS] = np.ascontiguousarray(self.coefficients)
         return save(arrays, metadata={_METADATA: json.dumps(header, separators=(",", ":"))})
@@ -100,20 +110,20 @@ class Fit:
         """
         header, arrays = _read(content)
         coefficients = arrays.pop(_COEFFICIENTS)
-        ranks = {int(expert): ranks for expert, ranks in header.ranks.items()}
-        scales = {expert: arrays.pop(f"{_SCALES}.{expert}") for expert in ranks}
+        sizes = {int(expert): each for expert, each in header.sizes.items()}
+        scales = {expert: arrays.pop(f"{_SCALES}.{expert}") for expert in sizes}
         if arrays:
             raise ValueError(f"unknown array {next(iter(arrays))!r:.80}")
         experts = coefficients.shape[0]
         if coefficients.shape[1:] != (len(header.tensors),) or not experts:
             raise ValueError(f"coefficients of shape {coefficients.shape} for {len(header.tensors)} tensors")
         for expert, values in scales.items():
-            if expert >= experts or values.shape != (sum(ranks[expert].values()),):
-                raise ValueError(f"scales of expert {expert}: shape {values.shape} does not match its ranks")
+            if expert >= experts or values.shape != (sum(sizes[expert].values()),):
+                raise ValueError(f"scales of expert {expert}: shape {values.shape} does not match its sizes")
         for values in (coefficients, *scales.values()):
             if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) > MAX_COEFFICIENT:
                 raise ValueError("a value is not finite, or far too large")
-        return cls(tuple(header.tensors), coefficients, ranks, scales)
+        return cls(tuple(header.tensors), coefficients, header.along, sizes, scales)
 
 
 @lru_cache(maxsize=8)
@@ -135,11 +145,11 @@ def _read(content: bytes) -> tuple[_Header, dict[str, Any]]:
         header = _Header.model_validate_json(json.loads(content[8 : 8 + size])["__metadata__"][_METADATA])
     except (SafetensorError, ValidationError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"not a fit: {first_line(error)}") from None
-    wanted = {_COEFFICIENTS, *(f"{_SCALES}.{expert}" for expert in header.ranks)}
+    wanted = {_COEFFICIENTS, *(f"{_SCALES}.{expert}" for expert in header.sizes)}
     if not wanted <= arrays.keys() or any(array.dtype != np.float32 for array in arrays.values()):
         raise ValueError("an array is missing, or not of float32")
-    if arrays[_COEFFICIENTS].ndim != 2 or not all(expert.isdecimal() for expert in header.ranks):
-        raise ValueError("coefficients or ranks of a wrong form")
+    if arrays[_COEFFICIENTS].ndim != 2 or not all(expert.isdecimal() for expert in header.sizes):
+        raise ValueError("coefficients or sizes of a wrong form")
     return header, arrays
 
 

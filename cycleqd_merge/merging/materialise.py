@@ -1,8 +1,9 @@
 """Build the tensors of a genome: one at a time, accumulated in float32, cast once at the end.
 
-    child = base + sum_i c_i tau_i + sum_i (f_i tau_i + U_i diag(m_i s_i) V_i^T)
+    child = base + sum_i c_i tau_i + sum_i ((f_i + a_i 1^T + 1 b_i^T) * tau_i + U_i diag(m_i s_i) V_i^T)
 
-c is the genome's own, f what fits add to it, and m is from fits and svd mutations. The deltas are summed first, in the
+c is the genome's own, f, a and b are from fits (a coefficient, scales of rows and of columns), and m is from fits and
+svd mutations. The deltas are summed first, in the
 order of the experts, then added to the base (mergekit's order), then cast.
 """
 
@@ -20,12 +21,13 @@ from cycleqd_merge.evolution.draws import normal
 from cycleqd_merge.evolution.genome import Genome, Mutation
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import ExpertBases, Rank
+from cycleqd_merge.merging.channels import Channels, rescaled_channels, split_channels
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.directions import Directions, Strengths
 from cycleqd_merge.merging.family import ModelFamily, TaskVector
 from cycleqd_merge.merging.fits import read_fit
 from cycleqd_merge.merging.groups import Groups
-from cycleqd_merge.merging.singular import Basis, joined, rescaled, strengthened
+from cycleqd_merge.merging.singular import Basis, as_dense, joined, rescaled, strengthened
 from cycleqd_merge.merging.staging import Place, Staging
 
 Mutations = Sequence[tuple[float, Mutation]]
@@ -34,13 +36,14 @@ Mutations = Sequence[tuple[float, Mutation]]
 
 @dataclass(frozen=True)
 class Term:
-    """What mutations and fits add to a tensor along one expert: coefficient * tau + U diag(m s) V^T.
+    """What mutations and fits add to a tensor along one expert: (coefficient + a + b) * tau + U diag(m s) V^T.
 
-    along: whether there is the second part, with m from `Directions`.
+    channels: a and b, if they are scaled. along: whether there is the last part, with m from `Directions`.
     """
 
     coefficient: float
     along: bool
+    channels: Channels | None = None
 
 
 class Materialiser:
@@ -62,7 +65,7 @@ class Materialiser:
         self.family, self.groups, self.bases, self.device = family, groups, bases, torch.device(device)
         self.staging = Staging(family, bases, device, place)
         self._directions = Directions(bases, groups)
-        self._last: tuple[Genome, Strengths] | None = None
+        self._last: tuple[Genome, Strengths, Strengths] | None = None
 
     @property
     def rank(self) -> Rank:
@@ -118,7 +121,7 @@ class Materialiser:
                 )
             term = terms.get(expert, none)
             basis, m = self._along(genome, weight, expert, term)
-            parts.append(strengthened(vector, basis, m, coefficients[expert] + term.coefficient))
+            parts += _low_rank_parts(vector, term, coefficients[expert] + term.coefficient, basis, m)
         return joined(parts) if parts else None
 
     def _change(
@@ -130,17 +133,16 @@ class Materialiser:
                 continue
             vector = vectors[expert]
             basis, m = self._along(genome, weight, expert, term)
-            if isinstance(vector, LowRank) and term.coefficient != 0.0:
-                low.append(strengthened(vector, basis, m, term.coefficient))
+            if isinstance(vector, LowRank):
+                low += _low_rank_parts(vector, term, term.coefficient, basis, m)
                 continue
-            if not isinstance(vector, LowRank) and term.coefficient != 0.0:
+            if term.channels is not None:
+                scaled = as_dense(rescaled_channels(vector, term.channels, term.coefficient))
+                total = _sum(total, scaled.reshape(weight.shape))
+            elif term.coefficient != 0.0:
                 total = _sum(total, vector * term.coefficient)
             if basis is not None and m is not None:
-                change = rescaled(vector, basis, m)
-                if isinstance(change, LowRank):
-                    low.append(change)
-                else:
-                    total = _sum(total, change.reshape(weight.shape))
+                total = _sum(total, as_dense(rescaled(vector, basis, m)).reshape(weight.shape))
         if low:
             total = _sum(total, joined(low).dense().reshape(weight.shape))
         return self._add_noise(total, self._mutations(genome, weight), weight)
@@ -150,31 +152,39 @@ class Materialiser:
     ) -> tuple[Basis, torch.Tensor] | tuple[None, None]:
         """An expert's singular basis of a tensor, and m, shape (rank,); None if a term has no such part."""
         basis = self.staging.basis(expert, weight.name) if term.along else None
-        return (None, None) if basis is None else (basis, self._strengths(genome)[expert, weight.name])
+        return (None, None) if basis is None else (basis, self._strengths(genome)[0][expert, weight.name])
 
     def _terms(self, genome: Genome, weight: Weight) -> dict[int, Term]:
         """The terms of a tensor by expert, in the order of the experts."""
         along = {mutation.expert for _, mutation in self._mutations(genome, weight) if mutation.expert is not None}
         coefficients: dict[int, float] = {}
+        channels: dict[int, Channels] = {}
         for digest, share in zip(genome.fits, genome.fit_shares[:, self.groups.of(weight.name)].tolist(), strict=True):
             if share != 0.0:
                 fit = read_fit(digest)
-                along |= {expert for expert, ranks in fit.ranks.items() if weight.name in ranks}
+                along |= {expert for expert in fit.scaled_experts("singular") if weight.name in fit.sizes[expert]}
+                for expert in fit.scaled_experts("channel"):
+                    if weight.name in fit.sizes[expert]:
+                        channels[expert] = split_channels(self._strengths(genome)[1][expert, weight.name], weight.shape)
                 for expert, coefficient in enumerate(fit.coefficients_of(weight.name)):
                     coefficients[expert] = coefficients.get(expert, 0.0) + share * coefficient
-        fitted = {expert for expert, coefficient in coefficients.items() if coefficient != 0.0}
-        return {expert: Term(coefficients.get(expert, 0.0), expert in along) for expert in sorted(fitted | along)}
+        fitted = {expert for expert, coefficient in coefficients.items() if coefficient != 0.0} | channels.keys()
+        return {
+            expert: Term(coefficients.get(expert, 0.0), expert in along, channels.get(expert))
+            for expert in sorted(fitted | along)
+        }
 
     def _task_vectors(self, experts: Set[int], weight: Weight, base: torch.Tensor) -> dict[int, TaskVector]:
         """Task vectors by expert, in float32 on the device, in memory that the caller may overwrite."""
         vectors = {expert: self.staging.task_vector(expert, weight, base) for expert in sorted(experts)}
         return {expert: vector for expert, vector in vectors.items() if vector is not None}
 
-    def _strengths(self, genome: Genome) -> Strengths:
-        """m of every tensor for the genome's svd mutations and fits; kept while the same genome is being built."""
+    def _strengths(self, genome: Genome) -> tuple[Strengths, Strengths]:
+        """Of every tensor, m, and a and b in one; kept while the same genome is being built."""
         if self._last is None or self._last[0] is not genome:
-            self._last = genome, self._directions.strengths(genome, self.device)
-        return self._last[1]
+            m, channels = (of(genome, self.device) for of in (self._directions.strengths, self._directions.channels))
+            self._last = genome, m, channels
+        return self._last[1:]
 
     def _mutations(self, genome: Genome, weight: Weight) -> Mutations:
         """The mutations that change a tensor, with their shares in its group; none for a one-dimensional tensor."""
@@ -205,6 +215,17 @@ def task_arithmetic(
             dense = vector.dense().add_(base).sub_(base) if isinstance(vector, LowRank) else vector
             total = _sum(total, dense.mul_(coefficients[expert]))
     return total
+
+
+def _low_rank_parts(
+    vector: LowRank, term: Term, coefficient: float, basis: Basis | None, m: torch.Tensor | None
+) -> list[LowRank]:
+    """What a term adds along a low-rank task vector, with `coefficient` instead of its own."""
+    if term.channels is None:
+        return [] if basis is None and coefficient == 0.0 else [strengthened(vector, basis, m, coefficient)]
+    change = rescaled_channels(vector, term.channels, coefficient)
+    assert isinstance(change, LowRank)
+    return [change] if basis is None else [change, strengthened(vector, basis, m, 0.0)]
 
 
 def _sum(total: torch.Tensor | None, term: torch.Tensor | None) -> Any:

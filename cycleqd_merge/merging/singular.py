@@ -39,6 +39,11 @@ def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(tensor.shape[0], -1)
 
 
+def as_dense(vector: TaskVector) -> torch.Tensor:
+    """A task vector as a matrix."""
+    return vector.dense() if isinstance(vector, LowRank) else as_matrix(vector)
+
+
 def singular_basis(vector: TaskVector) -> Basis:
     """The basis of a task vector: min(m, n) directions of a dense one, r of a low-rank one.
 

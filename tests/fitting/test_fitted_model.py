@@ -10,15 +10,28 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM
 
 from cycleqd_merge.fitting.fitted_model import FittedModel
+from cycleqd_merge.fitting.job import Scales
 from cycleqd_merge.fitting.layout import Layout
+from cycleqd_merge.fitting.scaled import scaled
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.singular import as_matrix
 from cycleqd_merge.merging.staging import Staging
 from tests.merging.conftest import Trio, make_trio
+from tests.models import Architecture
 
-CASES = {"llama": ("llama", False), "tied": ("llama", True), "gpt2": ("gpt2", True)}
+CASES: dict[str, tuple[Architecture, bool]] = {
+    "llama": ("llama", False),
+    "tied": ("llama", True),
+    "gpt2": ("gpt2", True),
+}
+
+
+@pytest.fixture(scope="module", params=["singular", "channel"])
+def scales(request: pytest.FixtureRequest) -> Scales:
+    found: Scales = request.param
+    return found
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -27,15 +40,17 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_trio(tmp_path_factory.mktemp(request.param), architecture, tied, torch.bfloat16)
 
 
-def opened(trio: Trio, dtype: torch.dtype, checkpointing: bool) -> tuple[FittedModel, Any, Layout, Staging]:
+def opened(
+    trio: Trio, scales: Scales, dtype: torch.dtype, checkpointing: bool
+) -> tuple[FittedModel, Any, Layout, Staging]:
     model = AutoModelForCausalLM.from_pretrained(trio.base, dtype=dtype).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    bases = prepare_bases(trio.family, range(3))
-    staging = Staging(trio.family, bases, "cpu", "device")
-    ranks = {expert: dict(bases[expert].ranks) for expert in (0, 2)}
-    layout = Layout.of([w.name for w in trio.family.weights], lambda name: name, 3, ranks)
-    return FittedModel(model, trio.family.name_map(model), staging, layout, dtype), model, layout, staging
+    bases = prepare_bases(trio.family, (0, 2))
+    staging, name_map = Staging(trio.family, bases, "cpu", "device"), trio.family.name_map(model)
+    along, sizes = scaled(scales, model, name_map, staging)
+    layout = Layout.of([w.name for w in trio.family.weights], lambda name: name, 3, along, sizes)
+    return FittedModel(model, name_map, staging, layout, dtype, room=20_000), model, layout, staging
 
 
 IDS = torch.arange(48).reshape(4, 12) % 90 + 4
@@ -71,8 +86,12 @@ def autograd(
             )
             total = total + values[layout.coefficient(expert, weight.name)] * dense.reshape(weight.shape)
             place = layout.scales(expert, weight.name)
-            if place is not None:
+            if place is not None and layout.along == "channel":
+                rows = weight.shape[0]
+                total = total + (values[place][:rows, None] + values[place][rows:]) * dense
+            elif place is not None:
                 basis = staging.basis(expert, weight.name)
+                assert basis is not None
                 vectors, tau = basis.vectors.double(), as_matrix(dense)
                 around = vectors @ torch.diag(values[place]) @ vectors.T
                 total = total + (tau @ around if basis.side == "right" else around @ tau).reshape(weight.shape)
@@ -85,15 +104,17 @@ def autograd(
         ends = ("embed_tokens.weight", "wte.weight")
         tensors["lm_head.weight"] = next(tensor for name, tensor in tensors.items() if name.endswith(ends))
     loss = cross_entropy(functional_call(model.double(), tensors, kwargs={"input_ids": IDS}, tie_weights=False).logits)
-    loss.backward()
+    torch.autograd.backward(loss)
     assert values.grad is not None
-    return float(loss), values.grad
+    return float(loss.detach()), values.grad
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-5)], ids=["f64", "f32"])
-def test_it_equals_autograd(family: Trio, dtype: torch.dtype, tolerance: float, checkpointing: bool) -> None:
-    fitted, model, layout, staging = opened(family, dtype, checkpointing)
+def test_it_equals_autograd(
+    family: Trio, scales: Scales, dtype: torch.dtype, tolerance: float, checkpointing: bool
+) -> None:
+    fitted, model, layout, staging = opened(family, scales, dtype, checkpointing)
     values = layout.start(0.4).double() + 0.1 * torch.sin(torch.arange(layout.size).double())
     fitted.set(values.to(dtype))
     loss, gradient = fitted.gradient(loss_of)
@@ -105,9 +126,9 @@ def test_it_equals_autograd(family: Trio, dtype: torch.dtype, tolerance: float, 
     fitted.close()
 
 
-def test_it_equals_finite_differences(family: Trio) -> None:
+def test_it_equals_finite_differences(family: Trio, scales: Scales) -> None:
     """Along random directions, over all values at once: the norms of some models round to float32."""
-    fitted, model, layout, _ = opened(family, torch.float64, False)
+    fitted, model, layout, _ = opened(family, scales, torch.float64, False)
     values = layout.start(0.4).double()
     fitted.set(values)
     _, gradient = fitted.gradient(loss_of)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cycleqd_merge.fitting.gradients import coefficient_gradient, scale_gradient
+from cycleqd_merge.fitting.gradients import channel_gradient, coefficient_gradient, scale_gradient
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.singular import Basis, as_matrix, singular_basis
 
@@ -36,7 +36,8 @@ def case(shape: tuple[int, ...], low_rank: bool) -> tuple[torch.Tensor | LowRank
 
 def loss_of(tensor: torch.Tensor) -> torch.Tensor:
     """Any smooth function of a tensor."""
-    return (tensor * torch.arange(tensor.numel()).reshape(tensor.shape)).sin().sum() + tensor.square().sum()
+    places = torch.arange(tensor.numel()).reshape(tensor.shape)
+    return torch.sin(tensor * places).sum() + tensor.square().sum()
 
 
 @pytest.mark.parametrize(("shape", "low_rank"), CASES, ids=str)
@@ -53,7 +54,7 @@ def test_they_equal_autograd_and_finite_differences(shape: tuple[int, ...], low_
     m = torch.linspace(-0.5, 0.5, rank, dtype=torch.float64).requires_grad_(True)
     made = tensor(c, m)
     made.retain_grad()
-    loss_of(made).backward()
+    torch.autograd.backward(loss_of(made))
     assert made.grad is not None
     assert c.grad is not None
     assert m.grad is not None
@@ -69,3 +70,23 @@ def test_they_equal_autograd_and_finite_differences(shape: tuple[int, ...], low_
             nudge[j] = step
             slope = (loss_of(tensor(c, m + nudge)) - loss_of(tensor(c, m - nudge))) / (2 * step)
             assert found[1][j].item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "low_rank"), [*CASES, ((4, 3, 2, 2), False)], ids=str)
+def test_those_of_channels_equal_autograd(shape: tuple[int, ...], low_rank: bool) -> None:
+    vector, dense, _ = case(shape, low_rank)
+    rows, columns = {
+        2: ("ij,i->ij", "ij,j->ij"),
+        3: ("ijk,ij->ijk", "ijk,ik->ijk"),
+        4: ("ijkl,i->ijkl", "ijkl,j->ijkl"),
+    }[len(shape)]
+    sizes = {2: (shape[:1], shape[1:]), 3: (shape[:2], (shape[0], shape[-1])), 4: (shape[:1], shape[1:2])}[len(shape)]
+    a, b = (torch.zeros(size, dtype=torch.float64, requires_grad=True) for size in sizes)
+    made = 0.3 + 0.7 * dense + torch.einsum(rows, dense, a) + torch.einsum(columns, dense, b)
+    made.retain_grad()
+    torch.autograd.backward(loss_of(made))
+    assert made.grad is not None
+    assert a.grad is not None
+    assert b.grad is not None
+    wanted = torch.cat([a.grad.flatten(), b.grad.flatten()])
+    assert torch.allclose(channel_gradient(made.grad, vector), wanted, rtol=1e-10, atol=1e-10)

@@ -33,9 +33,8 @@ def fitting(trio: Trio, settings: FitSettings, scaled: tuple[int, ...] = (0, 1, 
     model = AutoModelForCausalLM.from_pretrained(trio.base, dtype=torch.float32)
     bases = prepare_bases(trio.family, range(3))
     staging = Staging(trio.family, bases, "cpu", "device")
-    layout = Layout.of(
-        [w.name for w in trio.family.weights], lambda name: name, 3, {n: dict(bases[n].ranks) for n in scaled}
-    )
+    sizes = {n: dict(bases[n].ranks) for n in scaled}
+    layout = Layout.of([w.name for w in trio.family.weights], lambda name: name, 3, "singular", sizes)
     fitted = FittedModel(model, trio.family.name_map(model), staging, layout)
     tasks = [FitTask(f"task {number}", number, examples(number)) for number in range(3)]
     found = Fitting(fitted, layout, tasks, settings, pad=0, device="cpu")

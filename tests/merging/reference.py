@@ -74,10 +74,16 @@ class Reference:
         change = np.zeros(self._base[name].shape)
         for expert, vector in enumerate(self.vectors):
             change += float(fit.coefficients[expert, fit.tensors.index(name)]) * vector[name]
-            ranks = dict(fit.ranks.get(expert, {}))
-            if name in ranks:
-                parts = np.split(fit.scales[expert].astype(np.float64), np.cumsum(list(ranks.values()))[:-1])
-                m, (u, s, vh) = parts[list(ranks).index(name)], self._svd(expert, name)
+            sizes = dict(fit.sizes.get(expert, {}))
+            if name not in sizes:
+                continue
+            parts = np.split(fit.scales[expert].astype(np.float64), np.cumsum(list(sizes.values()))[:-1])
+            m = parts[list(sizes).index(name)]
+            if fit.along == "channel":
+                rows = change.shape[0]
+                change += (m[:rows, None] + m[None, rows:]) * vector[name]
+            else:
+                u, s, vh = self._svd(expert, name)
                 change += (u[:, : len(m)] * (m * s[: len(m)])) @ vh[: len(m)]
         return change
 

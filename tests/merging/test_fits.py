@@ -12,11 +12,12 @@ from safetensors.numpy import load, save
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.merging.fits import Fit, fit_content, fit_digest, keep_fit, read_fit
 
-RANKS = {0: {"a": 2, "c": 1}, 2: {"b": 2}}
+SIZES = {0: {"a": 2, "c": 1}, 2: {"b": 2}}
 FIT = Fit(
     ("a", "b", "c"),
     np.arange(9, dtype=np.float32).reshape(3, 3),
-    RANKS,
+    "singular",
+    SIZES,
     {0: np.array([1, 2, 3], np.float32), 2: np.array([4, 5], np.float32)},
 )
 
@@ -36,7 +37,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert fit_content(digest) == found.to_bytes() == FIT.to_bytes()
     assert [found.coefficients_of(name) for name in "abc"] == FIT.coefficients.T.tolist()
     assert found.scales_along(1, {"a": 2}) is None
-    assert found.scales_along(0, RANKS[0]).tolist() == [1, 2, 3]
+    assert found.scales_along(0, SIZES[0]).tolist() == [1, 2, 3]
 
 
 def test_singular_bases_of_other_ranks_or_order_are_refused() -> None:
@@ -54,13 +55,14 @@ def test_singular_bases_of_other_ranks_or_order_are_refused() -> None:
         (save({"coefficients": FIT.coefficients}), "not a fit"),
         (changed({"format": 2}), "not a fit"),
         (changed({"code": "x"}), "not a fit"),
+        (changed({"along": "code"}), "not a fit"),
         (changed({"tensors": []}), "not a fit"),
         (changed({"tensors": ["a"]}), r"coefficients of shape \(3, 3\) for 1 tensors"),
-        (changed({"ranks": {"0": {"a": 2, "c": 1}, "2": {"b": 3}}}), "expert 2: shape"),
-        (changed({"ranks": {"0": {"a": 2, "c": 1}, "3": {"b": 2}}}), "an array is missing"),
-        (changed({"ranks": {"0": {"a": 10**30}, "2": {"b": 2}}}), "expert 0: shape"),
-        (changed({"ranks": {"0": {"a": 0}, "2": {"b": 2}}}), "not a fit"),
-        (changed({"ranks": {"\u0660": {"a": 2, "c": 1}, "2": {"b": 2}}}), "an array is missing"),
+        (changed({"sizes": {"0": {"a": 2, "c": 1}, "2": {"b": 3}}}), "expert 2: shape"),
+        (changed({"sizes": {"0": {"a": 2, "c": 1}, "3": {"b": 2}}}), "an array is missing"),
+        (changed({"sizes": {"0": {"a": 10**30}, "2": {"b": 2}}}), "expert 0: shape"),
+        (changed({"sizes": {"0": {"a": 0}, "2": {"b": 2}}}), "not a fit"),
+        (changed({"sizes": {"\u0660": {"a": 2, "c": 1}, "2": {"b": 2}}}), "an array is missing"),
         (changed(coefficients=np.full((3, 3), np.nan, np.float32)), "not finite"),
         (changed(coefficients=np.full((3, 3), 1e9, np.float32)), "far too large"),
         (changed(coefficients=np.zeros((3, 3))), "not of float32"),

@@ -19,7 +19,8 @@ from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.draws import uniform
 from cycleqd_merge.evolution.genome import Genome, Mutation, crossover, expert_genome, fit_genome, mutate
-from cycleqd_merge.merging.fits import Fit, keep_fit
+from cycleqd_merge.merging.channels import channel_count
+from cycleqd_merge.merging.fits import Along, Fit, keep_fit
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec, open_materialiser
@@ -66,19 +67,24 @@ def mutations(number: int) -> st.SearchStrategy[Mutation]:
     return svd | gaussian
 
 
-def random_fit(materialiser: Materialiser, experts: Sequence[int], seed: int) -> Fit:
-    """A fit with a scale per singular direction of `experts`."""
+def random_fit(materialiser: Materialiser, along: Along, experts: Sequence[int], seed: int) -> Fit:
+    """A fit with a scale per singular direction or channel of `experts`."""
     random = np.random.default_rng(seed)
-    names = tuple(weight.name for weight in materialiser.family.weights)
-    ranks = {expert: dict(materialiser.bases[expert].ranks) for expert in experts}
-    scales = {n: random.normal(0, 0.3, sum(each.values())).astype(np.float32) for n, each in ranks.items()}
-    return Fit(names, random.normal(0.5, 0.2, (EXPERTS, len(names))).astype(np.float32), ranks, scales)
+    weights = materialiser.family.weights
+    sizes = {expert: dict(materialiser.bases[expert].ranks) for expert in experts}
+    if along == "channel":
+        shapes = {weight.name: weight.shape for weight in weights}
+        sizes = {expert: {name: channel_count(shapes[name]) for name in each} for expert, each in sizes.items()}
+    scales = {n: random.normal(0, 0.3, sum(each.values())).astype(np.float32) for n, each in sizes.items()}
+    coefficients = random.normal(0.5, 0.2, (EXPERTS, len(weights))).astype(np.float32)
+    return Fit(tuple(weight.name for weight in weights), coefficients, along, sizes, scales)
 
 
 @pytest.fixture(scope="session")
 def fits(materialisers: list[Materialiser], reference: Reference) -> list[str]:
-    """Digests of two fits: one of coefficients alone, and one that scales the directions of two experts."""
-    made = [random_fit(materialisers[0], experts, seed) for seed, experts in enumerate(((), (0, 2)))]
+    """Digests of fits: of coefficients alone, with scales of two experts' directions, and of two experts' channels."""
+    kinds: list[tuple[Along, tuple[int, ...]]] = [("channel", ()), ("singular", (0, 2)), ("channel", (0, 2))]
+    made = [random_fit(materialisers[0], along, experts, seed) for seed, (along, experts) in enumerate(kinds)]
     digests = [keep_fit(fit.to_bytes()) for fit in made]
     reference.fits.update(zip(digests, made, strict=True))
     return digests
