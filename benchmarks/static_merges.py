@@ -3,11 +3,11 @@
     python benchmarks/static_merges.py RECIPE [--set KEY=VALUE ...] [--methods tsv_m,regmean] [--scales 0.5,0.7,1.0]
 
 Each method computes one direction: a task vector for the whole model, added to the base with every scale in turn.
-Embeddings and tensors that are not matrices get the experts' mean (--others sum: their sum). RegMean sees the prompts of
-each expert's own tasks and its answers to them. Scores are those of `compare`'s strategy `matrix-merges` for the same
-scales, but a direction is computed once for all scales, and adapters never become full matrices on the way. The engine
-is transformers. With --write FOLDER, every method's model at its best scale is written to FOLDER/METHOD: as an
-additional expert of a recipe, it is a direction with its own coefficient in a search or a fit.
+Embeddings and tensors that are not matrices get the experts' mean (--others sum: their sum). RegMean sees the prompts
+of each expert's own tasks and its answers to them. Scores are those of `compare`'s strategy `matrix-merges` for the same
+scales, but each direction is computed once, and adapters are merged as factors where the method allows it.
+The engine is transformers. With --write FOLDER, every method's model at its best scale is written to FOLDER/METHOD: as
+an additional expert of a recipe, it is a direction with its own coefficient in a search or a fit.
 """
 
 from __future__ import annotations
