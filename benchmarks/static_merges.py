@@ -4,8 +4,8 @@
 
 Each method computes one direction: a task vector for the whole model, added to the base with every scale in turn.
 Embeddings and tensors that are not matrices get the experts' mean (--others sum: their sum). RegMean sees the prompts
-of each expert's own tasks and its answers to them. Scores are those of `compare`'s strategy `matrix-merges` for the same
-scales, but each direction is computed once, and adapters are merged as factors where the method allows it.
+of each expert's own tasks and its answers to them. Scores are those of `compare`'s strategy `matrix-merges` for the
+same scales, but each direction is computed once, and adapters are merged as factors where the method allows it.
 The engine is transformers. With --write FOLDER, every method's model at its best scale is written to FOLDER/METHOD: as
 an additional expert of a recipe, it is a direction with its own coefficient in a search or a fit.
 """

@@ -17,29 +17,29 @@ from cycleqd_merge.merging import matrix_merges
 from cycleqd_merge.merging.matrix_merges import Vectors
 
 
-def tsv_m(group: TensorGroup, scale: float = 1.0) -> torch.Tensor:
+def _tsv_m(group: TensorGroup, scale: float = 1.0) -> torch.Tensor:
     """TSV-Merge."""
     shape = group.base.tensor.shape
     return _merged(group, scale, matrix_merges.tsv_merge(len(group.non_base), shape) if len(shape) > 1 else None)
 
 
-def iso_c(group: TensorGroup, scale: float = 1.0) -> torch.Tensor:
+def _iso_c(group: TensorGroup, scale: float = 1.0) -> torch.Tensor:
     """Iso-C."""
     return _merged(group, scale, matrix_merges.iso_c)
 
 
-def wudi(group: TensorGroup, scale: float = 1.0, steps: int = 300, learning_rate: float = 1e-5) -> torch.Tensor:
+def _wudi(group: TensorGroup, scale: float = 1.0, steps: int = 300, learning_rate: float = 1e-5) -> torch.Tensor:
     """WUDI-Merging. Its matrices are output x input; those of GPT-2's Conv1D are not."""
     return _merged(group, scale, partial(matrix_merges.wudi, steps=steps, learning_rate=learning_rate))
 
 
-def swudi(group: TensorGroup, scale: float = 1.0, time: float = 300.0, share: float = 0.85) -> torch.Tensor:
+def _swudi(group: TensorGroup, scale: float = 1.0, time: float = 300.0, share: float = 0.85) -> torch.Tensor:
     """SWUDI. share: of the input directions. Its matrices are those of `wudi`."""
     shape = group.base.tensor.shape
     return _merged(group, scale, matrix_merges.swudi_merge(time, share, shape) if len(shape) > 1 else None)
 
 
-def sign_aligned(group: TensorGroup, weight: PerNonBase[float], scale: float = 1.0) -> torch.Tensor:
+def _sign_aligned(group: TensorGroup, weight: PerNonBase[float], scale: float = 1.0) -> torch.Tensor:
     """base + scale * sum_i weight_i (the entries of expert i's task vector that have the elected sign).
 
     Signs are elected by the plain sum, whatever the weights are: a weight of 1 for one expert and 0 for the others is
@@ -69,11 +69,11 @@ def _task_vectors(group: TensorGroup) -> list[torch.Tensor]:
 
 
 _METHODS = {
-    "tsv_m": (tsv_m, "TSV-Merge", "https://arxiv.org/abs/2412.00081"),
-    "iso_c": (iso_c, "Iso-C", "https://arxiv.org/abs/2502.04959"),
-    "wudi": (wudi, "WUDI-Merging", "https://arxiv.org/abs/2503.08099"),
-    "swudi": (swudi, "SWUDI", "https://arxiv.org/abs/2606.07289"),
-    "sign_aligned": (sign_aligned, "Sign-aligned sum", "https://arxiv.org/abs/2306.01708"),
+    "tsv_m": (_tsv_m, "TSV-Merge", "https://arxiv.org/abs/2412.00081"),
+    "iso_c": (_iso_c, "Iso-C", "https://arxiv.org/abs/2502.04959"),
+    "wudi": (_wudi, "WUDI-Merging", "https://arxiv.org/abs/2503.08099"),
+    "swudi": (_swudi, "SWUDI", "https://arxiv.org/abs/2606.07289"),
+    "sign_aligned": (_sign_aligned, "Sign-aligned sum", "https://arxiv.org/abs/2306.01708"),
 }
 MATRIX_MERGES = tuple(_METHODS)
 """The names of the methods."""
