@@ -34,6 +34,9 @@ _NAMED: dict[str, dict[str, Any]] = {
     "cma-me": {"strategy": {"kind": "cma-me"}},
     "nsga2": {"strategy": {"kind": "nsga2"}},
     "mergekit": {"strategy": {"kind": "mergekit"}},
+    "matrix-merges": {
+        "strategy": {"kind": "mergekit", "methods": ["tsv_m", "iso_c", "swudi", "wudi", "sign_aligned"]},
+    },
 }
 _GROUPED = ("random", "cma-es", "cma-me", "nsga2", "bayesian")
 _GROUPS = "-groups"

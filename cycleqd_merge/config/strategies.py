@@ -100,7 +100,8 @@ class MergekitConfig(StrictConfig):
 
     kind: Literal["mergekit"]
     methods: list[str] | None = Field(None, min_length=1)
-    """Methods by mergekit's names; by default all that apply to the recipe's models."""
+    """Methods by mergekit's names, or this package's `tsv_m`, `iso_c`, `wudi`, `swudi` and `sign_aligned`; by default
+    all of mergekit's that apply to the recipe's models."""
     grid: dict[str, dict[str, Annotated[list[Moderate | bool], Field(min_length=1)]]] = Field(default_factory=dict)
     """Values of parameters to try, by method and parameter, instead of the method's small default grid. `weight`
     applies to every expert."""

@@ -1,4 +1,4 @@
-"""Static merges: mergekit's own methods over a recipe's experts, each with a few values of its parameters."""
+"""Static merges: methods of mergekit and of `matrix_merges` over a recipe's experts, with a few parameter values."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ _GRIDS: dict[str, Values] = {
     "multislerp": {"weight": (1.0,)},
     "nearswap": {"t": (0.0001, 0.001)},
 }
+_OWN_GRIDS: dict[str, Values] = {
+    "tsv_m": {"scale": (0.7, 1.0, 1.5)},
+    "iso_c": {"scale": (0.7, 1.0, 1.5)},
+    "wudi": {"scale": (0.5, 0.7, 1.0)},
+    "swudi": {"scale": (0.5, 0.7, 1.0)},
+    "sign_aligned": {"weight": (1.0,), "scale": (0.5, 0.7, 1.0)},
+}
 """Values per parameter; a method that is not listed is tried once, if it has no required parameter."""
 
 
@@ -50,14 +57,16 @@ def static_merges(recipe: Recipe, setting: MergekitConfig) -> list[tuple[Mergeki
     from mergekit.merge_methods.registry import registered_methods  # late: both import torch, and few runs need this
 
     from cycleqd_merge.merging.mergekit_config import MERGE_METHOD
+    from cycleqd_merge.merging.mergekit_matrix_merges import MATRIX_MERGES  # which registers them
 
     no_merge = ("passthrough", MERGE_METHOD)
     specs = {method.spec.name: method.spec for method in registered_methods() if method.spec.name not in no_merge}
-    grids = {**_GRIDS, **setting.grid}
+    grids = {**_GRIDS, **_OWN_GRIDS, **setting.grid}
     for name in [*(setting.methods or []), *setting.grid]:
         if name not in specs:
             raise RecipeError(f"strategy: mergekit has no method {name!r}{suggestion(name, specs)}")
-    chosen = list(dict.fromkeys(setting.methods or [*_GRIDS, *setting.grid, *specs]))
+    mergekits = [name for name in specs if name not in MATRIX_MERGES]  # the others never join runs that name none
+    chosen = list(dict.fromkeys(setting.methods or [*_GRIDS, *setting.grid, *mergekits]))
     found: list[list[tuple[MergekitConfiguration, dict[str, Any]]]] = []
     for name in chosen:
         if name not in specs:  # in `_GRIDS`, but not in the installed mergekit

@@ -29,7 +29,7 @@ from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 MERGE_METHOD = "cycleqd"
 STOCK_COMMAND, OWN_COMMAND = f"{STOCK} {CONFIGURATION} OUT", f"cycleqd-merge merge {CONFIGURATION} OUT"
-"""Commands that build the model of a configuration: with stock mergekit, or with the method `cycleqd`."""
+"""Commands that build the model of a configuration: with stock mergekit, or with a method of this package."""
 
 
 def configuration_text(genome: Genome, materialiser: Materialiser, setting: EvolutionConfig) -> str:

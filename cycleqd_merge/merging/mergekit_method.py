@@ -174,13 +174,16 @@ register(
 
 
 def register_mergekit_method(model: str | PathLike[str] | None = None) -> None:
-    """Register the merge method `cycleqd` with mergekit in this process: configurations with mutations or fits need it.
+    """Register the merge methods of this package with mergekit in this process.
 
+    They are `cycleqd`, which configurations with mutations or fits need, and the static merges of `matrix_merges`.
     model: folder of an exported model, whose fits its configuration needs; they are put into the cache.
 
     Raises:
         ModelError: a fit is damaged.
     """
-    if model is not None:  # the method itself was registered when this module was imported
+    import cycleqd_merge.merging.mergekit_matrix_merges  # noqa: F401  # `cycleqd` was registered by this module's import
+
+    if model is not None:
         folder = Path(model) / MODEL_FITS
         keep_fits(folder, [path.stem for path in sorted(folder.glob("*.safetensors"))])

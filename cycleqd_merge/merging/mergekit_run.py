@@ -36,6 +36,7 @@ from cycleqd_merge.merging.mergekit_config import (
     why_not_rebuilt,
 )
 from cycleqd_merge.merging.mergekit_experts import expert_loaders, stock_problem
+from cycleqd_merge.merging.mergekit_matrix_merges import MATRIX_MERGES
 from cycleqd_merge.merging.mergekit_method import MutationsParameter, models_of, models_opened
 from cycleqd_merge.merging.mergekit_plan import merge_errors, planned_tensors, quiet_libraries, weights_in
 from cycleqd_merge.merging.mergekit_references import reference_value
@@ -266,6 +267,10 @@ def merge_command(candidate: MergekitConfiguration, family: ModelFamily, device:
     problem = stock_problem(family)
     if problem is not None:
         return f"{NO_COMMAND}{problem}"
+    if config.merge_method in MATRIX_MERGES:
+        if family.models.vocabulary == "base":
+            return f"{NO_COMMAND}its experts' vocabularies are cut to the base's"
+        return own_command(family)
     adapters = any(reference.lora is not None for reference in config.referenced_models())
     options = [f"--random-seed {candidate.seed}", *stock_options(family, adapters)]
     if torch.device(device).type != "cpu":

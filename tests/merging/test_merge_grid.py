@@ -16,10 +16,11 @@ from cycleqd_merge.config.strategies import MergekitConfig
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.merging.merge_grid import static_merges
+from cycleqd_merge.merging.mergekit_matrix_merges import MATRIX_MERGES
 from cycleqd_merge.merging.mergekit_run import merged_tensors
 from tests.models import make_adapter, make_base, make_expert, make_recipe, on_base, open_recipe_family, read_tensors
 
-NO_MERGE = {"passthrough", "cycleqd"}
+NO_MERGE = {"passthrough", "cycleqd", *MATRIX_MERGES}
 
 
 @pytest.fixture(scope="module")
