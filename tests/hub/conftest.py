@@ -56,7 +56,7 @@ def hub(
 ) -> Iterator[LocalHub]:
     """A Hub with ann signed in; the client's cache is empty and its waits between retries are short.
 
-    Figures are a few bytes, except in test_whole_way.py and in processes of their own.
+    Figures are digests, except in test_whole_way.py and in processes of their own.
     """
     sign_in(monkeypatch, tmp_path_factory.mktemp("hf"))
     monkeypatch.setattr("huggingface_hub.utils._http.time", Impatient())
