@@ -33,6 +33,7 @@ from tests.components import (
     require,
     require_root_file_system,
 )
+from tests.quick_figures import draw_quickly
 
 # a shell that starts the tests in the background has SIGINT ignored, by child processes too
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,6 +60,12 @@ def own_root(cache: Path) -> RootFs:
         (cache / "rootfs" / "default").symlink_to(built, target_is_directory=True)
     require_root_file_system("default")
     return RootFs("default")
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `tests.quick_figures`."""
+    draw_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="session", autouse=True)

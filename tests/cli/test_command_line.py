@@ -80,21 +80,34 @@ def test_quiet_and_verbose_exclude_each_other(run: Path) -> None:
         assert "--quiet cannot be combined with --verbose or --debug" in " ".join(answer.err.split())
 
 
-def evolve_in_a_new_process(recipe: Path, *options: object) -> subprocess.CompletedProcess[str]:
-    command = [*ENTRY, "evolve", recipe, "--generations", 1, *options]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+TWICE = """
+import sys
+from cycleqd_merge.cli import main
+
+command = sys.argv
+for option in ("--quiet", "--verbose"):
+    sys.argv = [*command, option]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code
+    for stream in (sys.stdout, sys.stderr):
+        print("END", file=stream, flush=True)
+"""
+"""Runs a command twice in a process whose logging nobody else has set up."""
 
 
 def test_quiet_prints_results_and_verbose_adds_debug_messages(models: Models, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, models, finish={"heldout": True})
-    quiet = evolve_in_a_new_process(recipe, "--quiet")
-    assert quiet.stdout.splitlines()[0].strip() == "Archives"
-    assert "Scores on the held-out split" in quiet.stdout
-    assert (quiet.stderr, "generation 1/1" in quiet.stdout) == ("", False)
-    verbose = evolve_in_a_new_process(recipe, "--verbose")
-    assert verbose.stdout.splitlines()[0] == "resuming after generation 1"
-    assert verbose.stdout.endswith(quiet.stdout)
-    assert "DEBUG: models and tasks opened: 2 tasks, 1 coefficient groups" in verbose.stderr
+    command = [sys.executable, "-c", TWICE, "evolve", str(recipe), "--generations", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    (quiet, verbose, _), (quiet_err, verbose_err, _) = ended.stdout.split("END\n"), ended.stderr.split("END\n")
+    assert quiet.splitlines()[0].strip() == "Archives"
+    assert "Scores on the held-out split" in quiet
+    assert (quiet_err, "generation 1/1" in quiet) == ("", False)
+    assert verbose.splitlines()[0] == "resuming after generation 1"
+    assert verbose.endswith(quiet)
+    assert "DEBUG: models and tasks opened: 2 tasks, 1 coefficient groups" in verbose_err
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: type[BaseException], *message: str) -> None:

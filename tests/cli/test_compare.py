@@ -19,6 +19,7 @@ from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
 from tests.journal.unsealed import unsealed
 from tests.report.test_page import Page
 
+pytestmark = pytest.mark.usefixtures("quick_figures")  # but fixtures of the module draw them
 STRATEGIES = "paper,cma-es-groups,mergekit"
 SEEDS = 2
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,7 @@ def test_every_strategy_has_ordinary_runs_of_the_same_budget(compared: Path) -> 
     assert len(open_run(compared / "compared/cma-es-groups/seed-0").groups) > 1
 
 
+@pytest.mark.slow  # CI has runs at the same time without Ray, and a run on Ray
 def test_workers_change_no_result(compared: Path, models: Models, tmp_path: Path) -> None:
     """Two workers on Ray take two runs at a time; one worker in this process took them one after another."""
     shutil.copytree(compared, tmp_path, ignore=shutil.ignore_patterns("compared"), dirs_exist_ok=True)

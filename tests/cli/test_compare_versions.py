@@ -13,6 +13,7 @@ from cycleqd_merge.run.state import open_run
 from cycleqd_merge.tasks.generate import GenerateTask
 from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
 NEWER = {"strategy": {"kind": "random"}, "evolution": {"groups": {"layers": 1}, "sigma": 0.5}}
 
 

@@ -17,11 +17,12 @@ def results(run: Path) -> list[tuple[object, object]]:
     return [(event["step"], event["scores"]) for event in of_kind(read_events(run), "result")]
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])  # 2: on Ray, which starts slowly
 def test_the_first_of_two_processes_ends_the_run_as_one_does(
-    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    settings = {"finish": {"export": ["best-mean"], "heldout": True}, "workers": 2}
+    settings = {"finish": {"export": ["best-mean"], "heldout": True}, "workers": workers}
     alone = write_recipe(tmp_path / "alone", models)
     assert cycleqd_merge("evolve", alone).code == 0
     together = write_recipe(tmp_path / "together", models, **settings)

@@ -11,6 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from tests.models import short_quickstart
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -73,7 +75,7 @@ def test_the_readme_shows_the_commands_for_a_run() -> None:
 
 
 def test_every_command_of_the_readme_works_without_extras(tmp_path: Path) -> None:
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    short_quickstart(tmp_path)
     plan = ["cycleqd-merge", "plan", "recipes/quickstart.yaml", "--no-measure"]
     commands = [plan, *(shorter(command) for command in shown_commands())]
     ended = subprocess.run(

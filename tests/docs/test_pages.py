@@ -26,6 +26,7 @@ from cycleqd_merge.strategies.protocol import Result
 from cycleqd_merge.strategies.schedule import Schedule
 from cycleqd_merge.strategies.space import Objective, SearchSpace
 from cycleqd_merge.strategies.state import SearchState
+from tests.models import short_quickstart
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +57,7 @@ def test_readme_recipe_is_valid(tmp_path: Path) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory in which the pages' paths exist."""
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    short_quickstart(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

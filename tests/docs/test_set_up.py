@@ -42,7 +42,7 @@ def test_tests_run_where_packages_cannot_be_installed(tmp_path: Path, user: int,
     environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert said in done.stdout
-    assert done.stdout.endswith("pytest -n 3 --dist loadfile -k some\n")
+    assert done.stdout.endswith("pytest -n 3 --dist loadfile --no-loadscope-reorder -k some\n")
     assert done.returncode == 3
 
 

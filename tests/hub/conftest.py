@@ -51,8 +51,13 @@ def sign_in(patch: pytest.MonkeyPatch, home: Path, token: str = TOKEN) -> None:
 
 
 @pytest.fixture
-def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A Hub with ann signed in; the client's cache is empty and its waits between retries are short."""
+def hub(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, quick_figures: None
+) -> Iterator[LocalHub]:
+    """A Hub with ann signed in; the client's cache is empty and its waits between retries are short.
+
+    Figures are digests, except in test_whole_way.py and in processes of their own.
+    """
     sign_in(monkeypatch, tmp_path_factory.mktemp("hf"))
     monkeypatch.setattr("huggingface_hub.utils._http.time", Impatient())
     monkeypatch.setattr("cycleqd_merge.hub_errors._FIRST_WAIT", 0.01, raising=False)

@@ -49,6 +49,11 @@ def logits(folder: Path, dtype: torch.dtype | str = "auto") -> torch.Tensor:
         return model(tokens).logits.float()  # type: ignore[no-any-return]
 
 
+@pytest.fixture
+def quick_figures() -> None:
+    """Figures are drawn here: replaces the fixture of that name."""
+
+
 def test_others_load_what_was_evolved(hub: LocalHub, parents: Parents, tmp_path: Path) -> None:
     put_parents(hub, parents)
     recipe = write_recipe(tmp_path, "lab/base", {"one": "lab/base+lab/first", "two": "lab/base+lab/second"})
@@ -80,6 +85,7 @@ def test_others_load_what_was_evolved(hub: LocalHub, parents: Parents, tmp_path:
     assert len(json.loads((tmp_path / "found.generations").read_text())) == 6
 
     assert_adapter_is_the_model(run, parents, found["adapter"], tmp_path)
+    assert hub.read("ann/run-archive", "figures/archives.png", "dataset").startswith(b"\x89PNG")
 
 
 def assert_adapter_is_the_model(run: Path, parents: Parents, found: torch.Tensor, tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ async def score(task: Task, texts: list[str]) -> list[float]:
     return [outcome.score for outcome in outcomes]
 
 
-def test_nothing_is_left_of_200_hostile_samples(tmp_path: Path) -> None:
+@pytest.mark.parametrize("samples", [60, pytest.param(SAMPLES, marks=pytest.mark.slow)])
+def test_nothing_is_left_of_hostile_samples(samples: int, tmp_path: Path) -> None:
     answers = [f"def double(x):\n    exec({program_of(text, MARK)!r}, {{}})\n" for text in (*PROGRAMS.values(), KEYS)]
     turns = [bash(command_of(name, MARK)) for name in COMMANDS]
     folders = [tmp_path / f"{n}" for n in range(5)]
@@ -89,9 +90,9 @@ def test_nothing_is_left_of_200_hostile_samples(tmp_path: Path) -> None:
 
     asyncio.run(play(8))  # what is started and cached once
     before, keys_before = held(), keys()
-    scores = asyncio.run(play(SAMPLES))
+    scores = asyncio.run(play(samples))
     assert held() == before
-    assert len(scores) == SAMPLES
+    assert len(scores) == samples
     assert set(scores) <= {0.0, 1.0}
     deadline = time.monotonic() + 15  # the kernel removes keys late, and others on this host have keys
     while keys() > keys_before and time.monotonic() < deadline:

@@ -24,6 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+import pytest
+
+from tests.quick_figures import draw_quickly
+
 ROOT = Path(__file__).parents[2]
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
@@ -228,6 +232,8 @@ def _child(request: dict[str, Any], out: int, err: int, counter: int) -> int:
             _mount(*mount)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
+    if request["arguments"][0] == "push":
+        draw_quickly(pytest.MonkeyPatch())  # its figures would take most of its time
     if request["before"]:
         exec(request["before"], {})
     events = _Events(counter, request["kill"], request["full"])
