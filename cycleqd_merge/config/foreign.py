@@ -308,7 +308,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     RandomConfig: _RANGE,
     CmaEsConfig: dict.fromkeys(("kind", "start", "sigma", "population", "weights"), SAFE),
     CmaMeConfig: dict.fromkeys(("kind", "start", "sigma", "population", "bred"), SAFE),
-    BayesianConfig: dict.fromkeys(("kind", "optimism", "bred"), SAFE),
+    BayesianConfig: dict.fromkeys(("kind", "optimism", "noise", "bred"), SAFE),
     Nsga2Config: {**_RANGE, "population": SAFE},
     MergekitConfig: {"kind": SAFE, "methods": _checked(_methods), "grid": _checked(_grid)},
     PythonStrategyConfig: _TARGET,

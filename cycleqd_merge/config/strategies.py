@@ -83,6 +83,8 @@ class BayesianConfig(StrictConfig):
     kind: Literal["bayesian"]
     optimism: float = Field(1.0, ge=0, le=LARGE)
     """Standard deviations added to the predicted score when candidates are compared; higher values explore more."""
+    noise: Literal["fitted", "rows"] = "fitted"
+    """Noise of the scores that the Gaussian processes assume: fitted to all models, or known from each model's rows."""
     bred: Unit = 0.0
     """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
 

@@ -25,10 +25,14 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Result:
-    """Scores in the order of the tasks, each in [0, 1]; None if the evaluation failed or racing rejected it."""
+    """Scores in the order of the tasks, each in [0, 1]; None if the evaluation failed or racing rejected it.
+
+    variances: of the scores, by the sampling of the rows, see `sampling_variance`; empty if they are not known.
+    """
 
     number: int
     scores: Scores | None
+    variances: tuple[float, ...] = ()
 
 
 class Strategy(Protocol):

@@ -47,6 +47,7 @@ class SearchState:
         self.fits: dict[int, str] = {}
         self._candidates: list[Candidate] = []
         self._scores: list[Scores | None] = []
+        self._variances: list[tuple[float, ...]] = []
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -145,6 +146,10 @@ class SearchState:
         """The candidates whose results were received, each with the scores of all tasks, in order of number."""
         return list(zip(self._candidates, self._scores, strict=False))
 
+    def variances(self, number: int) -> tuple[float, ...]:
+        """See `Result`: of a result that was received."""
+        return self._variances[number]
+
     def pending(self) -> list[Candidate]:
         """The candidates without a result yet, in order of number."""
         return self._candidates[len(self._scores) :]
@@ -169,6 +174,7 @@ class SearchState:
         if result.number != len(self._scores):
             raise ValueError(f"received result {result.number}, but {len(self._scores)} is next")
         self._scores.append(result.scores)
+        self._variances.append(result.variances)
         if len(self._scores) == self.space.first:
             self._open_archives()
         elif len(self._scores) > self.space.first and result.scores is not None and self.meets_floors(result.scores):
