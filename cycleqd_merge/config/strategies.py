@@ -156,10 +156,6 @@ def require_used(evolution: EvolutionConfig, strategy: StrategyConfig, fit: FitC
     kind = strategy.kind
     if fit is not None and isinstance(strategy, CmaEsConfig | CmaMeConfig) and strategy.start is not None:
         raise KeyProblem("cannot be combined with `fit`: the search starts from the first fit", "strategy", "start")
-    if evolution.race is not None and kind != "cycleqd":
-        raise KeyProblem(
-            f"{kind} requires all scores of every child, which racing does not provide", "evolution", "race"
-        )
     if kind == "cma-me" and not evolution.cycling:
         raise KeyProblem("CMA-ME requires `cycling: true`: it improves one archive per task", "evolution", "cycling")
     if kind == "bayesian" and not evolution.cycling:

@@ -105,8 +105,7 @@ class Run:
             RunFailed: the strategy cannot continue from these scores.
             RecipeError: the outcomes of its rows are damaged; `where` names the line.
         """
-        outcomes, scores = self._result_outcomes(event, where), event.get("scores")
-        result = Result(event["number"], None if scores is None else tuple(scores), self._variances(scores, outcomes))
+        result = self._result(event, self._result_outcomes(event, where))
         self.open = [proposal for proposal in self.open if proposal.number != result.number]
         try:
             opened = self.schedule.tell(result)
@@ -131,6 +130,12 @@ class Run:
         founders, place = self.start.get("seeds", []), event["number"] - len(self.experts)
         inherited = founders[place].get("outcomes", {}) if 0 <= place < len(founders) else {}
         return self._decoded({**inherited, **event.get("outcomes", {})}, scores, "search", where)
+
+    def _result(self, event: Event, outcomes: TaskOutcomes) -> Result:
+        scores, estimated = (None if not event.get(key) else tuple(event[key]) for key in ("scores", "partial"))
+        known = outcomes if set(self.tasks) <= set(outcomes) else {}
+        row_scores = tuple(known[task].scores for task in self.tasks) if known and scores else ()
+        return Result(event["number"], scores, self._variances(scores or estimated, outcomes), row_scores, estimated)
 
     def _variances(self, scores: Sequence[float] | None, outcomes: TaskOutcomes) -> tuple[float, ...]:
         """See `Result`. Of a task without outcomes, those of scores of 0 and 1, which vary most."""

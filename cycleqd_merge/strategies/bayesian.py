@@ -52,8 +52,9 @@ class Bayesian:
         """See `Emitter.learn`: everything is learned from the state."""
 
     def _best_candidate(self, number: int, aim: Aim) -> Matrix:
-        points, scores, variances = self._evaluated()
+        points, scores, variances, complete = self._evaluated()
         surrogate = self._surrogate(points, scores, variances)
+        points, scores = points[complete], scores[complete]  # racing's estimates are only predicted from
         acceptable = np.array([self.state.meets_floors(tuple(each)) for each in scores])
         if acceptable.any():  # models below a floor are predicted from, but neither varied nor part of the front
             points, scores = points[acceptable], scores[acceptable]
@@ -66,18 +67,19 @@ class Bayesian:
             best = np.argsort(-objectives.mean(axis=1), kind="stable")[:KEPT]
         return self._maximise(surrogate, acquisition, points[best], generator(self._seed, number, "bayesian"))
 
-    def _evaluated(self) -> tuple[Matrix, Matrix, Matrix | None]:
+    def _evaluated(self) -> tuple[Matrix, Matrix, Matrix | None, NDArray[np.bool_]]:
         """Points and scores of the genomes evaluated so far that have one (`Coordinates.point`), in order of number,
-        and the scores' variances if they are known and wanted."""
+        the scores' variances if they are known and wanted, and whether the scores are of all rows."""
         coordinates = self.state.coordinates
         evaluated = [
-            (point, scores, self.state.variances(number))
+            (point, scores or estimated, self.state.variances(number), scores is not None)
             for number, (candidate, scores) in enumerate(self.state.results())
-            if scores is not None and (point := coordinates.point(candidate)) is not None
+            if (estimated := self.state.estimated(number)) is not None or scores is not None
+            if (point := coordinates.point(candidate)) is not None
         ]
-        points, scores, variances = zip(*evaluated, strict=True)
+        points, scores, variances, complete = zip(*evaluated, strict=True)
         known = self._noise == "rows" and all(variances)
-        return np.array(points), np.array(scores), np.array(variances) if known else None
+        return np.array(points), np.array(scores), np.array(variances) if known else None, np.array(complete)
 
     def _surrogate(self, points: Matrix, scores: Matrix, variances: Matrix | None) -> Surrogate:
         """A surrogate fitted to the models evaluated so far, and to its own predictions for those in flight."""

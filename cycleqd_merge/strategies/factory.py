@@ -69,7 +69,17 @@ def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = (), 
     race = recipe.evolution.race
     racing = None if race is None else (race.share, race.confidence)
     return SearchSpace(
-        objectives, len(experts), groups, floors, founders, factors, levels, racing, fits, novelty_capacity(recipe)
+        objectives,
+        len(experts),
+        groups,
+        floors,
+        founders,
+        factors,
+        levels,
+        racing,
+        fits,
+        novelty_capacity(recipe),
+        race is not None and race.rows == "difficulty",
     )
 
 
