@@ -21,6 +21,7 @@ _SHARED = ("generations", "seed", "bins", "bounds", "archive")
 _PAPER: dict[str, Any] = {"preset": "paper"}
 _NAMED: dict[str, dict[str, Any]] = {
     "recommended": {"evolution": {"preset": "recommended"}},
+    "fits": {"strategy": {"kind": "none"}, "fit": {}},
     "paper": {"evolution": _PAPER},
     "no-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "none"}}},
     "gaussian-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "gaussian"}}},
@@ -39,6 +40,8 @@ _NAMED: dict[str, dict[str, Any]] = {
     },
 }
 _GROUPED = ("random", "cma-es", "cma-me", "nsga2", "bayesian")
+_OPTIONALLY_GROUPED = ("recommended", "fits")
+"""Strategies that use the recipe's coefficient groups if it states any."""
 _GROUPS = "-groups"
 """Suffix of a strategy's name: with the recipe's coefficient groups instead of one."""
 STRATEGIES = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
@@ -77,10 +80,12 @@ def _named(recipe: Recipe, name: str) -> dict[str, Any]:
         known = [*recipe.strategies, *STRATEGIES]
         raise RecipeError(f"no strategy is named {name!r}{suggestion(name, known)}; available: {', '.join(known)}")
     named = _NAMED[name.removesuffix(_GROUPS)]
-    if not name.endswith(_GROUPS) and name != "recommended":
+    if name == "fits" and recipe.fit is not None:
+        named = {**named, "fit": recipe.fit.model_dump(mode="json", exclude_defaults=True)}
+    if not name.endswith(_GROUPS) and name not in _OPTIONALLY_GROUPED:
         return named
     if recipe.evolution.groups == "one":
-        if name == "recommended":
+        if name in _OPTIONALLY_GROUPED:
             return named
         raise RecipeError(f"{name}: the recipe sets no `evolution.groups`; set them, or leave this strategy out")
     groups = recipe.evolution.model_dump(mode="json", include={"groups"})

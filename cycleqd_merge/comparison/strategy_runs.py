@@ -109,7 +109,8 @@ def _require_names(recipe: Recipe, strategies: Sequence[str]) -> None:
 
 
 def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
-    """A recipe with the groups, and the rank of singular bases, that can evaluate the children of all strategies.
+    """A recipe with the groups, and the rank of singular bases, that can evaluate the children of all strategies; with
+    a `fit` section if any has one, so that the engine can be released for it.
 
     Raises:
         RecipeError: there is no such recipe.
@@ -128,7 +129,8 @@ def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
         )
     common = (grouped or list(recipes))[0]
     evolution = common.evolution.model_copy(update={"mutation": SvdMutationConfig(rank=next(iter(ranks), None))})
-    return common.model_copy(update={"evolution": evolution})
+    fit = next((each.fit for each in recipes if each.fit is not None), None)
+    return common.model_copy(update={"evolution": evolution, "fit": fit})
 
 
 @contextmanager

@@ -51,6 +51,7 @@ from cycleqd_merge.config.strategies import (
     MergekitConfig,
     NamedStrategyConfig,
     Nsga2Config,
+    NoSearchConfig,
     PythonStrategyConfig,
     RandomConfig,
 )
@@ -310,6 +311,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     CmaMeConfig: dict.fromkeys(("kind", "start", "sigma", "population", "bred"), SAFE),
     BayesianConfig: dict.fromkeys(("kind", "optimism", "bred"), SAFE),
     Nsga2Config: {**_RANGE, "population": SAFE},
+    NoSearchConfig: {"kind": SAFE},
     MergekitConfig: {"kind": SAFE, "methods": _checked(_methods), "grid": _checked(_grid)},
     PythonStrategyConfig: _TARGET,
     NamedStrategyConfig: {"strategy": SAFE, "evolution": SAFE, "fit": SAFE},

@@ -107,6 +107,12 @@ class MergekitConfig(StrictConfig):
     applies to every expert."""
 
 
+class NoSearchConfig(StrictConfig):
+    """No search: the experts, the recipe's fits and other founders are scored, and no children are proposed."""
+
+    kind: Literal["none"]
+
+
 class PythonStrategyConfig(PythonTargetConfig):
     """Your own strategy: a class as described in docs/python.md, created with the state, the seed and `options`."""
 
@@ -121,6 +127,7 @@ StrategyConfig = Annotated[
     | BayesianConfig
     | Nsga2Config
     | MergekitConfig
+    | NoSearchConfig
     | PythonStrategyConfig,
     Field(discriminator="kind"),
 ]

@@ -19,6 +19,7 @@ from cycleqd_merge.config.strategies import (
     CycleQDConfig,
     MergekitConfig,
     Nsga2Config,
+    NoSearchConfig,
     PythonStrategyConfig,
     RandomConfig,
 )
@@ -105,6 +106,8 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
             return PopulationStrategy(state, nsga2)
         case MergekitConfig():
             return Listed(state, merges(recipe, chosen))
+        case NoSearchConfig():
+            return Listed(state, ())
         case PythonStrategyConfig():
             arguments = (state, seed)
             own: Strategy = user_code.create(chosen.target, *arguments, methods=("ask", "tell"), **chosen.options)
