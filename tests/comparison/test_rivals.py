@@ -1,0 +1,62 @@
+"""Strategies that learn by gradient, compared on tiny models: what they cost, and what their models are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycleqd_merge.comparison.compare import FinishedComparison, compare
+from cycleqd_merge.comparison.named_strategies import with_strategy
+from cycleqd_merge.comparison.strategy_runs import plan_runs
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.journal.log import of_kind, read_events
+from cycleqd_merge.run.state import open_run
+from tests.models import make_base, make_expert, make_recipe
+
+FIT = {"steps": 4, "spread_steps": 2, "rows": 3}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("rivals")
+    base = make_base(folder / "base")
+    experts: dict[str, Path | str] = {
+        name: make_expert(base, folder / name, seed, scale=0.05) for seed, name in enumerate("xy", start=1)
+    }
+    return make_recipe(folder, base, experts, fit=FIT, evolution={"seed": 3})
+
+
+@pytest.fixture(scope="module")
+def compared(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> FinishedComparison:
+    return compare(recipe, ["fits", "random"], 3, 1, output=tmp_path_factory.mktemp("compared") / "all")
+
+
+def run_events(compared: FinishedComparison, strategy: str) -> list[dict[str, Any]]:
+    return read_events(compared.folder / strategy / "seed-3")
+
+
+def test_fits_alone_are_a_strategy_whose_best_mean_is_scored(compared: FinishedComparison) -> None:
+    run = open_run(compared.folder / "fits" / "seed-3")
+    assert (len(run.fits), run.generations, len(run.results)) == (3, 0, 2 + 3)
+    assert run.confirmed
+    model = compared.result.by_name["fits best-mean"]
+    assert model.by_seed[0].digest == run.digest(run.candidate(run.best_mean()))
+    assert compared.result.runs_by_strategy["fits"][0].evaluations == 5
+    assert not of_kind(run_events(compared, "random"), "fit")
+
+
+def test_fits_alone_have_the_settings_of_the_recipe(recipe: Recipe) -> None:
+    assert with_strategy(recipe, "fits").fit == recipe.fit
+    plain = recipe.model_copy(update={"fit": None})
+    assert with_strategy(plain, "fits").fit is not None
+    assert with_strategy(plain, "random").fit is None
+
+
+def test_the_shared_engine_can_be_released_if_any_strategy_has_fits(recipe: Recipe, tmp_path: Path) -> None:
+    from cycleqd_merge.comparison import strategy_runs
+
+    planned = plan_runs(recipe, ["random", "fits"], 3, 1, tmp_path, "heldout")
+    assert planned[0].recipe.fit is None
+    assert strategy_runs._common_recipe([each.recipe for each in planned]).fit == recipe.fit
