@@ -48,6 +48,14 @@ class PlannedRun:
         return Path(self.recipe.output)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How long each run is: the number of children, and the seconds after which it proposes no more; None: no limit."""
+
+    children: int
+    seconds: float | None = None
+
+
 ObserverFactory = Callable[[PlannedRun, bool], AbstractContextManager[Observer]]
 """Creates the observer of a run, given whether it is the only run in progress."""
 
@@ -55,7 +63,7 @@ ObserverFactory = Callable[[PlannedRun, bool], AbstractContextManager[Observer]]
 def plan_runs(
     recipe: Recipe,
     strategies: Sequence[str],
-    budget: int,
+    budget: Budget,
     seeds: int,
     out: Path,
     rows: Split,
@@ -63,7 +71,7 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """A run for every strategy and seed, starting at the recipe's seed; static merges, which use no seed, run once.
 
-    budget: children that each run evaluates. rows: the final split; if it is the confirmation split, elites are not
+    rows: the final split; if it is the confirmation split, elites are not
     confirmed. presets: versions of presets without one. The number of workers does not affect results.
 
     Raises:
@@ -75,7 +83,8 @@ def plan_runs(
         own_recipe = with_strategy(recipe, name, presets)
         first = own_recipe.evolution.seed
         for seed in range(first, first + (1 if own_recipe.strategy.kind == "mergekit" else seeds)):
-            length = {"seed": seed, "generations": budget, "in_flight": _in_flight(own_recipe)}
+            length = {"seed": seed, "generations": budget.children, "seconds": budget.seconds}
+            length["in_flight"] = _in_flight(own_recipe)
             evolution = own_recipe.evolution.model_copy(update=length)
             confirm = own_recipe.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
             output = str(out / name / f"seed-{seed}")

@@ -50,8 +50,8 @@ from cycleqd_merge.config.strategies import (
     CycleQDConfig,
     MergekitConfig,
     NamedStrategyConfig,
-    Nsga2Config,
     NoSearchConfig,
+    Nsga2Config,
     PythonStrategyConfig,
     RandomConfig,
 )
@@ -294,7 +294,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
             ("seed", "bounds", "groups", "mu", "sigma", "scaling", "mutation", "cycling", "sampling", "mates"), SAFE
         ),
         **dict.fromkeys(("adaptive", "warm_start", "race", "alpha_low", "alpha_high", "preset", "generations"), SAFE),
-        **dict.fromkeys(("bins", "in_flight", "archive"), SAFE),
+        **dict.fromkeys(("bins", "in_flight", "archive", "seconds"), SAFE),
     },
     LayerGroupsConfig: dict.fromkeys(("layers", "blocks", "modules"), SAFE),
     PatternGroupsConfig: {"patterns": SAFE},

@@ -157,6 +157,7 @@ class _Confirm(_Record):
     scores: Scores | None
     error: str | None = None
     outcomes: Outcomes = {}
+    seconds: list[Annotated[float, Field(ge=0)]] | None = None
 
 
 class _Estimate(_Exact):
@@ -191,6 +192,7 @@ class _Fit(_Record):
 class _Comparison(_Record):
     searches: Names
     budget: Count
+    budget_seconds: Annotated[float, Field(gt=0)] | None = None
     seeds: Positive
     rows: str = "heldout"
     first: Count = 0

@@ -18,8 +18,8 @@ from cycleqd_merge.config.strategies import (
     CoefficientRangeConfig,
     CycleQDConfig,
     MergekitConfig,
-    Nsga2Config,
     NoSearchConfig,
+    Nsga2Config,
     PythonStrategyConfig,
     RandomConfig,
 )

@@ -9,8 +9,10 @@ import pytest
 
 from cycleqd_merge.comparison.compare import FinishedComparison, compare
 from cycleqd_merge.comparison.named_strategies import with_strategy
-from cycleqd_merge.comparison.strategy_runs import plan_runs
+from cycleqd_merge.comparison.strategy_runs import Budget, plan_runs
+from cycleqd_merge.comparison.table_formats import table_to_records
 from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.journal.log import of_kind, read_events
 from cycleqd_merge.run.state import open_run
 from tests.models import make_base, make_expert, make_recipe
@@ -57,6 +59,27 @@ def test_fits_alone_have_the_settings_of_the_recipe(recipe: Recipe) -> None:
 def test_the_shared_engine_can_be_released_if_any_strategy_has_fits(recipe: Recipe, tmp_path: Path) -> None:
     from cycleqd_merge.comparison import strategy_runs
 
-    planned = plan_runs(recipe, ["random", "fits"], 3, 1, tmp_path, "heldout")
+    planned = plan_runs(recipe, ["random", "fits"], Budget(3), 1, tmp_path, "heldout")
     assert planned[0].recipe.fit is None
     assert strategy_runs._common_recipe([each.recipe for each in planned]).fit == recipe.fit
+
+
+def test_the_cost_of_a_strategy_includes_its_fits_and_confirmations(compared: FinishedComparison) -> None:
+    for strategy in ("fits", "random"):
+        events = run_events(compared, strategy)
+        timed = [event["seconds"] for kind in ("result", "confirm") for event in of_kind(events, kind)]
+        fits = sum(sum(event["seconds"].values()) for event in of_kind(events, "fit"))
+        result = compared.result.runs_by_strategy[strategy][0]
+        assert result.fit_seconds == pytest.approx(fits)
+        assert result.seconds == pytest.approx(sum(map(sum, timed)) + fits)
+        assert (fits > 0) == (strategy == "fits")
+    rows = {row["strategy"]: row for row in table_to_records(compared.report.tables["strategies"])}
+    assert rows["fits"]["minutes"] > rows["fits"]["minutes of fits"] > 0 == rows["random"]["minutes of fits"]
+
+
+def test_runs_end_when_their_seconds_are_spent(recipe: Recipe, tmp_path: Path) -> None:
+    first = compare(recipe, ["random"], 500, 1, budget_seconds=1e-3, output=tmp_path)
+    assert [run.evaluations for run in first.result.runs] == [2]
+    assert compare(recipe, ["random"], 500, 1, budget_seconds=1e-3, output=tmp_path).result == first.result
+    with pytest.raises(RecipeError, match=r"budget in seconds: 0\.001 -> None"):
+        compare(recipe, ["random"], 500, 1, output=tmp_path)
