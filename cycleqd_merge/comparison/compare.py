@@ -13,6 +13,8 @@ from typing import Any
 from cycleqd_merge.comparison.chosen_models import ChosenModel, choose_models, elite_sets
 from cycleqd_merge.comparison.curves import curve, filled_archives
 from cycleqd_merge.comparison.final_scores import FinalProgress, FinalScores, open_split, score_candidates, unscored
+from cycleqd_merge.comparison.fine_tuned import fine_tuned_models
+from cycleqd_merge.comparison.named_strategies import fine_tunings
 from cycleqd_merge.comparison.output_files import write_outputs
 from cycleqd_merge.comparison.results import (
     ComparedModel,
@@ -129,6 +131,7 @@ def compare(
             _require_comparable(changed, all_complete(planned), folder)
             runs = list(zip(planned, complete_runs(planned, pool, observers, deadline), strict=True))
             chosen, sets = choose_models(runs), elite_sets(runs)
+            chosen += fine_tuned_models(journal, fine_tunings(recipe, strategies), runs, opened, pool)
             opening = open_split(journal, _digests(chosen, planned, sets), rows)
             candidates = [*(each.candidate for each in chosen), *(each for elites in sets for each in elites)]
             _require_comparable(changed, not unscored(journal, candidates), folder)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.loading import fix_presets, parse
 from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
@@ -44,7 +45,9 @@ _OPTIONALLY_GROUPED = ("recommended", "fits")
 """Strategies that use the recipe's coefficient groups if it states any."""
 _GROUPS = "-groups"
 """Suffix of a strategy's name: with the recipe's coefficient groups instead of one."""
-STRATEGIES = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
+FINE_TUNING = "fine-tuning"
+"""The name of fine-tuning with its default settings."""
+STRATEGIES = (AS_STATED, FINE_TUNING, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 
 
 def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
@@ -72,6 +75,12 @@ def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = Mappi
     shared = {key: value for key, value in stated.items() if key != "fit"}
     whole = {**shared, "strategy": {"kind": "cycleqd"}, **fixed}
     return parse(TypeAdapter(Recipe), whole, f"strategy {name}", recipe)
+
+
+def fine_tunings(recipe: Recipe, names: Sequence[str]) -> dict[str, FineTuningConfig]:
+    """The settings of those strategies among `names` that fine-tune a model; all others are runs."""
+    found = {name: each.fine_tuning for name, each in recipe.strategies.items() if each.fine_tuning is not None}
+    return {name: found.get(name, FineTuningConfig()) for name in names if name == FINE_TUNING or name in found}
 
 
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.journal.schema import Score
 from cycleqd_merge.tasks.protocol import Split
 
-Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
+Kind = Literal["base", "expert", "fine-tuned", "merge", "elite", "aggregate"]
 
 
 @dataclass(frozen=True, slots=True)

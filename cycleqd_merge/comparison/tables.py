@@ -143,7 +143,7 @@ def paper_table(result: ComparisonResult, models: Sequence[ModelStatistics]) -> 
     """The layout of Table 1 of the paper: models in sections, percent by task and on average."""
     parts = {
         "Base model": [each for each in models if each.model.kind == "base"],
-        "Fine-tuned": [each for each in models if each.model.kind == "expert"],
+        "Fine-tuned": [each for each in models if each.model.kind in ("expert", "fine-tuned")],
         "Merged": [each for each in models if each.model.kind == "merge"],
         "Searched": [each for each in models if each.model.kind in ("elite", "aggregate")],
     }

@@ -30,6 +30,7 @@ from cycleqd_merge.config.evolution import (
     RacingConfig,
     SvdMutationConfig,
 )
+from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.origin import ForeignConfig, is_commit, is_public_address
@@ -314,7 +315,8 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     NoSearchConfig: {"kind": SAFE},
     MergekitConfig: {"kind": SAFE, "methods": _checked(_methods), "grid": _checked(_grid)},
     PythonStrategyConfig: _TARGET,
-    NamedStrategyConfig: {"strategy": SAFE, "evolution": SAFE, "fit": SAFE},
+    NamedStrategyConfig: dict.fromkeys(("strategy", "evolution", "fit", "fine_tuning"), SAFE),
+    FineTuningConfig: dict.fromkeys(("learning_rate", "start", "steps", "seconds"), SAFE),
     FitConfig: {
         **dict.fromkeys(("coefficients", "scales", "loss", "examples", "learning_rate", "start"), SAFE),
         **dict.fromkeys(("steps", "spread_steps"), _up_to(10_000)),

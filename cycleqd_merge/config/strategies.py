@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.presets import PRESETS, newest, preset_fit, preset_sections
 from cycleqd_merge.config.validation_errors import KeyProblem
@@ -208,8 +209,13 @@ class NamedStrategyConfig(PresetStrategyConfig):
     """The strategy that proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
     """Its operators; generations, seed, archives and their bounds are the recipe's."""
+    fine_tuning: FineTuningConfig | None = None
+    """Fine-tune all weights of the experts' merge instead of searching."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         require_used(self.evolution, self.strategy, self.fit)
+        other = self.model_fields_set & {"strategy", "evolution", "fit"}
+        if self.fine_tuning is not None and other:
+            raise KeyProblem(f"cannot be combined with `{min(other)}`: it does not search", "fine_tuning")
         return self

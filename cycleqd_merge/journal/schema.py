@@ -202,6 +202,16 @@ class _Comparison(_Record):
     presets: dict[str, str] = {}
 
 
+class _FineTuned(_Record):
+    strategy: str
+    seed: Count
+    settings: dict[str, Any] = {}
+    steps: Count = 0
+    loss: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    tokens: Count = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
 class _Opened(_Record):
     at: str
     frozen: dict[str, Names]
@@ -227,6 +237,7 @@ _KINDS: dict[str, type[_Record]] = {
     "measured": _Measured,
     "fit": _Fit,
     "comparison": _Comparison,
+    "fine-tuned": _FineTuned,
     "opened": _Opened,
     "heldout": _Heldout,
 }

@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pydantic import ValidationError
 
+from cycleqd_merge.comparison import fine_tuned
 from cycleqd_merge.comparison.compare import FinishedComparison, compare
-from cycleqd_merge.comparison.named_strategies import with_strategy
+from cycleqd_merge.comparison.named_strategies import fine_tunings, with_strategy
 from cycleqd_merge.comparison.strategy_runs import Budget, plan_runs
 from cycleqd_merge.comparison.table_formats import table_to_records
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.journal.log import of_kind, read_events
+from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.run.state import open_run
-from tests.models import make_base, make_expert, make_recipe
+from tests.models import make_base, make_expert, make_recipe, read_tensors
 
 FIT = {"steps": 4, "spread_steps": 2, "rows": 3}
 
@@ -32,7 +37,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def compared(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> FinishedComparison:
-    return compare(recipe, ["fits", "random"], 3, 1, output=tmp_path_factory.mktemp("compared") / "all")
+    return compare(recipe, ["fits", "random", "fine-tuning"], 3, 1, output=tmp_path_factory.mktemp("compared") / "all")
 
 
 def run_events(compared: FinishedComparison, strategy: str) -> list[dict[str, Any]]:
@@ -83,3 +88,54 @@ def test_runs_end_when_their_seconds_are_spent(recipe: Recipe, tmp_path: Path) -
     assert compare(recipe, ["random"], 500, 1, budget_seconds=1e-3, output=tmp_path).result == first.result
     with pytest.raises(RecipeError, match=r"budget in seconds: 0\.001 -> None"):
         compare(recipe, ["random"], 500, 1, output=tmp_path)
+
+
+def test_a_merge_is_fine_tuned_for_as_long_as_the_fits_took(
+    compared: FinishedComparison, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (event,) = of_kind(read_events(compared.folder), "fine-tuned")
+    fits = of_kind(run_events(compared, "fits"), "fit")
+    assert event["seconds"] >= sum(sum(fit["seconds"].values()) for fit in fits) > 0
+    assert (event["strategy"], event["seed"], event["steps"] >= 1) == ("fine-tuning", 3, True)
+    model = compared.result.by_name["fine-tuning"]
+    assert (model.kind, model.strategy, model.by_seed[0].seed) == ("fine-tuned", "fine-tuning", 3)
+    kinds = [each["event"] for each in read_events(compared.folder)]
+    assert kinds[:3] == ["comparison", "fine-tuned", "opened"]
+    monkeypatch.setattr(fine_tuned, "_train", None)  # nothing is trained again
+    again = compare(recipe, ["fits", "random", "fine-tuning"], 3, 1, output=compared.folder)
+    assert again.result == compared.result
+
+
+def test_a_fine_tuned_model_scores_as_its_checkpoint_does(compared: FinishedComparison, recipe: Recipe) -> None:
+    opened = OpenedRecipe.open(recipe)
+    base = read_tensors(Path(recipe.base))
+    stored = read_tensors(compared.folder / "fine-tuning" / "seed-3")
+    built = dict(
+        candidate_tensors(fine_tuned._candidate(compared.folder / "fine-tuning" / "seed-3"), opened.materialiser(()))
+    )
+    assert stored.keys() == built.keys() == base.keys()
+    assert all(torch.equal(stored[name], tensor) for name, tensor in built.items())
+
+
+@pytest.mark.parametrize(
+    ("strategies", "message"),
+    [
+        (["random", "fine-tuning"], "fine-tuning learns from the answers that a strategy with fits records"),
+        (["fine-tuning", "fits"], "fine-tuning cannot be listed first"),
+    ],
+)
+def test_fine_tuning_needs_the_answers_of_a_run(
+    recipe: Recipe, tmp_path: Path, strategies: list[str], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        compare(recipe, strategies, 3, 1, output=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_own_fine_tuning_strategies_have_settings_and_no_search(recipe: Recipe) -> None:
+    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    own = {"strategies": {"tuned": {"fine_tuning": {"learning_rate": 1e-4, "steps": 7}}}}
+    assert fine_tunings(Recipe.model_validate(stated | own), ["fits", "tuned"])["tuned"].steps == 7
+    own["strategies"]["tuned"]["strategy"] = {"kind": "random"}
+    with pytest.raises(ValidationError, match="cannot be combined with `strategy`"):
+        Recipe.model_validate(stated | own)
