@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,11 +51,10 @@ def fine_tuned_models(
             folder = journal.folder / name / f"seed-{planned.seed}"
             if (name, planned.seed) not in recorded:
                 pool.close()
+                shutil.rmtree(folder, ignore_errors=True)  # written, but not recorded
                 journal.append(_train(name, setting, planned, run, opened, folder))
             elif not folder.is_dir():
-                raise RecipeError(
-                    f"{folder}: the fine-tuned model is missing; compare again in a new folder (--output)"
-                )
+                raise RecipeError(f"{folder}: this model is missing; restore it, or compare in a new folder (--output)")
             chosen.append(ChosenModel(name, "fine-tuned", name, planned.seed, _candidate(folder), {}))
     return chosen
 

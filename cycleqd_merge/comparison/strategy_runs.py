@@ -69,10 +69,10 @@ def plan_runs(
     rows: Split,
     presets: Mapping[str, str] = MappingProxyType({}),
 ) -> list[PlannedRun]:
-    """A run for every strategy that is not fine-tuning and every seed, starting at the recipe's seed; static merges, which use no seed, run once.
+    """A run for every strategy and seed, starting at the recipe's seed; static merges, which use no seed, run once.
 
-    rows: the final split; if it is the confirmation split, elites are not
-    confirmed. presets: versions of presets without one. The number of workers does not affect results.
+    Strategies that fine-tune a model have no run. rows: the final split; if it is the confirmation split, elites are
+    not confirmed. presets: versions of presets without one. The number of workers does not affect results.
 
     Raises:
         RecipeError: a strategy is unknown or named twice, or two need different groups or singular bases.

@@ -109,10 +109,9 @@ def test_a_merge_is_fine_tuned_for_as_long_as_the_fits_took(
 def test_a_fine_tuned_model_scores_as_its_checkpoint_does(compared: FinishedComparison, recipe: Recipe) -> None:
     opened = OpenedRecipe.open(recipe)
     base = read_tensors(Path(recipe.base))
-    stored = read_tensors(compared.folder / "fine-tuning" / "seed-3")
-    built = dict(
-        candidate_tensors(fine_tuned._candidate(compared.folder / "fine-tuning" / "seed-3"), opened.materialiser(()))
-    )
+    folder = compared.folder / "fine-tuning" / "seed-3"
+    stored = read_tensors(folder)
+    built = dict(candidate_tensors(fine_tuned._candidate(folder), opened.materialiser(())))
     assert stored.keys() == built.keys() == base.keys()
     assert all(torch.equal(stored[name], tensor) for name, tensor in built.items())
 
