@@ -6,8 +6,9 @@
 Every expert answers the search rows of its own tasks. A child then reads the answers that solved their rows: one
 forward pass instead of a generation. The table has Spearman's rank correlation with the child's scores on the search
 split, by task and for the means, and within the better half of the children, where screening proposals has to work.
-`best of 8` is the share of the gain that is kept if the best of eight children is chosen by the cheap figure: 1 as if by
-the scores, 0 as if at random. For comparison, a quarter of the rows is scored as usual.
+`best of 8` is the share of the gain that is kept if the best of eight children is chosen by the cheap figure: 1 as if
+by the scores, 0 as if at random. For comparison, a quarter of the rows is scored as usual. With --others, rows that an
+expert did not solve get the right answers of the first children (a run's fits), too.
 
 Seconds are medians. With --processes, several engines share the device, and only the first children, which one engine
 scores alone, are timed. Those of a run's generations are the recorded ones.
@@ -39,7 +40,6 @@ from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import expert_genome
 from cycleqd_merge.fitting.examples import Example, selected
-from cycleqd_merge.journal.outcomes import RowOutcomes
 from cycleqd_merge.merging.fit_files import bases_needed
 from cycleqd_merge.run.opening import reopen
 from cycleqd_merge.run.state import Run, open_run
@@ -56,69 +56,91 @@ ALONE = 5
 
 @dataclass(frozen=True)
 class Child:
-    """A candidate, and its scores by task if they are known; subset: those on a part of the rows."""
+    """A candidate, and its scores by task if they are known; outcomes: of its rows. agreement: see `Scorer`."""
 
     candidate: Candidate | None
     scores: tuple[float, ...] = ()
-    subset: tuple[float, ...] = ()
+    outcomes: tuple[Floats, ...] = ()
     load: float = 0.0
     generate: float = 0.0
     likelihood: float = 0.0
     figures: Figures | None = None
+    agreement: tuple[int, int, int] = (0, 0, 0)
 
 
 class Scorer:
-    """An engine with the answers of the experts."""
+    """An engine with answers that are known to be right.
 
-    def __init__(self, opened: OpenedRecipe, children: Sequence[Child]) -> None:
-        materialiser = opened.materialiser(bases_needed(*(child.candidate for child in children)))
+    answers: by task, the solved answers of its expert (of a graded task the better half), then answers of other models
+    to rows that it did not solve. rows: of the answers, where each is that of one row. limit: of rows per task.
+    """
+
+    def __init__(self, opened: OpenedRecipe, children: Sequence[Child], others: int, limit: int | None) -> None:
+        materialiser = opened.materialiser(bases_needed(*(child.candidate for child in children if child.candidate)))
         self.engine: Any = open_engine(opened.recipe.engine, materialiser)
         self.worker = Worker(self.engine, opened.suite)
-        self.tasks = [task.name for task in opened.suite]
-        self.examples = self._own_examples(opened)
+        self.tasks, self.limit = [task.name for task in opened.suite], limit
+        self.answers: dict[str, list[Example]] = {}
+        self.rows: dict[str, list[int]] = {}
+        self._ask_experts(opened)
+        for child in children[:others]:
+            assert child.candidate is not None
+            self._ask(child.candidate, self.tasks)
 
-    def _own_examples(self, opened: OpenedRecipe) -> dict[str, tuple[Example, ...]]:
-        """By task, the solved answers of its expert, or of the best one if the recipe names none."""
-        experts, best = list(opened.recipe.experts), dict[str, float]()
+    def _ask_experts(self, opened: OpenedRecipe) -> None:
+        """Keep the answers of each task's expert; of all experts where the recipe names none."""
+        experts = list(opened.recipe.experts)
         stated = {task.name: use.expert for task, use in zip(opened.suite, opened.recipe.tasks, strict=True)}
-        found: dict[str, tuple[Example, ...]] = {}
         for number, name in enumerate(experts):
             own = [task for task in self.tasks if stated[task] in (None, name)]
-            if not own:
-                continue
-            known = {task: 0.0 for task in self.tasks if task not in own}
-            genome = expert_genome(number, len(experts), len(opened.groups))
-            evaluation = self.worker.evaluate(genome, known=known, record=own)
-            for task in own:
-                score = evaluation.results[task].score
-                if score > best.get(task, -1.0):
-                    best[task], found[task] = score, selected(evaluation.examples[task], "solved")
-        return found
+            self._ask(expert_genome(number, len(experts), len(opened.groups)), own)
+
+    def _ask(self, candidate: Candidate, tasks: Sequence[str]) -> None:
+        """Keep the right answers of a model to rows without one."""
+        known = {task: 0.0 for task in self.tasks if task not in tasks}
+        evaluation = self.worker.evaluate(candidate, limit=self.limit, known=known, record=tasks)
+        for task in tasks:
+            examples, scores = evaluation.examples[task], evaluation.results[task].by_row.scores
+            found, rows = self.answers.setdefault(task, []), self.rows.setdefault(task, [])
+            one_each = len(examples) == len(scores) and set(scores) <= {0.0, 1.0}
+            if one_each:
+                new = [row for row, score in enumerate(scores) if score == 1 and row not in rows]
+                found += [examples[row] for row in new]
+                rows += new
+            elif not found:
+                found += selected(examples, "solved")
 
     def measured(self, child: Child) -> Child:
         """A child with its likelihoods, and with its scores if they are not known."""
         start = time.perf_counter()
         self.engine.load(child.candidate)
         loaded = time.perf_counter()
-        likely = {task: self.worker._event_loop.run(self._read(examples)) for task, examples in self.examples.items()}
+        likely = {task: self.worker._event_loop.run(self._read(examples)) for task, examples in self.answers.items()}
         read = time.perf_counter()
-        figures = [of_task(self.examples[task], likely[task]) for task in self.tasks]
+        figures = [of_task(self.answers[task], likely[task]) for task in self.tasks]
+        matched = tuple(tuple(greedy for *_, greedy in likely[task]) for task in self.tasks)
         child = replace(
             child,
             load=loaded - start,
             likelihood=read - loaded,
             figures={name: [each[name] for each in figures] for name in figures[0]},
         )
-        if child.scores:
-            return child
-        evaluation = self.worker.evaluate(None)
-        outcomes = [evaluation.results[task].by_row for task in self.tasks]
-        return replace(
-            child,
-            scores=evaluation.scores,
-            subset=tuple(map(on_subset, outcomes)),
-            generate=time.perf_counter() - read,
-        )
+        if not child.scores:
+            evaluation = self.worker.evaluate(None, limit=self.limit)
+            outcomes = tuple(evaluation.results[task].by_row.scores for task in self.tasks)
+            child = replace(child, scores=evaluation.scores, outcomes=outcomes, generate=time.perf_counter() - read)
+        return replace(child, agreement=self._agreement(child, matched))
+
+    def _agreement(self, child: Child, matched: Sequence[Sequence[bool]]) -> tuple[int, int, int]:
+        """Numbers of rows with a known answer: matched and solved, matched alone, solved alone."""
+        both = match = solve = 0
+        for task, outcomes, greedy in zip(self.tasks, child.outcomes, matched, strict=False):
+            if len(self.rows[task]) == len(greedy):
+                solved = np.array(outcomes)[self.rows[task]] == 1
+                found = np.array(greedy, bool)
+                both, match = both + int((solved & found).sum()), match + int((found & ~solved).sum())
+                solve += int((solved & ~found).sum())
+        return both, match, solve
 
     async def _read(self, examples: Sequence[Example]) -> list[tuple[float, int, bool]]:
         """Of every answer: its log-probability, its tokens, and whether each is the most likely one."""
@@ -158,11 +180,6 @@ def of_task(examples: Sequence[Example], likely: Sequence[tuple[float, int, bool
     }
 
 
-def on_subset(outcomes: RowOutcomes) -> float:
-    """The score on every fourth row."""
-    return float(outcomes.scores[::SUBSET].mean())
-
-
 def children_of(run: Run) -> list[Child]:
     """The children of a run, and its fits, with their recorded scores; without those that lost their race."""
     found = []
@@ -171,8 +188,8 @@ def children_of(run: Run) -> list[Child]:
             continue
         number = event["number"]
         outcomes = run.outcomes(number)
-        subset = tuple(on_subset(outcomes[task]) for task in run.tasks) if outcomes else ()
-        found.append(Child(run.candidate(number), run.scores(number), subset, generate=event["seconds"][1]))
+        rows = tuple(outcomes[task].scores for task in run.tasks) if outcomes else ()
+        found.append(Child(run.candidate(number), run.scores(number), rows, generate=event["seconds"][1]))
     return found
 
 
@@ -189,7 +206,7 @@ def opened_source(options: argparse.Namespace) -> tuple[OpenedRecipe, list[Child
     if options.source.is_dir():
         run = open_run(options.source)
         children = children_of(run)[: options.children]
-        return reopen(run, *(child.candidate for child in children)), children
+        return reopen(run, *(child.candidate for child in children if child.candidate)), children
     opened = OpenedRecipe.open(load_recipe(options.source, options.set))
     return opened, random_children(opened, options.children)
 
@@ -202,11 +219,11 @@ def _open(options: argparse.Namespace) -> None:
     """Open the models in a process of the pool."""
     global _scorer, _children
     opened, _children = opened_source(options)
-    _scorer = Scorer(opened, _children)
+    _scorer = Scorer(opened, _children, options.others, options.limit)
 
 
 def _tasks() -> list[str]:
-    return [f"{task} ({len(_scorer.examples[task])} rows)" for task in _scorer.tasks]
+    return [f"{task} ({len(_scorer.answers[task])} rows)" for task in _scorer.tasks]
 
 
 def _measured(place: int) -> Child:
@@ -250,8 +267,9 @@ def report(tasks: Sequence[str], children: Sequence[Child], timed: Sequence[Chil
     figures = {
         name: np.array([child.figures[name] for child in children if child.figures]) for name in children[0].figures
     }
-    if all(child.subset for child in children):
-        figures["a quarter of the rows"] = np.array([child.subset for child in children])
+    if all(child.outcomes for child in children):
+        part = [[rows[::SUBSET].mean() for rows in child.outcomes] for child in children]
+        figures["a quarter of the rows"] = np.array(part)
     for name, found in figures.items():
         mean = found.mean(1)
         by_task = [spearman(found[:, task], scores[:, task]) for task in range(scores.shape[1])]
@@ -260,6 +278,8 @@ def report(tasks: Sequence[str], children: Sequence[Child], timed: Sequence[Chil
         table.add_row(name, *(f"{cell:.3f}" for cell in cells))
     console.print(table)
     spread = ", ".join(f"{np.quantile(means, share):.3f}" for share in (0, 0.25, 0.5, 0.75, 1))
+    both, matched, solved = np.sum([child.agreement for child in children], 0)
+    console.print(f"rows with a known answer: {both} matched and solved, {matched} only matched, {solved} only solved")
     console.print(f"quartiles of the mean score: {spread}")
     load, read, generated = (
         float(np.median([getattr(child, part) for child in timed])) for part in ("load", "likelihood", "generate")
@@ -274,6 +294,8 @@ def main() -> None:
     parser.add_argument("--children", type=int, default=200)
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe, repeatable")
     parser.add_argument("--processes", type=int, default=1, help="engines that share the device")
+    parser.add_argument("--others", type=int, default=0, help="first children whose right answers count, too")
+    parser.add_argument("--limit", type=int, help="rows per task, for a trial with a recipe")
     parser.add_argument("--json", type=Path, help="file to write every child's figures to, one line each")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
@@ -284,7 +306,7 @@ def main() -> None:
         children = [*alone, *pool.map(_measured, range(len(alone), count))]
     if options.json is not None:
         options.json.write_text(
-            "".join(json.dumps(asdict(replace(child, candidate=None))) + "\n" for child in children)
+            "".join(json.dumps(asdict(replace(child, candidate=None, outcomes=()))) + "\n" for child in children)
         )
     report(tasks, children, children if options.processes == 1 else alone)
 
