@@ -248,6 +248,8 @@ def spearman(one: Floats, other: Floats) -> float:
 def kept_gain(figure: Floats, scores: Floats, of: int = BEST_OF) -> float:
     """The expected gain of choosing among `of` random children by a figure, relative to choosing by the scores."""
     count = len(scores)
+    if count < of:
+        return float("nan")
     odds = np.array([comb(place, of - 1) / comb(count, of) for place in range(count)])
     chosen, best = (float(odds @ scores[np.argsort(by, kind="stable")]) for by in (figure, scores))
     mean = float(scores.mean())
