@@ -217,12 +217,15 @@ def make_recipe(folder: Path, base: Path, experts: Mapping[str, Path | str], **s
 
 
 def short_quickstart(folder: Path) -> Path:
-    """A copy of the folder `recipes` in `folder`, whose quickstart has the first 12 rows of each file; that recipe."""
+    """A copy of the folder `recipes` in `folder`, whose quickstart has the first 12 rows of each file, and short fits;
+    that recipe."""
     source = Path(__file__).parents[1] / "recipes"
     shutil.copytree(source, folder / "recipes")
     for rows in (folder / "recipes" / "quickstart" / "data").glob("*.jsonl"):
         rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:12]))
-    return folder / "recipes" / "quickstart.yaml"
+    recipe = folder / "recipes" / "quickstart.yaml"
+    recipe.write_text(recipe.read_text() + "fit: {steps: 2, spread_steps: 1}\n")
+    return recipe
 
 
 def open_recipe_family(recipe: Recipe) -> ModelFamily:

@@ -204,7 +204,7 @@ class EvolutionConfig(StrictConfig):
     """Number of children in flight; by default 2 per worker, or 1 with `preset: paper`."""
     preset: PresetName | None = None
     """Values for keys that the recipe does not set. `paper`: the search as published, one child at a time.
-    `recommended`: the strategy, groups and warm starts that did best in our measurements (docs/results.md).
+    `recommended`: the fits, strategy and groups that did best in our measurements (docs/results.md).
     `recommended@1` fixes the version; without one, a new run takes the newest, and an existing run keeps its own."""
 
     @model_validator(mode="wrap")

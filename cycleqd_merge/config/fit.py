@@ -23,7 +23,7 @@ class FitConfig(StrictConfig):
 
     coefficients: Literal["tensor", "layer", "group"] = "tensor"
     """Tensors that share an expert's coefficient: none, those of a layer, or those of a group of `evolution.groups`."""
-    scales: Literal["channel", "singular", "none"] = "singular"
+    scales: Literal["channel", "singular", "none"] = "channel"
     """Also learn a scale per row and column (`channel`), or per singular direction (`singular`), of each task
     vector."""
     loss: Literal["distillation", "cross-entropy"] = "distillation"
@@ -37,7 +37,7 @@ class FitConfig(StrictConfig):
     """Steps of every other fit, which starts from the first one."""
     rows: int = Field(16, ge=1, le=MAX_ROWS)
     """Rows per task and step."""
-    learning_rate: float = Field(0.05, gt=0, le=LARGE)
+    learning_rate: float = Field(0.1, gt=0, le=LARGE)
     """Highest learning rate of Adam; it rises over five steps and then falls linearly to a tenth."""
     start: Moderate = 0.5
     """Initial value of every coefficient."""

@@ -17,15 +17,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     "recommended@2": {
         "strategy": {"kind": "bayesian"},
         "evolution": {"groups": {"blocks": 3, "modules": True}},
-        "fit": {},
+        "fit": {
+            "coefficients": "tensor",
+            "scales": "channel",
+            "loss": "distillation",
+            "steps": 300,
+            "spread_steps": 100,
+            "learning_rate": 0.1,
+            "start": 0.5,
+            "weights": "spread",
+        },
     },
 }
 """The keys of a recipe that each version sets; other keys are the paper's by default. docs/results.md says why.
 
 A version never changes: a different preset is a new version (docs/compatibility.md)."""
-
-UNRELEASED = {"recommended@2"}
-"""Versions that may still change: a preset's name alone does not mean them."""
 
 
 def preset_name(preset: str) -> str:
@@ -34,8 +40,8 @@ def preset_name(preset: str) -> str:
 
 
 def newest(preset: str) -> str:
-    """A preset with its version: the newest released one if it states none."""
-    versions = [each for each in PRESETS if preset_name(each) == preset and each not in UNRELEASED]
+    """A preset with its version: the newest one if it states none."""
+    versions = [each for each in PRESETS if preset_name(each) == preset]
     return max(versions, key=lambda each: int(each.partition("@")[2])) if versions else preset
 
 

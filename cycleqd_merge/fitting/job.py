@@ -27,7 +27,7 @@ class FitJob:
     tasks: tuple[FitTask, ...]
     settings: FitSettings
     coefficients: Shared = "tensor"
-    scales: Scales = "singular"
+    scales: Scales = "channel"
     start: str | None = None
 
 

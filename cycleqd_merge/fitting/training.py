@@ -47,7 +47,7 @@ class FitSettings:
 
     steps: int = 300
     rows: int = 16
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     start: float = 0.5
     loss: Literal["distillation", "cross-entropy"] = "distillation"
     likely: int = 64

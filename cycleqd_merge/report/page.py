@@ -77,7 +77,7 @@ def render_page(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("page.html.jinja").render(
         run=name,
-        facts={"row_coverage": {}, **summary(run)},
+        facts={"row_coverage": {}, "fits": [], **summary(run)},
         solved=SOLVED,
         averaged=run.objectives,
         made_by=f"cycleqd-merge {version('cycleqd-merge')}",

@@ -32,9 +32,9 @@ def summary(run: Run) -> dict[str, Any]:
         "rows_saved": _rows_saved(censored, len(results)),
         "below_floor": sum(not run.search.meets_floors(tuple(event["scores"])) for event in results),
         "seconds_per_evaluation": sum(seconds) / len(seconds) if seconds else None,
-        "fits": [_fit(run, event) for _, event in sorted(run.fits.items())],
         "archives": {run.objectives[archive.task]: _archive(archive, run) for archive in run.archives},
         "best_mean": run.best_mean() if any(archive.elites() for archive in run.archives) else None,
+        **({"fits": [_fit(run, event) for _, event in sorted(run.fits.items())]} if run.fits else {}),
         **({"row_coverage": coverage} if coverage else {}),  # absent for runs of versions that recorded no outcomes
     }
 

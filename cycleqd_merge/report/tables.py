@@ -162,7 +162,7 @@ def fit_table(run: Run) -> Table:
     table = Table(title="Fits", title_justify="left")
     for heading in ("fit", "weights of the tasks", "loss", "steps", "tokens", "seconds", "evaluation", "mean"):
         table.add_column(heading, justify="left" if heading in ("fit", "weights of the tasks") else "right")
-    for fit in summary(run)["fits"]:
+    for fit in summary(run).get("fits", ()):
         table.add_row(
             f"{fit['number'] + 1} {fit['digest'][:12]}",
             ", ".join(f"{task} {weight:g}" for task, weight in (fit["weights"] or {}).items()),

@@ -165,11 +165,13 @@ def task_identity(task: SuiteTask, written: bool = False) -> dict[str, Any]:
     return {**identity, "semantics": task.semantics} if task.semantics else identity
 
 
+_AS_BEFORE = (("thinking", "keep"), ("fit", "answers"))
+"""Later keys of a task definition, with the values that stand for the behaviour before there were these keys."""
+
+
 def _definition(task: SuiteTask, written: bool) -> dict[str, Any]:
     definition = _values(task.definition, written, exclude={"description", "data"})
-    if definition.get("thinking") == "keep":  # as before there was this key
-        del definition["thinking"]
-    return definition
+    return {key: value for key, value in definition.items() if (key, value) not in _AS_BEFORE}
 
 
 def without_semantics(start: Event) -> Event:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ from tests.cli.conftest import Answer, Models, cycleqd_merge, write_recipe
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 NEWER = {"strategy": {"kind": "random"}, "evolution": {"groups": {"layers": 1}, "sigma": 0.5}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _first_version() -> Iterator[None]:
+    """Only version 1 of `recommended` exists."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(PRESETS, "recommended@2")
+        yield
 
 
 @pytest.fixture(scope="module")

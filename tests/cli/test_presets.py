@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from tests.run.synthetic import history
 SECOND = {"strategy": {"kind": "random"}, "evolution": {"groups": {"layers": 1}, "sigma": 0.5}}
 GROUPS = [{"layers": None, "blocks": 3, "modules": True}, {"layers": 1, "blocks": None, "modules": False}]
 """Those of version 1 and of version 2."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _first_version() -> Iterator[None]:
+    """Only version 1 of `recommended` exists."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(PRESETS, "recommended@2")
+        yield
 
 
 @pytest.fixture(scope="module")

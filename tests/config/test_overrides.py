@@ -32,11 +32,12 @@ RECOMMENDED = f"{NAMED}evolution: {{preset: recommended, bins: 4}}\n"
 @pytest.mark.parametrize("preset", ["paper", "null"])
 def test_a_different_preset_replaces_the_keys_of_the_old_one(tmp_path: Path, preset: str) -> None:
     fixed = fix_presets(load(tmp_path, RECOMMENDED))
-    assert fixed.evolution.preset == "recommended@1"
+    assert fixed.evolution.preset == "recommended@2"
+    assert fixed.fit is not None
     override = f"evolution.preset={preset}"
     found = override_recipe(fixed, [override], "run")
     assert found == load(tmp_path, RECOMMENDED, override)
-    assert (found.strategy.kind, found.evolution.warm_start, found.evolution.bins) == ("cycleqd", None, 4)
+    assert (found.strategy.kind, found.fit, found.evolution.bins) == ("cycleqd", None, 4)
     assert override_recipe(found, ["evolution.preset=recommended"], "run") == load(tmp_path, RECOMMENDED)
     stated = override_recipe(fixed, [override, "evolution.groups={layers: 2}"], "run")
     assert stated == load(tmp_path, RECOMMENDED, override, "evolution.groups={layers: 2}")

@@ -9,7 +9,6 @@ import pytest
 from cycleqd_merge.config.loading import fix_presets
 from cycleqd_merge.config.presets import (
     PRESETS,
-    UNRELEASED,
     first_versions,
     newest,
     with_fixed_presets,
@@ -28,7 +27,6 @@ SECOND = {
 def second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second version of `recommended`."""
     monkeypatch.setitem(PRESETS, "recommended@2", SECOND)
-    monkeypatch.setattr("cycleqd_merge.config.presets.UNRELEASED", set())
 
 
 def recipe(**stated: Any) -> Recipe:
@@ -58,7 +56,7 @@ def test_a_preset_without_a_version_is_the_newest(preset: str, wanted: tuple[Any
 
 
 def test_versions_count_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert newest("recommended") == "recommended@1"
+    assert newest("recommended") == "recommended@2"
     for version in (9, 10):
         monkeypatch.setitem(PRESETS, f"recommended@{version}", {})
     assert newest("recommended") == "recommended@10"
@@ -153,8 +151,3 @@ def test_a_preset_may_set_fits_key_by_key(monkeypatch: pytest.MonkeyPatch) -> No
     assert without_preset_keys(stated)["fit"] == {"rows": 5}
     assert "fit" not in without_preset_keys(fixed)
     assert recipe(evolution={"preset": "recommended@2"}, fit=None).fit is None
-
-
-def test_an_unreleased_version_is_used_only_by_its_full_name() -> None:
-    assert newest("recommended") not in UNRELEASED
-    assert all(recipe(evolution={"preset": each}).evolution.preset == each for each in UNRELEASED)

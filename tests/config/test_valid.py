@@ -17,6 +17,7 @@ from cycleqd_merge.config.evolution import (
     PatternGroupsConfig,
     SvdMutationConfig,
 )
+from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.loading import load_task, parse
 from cycleqd_merge.config.presets import PRESETS
 from cycleqd_merge.config.recipe import Recipe, TaskConfig, task_name
@@ -75,7 +76,7 @@ def test_a_recipe_survives_the_journal(tmp_path: Path) -> None:
 
 
 def test_a_preset_states_what_the_recipe_does_not() -> None:
-    recommended = EvolutionConfig.model_validate({"preset": "recommended", "scaling": [1.0, 1.1], "bins": 4})
+    recommended = EvolutionConfig.model_validate({"preset": "recommended@1", "scaling": [1.0, 1.1], "bins": 4})
     assert recommended.scaling == (1.0, 1.1)
     assert recommended.warm_start == PRESETS["recommended@1"]["evolution"]["warm_start"]
     assert recommended.bins == 4
@@ -88,6 +89,7 @@ def test_a_preset_states_what_the_recipe_does_not() -> None:
 def test_the_recommended_preset_brings_its_strategy_unless_one_is_stated(tmp_path: Path) -> None:
     recommended = load(tmp_path, f"{NAMED}evolution: {{preset: recommended}}\n")
     assert recommended.strategy == BayesianConfig(kind="bayesian")
+    assert recommended.fit == FitConfig()
     assert recommended.evolution.groups == LayerGroupsConfig(blocks=3, modules=True)
     journaled = recommended.model_dump(mode="json", exclude_unset=True)
     assert parse(TypeAdapter(Recipe), journaled, "journal") == recommended
@@ -134,9 +136,7 @@ def test_a_strategy_by_name_takes_the_groups_that_it_should(
     found = with_strategy(load(tmp_path, f"{NAMED}evolution: {{{stated}}}\n"), name)
     assert found.evolution.groups == groups
     assert found.strategy.kind == ("cma-es" if name == "cma-es-groups" else "bayesian")
-    assert found.evolution.warm_start == (
-        PRESETS["recommended@1"]["evolution"]["warm_start"] if name == "recommended" else None
-    )
+    assert (found.fit is not None) == (name == "recommended")
 
 
 @pytest.mark.parametrize(

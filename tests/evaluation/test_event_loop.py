@@ -146,7 +146,8 @@ def test_a_worker_works_after_a_signal(
 
 def test_a_run_gives_the_same_scores_in_a_notebook(tmp_path: Path) -> None:
     def results(name: str) -> list[Any]:
-        settings = {"evolution.generations": 4, "confirm.share": 0, "finish": "{}", "output": tmp_path / name}
+        shorter = {"evolution.generations": 4, "evolution.preset": "paper", "evolution.in_flight": 2}
+        settings = {**shorter, "confirm.share": 0, "finish": "{}", "output": tmp_path / name}
         recipe = load_recipe(RECIPES / "quickstart.yaml", [f"{key}={value}" for key, value in settings.items()])
         search(recipe, Observer())
         return [{**event, "seconds": None} for event in of_kind(read_events(tmp_path / name), "result")]

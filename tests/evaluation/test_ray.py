@@ -72,7 +72,8 @@ class Killer(Observer):
 
 def evolve(folder: Path, observer: Any = None, **settings: Any) -> list[Event]:
     """A short run of the quickstart, two in flight."""
-    fixed = {"evolution.generations": 7, "evolution.in_flight": 2, "confirm.share": 0, "finish": "{}", "output": folder}
+    shorter = {"evolution.generations": 7, "evolution.preset": "paper", "evolution.in_flight": 2, "confirm.share": 0}
+    fixed = {**shorter, "finish": "{}", "output": folder}
     overrides = [f"{key}={value}" for key, value in {**fixed, **settings}.items()]
     search(load_recipe(RECIPES / "quickstart.yaml", overrides), observer or Observer())
     return results(folder)
