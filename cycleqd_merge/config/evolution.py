@@ -152,6 +152,9 @@ class RacingConfig(StrictConfig):
     """Share of the rows to score first."""
     confidence: float = Field(0.99, gt=0.5, lt=1)
     """Required probability that the child would enter no archive."""
+    rows: Literal["random", "difficulty"] = "random"
+    """The rows to score first: the same random ones for every child, or rows of every difficulty, judged by the models
+    scored so far."""
 
 
 class EvolutionConfig(StrictConfig):
@@ -159,6 +162,9 @@ class EvolutionConfig(StrictConfig):
 
     generations: int = Field(1200, ge=0, le=MAX_GENERATIONS)
     """Number of children to evaluate; a run can be extended later."""
+    seconds: float | None = Field(None, gt=0, le=LARGE)
+    """Propose no more children once the workers were busy with fits and evaluations for this many seconds; by default
+    there is no such limit. It can be raised later."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of the run."""
     bins: int = Field(15, ge=1, le=MAX_BINS)

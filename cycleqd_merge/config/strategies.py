@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.presets import PRESETS, newest, preset_fit, preset_sections
 from cycleqd_merge.config.validation_errors import KeyProblem
@@ -83,6 +84,8 @@ class BayesianConfig(StrictConfig):
     kind: Literal["bayesian"]
     optimism: float = Field(1.0, ge=0, le=LARGE)
     """Standard deviations added to the predicted score when candidates are compared; higher values explore more."""
+    noise: Literal["fitted", "rows"] = "fitted"
+    """Noise of the scores that the Gaussian processes assume: fitted to all models, or known from each model's rows."""
     bred: Unit = 0.0
     """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
 
@@ -107,6 +110,12 @@ class MergekitConfig(StrictConfig):
     applies to every expert."""
 
 
+class NoSearchConfig(StrictConfig):
+    """No search: the experts, the recipe's fits and other founders are scored, and no children are proposed."""
+
+    kind: Literal["none"]
+
+
 class PythonStrategyConfig(PythonTargetConfig):
     """Your own strategy: a class as described in docs/python.md, created with the state, the seed and `options`."""
 
@@ -121,6 +130,7 @@ StrategyConfig = Annotated[
     | BayesianConfig
     | Nsga2Config
     | MergekitConfig
+    | NoSearchConfig
     | PythonStrategyConfig,
     Field(discriminator="kind"),
 ]
@@ -154,10 +164,6 @@ def require_used(evolution: EvolutionConfig, strategy: StrategyConfig, fit: FitC
     kind = strategy.kind
     if fit is not None and isinstance(strategy, CmaEsConfig | CmaMeConfig) and strategy.start is not None:
         raise KeyProblem("cannot be combined with `fit`: the search starts from the first fit", "strategy", "start")
-    if evolution.race is not None and kind != "cycleqd":
-        raise KeyProblem(
-            f"{kind} requires all scores of every child, which racing does not provide", "evolution", "race"
-        )
     if kind == "cma-me" and not evolution.cycling:
         raise KeyProblem("CMA-ME requires `cycling: true`: it improves one archive per task", "evolution", "cycling")
     if kind == "bayesian" and not evolution.cycling:
@@ -201,8 +207,13 @@ class NamedStrategyConfig(PresetStrategyConfig):
     """The strategy that proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
     """Its operators; generations, seed, archives and their bounds are the recipe's."""
+    fine_tuning: FineTuningConfig | None = None
+    """Fine-tune all weights of the experts' merge instead of searching."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         require_used(self.evolution, self.strategy, self.fit)
+        other = self.model_fields_set & {"strategy", "evolution", "fit"}
+        if self.fine_tuning is not None and other:
+            raise KeyProblem(f"cannot be combined with `{min(other)}`: it does not search", "fine_tuning")
         return self
