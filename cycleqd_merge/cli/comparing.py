@@ -25,6 +25,14 @@ def compare_command(
         str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
     ] = DEFAULT_STRATEGIES,
     budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates.")] = 150,
+    budget_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="End a run also once its workers were busy with fits and children for this many seconds.",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs per strategy, each with its own seed.")] = 3,
     output: Annotated[
         str | None, typer.Option(help="Directory of the comparison; by default the recipe's output plus `-compared`.")
@@ -53,6 +61,7 @@ def compare_command(
         _show_scored,
         output=output,
         rows="confirm" if tune else "heldout",
+        budget_seconds=budget_seconds,
         max_hours=max_hours,
     )
     if as_json:

@@ -13,6 +13,8 @@ from typing import Any
 from cycleqd_merge.comparison.chosen_models import ChosenModel, choose_models, elite_sets
 from cycleqd_merge.comparison.curves import curve, filled_archives
 from cycleqd_merge.comparison.final_scores import FinalProgress, FinalScores, open_split, score_candidates, unscored
+from cycleqd_merge.comparison.fine_tuned import fine_tuned_models
+from cycleqd_merge.comparison.named_strategies import fine_tunings
 from cycleqd_merge.comparison.output_files import write_outputs
 from cycleqd_merge.comparison.results import (
     ComparedModel,
@@ -23,6 +25,7 @@ from cycleqd_merge.comparison.results import (
     StrategyRunResult,
 )
 from cycleqd_merge.comparison.strategy_runs import (
+    Budget,
     ObserverFactory,
     PlannedRun,
     all_complete,
@@ -51,7 +54,14 @@ from cycleqd_merge.tasks.protocol import Split
 from cycleqd_merge.tasks.suite import Suite
 
 CompletedRuns = Sequence[tuple[PlannedRun, Run]]
-_SETTINGS = {"searches": "strategies", "budget": "budget", "seeds": "seeds", "rows": "split", "first": "first seed"}
+_SETTINGS = {
+    "searches": "strategies",
+    "budget": "budget",
+    "budget_seconds": "budget in seconds",
+    "seeds": "seeds",
+    "rows": "split",
+    "first": "first seed",
+}
 """Names of a comparison's settings in messages, by their keys in its journal."""
 
 
@@ -83,6 +93,7 @@ def compare(
     *,
     output: str | PathLike[str] | None = None,
     rows: Split = "heldout",
+    budget_seconds: float | None = None,
     max_hours: float | None = None,
 ) -> FinishedComparison:
     """Benchmark strategies against each other and static merges; resumes an existing comparison.
@@ -94,7 +105,8 @@ def compare(
     observers: creates the observer of each run. progress: called when a model has been scored on the final split.
     output: the comparison's folder, by default the recipe's output plus `-compared`. rows: the split that models are
     scored on at the end; `confirm` to tune, which leaves the held-out split unopened. max_hours: stop after this many
-    hours; call again to resume.
+    hours; call again to resume. budget_seconds: a run also ends once its workers were busy with fits and children for
+    this many seconds; see `EvolutionConfig.seconds`.
 
     Raises:
         UserError: the recipe or a name cannot be used, or the folder holds a different comparison.
@@ -105,17 +117,21 @@ def compare(
     recipe = loaded_recipe(recipe)
     folder = Path(output or f"{recipe.output}-compared")
     presets = _preset_versions(folder)
-    plan_runs(recipe, strategies, budget, seeds, folder, rows, presets)  # checks names and groups before any download
+    length = Budget(budget, budget_seconds)
+    plan_runs(recipe, strategies, length, seeds, folder, rows, presets)  # checks names and groups before any download
     with terminable(), opened_journal(folder) as journal:
         settings = {"searches": list(strategies), "budget": budget, "seeds": seeds, "rows": rows}
+        if budget_seconds is not None:
+            settings["budget_seconds"] = budget_seconds
         recipe = _start(journal, recipe, {**settings, "first": recipe.evolution.seed}, presets)
-        planned = plan_runs(recipe, strategies, budget, seeds, folder, rows, presets)
+        planned = plan_runs(recipe, strategies, length, seeds, folder, rows, presets)
         fetch(recipe.pinned_models())
         with open_shared_pool(planned) as (pool, opened):
             changed = check_runs(planned, opened, rows)
             _require_comparable(changed, all_complete(planned), folder)
             runs = list(zip(planned, complete_runs(planned, pool, observers, deadline), strict=True))
             chosen, sets = choose_models(runs), elite_sets(runs)
+            chosen += fine_tuned_models(journal, fine_tunings(recipe, strategies), runs, opened, pool)
             opening = open_split(journal, _digests(chosen, planned, sets), rows)
             candidates = [*(each.candidate for each in chosen), *(each for elites in sets for each in elites)]
             _require_comparable(changed, not unscored(journal, candidates), folder)
@@ -160,7 +176,7 @@ def _start(journal: Journal, recipe: Recipe, settings: Mapping[str, Any], preset
         journal.append({**start, "presets": newer} if newer else start)
         return recipe
     recorded = {name: journal.events[0].get(key) for key, name in _SETTINGS.items()}
-    changed = differences(recorded, {name: settings[key] for key, name in _SETTINGS.items()})
+    changed = differences(recorded, {name: settings.get(key) for key, name in _SETTINGS.items()})
     for (
         key,
         now,
@@ -274,7 +290,8 @@ def _run_result(planned: PlannedRun, run: Run, elites: Sequence[FinalScores | No
         evaluations=len(scores),
         failures=sum(map(failed, run.results)),
         censored=sum(bool(event.get("censored")) for event in run.results),
-        seconds=sum(sum(event.get("seconds", ())) for event in run.results),
+        seconds=run.busy_seconds + sum(sum(event.get("seconds") or ()) for event in run.confirmations.values()),
+        fit_seconds=sum(sum(event.get("seconds", {}).values()) for event in run.fits.values()),
         curve=curve(scores, *_grid(first), capacity=first.search.space.capacity),
         elite_set=tuple(
             tuple(sum(model.scores[task]) / len(model.scores[task]) for task in first.objectives)

@@ -116,7 +116,7 @@ def winners(result: ComparisonResult, models: Sequence[ModelStatistics]) -> list
     first = [each for each in models if each.model.name == result.reference]
     best: dict[tuple[str, str | None], ModelStatistics] = {}
     for each in (*first, *sorted(models, key=lambda each: -each.mean)):
-        found_by_strategy = each.model.kind in ("elite", "aggregate")
+        found_by_strategy = each.model.kind in ("elite", "aggregate", "fine-tuned")
         best.setdefault(("strategy", each.model.strategy) if found_by_strategy else (each.model.kind, None), each)
     return sorted(best.values(), key=lambda each: -each.mean)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.loading import fix_presets, parse
 from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
@@ -21,6 +22,7 @@ _SHARED = ("generations", "seed", "bins", "bounds", "archive")
 _PAPER: dict[str, Any] = {"preset": "paper"}
 _NAMED: dict[str, dict[str, Any]] = {
     "recommended": {"evolution": {"preset": "recommended"}},
+    "fits": {"strategy": {"kind": "none"}, "fit": {}},
     "paper": {"evolution": _PAPER},
     "no-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "none"}}},
     "gaussian-mutation": {"evolution": {**_PAPER, "mutation": {"kind": "gaussian"}}},
@@ -39,9 +41,13 @@ _NAMED: dict[str, dict[str, Any]] = {
     },
 }
 _GROUPED = ("random", "cma-es", "cma-me", "nsga2", "bayesian")
+_OPTIONALLY_GROUPED = ("recommended", "fits")
+"""Strategies that use the recipe's coefficient groups if it states any."""
 _GROUPS = "-groups"
 """Suffix of a strategy's name: with the recipe's coefficient groups instead of one."""
-STRATEGIES = (AS_STATED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
+FINE_TUNING = "fine-tuning"
+"""The name of fine-tuning with its default settings."""
+STRATEGIES = (AS_STATED, FINE_TUNING, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 
 
 def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
@@ -71,16 +77,24 @@ def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = Mappi
     return parse(TypeAdapter(Recipe), whole, f"strategy {name}", recipe)
 
 
+def fine_tunings(recipe: Recipe, names: Sequence[str]) -> dict[str, FineTuningConfig]:
+    """The settings of those strategies among `names` that fine-tune a model; all others are runs."""
+    found = {name: each.fine_tuning for name, each in recipe.strategies.items() if each.fine_tuning is not None}
+    return {name: found.get(name, FineTuningConfig()) for name in names if name == FINE_TUNING or name in found}
+
+
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:
     """Strategy and operators of one of `STRATEGIES`, as a recipe states them."""
     if name not in STRATEGIES:
         known = [*recipe.strategies, *STRATEGIES]
         raise RecipeError(f"no strategy is named {name!r}{suggestion(name, known)}; available: {', '.join(known)}")
     named = _NAMED[name.removesuffix(_GROUPS)]
-    if not name.endswith(_GROUPS) and name != "recommended":
+    if name == "fits" and recipe.fit is not None:
+        named = {**named, "fit": recipe.fit.model_dump(mode="json", exclude_defaults=True)}
+    if not name.endswith(_GROUPS) and name not in _OPTIONALLY_GROUPED:
         return named
     if recipe.evolution.groups == "one":
-        if name == "recommended":
+        if name in _OPTIONALLY_GROUPED:
             return named
         raise RecipeError(f"{name}: the recipe sets no `evolution.groups`; set them, or leave this strategy out")
     groups = recipe.evolution.model_dump(mode="json", include={"groups"})

@@ -19,7 +19,7 @@ from cycleqd_merge.journal.measured import Estimate
 from cycleqd_merge.journal.schema import Score
 from cycleqd_merge.tasks.protocol import Split
 
-Kind = Literal["base", "expert", "merge", "elite", "aggregate"]
+Kind = Literal["base", "expert", "fine-tuned", "merge", "elite", "aggregate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,10 @@ class ComparedModel:
 class StrategyRunResult:
     """The run of one strategy with one seed.
 
-    evaluations: all of the run's, among them `failures` (without scores) and `censored` (rejected early). elite_set:
-    mean held-out scores by task of the elites that the run contributes to the hypervolume, shape (models, tasks).
+    evaluations: all of the run's, among them `failures` (without scores) and `censored` (rejected early). seconds: that
+    workers were busy with fits, the search split and the confirmation split, of which `fit_seconds` with fits.
+    elite_set: mean held-out scores by task of the elites that the run contributes to the hypervolume, shape (models,
+    tasks).
     """
 
     strategy: str
@@ -74,6 +76,7 @@ class StrategyRunResult:
     seconds: Annotated[float, Field(ge=0, le=1e12)]
     curve: Curve
     elite_set: Annotated[tuple[tuple[Score, ...], ...], Field(alias="family")]
+    fit_seconds: Annotated[float, Field(ge=0, le=1e12)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,11 @@ _RESULT = TypeAdapter(ComparisonResult)
 
 def result_to_json(result: ComparisonResult) -> dict[str, Any]:
     """The result as JSON values, with the version of the format."""
-    return {"format": _FORMAT, **_RESULT.dump_python(result, mode="json", by_alias=True)}
+    values = _RESULT.dump_python(result, mode="json", by_alias=True)
+    for run in values["searches"]:
+        if not run["fit_seconds"]:  # as before there was this key
+            del run["fit_seconds"]
+    return {"format": _FORMAT, **values}
 
 
 def result_from_json(record: Any, where: str) -> ComparisonResult:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # fits import torch
 
 
 class SharedPool:
-    """A `Pool` that is opened when it receives its first proposal.
+    """A `Pool` that is opened when it receives its first proposal, also after it was closed.
 
     groups: number of coefficient groups that it evaluates with; genomes of one group are spread over them.
     """
@@ -58,3 +58,4 @@ class SharedPool:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()
+            self._pool = None

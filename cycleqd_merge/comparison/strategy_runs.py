@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from cycleqd_merge.comparison.named_strategies import STRATEGIES, with_strategy
+from cycleqd_merge.comparison.named_strategies import STRATEGIES, fine_tunings, with_strategy
 from cycleqd_merge.comparison.parallel_runs import run_in_parallel
 from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.config.evolution import SvdMutationConfig
@@ -48,6 +48,14 @@ class PlannedRun:
         return Path(self.recipe.output)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How long each run is: the number of children, and the seconds after which it proposes no more; None: no limit."""
+
+    children: int
+    seconds: float | None = None
+
+
 ObserverFactory = Callable[[PlannedRun, bool], AbstractContextManager[Observer]]
 """Creates the observer of a run, given whether it is the only run in progress."""
 
@@ -55,7 +63,7 @@ ObserverFactory = Callable[[PlannedRun, bool], AbstractContextManager[Observer]]
 def plan_runs(
     recipe: Recipe,
     strategies: Sequence[str],
-    budget: int,
+    budget: Budget,
     seeds: int,
     out: Path,
     rows: Split,
@@ -63,19 +71,25 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """A run for every strategy and seed, starting at the recipe's seed; static merges, which use no seed, run once.
 
-    budget: children that each run evaluates. rows: the final split; if it is the confirmation split, elites are not
-    confirmed. presets: versions of presets without one. The number of workers does not affect results.
+    Strategies that fine-tune a model have no run. rows: the final split; if it is the confirmation split, elites are
+    not confirmed. presets: versions of presets without one. The number of workers does not affect results.
 
     Raises:
         RecipeError: a strategy is unknown or named twice, or two need different groups or singular bases.
     """
     _require_names(recipe, strategies)
-    planned = []
+    planned: list[PlannedRun] = []
+    tuned = fine_tunings(recipe, strategies)
+    if strategies[0] in tuned:
+        raise RecipeError(f"{strategies[0]}: fine-tuning cannot be listed first; list a strategy that searches first")
     for name in strategies:
+        if name in tuned:
+            continue
         own_recipe = with_strategy(recipe, name, presets)
         first = own_recipe.evolution.seed
         for seed in range(first, first + (1 if own_recipe.strategy.kind == "mergekit" else seeds)):
-            length = {"seed": seed, "generations": budget, "in_flight": _in_flight(own_recipe)}
+            length = {"seed": seed, "generations": budget.children, "seconds": budget.seconds}
+            length["in_flight"] = _in_flight(own_recipe)
             evolution = own_recipe.evolution.model_copy(update=length)
             confirm = own_recipe.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
             output = str(out / name / f"seed-{seed}")
@@ -85,6 +99,11 @@ def plan_runs(
         raise RecipeError(
             f"{strategies[0]}: static merges cannot be listed first, because all models are compared with the first "
             "strategy's best-mean elite; list a different strategy first"
+        )
+    if tuned and all(each.recipe.fit is None for each in planned):
+        raise RecipeError(
+            f"{next(iter(tuned))}: fine-tuning learns from the answers that a strategy with fits records; add one to "
+            "the list, such as fits"
         )
     _common_recipe([each.recipe for each in planned])
     return planned
@@ -109,7 +128,8 @@ def _require_names(recipe: Recipe, strategies: Sequence[str]) -> None:
 
 
 def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
-    """A recipe with the groups, and the rank of singular bases, that can evaluate the children of all strategies.
+    """A recipe with the groups, and the rank of singular bases, that can evaluate the children of all strategies; with
+    a `fit` section if any has one, so that the engine can be released for it.
 
     Raises:
         RecipeError: there is no such recipe.
@@ -128,7 +148,8 @@ def _common_recipe(recipes: Sequence[Recipe]) -> Recipe:
         )
     common = (grouped or list(recipes))[0]
     evolution = common.evolution.model_copy(update={"mutation": SvdMutationConfig(rank=next(iter(ranks), None))})
-    return common.model_copy(update={"evolution": evolution})
+    fit = next((each.fit for each in recipes if each.fit is not None), None)
+    return common.model_copy(update={"evolution": evolution, "fit": fit})
 
 
 @contextmanager

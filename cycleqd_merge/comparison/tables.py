@@ -97,6 +97,7 @@ def _model_row(result: ComparisonResult, statistics: ModelStatistics, both: bool
 
 def strategies_table(result: ComparisonResult) -> ComparisonTable:
     """One row per strategy, averaged over its seeds: its cost and the quality of its runs."""
+    fitted = any(run.fit_seconds for run in result.runs)
     columns = (
         Column("strategy"),
         Column("seeds", "{:d}".format),
@@ -104,6 +105,7 @@ def strategies_table(result: ComparisonResult) -> ComparisonTable:
         Column("failed", "{:.0f}".format),
         Column("censored", "{:.0f}".format),
         Column("minutes", "{:.1f}".format),
+        *([Column("minutes of fits", "{:.1f}".format)] if fitted else []),
         Column("best mean (search)", table_formats.score, best=True),
         Column("QD score", "{:.2f}".format, best=True),
         Column("coverage (%)", table_formats.percent, best=True),
@@ -111,12 +113,12 @@ def strategies_table(result: ComparisonResult) -> ComparisonTable:
         Column("hypervolume (held-out)", "{:.4f}".format, best=True),
         Column("95% over seeds", "{0.low:.4f} to {0.high:.4f}".format),
     )
-    rows = tuple(_strategy_row(name, runs) for name, runs in result.runs_by_strategy.items())
+    rows = tuple(_strategy_row(name, runs, fitted) for name, runs in result.runs_by_strategy.items())
     title = "Strategies, averaged over seeds; a best mean (search) is optimistic: it was used to choose its model"
     return ComparisonTable(title, columns, rows)
 
 
-def _strategy_row(name: str, runs: Sequence[StrategyRunResult]) -> tuple[Cell, ...]:
+def _strategy_row(name: str, runs: Sequence[StrategyRunResult], fitted: bool) -> tuple[Cell, ...]:
     costs = ("evaluations", "failures", "censored")
     reached = ("best_mean", "qd_score", "coverage", "hypervolume")
     volumes = elite_set_volumes(runs)
@@ -125,6 +127,7 @@ def _strategy_row(name: str, runs: Sequence[StrategyRunResult]) -> tuple[Cell, .
         len(runs),
         *(float(np.mean([getattr(run, cost) for run in runs])) for cost in costs),
         float(np.mean([run.seconds for run in runs])) / 60,
+        *([float(np.mean([run.fit_seconds for run in runs])) / 60] if fitted else []),
         *(_mean_last([getattr(run.curve, value) for run in runs]) for value in reached),
         float(np.mean(volumes)),
         seeds_interval(volumes),
@@ -140,7 +143,7 @@ def paper_table(result: ComparisonResult, models: Sequence[ModelStatistics]) -> 
     """The layout of Table 1 of the paper: models in sections, percent by task and on average."""
     parts = {
         "Base model": [each for each in models if each.model.kind == "base"],
-        "Fine-tuned": [each for each in models if each.model.kind == "expert"],
+        "Fine-tuned": [each for each in models if each.model.kind in ("expert", "fine-tuned")],
         "Merged": [each for each in models if each.model.kind == "merge"],
         "Searched": [each for each in models if each.model.kind in ("elite", "aggregate")],
     }

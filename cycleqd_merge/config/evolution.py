@@ -162,6 +162,9 @@ class EvolutionConfig(StrictConfig):
 
     generations: int = Field(1200, ge=0, le=MAX_GENERATIONS)
     """Number of children to evaluate; a run can be extended later."""
+    seconds: float | None = Field(None, gt=0, le=LARGE)
+    """Propose no more children once the workers were busy with fits and evaluations for this many seconds; by default
+    there is no such limit. It can be raised later."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of the run."""
     bins: int = Field(15, ge=1, le=MAX_BINS)

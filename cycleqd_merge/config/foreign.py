@@ -30,6 +30,7 @@ from cycleqd_merge.config.evolution import (
     RacingConfig,
     SvdMutationConfig,
 )
+from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.origin import ForeignConfig, is_commit, is_public_address
@@ -50,6 +51,7 @@ from cycleqd_merge.config.strategies import (
     CycleQDConfig,
     MergekitConfig,
     NamedStrategyConfig,
+    NoSearchConfig,
     Nsga2Config,
     PythonStrategyConfig,
     RandomConfig,
@@ -293,7 +295,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
             ("seed", "bounds", "groups", "mu", "sigma", "scaling", "mutation", "cycling", "sampling", "mates"), SAFE
         ),
         **dict.fromkeys(("adaptive", "warm_start", "race", "alpha_low", "alpha_high", "preset", "generations"), SAFE),
-        **dict.fromkeys(("bins", "in_flight", "archive"), SAFE),
+        **dict.fromkeys(("bins", "in_flight", "archive", "seconds"), SAFE),
     },
     LayerGroupsConfig: dict.fromkeys(("layers", "blocks", "modules"), SAFE),
     PatternGroupsConfig: {"patterns": SAFE},
@@ -310,9 +312,11 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     CmaMeConfig: dict.fromkeys(("kind", "start", "sigma", "population", "bred"), SAFE),
     BayesianConfig: dict.fromkeys(("kind", "optimism", "noise", "bred"), SAFE),
     Nsga2Config: {**_RANGE, "population": SAFE},
+    NoSearchConfig: {"kind": SAFE},
     MergekitConfig: {"kind": SAFE, "methods": _checked(_methods), "grid": _checked(_grid)},
     PythonStrategyConfig: _TARGET,
-    NamedStrategyConfig: {"strategy": SAFE, "evolution": SAFE, "fit": SAFE},
+    NamedStrategyConfig: dict.fromkeys(("strategy", "evolution", "fit", "fine_tuning"), SAFE),
+    FineTuningConfig: dict.fromkeys(("learning_rate", "start", "steps", "seconds"), SAFE),
     FitConfig: {
         **dict.fromkeys(("coefficients", "scales", "loss", "examples", "learning_rate", "start"), SAFE),
         **dict.fromkeys(("steps", "spread_steps"), _up_to(10_000)),

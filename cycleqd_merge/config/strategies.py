@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from cycleqd_merge.config.evolution import EvolutionConfig
+from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.presets import PRESETS, newest, preset_fit, preset_sections
 from cycleqd_merge.config.validation_errors import KeyProblem
@@ -109,6 +110,12 @@ class MergekitConfig(StrictConfig):
     applies to every expert."""
 
 
+class NoSearchConfig(StrictConfig):
+    """No search: the experts, the recipe's fits and other founders are scored, and no children are proposed."""
+
+    kind: Literal["none"]
+
+
 class PythonStrategyConfig(PythonTargetConfig):
     """Your own strategy: a class as described in docs/python.md, created with the state, the seed and `options`."""
 
@@ -123,6 +130,7 @@ StrategyConfig = Annotated[
     | BayesianConfig
     | Nsga2Config
     | MergekitConfig
+    | NoSearchConfig
     | PythonStrategyConfig,
     Field(discriminator="kind"),
 ]
@@ -199,8 +207,13 @@ class NamedStrategyConfig(PresetStrategyConfig):
     """The strategy that proposes children."""
     evolution: EvolutionConfig = EvolutionConfig()
     """Its operators; generations, seed, archives and their bounds are the recipe's."""
+    fine_tuning: FineTuningConfig | None = None
+    """Fine-tune all weights of the experts' merge instead of searching."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         require_used(self.evolution, self.strategy, self.fit)
+        other = self.model_fields_set & {"strategy", "evolution", "fit"}
+        if self.fine_tuning is not None and other:
+            raise KeyProblem(f"cannot be combined with `{min(other)}`: it does not search", "fine_tuning")
         return self

@@ -29,6 +29,7 @@ from cycleqd_merge.fitting.progress import KeptProgress
 from cycleqd_merge.fitting.scaled import Sizes, scaled
 from cycleqd_merge.fitting.training import Fitting, Progress
 from cycleqd_merge.merging.bases import prepare_bases
+from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.fits import Along, Fit, keep_fit, read_fit
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
@@ -110,9 +111,7 @@ def _learned(
     """The result of a job. start: when it began; "teach" counts from there, since the model had to be opened."""
     device, settings = materialiser.device, job.settings
     kept = KeptProgress(fit_digest_of(job, materialiser, layout))
-    tokenizer = family_tokenizer(materialiser.family)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-    fitting = Fitting(model, layout, job.tasks, settings, pad, device)
+    fitting = Fitting(model, layout, job.tasks, settings, padding_token(materialiser.family), device)
     main = this_process().is_main_process
     progress = from_main_process(kept.read(layout.size) if main else None) or first_progress(layout, job)
     progress = progress.to(device)
@@ -125,6 +124,12 @@ def _learned(
         keep_fit(content)
     seconds = {"teach": taught, "train": progress.seconds}
     return FitResult(job.number, content, tuple(progress.losses), progress.tokens, seconds), kept
+
+
+def padding_token(family: ModelFamily) -> int:
+    """The id of the token that fills the shorter examples of a batch."""
+    tokenizer = family_tokenizer(family)
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
 
 def layout_of(job: FitJob, materialiser: Materialiser, along: Along, sizes: Sizes) -> Layout:

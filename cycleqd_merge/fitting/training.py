@@ -138,9 +138,8 @@ class Fitting:
         rows, total, tokens = self._rows(number), 0.0, 0
         gradient = torch.zeros_like(progress.values)
         process = this_process()
-        for part in self._chunks(rows[process.process_index :: process.num_processes], self._tasks):
-            batch, expert = self._batch(part, number)
-            loss, found = self._model.gradient(partial(self._loss, batch=batch, expert=expert))
+        for batch, expert in self._batches(rows[process.process_index :: process.num_processes], number):
+            loss, found = self._model.gradient(partial(self.loss, batch=batch, expert=expert))
             total, gradient = total + loss, gradient + found.to(gradient.dtype)
             tokens += batch.ids.numel()
         total, sums = sum_over_processes(total, torch.cat((gradient, gradient.new_tensor([tokens]))))
@@ -190,7 +189,15 @@ class Fitting:
         joined = Predictions(torch.cat([each.tokens for each in taught]), torch.cat([each.logprobs for each in taught]))
         return batch, joined
 
-    def _loss(self, model: Any, batch: Batch, expert: Predictions | None) -> torch.Tensor:
+    def batches(self, step: int) -> Iterator[tuple[Batch, Predictions | None]]:
+        """All rows of a step in parts, each with the experts' predictions for `loss`."""
+        return self._batches(self._rows(step), step)
+
+    def _batches(self, rows: Sequence[Row], step: int) -> Iterator[tuple[Batch, Predictions | None]]:
+        return (self._batch(part, step) for part in self._chunks(rows, self._tasks))
+
+    def loss(self, model: Any, batch: Batch, expert: Predictions | None) -> torch.Tensor:
+        """The loss of a part of a step; those of its parts add up."""
         logits = logits_of(model, batch)
         return cross_entropy(logits, batch) if expert is None else distillation(logits, batch, expert)
 

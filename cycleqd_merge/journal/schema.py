@@ -157,6 +157,7 @@ class _Confirm(_Record):
     scores: Scores | None
     error: str | None = None
     outcomes: Outcomes = {}
+    seconds: list[Annotated[float, Field(ge=0)]] | None = None
 
 
 class _Estimate(_Exact):
@@ -191,6 +192,7 @@ class _Fit(_Record):
 class _Comparison(_Record):
     searches: Names
     budget: Count
+    budget_seconds: Annotated[float, Field(gt=0)] | None = None
     seeds: Positive
     rows: str = "heldout"
     first: Count = 0
@@ -198,6 +200,16 @@ class _Comparison(_Record):
     tasks: Names = []
     revisions: dict[str, str]
     presets: dict[str, str] = {}
+
+
+class _FineTuned(_Record):
+    strategy: str
+    seed: Count
+    settings: dict[str, Any] = {}
+    steps: Count = 0
+    loss: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    tokens: Count = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
 class _Opened(_Record):
@@ -225,6 +237,7 @@ _KINDS: dict[str, type[_Record]] = {
     "measured": _Measured,
     "fit": _Fit,
     "comparison": _Comparison,
+    "fine-tuned": _FineTuned,
     "opened": _Opened,
     "heldout": _Heldout,
 }

@@ -48,7 +48,9 @@ def confirm(journal: Journal, run: Run, pool: Pool, deadline: float | None = Non
         if finished.evaluation is None:
             event |= {"scores": None, "error": finished.error}
         else:
-            event |= {"scores": list(finished.evaluation.scores), "outcomes": finished.evaluation.outcome_texts}
+            evaluation = finished.evaluation
+            event |= {"scores": list(evaluation.scores), "outcomes": evaluation.outcome_texts}
+            event["seconds"] = [round(each, 3) for each in (evaluation.load_seconds, evaluation.score_seconds)]
         journal.append(event)
         run.tell_confirmed(event)
     return numbers

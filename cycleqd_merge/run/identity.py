@@ -100,7 +100,7 @@ def _fit_settings(fit: FitConfig) -> dict[str, Any]:
 
 def operators(evolution: EvolutionConfig, written: bool = False) -> dict[str, Any]:
     """The settings of the search that belong to a run's identity."""
-    settings = _values(evolution, written, exclude={"generations", "in_flight", "preset"})
+    settings = _values(evolution, written, exclude={"generations", "seconds", "in_flight", "preset"})
     if evolution.archive is None or evolution.archive.kind == "grid":  # as before there was this key
         del settings["archive"]
     return {**settings, SAMPLING_SEMANTICS: 1} if evolution.sampling == "published" else settings

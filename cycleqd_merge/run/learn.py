@@ -6,11 +6,11 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cycleqd_merge.config.fit import FitConfig
-from cycleqd_merge.errors import InfrastructureError, Interrupted, RunFailed
+from cycleqd_merge.errors import InfrastructureError, Interrupted, RecipeError, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.files import write_atomically
 from cycleqd_merge.fitting.examples import Example, examples_from_bytes, examples_to_bytes, selected
@@ -108,6 +108,25 @@ def _job(run: Run, number: int, examples: Examples) -> FitJob:
     settings = fit_settings(fit, number, run.recipe.evolution.seed)
     start = run.fits[0]["digest"] if number else None
     return FitJob(number, tuple(tasks), settings, fit.coefficients, fit.scales, start)
+
+
+def recorded_job(folder: Path, run: Run, start: float) -> FitJob:
+    """The job of a run's first fit once more, from its recorded answers. start: of every coefficient.
+
+    Raises:
+        RecipeError: the answers are missing or damaged.
+    """
+    fit = run.recipe.fit
+    assert fit is not None
+    examples = {}
+    for task in run.fitted_tasks:
+        path = examples_path(folder, task)
+        try:
+            examples[task] = selected(examples_from_bytes(path.read_bytes()), fit.learned)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{path}: {_reason(error)}; restore it, or repeat the run") from error
+    job = _job(run, 0, examples)
+    return replace(job, settings=replace(job.settings, start=start))
 
 
 def fit_settings(fit: FitConfig, number: int, seed: int) -> FitSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -67,6 +67,8 @@ class Run:
     """One event per process that worked on the run: recipe, environment."""
     fits: dict[int, Event] = field(default_factory=dict)
     """The fits that were learned so far, by their number."""
+    busy_seconds: float = 0.0
+    """Seconds that workers spent on fits and on evaluations on the search split; failed ones are not counted."""
     folder: Path | None = None
     """The run directory that it was read from, which has its fits."""
 
@@ -106,6 +108,7 @@ class Run:
             RecipeError: the outcomes of its rows are damaged; `where` names the line.
         """
         result = self._result(event, self._result_outcomes(event, where))
+        self._spend(event.get("seconds") or ())
         self.open = [proposal for proposal in self.open if proposal.number != result.number]
         try:
             opened = self.schedule.tell(result)
@@ -120,7 +123,15 @@ class Run:
         """Add a `fit` event: the fit joins the founders that may be evaluated."""
         self.fits[event["number"]] = event
         self.search.fits[event["number"]] = event["digest"]
+        self._spend(event.get("seconds", {}).values())
         self._opened(self.schedule.ready())
+
+    def _spend(self, seconds: Iterable[float]) -> None:
+        """Count seconds; once they reach the recipe's limit, no more children are asked for."""
+        self.busy_seconds += sum(seconds)
+        limit = self.recipe.evolution.seconds
+        if limit is not None and self.busy_seconds >= limit:
+            self.schedule.stop(self.search.first)
 
     def _result_outcomes(self, event: Event, where: str = "journal") -> TaskOutcomes:
         """The outcomes of a result's rows; those of a fork's founder also from the run that it comes from."""

@@ -18,6 +18,7 @@ from cycleqd_merge.config.strategies import (
     CoefficientRangeConfig,
     CycleQDConfig,
     MergekitConfig,
+    NoSearchConfig,
     Nsga2Config,
     PythonStrategyConfig,
     RandomConfig,
@@ -115,6 +116,8 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
             return PopulationStrategy(state, nsga2)
         case MergekitConfig():
             return Listed(state, merges(recipe, chosen))
+        case NoSearchConfig():
+            return Listed(state, ())
         case PythonStrategyConfig():
             arguments = (state, seed)
             own: Strategy = user_code.create(chosen.target, *arguments, methods=("ask", "tell"), **chosen.options)

@@ -52,6 +52,10 @@ class Schedule:
         """Whether all results below `total` were received."""
         return self._received >= self.total
 
+    def stop(self, least: int) -> None:
+        """Ask for no more proposals than were asked for or recorded already, but for the first `least` in any case."""
+        self.total = min(self.total, max(least, self._asked, len(self._recorded)))
+
     def ready(self) -> list[Proposal]:
         """The proposals that may be asked for now, each returned once."""
         proposals = []

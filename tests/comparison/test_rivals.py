@@ -1,0 +1,140 @@
+"""Strategies that learn by gradient, compared on tiny models: what they cost, and what their models are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from cycleqd_merge.comparison import fine_tuned
+from cycleqd_merge.comparison.compare import FinishedComparison, compare
+from cycleqd_merge.comparison.named_strategies import fine_tunings, with_strategy
+from cycleqd_merge.comparison.strategy_runs import Budget, plan_runs
+from cycleqd_merge.comparison.table_formats import table_to_records
+from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.journal.log import of_kind, read_events
+from cycleqd_merge.merging.candidates import candidate_tensors
+from cycleqd_merge.run.state import open_run
+from tests.models import make_base, make_expert, make_recipe, read_tensors
+
+FIT = {"steps": 4, "spread_steps": 2, "rows": 3}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("rivals")
+    base = make_base(folder / "base")
+    experts: dict[str, Path | str] = {
+        name: make_expert(base, folder / name, seed, scale=0.05) for seed, name in enumerate("xy", start=1)
+    }
+    return make_recipe(folder, base, experts, fit=FIT, evolution={"seed": 3})
+
+
+@pytest.fixture(scope="module")
+def compared(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> FinishedComparison:
+    return compare(recipe, ["fits", "random", "fine-tuning"], 3, 1, output=tmp_path_factory.mktemp("compared") / "all")
+
+
+def run_events(compared: FinishedComparison, strategy: str) -> list[dict[str, Any]]:
+    return read_events(compared.folder / strategy / "seed-3")
+
+
+def test_fits_alone_are_a_strategy_whose_best_mean_is_scored(compared: FinishedComparison) -> None:
+    run = open_run(compared.folder / "fits" / "seed-3")
+    assert (len(run.fits), run.generations, len(run.results)) == (3, 0, 2 + 3)
+    assert run.confirmed
+    model = compared.result.by_name["fits best-mean"]
+    assert model.by_seed[0].digest == run.digest(run.candidate(run.best_mean()))
+    assert compared.result.runs_by_strategy["fits"][0].evaluations == 5
+    assert not of_kind(run_events(compared, "random"), "fit")
+
+
+def test_fits_alone_have_the_settings_of_the_recipe(recipe: Recipe) -> None:
+    assert with_strategy(recipe, "fits").fit == recipe.fit
+    plain = recipe.model_copy(update={"fit": None})
+    assert with_strategy(plain, "fits").fit is not None
+    assert with_strategy(plain, "random").fit is None
+
+
+def test_the_shared_engine_can_be_released_if_any_strategy_has_fits(recipe: Recipe, tmp_path: Path) -> None:
+    from cycleqd_merge.comparison import strategy_runs
+
+    planned = plan_runs(recipe, ["random", "fits"], Budget(3), 1, tmp_path, "heldout")
+    assert planned[0].recipe.fit is None
+    assert strategy_runs._common_recipe([each.recipe for each in planned]).fit == recipe.fit
+
+
+def test_the_cost_of_a_strategy_includes_its_fits_and_confirmations(compared: FinishedComparison) -> None:
+    for strategy in ("fits", "random"):
+        events = run_events(compared, strategy)
+        timed = [event["seconds"] for kind in ("result", "confirm") for event in of_kind(events, kind)]
+        fits = sum(sum(event["seconds"].values()) for event in of_kind(events, "fit"))
+        result = compared.result.runs_by_strategy[strategy][0]
+        assert result.fit_seconds == pytest.approx(fits)
+        assert result.seconds == pytest.approx(sum(map(sum, timed)) + fits)
+        assert (fits > 0) == (strategy == "fits")
+    rows = {row["strategy"]: row for row in table_to_records(compared.report.tables["strategies"])}
+    assert rows["fits"]["minutes"] > rows["fits"]["minutes of fits"] > 0 == rows["random"]["minutes of fits"]
+
+
+def test_runs_end_when_their_seconds_are_spent(recipe: Recipe, tmp_path: Path) -> None:
+    first = compare(recipe, ["random"], 500, 1, budget_seconds=1e-3, output=tmp_path)
+    assert [run.evaluations for run in first.result.runs] == [2]
+    assert compare(recipe, ["random"], 500, 1, budget_seconds=1e-3, output=tmp_path).result == first.result
+    with pytest.raises(RecipeError, match=r"budget in seconds: 0\.001 -> None"):
+        compare(recipe, ["random"], 500, 1, output=tmp_path)
+
+
+def test_a_merge_is_fine_tuned_for_as_long_as_the_fits_took(
+    compared: FinishedComparison, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (event,) = of_kind(read_events(compared.folder), "fine-tuned")
+    fits = of_kind(run_events(compared, "fits"), "fit")
+    assert event["seconds"] >= sum(sum(fit["seconds"].values()) for fit in fits) > 0
+    assert (event["strategy"], event["seed"], event["steps"] >= 1) == ("fine-tuning", 3, True)
+    model = compared.result.by_name["fine-tuning"]
+    assert (model.kind, model.strategy, model.by_seed[0].seed) == ("fine-tuned", "fine-tuning", 3)
+    kinds = [each["event"] for each in read_events(compared.folder)]
+    assert kinds[:3] == ["comparison", "fine-tuned", "opened"]
+    monkeypatch.setattr(fine_tuned, "_train", None)  # nothing is trained again
+    again = compare(recipe, ["fits", "random", "fine-tuning"], 3, 1, output=compared.folder)
+    assert again.result == compared.result
+
+
+def test_a_fine_tuned_model_scores_as_its_checkpoint_does(compared: FinishedComparison, recipe: Recipe) -> None:
+    opened = OpenedRecipe.open(recipe)
+    base = read_tensors(Path(recipe.base))
+    folder = compared.folder / "fine-tuning" / "seed-3"
+    stored = read_tensors(folder)
+    built = dict(candidate_tensors(fine_tuned._candidate(folder), opened.materialiser(())))
+    assert stored.keys() == built.keys() == base.keys()
+    assert all(torch.equal(stored[name], tensor) for name, tensor in built.items())
+
+
+@pytest.mark.parametrize(
+    ("strategies", "message"),
+    [
+        (["random", "fine-tuning"], "fine-tuning learns from the answers that a strategy with fits records"),
+        (["fine-tuning", "fits"], "fine-tuning cannot be listed first"),
+    ],
+)
+def test_fine_tuning_needs_the_answers_of_a_run(
+    recipe: Recipe, tmp_path: Path, strategies: list[str], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        compare(recipe, strategies, 3, 1, output=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_own_fine_tuning_strategies_have_settings_and_no_search(recipe: Recipe) -> None:
+    stated = recipe.model_dump(mode="json", exclude_unset=True)
+    own = {"strategies": {"tuned": {"fine_tuning": {"learning_rate": 1e-4, "steps": 7}}}}
+    assert fine_tunings(Recipe.model_validate(stated | own), ["fits", "tuned"])["tuned"].steps == 7
+    own["strategies"]["tuned"]["strategy"] = {"kind": "random"}
+    with pytest.raises(ValidationError, match="cannot be combined with `strategy`"):
+        Recipe.model_validate(stated | own)
