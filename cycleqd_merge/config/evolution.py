@@ -152,6 +152,9 @@ class RacingConfig(StrictConfig):
     """Share of the rows to score first."""
     confidence: float = Field(0.99, gt=0.5, lt=1)
     """Required probability that the child would enter no archive."""
+    rows: Literal["random", "difficulty"] = "random"
+    """The rows to score first: the same random ones for every child, or rows of every difficulty, judged by the models
+    scored so far."""
 
 
 class EvolutionConfig(StrictConfig):

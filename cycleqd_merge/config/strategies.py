@@ -84,6 +84,8 @@ class BayesianConfig(StrictConfig):
     kind: Literal["bayesian"]
     optimism: float = Field(1.0, ge=0, le=LARGE)
     """Standard deviations added to the predicted score when candidates are compared; higher values explore more."""
+    noise: Literal["fitted", "rows"] = "fitted"
+    """Noise of the scores that the Gaussian processes assume: fitted to all models, or known from each model's rows."""
     bred: Unit = 0.0
     """Share of children that CycleQD's operators, including mutation, create from the same archives instead."""
 
@@ -162,10 +164,6 @@ def require_used(evolution: EvolutionConfig, strategy: StrategyConfig, fit: FitC
     kind = strategy.kind
     if fit is not None and isinstance(strategy, CmaEsConfig | CmaMeConfig) and strategy.start is not None:
         raise KeyProblem("cannot be combined with `fit`: the search starts from the first fit", "strategy", "start")
-    if evolution.race is not None and kind != "cycleqd":
-        raise KeyProblem(
-            f"{kind} requires all scores of every child, which racing does not provide", "evolution", "race"
-        )
     if kind == "cma-me" and not evolution.cycling:
         raise KeyProblem("CMA-ME requires `cycling: true`: it improves one archive per task", "evolution", "cycling")
     if kind == "bayesian" and not evolution.cycling:

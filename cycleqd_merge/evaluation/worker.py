@@ -164,10 +164,12 @@ class Worker:
 
     async def _score_in_race(self, jobs: Sequence[Job], race: Race) -> dict[str, TaskResult]:
         """Score the first rows, and the others only if the candidate has not lost on these."""
-        first = [race.first(len(samples)) for _, samples in jobs]
+        chosen = [race.first(place, len(samples)) for place, (_, samples) in enumerate(jobs)]
+        first = [each.places for each in chosen]
         results = await self._score([_select(job, places) for job, places in zip(jobs, first, strict=True)])
         partials = [
-            Partial(results[task.name].score, len(results[task.name].samples), len(samples)) for task, samples in jobs
+            Partial(results[task.name].score, len(results[task.name].samples), len(samples), rows.variance)
+            for (task, samples), rows in zip(jobs, chosen, strict=True)
         ]
         others = [sorted({*range(len(samples))} - {*places}) for (_, samples), places in zip(jobs, first, strict=True)]
         if race.lost(partials):

@@ -58,6 +58,22 @@ class RowOutcomes:
         """The mean of the scored rows."""
         return float(self.scores[self.scored].mean())
 
+    @property
+    def variance(self) -> float:
+        """The variance of the mean, see `sampling_variance`."""
+        scores = self.scores[self.scored]
+        return sampling_variance(float(scores.sum()), float(np.square(scores).sum()), len(scores))
+
+
+def sampling_variance(total: float, squares: float, rows: int) -> float:
+    """The variance of a mean over rows by their sampling, as if a row of score 0 and one of score 1 were added.
+
+    The two rows keep it above 0 where all scores are equal (Agresti and Coull, 1998); for scores of 0 and 1 it is
+    p (1 - p) / rows. total, squares: sums of the rows' scores and of their squares.
+    """
+    mean = (total + 1) / (rows + 2)
+    return ((squares + 1) / (rows + 2) - mean**2) / rows
+
 
 TaskOutcomes = Mapping[str, RowOutcomes]
 """By task; a task without outcomes is left out."""

@@ -57,6 +57,8 @@ def start_event(
     evolution = recipe.evolution.model_copy(update={"archive": archive_of(recipe)})
     models = _models(recipe, written)
     strategy = _values(recipe.strategy, written)
+    if strategy.get("noise") == "fitted":  # as before there was this key
+        del strategy["noise"]
     in_flight = evolution.children_in_flight(workers) if recorded is None else recorded["in_flight"]
     return {
         "event": "start",

@@ -21,7 +21,7 @@ from cycleqd_merge.evolution.candidate import Candidate, candidate_digest
 from cycleqd_merge.evolution.genome import Genome, aggregate
 from cycleqd_merge.journal.log import JOURNAL_FILE, Event, of_kind, read_events, require_complete
 from cycleqd_merge.journal.measured import Measured, MeasuredOutcomes, measured_outcomes, measured_scores
-from cycleqd_merge.journal.outcomes import TaskOutcomes, decoded
+from cycleqd_merge.journal.outcomes import TaskOutcomes, decoded, sampling_variance
 from cycleqd_merge.merging.merge_grid import static_merges
 from cycleqd_merge.merging.model_references import pinned_candidate, portable_candidate
 from cycleqd_merge.run.order import events_in_order, in_recorded_order, require_founders
@@ -107,9 +107,7 @@ class Run:
             RunFailed: the strategy cannot continue from these scores.
             RecipeError: the outcomes of its rows are damaged; `where` names the line.
         """
-        self._result_outcomes(event, where)  # checks them
-        scores = event.get("scores")
-        result = Result(event["number"], None if scores is None else tuple(scores))
+        result = self._result(event, self._result_outcomes(event, where))
         self._spend(event.get("seconds") or ())
         self.open = [proposal for proposal in self.open if proposal.number != result.number]
         try:
@@ -143,6 +141,24 @@ class Run:
         founders, place = self.start.get("seeds", []), event["number"] - len(self.experts)
         inherited = founders[place].get("outcomes", {}) if 0 <= place < len(founders) else {}
         return self._decoded({**inherited, **event.get("outcomes", {})}, scores, "search", where)
+
+    def _result(self, event: Event, outcomes: TaskOutcomes) -> Result:
+        scores, estimated = (None if not event.get(key) else tuple(event[key]) for key in ("scores", "partial"))
+        known = outcomes if set(self.tasks) <= set(outcomes) else {}
+        row_scores = tuple(known[task].scores for task in self.tasks) if known and scores else ()
+        return Result(event["number"], scores, self._variances(scores or estimated, outcomes), row_scores, estimated)
+
+    def _variances(self, scores: Sequence[float] | None, outcomes: TaskOutcomes) -> tuple[float, ...]:
+        """See `Result`. Of a task without outcomes, those of scores of 0 and 1, which vary most."""
+        tasks = self.start.get("tasks", {})
+        if scores is None or not set(self.tasks) <= set(tasks):
+            return ()
+        variances = []
+        for task, score in zip(self.tasks, scores, strict=True):
+            rows = tasks[task]["rows"]["search"]
+            known = outcomes.get(task)
+            variances.append(sampling_variance(score * rows, score * rows, rows) if known is None else known.variance)
+        return tuple(variances)
 
     def _decoded(
         self, texts: Mapping[str, str], scores: Sequence[float], split: Split, where: str = "journal"

@@ -23,6 +23,8 @@ STEPS = (0.03, 0.4)
 """Least and greatest standard deviation of a candidate's coefficients around those of the model that it varies."""
 
 Aim = Literal["mean", "front"]
+Noise = Literal["fitted", "rows"]
+"""See `BayesianConfig.noise`."""
 Acquisition = Callable[[Matrix], NDArray[np.float64]]
 """Values of candidates, shape (candidates,), by the upper bounds of their scores, shape (candidates, tasks)."""
 
@@ -35,8 +37,8 @@ class Bayesian:
     (SMS-EGO; Ponweiser et al., 2008).
     """
 
-    def __init__(self, state: SearchState, optimism: float, seed: int) -> None:
-        self.state, self._optimism, self._seed = state, optimism, seed
+    def __init__(self, state: SearchState, optimism: float, seed: int, noise: Noise = "fitted") -> None:
+        self.state, self._optimism, self._noise, self._seed = state, optimism, noise, seed
         self._kernels: tuple[int, list[Any]] = (0, [])
 
     def emit(self, number: int, recorded: Matrix | None = None) -> Proposal:
@@ -50,8 +52,9 @@ class Bayesian:
         """See `Emitter.learn`: everything is learned from the state."""
 
     def _best_candidate(self, number: int, aim: Aim) -> Matrix:
-        points, scores = self._evaluated()
-        surrogate = self._surrogate(points, scores)
+        points, scores, variances, complete = self._evaluated()
+        surrogate = self._surrogate(points, scores, variances)
+        points, scores = points[complete], scores[complete]  # racing's estimates are only predicted from
         acceptable = np.array([self.state.meets_floors(tuple(each)) for each in scores])
         if acceptable.any():  # models below a floor are predicted from, but neither varied nor part of the front
             points, scores = points[acceptable], scores[acceptable]
@@ -64,25 +67,29 @@ class Bayesian:
             best = np.argsort(-objectives.mean(axis=1), kind="stable")[:KEPT]
         return self._maximise(surrogate, acquisition, points[best], generator(self._seed, number, "bayesian"))
 
-    def _evaluated(self) -> tuple[Matrix, Matrix]:
-        """Points and scores of the genomes evaluated so far that have one (`Coordinates.point`), in order of number."""
+    def _evaluated(self) -> tuple[Matrix, Matrix, Matrix | None, NDArray[np.bool_]]:
+        """Points and scores of the genomes evaluated so far that have one (`Coordinates.point`), in order of number,
+        the scores' variances if they are known and wanted, and whether the scores are of all rows."""
         coordinates = self.state.coordinates
         evaluated = [
-            (point, scores)
-            for candidate, scores in self.state.results()
-            if scores is not None and (point := coordinates.point(candidate)) is not None
+            (point, scores or estimated, self.state.variances(number), scores is not None)
+            for number, (candidate, scores) in enumerate(self.state.results())
+            if (estimated := self.state.estimated(number)) is not None or scores is not None
+            if (point := coordinates.point(candidate)) is not None
         ]
-        points, scores = zip(*evaluated, strict=True)
-        return np.array(points), np.array(scores)
+        points, scores, variances, complete = zip(*evaluated, strict=True)
+        known = self._noise == "rows" and all(variances)
+        return np.array(points), np.array(scores), np.array(variances) if known else None, np.array(complete)
 
-    def _surrogate(self, points: Matrix, scores: Matrix) -> Surrogate:
+    def _surrogate(self, points: Matrix, scores: Matrix, variances: Matrix | None) -> Surrogate:
         """A surrogate fitted to the models evaluated so far, and to its own predictions for those in flight."""
         count = kernel_points(len(points))
         if self._kernels[0] != count:
-            self._kernels = count, fitted_kernels(points[:count], scores[:count])
+            known = None if variances is None else variances[:count]
+            self._kernels = count, fitted_kernels(points[:count], scores[:count], known)
         coordinates = self.state.coordinates
         pending = [point for each in self.state.pending() if (point := coordinates.point(each)) is not None]
-        return Surrogate(points, scores, self._kernels[1]).believing(np.array(pending))
+        return Surrogate(points, scores, self._kernels[1], variances).believing(np.array(pending))
 
     def _maximise(
         self, surrogate: Surrogate, acquisition: Acquisition, models: Matrix, rng: np.random.Generator

@@ -56,7 +56,7 @@ class CmaMe:
 
     def tell(self, population: Matrix, insertions: list[Insertion]) -> None:
         """See `Optimiser.tell`. A child without scores ranks below all others."""
-        ranks = [_rank(insertion, self._turn) for insertion in insertions]
+        ranks = [_rank(insertion, self._turn, len(self._emitters) - 1) for insertion in insertions]
         status, value = zip(*ranks, strict=True)
         no_measures = np.zeros((len(population), 0))
         add_info = {"status": np.array(status), "value": np.array(value)}
@@ -64,12 +64,12 @@ class CmaMe:
         self._turn = (self._turn + 1) % len(self._emitters)
 
 
-def _rank(insertion: Insertion, task: int) -> tuple[int, float]:
+def _rank(insertion: Insertion, task: int, tasks: int) -> tuple[int, float]:
     """Status and value that an emitter ranks a child by; the last emitter takes the mean score as the value."""
-    if insertion.scores is None:
+    if task == tasks and insertion.ranked is not None:
+        return AddStatus.NOT_ADDED, float(np.mean(insertion.ranked))
+    if insertion.scores is None:  # failed, or rejected by racing: no archive is improved
         return AddStatus.NOT_ADDED, LEAST
-    if task == len(insertion.by_archive):
-        return AddStatus.NOT_ADDED, float(np.mean(insertion.scores))
     return insertion.by_archive[task].status, insertion.by_archive[task].gain
 
 

@@ -70,7 +70,17 @@ def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = (), 
     race = recipe.evolution.race
     racing = None if race is None else (race.share, race.confidence)
     return SearchSpace(
-        objectives, len(experts), groups, floors, founders, factors, levels, racing, fits, novelty_capacity(recipe)
+        objectives,
+        len(experts),
+        groups,
+        floors,
+        founders,
+        factors,
+        levels,
+        racing,
+        fits,
+        novelty_capacity(recipe),
+        race is not None and race.rows == "difficulty",
     )
 
 
@@ -99,7 +109,7 @@ def build_strategy(recipe: Recipe, state: SearchState, merges: Merges) -> Strate
             return Mixed(PopulationStrategy(state, cma_me), cycleqd, chosen.bred)
         case BayesianConfig():
             cycleqd = CycleQD(state, build_operators(recipe.evolution), seed)
-            return Mixed(Bayesian(state, chosen.optimism, seed), cycleqd, chosen.bred)
+            return Mixed(Bayesian(state, chosen.optimism, seed, chosen.noise), cycleqd, chosen.bred)
         case Nsga2Config():
             dimensions, tasks = state.space.dimensions, len(state.objectives)
             nsga2 = Nsga2(dimensions, tasks, chosen.population, *_box(chosen, state.space), seed)

@@ -115,7 +115,7 @@ class CmaEs:
         """See `Optimiser.tell`. A child without scores ranks below all others."""
         from cma.evolution_strategy import InjectionWarning
 
-        losses = [1.0 if each.scores is None else -float(np.dot(self._weights, each.scores)) for each in insertions]
+        losses = [1.0 if each.ranked is None else -float(np.dot(self._weights, each.ranked)) for each in insertions]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InjectionWarning)  # a restored population may come from another machine
             self._search.tell(list(population), losses)
@@ -152,7 +152,7 @@ class Nsga2:
         from pymoo.problems.static import StaticProblem
 
         worst = (-1.0,) * int(self._problem.n_obj)
-        losses = -np.array([worst if each.scores is None else each.scores for each in insertions])
+        losses = -np.array([worst if each.ranked is None else each.ranked for each in insertions])
         self._asked.set("X", population)  # in a restored run, the recorded one
         Evaluator().eval(StaticProblem(self._problem, F=losses), self._asked)
         self._search.tell(infills=self._asked)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cycleqd_merge.evolution.archive import Scores
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.strategies.racing import Race
@@ -25,10 +28,18 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Result:
-    """Scores in the order of the tasks, each in [0, 1]; None if the evaluation failed or racing rejected it."""
+    """Scores in the order of the tasks, each in [0, 1]; None if the evaluation failed or racing rejected it.
+
+    variances: of the scores, by the sampling of the rows, see `sampling_variance`; empty if they are not known.
+    row_scores: of every row, an array of shape (rows,) per task; empty if they are not known. estimated: the scores of
+    a child that racing rejected, on the rows that it was scored on; the variances are those of these.
+    """
 
     number: int
     scores: Scores | None
+    variances: tuple[float, ...] = ()
+    row_scores: tuple[NDArray[np.float64], ...] = ()
+    estimated: Scores | None = None
 
 
 class Strategy(Protocol):

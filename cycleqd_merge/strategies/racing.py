@@ -9,15 +9,20 @@ from statistics import NormalDist
 
 from cycleqd_merge.evolution.archive import Snapshot
 from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.strategies.difficulty import FirstRows, first_count
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The score of a task on part of its rows: the mean over `scored` of `rows` rows."""
+    """The score of a task on part of its rows: the mean over `scored` of `rows` rows.
+
+    variance: see `FirstRows`; 1 for random rows.
+    """
 
     mean: float
     scored: int
     rows: int
+    variance: float = 1.0
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """A two-sided confidence interval of the mean over all rows.
@@ -28,7 +33,7 @@ class Partial:
         left = 1 - self.scored / self.rows
         if not left:
             return self.mean, self.mean
-        z, n = NormalDist().inv_cdf((1 + confidence) / 2), self.scored / left
+        z, n = NormalDist().inv_cdf((1 + confidence) / 2), self.scored / left / self.variance
         middle = (self.mean + z * z / (2 * n)) / (1 + z * z / n)
         reach = z / (1 + z * z / n) * sqrt(self.mean * (1 - self.mean) / n + z * z / (4 * n * n))
         known = self.mean * self.scored / self.rows  # each of the other rows can add 0 to 1
@@ -40,18 +45,22 @@ class Race:
     """The test on the first `share` of each task's rows: can the child still enter an archive?
 
     archives: as they were when the child was proposed; from then on grids only get harder to enter. floors: pairs of a
-    column of the scores and the least score in it.
+    column of the scores and the least score in it. chosen: the first rows by task; empty for random ones.
     """
 
     share: float
     confidence: float
     archives: tuple[Snapshot, ...]
     floors: tuple[tuple[int, float], ...] = ()
+    chosen: tuple[FirstRows, ...] = ()
 
-    def first(self, rows: int) -> list[int]:
-        """Indices of the rows to score first, out of `rows`, ascending; the same for every child and every run."""
-        count = min(max(round(self.share * rows), 1), rows)
-        return sorted(generator(0, "race").permutation(rows)[:count].tolist())
+    def first(self, task: int, rows: int) -> FirstRows:
+        """The rows of a task to score first, out of `rows`; random ones are the same for every child and every run."""
+        if self.chosen:
+            return self.chosen[task]
+        return FirstRows(
+            tuple(sorted(generator(0, "race").permutation(rows)[: first_count(self.share, rows)].tolist()))
+        )
 
     def lost(self, partials: Sequence[Partial]) -> bool:
         """Whether a child with these partial scores, objectives first, enters no archive, at `confidence`.

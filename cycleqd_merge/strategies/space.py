@@ -37,7 +37,8 @@ class SearchSpace:
 
     factors: a task's bounds are these times the worst and the best score of the tasks' experts (paper: 0.85 and 1.15).
     levels: warm starts, static merges with this coefficient for every expert; a strategy may start with them.
-    race: share of the rows and confidence, see `Race`; None scores every child on all rows.
+    race: share of the rows and confidence, see `Race`; None scores every child on all rows. by_difficulty: the first
+    rows of a race are chosen by difficulty.
     capacity: of archives by dominated novelty; None for grids of cells.
     """
 
@@ -51,6 +52,7 @@ class SearchSpace:
     race: tuple[float, float] | None = None
     fits: int = 0
     capacity: int | None = None
+    by_difficulty: bool = False
 
     @property
     def first(self) -> int:

@@ -11,6 +11,7 @@ from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome, Matrix, expert_genome, fit_genome, level_genome
 from cycleqd_merge.evolution.novelty import open_archive
 from cycleqd_merge.strategies.coordinates import Coordinates
+from cycleqd_merge.strategies.difficulty import Difficulties
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.racing import Race
 from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
@@ -21,16 +22,23 @@ class Insertion:
     """The results of offering a child to the archives.
 
     scores: those of the objectives; None if the evaluation failed, or a score is below a floor. by_archive: one per
-    archive, in their order; empty if the child was not offered to them.
+    archive, in their order; empty if the child was not offered to them. estimated: the scores on part of the rows of a
+    child that racing rejected, unless one is below a floor.
     """
 
     scores: Scores | None
     by_archive: tuple[AddResult, ...] = ()
+    estimated: Scores | None = None
 
     @property
     def entered(self) -> bool:
         """Whether the child entered any archive."""
         return any(added.status for added in self.by_archive)
+
+    @property
+    def ranked(self) -> Scores | None:
+        """The scores that children of a population are compared by; None ranks below all."""
+        return self.estimated if self.scores is None else self.scores
 
 
 class SearchState:
@@ -47,6 +55,9 @@ class SearchState:
         self.fits: dict[int, str] = {}
         self._candidates: list[Candidate] = []
         self._scores: list[Scores | None] = []
+        self._variances: list[tuple[float, ...]] = []
+        self._estimated: list[Scores | None] = []
+        self._difficulties = Difficulties()
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -124,7 +135,9 @@ class SearchState:
         if self.space.race is None or number < self.space.first or not self.archives:
             return None
         floors = tuple((floor.column, floor.least) for floor in self.space.floors)
-        return Race(*self.space.race, tuple(archive.snapshot() for archive in self.archives), floors)
+        archives = tuple(archive.snapshot() for archive in self.archives)
+        chosen = self._difficulties.first_rows(self.space.race[0]) if self.space.by_difficulty else ()
+        return Race(*self.space.race, archives, floors, chosen)
 
     def candidate(self, number: int) -> Candidate:
         """The candidate that was proposed under `number`."""
@@ -144,6 +157,14 @@ class SearchState:
     def results(self) -> list[tuple[Candidate, Scores | None]]:
         """The candidates whose results were received, each with the scores of all tasks, in order of number."""
         return list(zip(self._candidates, self._scores, strict=False))
+
+    def variances(self, number: int) -> tuple[float, ...]:
+        """See `Result`: of a result that was received."""
+        return self._variances[number]
+
+    def estimated(self, number: int) -> Scores | None:
+        """See `Result`: of a result that was received."""
+        return self._estimated[number]
 
     def pending(self) -> list[Candidate]:
         """The candidates without a result yet, in order of number."""
@@ -169,11 +190,17 @@ class SearchState:
         if result.number != len(self._scores):
             raise ValueError(f"received result {result.number}, but {len(self._scores)} is next")
         self._scores.append(result.scores)
+        self._variances.append(result.variances)
+        self._estimated.append(result.estimated)
+        if self.space.by_difficulty and result.scores is not None and result.row_scores:
+            self._difficulties.learn(result.row_scores)
         if len(self._scores) == self.space.first:
             self._open_archives()
         elif len(self._scores) > self.space.first and result.scores is not None and self.meets_floors(result.scores):
             scores = result.scores[: len(self.space.objectives)]
             return Insertion(scores, tuple(archive.add(result.number, scores) for archive in self.archives))
+        elif result.estimated is not None and self.meets_floors(result.estimated):
+            return Insertion(None, estimated=result.estimated[: len(self.space.objectives)])
         return Insertion(None)
 
     def _open_archives(self) -> None:

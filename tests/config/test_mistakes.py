@@ -200,10 +200,6 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
             in_evolution("cycling: false\nstrategy: {kind: bayesian, bred: 0.5}"),
             "12: evolution.cycling: bayesian requires `cycling: true`: its `bred` children are created per task",
         ),
-        (
-            in_evolution("race: {}\nstrategy: {kind: bayesian}"),
-            "12: evolution.race: bayesian requires all scores of every child, which racing does not provide",
-        ),
         *(
             (
                 in_evolution(f"{stated}\nstrategy: {{kind: bayesian}}"),
@@ -219,14 +215,6 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (
             in_evolution("race: {}\n  cycling: false"),
             "12: evolution.race: requires `cycling: true`; plain MAP-Elites does not support racing",
-        ),
-        (
-            in_evolution("race: {}\nstrategy: {kind: cma-es}"),
-            "12: evolution.race: cma-es requires all scores of every child, which racing does not provide",
-        ),
-        (
-            in_evolution("race: {}\nstrategy: {kind: cma-me, bred: 0.5}"),
-            "12: evolution.race: cma-me requires all scores of every child, which racing does not provide",
         ),
         *(
             (

@@ -8,6 +8,7 @@ import math
 import signal
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.archive import ArchiveSnapshot, Axis
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.run.interruption import terminable
+from cycleqd_merge.strategies.difficulty import FirstRows
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.strategies.racing import Race
 from tests.evaluation.conftest import BASE, Reference, genome_of, use
@@ -99,11 +101,24 @@ def test_a_candidate_that_loses_its_race_is_scored_only_on_the_first_rows(open_w
     worker = open_worker(use("a", "Scores", scores=[0.0] * 80), use("b", "Scores", scores=[0.25] * 40))
     lost = worker.evaluate(BASE, race=race(0.999))
     assert (lost.censored, lost.scored, lost.rows) == (True, 20 + 10 + 1, 80 + 40 + 1)
-    assert lost.results["a"].samples == tuple(f"search-{place}" for place in race(0.9).first(80))
+    assert lost.results["a"].samples == tuple(f"search-{place}" for place in race(0.9).first(0, 80).places)
     assert lost.scores == (0.0, 0.25, 0.5)
     kept = lost.results["a"].by_row
-    assert np.flatnonzero(kept.scored).tolist() == race(0.9).first(80)
+    assert np.flatnonzero(kept.scored).tolist() == list(race(0.9).first(0, 80).places)
     assert (len(kept.scores), kept.mean) == (80, 0.0)
+
+
+def test_a_race_scores_the_rows_that_were_chosen_for_it(open_worker: Callable[..., Worker]) -> None:
+    scores = [float(place % 2) for place in range(80)]
+    worker = open_worker(use("a", "Scores", scores=scores), use("b", "Scores", scores=[0.25] * 40))
+    chosen = FirstRows((0, 2, 4, 9, 10), 0.5), FirstRows((7, 39)), FirstRows((0,))
+    lost = worker.evaluate(BASE, race=replace(race(0.999), chosen=chosen))
+    assert lost.scores == (0.2, 0.25, 0.5)
+    assert [np.flatnonzero(lost.results[name].by_row.scored).tolist() for name in ("a", "b")] == [
+        [0, 2, 4, 9, 10],
+        [7, 39],
+    ]
+    assert worker.evaluate(BASE, race=replace(race(0.3), chosen=chosen)).scores == (0.5, 0.25, 0.5)
 
 
 def test_a_candidate_that_does_not_lose_is_scored_as_without_a_race(open_worker: Callable[..., Worker]) -> None:

@@ -110,3 +110,20 @@ def test_they_must_agree_with_the_recorded_scores() -> None:
     for texts, means in (({"a": text}, {"a": 0.5}), ({"b": text}, {"a": 1 / 3}), ({"a": text[:-3]}, {"a": 1 / 3})):
         with pytest.raises(RecipeError, match=r"^here: damaged: [^\n]*$"):
             decoded(texts, {"a": 3}, means, "here")
+
+
+@pytest.mark.parametrize("rows", [1, 12, 300])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_variance_of_a_score_is_that_of_its_rows_and_two_more(rows: int, share: float) -> None:
+    for scores in (RNG.random(rows) < share, RNG.random(rows) * share):
+        found = outcomes(scores).variance
+        with_two = np.append(np.array(scores, np.float64), [0.0, 1.0])
+        assert found == pytest.approx(with_two.var() / rows)
+        assert found > 0
+        share_of_ones = with_two.mean()
+        if scores.dtype == bool:
+            assert found == pytest.approx(share_of_ones * (1 - share_of_ones) / rows)
+
+
+def test_the_variance_leaves_out_rows_that_were_not_scored() -> None:
+    assert outcomes([0.25, np.nan, 0.75]).variance == outcomes([0.25, 0.75]).variance

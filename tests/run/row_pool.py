@@ -12,6 +12,7 @@ from cycleqd_merge.evaluation.worker import Evaluation, TaskResult
 from cycleqd_merge.evolution.candidate import candidate_digest
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.strategies.protocol import Proposal
+from cycleqd_merge.strategies.racing import Partial, Race
 from cycleqd_merge.tasks.protocol import Outcome, Split
 from tests.evolution.references import synthetic_scores
 from tests.run.synthetic import EXPERTS, SyntheticPool
@@ -24,7 +25,24 @@ class RowPool(SyntheticPool):
 
     def next(self) -> Finished:
         proposal = self._waiting.pop(self._random.randrange(len(self._waiting)))
-        return Finished(proposal.number, evaluated(proposal))
+        return Finished(proposal.number, raced(evaluated(proposal), proposal.race))
+
+
+def raced(evaluation: Evaluation, race: Race | None) -> Evaluation:
+    """What remains of an evaluation after a race, if that is lost."""
+    if race is None:
+        return evaluation
+    results, partials = {}, []
+    for place, (task, result) in enumerate(evaluation.results.items()):
+        rows = race.first(place, ROWS)
+        unscored = tuple(sorted({*range(ROWS)} - {*rows.places}))
+        outcomes = tuple(result.outcomes[row] for row in rows.places)
+        results[task] = TaskResult(tuple(map(str, rows.places)), outcomes, unscored=unscored)
+        partials.append(Partial(results[task].score, len(rows.places), ROWS, rows.variance))
+    if not race.lost(partials):
+        return evaluation
+    scored = sum(partial.scored for partial in partials)
+    return Evaluation(results, tuple(each.score for each in results.values()), 0.0, 0.0, scored, evaluation.rows)
 
 
 def evaluated(proposal: Proposal) -> Evaluation:

@@ -92,3 +92,29 @@ def test_damaged_outcomes_of_a_confirmation_are_one_line(finished: Path, tmp_pat
         journal.append({"event": "confirm", "number": 3, "scores": [0.5, 0.5, 0.5], "outcomes": {"sql": rows([1.0])}})
     with pytest.raises(RecipeError, match=rf":{len(events) + 1}: damaged: task sql: outcomes of 1 rows instead of 0"):
         open_run(tmp_path)
+
+
+def test_strategies_receive_the_variances_of_scores(finished: Path) -> None:
+    opened = open_run(finished)
+    for number in range(len(opened.results)):
+        kept = opened.outcomes(number)
+        assert opened.search.variances(number) == pytest.approx([kept[task].variance for task in opened.tasks])
+
+
+def test_a_search_with_the_noise_of_rows_resumes_the_same_also_without_outcomes(tmp_path: Path) -> None:
+    recipe = synthetic_recipe(16, strategy={"kind": "bayesian", "noise": "rows"})
+    run(tmp_path / "whole", recipe, in_flight=2, pool=RowPool())
+    part = synthetic_recipe(9, strategy={"kind": "bayesian", "noise": "rows"})
+    run(tmp_path / "parts", part, in_flight=2, pool=RowPool())
+    without = [
+        {key: own for key, own in event.items() if key != "outcomes"} for event in read_events(tmp_path / "parts")
+    ]
+    (tmp_path / "parts" / JOURNAL_FILE).write_text("".join(json.dumps(event) + "\n" for event in without))
+    run(
+        tmp_path / "parts", recipe, in_flight=2, pool=RowPool()
+    )  # scores of 0 and 1 have the same variance without them
+    steps = [[event.get("step") for event in history(tmp_path / name)] for name in ("whole", "parts")]
+    assert steps[0] == steps[1]
+    fitted = synthetic_recipe(16, strategy={"kind": "bayesian"})
+    run(tmp_path / "fitted", fitted, in_flight=2, pool=RowPool())
+    assert history(tmp_path / "fitted")[-1].get("step") != history(tmp_path / "whole")[-1].get("step")

@@ -59,6 +59,7 @@ RACE = {"race": {"share": 0.25, "confidence": 0.9}}
         ({"kind": "cycleqd"}, RACE),
         ({"kind": "cma-me", "bred": 0.4, "population": 4}, {}),
         ({"kind": "bayesian", "bred": 0.4}, {}),
+        ({"kind": "bayesian", "bred": 0.4, "noise": "rows"}, RACE),
     ],
 )
 def test_replay_and_going_on_equal_the_run_with_every_option(

@@ -136,6 +136,27 @@ def test_it_finds_the_optimum_although_children_fail() -> None:
     assert best_mean(np.array(found)) > 0.62  # the optimum is 0.646
 
 
+def test_it_predicts_from_children_that_racing_rejected_but_does_not_vary_them() -> None:
+    """A rejected child has the best scores: predictions near it are high, yet it is no model of the front."""
+    state = fresh()
+    search = bayesian(state)
+    for number in range(3):
+        proposal = search.ask(number)
+        assert proposal is not None
+        search.tell(Result(number, scores_of(proposal), (0.001,) * 3))
+    proposal = search.ask(3)
+    assert proposal is not None
+    search.tell(Result(3, None, (0.01,) * 3, estimated=(0.9, 0.8, 0.7)))
+    own = Bayesian(state, 1.0, 0, "rows")
+    found, scores, variances, complete = own._evaluated()
+    np.testing.assert_array_equal(found[3], points([proposal])[0])
+    np.testing.assert_array_equal(scores[3], (0.9, 0.8, 0.7))
+    assert complete.tolist() == [True, True, True, False]
+    assert variances is not None
+    np.testing.assert_array_equal(variances[:, 0], [0.001, 0.001, 0.001, 0.01])
+    assert search.ask(4) is not None
+
+
 def test_a_single_scored_expert_is_enough() -> None:
     def alone(proposal: Proposal) -> Scores | None:
         return None if proposal.number in (0, 2) else (*scores_of(proposal)[:1], 0.4)

@@ -9,14 +9,15 @@ import pytest
 from ribs.archives import GridArchive
 from ribs.emitters import EvolutionStrategyEmitter
 
+from cycleqd_merge.evolution.archive import AddResult, AddStatus
 from cycleqd_merge.evolution.draws import new_seed
 from cycleqd_merge.evolution.genome import Matrix
-from cycleqd_merge.strategies.cma_me import CmaMe
+from cycleqd_merge.strategies.cma_me import LEAST, CmaMe, _rank
 from cycleqd_merge.strategies.cycleqd import CycleQD, Operators
 from cycleqd_merge.strategies.mixed import Mixed
 from cycleqd_merge.strategies.optimisers import PopulationStrategy
 from cycleqd_merge.strategies.protocol import Proposal
-from cycleqd_merge.strategies.state import SearchState
+from cycleqd_merge.strategies.state import Insertion, SearchState
 from tests.strategies.toy import TARGETS, coefficients, fresh, play, score, scores_of
 
 
@@ -25,6 +26,14 @@ def cma_me(share: float, seed: int = 3, state: SearchState | None = None, **oper
     state = state or fresh()
     populations = PopulationStrategy(state, CmaMe(state, np.full(4, 0.5), 0.2, 6, seed))
     return Mixed(populations, CycleQD(state, Operators(**operators), seed), share)
+
+
+def test_children_that_racing_rejected_improve_no_archive_and_are_ranked_by_their_estimated_mean() -> None:
+    rejected, failed = Insertion(None, estimated=(0.2, 0.6)), Insertion(None)
+    scored = Insertion((0.2, 0.6), (AddResult(AddStatus.NOT_ADDED, -0.1), AddResult(AddStatus.NEW, 0.6)))
+    assert [_rank(rejected, task, 2) for task in range(3)] == [(0, LEAST), (0, LEAST), (0, pytest.approx(0.4))]
+    assert [_rank(failed, task, 2) for task in range(3)] == [(0, LEAST)] * 3
+    assert [_rank(scored, task, 2) for task in range(3)] == [(0, -0.1), (2, 0.6), (0, pytest.approx(0.4))]
 
 
 def test_cma_me_proposes_what_emitters_of_ribs_do_in_turns() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evolution.draws import generator, new_seed
 from cycleqd_merge.evolution.genome import Matrix
 from cycleqd_merge.strategies.optimisers import CmaEs, Nsga2, PopulationStrategy, RandomSearch
-from cycleqd_merge.strategies.protocol import Result
+from cycleqd_merge.strategies.protocol import Result, Strategy
 from cycleqd_merge.strategies.schedule import Schedule
+from cycleqd_merge.strategies.space import Floor
 from tests.strategies.toy import coefficients, fresh, play, score, scores_of
 
 
@@ -58,6 +61,40 @@ def test_nsga2_proposes_what_pymoo_itself_does() -> None:
     minimize(tasks, NSGA2(pop_size=8), ("n_gen", 9), seed=new_seed(3, "nsga2") % 2**32)
     found = coefficients(play(PopulationStrategy(fresh(), Nsga2(4, 2, 8, -0.5, 1.5, 3)), 72))[2:]
     np.testing.assert_allclose(found, tasks.seen, atol=1e-6)
+
+
+def play_in_races(strategy: Strategy, rejected: Callable[[int], bool], known: bool = True) -> Matrix:
+    """Coefficients of 60 children; those that are rejected have the same scores as estimates, if these are `known`."""
+    schedule = Schedule(strategy, 1, 62)
+    waiting, proposals = schedule.ready(), []
+    while not schedule.done:
+        proposals.append(waiting.pop(0))
+        number, scores = proposals[-1].number, score(proposals[-1])
+        lost = Result(number, None, estimated=scores if known else None)
+        waiting += schedule.tell(lost if number > 1 and rejected(number) else Result(number, scores))
+    return np.array(coefficients(proposals)[2:])
+
+
+@pytest.mark.parametrize(
+    "optimiser", [lambda: cma_es(6), lambda: Nsga2(4, 2, 8, -0.5, 1.5, 3)], ids=["cma-es", "nsga2"]
+)
+def test_children_rejected_by_racing_are_compared_by_their_estimates(optimiser: Callable[[], Any]) -> None:
+    half, none, unknown = (
+        play_in_races(PopulationStrategy(fresh(), optimiser()), rejected, known)
+        for rejected, known in (
+            (lambda number: number % 2 == 0, True),
+            (lambda number: False, True),
+            (lambda number: number % 2 == 0, False),
+        )
+    )
+    np.testing.assert_array_equal(half, none)
+    assert not np.array_equal(unknown, none)
+
+
+def test_rejected_children_below_a_floor_rank_below_all_others() -> None:
+    floored = play_in_races(PopulationStrategy(fresh((Floor(2, 0.9),)), cma_es(6)), lambda number: number % 2 == 0)
+    failed = play_in_races(PopulationStrategy(fresh((Floor(2, 0.9),)), cma_es(6)), lambda number: True, known=False)
+    np.testing.assert_array_equal(floored, failed)
 
 
 def test_nsga2_without_pymoo_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,11 @@ def test_a_child_loses_only_if_no_archive_could_accept_it() -> None:
 
 def test_the_first_rows_are_a_fixed_subset() -> None:
     one = race(0.5, 0.5)
-    assert one.first(240) == one.first(240) == sorted(set(one.first(240)))
-    assert [len(one.first(rows)) for rows in (1, 2, 3, 240)] == [1, 1, 1, 60]
-    assert set(one.first(240)) != set(range(60))
+    assert one.first(0, 240) == one.first(1, 240)
+    places = one.first(0, 240).places
+    assert list(places) == sorted(set(places))
+    assert [len(one.first(0, rows).places) for rows in (1, 2, 3, 240)] == [1, 1, 1, 60]
+    assert set(places) != set(range(60))
 
 
 def test_children_race_against_the_archives_of_their_time_and_founders_do_not() -> None:
