@@ -34,7 +34,7 @@ def open_tokenizer(folder: Path, models: ModelsConfig) -> PreTrainedTokenizerBas
             raise TypeError(f"tokenizer_config.json names {type(tokenizer).__name__}, which is no tokenizer")
         if len(str(tokenizer.chat_template)) > _LONGEST_TEMPLATE:
             raise ValueError(f"its chat template has more than {_LONGEST_TEMPLATE} characters")
-        tokenizer.encode(PROBE)  # some errors in its files show only here
+        tokenizer.encode(PROBE, verbose=False)  # some errors in its files show only here
     except BaseException as error:  # tokenizers raises nothing more specific, and its panics are no `Exception`
         if isinstance(error, KeyboardInterrupt | SystemExit | CycleQDError):
             raise

@@ -239,7 +239,7 @@ def test_an_unknown_key_is_told_with_the_nearest_and_the_allowed_ones(
         (
             f"{NAMED}searches: {{mine: {{strategy: {{kind: randm}}}}}}\n",
             "11: searches.mine.strategy.kind: no such kind; did you mean 'random'?; allowed: cycleqd, random, "
-            "cma-es, cma-me, bayesian, nsga2, mergekit, python; found 'randm'",
+            "cma-es, cma-me, bayesian, nsga2, mergekit, none, python; found 'randm'",
         ),
         (
             f"{NAMED}strategies: {{}}\nsearches: {{}}\n",
