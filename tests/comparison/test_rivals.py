@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -17,10 +19,12 @@ from cycleqd_merge.comparison.table_formats import table_to_records
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import RecipeError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
-from cycleqd_merge.journal.log import of_kind, read_events
+from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.run.state import open_run
+from tests.cli.conftest import cycleqd_merge
 from tests.models import make_base, make_expert, make_recipe, read_tensors
+from tests.report.test_page import Page
 
 FIT = {"steps": 4, "spread_steps": 2, "rows": 3}
 
@@ -138,3 +142,25 @@ def test_own_fine_tuning_strategies_have_settings_and_no_search(recipe: Recipe) 
     own["strategies"]["tuned"]["strategy"] = {"kind": "random"}
     with pytest.raises(ValidationError, match="cannot be combined with `strategy`"):
         Recipe.model_validate(stated | own)
+
+
+def test_the_page_of_a_comparison_lists_the_fine_tuned_model(compared: FinishedComparison, tmp_path: Path) -> None:
+    answer = cycleqd_merge("report", compared.folder, "--output", tmp_path / "page.html")
+    assert (answer.code, answer.err) == (0, "")
+    mean = np.mean([compared.result.by_name["fine-tuning"].heldout(task).mean() for task in compared.result.tasks])
+    assert f"{mean:.3f}" in Page((tmp_path / "page.html").read_text()).rows["comparison-models fine-tuning"]
+
+
+def test_a_model_that_was_written_but_not_recorded_is_trained_again(
+    compared: FinishedComparison, recipe: Recipe, tmp_path: Path
+) -> None:
+    """As a kill between the two leaves it."""
+    shutil.copytree(compared.folder, tmp_path / "cut")
+    journal = tmp_path / "cut" / JOURNAL_FILE
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    again = compare(recipe, ["fits", "random", "fine-tuning"], 3, 1, output=tmp_path / "cut")
+    assert again.result.by_name["fits best-mean"] == compared.result.by_name["fits best-mean"]
+    assert len(of_kind(read_events(tmp_path / "cut"), "fine-tuned")) == 1
+    shutil.rmtree(tmp_path / "cut" / "fine-tuning")
+    with pytest.raises(RecipeError, match="this model is missing"):
+        compare(recipe, ["fits", "random", "fine-tuning"], 3, 1, output=tmp_path / "cut")
