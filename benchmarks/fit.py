@@ -112,7 +112,7 @@ def bare_pass(model: Any, fitting: Fitting, step: int) -> None:
     hooks = [p.register_post_accumulate_grad_hook(free) for p in model.parameters() if p.requires_grad]
     for part in fitting._chunks(fitting._rows(step), fitting._tasks):
         batch, expert = fitting._batch(part, step)
-        torch.autograd.backward(fitting._loss(model, batch, expert))
+        torch.autograd.backward(fitting.loss(model, batch, expert))
     for hook in hooks:
         hook.remove()
 
