@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -113,17 +114,20 @@ def _learned(
     kept = KeptProgress(fit_digest_of(job, materialiser, layout))
     fitting = Fitting(model, layout, job.tasks, settings, padding_token(materialiser.family), device)
     main = this_process().is_main_process
-    progress = from_main_process(kept.read(layout.size) if main else None) or first_progress(layout, job)
-    progress = progress.to(device)
+    first = first_progress(layout, job)
+    first_values = first.values.clone()  # steps change the progress in place
+    progress = (from_main_process(kept.read(layout.size) if main else None) or first).to(device)
     if settings.loss == "distillation" and len(progress.losses) < settings.steps:
         fitting.teach()
     taught = time.perf_counter() - start
-    progress = fitting.run(progress, partial(kept.write, steps=settings.steps) if main else lambda progress: None)
+    save = partial(kept.write, steps=settings.steps) if main else lambda progress: None
+    progress = fitting.run(progress, first_values, save)
     content = layout.fit(progress.values).to_bytes()
-    if main:
+    if main and math.isfinite(progress.losses[-1]):
         keep_fit(content)
     seconds = {"teach": taught, "train": progress.seconds}
-    return FitResult(job.number, content, tuple(progress.losses), progress.tokens, seconds), kept
+    losses, restarts = tuple(progress.losses), progress.restarts
+    return FitResult(job.number, content, losses, progress.tokens, seconds, restarts=restarts), kept
 
 
 def padding_token(family: ModelFamily) -> int:
@@ -208,12 +212,15 @@ def deterministic() -> Iterator[None]:
     settings: Any = torch.utils.deterministic  # type: ignore[attr-defined, unused-ignore]
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filling = settings.fill_uninitialized_memory
+    attention = torch.backends.cuda.cudnn_sdp_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass differs from run to run
     settings.fill_uninitialized_memory = False  # nothing reads such memory; filling it takes time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warns)
+        torch.backends.cuda.enable_cudnn_sdp(attention)
         settings.fill_uninitialized_memory = filling
 
 

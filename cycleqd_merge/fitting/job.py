@@ -38,6 +38,7 @@ class FitResult:
     content: of its file, see `merging.fits`. losses: of every step. tokens: that went through the model, with padding.
     seconds: by part of the job: "release" (the engine's memory), "teach" (opening the model, and the experts'
     predictions), "train" and "restore" (the engine). released_mib: memory that the engine freed, measured.
+    restarts: see `Progress`; the last loss of a fit that still diverges is not finite.
     """
 
     number: int
@@ -46,3 +47,4 @@ class FitResult:
     tokens: int
     seconds: Mapping[str, float]
     released_mib: float = 0.0
+    restarts: int = 0

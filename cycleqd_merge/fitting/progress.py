@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from cycleqd_merge.cache import cache_folder
 from cycleqd_merge.errors import first_line
 from cycleqd_merge.files import write_atomically
-from cycleqd_merge.fitting.training import Progress
+from cycleqd_merge.fitting.training import RESTARTS, Progress
 
 log = logging.getLogger(__name__)
 EVERY = 25
@@ -31,11 +31,13 @@ class _Header(BaseModel):
     losses: list[Annotated[float, Field(allow_inf_nan=False)]]
     tokens: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    restarts: Annotated[int, Field(ge=0, le=RESTARTS)]
 
 
 def progress_to_bytes(progress: Progress) -> bytes:
     """The content of a file from which a fit resumes."""
-    header = {"format": 1, "losses": progress.losses, "tokens": progress.tokens, "seconds": progress.seconds}
+    counts = {"tokens": progress.tokens, "seconds": progress.seconds, "restarts": progress.restarts}
+    header = {"format": 1, "losses": progress.losses, **counts}
     tensors = {name: getattr(progress, name).detach().cpu().contiguous() for name in _TENSORS}
     return save(tensors, metadata={_METADATA: json.dumps(header)})
 
@@ -58,7 +60,9 @@ def progress_from_bytes(content: bytes, size: int, device: torch.device | str = 
         if tensor.shape != (size,) or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise ValueError(f"not the progress of a fit with {size} values")
     parts = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return Progress(**parts, losses=header.losses, tokens=header.tokens, seconds=header.seconds)
+    return Progress(
+        **parts, losses=header.losses, tokens=header.tokens, seconds=header.seconds, restarts=header.restarts
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ of several takes other rows of the same step, after which the gradients of the v
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,15 +18,19 @@ from typing import Any, Literal
 import torch
 
 from cycleqd_merge.evolution.draws import generator
+from cycleqd_merge.evolution.genome import MAX_COEFFICIENT
 from cycleqd_merge.fitting.examples import Batch, Example, batch_of
 from cycleqd_merge.fitting.fitted_model import FittedModel
 from cycleqd_merge.fitting.layout import Layout
 from cycleqd_merge.fitting.objective import Predictions, cross_entropy, distillation, logits_of, predictions
 from cycleqd_merge.merging.processes import sum_over_processes, this_process
 
+log = logging.getLogger(__name__)
 WARM_UP = 5
 LAST_RATE = 0.1
 """Of the learning rate, at the last step; it falls linearly."""
+RESTARTS = 3
+"""How often a fit that diverges starts again, each time with half the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Progress:
     """The state of a fit between two steps.
 
     values, mean, square: the values and Adam's moments, shape (size,), float32. losses: of every step so far.
+    restarts: how often the fit has diverged; tokens and seconds count what was lost.
     """
 
     values: torch.Tensor
@@ -68,6 +75,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
+    restarts: int = 0
 
     @classmethod
     def first(cls, layout: Layout, settings: FitSettings, device: torch.device | str = "cpu") -> Progress:
@@ -123,14 +131,32 @@ class Fitting:
                 ]
             self._taught.append([each for _, each in sorted(found, key=lambda pair: pair[0])])
 
-    def run(self, progress: Progress, save: Callable[[Progress], None] = lambda progress: None) -> Progress:
-        """Take the steps that are left; `save` is called after each."""
+    def run(
+        self, progress: Progress, first: torch.Tensor, save: Callable[[Progress], None] = lambda progress: None
+    ) -> Progress:
+        """Take the steps that are left; `save` is called after each.
+
+        first: the values before the first step, from which a fit that diverges starts again. If it still diverges after
+        `RESTARTS` restarts, it ends there, and its last loss is not finite.
+        """
         while len(progress.losses) < self._settings.steps:
             start = time.perf_counter()
             self._step(progress)
             progress.seconds += time.perf_counter() - start
+            if not _is_sound(progress):
+                if progress.restarts == RESTARTS:
+                    progress.losses[-1] = math.nan
+                    return progress
+                progress = self._restarted(progress, first)
             save(progress)
         return progress
+
+    def _restarted(self, progress: Progress, first: torch.Tensor) -> Progress:
+        again, step = progress.restarts + 1, len(progress.losses)
+        rate = self._settings.learning_rate / 2**again
+        log.warning("the fit diverged at step %d and starts again with the learning rate %g", step, rate)
+        values, zeros = first.clone().to(self._device), torch.zeros_like(progress.values)
+        return Progress(values, zeros, zeros.clone(), [], progress.tokens, progress.seconds, again)
 
     def _step(self, progress: Progress) -> None:
         number = len(progress.losses)
@@ -204,9 +230,14 @@ class Fitting:
     def _adam(self, progress: Progress, gradient: torch.Tensor) -> None:
         """One step of Adam with its usual constants (0.9, 0.999, 1e-8)."""
         step = len(progress.losses)
-        rate = self._settings.learning_rate * min(1.0, step / WARM_UP)
+        rate = self._settings.learning_rate / 2**progress.restarts * min(1.0, step / WARM_UP)
         rate *= 1 - (1 - LAST_RATE) * (step - 1) / self._settings.steps
         progress.mean.lerp_(gradient, 1 - 0.9)
         progress.square.lerp_(gradient.square(), 1 - 0.999)
         mean, square = progress.mean / (1 - 0.9**step), progress.square / (1 - 0.999**step)
         progress.values -= rate * mean / (square.sqrt() + 1e-8)
+
+
+def _is_sound(progress: Progress) -> bool:
+    """Whether the last loss is finite, and every value is one that a fit may have."""
+    return math.isfinite(progress.losses[-1]) and bool((progress.values.abs() <= MAX_COEFFICIENT).all())

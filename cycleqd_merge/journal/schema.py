@@ -184,6 +184,7 @@ class _Fit(_Record):
     examples: dict[str, Count] = {}
     steps: Count | None = None
     loss: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    restarts: Count = 0
     tokens: Count = 0
     seconds: dict[str, Annotated[float, Field(ge=0)]] = {}
     released_mib: float = 0.0

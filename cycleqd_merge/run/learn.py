@@ -149,11 +149,11 @@ def _event(run: Run, job: FitJob, result: FitResult) -> Event:
     Raises:
         RunFailed: the fit diverged.
     """
-    step = next((step for step, loss in enumerate(result.losses, start=1) if not math.isfinite(loss)), None)
-    if step is not None:
+    if not math.isfinite(result.losses[-1]):
+        rate = job.settings.learning_rate / 2**result.restarts
         raise RunFailed(
-            f"fit {job.number}: the loss is not finite at step {step}; start a new run (--fresh) with a lower "
-            f"fit.learning_rate than {job.settings.learning_rate:g}"
+            f"fit {job.number}: diverges at step {len(result.losses)} even with the learning rate {rate:g}; start a "
+            "new run (--fresh) with a lower fit.learning_rate"
         )
     return {
         "event": "fit",
@@ -164,6 +164,7 @@ def _event(run: Run, job: FitJob, result: FitResult) -> Event:
         "examples": {task.name: len(task.examples) for task in job.tasks},
         "steps": len(result.losses),
         "loss": [result.losses[0], result.losses[-1]],
+        **({"restarts": result.restarts} if result.restarts else {}),
         "tokens": result.tokens,
         "seconds": {part: round(seconds, 3) for part, seconds in result.seconds.items()},
         "released_mib": round(result.released_mib, 1),

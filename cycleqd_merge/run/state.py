@@ -154,7 +154,7 @@ class Run:
         if scores is None or not set(self.tasks) <= set(tasks):
             return ()
         variances = []
-        for task, score in zip(self.tasks, scores, strict=True):
+        for task, score in zip(self.tasks, scores, strict=False):
             rows = tasks[task]["rows"]["search"]
             known = outcomes.get(task)
             variances.append(sampling_variance(score * rows, score * rows, rows) if known is None else known.variance)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -43,11 +46,17 @@ def fitting(trio: Trio, settings: FitSettings, scaled: tuple[int, ...] = (0, 1, 
     return found, layout, fitted
 
 
+def run(
+    found: Fitting, layout: Layout, settings: FitSettings, save: Callable[[Progress], None] = lambda progress: None
+) -> Progress:
+    return found.run(Progress.first(layout, settings), layout.start(settings.start), save)
+
+
 @pytest.mark.parametrize("loss", ["distillation", "cross-entropy"])
 def test_the_loss_falls(llama: Trio, loss: Literal["distillation", "cross-entropy"]) -> None:
     settings = FitSettings(steps=30, rows=4, loss=loss)
     found, layout, _ = fitting(llama, settings)
-    done = found.run(Progress.first(layout, settings))
+    done = run(found, layout, settings)
     assert len(done.losses) == 30
     assert sum(done.losses[-5:]) < 0.9 * sum(done.losses[:5])
 
@@ -56,10 +65,30 @@ def test_an_interrupted_fit_ends_as_the_whole_one(llama: Trio) -> None:
     settings = FitSettings(steps=9, rows=3)
     found, layout, _ = fitting(llama, settings)
     kept: list[Progress] = []
-    whole = found.run(Progress.first(layout, settings), lambda progress: kept.append(deepcopy(progress)))
-    resumed = fitting(llama, settings)[0].run(kept[3])
+    whole = run(found, layout, settings, lambda progress: kept.append(deepcopy(progress)))
+    resumed = fitting(llama, settings)[0].run(kept[3], layout.start(0.5))
     assert torch.equal(whole.values, resumed.values)
     assert whole.losses == resumed.losses
+
+
+def test_a_fit_that_diverges_starts_again_with_half_the_learning_rate(llama: Trio) -> None:
+    """The first of five steps of warm-up goes a fifth of the learning rate: 1.2e6 is more than a value may be."""
+    settings = FitSettings(steps=1, rows=3, learning_rate=6e6)
+    found, layout, _ = fitting(llama, settings)
+    done = run(found, layout, settings)
+    assert done.restarts == 1 and len(done.losses) == 1
+    halved = replace(settings, learning_rate=3e6)
+    direct = run(fitting(llama, halved)[0], layout, halved)
+    assert torch.equal(done.values, direct.values) and done.losses == direct.losses
+    assert done.tokens == 2 * direct.tokens
+
+
+def test_a_fit_that_diverges_with_every_learning_rate_ends_without_a_loss(llama: Trio) -> None:
+    settings = FitSettings(steps=5, rows=3, learning_rate=1e12)
+    found, layout, _ = fitting(llama, settings)
+    saved: list[int] = []
+    done = run(found, layout, settings, lambda progress: saved.append(progress.restarts))
+    assert saved == [1, 2, 3] and math.isnan(done.losses[-1])
 
 
 def test_width_divides_a_step_without_changing_it(llama: Trio) -> None:
@@ -67,7 +96,7 @@ def test_width_divides_a_step_without_changing_it(llama: Trio) -> None:
     for width in (16, 10_000):
         settings = FitSettings(steps=3, rows=5, width=width)
         found, layout, _ = fitting(llama, settings)
-        ends.append(found.run(Progress.first(layout, settings)))
+        ends.append(run(found, layout, settings))
     assert torch.allclose(ends[0].values, ends[1].values, atol=1e-3)
     assert ends[0].losses == pytest.approx(ends[1].losses, rel=1e-4)
 
