@@ -60,9 +60,8 @@ def progress_from_bytes(content: bytes, size: int, device: torch.device | str = 
         if tensor.shape != (size,) or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise ValueError(f"not the progress of a fit with {size} values")
     parts = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return Progress(
-        **parts, losses=header.losses, tokens=header.tokens, seconds=header.seconds, restarts=header.restarts
-    )
+    counts = {"tokens": header.tokens, "restarts": header.restarts}
+    return Progress(**parts, losses=header.losses, seconds=header.seconds, **counts)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_a_fit_that_diverges_starts_again_with_half_the_learning_rate(llama: Tri
     settings = FitSettings(steps=1, rows=3, learning_rate=6e6)
     found, layout, _ = fitting(llama, settings)
     done = run(found, layout, settings)
-    assert done.restarts == 1 and len(done.losses) == 1
+    assert (done.restarts, len(done.losses)) == (1, 1)
     halved = replace(settings, learning_rate=3e6)
     direct = run(fitting(llama, halved)[0], layout, halved)
     assert torch.equal(done.values, direct.values) and done.losses == direct.losses
@@ -88,7 +88,8 @@ def test_a_fit_that_diverges_with_every_learning_rate_ends_without_a_loss(llama:
     found, layout, _ = fitting(llama, settings)
     saved: list[int] = []
     done = run(found, layout, settings, lambda progress: saved.append(progress.restarts))
-    assert saved == [1, 2, 3] and math.isnan(done.losses[-1])
+    assert saved == [1, 2, 3]
+    assert math.isnan(done.losses[-1])
 
 
 def test_width_divides_a_step_without_changing_it(llama: Trio) -> None:
