@@ -59,9 +59,8 @@ def progress_from_bytes(content: bytes, size: int, device: torch.device | str = 
     for tensor in tensors.values():
         if tensor.shape != (size,) or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise ValueError(f"not the progress of a fit with {size} values")
-    parts = {name: tensor.to(device) for name, tensor in tensors.items()}
-    counts = {"tokens": header.tokens, "restarts": header.restarts}
-    return Progress(**parts, losses=header.losses, seconds=header.seconds, **counts)
+    values, mean, square = (tensors[name].to(device) for name in _TENSORS)
+    return Progress(values, mean, square, header.losses, header.tokens, header.seconds, header.restarts)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def test_a_fit_that_diverges_starts_again_with_half_the_learning_rate(llama: Tri
     assert (done.restarts, len(done.losses)) == (1, 1)
     halved = replace(settings, learning_rate=3e6)
     direct = run(fitting(llama, halved)[0], layout, halved)
-    assert torch.equal(done.values, direct.values) and done.losses == direct.losses
+    assert torch.equal(done.values, direct.values)
+    assert done.losses == direct.losses
     assert done.tokens == 2 * direct.tokens
 
 
