@@ -48,7 +48,7 @@ Figures = Mapping[str, Sequence[float]]
 """Values by task, in the order of the tasks, under the name of what they are."""
 Floats = NDArray[np.float64]
 SUBSET = 4
-"""One of so many rows is scored for comparison."""
+"""One row in this many is scored for comparison."""
 BEST_OF = 8
 ALONE = 5
 """Children that one engine scores alone, for the seconds."""

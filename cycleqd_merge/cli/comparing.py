@@ -29,7 +29,7 @@ def compare_command(
         float | None,
         typer.Option(
             min=0.001,
-            help="End a run also once its workers were busy with fits and children for this many seconds.",
+            help="Also end a run once its workers have spent this many seconds on fits and search scores.",
             show_default=False,
         ),
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from cycleqd_merge.comparison.chosen_models import ChosenModel
 from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.comparison.strategy_runs import PlannedRun
 from cycleqd_merge.config.fine_tuning import FineTuningConfig
-from cycleqd_merge.errors import RecipeError
+from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.fitting.fine_tuning import Length
@@ -69,6 +70,12 @@ def _train(
     job = recorded_job(planned.folder, run, setting.start)
     log.info("%s, seed %d: training", name, planned.seed)
     found = fine_tuned_model(opened.materialiser(()), job, setting.learning_rate, length, folder)
+    if not math.isfinite(found.losses[-1]):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RunFailed(
+            f"strategies.{name}: fine-tuning diverges at step {len(found.losses)}; compare in a new folder (--output) "
+            f"with a lower fine_tuning.learning_rate than {setting.learning_rate:g}"
+        )
     return {
         "event": "fine-tuned",
         "strategy": name,

@@ -130,14 +130,17 @@ def run_in_parallel(pool: Pool, jobs: Sequence[Callable[[Pool], _Returned]], at_
 
 
 def _serve(pool: Pool, submissions: SimpleQueue[_Submission | _Fits], started: Sequence[Future[_Returned]]) -> None:
-    """Pass proposals to the pool and results to the jobs that wait for them, until all jobs are done or one fails."""
-    numbers, owners = itertools.count(), dict[int, tuple[PoolView, int]]()
+    """Pass proposals to the pool and results to the jobs that wait for them, until all jobs are done or one fails.
+
+    Fits wait until nothing is being evaluated: then those of all runs are learned at once, on all workers.
+    """
+    numbers, owners, fits = itertools.count(), dict[int, tuple[PoolView, int]](), list[_Fits]()
     while not all(each.done() for each in started):
         for failed in (each for each in started if each.done() and each.exception() is not None):
             failed.result()
         for each in _waiting(submissions, 0.0 if owners else POLL_SECONDS):
             if isinstance(each, _Fits):
-                pool.fit(each.jobs, each.view.fitted)
+                fits.append(each)
                 continue
             number = next(numbers)
             owners[number] = each.view, each.proposal.number
@@ -146,6 +149,20 @@ def _serve(pool: Pool, submissions: SimpleQueue[_Submission | _Fits], started: S
         if finished is not None:
             view, number = owners.pop(finished.number)
             view.finish(replace(finished, number=number))
+        if fits and not owners:
+            _learn(pool, fits)
+            fits.clear()
+
+
+def _learn(pool: Pool, fits: Sequence[_Fits]) -> None:
+    """Let the pool learn the fits of several runs, and pass each to its run."""
+    owned = [(each.view, job) for each in fits for job in each.jobs]
+
+    def received(result: FitResult) -> None:
+        view, job = owned[result.number]
+        view.fitted(replace(result, number=job.number))
+
+    pool.fit([replace(job, number=number) for number, (_, job) in enumerate(owned)], received)
 
 
 def _waiting(submissions: SimpleQueue[_Submission | _Fits], seconds: float) -> list[_Submission | _Fits]:

@@ -163,8 +163,8 @@ class EvolutionConfig(StrictConfig):
     generations: int = Field(1200, ge=0, le=MAX_GENERATIONS)
     """Number of children to evaluate; a run can be extended later."""
     seconds: float | None = Field(None, gt=0, le=LARGE)
-    """Propose no more children once the workers were busy with fits and evaluations for this many seconds; by default
-    there is no such limit. It can be raised later."""
+    """Propose no more children once the workers have spent this many seconds on fits and on evaluations on the search
+    split, experts included; by default there is no such limit. It can be raised later."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of the run."""
     bins: int = Field(15, ge=1, le=MAX_BINS)

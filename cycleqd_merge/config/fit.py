@@ -42,7 +42,7 @@ class FitConfig(StrictConfig):
     start: Moderate = 0.5
     """Initial value of every coefficient."""
     likely: int = Field(64, ge=1, le=MAX_ROWS)
-    """Number of an expert's most likely tokens to distil per place."""
+    """Number of the expert's most likely tokens to distil at each position."""
     width: int = Field(8192, ge=1, le=MAX_WIDTH)
     """Tokens of one forward pass; fewer take less memory. It does not belong to the run's identity."""
     weights: Literal["spread", "even"] | Annotated[list[TaskWeights], Field(min_length=1, max_length=MAX_FITS)] = (

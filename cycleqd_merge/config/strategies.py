@@ -52,7 +52,8 @@ class CmaEsConfig(StrictConfig):
 
     kind: Literal["cma-es"]
     start: Moderate | None = None
-    """Initial value of all coefficients; by default 1 / experts, the experts' plain mean."""
+    """Initial value of all coefficients; by default 1 / experts, the experts' plain mean. With fits the search starts
+    from the first fit, and this cannot be set."""
     sigma: float = Field(0.2, gt=0, le=LARGE)
     """Initial standard deviation of every coefficient."""
     population: int | None = Field(None, ge=2, le=MAX_POPULATION)
@@ -67,7 +68,8 @@ class CmaMeConfig(StrictConfig):
 
     kind: Literal["cma-me"]
     start: Moderate | None = None
-    """Initial value of all coefficients; by default 1 / experts, the experts' plain mean."""
+    """Initial value of all coefficients; by default 1 / experts, the experts' plain mean. With fits the search starts
+    from the first fit, and this cannot be set."""
     sigma: float = Field(0.2, gt=0, le=LARGE)
     """Initial standard deviation of every coefficient."""
     population: int | None = Field(None, ge=2, le=MAX_POPULATION)
@@ -163,7 +165,8 @@ def require_used(evolution: EvolutionConfig, strategy: StrategyConfig, fit: FitC
     """
     kind = strategy.kind
     if fit is not None and isinstance(strategy, CmaEsConfig | CmaMeConfig) and strategy.start is not None:
-        raise KeyProblem("cannot be combined with `fit`: the search starts from the first fit", "strategy", "start")
+        message = "cannot be combined with `fit`, because the search then starts from the first fit; remove one of them"
+        raise KeyProblem(message, "strategy", "start")
     if kind == "cma-me" and not evolution.cycling:
         raise KeyProblem("CMA-ME requires `cycling: true`: it improves one archive per task", "evolution", "cycling")
     if kind == "bayesian" and not evolution.cycling:
@@ -215,5 +218,6 @@ class NamedStrategyConfig(PresetStrategyConfig):
         require_used(self.evolution, self.strategy, self.fit)
         other = self.model_fields_set & {"strategy", "evolution", "fit"}
         if self.fine_tuning is not None and other:
-            raise KeyProblem(f"cannot be combined with `{min(other)}`: it does not search", "fine_tuning")
+            message = f"cannot be combined with `{min(other)}`, because fine-tuning does not search; remove one of them"
+            raise KeyProblem(message, "fine_tuning")
         return self

@@ -13,7 +13,7 @@ import torch
 
 from cycleqd_merge.evaluation.engines.placement import host_memory
 from cycleqd_merge.evaluation.fit_memory import fit_memory, free_memory
-from cycleqd_merge.evaluation.fits import deterministic, fit_dtype, opened_fit, padding_token
+from cycleqd_merge.evaluation.fits import deterministic, fit_dtype, free_unused, opened_fit, padding_token
 from cycleqd_merge.files import new_folder
 from cycleqd_merge.fitting.fine_tuning import FineTuning, Length, fine_tune
 from cycleqd_merge.fitting.job import FitJob
@@ -38,6 +38,7 @@ def fine_tuned_model(materialiser: Materialiser, job: FitJob, rate: float, lengt
     job, device, start = replace(job, scales="none"), materialiser.device, time.perf_counter()
     family, dtype = materialiser.family, fit_dtype(materialiser.device)
     state = sum(prod(weight.shape) for weight in family.weights) * (_STATE + dtype.itemsize)
+    free_unused(device)
     memory = fit_memory(materialiser, [job], dtype, max(0, free_memory(device) - state), host_memory())
     with deterministic(), opened_fit(materialiser, job, replace(memory, room=0)) as (fitted, layout):
         fitting = Fitting(fitted, layout, job.tasks, job.settings, padding_token(family), device)
@@ -48,6 +49,7 @@ def fine_tuned_model(materialiser: Materialiser, job: FitJob, rate: float, lengt
         found = fine_tune(fitting, fitted.model, rate, length, start)
         with new_folder(folder) as unfinished:
             write_checkpoint(_stored(fitted.model, family), family, unfinished)
+        del fitting, fitted  # its memory is freed here, before engines start again
     return found
 
 

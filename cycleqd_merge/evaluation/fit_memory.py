@@ -19,7 +19,7 @@ from cycleqd_merge.merging.staging import Place
 _SHARE = 0.8
 """Of free memory that a fit plans to use: estimates of activations are rough."""
 _ACTIVATIONS, _INNER = 16, 6
-"""Activations that one layer keeps per token for its backward pass: so many times its width, and its MLP's width."""
+"""Activations that one layer keeps per token for its backward pass, in multiples of its width and its MLP's width."""
 _LOGITS = 4
 """Copies of the logits in float32 that a loss and its gradient need."""
 _WORKING = 4
@@ -66,7 +66,7 @@ def fit_memory(
     """Keep as much as fits: activations first, then experts, then their task vectors in float32.
 
     Layers are checkpointed if the model and all activations exceed `_SHARE` of the device's free memory. Experts are
-    kept on the device if there is room besides, else in host memory, else on disk, which is memory-mapped.
+    kept on the device if there is room left, else in host memory, else on disk, which is memory-mapped.
 
     free: bytes of the device. host: bytes of host memory, for `processes` processes.
     """

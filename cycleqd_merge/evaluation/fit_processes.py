@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-from cycleqd_merge.errors import InfrastructureError
+from cycleqd_merge.errors import CycleQDError, InfrastructureError
 from cycleqd_merge.evaluation.fits import learn_fits
 from cycleqd_merge.fitting.job import FitJob
 from cycleqd_merge.merging.materialise import Materialiser
@@ -47,6 +47,8 @@ def helped(materialiser: Materialiser, jobs: Sequence[FitJob], processes: int) -
             with in_group(0, processes, port):
                 from_main_process(list(jobs))
                 yield
+        except CycleQDError:  # this process's own
+            raise
         except Exception as error:
             if _failed(others):
                 raise InfrastructureError(f"a fit failed in another process: {_last_line(errors)}") from error

@@ -51,10 +51,13 @@ def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob]) -> Iterator[t
     """
     for job in jobs:
         device, start = materialiser.device, time.perf_counter()
-        memory = fit_memory(materialiser, [job], fit_dtype(device), free_memory(device), host_memory())
+        free, processes = free_memory(device), this_process().num_processes
+        memory = fit_memory(materialiser, [job], fit_dtype(device), free, host_memory(), processes)
         log.debug("fit %d: %s", job.number, memory)
         with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
-            yield _learned(materialiser, job, model, layout, start)
+            found = _learned(materialiser, job, model, layout, start)
+            del model  # its memory is freed here, before the next fit or the engine needs it
+        yield found
 
 
 @dataclass
@@ -86,7 +89,7 @@ def released(engine: Engine, device: torch.device) -> Iterator[Switch]:
     """
     switch, before = Switch(), used_memory(device)
     engine.release()
-    _free(device)
+    free_unused(device)
     switch.mib = (before - used_memory(device)) / 2**20
     yield switch
     start = time.perf_counter()
@@ -94,8 +97,8 @@ def released(engine: Engine, device: torch.device) -> Iterator[Switch]:
     switch.seconds["restore"] = time.perf_counter() - start
 
 
-def _free(device: torch.device) -> None:
-    """Return freed memory to the device."""
+def free_unused(device: torch.device) -> None:
+    """Return memory that is not in use any more to the device."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -173,7 +176,7 @@ def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> It
     finally:
         fitted.close()
         del fitted, staging, model
-        _free(device)
+        free_unused(device)
 
 
 def with_bases(materialiser: Materialiser, job: FitJob) -> Materialiser:
@@ -247,7 +250,9 @@ def values_of(fit: Fit, layout: Layout) -> torch.Tensor:
     found, wanted = ({n: dict(each) for n, each in sizes.items()} for sizes in (fit.sizes, layout.sizes))
     same = fit.tensors == layout.tensors and len(fit.coefficients) == layout.experts
     if not same or (fit.along, found) != (layout.along, wanted):
-        raise ModelError("fit: the fit to start from is one of other models or settings; start from a coefficient")
+        raise ModelError(
+            "fit: the fit to start from was learned with different models or settings; start a new run (--fresh)"
+        )
     labels = np.array(layout.labels)
     coefficients = np.stack([fit.coefficients[:, labels == each].mean(1) for each in range(1 + labels.max())], 1)
     scales = [fit.scales[expert] for expert in layout.sizes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class FineTuning:
 def fine_tune(fitting: Fitting, model: Any, rate: float, length: Length, start: float) -> FineTuning:
     """Train all parameters of a model on the steps of a fit; the learning rate rises and falls as a fit's does.
 
-    start: the `time.perf_counter()` instant that seconds count from.
+    start: the `time.perf_counter()` instant that seconds count from. It ends early if the loss is not finite.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -88,5 +89,7 @@ def fine_tune(fitting: Fitting, model: Any, rate: float, length: Length, start: 
             torch.autograd.backward(loss)
             total, tokens = total + float(loss.detach()), tokens + batch.ids.numel()
         losses.append(total)
+        if not math.isfinite(total):
+            break
         optimiser.step(rate * min(1.0, len(losses) / WARM_UP) * (1 - (1 - LAST_RATE) * done))
     return FineTuning(tuple(losses), tokens, time.perf_counter() - start)

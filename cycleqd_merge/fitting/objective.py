@@ -67,5 +67,5 @@ def distillation(logits: torch.Tensor, batch: Batch, expert: Predictions) -> tor
 
 
 def _rest(logprobs: torch.Tensor) -> torch.Tensor:
-    """The probability that is left beside the stated ones; above 0, so that its logarithm is finite."""
+    """The probability that the stated ones leave; above 0, so that its logarithm is finite."""
     return (1 - logprobs.exp().sum(-1)).clamp_min(1e-6)

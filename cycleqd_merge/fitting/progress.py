@@ -46,7 +46,7 @@ def progress_from_bytes(content: bytes, size: int, device: torch.device | str = 
     """The inverse of `progress_to_bytes`. size: number of the fit's values.
 
     Raises:
-        ValueError: it is not the progress of a fit with so many values.
+        ValueError: it is not the progress of a fit with this number of values.
     """
     try:
         tensors = load(content)

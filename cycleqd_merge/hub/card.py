@@ -200,7 +200,7 @@ def _fit_shares(fits: Sequence[tuple[FitFacts, Sequence[float]]], groups: Sequen
 
 
 def _fit_name(fit: FitFacts) -> str:
-    return f"`{fit.digest[:12]}`" if fit.number is None else f"{fit.number}: `{fit.digest[:12]}`"
+    return f"`{fit.digest[:12]}`" if fit.number is None else f"{fit.number + 1}: `{fit.digest[:12]}`"
 
 
 def _weights(fit: FitFacts) -> str:
@@ -215,7 +215,7 @@ def _origin(step: Mapping[str, Any], experts: Sequence[Any]) -> str:
     if "seed" in step:
         return f"founder {step['seed']}"
     if "fit" in step:
-        return f"fit {step['fit']}"
+        return f"fit {step['fit'] + 1}"
     if "level" in step:
         return f"{step['level']:g} of every expert"
     return ", ".join(f"#{parent}" for parent in step.get("parents", [])) or "-"

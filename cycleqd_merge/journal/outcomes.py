@@ -109,7 +109,7 @@ def outcomes_from_text(text: str, rows: int) -> RowOutcomes:
     """Inverse of `outcomes_to_text`, for a task with this number of rows.
 
     Raises:
-        ValueError: not a text that `outcomes_to_text` writes for so many rows; the message is a few words.
+        ValueError: not a text that `outcomes_to_text` writes for this number of rows; the message is a few words.
     """
     if rows > MOST_ROWS:
         raise ValueError(f"outcomes of {rows} rows, above the limit of {MOST_ROWS}")
@@ -207,6 +207,9 @@ def decoded(
         except ValueError as error:
             raise RecipeError(f"{where}: damaged: task {task}: {error}; restore the file from a backup") from None
         if not outcomes.scored.any() or abs(outcomes.mean - means[task]) > _TOLERANCE:
-            raise RecipeError(f"{where}: damaged: task {task}: the score is not the mean of the rows' scores")
+            raise RecipeError(
+                f"{where}: damaged: task {task}: the score is not the mean of the rows' scores; restore "
+                "the file from a backup"
+            )
         found[task] = outcomes
     return found

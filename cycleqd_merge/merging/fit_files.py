@@ -78,7 +78,7 @@ def keep_fits(folder: Path, digests: Iterable[str]) -> None:
 
 
 def write_fits(folder: Path, digests: Iterable[str]) -> None:
-    """Write fits from this host's cache to `folder`, except those that are there undamaged.
+    """Write fits from this host's cache to `folder`, unless an undamaged copy exists.
 
     Raises:
         ModelError: the cache lacks one, or it is damaged there.

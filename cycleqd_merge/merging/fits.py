@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,7 @@ LARGEST = 256 * 2**20
 LARGEST_HEADER = 64 * 2**20
 """Bytes of its header, which takes several times as much memory when it is parsed."""
 _METADATA, _COEFFICIENTS, _SCALES = "fit", "coefficients", "scales"
+_NUMBER = re.compile("0|[1-9][0-9]{0,5}")
 
 Along = Literal["channel", "singular"]
 """What the scales of a fit belong to: rows and columns of the task vectors (see `channels`), or singular directions."""
@@ -152,7 +154,7 @@ def _read(content: bytes) -> tuple[_Header, dict[str, Any]]:
     wanted = {_COEFFICIENTS, *(f"{_SCALES}.{expert}" for expert in header.sizes)}
     if not wanted <= arrays.keys() or any(array.dtype != np.float32 for array in arrays.values()):
         raise ValueError("an array is missing, or not of float32")
-    if arrays[_COEFFICIENTS].ndim != 2 or not all(expert.isdecimal() for expert in header.sizes):
+    if arrays[_COEFFICIENTS].ndim != 2 or not all(map(_NUMBER.fullmatch, header.sizes)):
         raise ValueError("coefficients or sizes of a wrong form")
     return header, arrays
 

@@ -102,7 +102,7 @@ def _job(run: Run, number: int, examples: Examples) -> FitJob:
             tasks.append(FitTask(task, teacher, examples[task], weight))
     if not tasks:
         raise RunFailed(
-            f"fit {number}: no expert has an answer to learn from; check the experts' scores, or start a new run "
+            f"fit {number + 1}: no expert has an answer to learn from; check the experts' scores, or start a new run "
             "without `fit` (--fresh)"
         )
     settings = fit_settings(fit, number, run.recipe.evolution.seed)
@@ -120,6 +120,8 @@ def recorded_job(folder: Path, run: Run, start: float) -> FitJob:
     assert fit is not None
     examples = {}
     for task in run.fitted_tasks:
+        if run.teacher(task) is None:  # its expert could not be evaluated
+            continue
         path = examples_path(folder, task)
         try:
             examples[task] = selected(examples_from_bytes(path.read_bytes()), fit.learned)
@@ -152,8 +154,8 @@ def _event(run: Run, job: FitJob, result: FitResult) -> Event:
     if not math.isfinite(result.losses[-1]):
         rate = job.settings.learning_rate / 2**result.restarts
         raise RunFailed(
-            f"fit {job.number}: diverges at step {len(result.losses)} even with the learning rate {rate:g}; start a "
-            "new run (--fresh) with a lower fit.learning_rate"
+            f"fit {job.number + 1}: diverges at step {len(result.losses)} even with the learning rate {rate:g}; "
+            "start a new run (--fresh) with a lower fit.learning_rate"
         )
     return {
         "event": "fit",
@@ -182,7 +184,8 @@ def _all_examples(folder: Path, run: Run, pool: Pool) -> Examples:
         if teacher is None:
             log.warning("fit: task %s is left out: its expert could not be evaluated", task)
         elif not found[task]:
-            log.warning("fit: task %s is left out: %s solved none of its search rows", task, run.experts[teacher])
+            left_out = "fit: task %s is left out: nothing can be learned from the answers of %s (fit.examples: %s)"
+            log.warning(left_out, task, run.experts[teacher], run.recipe.fit.learned)
     return found
 
 

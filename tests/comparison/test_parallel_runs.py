@@ -14,17 +14,20 @@ from cycleqd_merge.errors import Interrupted, RunFailed
 from cycleqd_merge.evaluation.pools.pool import Finished, Pool
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
 from cycleqd_merge.fitting.job import FitJob, FitResult
+from cycleqd_merge.fitting.training import FitSettings
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
 
 
 class Shuffled:
-    """A pool that returns results in any order; the error of each is its candidate's text."""
+    """A pool that returns results in any order, the first once `together` wait; the error of each is its candidate's
+    text."""
 
-    def __init__(self, fails_after: int | None = None) -> None:
+    def __init__(self, fails_after: int | None = None, together: int = 0) -> None:
         self._random, self._waiting = random.Random(0), list[Proposal]()
-        self._left = fails_after
+        self._left, self._together = fails_after, together
         self.threads = set[int]()
+        self.fits = list[int]()
         self.most = 0
 
     def submit(
@@ -49,16 +52,33 @@ class Shuffled:
         return Finished(ended.number, None, ended.candidate.yaml)
 
     def poll(self, seconds: float) -> Finished | None:
-        if self._random.random() < 0.3:
+        if self._random.random() < 0.3 or self.most < self._together:
             time.sleep(seconds / 10)
             return None
         return self.next() if self._waiting else None
 
     def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
-        raise AssertionError("no fit is learned here")
+        assert not self._waiting
+        self.fits.append(len(jobs))
+        for job in self._random.sample(jobs, len(jobs)):
+            received(FitResult(job.number, str(job.start).encode(), (), 0, {}))
 
     def close(self) -> None:
         raise AssertionError("the pool stays open")
+
+
+def learn(name: str) -> Callable[[Pool], dict[int, bytes]]:
+    """A job that evaluates a proposal, learns two fits, and returns the content of each."""
+
+    def job(pool: Pool) -> dict[int, bytes]:
+        pool.submit(Proposal(0, MergekitConfiguration(name), {}))
+        assert pool.next().error == name
+        contents: dict[int, bytes] = {}
+        jobs = [FitJob(number, (), FitSettings(), start=f"{name} {number}") for number in range(2)]
+        pool.fit(jobs, lambda result: contents.update({result.number: result.content}))
+        return contents
+
+    return job
 
 
 def run(name: str, count: int = 12, in_flight: int = 3) -> Callable[[Pool], dict[int, str | None]]:
@@ -128,3 +148,11 @@ def test_a_run_that_got_no_result_can_poll_again() -> None:
         return finished.error if finished.number == 7 else None
 
     assert run_in_parallel(Shuffled(), [patient, patient], at_once=2) == ["late", "late"]
+
+
+def test_fits_of_all_runs_are_learned_at_once() -> None:
+    pool = Shuffled(together=5)
+    learned = run_in_parallel(pool, [learn(f"run {number}") for number in range(5)], 5)
+    assert learned == [{fit: f"run {number} {fit}".encode() for fit in range(2)} for number in range(5)]
+    assert sum(pool.fits) == 10
+    assert len(pool.fits) <= 2  # the last run's may come while the others' are learned

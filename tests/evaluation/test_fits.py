@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -26,11 +27,12 @@ from cycleqd_merge.errors import InfrastructureError, Interrupted, ModelError
 from cycleqd_merge.evaluation.engines.placement import memory_needs
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
 from cycleqd_merge.evaluation.fit_memory import FitMemory, fit_memory
-from cycleqd_merge.evaluation.fits import enable_checkpointing
+from cycleqd_merge.evaluation.fits import enable_checkpointing, learn_fits
 from cycleqd_merge.evaluation.pools.pool import LocalPool
 from cycleqd_merge.evaluation.worker import Worker
 from cycleqd_merge.evolution.genome import expert_genome, fit_genome
 from cycleqd_merge.fitting import progress as progress_module
+from cycleqd_merge.fitting.fitted_model import FittedModel
 from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.fitting.progress import KeptProgress, progress_from_bytes, progress_to_bytes
 from cycleqd_merge.fitting.training import FitSettings, FitTask, Fitting, Progress
@@ -93,6 +95,15 @@ def test_engine_fits_engine(worker: Worker, materialiser: Materialiser) -> None:
     assert {*first.seconds} == {"release", "teach", "train"}
     assert {*second.seconds} == {"teach", "train", "restore"}
     assert answers(worker, fit_genome(keep_fit(first.content), 3, 3)) != before
+
+
+def test_a_fit_leaves_no_model_behind(materialiser: Materialiser) -> None:
+    """The next fit, and the engine, need its memory."""
+    jobs = [replace(JOB, settings=replace(JOB.settings, steps=steps)) for steps in (1, 2)]
+    for _, kept in learn_fits(materialiser, jobs):
+        kept.remove()
+        gc.collect()
+        assert not [each for each in gc.get_objects() if type(each) is FittedModel]
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

@@ -57,6 +57,14 @@ _HOSTILE: dict[str, tuple[bytes, str]] = {
     "values of another type": (made(coefficients=np.ones((2, 1), np.int64)), "not of float32"),
     "an array besides": (made(more=np.ones(3, np.float32)), "unknown array 'more'"),
     "an array with escapes in its name": (made(**{"\x1b]0;x\x07": np.ones(3, np.float32)}), "unknown array"),
+    "an expert's number with a zero before it": (
+        made(sizes={"01": {"a": 1}}, **{"scales.01": np.ones(1, np.float32)}),
+        "of a wrong form",
+    ),
+    "an expert's number in other digits": (
+        made(sizes={"\u0661": {"a": 1}}, **{"scales.\u0661": np.ones(1, np.float32)}),
+        "of a wrong form",
+    ),
     "coefficients of other experts": (
         made(coefficients=np.ones((3, 1), np.float32)),
         "has coefficients of 3 experts; the run has 2",

@@ -24,7 +24,7 @@ class ChatModel(LanguageModel):
 
     @abstractmethod
     async def _generated(self, tokens: list[int], sampling: Sampling) -> tuple[Completion, Sequence[int]]:
-        """The answer to a prompt's tokens, and the tokens that were generated, which may go on after its end."""
+        """The answer to a prompt's tokens, and the tokens that were generated, which may continue past its end."""
 
     @abstractmethod
     async def _scored(self, tokens: list[int], scored: int) -> Likelihood:
