@@ -218,7 +218,7 @@ def test_unknown_tasks_are_refused() -> None:
 
 
 def test_a_start_other_than_the_fits_is_refused() -> None:
-    with pytest.raises(ValueError, match="the search starts from the first fit"):
+    with pytest.raises(ValueError, match="the search then starts from the first fit"):
         Recipe.model_validate({**_stated({}), "strategy": {"kind": "cma-es", "start": 0.5}})
 
 
