@@ -66,7 +66,7 @@ def render_page(
     comparison that the run is part of, from `comparison.page_section`. verdict: of the summary, by default that of
     `compare_best`.
     """
-    name = redacted(name)
+    name, facts = redacted(name), summary(run)
     environment = Environment(
         loader=PackageLoader("cycleqd_merge.report", "assets"),
         autoescape=True,
@@ -77,14 +77,14 @@ def render_page(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("page.html.jinja").render(
         run=name,
-        facts={"row_coverage": {}, "fits": [], **summary(run)},
+        facts={"row_coverage": {}, "fits": [], **facts},
         solved=SOLVED,
         averaged=run.objectives,
         made_by=f"cycleqd-merge {version('cycleqd-merge')}",
         style=_asset("page.css"),
         script="\n".join(_asset(name) for name in SCRIPTS),
         comparison=comparison,
-        data={**page_data(run, name), "comparison": comparison and comparison["charts"]},
+        data={**page_data(run, name, facts), "comparison": comparison and comparison["charts"]},
         failures=[event for event in run.results if failed(event)],
         **_scores(run, verdict),
         **_provenance(run),

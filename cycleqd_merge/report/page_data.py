@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from cycleqd_merge.evolution.archive import Archive
 from cycleqd_merge.evolution.genome import Genome
-from cycleqd_merge.report.summary import history, lineage, lineage_rows, summary
+from cycleqd_merge.report.summary import history, lineage, lineage_rows
 from cycleqd_merge.run.state import Run
 
 MAX_DRAWN_ANCESTORS = 24
 """Maximum number of evaluations drawn per lineage."""
 
 
-def page_data(run: Run, name: str) -> dict[str, Any]:
-    """Archives, evaluations and progress of a run. name: the run directory in commands on the page."""
-    facts = summary(run)
+def page_data(run: Run, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Archives, evaluations and progress of a run.
+
+    name: the run directory in commands on the page. facts: see `summary`.
+    """
     return {
         "tasks": run.tasks,
         "objectives": run.objectives,

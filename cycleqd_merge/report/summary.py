@@ -15,15 +15,26 @@ from cycleqd_merge.run.state import Run
 
 def summary(run: Run) -> dict[str, Any]:
     """The run as JSON values: settings, progress, archives with every elite."""
-    results = [event for event in run.results if event["scores"] is not None]
-    censored = [event for event in run.results if event.get("censored")]
-    seconds = [sum(event["seconds"]) for event in run.results if "seconds" in event]
     coverage = {each.task: asdict(each) for each in row_coverage(run)}
     return {
         "base": with_variables(run.recipe.base, run.recipe),
         "experts": with_variables(dict(run.recipe.experts), run.recipe),
         "tasks": run.tasks,
         "objectives": run.objectives,
+        **progress(run),
+        "archives": {run.objectives[archive.task]: _archive(archive, run) for archive in run.archives},
+        "best_mean": best_mean(run),
+        **({"fits": fit_summaries(run)} if run.fits else {}),
+        **({"row_coverage": coverage} if coverage else {}),  # absent for runs of versions that recorded no outcomes
+    }
+
+
+def progress(run: Run) -> dict[str, Any]:
+    """How far the run is, as JSON values."""
+    results = [event for event in run.results if event["scores"] is not None]
+    censored = [event for event in run.results if event.get("censored")]
+    seconds = [sum(event["seconds"]) for event in run.results if "seconds" in event]
+    return {
         "generation": run.generation,
         "generations": run.generations,
         "evaluations": len(results),
@@ -32,11 +43,17 @@ def summary(run: Run) -> dict[str, Any]:
         "rows_saved": _rows_saved(censored, len(results)),
         "below_floor": sum(not run.search.meets_floors(tuple(event["scores"])) for event in results),
         "seconds_per_evaluation": sum(seconds) / len(seconds) if seconds else None,
-        "archives": {run.objectives[archive.task]: _archive(archive, run) for archive in run.archives},
-        "best_mean": run.best_mean() if any(archive.elites() for archive in run.archives) else None,
-        **({"fits": [_fit(run, event) for _, event in sorted(run.fits.items())]} if run.fits else {}),
-        **({"row_coverage": coverage} if coverage else {}),  # absent for runs of versions that recorded no outcomes
     }
+
+
+def best_mean(run: Run) -> int | None:
+    """The number of the best-mean elite; None before there is an elite."""
+    return run.best_mean() if any(archive.elites() for archive in run.archives) else None
+
+
+def fit_summaries(run: Run) -> list[dict[str, Any]]:
+    """The fits that were learned so far, as JSON values."""
+    return [_fit(run, event) for _, event in sorted(run.fits.items())]
 
 
 def _fit(run: Run, event: Event) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome
 from cycleqd_merge.report.row_coverage import SOLVED, RowCoverage
 from cycleqd_merge.report.scores import ScoreTable
-from cycleqd_merge.report.summary import summary
+from cycleqd_merge.report.summary import best_mean, fit_summaries, progress
 from cycleqd_merge.report.task_show import visible
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.tasks.check import GradingCheck
@@ -29,7 +29,7 @@ _FOUNDERS = {"expert": "expert", "seed": "founder", "fit": "fit", "level": "leve
 
 def progress_line(run: Run) -> str:
     """A run's progress: generations, failures, children below a floor or rejected early, the best-mean elite."""
-    facts = summary(run)
+    facts = progress(run)
     parts = [f"generation {facts['generation']} of {facts['generations']}", f"{facts['failed']} failed"]
     if run.search.space.fits:
         parts.append(f"{len(run.fits)} of {run.search.space.fits} fits learned")
@@ -37,7 +37,7 @@ def progress_line(run: Run) -> str:
         parts.append(f"{facts['below_floor']} below a floor")
     if facts["rows_saved"] is not None:
         parts.append(f"{facts['censored']} rejected early ({facts['rows_saved']:.0%} of all rows saved)")
-    return ", ".join([*parts, f"best mean #{facts['best_mean']}"])
+    return ", ".join([*parts, f"best mean #{best_mean(run)}"])
 
 
 def overview(archives: Sequence[Archive], tasks: Sequence[str]) -> Table:
@@ -162,7 +162,7 @@ def fit_table(run: Run) -> Table:
     table = Table(title="Fits", title_justify="left")
     for heading in ("fit", "weights of the tasks", "loss", "steps", "tokens", "seconds", "evaluation", "mean"):
         table.add_column(heading, justify="left" if heading in ("fit", "weights of the tasks") else "right")
-    for fit in summary(run).get("fits", ()):
+    for fit in fit_summaries(run):
         table.add_row(
             f"{fit['number'] + 1} {fit['digest'][:12]}",
             ", ".join(f"{task} {weight:g}" for task, weight in (fit["weights"] or {}).items()),
