@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cycleqd_merge.evolution.archive import AddResult, Archive, Bounds, EmptyRange, Scores, bounds_from
@@ -54,9 +54,7 @@ class SearchState:
         self.archives: list[Archive] = []
         self.fits: dict[int, str] = {}
         self._candidates: list[Candidate] = []
-        self._scores: list[Scores | None] = []
-        self._variances: list[tuple[float, ...]] = []
-        self._estimated: list[Scores | None] = []
+        self._results: list[Result] = []
         self._difficulties = Difficulties()
 
     @property
@@ -156,19 +154,19 @@ class SearchState:
 
     def results(self) -> list[tuple[Candidate, Scores | None]]:
         """The candidates whose results were received, each with the scores of all tasks, in order of number."""
-        return list(zip(self._candidates, self._scores, strict=False))
+        return list(zip(self._candidates, (result.scores for result in self._results), strict=False))
 
     def variances(self, number: int) -> tuple[float, ...]:
         """See `Result`: of a result that was received."""
-        return self._variances[number]
+        return self._results[number].variances
 
     def estimated(self, number: int) -> Scores | None:
         """See `Result`: of a result that was received."""
-        return self._estimated[number]
+        return self._results[number].estimated
 
     def pending(self) -> list[Candidate]:
         """The candidates without a result yet, in order of number."""
-        return self._candidates[len(self._scores) :]
+        return self._candidates[len(self._results) :]
 
     def recorded(self, step: Mapping[str, Any]) -> Matrix | None:
         """The point given in a recorded step, shape (dimensions,); None if there is none of the right shape."""
@@ -187,16 +185,14 @@ class SearchState:
             EmptyRange: a task's scores span no range, and the recipe gives no bounds.
             ValueError: no expert could be evaluated, or results come out of order.
         """
-        if result.number != len(self._scores):
-            raise ValueError(f"received result {result.number}, but {len(self._scores)} is next")
-        self._scores.append(result.scores)
-        self._variances.append(result.variances)
-        self._estimated.append(result.estimated)
+        if result.number != len(self._results):
+            raise ValueError(f"received result {result.number}, but {len(self._results)} is next")
+        self._results.append(replace(result, row_scores=()))  # of thousands of results they would fill the memory
         if self.space.by_difficulty and result.scores is not None and result.row_scores:
             self._difficulties.learn(result.row_scores)
-        if len(self._scores) == self.space.first:
+        if len(self._results) == self.space.first:
             self._open_archives()
-        elif len(self._scores) > self.space.first and result.scores is not None and self.meets_floors(result.scores):
+        elif len(self._results) > self.space.first and result.scores is not None and self.meets_floors(result.scores):
             scores = result.scores[: len(self.space.objectives)]
             return Insertion(scores, tuple(archive.add(result.number, scores) for archive in self.archives))
         elif result.estimated is not None and self.meets_floors(result.estimated):
@@ -205,7 +201,7 @@ class SearchState:
 
     def _open_archives(self) -> None:
         """Once generation 0 is scored: fix the bounds and offer the founders to the archives."""
-        founders = {number: scores for number, scores in enumerate(self._scores) if scores is not None}
+        founders = {result.number: result.scores for result in self._results if result.scores is not None}
         if not any(number < self.space.experts for number in founders):
             raise ValueError("no expert could be evaluated")
         objectives = self.space.objectives
