@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cycleqd_merge.errors import CycleQDError
+from cycleqd_merge.tasks.forwarding import ForwardingModel
 from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Likelihood, Message, Sampling
 
 
@@ -35,10 +36,9 @@ class Exchange:
 
 
 @dataclass
-class Recorder(LanguageModel):
-    """A language model that passes requests on to another one, and keeps them in `exchanges`."""
+class Recorder(ForwardingModel):
+    """A model that keeps the requests that it passes on in `exchanges`."""
 
-    model: LanguageModel
     exchanges: list[Exchange] = field(default_factory=list)
 
     async def chat(
@@ -49,7 +49,7 @@ class Recorder(LanguageModel):
         variables: Mapping[str, Any] | None = None,
     ) -> Completion:
         turns = tuple(dict(message) for message in messages)
-        completion = await self.model.chat(messages, sampling, template, variables)
+        completion = await super().chat(messages, sampling, template, variables)
         try:
             prompt = self.render(messages, template, variables)
         except CycleQDError:  # the model could not read these turns either: its answer is empty
@@ -58,28 +58,23 @@ class Recorder(LanguageModel):
         return completion
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        completion = await self.model.complete(prompt, sampling)
+        completion = await super().complete(prompt, sampling)
         self.exchanges.append(Exchange(None, prompt, answer=completion.text, truncated=completion.truncated))
         return completion
 
     async def logprobs(
         self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
     ) -> list[float]:
-        logprobs = await self.model.logprobs(prompt, continuation, template)
+        logprobs = await super().logprobs(prompt, continuation, template)
         turns = None if isinstance(prompt, str) else tuple(dict(message) for message in prompt)
         text = prompt if isinstance(prompt, str) else self.render(prompt, template)
         self.exchanges.append(Exchange(turns, text, continuation, logprob=sum(logprobs)))
         return logprobs
 
     async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
-        likelihood = await self.model.likelihood(prompt, continuation)
+        likelihood = await super().likelihood(prompt, continuation)
         self.exchanges.append(Exchange(None, prompt, continuation, logprob=sum(likelihood.logprobs)))
         return likelihood
-
-    def render(
-        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
-    ) -> str:
-        return self.model.render(messages, template, variables)
 
 
 class AskedError(Exception):

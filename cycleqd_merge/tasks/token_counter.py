@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cycleqd_merge.tasks.protocol import Completion, LanguageModel, Likelihood, Message, Sampling
+from cycleqd_merge.tasks.forwarding import ForwardingModel
+from cycleqd_merge.tasks.protocol import Completion, Message, Sampling
 
 
 @dataclass
-class TokenCounter(LanguageModel):
-    """A language model that passes requests on to another one. tokens: the number of tokens generated so far."""
+class TokenCounter(ForwardingModel):
+    """A model that counts what it passes on. tokens: the number of tokens generated so far."""
 
-    model: LanguageModel
     tokens: int = 0
 
     async def chat(
@@ -23,23 +23,10 @@ class TokenCounter(LanguageModel):
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> Completion:
-        return self._counted(await self.model.chat(messages, sampling, template, variables))
+        return self._counted(await super().chat(messages, sampling, template, variables))
 
     async def complete(self, prompt: str, sampling: Sampling) -> Completion:
-        return self._counted(await self.model.complete(prompt, sampling))
-
-    async def logprobs(
-        self, prompt: str | Sequence[Message], continuation: str, template: str | None = None
-    ) -> list[float]:
-        return await self.model.logprobs(prompt, continuation, template)
-
-    async def likelihood(self, prompt: str, continuation: str) -> Likelihood:
-        return await self.model.likelihood(prompt, continuation)
-
-    def render(
-        self, messages: Sequence[Message], template: str | None = None, variables: Mapping[str, Any] | None = None
-    ) -> str:
-        return self.model.render(messages, template, variables)
+        return self._counted(await super().complete(prompt, sampling))
 
     def _counted(self, completion: Completion) -> Completion:
         self.tokens += completion.tokens
