@@ -56,9 +56,7 @@ def start_event(
     recipe, family, suite, groups = opened.recipe, opened.family, opened.suite, opened.groups
     evolution = recipe.evolution.model_copy(update={"archive": archive_of(recipe)})
     models = _models(recipe, written)
-    strategy = _values(recipe.strategy, written)
-    if strategy.get("noise") == "fitted":  # as before there was this key
-        del strategy["noise"]
+    strategy = _without_later_keys(_values(recipe.strategy, written))
     in_flight = evolution.children_in_flight(workers) if recorded is None else recorded["in_flight"]
     return {
         "event": "start",
@@ -167,13 +165,16 @@ def task_identity(task: SuiteTask, written: bool = False) -> dict[str, Any]:
     return {**identity, "semantics": task.semantics} if task.semantics else identity
 
 
-_AS_BEFORE = (("thinking", "keep"), ("fit", "answers"))
-"""Later keys of a task definition, with the values that stand for the behaviour before there were these keys."""
+_AS_BEFORE = (("thinking", "keep"), ("fit", "answers"), ("noise", "fitted"))
+"""Later keys of task definitions and strategies, with the values that stand for the behaviour before these keys."""
+
+
+def _without_later_keys(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if (key, value) not in _AS_BEFORE}
 
 
 def _definition(task: SuiteTask, written: bool) -> dict[str, Any]:
-    definition = _values(task.definition, written, exclude={"description", "data"})
-    return {key: value for key, value in definition.items() if (key, value) not in _AS_BEFORE}
+    return _without_later_keys(_values(task.definition, written, exclude={"description", "data"}))
 
 
 def without_semantics(start: Event) -> Event:
