@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import torch
 import yaml
-from random_models import config, write_family
+from random_models import add_shape, config, write_family
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.engines.placement import host_memory
@@ -41,9 +41,7 @@ FAMILIES = {"two LoRA experts": ("one", "two"), "a full and a LoRA expert": ("fu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--hidden", type=int, default=4096)
-    parser.add_argument("--vocabulary", type=int, default=128256)
+    add_shape(parser)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rows", type=int, default=16, help="examples per task and step")
     parser.add_argument("--length", type=int, default=256, help="tokens of an example, half of which are trained")

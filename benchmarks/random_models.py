@@ -119,12 +119,17 @@ def write_adapter(folder: Path, base: Path, of: LlamaConfig, seed: int, rank: in
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a model's shape, by default Llama-3 8B's."""
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--vocabulary", type=int, default=128256)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    add_shape(parser)
     options = parser.parse_args()
     write_family(options.folder.resolve(), config(options.layers, options.hidden, options.vocabulary))
 

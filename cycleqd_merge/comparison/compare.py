@@ -291,7 +291,7 @@ def _run_result(planned: PlannedRun, run: Run, elites: Sequence[FinalScores | No
         failures=sum(map(failed, run.results)),
         censored=sum(bool(event.get("censored")) for event in run.results),
         seconds=run.busy_seconds + sum(sum(event.get("seconds") or ()) for event in run.confirmations.values()),
-        fit_seconds=sum(sum(event.get("seconds", {}).values()) for event in run.fits.values()),
+        fit_seconds=run.fit_seconds,
         curve=curve(scores, *_grid(first), capacity=first.search.space.capacity),
         elite_set=tuple(
             tuple(sum(model.scores[task]) / len(model.scores[task]) for task in first.objectives)

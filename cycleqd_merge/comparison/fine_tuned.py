@@ -65,8 +65,7 @@ def _train(
 ) -> Event:
     from cycleqd_merge.evaluation.fine_tuning import fine_tuned_model  # torch
 
-    spent = sum(sum(event.get("seconds", {}).values()) for event in run.fits.values())
-    length = Length(setting.steps, setting.seconds or (None if setting.steps else spent))
+    length = Length(setting.steps, setting.seconds or (None if setting.steps else run.fit_seconds))
     job = recorded_job(planned.folder, run, setting.start)
     log.info("%s, seed %d: training", name, planned.seed)
     found = fine_tuned_model(opened.materialiser(()), job, setting.learning_rate, length, folder)

@@ -23,6 +23,7 @@ from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.checkpoint import Weight
 from cycleqd_merge.merging.family import TaskVector
 from cycleqd_merge.merging.name_map import NameMap
+from cycleqd_merge.merging.singular import as_dense
 from cycleqd_merge.merging.staging import Staging
 
 _ROWS = 16
@@ -152,7 +153,7 @@ def become(model: torch.nn.Module, name_map: NameMap, staging: Staging, expert: 
     for weight in staging.family.weights:
         base = staging.base(weight)
         vector = staging.task_vector(expert, weight, base.float())
-        tensor = base if vector is None else base.float() + _dense(vector).reshape(weight.shape)
+        tensor = base if vector is None else base.float() + as_dense(vector).reshape(weight.shape)
         name_map.copy_into(resident, staging.family.stored_names[weight.name], tensor)
 
 
@@ -160,7 +161,7 @@ def mean_task_vector(staging: Staging, weight: Weight, experts: int) -> torch.Te
     """The mean of the experts' task vectors of a tensor; None if no expert changes it."""
     base = staging.base(weight).float()
     vectors = [staging.task_vector(expert, weight, base) for expert in range(experts)]
-    dense = [_dense(vector).reshape(weight.shape) for vector in vectors if vector is not None]
+    dense = [as_dense(vector).reshape(weight.shape) for vector in vectors if vector is not None]
     return torch.stack(dense).sum(0) / experts if dense else None
 
 
@@ -185,7 +186,3 @@ def _chunks(
             part, size = [], 0
         part, size = [*part, weight], size + 4 * inputs**2
     yield tuple(part)
-
-
-def _dense(vector: TaskVector) -> torch.Tensor:
-    return vector.dense() if isinstance(vector, LowRank) else vector

@@ -207,6 +207,11 @@ class Run:
         return list(self.recipe.experts)
 
     @property
+    def fit_seconds(self) -> float:
+        """Seconds that the fits took, with release and restoring of the engine."""
+        return float(sum(sum(event.get("seconds", {}).values()) for event in self.fits.values()))
+
+    @property
     def fitted_tasks(self) -> list[str]:
         """Names of the tasks that the run's fits learn, in the order of the scores."""
         weights = fit_weights(self.start)
