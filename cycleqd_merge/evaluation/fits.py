@@ -170,7 +170,7 @@ def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> It
     staging = Staging(family, materialiser.bases, device, memory.place)
     name_map = family.name_map(model)
     layout = layout_of(job, materialiser, *scaled(job.scales, model, name_map, staging))
-    fitted = FittedModel(model, name_map, staging, layout, room=memory.room)
+    fitted = FittedModel(model, name_map, staging, layout, room=memory.room, keep=device.type == "cuda")
     try:
         yield fitted, layout
     finally:

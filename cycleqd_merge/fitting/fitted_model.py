@@ -3,12 +3,16 @@
 Only the model, its activations and one parameter's gradient are in memory at a time: a hook contracts the gradient of
 each parameter with the task vectors as soon as the backward pass has it, and frees it. Experts are read from wherever
 the run keeps them: the device, pinned host memory, or disk.
+
+With room for all task vectors and gradients at once, gradients can be kept until the pass ends instead. Building the
+tensors and contracting the gradients are then the same operations every time, and each is recorded and replayed as a
+whole on a GPU. The result is the same either way.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -16,6 +20,7 @@ import torch
 
 from cycleqd_merge.fitting.gradients import channel_gradient, coefficient_gradient, scale_gradient
 from cycleqd_merge.fitting.layout import Layout
+from cycleqd_merge.fitting.recorded import Recorded
 from cycleqd_merge.merging.adapter import LowRank
 from cycleqd_merge.merging.channels import channel_shapes, rescaled_channels, split_channels
 from cycleqd_merge.merging.checkpoint import Weight
@@ -30,7 +35,8 @@ class FittedModel:
 
     model: in the dtype of its forward pass, on the staging's device; it is put in training mode for gradient
     checkpointing, with all dropout off. arithmetic: dtype in which tensors are built and gradients contracted. room:
-    bytes of the device's memory for task vectors in that dtype; those that do not fit are made at each use.
+    bytes of the device's memory for task vectors in that dtype; those that do not fit are made at each use. keep: keep
+    gradients until the pass ends, if there is room for them besides.
     """
 
     def __init__(
@@ -41,40 +47,54 @@ class FittedModel:
         layout: Layout,
         arithmetic: torch.dtype = torch.float32,
         room: int = 0,
+        keep: bool = False,
     ) -> None:
         self.model, self._map, self._staging, self._layout = model, name_map, staging, layout
         self._arithmetic, self._room = arithmetic, room
         self._vectors: dict[tuple[int, str], TaskVector] = {}
         self._weights = {staging.family.stored_names[weight.name]: weight for weight in staging.family.weights}
         self._resident = model.state_dict()
-        self._gradient = torch.zeros(layout.size, dtype=arithmetic, device=staging.device)
-        self._changed = {name: experts for name in self._weights if (experts := self._experts(name))}
+        self._values, self._gradient = (torch.zeros(layout.size, dtype=arithmetic, device=staging.device) for _ in "vg")
+        sizes = {name: found for name in self._weights if (found := self._sizes(name))}
+        self._changed = {name: tuple(found) for name, found in sizes.items()}
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        self._hooks = self._install_hooks()
+        parameters = self._fitted_parameters()
+        gradients = sum(parameter.numel() * parameter.element_size() for parameter, _ in parameters)
+        needed = gradients + sum(sum(found.values()) for found in sizes.values())
+        self._kept: list[tuple[dict[str, str], torch.Tensor]] | None = None
+        self._hooks = list[Any]()
+        if keep and staging.place == "device" and needed <= room:
+            self._kept = _keep_gradients(parameters)
+        else:
+            contracted = [(parameter, self._hook(stored)) for parameter, stored in parameters]
+            self._hooks = [parameter.register_post_accumulate_grad_hook(hook) for parameter, hook in contracted]
+        self._building, self._contracting = Recorded(staging.device), Recorded(staging.device)
 
-    def _experts(self, stored: str) -> tuple[int, ...]:
-        """The experts that change a stored tensor."""
+    def _sizes(self, stored: str) -> Mapping[int, int]:
+        """The experts that change a stored tensor, with the bytes of their task vectors in the fit's arithmetic."""
         weight = self._weights[stored]
         base = self._staging.base(weight).float()
-        numbers = range(self._layout.experts)
-        return tuple(n for n in numbers if self._staging.task_vector(n, weight, base) is not None)
+        vectors = {n: self._staging.task_vector(n, weight, base) for n in range(self._layout.experts)}
+        return {n: _size(_cast(vector, self._arithmetic)) for n, vector in vectors.items() if vector is not None}
 
-    def _install_hooks(self) -> list[Any]:
-        """Hooks on every parameter that contains a tensor which experts change; the others need no gradient."""
+    def _fitted_parameters(self) -> list[tuple[Any, dict[str, str]]]:
+        """Every parameter that contains tensors which experts change, with the names of these tensors and, for each, of
+        the parameter; the others need no gradient.
+        """
         named = self.model.state_dict(keep_vars=True)
         names: dict[int, list[str]] = defaultdict(list)
         for name in self._map.stored:
             names[id(named[name])].append(name)
-        hooks = []
+        found = []
         for parameter in self.model.parameters():
             stored = {each: name for name in names[id(parameter)] for each in self._map.stored[name]}
             changed = {each: name for each, name in stored.items() if each in self._changed}
             parameter.requires_grad_(bool(changed))
             if changed:
-                hooks.append(parameter.register_post_accumulate_grad_hook(self._hook(changed)))
-        return hooks
+                found.append((parameter, changed))
+        return found
 
     def _hook(self, stored: dict[str, str]) -> Callable[[torch.Tensor], None]:
         """A hook that contracts a parameter's gradient. stored: names of the tensors in it -> its own name."""
@@ -83,10 +103,13 @@ class FittedModel:
             gradient = parameter.grad
             assert gradient is not None
             parameter.grad = None
-            for name, owner in stored.items():
-                self._contract(name, self._stored_gradient(name, owner, gradient))
+            self._contract_parameter(stored, gradient)
 
         return contract
+
+    def _contract_parameter(self, stored: Mapping[str, str], gradient: torch.Tensor) -> None:
+        for name, owner in stored.items():
+            self._contract(name, self._stored_gradient(name, owner, gradient))
 
     def _stored_gradient(self, stored: str, parameter: str, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient of a stored tensor; 0 in the stretches of it that are in other parameters."""
@@ -134,10 +157,16 @@ class FittedModel:
     @torch.no_grad()
     def set(self, values: torch.Tensor) -> None:
         """Give every tensor that experts change the value that it has under a fit's values, shape (size,)."""
-        values = values.to(self._arithmetic)
+        self._values.copy_(values)
+        if self._kept is None:
+            self._build()
+        else:
+            self._building.run(self._build)
+
+    def _build(self) -> None:
         for stored, experts in self._changed.items():
             weight = self._weights[stored]
-            self._map.copy_into(self._resident, stored, self._tensor(values, weight, experts))
+            self._map.copy_into(self._resident, stored, self._tensor(self._values, weight, experts))
 
     def _tensor(self, values: torch.Tensor, weight: Weight, experts: tuple[int, ...]) -> torch.Tensor:
         total, low = self._staging.base(weight).to(self._arithmetic), list[LowRank]()
@@ -167,12 +196,32 @@ class FittedModel:
         self._gradient.zero_()
         found = loss(self.model)
         torch.autograd.backward(found)
+        if self._kept is not None:
+            self._contracting.run(self._contract_kept)
         return float(found.detach()), self._gradient.clone()
 
+    @torch.no_grad()
+    def _contract_kept(self) -> None:
+        for stored, gradient in self._kept or ():
+            self._contract_parameter(stored, gradient)
+            gradient.zero_()
+
     def close(self) -> None:
-        """Remove the hooks."""
+        """Remove the hooks, and free the task vectors and gradients."""
         for hook in self._hooks:
             hook.remove()
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self._kept = None
+        self._building, self._contracting = Recorded(self._staging.device), Recorded(self._staging.device)
+        self._vectors.clear()
+
+
+def _keep_gradients(parameters: list[tuple[Any, dict[str, str]]]) -> list[tuple[dict[str, str], torch.Tensor]]:
+    """Give every parameter a tensor that its gradients are added to; the tensors, with the names of what is in them."""
+    for parameter, _ in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    return [(stored, parameter.grad) for parameter, stored in parameters]
 
 
 def _size(vector: TaskVector) -> int:

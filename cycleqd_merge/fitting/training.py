@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -181,8 +181,7 @@ class Fitting:
             size = len(task.examples)
             for place in range(step * self._settings.rows, (step + 1) * self._settings.rows):
                 epoch, inside = divmod(place, size)
-                order = generator(self._settings.seed, epoch, f"fit {task.name}").permutation(size)
-                rows.append((number, int(order[inside])))
+                rows.append((number, _order(self._settings.seed, epoch, task.name, size)[inside]))
         return rows
 
     def _chunks(self, rows: Sequence[Row], tasks: Sequence[FitTask]) -> Iterator[list[Row]]:
@@ -236,6 +235,12 @@ class Fitting:
         progress.square.lerp_(gradient.square(), 1 - 0.999)
         mean, square = progress.mean / (1 - 0.9**step), progress.square / (1 - 0.999**step)
         progress.values -= rate * mean / (square.sqrt() + 1e-8)
+
+
+@lru_cache(maxsize=64)
+def _order(seed: int, epoch: int, task: str, size: int) -> tuple[int, ...]:
+    """The numbers of a task's examples in the order in which an epoch takes them."""
+    return tuple(generator(seed, epoch, f"fit {task}").permutation(size).tolist())
 
 
 def _is_sound(progress: Progress) -> bool:

@@ -62,7 +62,7 @@ def moe_trio(folder: Path) -> Trio:
 
 
 def opened(
-    trio: Trio, scales: Scales, dtype: torch.dtype, checkpointing: bool
+    trio: Trio, scales: Scales, dtype: torch.dtype, checkpointing: bool, room: int = 20_000
 ) -> tuple[FittedModel, Any, Layout, Staging]:
     # the other implementations of experts compute in float32 at most
     model = AutoModelForCausalLM.from_pretrained(trio.base, dtype=dtype, experts_implementation="eager").train()
@@ -72,7 +72,7 @@ def opened(
     staging, name_map = Staging(trio.family, bases, "cpu", "device"), trio.family.name_map(model)
     along, sizes = scaled(scales, model, name_map, staging)
     layout = Layout.of([w.name for w in trio.family.weights], lambda name: name, 3, along, sizes)
-    return FittedModel(model, name_map, staging, layout, dtype, room=20_000), model, layout, staging
+    return FittedModel(model, name_map, staging, layout, dtype, room=room, keep=True), model, layout, staging
 
 
 IDS = torch.arange(48).reshape(4, 12) % 90 + 4
@@ -146,6 +146,23 @@ def test_it_equals_autograd(
     assert (gradient - wanted).abs().max() <= tolerance * wanted.abs().max()
     assert (wanted != 0).float().mean() > 0.9
     fitted.close()
+
+
+def test_gradients_may_be_kept_until_the_pass_ends(family: Trio, scales: Scales) -> None:
+    """With room for all of them the result is the same, pass after pass."""
+    found = []
+    for room in (20_000, 100_000_000):
+        fitted, model, layout, _ = opened(family, scales, torch.float64, False, room)
+        for start in (0.4, 0.6):
+            fitted.set(layout.start(start).double())
+            found.append(fitted.gradient(loss_of))
+        assert any(parameter.grad is not None for parameter in model.parameters()) == (room > 20_000)
+        fitted.close()
+        assert all(parameter.grad is None for parameter in model.parameters())
+    for one, other in zip(found[:2], found[2:], strict=True):
+        assert one[0] == other[0]
+        assert (one[1] - other[1]).abs().max() <= 1e-12 * one[1].abs().max()
+    assert not torch.equal(found[0][1], found[1][1])
 
 
 def test_it_equals_finite_differences(family: Trio, scales: Scales) -> None:
