@@ -1,7 +1,7 @@
 """Fits as files: of run directories and archives in `fits/`, of exported models in `cycleqd/fits/`.
 
 Every file is named by its SHA-256, so it does not matter who wrote it: it has the content that a genome states, or is
-refused. Materialisers read fits from this host's cache alone; see `merging.fits`.
+refused. Materialisers read fits from their host's cache alone; see `merging.fits`. Pools send workers those it lacks.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def keep_fits(folder: Path, digests: Iterable[str]) -> None:
         RecipeError, InfrastructureError: the cache cannot be written.
     """
     for digest in digests:
-        if _is_kept(digest):
+        if is_kept(digest):
             continue
         place = folder / file_of(digest)
         try:
@@ -93,7 +93,8 @@ def write_fits(folder: Path, digests: Iterable[str]) -> None:
             write_atomically(place, fit_content(digest))
 
 
-def _is_kept(digest: str) -> bool:
+def is_kept(digest: str) -> bool:
+    """Whether this host's cache has a fit, undamaged."""
     try:
         fit_content(digest)
     except ModelError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +20,9 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
 from cycleqd_merge import Observer, load_recipe
 from cycleqd_merge.errors import InfrastructureError, UserError
 from cycleqd_merge.evaluation.failures import EngineLost
+from cycleqd_merge.evaluation.opened_recipe import open_worker
 from cycleqd_merge.evaluation.pools.cluster import worker_count, workers_per_host
-from cycleqd_merge.evaluation.pools.pool import Finished
+from cycleqd_merge.evaluation.pools.pool import Finished, LocalPool, Pool
 from cycleqd_merge.evaluation.pools.ray_pool import (
     DEFAULT_LIMIT_SECONDS,
     HUNG_FACTOR,
@@ -29,13 +32,20 @@ from cycleqd_merge.evaluation.pools.ray_pool import (
     RayPool,
     is_lost,
 )
+from cycleqd_merge.evolution.genome import fit_genome
 from cycleqd_merge.fitting.job import FitJob, FitResult
-from cycleqd_merge.fitting.training import FitSettings
+from cycleqd_merge.fitting.training import FitSettings, FitTask
 from cycleqd_merge.journal.log import Event, of_kind, read_events
+from cycleqd_merge.merging.fits import keep_fit
 from cycleqd_merge.run.state import Run
 from cycleqd_merge.session.search import search
 from cycleqd_merge.strategies.protocol import Proposal
 from tests.evaluation.conftest import BASE
+from tests.fits import random_fit
+from tests.fitting.test_training import examples
+from tests.merging.conftest import Trio, llama
+
+__all__ = ["llama"]
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -284,3 +294,47 @@ def test_errors_of_users_are_raised_as_they_are(pool_of: Callable[..., RayPool])
     refused = exceptions.RayTaskError("fit", "", UserError("fit: cannot be loaded"))
     with pytest.raises(UserError, match=r"^fit: cannot be loaded$"):
         pool_of(refused).fit(JOBS, lambda result: None)
+
+
+@dataclass(frozen=True)
+class OtherHost:
+    """A pool whose only worker has a cache of its own, as on another host."""
+
+    pool: Pool
+    cache: Path
+
+
+@pytest.fixture(scope="module")
+def other_host(llama: Trio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherHost]:
+    folder = tmp_path_factory.mktemp("other-host")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CYCLEQD_CACHE", str(folder))  # Ray's processes inherit it
+        patched.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        pool = RayPool(llama.recipe, (), workers=1)
+    with closing(pool):
+        yield OtherHost(pool, folder)
+
+
+def test_fits_reach_the_caches_of_other_hosts(other_host: OtherHost, llama: Trio) -> None:
+    scored, prepared, started, unused = (
+        keep_fit(random_fit(llama.family, "channel", scaled, seed).to_bytes())
+        for seed, scaled in enumerate([(0, 1), (0, 1), (), ()])
+    )
+    tasks = [task.name for task in llama.recipe.tasks]
+    learned_from = (FitTask("digits", 1, examples(0)),)
+    job = FitJob(0, learned_from, FitSettings(steps=2, rows=2), scales="none", start=started)
+
+    def answers(pool: Pool) -> Any:
+        for number, digest in enumerate((scored, prepared)):
+            pool.submit(Proposal(number, fit_genome(digest, 3, 1), {}), record=tasks)
+        evaluations = [pool.next().evaluation for _ in range(2)]
+        assert all(evaluations)
+        learned: list[FitResult] = []
+        pool.fit([job], learned.append)
+        return [each and each.examples for each in evaluations], learned[0].content
+
+    with closing(LocalPool(open_worker(llama.recipe, ()))) as here:
+        assert answers(other_host.pool) == answers(here)
+    kept = {path.stem for path in (other_host.cache / "fits").glob("*.safetensors")}
+    assert kept >= {scored, prepared, started}
+    assert unused not in kept

@@ -1,8 +1,9 @@
 """A pool on Ray: one worker per GPU (or tensor-parallel group), on this host or a cluster.
 
-Each worker opens the models itself, once, and receives candidates as genomes. A worker that dies or hangs is replaced,
-and its candidate is scored again by another worker. A candidate whose workers crash or hang twice is recorded as
-failed; lost hosts, workers killed for memory and engines that cannot be started are not counted against it.
+Each worker opens the models itself, once, and receives candidates as genomes, with the fits that its host lacks. A
+worker that dies or hangs is replaced, and its candidate is scored again by another worker. A candidate whose workers
+crash or hang twice is recorded as failed; lost hosts, workers killed for memory and engines that cannot be started are
+not counted against it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import InfrastructureError, RecipeError, UserError, first_line
@@ -21,12 +23,17 @@ from cycleqd_merge.evaluation.failures import EngineLost
 from cycleqd_merge.evaluation.opened_recipe import open_worker
 from cycleqd_merge.evaluation.pools.cluster import connect, gpus_per_worker, workers_per_host
 from cycleqd_merge.evaluation.pools.pool import Finished, evaluate_proposal, learn
-from cycleqd_merge.evolution.candidate import Candidate
+from cycleqd_merge.evolution.candidate import Candidate, fits_of
 from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.merging.family import ModelDigests
+from cycleqd_merge.merging.fit_files import is_kept
+from cycleqd_merge.merging.fits import fit_content, keep_fit
 from cycleqd_merge.merging.shared import remove_unused
 from cycleqd_merge.strategies.protocol import Proposal
 from cycleqd_merge.tasks.protocol import Split
+
+if TYPE_CHECKING:  # an extra
+    from ray import ObjectRef
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +55,15 @@ CLOSE_SECONDS = 20.0
 _LOST_HOST = "its node has died"
 """Part of Ray's message if an actor's host has left the cluster: the error says so nowhere else."""
 
+Fits = Mapping[str, "ObjectRef[bytes]"]
+"""The fits that a job needs: by digest, references to their contents."""
+
 
 class RemoteWorker:
     """A `Worker` in its own process."""
+
+    def __init__(self) -> None:
+        self._kept = set[str]()  # fits that are in this host's cache
 
     def open(
         self,
@@ -67,20 +80,32 @@ class RemoteWorker:
         self._worker.close()
 
     def evaluate(
-        self, proposal: Proposal, rows: Split, known: Mapping[str, float] | None, record: Collection[str] = ()
+        self, proposal: Proposal, rows: Split, known: Mapping[str, float] | None, record: Collection[str], fits: Fits
     ) -> Finished:
         """See `Pool`."""
+        self._keep(fits)
         return evaluate_proposal(self._worker, proposal, rows, known, record)
 
-    def fit(self, job: FitJob) -> FitResult:
+    def fit(self, job: FitJob, fits: Fits) -> FitResult:
         """See `Pool`."""
+        self._keep(fits)
         results = list[FitResult]()
         learn(self._worker, [job], results.append)
         return results[0]
 
-    def prepare(self, candidate: Candidate) -> None:
+    def prepare(self, candidate: Candidate, fits: Fits) -> None:
         """See `Engine`. Called while `evaluate` is running."""
+        self._keep(fits)
         self._worker.prepare(candidate)
+
+    def _keep(self, fits: Fits) -> None:
+        """Store those fits in this host's cache that it lacks."""
+        import ray
+
+        for digest in fits.keys() - self._kept:
+            if not is_kept(digest):
+                keep_fit(ray.get(fits[digest]))
+            self._kept.add(digest)
 
 
 def is_lost(error: Exception) -> bool:
@@ -186,6 +211,7 @@ class RayPool:
         self._opening = (settings, list(experts), workers_per_host(workers, self._gpus), digests)
         self._idle: list[Any] = []
         self._warm: set[Any] = set()
+        self._reference = lru_cache(maxsize=64)(lambda digest: ray.put(fit_content(digest)))
         for _ in range(workers):
             self._start_worker()
 
@@ -208,16 +234,27 @@ class RayPool:
         while self._idle and self._fits:
             fit, worker = self._fits.popleft(), self._idle.pop(0)
             fit.attempts += 1
-            self._busy[worker.fit.remote(fit.job)] = _BusyWorker(fit, worker)
+            needed = [fit.job.start] if fit.job.start is not None else []
+            self._busy[worker.fit.remote(fit.job, self._references(needed))] = _BusyWorker(fit, worker)
         while self._idle and (job := self._due(self._idle[0])) is not None:
             worker = self._idle.pop(0)
             job.attempts += 1
-            evaluating = worker.evaluate.remote(job.proposal, job.rows, job.known, job.record)
+            fits = self._references(fits_of(job.proposal.candidate))
+            evaluating = worker.evaluate.remote(job.proposal, job.rows, job.known, job.record, fits)
             self._busy[evaluating] = _BusyWorker(job, worker)
         for busy in self._busy.values():
             if self._queue and isinstance(busy.job, _Job) and busy.worker not in self._reserved:
                 job = self._reserved[busy.worker] = self._queue.popleft()
-                busy.worker.prepare.remote(job.proposal.candidate)
+                candidate = job.proposal.candidate
+                busy.worker.prepare.remote(candidate, self._references(fits_of(candidate)))
+
+    def _references(self, digests: Sequence[str]) -> Fits:
+        """The contents of fits, from this host's cache; each host fetches those that it lacks.
+
+        Raises:
+            ModelError: one is missing or damaged.
+        """
+        return {digest: self._reference(digest) for digest in digests}
 
     def _due(self, worker: Any) -> _Job | None:
         """The next job of an idle worker: its reserved one, the next in the queue, or one reserved for another."""
