@@ -43,8 +43,8 @@ _METHOD = "fit/1"
 """Raise it with any change that alters the values of a fit: progress of an older version is then not resumed."""
 
 
-def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob]) -> Iterator[tuple[FitResult, KeptProgress]]:
-    """The results of jobs, in order, each with the file of its progress, which the caller removes.
+def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob]) -> Iterator[FitResult]:
+    """The results of jobs, in order.
 
     Raises:
         ModelError: a model cannot be fitted, see `open_fit`; or the fit that a job starts from does not suit it.
@@ -55,9 +55,9 @@ def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob]) -> Iterator[t
         memory = fit_memory(materialiser, [job], fit_dtype(device), free, host_memory(), processes)
         log.debug("fit %d: %s", job.number, memory)
         with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
-            found = _learned(materialiser, job, model, layout, start)
+            result = _learned(materialiser, job, model, layout, start)
             del model  # its memory is freed here, before the next fit or the engine needs it
-        yield found
+        yield result
 
 
 @dataclass
@@ -109,9 +109,7 @@ def fit_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def _learned(
-    materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout, start: float
-) -> tuple[FitResult, KeptProgress]:
+def _learned(materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout, start: float) -> FitResult:
     """The result of a job. start: when it began; "teach" counts from there, since the model had to be opened."""
     device, settings = materialiser.device, job.settings
     kept = KeptProgress(fit_digest_of(job, materialiser, layout))
@@ -130,7 +128,7 @@ def _learned(
         keep_fit(content)
     seconds = {"teach": taught, "train": progress.seconds}
     losses, restarts = tuple(progress.losses), progress.restarts
-    return FitResult(job.number, content, losses, progress.tokens, seconds, restarts=restarts), kept
+    return FitResult(job.number, content, losses, progress.tokens, seconds, restarts=restarts, progress=kept.digest)
 
 
 def padding_token(family: ModelFamily) -> int:

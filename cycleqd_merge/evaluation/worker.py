@@ -26,7 +26,6 @@ from cycleqd_merge.tasks.token_counter import TokenCounter
 if TYPE_CHECKING:
     from cycleqd_merge.fitting.examples import Example
     from cycleqd_merge.fitting.job import FitJob, FitResult
-    from cycleqd_merge.fitting.progress import KeptProgress
     from cycleqd_merge.merging.materialise import Materialiser
     from cycleqd_merge.tasks.suite import Suite, SuiteTask
 
@@ -216,7 +215,8 @@ class Worker:
         """Learn fits, one after the other, in the memory that the engine frees for them.
 
         The engine is released and restored once; the seconds for that are in the first and the last result, which is
-        passed on when the engine is back. A fit that was interrupted on this host resumes.
+        passed on when the engine is back. A fit that was interrupted on this host resumes, and one whose result was not
+        recorded is not learned again; see `forget`.
 
         Raises:
             UserError: the models cannot be fitted. After any error, the worker can only be closed.
@@ -227,23 +227,24 @@ class Worker:
         from cycleqd_merge.evaluation.fits import learn_fits, released
 
         assert self._materialiser is not None
-        last: tuple[FitResult, KeptProgress] | None = None
-
-        def pass_on(result: FitResult, kept: KeptProgress) -> None:
-            received(result)
-            kept.remove()
-
+        last: FitResult | None = None
         device = self._materialiser.device
         with released(self._engine, device) as switch, helped(self._materialiser, jobs, self._processes):
             switch.ready()
-            for result, kept in learn_fits(self._materialiser, jobs):
+            for result in learn_fits(self._materialiser, jobs):
                 if last is None:
                     result = switch.counted(result, "release")
                 else:
-                    pass_on(*last)
-                last = result, kept
+                    received(last)
+                last = result
         if last is not None:
-            pass_on(switch.counted(last[0], "restore"), last[1])
+            received(switch.counted(last, "restore"))
+
+    def forget(self, progress: str) -> None:
+        """Remove the progress of a fit whose result is recorded; see `FitResult.progress`."""
+        from cycleqd_merge.fitting.progress import KeptProgress  # torch, as above
+
+        KeptProgress(progress).remove()
 
     def prepare(self, candidate: Candidate) -> None:
         """Announce the next candidate; see `Engine.prepare`."""

@@ -38,7 +38,9 @@ class FitResult:
     content: of its file, see `merging.fits`. losses: of every step. tokens: that went through the model, with padding.
     seconds: by part of the job: "release" (the engine's memory), "teach" (opening the model, and the experts'
     predictions), "train" and "restore" (the engine). released_mib: memory that the engine freed, measured.
-    restarts: see `Progress`; the last loss of a fit that still diverges is not finite.
+    restarts: see `Progress`; the last loss of a fit that still diverges is not finite. progress: digest of its
+    `KeptProgress`, which stays on the host that learned it until the result is recorded: a run that is killed before
+    does not learn it again.
     """
 
     number: int
@@ -48,3 +50,4 @@ class FitResult:
     seconds: Mapping[str, float]
     released_mib: float = 0.0
     restarts: int = 0
+    progress: str = ""

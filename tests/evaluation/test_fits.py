@@ -106,8 +106,8 @@ def test_a_fit_leaves_no_model_behind(materialiser: Materialiser) -> None:
 
     before = alive()
     jobs = [replace(JOB, settings=replace(JOB.settings, steps=steps)) for steps in (1, 2)]
-    for _, kept in learn_fits(materialiser, jobs):
-        kept.remove()
+    for result in learn_fits(materialiser, jobs):
+        KeptProgress(result.progress).remove()
         assert alive() <= before
 
 

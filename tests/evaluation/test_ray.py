@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -141,8 +142,9 @@ class StubWorker:
     """Stands for an actor's handle: its calls return references, which name the method."""
 
     def __init__(self) -> None:
-        self.open, self.evaluate, self.fit, self.prepare = (
-            SimpleNamespace(remote=partial(self._call, name)) for name in ("open", "evaluate", "fit", "prepare")
+        self.open, self.evaluate, self.fit, self.forget, self.prepare = (
+            SimpleNamespace(remote=partial(self._call, name))
+            for name in ("open", "evaluate", "fit", "forget", "prepare")
         )
 
     def _call(self, name: str, *_: Any) -> tuple[str, object]:
@@ -338,3 +340,16 @@ def test_fits_reach_the_caches_of_other_hosts(other_host: OtherHost, llama: Trio
     kept = {path.stem for path in (other_host.cache / "fits").glob("*.safetensors")}
     assert kept >= {scored, prepared, started}
     assert unused not in kept
+
+
+def test_the_progress_of_a_fit_is_kept_until_its_result_is_recorded(other_host: OtherHost) -> None:
+    """It is on the worker's host, where a run that is killed before finds it when it resumes."""
+    folder = other_host.cache / "fits" / "progress"
+    job = FitJob(0, (FitTask("digits", 1, examples(1)),), FitSettings(steps=2, rows=2), scales="none")
+    while_recorded: list[list[Path]] = []
+    other_host.pool.fit([job], lambda result: while_recorded.append([*folder.glob("*.safetensors")]))
+    assert [len(files) for files in while_recorded] == [1]
+    deadline = time.monotonic() + 30
+    while any(folder.glob("*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(folder.glob("*.safetensors"))

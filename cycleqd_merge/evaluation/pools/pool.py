@@ -57,9 +57,9 @@ class Pool(Protocol):
         ...
 
     def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
-        """Learn fits; `received` is called with each result, in this thread, in any order. Returns after the last one.
+        """Learn fits; `received` records each result, in this thread, in any order. Returns after the last one.
 
-        A fit that was interrupted on a host resumes there.
+        A fit that was interrupted on a host, or whose result was not recorded, resumes there.
 
         Raises:
             UserError: the models cannot be fitted.
@@ -99,7 +99,11 @@ class LocalPool:
         return self.next() if self._queue else None
 
     def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
-        learn(self._worker, jobs, received)
+        def record(result: FitResult) -> None:
+            received(result)
+            self._worker.forget(result.progress)
+
+        learn(self._worker, jobs, record)
 
     def close(self) -> None:
         self._worker.close()

@@ -93,6 +93,10 @@ class RemoteWorker:
         learn(self._worker, [job], results.append)
         return results[0]
 
+    def forget(self, progress: str) -> None:
+        """See `Worker`."""
+        self._worker.forget(progress)
+
     def prepare(self, candidate: Candidate, fits: Fits) -> None:
         """See `Engine`. Called while `evaluate` is running."""
         self._keep(fits)
@@ -196,7 +200,7 @@ class RayPool:
         self._workers = workers
         self._queue: deque[_Job] = deque()
         self._fits: deque[_Fit] = deque()
-        self._fitted: deque[FitResult] = deque()
+        self._fitted: deque[tuple[FitResult, Any]] = deque()  # each with the worker that learned it
         self._finished: deque[Finished] = deque()  # while fits were learned
         self._reserved: dict[Any, _Job] = {}
         self._busy: dict[Any, _BusyWorker] = {}
@@ -280,7 +284,9 @@ class RayPool:
                 finished = self._wait(CHECK_SECONDS)
                 if finished is not None:
                     self._finished.append(finished)
-            received(self._fitted.popleft())
+            result, worker = self._fitted.popleft()
+            received(result)
+            worker.forget.remote(result.progress)
 
     def poll(self, seconds: float) -> Finished | None:
         return self._finished.popleft() if self._finished else self._wait(seconds)
@@ -326,7 +332,7 @@ class RayPool:
             if isinstance(busy.job, _Job) and busy.job.is_complete(answer):
                 self._deadlines.learn(busy.job.rows, time.monotonic() - busy.since)
             return answer
-        self._fitted.append(answer)
+        self._fitted.append((answer, busy.worker))
         return None
 
     def _replace(self, busy: _BusyWorker, reason: str, counts: bool = True) -> Finished | None:
