@@ -43,6 +43,7 @@ class PoolView:
     def __init__(self, submissions: SimpleQueue[_Submission | _Fits]) -> None:
         self._submissions = submissions
         self._fitted: SimpleQueue[FitResult | None] = SimpleQueue()
+        self._recorded: SimpleQueue[BaseException | None] = SimpleQueue()
         self._finished: SimpleQueue[Finished | None] = SimpleQueue()
 
     def submit(
@@ -85,7 +86,12 @@ class PoolView:
             if result is None:
                 self.stop()  # the next call raises again
                 raise Interrupted("another run stopped")
-            received(result)
+            try:
+                received(result)
+            except BaseException as error:
+                self._recorded.put(error)
+                raise
+            self._recorded.put(None)
 
     def finish(self, finished: Finished | None) -> None:
         """Pass a result to the run; None: there will be no more."""
@@ -97,8 +103,15 @@ class PoolView:
         self._fitted.put(None)
 
     def fitted(self, result: FitResult) -> None:
-        """Pass a learned fit to the run."""
+        """Pass a learned fit to the run, and wait until it has recorded it: the pool then forgets the fit's progress.
+
+        Raises:
+            Exception: the run's error; it ends with it, too.
+        """
         self._fitted.put(result)
+        error = self._recorded.get()
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Does nothing: other runs use the pool."""

@@ -156,3 +156,44 @@ def test_fits_of_all_runs_are_learned_at_once() -> None:
     assert learned == [{fit: f"run {number} {fit}".encode() for fit in range(2)} for number in range(5)]
     assert sum(pool.fits) == 10
     assert len(pool.fits) <= 2
+
+
+class Recording(Shuffled):
+    """A pool that counts how many fits were `recorded` whenever a run has received one."""
+
+    def __init__(self, recorded: list[int]) -> None:
+        super().__init__()
+        self._recorded, self.counts = recorded, list[int]()
+
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+        for job in jobs:
+            received(FitResult(job.number, b"", (), 0, {}))
+            self.counts.append(len(self._recorded))
+
+
+def test_a_pool_keeps_a_fit_until_its_run_has_recorded_it() -> None:
+    recorded: list[int] = []
+
+    def job(pool: Pool) -> None:
+        def record(result: FitResult) -> None:
+            time.sleep(0.02)
+            recorded.append(result.number)
+
+        pool.fit([FitJob(number, (), FitSettings()) for number in range(3)], record)
+
+    pool = Recording(recorded)
+    run_in_parallel(pool, [job, job], at_once=2)
+    assert pool.counts == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_cannot_record_a_fit_stops_all() -> None:
+    def job(pool: Pool) -> None:
+        def refuse(result: FitResult) -> None:
+            raise RunFailed("diverges")
+
+        pool.fit([FitJob(number, (), FitSettings()) for number in range(3)], refuse)
+
+    pool = Recording([])
+    with pytest.raises(RunFailed, match="diverges"):
+        run_in_parallel(pool, [job, job], at_once=2)
+    assert not pool.counts
