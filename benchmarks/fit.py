@@ -25,7 +25,6 @@ import yaml
 from random_models import add_shape, config, write_family
 
 from cycleqd_merge.config.recipe import Recipe
-from cycleqd_merge.evaluation.engines.placement import host_memory
 from cycleqd_merge.evaluation.fit_memory import fit_memory, free_memory
 from cycleqd_merge.evaluation.fits import deterministic, fit_dtype, opened_fit
 from cycleqd_merge.fitting.examples import Example
@@ -64,7 +63,7 @@ def measure(name: str, folder: Path, experts: tuple[str, ...], options: argparse
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     materialiser = Materialiser(family, Groups(family.weights, "one"), {}, device)
     job = made_job(len(experts), int(family.base.config.vocab_size), options)
-    memory = fit_memory(materialiser, [job], fit_dtype(device), free_memory(device), host_memory())
+    memory = fit_memory(materialiser, [job], fit_dtype(device), *free_memory(device))
     if options.place:
         memory = replace(memory, place=options.place)
     start = time.perf_counter()

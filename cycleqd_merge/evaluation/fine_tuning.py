@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from cycleqd_merge.evaluation.engines.placement import host_memory
 from cycleqd_merge.evaluation.fit_memory import fit_memory, free_memory
 from cycleqd_merge.evaluation.fits import deterministic, fit_dtype, free_unused, opened_fit, padding_token
 from cycleqd_merge.files import new_folder
@@ -39,7 +38,8 @@ def fine_tuned_model(materialiser: Materialiser, job: FitJob, rate: float, lengt
     family, dtype = materialiser.family, fit_dtype(materialiser.device)
     state = sum(prod(weight.shape) for weight in family.weights) * (_STATE + dtype.itemsize)
     free_unused(device)
-    memory = fit_memory(materialiser, [job], dtype, max(0, free_memory(device) - state), host_memory())
+    free, host = free_memory(device)
+    memory = fit_memory(materialiser, [job], dtype, max(0, free - state), host)
     with deterministic(), opened_fit(materialiser, job, replace(memory, room=0)) as (fitted, layout):
         fitting = Fitting(fitted, layout, job.tasks, job.settings, padding_token(family), device)
         if job.settings.loss == "distillation":

@@ -40,6 +40,17 @@ class FitMemory:
     room: int = 0
 
 
+@dataclass(frozen=True)
+class Sharers:
+    """How many processes learn fits at the same time, this one included: on its GPU, and on its host."""
+
+    gpu: int = 1
+    host: int = 1
+
+
+ALONE = Sharers()
+
+
 def used_memory(device: torch.device) -> int:
     """Bytes in use: of the GPU, by all processes; on a CPU, of host memory by this process and its children."""
     if device.type == "cuda":
@@ -55,20 +66,25 @@ def used_memory(device: torch.device) -> int:
     return used
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that a fit can take on the device."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else host_memory()
+def free_memory(device: torch.device, sharers: Sharers = ALONE) -> tuple[int, int]:
+    """Bytes that a fit can take on the device, and of host memory; on a CPU, these are the same."""
+    host = host_memory() // sharers.host
+    if device.type != "cuda":
+        return host, host
+    free, total = torch.cuda.mem_get_info(device)
+    # a part of the whole GPU: what is free depends on which of the others have released their engine by now
+    return min(free, total // sharers.gpu), host
 
 
 def fit_memory(
-    materialiser: Materialiser, jobs: Sequence[FitJob], dtype: torch.dtype, free: int, host: int, processes: int = 1
+    materialiser: Materialiser, jobs: Sequence[FitJob], dtype: torch.dtype, free: int, host: int
 ) -> FitMemory:
     """Keep as much as fits: activations first, then experts, then their task vectors in float32.
 
     Layers are checkpointed if the model and all activations exceed `_SHARE` of the device's free memory. Experts are
     kept on the device if there is room left, else in host memory, else on disk, which is memory-mapped.
 
-    free: bytes of the device. host: bytes of host memory, for `processes` processes.
+    free, host: see `free_memory`.
     """
     family = materialiser.family
     gpu = materialiser.device.type == "cuda"
@@ -80,7 +96,7 @@ def fit_memory(
     left = room - (checkpointed if checkpointing else whole)
     if needs.parts <= left:
         return FitMemory("device", checkpointing, int(left - needs.parts))
-    in_host = gpu and processes * needs.parts * needs.pinned <= _SHARE * host
+    in_host = gpu and needs.parts * needs.pinned <= _SHARE * host
     return FitMemory("host" if in_host else "disk", checkpointing, max(int(left), 0))
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from cycleqd_merge.errors import CycleQDError, InfrastructureError
+from cycleqd_merge.evaluation.fit_memory import ALONE, Sharers
 from cycleqd_merge.evaluation.fits import learn_fits
 from cycleqd_merge.fitting.job import FitJob
 from cycleqd_merge.merging.materialise import Materialiser
@@ -26,7 +27,7 @@ _READY = "ready"
 
 
 @contextmanager
-def helped(materialiser: Materialiser, jobs: Sequence[FitJob], processes: int) -> Iterator[None]:
+def helped(materialiser: Materialiser, jobs: Sequence[FitJob], processes: int, sharers: Sharers) -> Iterator[None]:
     """Within this context, `learn_fits` shares its work with `processes` - 1 others, each on a device of its own.
 
     Raises:
@@ -45,7 +46,7 @@ def helped(materialiser: Materialiser, jobs: Sequence[FitJob], processes: int) -
                 if other.stdout.readline().strip() != _READY:
                     raise RuntimeError("a process could not open the models")
             with in_group(0, processes, port):
-                from_main_process(list(jobs))
+                from_main_process((list(jobs), sharers))
                 yield
         except CycleQDError:  # this process's own
             raise
@@ -95,7 +96,7 @@ def take_part() -> None:
     sys.stdout.flush()
     with in_group(order["rank"], order["processes"], order["port"]):
         materialiser = Materialiser(materialiser.family, materialiser.groups, materialiser.bases, this_process().device)
-        for _ in learn_fits(materialiser, from_main_process(list[FitJob]())):
+        for _ in learn_fits(materialiser, *from_main_process((list[FitJob](), ALONE))):
             pass
 
 

@@ -20,8 +20,7 @@ import torch
 from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.engine import Engine
-from cycleqd_merge.evaluation.engines.placement import host_memory
-from cycleqd_merge.evaluation.fit_memory import FitMemory, fit_memory, free_memory, used_memory
+from cycleqd_merge.evaluation.fit_memory import ALONE, FitMemory, Sharers, fit_memory, free_memory, used_memory
 from cycleqd_merge.evaluation.loaded_model import load_model
 from cycleqd_merge.fitting.fitted_model import FittedModel
 from cycleqd_merge.fitting.job import FitJob, FitResult
@@ -43,7 +42,7 @@ _METHOD = "fit/1"
 """Raise it with any change that alters the values of a fit: progress of an older version is then not resumed."""
 
 
-def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob]) -> Iterator[FitResult]:
+def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob], sharers: Sharers = ALONE) -> Iterator[FitResult]:
     """The results of jobs, in order.
 
     Raises:
@@ -51,8 +50,7 @@ def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob]) -> Iterator[F
     """
     for job in jobs:
         device, start = materialiser.device, time.perf_counter()
-        free, processes = free_memory(device), this_process().num_processes
-        memory = fit_memory(materialiser, [job], fit_dtype(device), free, host_memory(), processes)
+        memory = fit_memory(materialiser, [job], fit_dtype(device), *free_memory(device, sharers))
         log.debug("fit %d: %s", job.number, memory)
         with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
             result = _learned(materialiser, job, model, layout, start)

@@ -51,7 +51,8 @@ class OpenedRecipe:
     def worker(self, materialiser: Materialiser, workers_per_host: int = 1) -> Worker:
         """A worker on the recipe's engine. workers_per_host: the number on this host, this one included."""
         engine = open_engine(self.recipe.engine, materialiser, workers_per_host, self.recipe.fit is not None)
-        return Worker(engine, self.suite, materialiser, self._fit_processes(materialiser.device))
+        per_gpu = self.recipe.engine.per_gpu if self.recipe.engine.kind == "vllm" else 1
+        return Worker(engine, self.suite, materialiser, self._fit_processes(materialiser.device), per_gpu)
 
     def _fit_processes(self, device: torch.device) -> int:
         """How many processes learn a fit together: as many as `accelerate launch` started, or as the engine has GPUs.

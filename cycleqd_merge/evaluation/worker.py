@@ -116,12 +116,19 @@ class Worker:
     """Evaluates one candidate after another on one engine.
 
     materialiser: of the engine's models; only fits need it. processes: that learn a fit together, this one included.
+    per_gpu: workers that share a GPU.
     """
 
     def __init__(
-        self, engine: Engine, suite: Suite, materialiser: Materialiser | None = None, processes: int = 1
+        self,
+        engine: Engine,
+        suite: Suite,
+        materialiser: Materialiser | None = None,
+        processes: int = 1,
+        per_gpu: int = 1,
     ) -> None:
-        self._engine, self._suite, self._materialiser, self._processes = engine, suite, materialiser, processes
+        self._engine, self._suite, self._materialiser = engine, suite, materialiser
+        self._processes, self._per_gpu = processes, per_gpu
         self._event_loop = EventLoop()
         self._recorded: dict[str, dict[str, tuple[Example, ...]]] = {}  # by task and sample
 
@@ -211,27 +218,32 @@ class Worker:
             log.warning("%s: a prompt has images or sound and is left out of the fit, which learns text only", place)
         return replace(outcome, tokens=model.tokens)
 
-    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
+    def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None], together: int = 1) -> None:
         """Learn fits, one after the other, in the memory that the engine frees for them.
 
         The engine is released and restored once; the seconds for that are in the first and the last result, which is
         passed on when the engine is back. A fit that was interrupted on this host resumes, and one whose result was not
         recorded is not learned again; see `forget`.
 
+        together: the most workers of this host that learn fits at the same time, this one included; they share its
+        memory.
+
         Raises:
             UserError: the models cannot be fitted. After any error, the worker can only be closed.
             EngineLost: the engine cannot be restored.
             Exception: any other error of a fit, such as too little memory.
         """
-        from cycleqd_merge.evaluation.fit_processes import helped  # torch, which nothing else here needs
+        from cycleqd_merge.evaluation.fit_memory import Sharers  # torch, which nothing else here needs
+        from cycleqd_merge.evaluation.fit_processes import helped
         from cycleqd_merge.evaluation.fits import learn_fits, released
 
         assert self._materialiser is not None
         last: FitResult | None = None
-        device = self._materialiser.device
-        with released(self._engine, device) as switch, helped(self._materialiser, jobs, self._processes):
+        sharers = Sharers(gpu=min(together, self._per_gpu), host=together * self._processes)
+        released_engine = released(self._engine, self._materialiser.device)
+        with released_engine as switch, helped(self._materialiser, jobs, self._processes, sharers):
             switch.ready()
-            for result in learn_fits(self._materialiser, jobs):
+            for result in learn_fits(self._materialiser, jobs, sharers):
                 if last is None:
                     result = switch.counted(result, "release")
                 else:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -26,7 +27,7 @@ from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.errors import InfrastructureError, Interrupted, ModelError
 from cycleqd_merge.evaluation.engines.placement import memory_needs
 from cycleqd_merge.evaluation.engines.transformers_engine import TransformersEngine
-from cycleqd_merge.evaluation.fit_memory import FitMemory, fit_memory
+from cycleqd_merge.evaluation.fit_memory import FitMemory, Sharers, fit_memory, free_memory
 from cycleqd_merge.evaluation.fits import enable_checkpointing, learn_fits
 from cycleqd_merge.evaluation.pools.pool import LocalPool
 from cycleqd_merge.evaluation.worker import Worker
@@ -227,6 +228,31 @@ def test_memory_decides_where_experts_are_and_whether_layers_are_checkpointed(ma
     on_gpu.device = torch.device("cuda")
     for host, place in ((10**9, "host"), (0, "disk")):
         assert fit_memory(on_gpu, [JOB], torch.bfloat16, 0, host) == FitMemory(place, True)
+
+
+def test_engines_of_one_gpu_each_plan_with_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=3000))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (600, 800))
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert free_memory(gpu) == (600, 3000)
+    assert free_memory(gpu, Sharers(gpu=4, host=6)) == (200, 500)
+    assert free_memory(cpu, Sharers(gpu=1, host=6)) == (500, 500)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (100, 800))  # the others' engines are still there
+    assert free_memory(gpu, Sharers(gpu=4)) == (100, 3000)
+
+
+def test_workers_that_learn_together_divide_the_memory_of_their_host(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    available = 2**26
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
+    caplog.set_level("DEBUG", "cycleqd_merge.evaluation.fits")
+    job = replace(JOB, settings=replace(JOB.settings, steps=1))
+    for together in (1, 2, 4):
+        worker.fit([replace(job, number=together)], lambda result: worker.forget(result.progress), together)
+    planned = [int(room) for room in re.findall(r"fit \d: FitMemory\(.* room=(\d+)\)", caplog.text)]
+    assert planned[0] - planned[1] == pytest.approx(0.8 * available / 2, abs=2)
+    assert planned[1] - planned[2] == pytest.approx(0.8 * available / 4, abs=2)
 
 
 def test_checkpointed_layers_have_no_dropout(llama: Trio) -> None:

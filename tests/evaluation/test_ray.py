@@ -138,8 +138,19 @@ def test_rays_errors_tell_whether_a_worker_was_lost() -> None:
     assert not is_lost(exceptions.WorkerCrashedError())
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Stands for Ray's reference to the result of a call."""
+
+    name: str
+    arguments: tuple[Any, ...]
+
+
+Answer = Finished | FitResult | Exception | Callable[..., FitResult]
+
+
 class StubWorker:
-    """Stands for an actor's handle: its calls return references, which name the method."""
+    """Stands for an actor's handle: its calls return references."""
 
     def __init__(self) -> None:
         self.open, self.evaluate, self.fit, self.forget, self.prepare = (
@@ -147,35 +158,36 @@ class StubWorker:
             for name in ("open", "evaluate", "fit", "forget", "prepare")
         )
 
-    def _call(self, name: str, *_: Any) -> tuple[str, object]:
-        return name, object()
+    def _call(self, name: str, *arguments: Any) -> Call:
+        return Call(name, arguments)
 
 
 class StubWorkers:
-    """Stands for Ray: its workers open at once; their answers to `evaluate`, in order, are scores or errors."""
+    """Stands for Ray: its workers open at once; their answers to other calls, in order, are results or errors, or
+    functions of the call's arguments."""
 
-    def __init__(self, *answers: Finished | FitResult | Exception) -> None:
+    def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
 
     def remote(self, **_: Any) -> Callable[..., Any]:
         """As `ray.remote`."""
         return lambda _: SimpleNamespace(remote=StubWorker)
 
-    def get(self, reference: tuple[str, object]) -> Finished | FitResult | None:
+    def get(self, reference: Call) -> Finished | FitResult | None:
         """As `ray.get`."""
-        if reference[0] == "open":
+        if reference.name == "open":
             return None
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer(*reference.arguments) if callable(answer) else answer
 
 
 @pytest.fixture
 def pool_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayPool]:
-    """A pool whose only worker answers in this way."""
+    """A pool whose workers, one by default, answer in this way."""
 
-    def opened(*answers: Finished | FitResult | Exception) -> RayPool:
+    def opened(*answers: Answer, workers: int = 1) -> RayPool:
         stub = StubWorkers(*answers)
         for name, stands_in in {
             "is_initialized": lambda: True,
@@ -186,7 +198,7 @@ def pool_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayPool]:
         }.items():
             monkeypatch.setattr(f"ray.{name}", stands_in)
         monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-        return RayPool(load_recipe(RECIPES / "quickstart.yaml", []), (), workers=1)
+        return RayPool(load_recipe(RECIPES / "quickstart.yaml", []), (), workers)
 
     return opened
 
@@ -277,6 +289,20 @@ def test_fits_are_learned_by_workers_one_job_each(pool_of: Callable[..., RayPool
     assert results == LEARNED
     pool.submit(Proposal(7, BASE, {}))
     assert pool.next() == SCORED
+
+
+@pytest.mark.parametrize(("workers", "at_once"), [(1, 1), (2, 2), (4, 2)])
+def test_workers_know_how_many_fits_share_their_host(
+    pool_of: Callable[..., RayPool], workers: int, at_once: int
+) -> None:
+    told: list[int] = []
+
+    def learn(job: FitJob, together: int, fits: Any) -> FitResult:
+        told.append(together)
+        return LEARNED[job.number]
+
+    pool_of(learn, learn, workers=workers).fit(JOBS, lambda result: None)
+    assert told == [at_once, at_once]
 
 
 def test_evaluations_that_end_while_fits_are_learned_are_kept(pool_of: Callable[..., RayPool]) -> None:

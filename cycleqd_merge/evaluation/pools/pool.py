@@ -109,14 +109,14 @@ class LocalPool:
         self._worker.close()
 
 
-def learn(worker: Worker, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
-    """Let a worker learn fits.
+def learn(worker: Worker, jobs: Sequence[FitJob], received: Callable[[FitResult], None], together: int = 1) -> None:
+    """Let a worker learn fits. together: see `Worker.fit`.
 
     Raises:
         CycleQDError: see `Pool.fit`.
     """
     try:
-        worker.fit(jobs, received)
+        worker.fit(jobs, received, together)
     except CycleQDError:
         raise
     except Exception as raised:

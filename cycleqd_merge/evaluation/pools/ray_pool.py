@@ -86,11 +86,11 @@ class RemoteWorker:
         self._keep(fits)
         return evaluate_proposal(self._worker, proposal, rows, known, record)
 
-    def fit(self, job: FitJob, fits: Fits) -> FitResult:
-        """See `Pool`."""
+    def fit(self, job: FitJob, together: int, fits: Fits) -> FitResult:
+        """See `Pool`. together: see `Worker.fit`."""
         self._keep(fits)
         results = list[FitResult]()
-        learn(self._worker, [job], results.append)
+        learn(self._worker, [job], results.append, together)
         return results[0]
 
     def forget(self, progress: str) -> None:
@@ -158,6 +158,7 @@ class _Job:
 @dataclass
 class _Fit:
     job: FitJob
+    together: int
     attempts: int = 0
 
 
@@ -212,7 +213,8 @@ class RayPool:
             connect(address)
         self._gpus = gpus_per_worker(recipe)
         settings = recipe.model_dump(mode="json", exclude_unset=True)
-        self._opening = (settings, list(experts), workers_per_host(workers, self._gpus), digests)
+        self._per_host = workers_per_host(workers, self._gpus)
+        self._opening = (settings, list(experts), self._per_host, digests)
         self._idle: list[Any] = []
         self._warm: set[Any] = set()
         self._reference = lru_cache(maxsize=64)(lambda digest: ray.put(fit_content(digest)))
@@ -239,7 +241,7 @@ class RayPool:
             fit, worker = self._fits.popleft(), self._idle.pop(0)
             fit.attempts += 1
             needed = [fit.job.start] if fit.job.start is not None else []
-            self._busy[worker.fit.remote(fit.job, self._references(needed))] = _BusyWorker(fit, worker)
+            self._busy[worker.fit.remote(fit.job, fit.together, self._references(needed))] = _BusyWorker(fit, worker)
         while self._idle and (job := self._due(self._idle[0])) is not None:
             worker = self._idle.pop(0)
             job.attempts += 1
@@ -277,7 +279,8 @@ class RayPool:
                 return finished
 
     def fit(self, jobs: Sequence[FitJob], received: Callable[[FitResult], None]) -> None:
-        self._fits.extend(map(_Fit, jobs))
+        together = min(len(jobs), self._per_host)
+        self._fits.extend(_Fit(job, together) for job in jobs)
         self._dispatch()
         for _ in jobs:
             while not self._fitted:
