@@ -68,7 +68,7 @@ def measure(name: str, folder: Path, experts: tuple[str, ...], options: argparse
         memory = replace(memory, place=options.place)
     start = time.perf_counter()
     with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
-        fitting = Fitting(model, layout, job.tasks, job.settings, 0, device)
+        fitting = Fitting(model, layout, job.tasks, job.settings, 0, device, rounded=device.type == "cuda")
         opened = timed(device, lambda: None) - start
         start = time.perf_counter()
         fitting.teach()

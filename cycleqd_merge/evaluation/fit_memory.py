@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from cycleqd_merge.evaluation.engines.placement import host_memory, memory_needs
+from cycleqd_merge.fitting.examples import Shape
 from cycleqd_merge.fitting.job import FitJob
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.sizes import largest_tensor_bytes
@@ -32,12 +33,13 @@ class FitMemory:
 
     place: of the base's and the experts' tensors and singular bases. checkpointing: whether each layer's activations
     are computed again in the backward pass instead of kept. room: bytes of the device that are left for task vectors in
-    float32.
+    float32. record: whether passes can be recorded, which takes the memory of their activations again.
     """
 
     place: Place
     checkpointing: bool
     room: int = 0
+    record: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,11 @@ def fit_memory(
     room = _SHARE * free - model - _WORKING * largest_tensor_bytes(family)
     whole, checkpointed = (activation_bytes(family.base.config, jobs, dtype, each) for each in (False, True))
     checkpointing = whole > room
-    left = room - (checkpointed if checkpointing else whole)
+    activations = checkpointed if checkpointing else whole
+    left = room - activations
     if needs.parts <= left:
-        return FitMemory("device", checkpointing, int(left - needs.parts))
+        record = gpu and needs.parts + activations <= left
+        return FitMemory("device", checkpointing, int(left - needs.parts - activations * record), record)
     in_host = gpu and needs.parts * needs.pinned <= _SHARE * host
     return FitMemory("host" if in_host else "disk", checkpointing, max(int(left), 0))
 
@@ -122,5 +126,7 @@ def _widest(jobs: Sequence[FitJob]) -> tuple[int, float]:
     longest = max(len(example.tokens) for example in examples)
     kept = max(len(example.tokens) - example.trained[0] + 1 for example in examples)
     rows = max(job.settings.rows * len(job.tasks) for job in jobs)
-    width = max(longest, min(max(job.settings.width for job in jobs), rows * longest))
-    return width, width / longest * kept
+    most = max(job.settings.width for job in jobs)
+    shape = Shape(rows, longest, 0, kept).rounded(most)  # as passes on a GPU are
+    width = max(shape.width, min(most, shape.tokens))
+    return width, width / shape.width * shape.kept

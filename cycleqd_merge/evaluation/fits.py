@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import logging
 import math
 import time
@@ -38,24 +39,33 @@ from cycleqd_merge.merging.staging import Staging
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 log = logging.getLogger(__name__)
-_METHOD = "fit/1"
+_METHOD = "fit/2"
 """Raise it with any change that alters the values of a fit: progress of an older version is then not resumed."""
 
 
 def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob], sharers: Sharers = ALONE) -> Iterator[FitResult]:
-    """The results of jobs, in order.
+    """The results of jobs, in order. The models are opened once for all jobs that differ in weights or steps alone.
 
     Raises:
         ModelError: a model cannot be fitted, see `open_fit`; or the fit that a job starts from does not suit it.
     """
-    for job in jobs:
-        device, start = materialiser.device, time.perf_counter()
-        memory = fit_memory(materialiser, [job], fit_dtype(device), *free_memory(device, sharers))
-        log.debug("fit %d: %s", job.number, memory)
-        with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
-            result = _learned(materialiser, job, model, layout, start)
-            del model  # its memory is freed here, before the next fit or the engine needs it
-        yield result
+    for _, group in itertools.groupby(jobs, _opened_for):
+        alike, device, start = list(group), materialiser.device, time.perf_counter()
+        memory = fit_memory(materialiser, alike, fit_dtype(device), *free_memory(device, sharers))
+        log.debug("fits %s: %s", [job.number for job in alike], memory)
+        with deterministic(), opened_fit(materialiser, alike[0], memory) as (model, layout):
+            fitting = _fitting(materialiser, alike[0], model, layout)
+            for job in alike:
+                yield _learned(materialiser, job, fitting, layout, start)
+                start = time.perf_counter()
+            del fitting, model  # their memory is freed here, before the next fits or the engine need it
+
+
+def _opened_for(job: FitJob) -> tuple[object, ...]:
+    """What the opened models, and the experts' predictions, depend on."""
+    settings = job.settings
+    examples = [(task.expert, task.examples) for task in job.tasks]
+    return job.coefficients, job.scales, settings.loss, settings.likely, settings.width, examples
 
 
 @dataclass
@@ -107,15 +117,20 @@ def fit_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def _learned(materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout, start: float) -> FitResult:
+def _fitting(materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout) -> Fitting:
+    device, pad = materialiser.device, padding_token(materialiser.family)
+    return Fitting(model, layout, job.tasks, job.settings, pad, device, rounded=device.type == "cuda")
+
+
+def _learned(materialiser: Materialiser, job: FitJob, fitting: Fitting, layout: Layout, start: float) -> FitResult:
     """The result of a job. start: when it began; "teach" counts from there, since the model had to be opened."""
-    device, settings = materialiser.device, job.settings
+    settings = job.settings
     kept = KeptProgress(fit_digest_of(job, materialiser, layout))
-    fitting = Fitting(model, layout, job.tasks, settings, padding_token(materialiser.family), device)
+    fitting.again(job.tasks, settings)
     main = this_process().is_main_process
     first = first_progress(layout, job)
     first_values = first.values.clone()  # steps change the progress in place
-    progress = (from_main_process(kept.read(layout.size) if main else None) or first).to(device)
+    progress = (from_main_process(kept.read(layout.size) if main else None) or first).to(materialiser.device)
     if settings.loss == "distillation" and len(progress.losses) < settings.steps:
         fitting.teach()
     taught = time.perf_counter() - start
@@ -166,7 +181,7 @@ def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> It
     staging = Staging(family, materialiser.bases, device, memory.place)
     name_map = family.name_map(model)
     layout = layout_of(job, materialiser, *scaled(job.scales, model, name_map, staging))
-    fitted = FittedModel(model, name_map, staging, layout, room=memory.room, keep=device.type == "cuda")
+    fitted = FittedModel(model, name_map, staging, layout, room=memory.room, keep=memory.record)
     try:
         yield fitted, layout
     finally:

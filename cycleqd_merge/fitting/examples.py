@@ -139,14 +139,50 @@ def _parts(arrays: dict[str, NDArray[Any]], name: str, sizes: str) -> list[tuple
 
 
 @dataclass(frozen=True)
+class Shape:
+    """The sizes of a batch: rows x width tokens, of which `targets` are predicted, by the logits of the last `kept`
+    columns.
+    """
+
+    rows: int
+    width: int
+    targets: int
+    kept: int
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Shape:
+        """The smallest shape that holds some examples."""
+        width = max(len(example.tokens) for example in examples)
+        kept = max(len(example.tokens) - example.trained[0] for example in examples) + 1
+        return cls(len(examples), width, sum(len(example.trained) for example in examples), kept)
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, with padding."""
+        return self.rows * self.width
+
+    def rounded(self, most: int) -> Shape:
+        """A shape at least as large, of few different ones. most: tokens that it may have, unless this one has more."""
+        width = _rounded_up(self.width, 64)
+        rows = _rounded_up(self.rows, max(1, min(16, most // width)))
+        return Shape(rows, width, _rounded_up(self.targets, 512), min(width, _rounded_up(self.kept, 32)))
+
+
+def _rounded_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+@dataclass(frozen=True)
 class Batch:
     """Examples side by side, padded on the left, so that the answers end at the same place.
 
-    ids, mask, positions: shape (examples, width). rows, columns: of the tokens to predict, shape (tokens,); the logits
+    kept: how many of the last columns have the logits that predict every token. ids, mask, positions: shape (examples,
+    width). rows, columns: of the tokens to predict, shape (tokens,); the logits
     that predict one are at the column before. targets: their ids. weights: of each token, which sum to 1 over the batch
     if its examples are the whole batch.
     """
 
+    kept: int
     ids: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
@@ -155,25 +191,33 @@ class Batch:
     targets: torch.Tensor
     weights: torch.Tensor
 
-    @property
-    def kept(self) -> int:
-        """How many of the last columns have the logits that predict every token."""
-        return int(self.ids.shape[1] - self.columns.min()) + 1
 
+def batch_of(
+    examples: Sequence[Example],
+    total: float,
+    pad: int,
+    device: torch.device | str = "cpu",
+    shape: Shape | None = None,
+) -> Batch:
+    """A batch.
 
-def batch_of(examples: Sequence[Example], total: float, pad: int, device: torch.device | str = "cpu") -> Batch:
-    """A batch. total: the sum of the weights of all examples of the step, on all processes. pad: id of the padding."""
-    width = max(len(example.tokens) for example in examples)
-    ids = torch.full((len(examples), width), pad)
+    total: the sum of the weights of all examples of the step, on all processes. pad: id of the padding. shape: of the
+    batch; a larger one than the examples need is filled with copies of the first row and target, without weight.
+    """
+    shape = shape or Shape.of(examples)
+    ids = torch.full((shape.rows, shape.width), pad)
     mask = torch.zeros_like(ids)
     rows, columns, weights = list[int](), list[int](), list[float]()
     for row, example in enumerate(examples):
-        start = width - len(example.tokens)
+        start = shape.width - len(example.tokens)
         ids[row, start:] = torch.tensor(example.tokens)
         mask[row, start:] = 1
         rows += [row] * len(example.trained)
         columns += [start + place for place in example.trained]
         weights += [example.weight / total / len(example.trained)] * len(example.trained)
-    places = torch.tensor(rows), torch.tensor(columns)
-    parts = ids, mask, (mask.cumsum(1) - 1).clamp_min(0), *places, ids[places], torch.tensor(weights)
-    return Batch(*(part.to(device) for part in parts))
+    ids[len(examples) :], mask[len(examples) :] = ids[0], mask[0]
+    missing = shape.targets - len(rows)
+    filled = (rows + rows[:1] * missing, columns + columns[:1] * missing, weights + [0.0] * missing)
+    places = torch.tensor(filled[0]), torch.tensor(filled[1])
+    parts = ids, mask, (mask.cumsum(1) - 1).clamp_min(0), *places, ids[places], torch.tensor(filled[2])
+    return Batch(shape.kept, *(part.to(device) for part in parts))

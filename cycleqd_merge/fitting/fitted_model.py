@@ -5,8 +5,8 @@ each parameter with the task vectors as soon as the backward pass has it, and fr
 the run keeps them: the device, pinned host memory, or disk.
 
 With room for all task vectors and gradients at once, gradients can be kept until the pass ends instead. Building the
-tensors and contracting the gradients are then the same operations every time, and each is recorded and replayed as a
-whole on a GPU. The result is the same either way.
+tensors is then the same operations every time, and so is a pass over batches of one shape, with the contraction: a GPU
+replays each as a whole. The result is the same either way.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class FittedModel:
         else:
             contracted = [(parameter, self._hook(stored)) for parameter, stored in parameters]
             self._hooks = [parameter.register_post_accumulate_grad_hook(hook) for parameter, hook in contracted]
-        self._building, self._contracting = Recorded(staging.device), Recorded(staging.device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=staging.device)
+        self._pool = torch.cuda.graph_pool_handle() if staging.device.type == "cuda" else None
+        self._building = Recorded(staging.device, self._pool)
 
     def _sizes(self, stored: str) -> Mapping[int, int]:
         """The experts that change a stored tensor, with the bytes of their task vectors in the fit's arithmetic."""
@@ -191,14 +193,30 @@ class FittedModel:
         scaled = [] if basis is None or m is None else [rescaled(vector, basis, m)]
         return [vector * coefficient, *scaled]
 
-    def gradient(self, loss: Callable[[Any], torch.Tensor]) -> tuple[float, torch.Tensor]:
-        """A loss of the model, and its gradient by the values, shape (size,), in the dtype of `arithmetic`."""
-        self._gradient.zero_()
-        found = loss(self.model)
-        torch.autograd.backward(found)
-        if self._kept is not None:
-            self._contracting.run(self._contract_kept)
-        return float(found.detach()), self._gradient.clone()
+    def recorded(self) -> Recorded | None:
+        """A new place for a pass that `gradient` records; None if gradients are not kept."""
+        return None if self._kept is None else Recorded(self._staging.device, self._pool)
+
+    def gradient(
+        self, loss: Callable[[Any], torch.Tensor], recorded: Recorded | None = None
+    ) -> tuple[float, torch.Tensor]:
+        """A loss of the model, and its gradient by the values, shape (size,), in the dtype of `arithmetic`.
+
+        recorded: see `recorded`; the loss is then the same function of the same tensors at every call with it.
+        """
+
+        def both_passes() -> None:
+            self._gradient.zero_()
+            found = loss(self.model)
+            torch.autograd.backward(found)
+            self._contract_kept()
+            self._loss.copy_(found.detach())
+
+        if recorded is None:
+            both_passes()
+        else:
+            recorded.run(both_passes)
+        return float(self._loss), self._gradient.clone()
 
     @torch.no_grad()
     def _contract_kept(self) -> None:
@@ -213,7 +231,7 @@ class FittedModel:
         for parameter in self.model.parameters():
             parameter.grad = None
         self._kept = None
-        self._building, self._contracting = Recorded(self._staging.device), Recorded(self._staging.device)
+        self._building = Recorded(self._staging.device)
         self._vectors.clear()
 
 

@@ -12,17 +12,18 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 
 from cycleqd_merge.evolution.draws import generator
 from cycleqd_merge.evolution.genome import MAX_COEFFICIENT
-from cycleqd_merge.fitting.examples import Batch, Example, batch_of
+from cycleqd_merge.fitting.examples import Batch, Example, Shape, batch_of
 from cycleqd_merge.fitting.fitted_model import FittedModel
 from cycleqd_merge.fitting.layout import Layout
 from cycleqd_merge.fitting.objective import Predictions, cross_entropy, distillation, logits_of, predictions
+from cycleqd_merge.fitting.passes import Passes
 from cycleqd_merge.merging.processes import sum_over_processes, this_process
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ Row = tuple[int, int]
 class Fitting:
     """One fit in the making.
 
-    pad: id of the padding. taught: predictions of each task's expert by the number of its example, see `teach`.
+    pad: id of the padding. rounded: whether batches have few different shapes, so that their passes can be recorded.
     """
 
     def __init__(
@@ -107,29 +108,39 @@ class Fitting:
         settings: FitSettings,
         pad: int,
         device: torch.device | str,
+        rounded: bool = False,
     ) -> None:
         self._model, self._layout, self._tasks, self._settings = model, layout, tasks, settings
-        self._pad, self._device = pad, device
-        self._taught: list[list[Predictions]] = []
+        self._pad, self._device, self._rounded = pad, device, rounded
+        self._passes = Passes(model, self.loss)
+        self._taught: list[list[Predictions]] = []  # of each task's expert, by the number of its example
+
+    def again(self, tasks: Sequence[FitTask], settings: FitSettings) -> None:
+        """Begin another fit of the same model: with other weights or settings, but the same examples and loss."""
+        self._tasks, self._settings = tasks, settings
 
     def teach(self) -> None:
-        """Let each expert predict its own examples, for distillation."""
-        for task in self._tasks:
-            expert = self._layout.start(0.0, self._device)
-            for name in self._layout.tensors:
-                expert[self._layout.coefficient(task.expert, name)] = 1.0
-            self._model.set(expert)
-            found = []
-            for rows in self._chunks([(0, number) for number in range(len(task.examples))], [task]):
-                batch = batch_of([task.examples[number] for _, number in rows], 1.0, self._pad, self._device)
-                known = predictions(self._model.model, batch, self._settings.likely)
-                ends = itertools.accumulate(len(task.examples[number].trained) for _, number in rows)
-                starts = [0, *ends]
-                found += [
-                    (number, known.of(torch.arange(start, end)))
-                    for (_, number), (start, end) in zip(rows, itertools.pairwise(starts), strict=True)
-                ]
-            self._taught.append([each for _, each in sorted(found, key=lambda pair: pair[0])])
+        """Let each expert predict its own examples, for distillation, if this was not done before."""
+        if not self._taught:
+            self._taught = [self._predictions(task) for task in self._tasks]
+
+    def _predictions(self, task: FitTask) -> list[Predictions]:
+        """What a task's expert predicts, by the number of the example."""
+        expert = self._layout.start(0.0, self._device)
+        for name in self._layout.tensors:
+            expert[self._layout.coefficient(task.expert, name)] = 1.0
+        self._model.set(expert)
+        found = []
+        for rows in self._chunks([(0, number) for number in range(len(task.examples))], [task]):
+            batch = batch_of([task.examples[number] for _, number in rows], 1.0, self._pad, self._device)
+            known = predictions(self._model.model, batch, self._settings.likely)
+            ends = itertools.accumulate(len(task.examples[number].trained) for _, number in rows)
+            starts = [0, *ends]
+            found += [
+                (number, known.of(torch.arange(start, end)))
+                for (_, number), (start, end) in zip(rows, itertools.pairwise(starts), strict=True)
+            ]
+        return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
     def run(
         self, progress: Progress, first: torch.Tensor, save: Callable[[Progress], None] = lambda progress: None
@@ -165,7 +176,7 @@ class Fitting:
         gradient = torch.zeros_like(progress.values)
         process = this_process()
         for batch, expert in self._batches(rows[process.process_index :: process.num_processes], number):
-            loss, found = self._model.gradient(partial(self.loss, batch=batch, expert=expert))
+            loss, found = self._passes.gradient(batch, expert)
             total, gradient = total + loss, gradient + found.to(gradient.dtype)
             tokens += batch.ids.numel()
         total, sums = sum_over_processes(total, torch.cat((gradient, gradient.new_tensor([tokens]))))
@@ -192,12 +203,16 @@ class Fitting:
 
         part: list[Row] = []
         for row in sorted(rows, key=lambda row: (-length(row), row)):
-            if part and length(part[0]) * (len(part) + 1) > self._settings.width:
+            if part and self._shape([*part, row], tasks).tokens > self._settings.width:
                 yield part
                 part = []
             part.append(row)
         if part:
             yield part
+
+    def _shape(self, rows: Sequence[Row], tasks: Sequence[FitTask]) -> Shape:
+        shape = Shape.of([tasks[task].examples[number] for task, number in rows])
+        return shape.rounded(self._settings.width) if self._rounded else shape
 
     def _batch(self, rows: Sequence[Row], step: int) -> tuple[Batch, Predictions | None]:
         totals = [0.0] * len(self._tasks)
@@ -207,12 +222,14 @@ class Fitting:
         for task, number in rows:
             example = self._tasks[task].examples[number]
             examples.append(replace(example, weight=example.weight * self._tasks[task].weight / totals[task]))
-        batch = batch_of(examples, 1.0, self._pad, self._device)
+        shape = self._shape(rows, self._tasks)
+        batch = batch_of(examples, 1.0, self._pad, self._device, shape)
         if self._settings.loss == "cross-entropy":
             return batch, None
         taught = [self._taught[task][number] for task, number in rows]
         joined = Predictions(torch.cat([each.tokens for each in taught]), torch.cat([each.logprobs for each in taught]))
-        return batch, joined
+        places = torch.arange(shape.targets, device=self._device)
+        return batch, joined.of(places.where(places < len(joined.tokens), 0))
 
     def batches(self, step: int) -> Iterator[tuple[Batch, Predictions | None]]:
         """All rows of a step in parts, each with the experts' predictions for `loss`."""

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cycleqd_merge.fitting.examples import Example, batch_of
+from cycleqd_merge.fitting.examples import Example, Shape, batch_of
 from cycleqd_merge.fitting.fitted_model import FittedModel
 from cycleqd_merge.fitting.layout import Layout
 from cycleqd_merge.fitting.objective import cross_entropy, distillation, logits_of, predictions
@@ -32,15 +32,17 @@ def examples(seed: int) -> tuple[Example, ...]:
     return tuple(found)
 
 
-def fitting(trio: Trio, settings: FitSettings, scaled: tuple[int, ...] = (0, 1, 2)) -> tuple[Fitting, Layout, Any]:
+def fitting(
+    trio: Trio, settings: FitSettings, scaled: tuple[int, ...] = (0, 1, 2), rounded: bool = False
+) -> tuple[Fitting, Layout, FittedModel]:
     model = AutoModelForCausalLM.from_pretrained(trio.base, dtype=torch.float32)
     bases = prepare_bases(trio.family, range(3))
     staging = Staging(trio.family, bases, "cpu", "device")
     sizes = {n: dict(bases[n].ranks) for n in scaled}
     layout = Layout.of([w.name for w in trio.family.weights], lambda name: name, 3, "singular", sizes)
-    fitted = FittedModel(model, trio.family.name_map(model), staging, layout)
+    fitted = FittedModel(model, trio.family.name_map(model), staging, layout, room=2**30, keep=rounded)
     tasks = [FitTask(f"task {number}", number, examples(number)) for number in range(3)]
-    found = Fitting(fitted, layout, tasks, settings, pad=0, device="cpu")
+    found = Fitting(fitted, layout, tasks, settings, pad=0, device="cpu", rounded=rounded)
     if settings.loss == "distillation":
         found.teach()
     return found, layout, fitted
@@ -101,6 +103,31 @@ def test_width_divides_a_step_without_changing_it(llama: Trio) -> None:
         ends.append(run(found, layout, settings))
     assert torch.allclose(ends[0].values, ends[1].values, atol=1e-3)
     assert ends[0].losses == pytest.approx(ends[1].losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["distillation", "cross-entropy"])
+def test_batches_of_few_shapes_have_the_same_losses(
+    llama: Trio, loss: Literal["distillation", "cross-entropy"]
+) -> None:
+    """Longer rows, more rows and more targets without weight change nothing; neither does a fixed place in memory."""
+    ends, shapes = [], list[set[tuple[int, ...]]]()
+    for rounded in (False, True):
+        settings = FitSettings(steps=6, rows=5, width=150, loss=loss)
+        found, layout, fitted = fitting(llama, settings, rounded=rounded)
+        assert (fitted.recorded() is not None) == rounded
+        ends.append(run(found, layout, settings))
+        shapes.append({tuple(batch.ids.shape) for step in range(6) for batch, _ in found.batches(step)})
+    assert ends[0].losses == pytest.approx(ends[1].losses, rel=1e-4)
+    assert torch.allclose(ends[0].values, ends[1].values, atol=1e-3)
+    assert len(shapes[1]) < len(shapes[0])
+    assert all(rows * width <= 150 for each in shapes for rows, width in each)
+
+
+def test_an_example_longer_than_a_pass_has_one_of_its_own() -> None:
+    shape = Shape.of([Example(tuple(range(4, 204)), (150, 199))])
+    assert shape == Shape(rows=1, width=200, targets=2, kept=51)
+    assert shape.rounded(100) == Shape(rows=1, width=256, targets=512, kept=64)
+    assert shape.rounded(8192) == Shape(rows=16, width=256, targets=512, kept=64)
 
 
 def test_losses_are_those_of_each_example_alone(llama: Trio) -> None:
