@@ -12,6 +12,8 @@ from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.loading import fix_presets, parse
 from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.regmean import RegMeanConfig
+from cycleqd_merge.config.strategies import LearnedConfig
 from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import RecipeError
 
@@ -45,9 +47,9 @@ _OPTIONALLY_GROUPED = ("recommended", "fits")
 """Strategies that use the recipe's coefficient groups if it states any."""
 _GROUPS = "-groups"
 """Suffix of a strategy's name: with the recipe's coefficient groups instead of one."""
-FINE_TUNING = "fine-tuning"
-"""The name of fine-tuning with its default settings."""
-STRATEGIES = (AS_STATED, FINE_TUNING, *_NAMED, *(name + _GROUPS for name in _GROUPED))
+_LEARNED: dict[str, LearnedConfig] = {"fine-tuning": FineTuningConfig(), "regmean": RegMeanConfig()}
+"""Strategies whose models are learned without a search."""
+STRATEGIES = (AS_STATED, *_LEARNED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 
 
 def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
@@ -77,10 +79,11 @@ def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = Mappi
     return parse(TypeAdapter(Recipe), whole, f"strategy {name}", recipe)
 
 
-def fine_tunings(recipe: Recipe, names: Sequence[str]) -> dict[str, FineTuningConfig]:
-    """The settings of those strategies among `names` that fine-tune a model; all others are runs."""
-    found = {name: each.fine_tuning for name, each in recipe.strategies.items() if each.fine_tuning is not None}
-    return {name: found.get(name, FineTuningConfig()) for name in names if name == FINE_TUNING or name in found}
+def learned_strategies(recipe: Recipe, names: Sequence[str]) -> dict[str, LearnedConfig]:
+    """The settings of those strategies among `names` whose models are learned without a search; all others are runs."""
+    own = {name: each.learned for name, each in recipe.strategies.items() if each.learned is not None}
+    known = own | _LEARNED
+    return {name: known[name] for name in names if name in known}
 
 
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:

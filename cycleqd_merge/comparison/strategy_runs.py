@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from cycleqd_merge.comparison.named_strategies import STRATEGIES, fine_tunings, with_strategy
+from cycleqd_merge.comparison.named_strategies import STRATEGIES, learned_strategies, with_strategy
 from cycleqd_merge.comparison.parallel_runs import run_in_parallel
 from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.config.evolution import SvdMutationConfig
@@ -71,19 +71,21 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """A run for every strategy and seed, starting at the recipe's seed; static merges, which use no seed, run once.
 
-    Strategies that fine-tune a model have no run. rows: the final split; if it is the confirmation split, elites are
-    not confirmed. presets: versions of presets without one. The number of workers does not affect results.
+    Strategies that learn a model without a search have no run. rows: the final split; if it is the confirmation split,
+    elites are not confirmed. presets: versions of presets without one. The number of workers does not affect results.
 
     Raises:
         RecipeError: a strategy is unknown or named twice, or two need different groups or singular bases.
     """
     _require_names(recipe, strategies)
     planned: list[PlannedRun] = []
-    tuned = fine_tunings(recipe, strategies)
-    if strategies[0] in tuned:
-        raise RecipeError(f"{strategies[0]}: fine-tuning cannot be listed first; list a strategy that searches first")
+    learned = learned_strategies(recipe, strategies)
+    if strategies[0] in learned:
+        raise RecipeError(
+            f"{strategies[0]}: cannot be listed first, because it has no run; list one that searches first"
+        )
     for name in strategies:
-        if name in tuned:
+        if name in learned:
             continue
         own_recipe = with_strategy(recipe, name, presets)
         first = own_recipe.evolution.seed
@@ -100,9 +102,9 @@ def plan_runs(
             f"{strategies[0]}: static merges cannot be listed first, because all models are compared with the first "
             "strategy's best-mean elite; list a different strategy first"
         )
-    if tuned and all(each.recipe.fit is None for each in planned):
+    if learned and all(each.recipe.fit is None for each in planned):
         raise RecipeError(
-            f"{next(iter(tuned))}: fine-tuning learns from the answers that a strategy with fits records; add one to "
+            f"{next(iter(learned))}: learns from the answers that a strategy with fits records; add one to "
             "the list, such as fits"
         )
     _common_recipe([each.recipe for each in planned])

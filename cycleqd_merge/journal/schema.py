@@ -213,6 +213,13 @@ class _FineTuned(_Record):
     seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
+class _RegMean(_Record):
+    strategy: str
+    seed: Count
+    settings: dict[str, Any] = {}
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
 class _Opened(_Record):
     at: str
     frozen: dict[str, Names]
@@ -239,6 +246,7 @@ _KINDS: dict[str, type[_Record]] = {
     "fit": _Fit,
     "comparison": _Comparison,
     "fine-tuned": _FineTuned,
+    "regmean": _RegMean,
     "opened": _Opened,
     "heldout": _Heldout,
 }

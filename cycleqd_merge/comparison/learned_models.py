@@ -1,19 +1,23 @@
-"""Fine-tuned models of a comparison: trained on what its fits learned from, for as long as these took."""
+"""Models of a comparison that no run finds: learned from the answers that a strategy with fits recorded."""
 
 from __future__ import annotations
 
 import logging
 import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from cycleqd_merge.comparison.chosen_models import ChosenModel
+from cycleqd_merge.comparison.results import Kind
 from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.comparison.strategy_runs import PlannedRun
 from cycleqd_merge.config.fine_tuning import FineTuningConfig
+from cycleqd_merge.config.regmean import RegMeanConfig
+from cycleqd_merge.config.strategies import LearnedConfig
 from cycleqd_merge.errors import RecipeError, RunFailed
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
 from cycleqd_merge.evolution.candidate import MergekitConfiguration
@@ -27,37 +31,63 @@ log = logging.getLogger(__name__)
 _KEY = ("strategy", "seed")
 
 
-def fine_tuned_models(
+def learned_models(
     journal: Journal,
-    settings: Mapping[str, FineTuningConfig],
+    settings: Mapping[str, LearnedConfig],
     runs: Sequence[tuple[PlannedRun, Run]],
     opened: OpenedRecipe,
     pool: SharedPool,
 ) -> list[ChosenModel]:
-    """A model for each fine-tuning strategy and each seed of the first strategy with fits; those that the journal
-    records are not trained again.
+    """By strategy, the models learned from the runs of the first strategy with fits: one for each of its seeds, or one
+    by RegMean, which draws nothing. Those that the journal records are not learned again.
 
-    The pool is closed while one is trained, in this process; it opens again at its next use.
+    The pool is closed while one is learned, in this process; it opens again at its next use.
 
     Raises:
         RecipeError: a recorded model is missing.
+        RunFailed: fine-tuning diverges.
     """
     chosen = []
-    source = next((planned.strategy for planned, run in runs if run.fits), None)
-    recorded = {tuple(event[key] for key in _KEY): event for event in of_kind(journal.events, "fine-tuned")}
+    first = next((planned.strategy for planned, run in runs if run.fits), None)
+    sources = [(planned, run) for planned, run in runs if planned.strategy == first]
+    events = [*of_kind(journal.events, "fine-tuned"), *of_kind(journal.events, "regmean")]
+    recorded = {tuple(event[key] for key in _KEY): event for event in events}
     for name, setting in settings.items():
-        for planned, run in runs:
-            if planned.strategy != source:
-                continue
+        regmean = isinstance(setting, RegMeanConfig)
+        for planned, run in sources[:1] if regmean else sources:
             folder = journal.folder / name / f"seed-{planned.seed}"
-            if (name, planned.seed) not in recorded:
+            event = recorded.get((name, planned.seed))
+            if event is None:
                 pool.close()
                 shutil.rmtree(folder, ignore_errors=True)  # written, but not recorded
-                journal.append(_train(name, setting, planned, run, opened, folder))
+                log.info("%s, seed %d: learning", name, planned.seed)
+                event = _learn(name, setting, planned, run, opened, folder)
+                journal.append(event)
             elif not folder.is_dir():
                 raise RecipeError(f"{folder}: this model is missing; restore it, or compare in a new folder (--output)")
-            chosen.append(ChosenModel(name, "fine-tuned", name, planned.seed, _candidate(folder), {}))
+            kind: Kind = "merge" if regmean else "fine-tuned"
+            seed = None if regmean else planned.seed
+            chosen.append(ChosenModel(name, kind, name, seed, _candidate(folder), {}, event["seconds"]))
     return chosen
+
+
+def _learn(
+    name: str, setting: LearnedConfig, planned: PlannedRun, run: Run, opened: OpenedRecipe, folder: Path
+) -> Event:
+    """Write a model; returns the event that records it."""
+    settings = {"strategy": name, "seed": planned.seed, "settings": setting.model_dump(mode="json")}
+    if isinstance(setting, RegMeanConfig):
+        return {"event": "regmean", **settings, **_merge(setting, planned, run, opened, folder)}
+    return {"event": "fine-tuned", **settings, **_train(name, setting, planned, run, opened, folder)}
+
+
+def _merge(setting: RegMeanConfig, planned: PlannedRun, run: Run, opened: OpenedRecipe, folder: Path) -> Event:
+    from cycleqd_merge.evaluation.regmean_model import regmean_model  # torch
+
+    start = time.perf_counter()
+    job = recorded_job(planned.folder, run)
+    regmean_model(opened.materialiser(()), job, setting.off_diagonal, folder)
+    return {"seconds": round(time.perf_counter() - start, 3)}
 
 
 def _train(
@@ -67,7 +97,6 @@ def _train(
 
     length = Length(setting.steps, setting.seconds or (None if setting.steps else run.fit_seconds))
     job = recorded_job(planned.folder, run, setting.start)
-    log.info("%s, seed %d: training", name, planned.seed)
     found = fine_tuned_model(opened.materialiser(()), job, setting.learning_rate, length, folder)
     if not math.isfinite(found.losses[-1]):
         shutil.rmtree(folder, ignore_errors=True)
@@ -76,10 +105,6 @@ def _train(
             f"with a lower fine_tuning.learning_rate than {setting.learning_rate:g}"
         )
     return {
-        "event": "fine-tuned",
-        "strategy": name,
-        "seed": planned.seed,
-        "settings": setting.model_dump(mode="json"),
         "steps": len(found.losses),
         "loss": [found.losses[0], found.losses[-1]],
         "tokens": found.tokens,
