@@ -34,6 +34,10 @@ _NAMED: dict[str, dict[str, Any]] = {
     "map-elites": {"evolution": {**_PAPER, "cycling": False}},
     "random": {"strategy": {"kind": "random"}},
     "cma-es": {"strategy": {"kind": "cma-es"}},
+    "subset": {
+        "strategy": {"kind": "cma-es"},
+        "evolution": {"race": {"share": 0.1, "rows": "difficulty", "best": 3}},
+    },
     "bayesian": {"strategy": {"kind": "bayesian"}},
     "cma-me": {"strategy": {"kind": "cma-me"}},
     "nsga2": {"strategy": {"kind": "nsga2"}},
@@ -42,7 +46,7 @@ _NAMED: dict[str, dict[str, Any]] = {
         "strategy": {"kind": "mergekit", "methods": ["tsv_m", "iso_c", "swudi", "wudi", "sign_aligned"]},
     },
 }
-_GROUPED = ("random", "cma-es", "cma-me", "nsga2", "bayesian")
+_GROUPED = ("random", "cma-es", "subset", "cma-me", "nsga2", "bayesian")
 _OPTIONALLY_GROUPED = ("recommended", "fits")
 """Strategies that use the recipe's coefficient groups if it states any."""
 _GROUPS = "-groups"

@@ -50,7 +50,8 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long each run is: the number of children, and the seconds after which it proposes no more; None: no limit."""
+    """How long each run is: the number of children scored on all rows, and the seconds after which it proposes no more
+    children; None: no limit."""
 
     children: int
     seconds: float | None = None
@@ -90,7 +91,7 @@ def plan_runs(
         own_recipe = with_strategy(recipe, name, presets)
         first = own_recipe.evolution.seed
         for seed in range(first, first + (1 if own_recipe.strategy.kind == "mergekit" else seeds)):
-            length = {"seed": seed, "generations": budget.children, "seconds": budget.seconds}
+            length = {"seed": seed, "generations": _children(own_recipe, budget), "seconds": budget.seconds}
             length["in_flight"] = _in_flight(own_recipe)
             evolution = own_recipe.evolution.model_copy(update=length)
             confirm = own_recipe.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
@@ -109,6 +110,12 @@ def plan_runs(
         )
     _common_recipe([each.recipe for each in planned])
     return planned
+
+
+def _children(recipe: Recipe, budget: Budget) -> int:
+    """The number of children of a run: more if nearly all of them are scored on part of the rows alone."""
+    race = recipe.evolution.race
+    return budget.children if race is None or race.best is None else round(budget.children / race.share)
 
 
 def _in_flight(recipe: Recipe) -> int | None:

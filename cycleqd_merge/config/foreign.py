@@ -306,7 +306,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     GridArchiveConfig: {"kind": SAFE},
     NoveltyArchiveConfig: dict.fromkeys(("kind", "capacity"), SAFE),
     BoundsConfig: {"low": SAFE, "high": SAFE},
-    RacingConfig: dict.fromkeys(("share", "confidence", "rows"), SAFE),
+    RacingConfig: dict.fromkeys(("share", "confidence", "rows", "best"), SAFE),
     CycleQDConfig: {"kind": SAFE},
     RandomConfig: _RANGE,
     CmaEsConfig: dict.fromkeys(("kind", "start", "sigma", "population", "weights"), SAFE),

@@ -160,6 +160,20 @@ def test_the_cost_of_what_is_learned_without_a_search_is_listed(compared: Finish
     assert again == compared.result
 
 
+def test_a_subset_of_the_rows_pays_for_more_children(recipe: Recipe, tmp_path: Path) -> None:
+    result = compare(recipe, ["subset"], 3, 1, output=tmp_path).result
+    (facts,) = result.runs
+    assert (facts.evaluations, facts.failures) == (2 + 30, 0)
+    run = open_run(tmp_path / "subset" / "seed-3")
+    complete = {event["number"] for event in run.results if event["scores"] is not None}
+    assert facts.censored == 32 - len(complete) > 12
+    best = result.by_name["subset best-mean"]
+    assert best.by_seed[0].digest == run.digest(run.candidate(run.best_mean()))
+    assert run.best_mean() in complete & set(run.confirmed)
+    rows = [np.flatnonzero(run.outcomes(31)[task].scored).tolist() for task in run.tasks]
+    assert all(len(each) == 1 for each in rows)
+
+
 @pytest.mark.parametrize(
     ("strategies", "message"),
     [
