@@ -122,7 +122,7 @@ def strategies_table(result: ComparisonResult) -> ComparisonTable:
 def _learned_row(model: ComparedModel, width: int) -> tuple[Cell, ...]:
     """The cost of a strategy without a run, which has one model per seed."""
     minutes = float(np.mean([scores.seconds for scores in model.by_seed])) / 60
-    row = (model.name, len(model.by_seed), None, None, None, minutes)
+    row = (model.strategy, len(model.by_seed), None, None, None, minutes)
     return (*row, *[None] * (width - len(row)))
 
 

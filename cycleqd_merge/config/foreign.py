@@ -318,7 +318,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     PythonStrategyConfig: _TARGET,
     NamedStrategyConfig: dict.fromkeys(("strategy", "evolution", "fit", "fine_tuning", "regmean"), SAFE),
     FineTuningConfig: dict.fromkeys(("learning_rate", "start", "steps", "seconds"), SAFE),
-    RegMeanConfig: {"off_diagonal": SAFE},
+    RegMeanConfig: {"off_diagonal": SAFE, "scales": SAFE},
     FitConfig: {
         **dict.fromkeys(("coefficients", "scales", "loss", "examples", "learning_rate", "start"), SAFE),
         **dict.fromkeys(("steps", "spread_steps"), _up_to(10_000)),

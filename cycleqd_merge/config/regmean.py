@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cycleqd_merge.config.values import StrictConfig, Unit
+from pydantic import Field
+
+from cycleqd_merge.config.values import Moderate, StrictConfig, Unit
 
 
 class RegMeanConfig(StrictConfig):
@@ -11,3 +13,5 @@ class RegMeanConfig(StrictConfig):
 
     off_diagonal: Unit = 0.9
     """Factor of the off-diagonal elements of the layers' Gram matrices; the paper's is 0.9, or 0.1 for some models."""
+    scales: list[Moderate] = Field([1.0, 1.5, 2.0], min_length=1)
+    """Factors of the merged task vectors to try; the best on the search split is compared. The paper's is 1."""

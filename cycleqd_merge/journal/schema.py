@@ -217,6 +217,8 @@ class _RegMean(_Record):
     strategy: str
     seed: Count
     settings: dict[str, Any] = {}
+    scale: float
+    search: dict[str, _Estimate]
     seconds: Annotated[float, Field(ge=0)] = 0.0
 
 

@@ -27,7 +27,7 @@ from cycleqd_merge.fitting.examples import Example, examples_from_bytes
 from cycleqd_merge.journal.log import JOURNAL_FILE, of_kind, read_events
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.run.learn import examples_path
-from cycleqd_merge.run.state import open_run
+from cycleqd_merge.run.state import Run, open_run
 from tests.cli.conftest import cycleqd_merge
 from tests.fitting.test_regmean import activations, numpy_regmean
 from tests.models import make_base, make_expert, make_recipe, read_tensors
@@ -54,6 +54,10 @@ def compared(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Finish
 
 def run_events(compared: FinishedComparison, strategy: str) -> list[dict[str, Any]]:
     return read_events(compared.folder / strategy / "seed-3")
+
+
+def run_of(compared: FinishedComparison) -> Run:
+    return open_run(compared.folder / "fits" / "seed-3")
 
 
 def test_fits_alone_are_a_strategy_whose_best_mean_is_scored(compared: FinishedComparison) -> None:
@@ -113,7 +117,7 @@ def test_a_merge_is_fine_tuned_for_as_long_as_the_fits_took(
     assert (model.kind, model.strategy, model.by_seed[0].seed) == ("fine-tuned", "fine-tuning", 3)
     kinds = [each["event"] for each in read_events(compared.folder)]
     assert kinds[:4] == ["comparison", "fine-tuned", "regmean", "opened"]
-    monkeypatch.setattr(learned_models, "_learn", None)  # nothing is learned again
+    monkeypatch.setattr(learned_models, "recorded_job", None)  # nothing is learned again
     again = compare(recipe, STRATEGIES, 3, 1, output=compared.folder)
     assert again.result == compared.result
 
@@ -131,9 +135,13 @@ def test_a_fine_tuned_model_scores_as_its_checkpoint_does(compared: FinishedComp
 def test_regmean_merges_the_experts_on_their_recorded_answers(compared: FinishedComparison, recipe: Recipe) -> None:
     """Against NumPy, with the inputs of a layer of each expert as transformers loads it."""
     (event,) = of_kind(read_events(compared.folder), "regmean")
-    model = compared.result.by_name["regmean"]
+    model = compared.result.by_name["regmean (best of 3)"]
     assert (event["seed"], model.kind, model.by_seed[0].seed) == (3, "merge", None)
-    run = open_run(compared.folder / "fits" / "seed-3")
+    assert event["scale"] in (1.0, 1.5, 2.0)
+    assert [folder.name for folder in (compared.folder / "regmean").iterdir()] == [f"scale-{event['scale']:g}"]
+    assert all(0 <= estimate.score <= 1 for estimate in model.by_seed[0].search.values())
+    assert list(model.by_seed[0].search) == run_of(compared).tasks
+    run = run_of(compared)
     answers: list[list[Example]] = [[], []]
     for task in run.fitted_tasks:
         teacher, path = run.teacher(task), examples_path(compared.folder / "fits" / "seed-3", task)
@@ -141,12 +149,14 @@ def test_regmean_merges_the_experts_on_their_recorded_answers(compared: Finished
         answers[teacher] += examples_from_bytes(path.read_bytes())
     answers = [own or answers[1 - number] for number, own in enumerate(answers)]
     experts = [AutoModelForCausalLM.from_pretrained(recipe.experts[name], dtype=torch.float32) for name in "xy"]
-    merged = read_tensors(compared.folder / "regmean" / "seed-3")
+    base = read_tensors(Path(recipe.base))
+    merged = read_tensors(compared.folder / "regmean" / f"scale-{event['scale']:g}")
     for module in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"):
         rows = [activations(each.eval(), module, own) for each, own in zip(experts, answers, strict=True)]
         weights = [each.get_parameter(f"{module}.weight").detach().double().numpy() for each in experts]
-        found = merged[f"{module}.weight"].double().numpy()
-        np.testing.assert_allclose(found, numpy_regmean(weights, rows, 0.9), rtol=2**-7, atol=1e-5)
+        found, start = (tensors[f"{module}.weight"].double().numpy() for tensors in (merged, base))
+        wanted = start + event["scale"] * (numpy_regmean(weights, rows, 0.9) - start)
+        np.testing.assert_allclose(found, wanted, rtol=2**-7, atol=1e-5)
 
 
 def test_the_cost_of_what_is_learned_without_a_search_is_listed(compared: FinishedComparison) -> None:

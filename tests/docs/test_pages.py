@@ -180,8 +180,8 @@ def test_the_page_on_comparisons_names_every_strategy_and_option() -> None:
     recipe = quickstart.model_copy(
         update={"strategies": {name: NamedStrategyConfig(**own) for name, own in strategies.items()}}
     )
-    assert [*learned_strategies(recipe, list(strategies))] == ["tuned", "regmean-diagonal"]
-    searched = [name for name in strategies if name not in ("tuned", "regmean-diagonal")]
+    assert [*learned_strategies(recipe, list(strategies))] == ["tuned", "regmean-paper"]
+    searched = [name for name in strategies if name not in ("tuned", "regmean-paper")]
     assert [with_strategy(recipe, name).strategy.kind for name in searched] == ["cycleqd", "cma-es"]
     rows = re.findall(r"^\| (`.*?) \|", page.split("## Strategies by name")[1].split("```")[0], re.MULTILINE)
     grouped = re.findall(r"`([a-z0-9-]+-groups)`", page)
