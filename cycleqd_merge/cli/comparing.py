@@ -24,7 +24,7 @@ def compare_command(
     strategies: Annotated[
         str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
     ] = DEFAULT_STRATEGIES,
-    budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates.")] = 150,
+    budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates on all rows.")] = 150,
     budget_seconds: Annotated[
         float | None,
         typer.Option(

@@ -23,6 +23,7 @@ class ChosenModel:
     """A model to score. strategy, seed: of the run that found it; None for a model that no run found.
 
     name: models of several seeds share it. search: by task, the estimate on the search split; empty if there is none.
+    seconds: that it took to learn the model outside of any run.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ChosenModel:
     seed: int | None
     candidate: Candidate
     search: Mapping[str, Estimate]
+    seconds: float = 0.0
 
     @property
     def digest(self) -> str:

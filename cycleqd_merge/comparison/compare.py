@@ -13,8 +13,8 @@ from typing import Any
 from cycleqd_merge.comparison.chosen_models import ChosenModel, choose_models, elite_sets
 from cycleqd_merge.comparison.curves import curve, filled_archives
 from cycleqd_merge.comparison.final_scores import FinalProgress, FinalScores, open_split, score_candidates, unscored
-from cycleqd_merge.comparison.fine_tuned import fine_tuned_models
-from cycleqd_merge.comparison.named_strategies import fine_tunings
+from cycleqd_merge.comparison.learned_models import learned_models
+from cycleqd_merge.comparison.named_strategies import learned_strategies
 from cycleqd_merge.comparison.output_files import write_outputs
 from cycleqd_merge.comparison.results import (
     ComparedModel,
@@ -131,7 +131,7 @@ def compare(
             _require_comparable(changed, all_complete(planned), folder)
             runs = list(zip(planned, complete_runs(planned, pool, observers, deadline), strict=True))
             chosen, sets = choose_models(runs), elite_sets(runs)
-            chosen += fine_tuned_models(journal, fine_tunings(recipe, strategies), runs, opened, pool)
+            chosen += learned_models(journal, learned_strategies(recipe, strategies), runs, opened, pool)
             opening = open_split(journal, _digests(chosen, planned, sets), rows)
             candidates = [*(each.candidate for each in chosen), *(each for elites in sets for each in elites)]
             _require_comparable(changed, not unscored(journal, candidates), folder)
@@ -252,7 +252,14 @@ def _by_name(models: Sequence[ScoredModel]) -> Iterator[list[ScoredModel]]:
 
 def _compared_model(seeds: Sequence[ScoredModel]) -> ComparedModel:
     by_seed = tuple(
-        SeedScores(model.seed, model.digest, dict(model.search), dict(scores.scores), dict(scores.truncated))
+        SeedScores(
+            model.seed,
+            model.digest,
+            dict(model.search),
+            dict(scores.scores),
+            dict(scores.truncated),
+            model.seconds,
+        )
         for model, scores in seeds
     )
     first, _ = seeds[0]

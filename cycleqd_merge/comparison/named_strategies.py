@@ -12,6 +12,8 @@ from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.loading import fix_presets, parse
 from cycleqd_merge.config.presets import with_fixed_presets
 from cycleqd_merge.config.recipe import Recipe
+from cycleqd_merge.config.regmean import RegMeanConfig
+from cycleqd_merge.config.strategies import LearnedConfig
 from cycleqd_merge.config.validation_errors import suggestion
 from cycleqd_merge.errors import RecipeError
 
@@ -32,6 +34,10 @@ _NAMED: dict[str, dict[str, Any]] = {
     "map-elites": {"evolution": {**_PAPER, "cycling": False}},
     "random": {"strategy": {"kind": "random"}},
     "cma-es": {"strategy": {"kind": "cma-es"}},
+    "subset": {
+        "strategy": {"kind": "cma-es"},
+        "evolution": {"race": {"share": 0.1, "rows": "difficulty", "best": 3}},
+    },
     "bayesian": {"strategy": {"kind": "bayesian"}},
     "cma-me": {"strategy": {"kind": "cma-me"}},
     "nsga2": {"strategy": {"kind": "nsga2"}},
@@ -40,14 +46,14 @@ _NAMED: dict[str, dict[str, Any]] = {
         "strategy": {"kind": "mergekit", "methods": ["tsv_m", "iso_c", "swudi", "wudi", "sign_aligned"]},
     },
 }
-_GROUPED = ("random", "cma-es", "cma-me", "nsga2", "bayesian")
+_GROUPED = ("random", "cma-es", "subset", "cma-me", "nsga2", "bayesian")
 _OPTIONALLY_GROUPED = ("recommended", "fits")
 """Strategies that use the recipe's coefficient groups if it states any."""
 _GROUPS = "-groups"
 """Suffix of a strategy's name: with the recipe's coefficient groups instead of one."""
-FINE_TUNING = "fine-tuning"
-"""The name of fine-tuning with its default settings."""
-STRATEGIES = (AS_STATED, FINE_TUNING, *_NAMED, *(name + _GROUPS for name in _GROUPED))
+_LEARNED: dict[str, LearnedConfig] = {"fine-tuning": FineTuningConfig(), "regmean": RegMeanConfig()}
+"""Strategies whose models are learned without a search."""
+STRATEGIES = (AS_STATED, *_LEARNED, *_NAMED, *(name + _GROUPS for name in _GROUPED))
 
 
 def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = MappingProxyType({})) -> Recipe:
@@ -77,10 +83,11 @@ def with_strategy(recipe: Recipe, name: str, versions: Mapping[str, str] = Mappi
     return parse(TypeAdapter(Recipe), whole, f"strategy {name}", recipe)
 
 
-def fine_tunings(recipe: Recipe, names: Sequence[str]) -> dict[str, FineTuningConfig]:
-    """The settings of those strategies among `names` that fine-tune a model; all others are runs."""
-    found = {name: each.fine_tuning for name, each in recipe.strategies.items() if each.fine_tuning is not None}
-    return {name: found.get(name, FineTuningConfig()) for name in names if name == FINE_TUNING or name in found}
+def learned_strategies(recipe: Recipe, names: Sequence[str]) -> dict[str, LearnedConfig]:
+    """The settings of those strategies among `names` whose models are learned without a search; all others are runs."""
+    own = {name: each.learned for name, each in recipe.strategies.items() if each.learned is not None}
+    known = own | _LEARNED
+    return {name: known[name] for name in names if name in known}
 
 
 def _named(recipe: Recipe, name: str) -> dict[str, Any]:

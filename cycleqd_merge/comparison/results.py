@@ -28,7 +28,8 @@ class SeedScores:
 
     seed: of the run; None for a model that does not depend on a seed. digest: of the candidate. search: by task, its
     estimate on the search split; empty if it was not scored there. heldout: by task, a score per held-out row, in the
-    order of the rows. truncated: by task, the share of held-out answers that the token limit cut off.
+    order of the rows. truncated: by task, the share of held-out answers that the token limit cut off. seconds: that it
+    took to learn the model, if no run found it.
     """
 
     seed: int | None
@@ -36,6 +37,7 @@ class SeedScores:
     search: dict[str, Estimate]
     heldout: dict[str, tuple[Score, ...]]
     truncated: dict[str, Score]
+    seconds: Annotated[float, Field(ge=0, le=1e12)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,11 @@ _RESULT = TypeAdapter(ComparisonResult)
 def result_to_json(result: ComparisonResult) -> dict[str, Any]:
     """The result as JSON values, with the version of the format."""
     values = _RESULT.dump_python(result, mode="json", by_alias=True)
-    for run in values["searches"]:
-        if not run["fit_seconds"]:  # as before there was this key
-            del run["fit_seconds"]
+    later = [(run, "fit_seconds") for run in values["searches"]]
+    later += [(seed, "seconds") for model in values["entrants"] for seed in model["judged"]]
+    for record, key in later:
+        if not record[key]:  # as before there was this key
+            del record[key]
     return {"format": _FORMAT, **values}
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from cycleqd_merge.comparison.named_strategies import STRATEGIES, fine_tunings, with_strategy
+from cycleqd_merge.comparison.named_strategies import STRATEGIES, learned_strategies, with_strategy
 from cycleqd_merge.comparison.parallel_runs import run_in_parallel
 from cycleqd_merge.comparison.shared_pool import SharedPool
 from cycleqd_merge.config.evolution import SvdMutationConfig
@@ -50,7 +50,8 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long each run is: the number of children, and the seconds after which it proposes no more; None: no limit."""
+    """How long each run is: the number of children scored on all rows, and the seconds after which it proposes no more
+    children; None: no limit."""
 
     children: int
     seconds: float | None = None
@@ -71,24 +72,26 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """A run for every strategy and seed, starting at the recipe's seed; static merges, which use no seed, run once.
 
-    Strategies that fine-tune a model have no run. rows: the final split; if it is the confirmation split, elites are
-    not confirmed. presets: versions of presets without one. The number of workers does not affect results.
+    Strategies that learn a model without a search have no run. rows: the final split; if it is the confirmation split,
+    elites are not confirmed. presets: versions of presets without one. The number of workers does not affect results.
 
     Raises:
         RecipeError: a strategy is unknown or named twice, or two need different groups or singular bases.
     """
     _require_names(recipe, strategies)
     planned: list[PlannedRun] = []
-    tuned = fine_tunings(recipe, strategies)
-    if strategies[0] in tuned:
-        raise RecipeError(f"{strategies[0]}: fine-tuning cannot be listed first; list a strategy that searches first")
+    learned = learned_strategies(recipe, strategies)
+    if strategies[0] in learned:
+        raise RecipeError(
+            f"{strategies[0]}: cannot be listed first, because it has no run; list one that searches first"
+        )
     for name in strategies:
-        if name in tuned:
+        if name in learned:
             continue
         own_recipe = with_strategy(recipe, name, presets)
         first = own_recipe.evolution.seed
         for seed in range(first, first + (1 if own_recipe.strategy.kind == "mergekit" else seeds)):
-            length = {"seed": seed, "generations": budget.children, "seconds": budget.seconds}
+            length = {"seed": seed, "generations": _children(own_recipe, budget), "seconds": budget.seconds}
             length["in_flight"] = _in_flight(own_recipe)
             evolution = own_recipe.evolution.model_copy(update=length)
             confirm = own_recipe.confirm.model_copy(update={"top": 0} if rows == "confirm" else {})
@@ -100,13 +103,19 @@ def plan_runs(
             f"{strategies[0]}: static merges cannot be listed first, because all models are compared with the first "
             "strategy's best-mean elite; list a different strategy first"
         )
-    if tuned and all(each.recipe.fit is None for each in planned):
+    if learned and all(each.recipe.fit is None for each in planned):
         raise RecipeError(
-            f"{next(iter(tuned))}: fine-tuning learns from the answers that a strategy with fits records; add one to "
+            f"{next(iter(learned))}: learns from the answers that a strategy with fits records; add one to "
             "the list, such as fits"
         )
     _common_recipe([each.recipe for each in planned])
     return planned
+
+
+def _children(recipe: Recipe, budget: Budget) -> int:
+    """The number of children of a run: more if nearly all of them are scored on part of the rows alone."""
+    race = recipe.evolution.race
+    return budget.children if race is None or race.best is None else round(budget.children / race.share)
 
 
 def _in_flight(recipe: Recipe) -> int | None:

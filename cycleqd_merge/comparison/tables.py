@@ -20,7 +20,7 @@ from cycleqd_merge.comparison.conclusions import (
     head_to_head,
     model_statistics,
 )
-from cycleqd_merge.comparison.results import ComparisonResult, StrategyRunResult
+from cycleqd_merge.comparison.results import ComparedModel, ComparisonResult, StrategyRunResult
 from cycleqd_merge.comparison.statistics import seeds_interval
 from cycleqd_merge.comparison.table_formats import Cell, Column, ComparisonTable
 from cycleqd_merge.hub.markdown import cell as escaped
@@ -96,7 +96,7 @@ def _model_row(result: ComparisonResult, statistics: ModelStatistics, both: bool
 
 
 def strategies_table(result: ComparisonResult) -> ComparisonTable:
-    """One row per strategy, averaged over its seeds: its cost and the quality of its runs."""
+    """One row per strategy, averaged over its seeds: its cost and the quality of its runs, if it has any."""
     fitted = any(run.fit_seconds for run in result.runs)
     columns = (
         Column("strategy"),
@@ -113,9 +113,17 @@ def strategies_table(result: ComparisonResult) -> ComparisonTable:
         Column("hypervolume (held-out)", "{:.4f}".format, best=True),
         Column("95% over seeds", "{0.low:.4f} to {0.high:.4f}".format),
     )
-    rows = tuple(_strategy_row(name, runs, fitted) for name, runs in result.runs_by_strategy.items())
+    searched = [_strategy_row(name, runs, fitted) for name, runs in result.runs_by_strategy.items()]
+    learned = [_learned_row(model, len(columns)) for model in result.models if model.by_seed[0].seconds]
     title = "Strategies, averaged over seeds; a best mean (search) is optimistic: it was used to choose its model"
-    return ComparisonTable(title, columns, rows)
+    return ComparisonTable(title, columns, (*searched, *learned))
+
+
+def _learned_row(model: ComparedModel, width: int) -> tuple[Cell, ...]:
+    """The cost of a strategy without a run, which has one model per seed."""
+    minutes = float(np.mean([scores.seconds for scores in model.by_seed])) / 60
+    row = (model.strategy, len(model.by_seed), None, None, None, minutes)
+    return (*row, *[None] * (width - len(row)))
 
 
 def _strategy_row(name: str, runs: Sequence[StrategyRunResult], fitted: bool) -> tuple[Cell, ...]:

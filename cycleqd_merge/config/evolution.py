@@ -155,6 +155,15 @@ class RacingConfig(StrictConfig):
     rows: Literal["random", "difficulty"] = "random"
     """The rows to score first: the same random ones for every child, or rows of every difficulty, judged by the models
     scored so far."""
+    best: int | None = Field(None, ge=1, le=MAX_ROWS)
+    """Score only those children on the rest that are among this many best so far by their mean on the first rows, which
+    then stay the same; by default all that could enter an archive. Requires `rows: difficulty`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.best is not None and self.rows != "difficulty":
+            raise KeyProblem("requires `rows: difficulty`", "best")
+        return self
 
 
 class EvolutionConfig(StrictConfig):

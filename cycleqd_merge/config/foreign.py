@@ -35,6 +35,7 @@ from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.origin import ForeignConfig, is_commit, is_public_address
 from cycleqd_merge.config.recipe import ConfirmConfig, FinishConfig, ModelsConfig, Recipe, TaskConfig
+from cycleqd_merge.config.regmean import RegMeanConfig
 from cycleqd_merge.config.rows import RowsConfig, SplitRowsConfig, TwoFilesConfig, dataset_key
 from cycleqd_merge.config.scorers import (
     ExactScorerConfig,
@@ -305,7 +306,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     GridArchiveConfig: {"kind": SAFE},
     NoveltyArchiveConfig: dict.fromkeys(("kind", "capacity"), SAFE),
     BoundsConfig: {"low": SAFE, "high": SAFE},
-    RacingConfig: dict.fromkeys(("share", "confidence", "rows"), SAFE),
+    RacingConfig: dict.fromkeys(("share", "confidence", "rows", "best"), SAFE),
     CycleQDConfig: {"kind": SAFE},
     RandomConfig: _RANGE,
     CmaEsConfig: dict.fromkeys(("kind", "start", "sigma", "population", "weights"), SAFE),
@@ -315,8 +316,9 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, Rule]] = {
     NoSearchConfig: {"kind": SAFE},
     MergekitConfig: {"kind": SAFE, "methods": _checked(_methods), "grid": _checked(_grid)},
     PythonStrategyConfig: _TARGET,
-    NamedStrategyConfig: dict.fromkeys(("strategy", "evolution", "fit", "fine_tuning"), SAFE),
+    NamedStrategyConfig: dict.fromkeys(("strategy", "evolution", "fit", "fine_tuning", "regmean"), SAFE),
     FineTuningConfig: dict.fromkeys(("learning_rate", "start", "steps", "seconds"), SAFE),
+    RegMeanConfig: {"off_diagonal": SAFE, "scales": SAFE},
     FitConfig: {
         **dict.fromkeys(("coefficients", "scales", "loss", "examples", "learning_rate", "start"), SAFE),
         **dict.fromkeys(("steps", "spread_steps"), _up_to(10_000)),

@@ -14,6 +14,7 @@ from cycleqd_merge.config.evolution import EvolutionConfig
 from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.fit import FitConfig
 from cycleqd_merge.config.presets import PRESETS, newest, preset_fit, preset_sections
+from cycleqd_merge.config.regmean import RegMeanConfig
 from cycleqd_merge.config.validation_errors import KeyProblem
 from cycleqd_merge.config.values import LARGE, Moderate, Name, PythonTargetConfig, StrictConfig, Unit
 
@@ -203,6 +204,10 @@ class PresetStrategyConfig(StrictConfig):
         return config
 
 
+LearnedConfig = FineTuningConfig | RegMeanConfig
+"""How a model of `compare` is learned without a search."""
+
+
 class NamedStrategyConfig(PresetStrategyConfig):
     """A strategy of your own for `compare`."""
 
@@ -212,12 +217,20 @@ class NamedStrategyConfig(PresetStrategyConfig):
     """Its operators; generations, seed, archives and their bounds are the recipe's."""
     fine_tuning: FineTuningConfig | None = None
     """Fine-tune all weights of the experts' merge instead of searching."""
+    regmean: RegMeanConfig | None = None
+    """Merge the experts by RegMean instead of searching."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         require_used(self.evolution, self.strategy, self.fit)
-        other = self.model_fields_set & {"strategy", "evolution", "fit"}
-        if self.fine_tuning is not None and other:
-            message = f"cannot be combined with `{min(other)}`, because fine-tuning does not search; remove one of them"
-            raise KeyProblem(message, "fine_tuning")
+        own = "regmean" if self.regmean is not None else "fine_tuning"
+        other = self.model_fields_set & {"strategy", "evolution", "fit", "fine_tuning"} - {own}
+        if self.learned is not None and other:
+            message = f"cannot be combined with `{min(other)}`, because it does not search; remove one of them"
+            raise KeyProblem(message, own)
         return self
+
+    @property
+    def learned(self) -> LearnedConfig | None:
+        """How the strategy's model is learned without a search; None if it searches."""
+        return self.fine_tuning if self.regmean is None else self.regmean

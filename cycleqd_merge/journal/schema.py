@@ -213,6 +213,15 @@ class _FineTuned(_Record):
     seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
+class _RegMean(_Record):
+    strategy: str
+    seed: Count
+    settings: dict[str, Any] = {}
+    scale: float
+    search: dict[str, _Estimate]
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
 class _Opened(_Record):
     at: str
     frozen: dict[str, Names]
@@ -239,6 +248,7 @@ _KINDS: dict[str, type[_Record]] = {
     "fit": _Fit,
     "comparison": _Comparison,
     "fine-tuned": _FineTuned,
+    "regmean": _RegMean,
     "opened": _Opened,
     "heldout": _Heldout,
 }

@@ -98,7 +98,9 @@ class ProgressDisplay(Observer):
         else:
             what = f"generation {run.generation}/{run.generations}{self._kind(run, number)}"
         if event.get("censored"):
-            return f"{what}: rejected after {event['scored']} of {event['rows']} rows: it cannot enter any archive"
+            race = run.recipe.evolution.race
+            why = "it cannot enter any archive" if race is None or race.best is None else "it is not among the best"
+            return f"{what}: rejected after {event['scored']} of {event['rows']} rows: {why}"
         if event["scores"] is None:
             return f"{what}: failed: {event['error']}"
         scores = " ".join(f"{task} {score:.3f}" for task, score in zip(run.tasks, event["scores"], strict=True))

@@ -110,8 +110,9 @@ def _job(run: Run, number: int, examples: Examples) -> FitJob:
     return FitJob(number, tuple(tasks), settings, fit.coefficients, fit.scales, start)
 
 
-def recorded_job(folder: Path, run: Run, start: float) -> FitJob:
-    """The job of a run's first fit once more, from its recorded answers. start: of every coefficient.
+def recorded_job(folder: Path, run: Run, start: float | None = None) -> FitJob:
+    """The job of a run's first fit once more, from its recorded answers. start: of every coefficient, if not the
+    fit's own.
 
     Raises:
         RecipeError: the answers are missing or damaged.
@@ -128,7 +129,7 @@ def recorded_job(folder: Path, run: Run, start: float) -> FitJob:
         except (OSError, ValueError) as error:
             raise RecipeError(f"{path}: {_reason(error)}; restore it, or repeat the run") from error
     job = _job(run, 0, examples)
-    return replace(job, settings=replace(job.settings, start=start))
+    return job if start is None else replace(job, settings=replace(job.settings, start=start))
 
 
 def fit_settings(fit: FitConfig, number: int, seed: int) -> FitSettings:

@@ -28,20 +28,23 @@ class FirstRows:
 
 
 class Difficulties:
-    """The row scores of the latest models that were scored on all rows of all tasks."""
+    """The row scores of the latest models that were scored on all rows of all tasks.
+
+    models: an array of shape (rows,) per task.
+    """
 
     def __init__(self) -> None:
-        self._models: deque[list[Rows]] = deque(maxlen=LATEST)
+        self.models: deque[list[Rows]] = deque(maxlen=LATEST)
 
     def learn(self, row_scores: Sequence[NDArray[np.float64]]) -> None:
         """Add a model: an array of shape (rows,) per task."""
-        self._models.append([scores.astype(np.float32) for scores in row_scores])
+        self.models.append([scores.astype(np.float32) for scores in row_scores])
 
     def first_rows(self, share: float) -> tuple[FirstRows, ...]:
         """The rows to score first, by task; empty as long as there are too few models to judge by."""
-        if len(self._models) < LEAST:
+        if len(self.models) < LEAST:
             return ()
-        return tuple(_chosen(np.stack(scores), share) for scores in zip(*self._models, strict=True))
+        return tuple(_chosen(np.stack(scores), share) for scores in zip(*self.models, strict=True))
 
 
 def first_count(share: float, rows: int) -> int:

@@ -34,6 +34,7 @@ from cycleqd_merge.strategies.map_elites import MapElites
 from cycleqd_merge.strategies.mixed import Mixed
 from cycleqd_merge.strategies.optimisers import CmaEs, Level, Nsga2, PopulationStrategy, RandomSearch
 from cycleqd_merge.strategies.protocol import Strategy
+from cycleqd_merge.strategies.racing import Racing
 from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
 from cycleqd_merge.strategies.state import SearchState
 
@@ -68,7 +69,9 @@ def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = (), 
     factors = (recipe.evolution.bounds.low, recipe.evolution.bounds.high)
     levels = tuple(recipe.evolution.warm_start or ())
     race = recipe.evolution.race
-    racing = None if race is None else (race.share, race.confidence)
+    racing = None
+    if race is not None:
+        racing = Racing(race.share, race.confidence, race.rows == "difficulty", race.best)
     return SearchSpace(
         objectives,
         len(experts),
@@ -80,7 +83,6 @@ def build_space(recipe: Recipe, groups: int, founders: tuple[Genome, ...] = (), 
         racing,
         fits,
         novelty_capacity(recipe),
-        race is not None and race.rows == "difficulty",
     )
 
 

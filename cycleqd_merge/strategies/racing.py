@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 from cycleqd_merge.evolution.archive import Snapshot
 from cycleqd_merge.evolution.draws import generator
@@ -41,11 +41,26 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
+class Racing:
+    """How all children of a search race; see `Race`.
+
+    by_difficulty: the first rows are chosen by difficulty. best: only children that are among this many best so far on
+    the first rows, which are chosen once, are scored on the others; None for all that could enter an archive.
+    """
+
+    share: float
+    confidence: float
+    by_difficulty: bool = False
+    best: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Race:
-    """The test on the first `share` of each task's rows: can the child still enter an archive?
+    """The test on the first `share` of each task's rows: can the child enter an archive, or is it among the best?
 
     archives: as they were when the child was proposed; from then on grids only get harder to enter. floors: pairs of a
-    column of the scores and the least score in it. chosen: the first rows by task; empty for random ones.
+    column of the scores and the least score in it. chosen: the first rows by task; empty for random ones. above: the
+    mean of the objectives on the first rows that the child must exceed; None if it must be able to enter an archive.
     """
 
     share: float
@@ -53,6 +68,7 @@ class Race:
     archives: tuple[Snapshot, ...]
     floors: tuple[tuple[int, float], ...] = ()
     chosen: tuple[FirstRows, ...] = ()
+    above: float | None = None
 
     def first(self, task: int, rows: int) -> FirstRows:
         """The rows of a task to score first, out of `rows`; random ones are the same for every child and every run."""
@@ -63,12 +79,15 @@ class Race:
         )
 
     def lost(self, partials: Sequence[Partial]) -> bool:
-        """Whether a child with these partial scores, objectives first, enters no archive, at `confidence`.
+        """Whether a child with these partial scores, objectives first, is not scored on the other rows.
 
-        All intervals hold at the same time: the tasks share the error probability evenly (Bonferroni).
+        Unless it must be among the best so far, it then enters no archive, at `confidence`. All intervals hold at the
+        same time: the tasks share the error probability evenly (Bonferroni).
         """
         each = 1 - (1 - self.confidence) / len(partials)
         low, high = zip(*(partial.interval(each) for partial in partials), strict=True)
         if any(high[column] < least for column, least in self.floors):
             return True
+        if self.above is not None:
+            return fmean(partial.mean for partial in partials[: len(self.archives)]) <= self.above
         return not any(archive.could_accept(low, high) for archive in self.archives)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cycleqd_merge.evolution.genome import Genome, Matrix
+from cycleqd_merge.strategies.racing import Racing
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class SearchSpace:
 
     factors: a task's bounds are these times the worst and the best score of the tasks' experts (paper: 0.85 and 1.15).
     levels: warm starts, static merges with this coefficient for every expert; a strategy may start with them.
-    race: share of the rows and confidence, see `Race`; None scores every child on all rows. by_difficulty: the first
-    rows of a race are chosen by difficulty.
+    racing: None scores every child on all rows.
     capacity: of archives by dominated novelty; None for grids of cells.
     """
 
@@ -49,10 +49,9 @@ class SearchSpace:
     founders: tuple[Genome, ...] = ()
     factors: tuple[float, float] = (0.85, 1.15)
     levels: tuple[float, ...] = ()
-    race: tuple[float, float] | None = None
+    racing: Racing | None = None
     fits: int = 0
     capacity: int | None = None
-    by_difficulty: bool = False
 
     @property
     def first(self) -> int:

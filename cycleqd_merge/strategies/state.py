@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
+from statistics import fmean
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cycleqd_merge.evolution.archive import AddResult, Archive, Bounds, EmptyRange, Scores, bounds_from
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.evolution.genome import Genome, Matrix, expert_genome, fit_genome, level_genome
 from cycleqd_merge.evolution.novelty import open_archive
 from cycleqd_merge.strategies.coordinates import Coordinates
-from cycleqd_merge.strategies.difficulty import Difficulties
+from cycleqd_merge.strategies.difficulty import Difficulties, FirstRows
 from cycleqd_merge.strategies.protocol import Proposal, Result
 from cycleqd_merge.strategies.racing import Race
 from cycleqd_merge.strategies.space import Floor, Objective, SearchSpace
@@ -22,8 +27,8 @@ class Insertion:
     """The results of offering a child to the archives.
 
     scores: those of the objectives; None if the evaluation failed, or a score is below a floor. by_archive: one per
-    archive, in their order; empty if the child was not offered to them. estimated: the scores on part of the rows of a
-    child that racing rejected, unless one is below a floor.
+    archive, in their order; empty if the child was not offered to them. estimated: the scores on part of the rows, of a
+    child that racing rejected, unless one is below a floor, and of all children if racing keeps only the best.
     """
 
     scores: Scores | None
@@ -37,8 +42,9 @@ class Insertion:
 
     @property
     def ranked(self) -> Scores | None:
-        """The scores that children of a population are compared by; None ranks below all."""
-        return self.estimated if self.scores is None else self.scores
+        """The scores that children of a population are compared by: on the same rows as far as possible; None ranks
+        below all."""
+        return self.scores if self.estimated is None else self.estimated
 
 
 class SearchState:
@@ -56,6 +62,8 @@ class SearchState:
         self._candidates: list[Candidate] = []
         self._results: list[Result] = []
         self._difficulties = Difficulties()
+        self._first_rows: tuple[FirstRows, ...] = ()  # of all children, if racing keeps only the best; see `_judge`
+        self._means: list[float] = []
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -130,12 +138,18 @@ class SearchState:
         return Proposal(number, candidate, step, self._race_of(number))
 
     def _race_of(self, number: int) -> Race | None:
-        if self.space.race is None or number < self.space.first or not self.archives:
+        racing = self.space.racing
+        if racing is None or number < self.space.first or not self.archives:
+            return None
+        if racing.best is not None and not self._first_rows:
             return None
         floors = tuple((floor.column, floor.least) for floor in self.space.floors)
         archives = tuple(archive.snapshot() for archive in self.archives)
-        chosen = self._difficulties.first_rows(self.space.race[0]) if self.space.by_difficulty else ()
-        return Race(*self.space.race, archives, floors, chosen)
+        if racing.best is not None:
+            above = nlargest(racing.best, self._means)[-1] if len(self._means) >= racing.best else 0.0
+            return Race(racing.share, racing.confidence, archives, floors, self._first_rows, above)
+        chosen = self._difficulties.first_rows(racing.share) if racing.by_difficulty else ()
+        return Race(racing.share, racing.confidence, archives, floors, chosen)
 
     def candidate(self, number: int) -> Candidate:
         """The candidate that was proposed under `number`."""
@@ -188,16 +202,43 @@ class SearchState:
         if result.number != len(self._results):
             raise ValueError(f"received result {result.number}, but {len(self._results)} is next")
         self._results.append(replace(result, row_scores=()))  # of thousands of results they would fill the memory
-        if self.space.by_difficulty and result.scores is not None and result.row_scores:
-            self._difficulties.learn(result.row_scores)
+        estimated = result.estimated if result.scores is None else self._learn_rows(result.row_scores)
         if len(self._results) == self.space.first:
             self._open_archives()
         elif len(self._results) > self.space.first and result.scores is not None and self.meets_floors(result.scores):
             scores = result.scores[: len(self.space.objectives)]
-            return Insertion(scores, tuple(archive.add(result.number, scores) for archive in self.archives))
-        elif result.estimated is not None and self.meets_floors(result.estimated):
-            return Insertion(None, estimated=result.estimated[: len(self.space.objectives)])
+            added = tuple(archive.add(result.number, scores) for archive in self.archives)
+            return Insertion(scores, added, estimated and estimated[: len(scores)])
+        elif result.scores is None and estimated is not None and self.meets_floors(estimated):
+            return Insertion(None, estimated=estimated[: len(self.space.objectives)])
         return Insertion(None)
+
+    def _learn_rows(self, row_scores: Sequence[NDArray[np.float64]]) -> Scores | None:
+        """Learn from the scores of all rows of a model how difficult these are.
+
+        Returns its scores on the first rows alone, if racing keeps only the best child and has chosen these rows.
+        """
+        racing = self.space.racing
+        if racing is None or not racing.by_difficulty or not row_scores:
+            return None
+        self._difficulties.learn(row_scores)
+        if racing.best is None:
+            return None
+        if self._first_rows:
+            return self._judge(row_scores)
+        self._first_rows = self._difficulties.first_rows(racing.share)
+        judged = [self._judge(each) for each in self._difficulties.models if self._first_rows]
+        return judged[-1] if judged else None
+
+    def _judge(self, row_scores: Sequence[NDArray[np.floating]]) -> Scores:
+        """A model's scores on the first rows; their mean counts for the best so far, unless one is below a floor."""
+        found = tuple(
+            float(scores[list(rows.places)].mean(dtype=np.float64))
+            for scores, rows in zip(row_scores, self._first_rows, strict=True)
+        )
+        if self.meets_floors(found):
+            self._means.append(fmean(found[: len(self.space.objectives)]))
+        return found
 
     def _open_archives(self) -> None:
         """Once generation 0 is scored: fix the bounds and offer the founders to the archives."""

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from cycleqd_merge import evolve, load_recipe, open_run
 from cycleqd_merge.cli import app
-from cycleqd_merge.comparison.named_strategies import STRATEGIES, fine_tunings, with_strategy
+from cycleqd_merge.comparison.named_strategies import STRATEGIES, learned_strategies, with_strategy
 from cycleqd_merge.config.hub import HubConfig
 from cycleqd_merge.config.recipe import json_schema
 from cycleqd_merge.config.strategies import NamedStrategyConfig
@@ -180,8 +180,8 @@ def test_the_page_on_comparisons_names_every_strategy_and_option() -> None:
     recipe = quickstart.model_copy(
         update={"strategies": {name: NamedStrategyConfig(**own) for name, own in strategies.items()}}
     )
-    assert [*fine_tunings(recipe, list(strategies))] == ["tuned"]
-    searched = [name for name in strategies if name != "tuned"]
+    assert [*learned_strategies(recipe, list(strategies))] == ["tuned", "regmean-paper"]
+    searched = [name for name in strategies if name not in ("tuned", "regmean-paper")]
     assert [with_strategy(recipe, name).strategy.kind for name in searched] == ["cycleqd", "cma-es"]
     rows = re.findall(r"^\| (`.*?) \|", page.split("## Strategies by name")[1].split("```")[0], re.MULTILINE)
     grouped = re.findall(r"`([a-z0-9-]+-groups)`", page)

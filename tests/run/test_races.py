@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.journal.log import Event
@@ -26,8 +27,11 @@ STRATEGIES: list[dict[str, Any]] = [
 ]
 
 
-def recipe(generations: int, strategy: dict[str, Any], rows: str = "difficulty") -> Recipe:
-    race = {"share": 0.25, "confidence": 0.9, "rows": rows}
+BEST = {"share": 0.1, "best": 3}
+
+
+def recipe(generations: int, strategy: dict[str, Any], **stated: Any) -> Recipe:
+    race = {"share": 0.25, "confidence": 0.9, "rows": "difficulty", **stated}
     tasks = [{"task": name, "expert": name, "bins": 1} for name in EXPERTS]
     return synthetic_recipe(generations, tasks=tasks, strategy=strategy, evolution={"race": race})
 
@@ -62,12 +66,48 @@ def test_every_strategy_races_and_resumes_the_same(tmp_path: Path, strategy: dic
 
 
 def test_random_rows_are_the_same_for_every_child(tmp_path: Path) -> None:
-    raced = run(tmp_path, recipe(40, {"kind": "cycleqd"}, "random"), 1, RowPool())
+    raced = run(tmp_path, recipe(40, {"kind": "cycleqd"}, rows="random"), 1, RowPool())
     censored = [event for event in raced.results if event.get("censored")]
     assert len({str(scored_rows(raced, event)) for event in censored}) == 1
 
 
-def test_recipes_without_the_key_choose_random_rows() -> None:
+def test_recipes_without_the_keys_choose_random_rows_and_keep_what_may_enter_an_archive() -> None:
     race = synthetic_recipe(evolution={"race": {}}).evolution.race
     assert race is not None
-    assert race.rows == "random"
+    assert (race.rows, race.best) == ("random", None)
+    with pytest.raises(ValidationError, match="requires `rows: difficulty`"):
+        synthetic_recipe(evolution={"race": {"best": 1}})
+
+
+@pytest.mark.parametrize(
+    "strategy", [{"kind": "cma-es", "population": 6}, {"kind": "cycleqd"}], ids=lambda s: s["kind"]
+)
+def test_only_the_best_so_far_are_scored_on_all_rows(tmp_path: Path, strategy: dict[str, Any]) -> None:
+    raced = run(tmp_path, recipe(60, strategy, **BEST), 1, RowPool())
+    events, tasks = raced.results, raced.tasks
+    first = next(event["number"] for event in events if event.get("censored"))
+    assert first >= LEAST
+    rows = scored_rows(raced, events[first])
+    assert [len(places) for places in rows] == [ROWS // 10] * len(EXPERTS)
+
+    means_of_complete: list[float] = []
+    for event in events:
+        outcomes = raced.outcomes(event["number"])
+        means = [outcomes[task].scores[places].mean() for task, places in zip(tasks, rows, strict=True)]
+        if event["number"] >= LEAST:
+            assert bool(event.get("censored")) == (np.mean(means) <= sorted(means_of_complete)[-3])
+        if event.get("censored"):
+            assert scored_rows(raced, event) == rows
+        else:
+            means_of_complete.append(float(np.mean(means)))
+    complete = [event["number"] for event in events if event["scores"] is not None]
+    assert LEAST < len(complete) < 30
+    assert {raced.best_mean(), *raced.elites()} <= set(complete)
+
+
+def test_a_search_that_keeps_only_the_best_resumes_the_same(tmp_path: Path) -> None:
+    once = run(tmp_path / "whole", recipe(50, STRATEGIES[2], **BEST), 2, RowPool())
+    for generations in (9, 23, 50):
+        again = run(tmp_path / "parts", recipe(generations, STRATEGIES[2], **BEST), 2, RowPool(generations))
+    assert again.steps == once.steps
+    assert [event.get("outcomes") for event in again.results] == [event.get("outcomes") for event in once.results]

@@ -18,7 +18,7 @@ from cycleqd_merge.strategies.state import SearchState
 from tests.evolution.references import SlowArchive, slow_snapshot, snapshot, synthetic_scores
 
 Scorer = Callable[[int, Genome], Scores | None]
-SPACE = {"objectives", "experts", "groups", "floors", "founders", "factors", "levels", "race"}
+SPACE = {"objectives", "experts", "groups", "floors", "founders", "factors", "levels", "racing"}
 NAMES = ("sql", "bash", "math", "chat")
 
 

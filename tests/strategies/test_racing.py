@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from cycleqd_merge.evolution.archive import Archive, ArchiveSnapshot, Axis, Scores
 from cycleqd_merge.evolution.genome import Genome
+from cycleqd_merge.strategies.difficulty import LEAST
 from cycleqd_merge.strategies.protocol import Result
-from cycleqd_merge.strategies.racing import Partial, Race
+from cycleqd_merge.strategies.racing import Partial, Race, Racing
 from cycleqd_merge.strategies.space import Floor
 from tests.evolution.references import synthetic_scores
 from tests.strategies.test_cycleqd import strategy
@@ -93,8 +95,41 @@ def test_the_first_rows_are_a_fixed_subset() -> None:
     assert set(places) != set(range(60))
 
 
+def test_a_child_that_must_be_among_the_best_is_judged_by_the_mean_of_the_objectives() -> None:
+    one, other = Partial(0.3, 60, 240), Partial(0.6, 60, 240)
+    kept = Partial(0.9, 60, 240)
+    for best, lost in ((0.44, False), (0.45, True), (0.46, True)):
+        assert replace(race(0.99, 0.99), above=best).lost([one, other, kept]) == lost
+    assert replace(race(0.1, 0.1, floors=((2, 0.99),)), above=0.1).lost([one, other, kept])
+
+
+def test_all_children_are_compared_on_the_same_rows_if_only_the_best_is_kept() -> None:
+    search = strategy(tasks=2, racing=Racing(0.01, 0.99, by_difficulty=True, best=2)).state
+    rng = np.random.default_rng(0)
+    told = []
+    for number in range(12):
+        candidate = search.founder(number) if number < 2 else search.propose(number, search.genome(0), {})
+        assert candidate is not None
+        rows = tuple(rng.random(5) for _ in range(2))
+        race = candidate.race
+        told.append((rows, race, search.tell(Result(number, tuple(float(own.mean()) for own in rows), (), rows))))
+    assert [race is None for _, race, _ in told] == [number < LEAST for number in range(12)]
+    for rows, race, insertion in told[LEAST:]:
+        assert race is not None
+        places = [race.first(task, 5).places for task in range(2)]
+        assert [len(each) for each in places] == [1, 1]
+        own = tuple(float(scores[list(place)].mean()) for scores, place in zip(rows, places, strict=True))
+        assert insertion.ranked == pytest.approx(own)
+        assert insertion.scores == pytest.approx([scores.mean() for scores in rows])
+        assert {str(race.chosen)} == {str(each.chosen) for _, each, _ in told if each is not None}
+    bests = [race.above for _, race, _ in told if race is not None]
+    places = [told[-1][1].first(task, 5).places[0] for task in range(2)]  # type: ignore[union-attr]
+    means = [float(np.mean([rows[0][places[0]], rows[1][places[1]]])) for rows, _, _ in told]
+    assert bests == pytest.approx([sorted(means[:number])[-2] for number in range(LEAST, 12)])
+
+
 def test_children_race_against_the_archives_of_their_time_and_founders_do_not() -> None:
-    search = strategy(tasks=2, race=(0.25, 0.99), floors=(Floor(2, 0.4),))
+    search = strategy(tasks=2, racing=Racing(0.25, 0.99), floors=(Floor(2, 0.4),))
 
     def scorer(number: int, genome: Genome) -> Scores:
         return (*synthetic_scores(genome, 2), 0.5)

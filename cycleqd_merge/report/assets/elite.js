@@ -1,6 +1,6 @@
 // One model: its origin, scores, cells and composition, and the command that exports it.
 
-const DROPPED = "It was rejected early: its scores on some of the rows showed that it would not enter any archive.";
+const DROPPED = "It was rejected early, by its scores on some of the rows.";
 
 function modelPanel(number, sameCell, data, choose) {
   const { step, scores, error, censored } = data.evaluations[number];
