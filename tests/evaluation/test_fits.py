@@ -254,7 +254,7 @@ def test_workers_that_learn_together_divide_the_memory_of_their_host(
     job = replace(JOB, settings=replace(JOB.settings, steps=1))
     for together in (1, 2, 4):
         worker.fit([replace(job, number=together)], lambda result: worker.forget(result.progress), together)
-    planned = [int(room) for room in re.findall(r"fits \[\d\]: FitMemory\(.* room=(\d+)\)", caplog.text)]
+    planned = [int(room) for room in re.findall(r"fits \[\d\]: FitMemory\(.* room=(\d+),", caplog.text)]
     assert planned[0] - planned[1] == pytest.approx(0.8 * available / 2, abs=2)
     assert planned[1] - planned[2] == pytest.approx(0.8 * available / 4, abs=2)
 
