@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8192)
     parser.add_argument("--scales", choices=["channel", "singular", "none"], default="channel")
     parser.add_argument("--place", choices=["device", "host", "disk"])
+    parser.add_argument("--unrecorded", action="store_true", help="launch every operation by itself")
     options = parser.parse_args()
     folder = options.folder.resolve()
     if not folder.exists():
@@ -66,6 +68,8 @@ def measure(name: str, folder: Path, experts: tuple[str, ...], options: argparse
     memory = fit_memory(materialiser, [job], fit_dtype(device), *free_memory(device))
     if options.place:
         memory = replace(memory, place=options.place)
+    if options.unrecorded:
+        memory = replace(memory, record=False)
     start = time.perf_counter()
     with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
         fitting = Fitting(model, layout, job.tasks, job.settings, 0, device, rounded=device.type == "cuda")
@@ -81,6 +85,8 @@ def measure(name: str, folder: Path, experts: tuple[str, ...], options: argparse
     tokens = progress.tokens / options.steps
     print(f"{name}: {layout.size} values, {tokens:.0f} tokens per step, {memory}")
     print(f"  opened in {opened:.1f} s, experts' predictions {taught:.1f} s, {most / 2**30:.1f} GiB at most")
+    values = sha256(progress.values.cpu().numpy().tobytes()).hexdigest()[:16]
+    print(f"  values {values} after losses of {progress.losses[0]:.6f} to {progress.losses[-1]:.6f}")
     print(f"  {median(steps):.3f} s per step; bare forward and backward {median(bare):.3f} s; ", end="")
     print(f"ratio {median(steps) / median(bare):.2f}", flush=True)
 

@@ -22,7 +22,7 @@ DEFAULT_STRATEGIES = "recommended,paper,cma-es,mergekit"
 def compare_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe.", show_default=False)],
     strategies: Annotated[
-        str, typer.Option(help="Strategies to compare, by name; the first is the reference.")
+        str, typer.Option(help="Strategies to compare, by name; the first is the reference; name:3 for three seeds.")
     ] = DEFAULT_STRATEGIES,
     budget: Annotated[int, typer.Option(min=1, help="Number of children that each run evaluates on all rows.")] = 150,
     budget_seconds: Annotated[

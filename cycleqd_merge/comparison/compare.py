@@ -31,6 +31,7 @@ from cycleqd_merge.comparison.strategy_runs import (
     all_complete,
     check_runs,
     complete_runs,
+    named_with_seeds,
     open_shared_pool,
     plan_runs,
 )
@@ -59,6 +60,7 @@ _SETTINGS = {
     "budget": "budget",
     "budget_seconds": "budget in seconds",
     "seeds": "seeds",
+    "own_seeds": "seeds of single strategies",
     "rows": "split",
     "first": "first seed",
 }
@@ -101,7 +103,8 @@ def compare(
     The result, its tables and figures are written to the comparison's folder, see `write_outputs`.
 
     recipe: a loaded one, or the path of its file. strategies: names (see docs/compare.md); all models are
-    compared with the best-mean elite of the first. budget: children that each run evaluates. seeds: runs per strategy.
+    compared with the best-mean elite of the first; `name:3` has three seeds whatever `seeds` is. budget: children that
+    each run evaluates. seeds: runs per strategy.
     observers: creates the observer of each run. progress: called when a model has been scored on the final split.
     output: the comparison's folder, by default the recipe's output plus `-compared`. rows: the split that models are
     scored on at the end; `confirm` to tune, which leaves the held-out split unopened. max_hours: stop after this many
@@ -117,14 +120,17 @@ def compare(
     recipe = loaded_recipe(recipe)
     folder = Path(output or f"{recipe.output}-compared")
     presets = _preset_versions(folder)
+    strategies, own_seeds = named_with_seeds(strategies)
     length = Budget(budget, budget_seconds)
-    plan_runs(recipe, strategies, length, seeds, folder, rows, presets)  # checks names and groups before any download
+    plan_runs(recipe, strategies, length, seeds, folder, rows, presets, own_seeds)  # before any download
     with terminable(), opened_journal(folder) as journal:
         settings = {"searches": list(strategies), "budget": budget, "seeds": seeds, "rows": rows}
         if budget_seconds is not None:
             settings["budget_seconds"] = budget_seconds
+        if own_seeds:
+            settings["own_seeds"] = own_seeds
         recipe = _start(journal, recipe, {**settings, "first": recipe.evolution.seed}, presets)
-        planned = plan_runs(recipe, strategies, length, seeds, folder, rows, presets)
+        planned = plan_runs(recipe, strategies, length, seeds, folder, rows, presets, own_seeds)
         fetch(recipe.pinned_models())
         with open_shared_pool(planned) as (pool, opened):
             changed = check_runs(planned, opened, rows)

@@ -69,11 +69,13 @@ def plan_runs(
     out: Path,
     rows: Split,
     presets: Mapping[str, str] = MappingProxyType({}),
+    own_seeds: Mapping[str, int] = MappingProxyType({}),
 ) -> list[PlannedRun]:
     """A run for every strategy and seed, starting at the recipe's seed; static merges, which use no seed, run once.
 
     Strategies that learn a model without a search have no run. rows: the final split; if it is the confirmation split,
-    elites are not confirmed. presets: versions of presets without one. The number of workers does not affect results.
+    elites are not confirmed. presets: versions of presets without one. own_seeds: by strategy, its number of seeds if
+    it is not `seeds`. The number of workers does not affect results.
 
     Raises:
         RecipeError: a strategy is unknown or named twice, or two need different groups or singular bases.
@@ -81,6 +83,11 @@ def plan_runs(
     _require_names(recipe, strategies)
     planned: list[PlannedRun] = []
     learned = learned_strategies(recipe, strategies)
+    for name in own_seeds:
+        if name in learned or with_strategy(recipe, name, presets).strategy.kind == "mergekit":
+            raise RecipeError(
+                f"{name}:{own_seeds[name]}: {name} has no number of seeds of its own; list it without one"
+            )
     if strategies[0] in learned:
         raise RecipeError(
             f"{strategies[0]}: cannot be listed first, because it has no run; list one that searches first"
@@ -90,7 +97,8 @@ def plan_runs(
             continue
         own_recipe = with_strategy(recipe, name, presets)
         first = own_recipe.evolution.seed
-        for seed in range(first, first + (1 if own_recipe.strategy.kind == "mergekit" else seeds)):
+        count = 1 if own_recipe.strategy.kind == "mergekit" else own_seeds.get(name, seeds)
+        for seed in range(first, first + count):
             length = {"seed": seed, "generations": _children(own_recipe, budget), "seconds": budget.seconds}
             length["in_flight"] = _in_flight(own_recipe)
             evolution = own_recipe.evolution.model_copy(update=length)
@@ -123,6 +131,24 @@ def _in_flight(recipe: Recipe) -> int | None:
     for a strategy that learns nothing from scores."""
     learns = recipe.strategy.kind not in ("mergekit", "random")
     return recipe.evolution.children_in_flight(1) if learns else recipe.evolution.in_flight
+
+
+def named_with_seeds(strategies: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """The names of strategies, and by name the number of seeds of those that are written as `name:number`.
+
+    Raises:
+        RecipeError: a number is not a whole one above 0.
+    """
+    names, own = list[str](), dict[str, int]()
+    for each in strategies:
+        name, colon, number = each.partition(":")
+        names.append(name)
+        if not colon:
+            continue
+        if not (number.isascii() and number.isdigit() and int(number[:9]) > 0):
+            raise RecipeError(f"{each}: after the colon, state the strategy's number of seeds, as in {name}:3")
+        own[name] = int(number)
+    return names, own
 
 
 def _require_names(recipe: Recipe, strategies: Sequence[str]) -> None:

@@ -195,6 +195,7 @@ class _Comparison(_Record):
     budget: Count
     budget_seconds: Annotated[float, Field(gt=0)] | None = None
     seeds: Positive
+    own_seeds: dict[str, Positive] = {}
     rows: str = "heldout"
     first: Count = 0
     experts: Names = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cycleqd_merge.comparison import learned_models
 from cycleqd_merge.comparison.compare import FinishedComparison, compare
 from cycleqd_merge.comparison.named_strategies import learned_strategies, with_strategy
 from cycleqd_merge.comparison.results import result_from_json, result_to_json
-from cycleqd_merge.comparison.strategy_runs import Budget, plan_runs
+from cycleqd_merge.comparison.strategy_runs import Budget, named_with_seeds, plan_runs
 from cycleqd_merge.comparison.table_formats import table_to_records
 from cycleqd_merge.config.fine_tuning import FineTuningConfig
 from cycleqd_merge.config.recipe import Recipe
@@ -83,6 +84,30 @@ def test_the_shared_engine_can_be_released_if_any_strategy_has_fits(recipe: Reci
     planned = plan_runs(recipe, ["random", "fits"], Budget(3), 1, tmp_path, "heldout")
     assert planned[0].recipe.fit is None
     assert strategy_runs._common_recipe([each.recipe for each in planned]).fit == recipe.fit
+
+
+def test_a_strategy_may_have_a_number_of_seeds_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
+    names, own = named_with_seeds(["random", "cma-es:3", "mergekit"])
+    planned = plan_runs(recipe, names, Budget(3), 2, tmp_path, "heldout", own_seeds=own)
+    runs = [(each.strategy, each.seed - recipe.evolution.seed) for each in planned]
+    assert runs == [("random", 0), ("random", 1), ("cma-es", 0), ("cma-es", 1), ("cma-es", 2), ("mergekit", 0)]
+
+
+@pytest.mark.parametrize(
+    ("stated", "problem"),
+    [
+        ("cma-es:0", "cma-es:0: after the colon, state the strategy's number of seeds, as in cma-es:3"),
+        ("cma-es:", "cma-es:: after the colon"),
+        ("cma-es:two", "cma-es:two: after the colon"),
+        ("cma-es:-1", "cma-es:-1: after the colon"),
+        ("mergekit:2", "mergekit:2: mergekit has no number of seeds of its own"),
+        ("fine-tuning:2", "fine-tuning:2: fine-tuning has no number of seeds of its own"),
+    ],
+)
+def test_a_wrong_number_of_seeds_is_refused(recipe: Recipe, tmp_path: Path, stated: str, problem: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(problem)):
+        compare(recipe, ["random", "fits", stated], 3, 1, output=tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_the_cost_of_a_strategy_includes_its_fits_and_confirmations(compared: FinishedComparison) -> None:
