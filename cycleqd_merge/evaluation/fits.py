@@ -39,7 +39,7 @@ from cycleqd_merge.merging.staging import Staging
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
 log = logging.getLogger(__name__)
-_METHOD = "fit/2"
+_METHOD = "fit/3"
 """Raise it with any change that alters the values of a fit: progress of an older version is then not resumed."""
 
 

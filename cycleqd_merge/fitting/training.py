@@ -32,6 +32,9 @@ LAST_RATE = 0.1
 """Of the learning rate, at the last step; it falls linearly."""
 RESTARTS = 3
 """How often a fit that diverges starts again, each time with half the learning rate."""
+GROWTH, GROWN_BY = 1.5, 0.1
+"""A fit has diverged if the loss of its first rows ends above `GROWTH` times what it was, plus `GROWN_BY` (nats per
+token) times the tasks' weights: one that starts near its optimum may end slightly above it."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,9 @@ class Fitting:
         while len(progress.losses) < self._settings.steps:
             start = time.perf_counter()
             self._step(progress)
+            sound = _is_sound(progress) and not self._grew(progress)
             progress.seconds += time.perf_counter() - start
-            if not _is_sound(progress):
+            if not sound:
                 if progress.restarts == RESTARTS:
                     progress.losses[-1] = math.nan
                     return progress
@@ -169,8 +173,23 @@ class Fitting:
         values, zeros = first.clone().to(self._device), torch.zeros_like(progress.values)
         return Progress(values, zeros, zeros.clone(), [], progress.tokens, progress.seconds, again)
 
+    def _grew(self, progress: Progress) -> bool:
+        """Whether a fit that has taken all its steps ends with a far higher loss than it began, on the same rows.
+
+        Never of one that has hardly had time to recover from its first steps.
+        """
+        if len(progress.losses) < max(self._settings.steps, 2 * WARM_UP):
+            return False
+        loss, _ = self._gradient(0, progress)
+        return not loss <= GROWTH * progress.losses[0] + GROWN_BY * sum(task.weight for task in self._tasks)
+
     def _step(self, progress: Progress) -> None:
-        number = len(progress.losses)
+        loss, gradient = self._gradient(len(progress.losses), progress)
+        progress.losses.append(loss)
+        self._adam(progress, gradient)
+
+    def _gradient(self, number: int, progress: Progress) -> tuple[float, torch.Tensor]:
+        """The loss of the rows of a step, and its gradient by the values; the progress counts the tokens."""
         self._model.set(progress.values)
         rows, total, tokens = self._rows(number), 0.0, 0
         gradient = torch.zeros_like(progress.values)
@@ -180,10 +199,8 @@ class Fitting:
             total, gradient = total + loss, gradient + found.to(gradient.dtype)
             tokens += batch.ids.numel()
         total, sums = sum_over_processes(total, torch.cat((gradient, gradient.new_tensor([tokens]))))
-        gradient = sums[:-1]
         progress.tokens += int(sums[-1])
-        progress.losses.append(total)
-        self._adam(progress, gradient)
+        return total, sums[:-1]
 
     def _rows(self, step: int) -> list[Row]:
         """The rows of a step: of every task the next ones, epoch after epoch, each in an order of its own."""

@@ -95,6 +95,29 @@ def test_a_fit_that_diverges_with_every_learning_rate_ends_without_a_loss(llama:
     assert math.isnan(done.losses[-1])
 
 
+def test_a_fit_whose_loss_grows_starts_again(llama: Trio) -> None:
+    """Every loss is finite: without a restart, such a fit ends at four times the loss that it begins with."""
+    settings = FitSettings(steps=30, rows=4, learning_rate=10)
+    found, layout, _ = fitting(llama, settings)
+    done = run(found, layout, settings)
+    assert done.restarts > 0
+    assert len(done.losses) == 30
+
+
+def test_a_fit_that_starts_at_its_optimum_does_not_start_again(llama: Trio) -> None:
+    """Single rows have losses that differ several times, and may end above what they were."""
+    first = FitSettings(steps=60, rows=10, learning_rate=0.05)
+    found, layout, _ = fitting(llama, first)
+    optimum = run(found, layout, first).values
+    tasks = [FitTask(f"task {number}", number, examples(number), 1 + number) for number in range(3)]
+    for seed in range(3):
+        settings = FitSettings(steps=12, rows=1, seed=seed)
+        found.again(tasks, settings)
+        start = Progress(optimum.clone(), torch.zeros_like(optimum), torch.zeros_like(optimum))
+        done = found.run(start, optimum)
+        assert (done.restarts, len(done.losses)) == (0, 12)
+
+
 def test_width_divides_a_step_without_changing_it(llama: Trio) -> None:
     ends = []
     for width in (16, 10_000):
