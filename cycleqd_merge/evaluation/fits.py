@@ -22,7 +22,7 @@ from cycleqd_merge.config.evolution import LayerGroupsConfig
 from cycleqd_merge.errors import ModelError
 from cycleqd_merge.evaluation.engines.engine import Engine
 from cycleqd_merge.evaluation.fit_memory import ALONE, FitMemory, Sharers, fit_memory, free_memory, used_memory
-from cycleqd_merge.evaluation.loaded_model import load_model
+from cycleqd_merge.evaluation.loaded_model import load_model, skips_padding
 from cycleqd_merge.fitting.fitted_model import FittedModel
 from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.fitting.layout import Layout
@@ -118,8 +118,8 @@ def fit_dtype(device: torch.device) -> torch.dtype:
 
 
 def _fitting(materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout) -> Fitting:
-    device, pad = materialiser.device, padding_token(materialiser.family)
-    return Fitting(model, layout, job.tasks, job.settings, pad, device, rounded=device.type == "cuda")
+    device, pad, padded = materialiser.device, padding_token(materialiser.family), skips_padding(model.model)
+    return Fitting(model, layout, job.tasks, job.settings, pad, device, padded, rounded=device.type == "cuda")
 
 
 def _learned(materialiser: Materialiser, job: FitJob, fitting: Fitting, layout: Layout, start: float) -> FitResult:
@@ -181,7 +181,8 @@ def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> It
     staging = Staging(family, materialiser.bases, device, memory.place)
     name_map = family.name_map(model)
     layout = layout_of(job, materialiser, *scaled(job.scales, model, name_map, staging))
-    fitted = FittedModel(model, name_map, staging, layout, room=memory.room, keep=memory.record)
+    record = memory.record and skips_padding(model)  # without padding, passes have too many shapes to record each
+    fitted = FittedModel(model, name_map, staging, layout, room=memory.room, keep=record)
     try:
         yield fitted, layout
     finally:

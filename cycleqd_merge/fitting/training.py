@@ -100,7 +100,8 @@ Row = tuple[int, int]
 class Fitting:
     """One fit in the making.
 
-    pad: id of the padding. rounded: whether batches have few different shapes, so that their passes can be recorded.
+    pad: id of the padding. padded: whether examples of different lengths share a pass, for models that skip padding.
+    rounded: whether batches have few different shapes, which takes padding, so that their passes can be recorded.
     """
 
     def __init__(
@@ -111,10 +112,12 @@ class Fitting:
         settings: FitSettings,
         pad: int,
         device: torch.device | str,
+        padded: bool = True,
         rounded: bool = False,
     ) -> None:
         self._model, self._layout, self._tasks, self._settings = model, layout, tasks, settings
-        self._pad, self._device, self._rounded = pad, device, rounded
+        self._pad, self._device = pad, device
+        self._padded, self._rounded = padded, padded and rounded
         self._passes = Passes(model, self.loss)
         self._taught: list[list[Predictions]] = []  # of each task's expert, by the number of its example
 
@@ -220,7 +223,8 @@ class Fitting:
 
         part: list[Row] = []
         for row in sorted(rows, key=lambda row: (-length(row), row)):
-            if part and self._shape([*part, row], tasks).tokens > self._settings.width:
+            differs = not self._padded and part and length(row) != length(part[0])
+            if part and (differs or self._shape([*part, row], tasks).tokens > self._settings.width):
                 yield part
                 part = []
             part.append(row)

@@ -38,12 +38,15 @@ from cycleqd_merge.fitting.job import FitJob, FitResult
 from cycleqd_merge.fitting.progress import KeptProgress, progress_from_bytes, progress_to_bytes
 from cycleqd_merge.fitting.training import FitSettings, FitTask, Fitting, Progress
 from cycleqd_merge.merging.fits import Fit, keep_fit
+from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.materialiser_spec import MaterialiserSpec
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.tasks.protocol import Sampling
+from tests.architectures import Architecture
 from tests.fitting.test_training import examples
 from tests.merging.conftest import Trio, llama
+from tests.models import make_base, make_expert, make_recipe, open_recipe_family
 
 __all__ = ["llama"]
 
@@ -165,6 +168,41 @@ def test_a_result_that_is_not_received_is_not_learned_again(
     monkeypatch.setattr(Fitting, "_step", None)
     assert len(learned(broken, job)[0].losses) == 2
     broken.close()
+
+
+READ_PADDING = {
+    "rwkv": Architecture("rwkv", {"attention_hidden_size": 32}),
+    "minimax": Architecture(
+        "minimax",
+        {"layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2, "head_dim": 8, "block_size": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ_PADDING)
+def test_models_that_read_padding_learn_from_every_example_alone(name: str, tmp_path: Path) -> None:
+    """Their sequence mixing ignores the attention mask, so a loss must not depend on the rows beside an example."""
+    base = make_base(tmp_path / "base")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(READ_PADDING[name].config()).save_pretrained(base)
+    experts = {name: make_expert(base, tmp_path / name, seed) for seed, name in enumerate(("first", "second"))}
+    family = open_recipe_family(make_recipe(tmp_path, base, experts))
+    materialiser = Materialiser(family, Groups(family.weights, "one"), {})
+    task = FitTask("task", 0, examples(0))
+    job = FitJob(0, (task,), FitSettings(steps=1, rows=10, loss="cross-entropy", start=0.0), scales="none")
+    (result,) = learn_fits(materialiser, [job])
+    KeptProgress(result.progress).remove()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    total, wanted = sum(example.weight for example in task.examples), 0.0
+    for example in task.examples:
+        with torch.no_grad():
+            logprobs = model(torch.tensor([example.tokens])).logits[0].log_softmax(-1)
+        for place in example.trained:
+            share = example.weight / total / len(example.trained)
+            wanted -= share * logprobs[place - 1, example.tokens[place]].item()
+    assert result.losses == (pytest.approx(wanted, rel=1e-5),)
+    assert result.tokens == sum(len(example.tokens) for example in task.examples)
 
 
 @pytest.mark.parametrize("shared", ["layer", "group"])

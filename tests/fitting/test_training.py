@@ -33,7 +33,11 @@ def examples(seed: int) -> tuple[Example, ...]:
 
 
 def fitting(
-    trio: Trio, settings: FitSettings, scaled: tuple[int, ...] = (0, 1, 2), rounded: bool = False
+    trio: Trio,
+    settings: FitSettings,
+    scaled: tuple[int, ...] = (0, 1, 2),
+    padded: bool = True,
+    rounded: bool = False,
 ) -> tuple[Fitting, Layout, FittedModel]:
     model = AutoModelForCausalLM.from_pretrained(trio.base, dtype=torch.float32)
     bases = prepare_bases(trio.family, range(3))
@@ -42,7 +46,7 @@ def fitting(
     layout = Layout.of([w.name for w in trio.family.weights], lambda name: name, 3, "singular", sizes)
     fitted = FittedModel(model, trio.family.name_map(model), staging, layout, room=2**30, keep=rounded)
     tasks = [FitTask(f"task {number}", number, examples(number)) for number in range(3)]
-    found = Fitting(fitted, layout, tasks, settings, pad=0, device="cpu", rounded=rounded)
+    found = Fitting(fitted, layout, tasks, settings, 0, "cpu", padded, rounded)
     if settings.loss == "distillation":
         found.teach()
     return found, layout, fitted
@@ -144,6 +148,14 @@ def test_batches_of_few_shapes_have_the_same_losses(
     assert torch.allclose(ends[0].values, ends[1].values, atol=1e-3)
     assert len(shapes[1]) < len(shapes[0])
     assert all(rows * width <= 150 for each in shapes for rows, width in each)
+
+
+def test_without_padding_only_examples_of_one_length_share_a_pass(llama: Trio) -> None:
+    settings = FitSettings(rows=10, loss="cross-entropy")
+    found, _, _ = fitting(llama, settings, padded=False, rounded=True)
+    batches = [batch for batch, _ in found.batches(0)]
+    assert all(batch.mask.all() for batch in batches)
+    assert sorted(tuple(batch.ids.shape) for batch in batches) == [(3, length) for length in range(6, 16)]
 
 
 def test_an_example_longer_than_a_pass_has_one_of_its_own() -> None:

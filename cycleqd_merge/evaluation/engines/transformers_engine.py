@@ -15,7 +15,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from cycleqd_merge.config.engines import TransformersEngineConfig
 from cycleqd_merge.evaluation.engines.answers import AnswerReader
 from cycleqd_merge.evaluation.engines.chat import ChatModel
-from cycleqd_merge.evaluation.loaded_model import load_model
+from cycleqd_merge.evaluation.loaded_model import load_model, skips_padding
 from cycleqd_merge.evolution.candidate import Candidate
 from cycleqd_merge.merging.candidates import candidate_tensors
 from cycleqd_merge.merging.end_tokens import end_tokens
@@ -23,9 +23,6 @@ from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import this_process
 from cycleqd_merge.merging.tokenizers import context_length, family_tokenizer
 from cycleqd_merge.tasks.protocol import Completion, Likelihood, Sampling
-
-_UNPADDED = {"rwkv", "minimax"}
-"""Types of models that transformers runs over padding as if it were text: their batches have prompts of one length."""
 
 
 @dataclass(eq=False)
@@ -61,7 +58,7 @@ class TransformersEngine(ChatModel):
         self._map = family.name_map(self.model)
         # only the last logits of a prompt are needed; all of them would take gigabytes with a large vocabulary
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        self._pads = self.model.config.model_type not in _UNPADDED
+        self._pads = skips_padding(self.model)
         self._waiting: list[_Request] = []
         self._drainer: asyncio.Task[None] | None = None
         # a separate thread: tasks may fill asyncio's pool with slow work, and a load waits for the running batch
