@@ -31,10 +31,11 @@ from cycleqd_merge.fitting.scaled import Sizes, scaled
 from cycleqd_merge.fitting.training import Fitting, Progress
 from cycleqd_merge.merging.bases import prepare_bases
 from cycleqd_merge.merging.family import ModelFamily
-from cycleqd_merge.merging.fits import Along, Fit, keep_fit, read_fit
+from cycleqd_merge.merging.fits import LARGEST, Along, Fit, keep_fit, read_fit
 from cycleqd_merge.merging.groups import Groups
 from cycleqd_merge.merging.materialise import Materialiser
 from cycleqd_merge.merging.processes import from_main_process, this_process
+from cycleqd_merge.merging.sizes import FLOAT32
 from cycleqd_merge.merging.staging import Staging
 from cycleqd_merge.merging.tokenizers import family_tokenizer
 
@@ -171,7 +172,7 @@ def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> It
     """The base model on the materialiser's device, ready to be fitted, and the layout of the values.
 
     Raises:
-        ModelError: transformers cannot load the model, or not place its tensors.
+        ModelError: transformers cannot load the model, or not place its tensors; or a fit of it would be too large.
     """
     family, device = materialiser.family, materialiser.device
     materialiser = with_bases(materialiser, job)
@@ -181,6 +182,11 @@ def opened_fit(materialiser: Materialiser, job: FitJob, memory: FitMemory) -> It
     staging = Staging(family, materialiser.bases, device, memory.place)
     name_map = family.name_map(model)
     layout = layout_of(job, materialiser, *scaled(job.scales, model, name_map, staging))
+    if layout.size * FLOAT32 > LARGEST:
+        raise ModelError(
+            f"fit: its {layout.size} values take more than {LARGEST // 2**20} MiB; set fit.scales to none, or merge "
+            "fewer experts"
+        )
     record = memory.record and skips_padding(model)  # without padding, passes have too many shapes to record each
     fitted = FittedModel(model, name_map, staging, layout, room=memory.room, keep=record)
     try:

@@ -30,8 +30,8 @@ from cycleqd_merge.evolution.genome import MAX_COEFFICIENT
 from cycleqd_merge.files import write_atomically
 
 FIT_FORMAT = 1
-LARGEST = 256 * 2**20
-"""Bytes of a fit's file: with a scale per channel, one of an 8B model and three experts has 32 MB."""
+LARGEST = 512 * 2**20
+"""Bytes of a fit's file: with a scale per channel, one of a 72B model and eight experts has 421 MB."""
 LARGEST_HEADER = 64 * 2**20
 """Bytes of its header, which takes several times as much memory when it is parsed."""
 _METADATA, _COEFFICIENTS, _SCALES = "fit", "coefficients", "scales"

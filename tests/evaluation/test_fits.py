@@ -170,6 +170,14 @@ def test_a_result_that_is_not_received_is_not_learned_again(
     broken.close()
 
 
+def test_a_fit_too_large_for_its_file_is_not_learned(
+    materialiser: Materialiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cycleqd_merge.evaluation.fits.LARGEST", 4 * 2**10)
+    with pytest.raises(ModelError, match=r"^fit: its \d+ values take more than 0 MiB; set fit\.scales to none"):
+        next(learn_fits(materialiser, [JOB]))
+
+
 READ_PADDING = {
     "rwkv": Architecture("rwkv", {"attention_hidden_size": 32}),
     "minimax": Architecture(

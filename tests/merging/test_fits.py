@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from cycleqd_merge.errors import ModelError
-from cycleqd_merge.merging.fits import Fit, fit_content, fit_digest, keep_fit, read_fit
+from cycleqd_merge.merging.channels import channel_count
+from cycleqd_merge.merging.fits import LARGEST, Fit, fit_content, fit_digest, keep_fit, read_fit
 
 SIZES = {0: {"a": 2, "c": 1}, 2: {"b": 2}}
 FIT = Fit(
@@ -38,6 +39,15 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [found.coefficients_of(name) for name in "abc"] == FIT.coefficients.T.tolist()
     assert found.scales_along(1, {"a": 2}) is None
     assert found.scales_along(0, SIZES[0]).tolist() == [1, 2, 3]
+
+
+def test_fits_of_eight_experts_of_a_72b_model_are_read() -> None:
+    """With a scale per channel of every matrix of Qwen2.5-72B but its embeddings."""
+    hidden, inner, keys, layers = 8192, 29_568, 1024, 80
+    shapes = [(hidden, hidden)] * 2 + [(keys, hidden)] * 2 + [(inner, hidden)] * 2 + [(hidden, inner)]
+    size = 8 * layers * sum(map(channel_count, shapes)) * 4
+    assert size == 421_068_800
+    assert size < 0.9 * LARGEST
 
 
 def test_singular_bases_of_other_ranks_or_order_are_refused() -> None:

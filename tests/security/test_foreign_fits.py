@@ -174,7 +174,7 @@ def put_folder(place: Path) -> None:
 
 def put_large(place: Path) -> None:
     with place.open("wb") as file:
-        file.truncate(257 * MIB)
+        file.truncate(513 * MIB)
 
 
 PLACED = [
@@ -186,7 +186,7 @@ PLACED = [
         ("a link to itself", put_loop, "cannot be read"),
         ("a pipe that nobody writes to", os.mkfifo, "not a file"),
         ("a folder as a fit", put_folder, "not a file"),
-        ("a file larger than memory", put_large, "257 MiB; at most 256 MiB"),
+        ("a file larger than memory", put_large, "513 MiB; at most 512 MiB"),
         ("no file", lambda place: None, "missing"),
     )
 ]
