@@ -37,7 +37,7 @@ from cycleqd_merge.tasks.targets import fitted_tasks
 
 _SETTLED = 10.0  # seconds after which the cost of a first evaluation (caches, allocations) no longer affects the mean
 _MAX_REPEATS = 6
-_FIT_STEPS = 3
+_WARM_UP, _FIT_STEPS = 3, 2  # of fits; more steps of warm-up, so that the passes of the measured ones are not the first
 _SMALL = 0.01  # scale of a mutation that costs as much as any other but changes no answer
 _VLLM_SEQUENCES = 256
 _VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes by default
@@ -45,12 +45,15 @@ _VLLM_SHARE = 0.9  # of a GPU's memory, which vLLM takes by default
 
 @dataclass(frozen=True)
 class FitTrial:
-    """A measured fit of a few steps: seconds to let the experts predict their answers, per step, and to release and
-    restore the engine. tokens: per step, without padding."""
+    """A measured fit of a few steps.
 
-    teach: float
+    start: seconds that fits of one opened model take besides their steps: to release and restore the engine, open the
+    model, let the experts predict their answers, and warm up (on a GPU, to record the passes). step: seconds of a
+    later step. tokens: per step, without padding.
+    """
+
+    start: float
     step: float
-    switch: float
     tokens: float
 
 
@@ -134,9 +137,9 @@ def try_out(opened: OpenedRecipe, mutated: Sequence[int]) -> Trial:
 
 
 def _try_fit(worker: Worker, opened: OpenedRecipe, examples: Mapping[str, Sequence[Example]]) -> FitTrial | None:
-    """Learn a fit of a few steps from the answers of the measured child, which are about as long as the experts'.
+    """Learn a fit of a few steps to warm up, and one to measure, from the answers of the measured child.
 
-    None if the recipe has no fits, or no answer was recorded.
+    These are about as long as the experts'. None if the recipe has no fits, or no answer was recorded.
 
     Raises:
         InfrastructureError: it failed, as the run's fits would.
@@ -146,18 +149,24 @@ def _try_fit(worker: Worker, opened: OpenedRecipe, examples: Mapping[str, Sequen
         return None
     own = {task.name: 0 if task.use.expert is None else experts.index(task.use.expert) for task in opened.suite}
     tasks = tuple(FitTask(name, own[name], tuple(found)) for name, found in examples.items() if found)
-    settings = replace(fit_settings(fit, 0, seed=0), steps=_FIT_STEPS)
+    settings = fit_settings(fit, 0, seed=0)
+    jobs = [
+        FitJob(number, tasks, replace(settings, steps=steps), fit.coefficients, fit.scales)
+        for number, steps in enumerate((_WARM_UP, _FIT_STEPS))
+    ]
     results: list[FitResult] = []
-    learn(worker, [FitJob(0, tasks, settings, fit.coefficients, fit.scales)], results.append)
-    seconds = results[0].seconds
+    learn(worker, jobs, results.append)
+    for result in results:
+        worker.forget(result.progress)  # the next plan measures again
+    step = results[1].seconds["train"] / _FIT_STEPS
+    whole = sum(sum(result.seconds.values()) for result in results)
     lengths = [statistics.mean(len(example.tokens) for example in task.examples) for task in tasks]
-    switch = seconds.get("release", 0.0) + seconds.get("restore", 0.0)
-    return FitTrial(seconds.get("teach", 0.0), seconds["train"] / _FIT_STEPS, switch, fit.rows * sum(lengths))
+    return FitTrial(max(0.0, whole - (_WARM_UP + _FIT_STEPS) * step), step, fit.rows * sum(lengths))
 
 
 def fit_seconds(trial: FitTrial, fit: FitSummary) -> float:
-    """Seconds to learn all fits of a run, one after the other; the engine is released at most twice."""
-    return fit.fits * trial.teach + fit.steps * trial.step + min(fit.fits, 2) * trial.switch
+    """Seconds to learn all fits of a run, one after the other: the first one, and then the others with one model."""
+    return min(fit.fits, 2) * trial.start + fit.steps * trial.step
 
 
 def _settled(worker: Worker, genome: Genome, record: Sequence[str]) -> list[Evaluation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.errors import UserError
 from cycleqd_merge.evaluation.opened_recipe import OpenedRecipe
+from cycleqd_merge.fitting.training import Fitting, Progress
 from cycleqd_merge.journal.log import Journal
 from cycleqd_merge.merging.bases import missing_bases, prepare_bases
 from cycleqd_merge.merging.sizes import basis_bytes
@@ -414,6 +416,29 @@ def test_one_evaluation_is_measured_as_the_run_makes_them(
     use = found.memory[0]
     assert (use.place, use.measured) == ("host", True)
     assert 0 < use.needed < use.available
+
+
+def test_a_slow_first_step_of_fits_counts_once_for_each_opened_model(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models are opened: one for the first fit, and one for the two that start from it."""
+    monkeypatch.setattr(estimate, "_SETTLED", 0.0)
+    step = Fitting._step
+
+    def slow(self: Fitting, progress: Progress) -> None:
+        if not hasattr(self, "warm"):
+            time.sleep(2)
+            self.warm = True  # type: ignore[attr-defined]
+        step(self, progress)
+
+    monkeypatch.setattr(Fitting, "_step", slow)
+    settings = {"steps": 200, "spread_steps": 50, "rows": 2}
+    for _ in range(2):  # nothing is left of the first plan that makes the second one faster
+        found = plan(recipe_of(tmp_path, family, fit=settings))
+        assert found.errors == []
+        assert found.time is not None
+        assert found.time.fits is not None
+        assert 4 < found.time.fits < 40  # 200 if a third of the two seconds counted for every step
 
 
 def test_elites_that_cannot_be_confirmed_take_no_time(
