@@ -27,7 +27,7 @@ from random_models import add_shape, config, write_family
 
 from cycleqd_merge.config.recipe import Recipe
 from cycleqd_merge.evaluation.fit_memory import fit_memory, free_memory
-from cycleqd_merge.evaluation.fits import deterministic, fit_dtype, opened_fit
+from cycleqd_merge.evaluation.fits import deterministic, fit_dtype, fitting_of, opened_fit
 from cycleqd_merge.fitting.examples import Example
 from cycleqd_merge.fitting.job import FitJob
 from cycleqd_merge.fitting.training import FitSettings, FitTask, Fitting, Progress
@@ -72,7 +72,7 @@ def measure(name: str, folder: Path, experts: tuple[str, ...], options: argparse
         memory = replace(memory, record=False)
     start = time.perf_counter()
     with deterministic(), opened_fit(materialiser, job, memory) as (model, layout):
-        fitting = Fitting(model, layout, job.tasks, job.settings, 0, device, rounded=device.type == "cuda")
+        fitting = fitting_of(materialiser, job, model, layout, rounded=device.type == "cuda")
         opened = timed(device, lambda: None) - start
         start = time.perf_counter()
         fitting.teach()
@@ -113,8 +113,7 @@ def bare_pass(model: Any, fitting: Fitting, step: int) -> None:
         parameter.grad = None
 
     hooks = [p.register_post_accumulate_grad_hook(free) for p in model.parameters() if p.requires_grad]
-    for part in fitting._chunks(fitting._rows(step), fitting._tasks):
-        batch, expert = fitting._batch(part, step)
+    for batch, expert in fitting.batches(step):
         torch.autograd.backward(fitting.loss(model, batch, expert))
     for hook in hooks:
         hook.remove()

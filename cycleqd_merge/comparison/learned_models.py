@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,13 +66,9 @@ def _fine_tuned(
 ) -> ChosenModel:
     seed = source[0].seed
     folder = journal.folder / name / f"seed-{seed}"
-    event = _recorded(journal, "fine-tuned", name, seed)
-    if event is None:
-        pool.close()
-        shutil.rmtree(folder, ignore_errors=True)  # written, but not recorded
-        log.info("%s, seed %d: training", name, seed)
-        event = _train(name, setting, source, opened, folder)
-        journal.append(event)
+    event = _learned_once(
+        journal, "fine-tuned", name, seed, folder, pool, lambda: _train(name, setting, source, opened, folder)
+    )
     return ChosenModel(name, "fine-tuned", name, seed, _candidate(folder), {}, event["seconds"])
 
 
@@ -82,6 +78,7 @@ def _train(name: str, setting: FineTuningConfig, source: Source, opened: OpenedR
     planned, run = source
     length = Length(setting.steps, setting.seconds or (None if setting.steps else run.fit_seconds))
     job = recorded_job(planned.folder, run, setting.start)
+    log.info("%s, seed %d: training", name, planned.seed)
     found = fine_tuned_model(opened.materialiser(()), job, setting.learning_rate, length, folder)
     if not math.isfinite(found.losses[-1]):
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,13 +103,15 @@ def _merged(
 ) -> ChosenModel:
     planned, _ = source
     folders = {scale: journal.folder / name / f"scale-{scale:g}" for scale in setting.scales}
-    event = _recorded(journal, "regmean", name, planned.seed)
-    if event is None:
-        pool.close()
-        shutil.rmtree(journal.folder / name, ignore_errors=True)  # written, but not recorded
-        log.info("%s: merging", name)
-        event = _merge(name, setting, source, opened, pool, folders)
-        journal.append(event)
+    event = _learned_once(
+        journal,
+        "regmean",
+        name,
+        planned.seed,
+        journal.folder / name,
+        pool,
+        lambda: _merge(name, setting, source, opened, pool, folders),
+    )
     for scale, folder in folders.items():
         if scale != event["scale"]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -133,6 +132,7 @@ def _merge(
     from cycleqd_merge.evaluation.regmean_model import write_regmean_models  # torch
 
     (planned, run), start = source, time.perf_counter()
+    log.info("%s: merging", name)
     write_regmean_models(opened.materialiser(()), recorded_job(planned.folder, run), setting.off_diagonal, folders)
     seconds = time.perf_counter() - start
     for number, folder in enumerate(folders.values()):
@@ -162,10 +162,18 @@ def _merge(
     }
 
 
-def _recorded(journal: Journal, kind: str, name: str, seed: int) -> Event | None:
-    """The event of a model that was learned before."""
-    events = of_kind(journal.events, kind)
-    return next((event for event in events if (event["strategy"], event["seed"]) == (name, seed)), None)
+def _learned_once(
+    journal: Journal, kind: str, name: str, seed: int, folder: Path, pool: SharedPool, learn: Callable[[], Event]
+) -> Event:
+    """The event of a model that was learned before; otherwise it is learned into the folder, and recorded."""
+    for event in of_kind(journal.events, kind):
+        if (event["strategy"], event["seed"]) == (name, seed):
+            return event
+    pool.close()
+    shutil.rmtree(folder, ignore_errors=True)  # written, but not recorded
+    event = learn()
+    journal.append(event)
+    return event
 
 
 def _candidate(folder: Path) -> MergekitConfiguration:

@@ -12,12 +12,10 @@ from typing import Any
 import torch
 
 from cycleqd_merge.evaluation.fit_memory import fit_memory, free_memory
-from cycleqd_merge.evaluation.fits import deterministic, fit_dtype, free_unused, opened_fit, padding_token
-from cycleqd_merge.evaluation.loaded_model import skips_padding
+from cycleqd_merge.evaluation.fits import deterministic, fit_dtype, fitting_of, free_unused, opened_fit
 from cycleqd_merge.files import new_folder
 from cycleqd_merge.fitting.fine_tuning import FineTuning, Length, fine_tune
 from cycleqd_merge.fitting.job import FitJob
-from cycleqd_merge.fitting.training import Fitting
 from cycleqd_merge.merging.candidates import write_checkpoint
 from cycleqd_merge.merging.family import ModelFamily
 from cycleqd_merge.merging.materialise import Materialiser
@@ -42,8 +40,7 @@ def fine_tuned_model(materialiser: Materialiser, job: FitJob, rate: float, lengt
     free, host = free_memory(device)
     memory = fit_memory(materialiser, [job], dtype, max(0, free - state), host)
     with deterministic(), opened_fit(materialiser, job, replace(memory, room=0)) as (fitted, layout):
-        padded = skips_padding(fitted.model)
-        fitting = Fitting(fitted, layout, job.tasks, job.settings, padding_token(family), device, padded)
+        fitting = fitting_of(materialiser, job, fitted, layout)
         if job.settings.loss == "distillation":
             fitting.teach()
         fitted.set(layout.start(job.settings.start, device))

@@ -55,7 +55,7 @@ def learn_fits(materialiser: Materialiser, jobs: Sequence[FitJob], sharers: Shar
         memory = fit_memory(materialiser, alike, fit_dtype(device), *free_memory(device, sharers))
         log.debug("fits %s: %s", [job.number for job in alike], memory)
         with deterministic(), opened_fit(materialiser, alike[0], memory) as (model, layout):
-            fitting = _fitting(materialiser, alike[0], model, layout)
+            fitting = fitting_of(materialiser, alike[0], model, layout, rounded=device.type == "cuda")
             for job in alike:
                 yield _learned(materialiser, job, fitting, layout, start)
                 start = time.perf_counter()
@@ -118,9 +118,12 @@ def fit_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def _fitting(materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout) -> Fitting:
+def fitting_of(
+    materialiser: Materialiser, job: FitJob, model: FittedModel, layout: Layout, rounded: bool = False
+) -> Fitting:
+    """The fitting of an opened model to a job's examples. rounded: see `Fitting`."""
     device, pad, padded = materialiser.device, padding_token(materialiser.family), skips_padding(model.model)
-    return Fitting(model, layout, job.tasks, job.settings, pad, device, padded, rounded=device.type == "cuda")
+    return Fitting(model, layout, job.tasks, job.settings, pad, device, padded, rounded)
 
 
 def _learned(materialiser: Materialiser, job: FitJob, fitting: Fitting, layout: Layout, start: float) -> FitResult:

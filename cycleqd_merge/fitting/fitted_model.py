@@ -54,7 +54,8 @@ class FittedModel:
         self._vectors: dict[tuple[int, str], TaskVector] = {}
         self._weights = {staging.family.stored_names[weight.name]: weight for weight in staging.family.weights}
         self._resident = model.state_dict()
-        self._values, self._gradient = (torch.zeros(layout.size, dtype=arithmetic, device=staging.device) for _ in "vg")
+        self._values = torch.zeros(layout.size, dtype=arithmetic, device=staging.device)
+        self._gradient = torch.zeros_like(self._values)
         sizes = {name: found for name in self._weights if (found := self._sizes(name))}
         self._changed = {name: tuple(found) for name, found in sizes.items()}
         for module in model.modules():

@@ -40,13 +40,15 @@ class Passes:
 
     def gradient(self, batch: Batch, expert: Predictions | None) -> tuple[float, torch.Tensor]:
         """See `FittedModel.gradient`."""
-        recorded = self._model.recorded()
-        if recorded is None:
-            return self._model.gradient(lambda model: self._loss(model, batch, expert))
         shape = batch.kept, *(tensor.shape for tensor in _tensors(batch, expert))
-        found = self._by_shape.setdefault(shape, _Pass(batch, expert, recorded))
-        found.fill(batch, expert)
-        return self._model.gradient(lambda model: self._loss(model, found.batch, found.expert), found.recorded)
+        fixed = self._by_shape.get(shape)
+        if fixed is not None:
+            fixed.fill(batch, expert)
+        elif (recorded := self._model.recorded()) is not None:
+            fixed = self._by_shape[shape] = _Pass(batch, expert, recorded)
+        if fixed is None:
+            return self._model.gradient(lambda model: self._loss(model, batch, expert))
+        return self._model.gradient(lambda model: self._loss(model, fixed.batch, fixed.expert), fixed.recorded)
 
 
 def _tensors(*inputs: Batch | Predictions | None) -> Iterator[torch.Tensor]:

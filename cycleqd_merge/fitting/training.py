@@ -224,26 +224,26 @@ class Fitting:
         part: list[Row] = []
         for row in sorted(rows, key=lambda row: (-length(row), row)):
             differs = not self._padded and part and length(row) != length(part[0])
-            if part and (differs or self._shape([*part, row], tasks).tokens > self._settings.width):
+            if part and (differs or self._tokens(len(part) + 1, length(part[0])) > self._settings.width):
                 yield part
                 part = []
             part.append(row)
         if part:
             yield part
 
-    def _shape(self, rows: Sequence[Row], tasks: Sequence[FitTask]) -> Shape:
-        shape = Shape.of([tasks[task].examples[number] for task, number in rows])
+    def _tokens(self, rows: int, width: int) -> int:
+        return self._rounded_if_needed(Shape(rows, width, targets=0, kept=0)).tokens
+
+    def _rounded_if_needed(self, shape: Shape) -> Shape:
         return shape.rounded(self._settings.width) if self._rounded else shape
 
-    def _batch(self, rows: Sequence[Row], step: int) -> tuple[Batch, Predictions | None]:
-        totals = [0.0] * len(self._tasks)
-        for task, number in self._rows(step):
-            totals[task] += self._tasks[task].examples[number].weight
+    def _batch(self, rows: Sequence[Row], totals: Sequence[float]) -> tuple[Batch, Predictions | None]:
+        """A part of a step. totals: of the weights of the step's examples, by task."""
         examples = []
         for task, number in rows:
             example = self._tasks[task].examples[number]
             examples.append(replace(example, weight=example.weight * self._tasks[task].weight / totals[task]))
-        shape = self._shape(rows, self._tasks)
+        shape = self._rounded_if_needed(Shape.of(examples))
         batch = batch_of(examples, 1.0, self._pad, self._device, shape)
         if self._settings.loss == "cross-entropy":
             return batch, None
@@ -257,7 +257,11 @@ class Fitting:
         return self._batches(self._rows(step), step)
 
     def _batches(self, rows: Sequence[Row], step: int) -> Iterator[tuple[Batch, Predictions | None]]:
-        return (self._batch(part, step) for part in self._chunks(rows, self._tasks))
+        """Some rows of a step in parts."""
+        totals = [0.0] * len(self._tasks)
+        for task, number in self._rows(step):
+            totals[task] += self._tasks[task].examples[number].weight
+        return (self._batch(part, totals) for part in self._chunks(rows, self._tasks))
 
     def loss(self, model: Any, batch: Batch, expert: Predictions | None) -> torch.Tensor:
         """The loss of a part of a step; those of its parts add up."""
